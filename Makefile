@@ -1,0 +1,35 @@
+# One environment for everything. uv is needed: pip cannot apply overrides.txt (see docs/adr/0001-one-environment.md).
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
+
+.PHONY: setup test lint demo bench-pipeline clean
+.DEFAULT_GOAL := setup
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt overrides.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q uv
+	$(VENV)/bin/uv pip install -q --python $(PY) --compile-bytecode $(FIND_LINKS) \
+	  -c constraints.txt --override overrides.txt -e '.[all,dev]'
+	touch $@
+
+test: setup
+	$(PY) -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+demo: setup
+	$(PY) -m flows.demo
+
+bench-pipeline: setup
+	$(PY) benchmarks/pipeline.py
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,150 @@
+"""Files with an identity: what every stage takes and gives. No ML framework is imported here."""
+
+import hashlib
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from edgewright_runtime.manifest import Preprocessing, TensorSpec
+
+__all__ = [
+    "Artifact",
+    "Dataset",
+    "Exported",
+    "Format",
+    "ImportedModel",
+    "ModelTask",
+    "Precision",
+    "digest_of",
+    "size_of",
+]
+
+_BLOCK_BYTES = 1 << 20
+
+
+class Value(BaseModel):
+    """A frozen value that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Format(StrEnum):
+    """What a file is, once it was looked into; never judged by the name alone."""
+
+    PT2 = "pt2"
+    SKLEARN = "sklearn"
+    ONNX = "onnx"
+    KERAS = "keras"
+    SAVED_MODEL = "saved_model"
+    TORCH_GRAPH = "torch_graph"
+    DATASET = "dataset"
+    TFLITE = "tflite"
+    MLPACKAGE = "mlpackage"
+    BUNDLE = "bundle"
+
+
+class ModelTask(StrEnum):
+    """What the model's output means."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+
+
+class Artifact(Value):
+    """A file or folder, identified by the SHA-256 of its content.
+
+    A folder's digest is that of its sorted list of (relative path, file digest), so names count and
+    time stamps do not.
+    """
+
+    path: Path
+    format: Format
+    digest: str
+    size_bytes: int
+    parent: str | None = None
+
+
+class Dataset(Value):
+    """Real data, encoded as the model's inputs and split, in one ``.npz``.
+
+    Arrays: ``{split}.x.{input}`` (N, ...) in the input's dtype and ``{split}.y`` (N,) for the splits
+    ``calibration``, ``validation`` and ``test``; the source model's own answers ``test.reference.{output}``
+    (N, ...) float64 and, for classifiers, ``test.predicted`` (N,) class indices. Calibration and validation
+    rows are never test rows.
+    """
+
+    artifact: Artifact
+    calibration_rows: int
+    validation_rows: int
+    test_rows: int
+    notes: tuple[str, ...] = ()
+
+
+class ImportedModel(Value):
+    """A source model after the door: ONNX, the torch graph made of it, and what its tensors mean.
+
+    ``graph`` is None where the model holds an operator the importer does not know; ``graph_refusal`` then
+    says which, and only paths that need no restructuring remain. ``float32_only`` marks models whose
+    decisions rest on thresholds (trees): half precision would change them.
+    """
+
+    name: str
+    source: Artifact
+    onnx: Artifact
+    graph: Artifact | None
+    graph_refusal: str | None = None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    task: ModelTask
+    labels: tuple[str, ...] = ()
+    preprocessing: Preprocessing = Preprocessing()
+    float32_only: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class Precision(StrEnum):
+    """In what an exported model stores its weights, and (int8) computes."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
+class Exported(Value):
+    """A model in a platform's native format; the tensors as the file itself declares them.
+
+    ``runtime`` and ``runtime_floor`` name what loads it on the device and the oldest version that can.
+    """
+
+    artifact: Artifact
+    precision: Precision
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    runtime: str
+    runtime_floor: str
+    notes: tuple[str, ...] = ()
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, or of the sorted (name, digest) list of a folder's files, as lowercase hex."""
+    if path.is_dir():
+        tree = hashlib.sha256()
+        for file in _files_of(path):
+            tree.update(f"{file.relative_to(path).as_posix()}\0{digest_of(file)}\n".encode())
+        return tree.hexdigest()
+    content = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            content.update(block)
+    return content.hexdigest()
+
+
+def size_of(path: Path) -> int:
+    """Bytes on disk of a file, or of all files of a folder."""
+    return sum(f.stat().st_size for f in _files_of(path)) if path.is_dir() else path.stat().st_size
+
+
+def _files_of(folder: Path) -> list[Path]:
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return sorted(files, key=lambda p: p.relative_to(folder).as_posix())

@@ -1,0 +1,127 @@
+"""Run one function in a fresh interpreter: a crash, a leak or a heavy import there stays there.
+
+``python -m edgewright.child REQUEST RESPONSE`` is the child's side. The request names ``module:function`` and
+its keyword arguments, the response holds what it returned; both are JSON.
+"""
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgewright import errors
+
+__all__ = ["ChildRun", "run_in_child"]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_TAIL_LINES = 30
+
+
+@dataclass(frozen=True)
+class ChildRun:
+    """What a child returned and what it took. ``peak_memory_mb`` is VmHWM, None where /proc is not there."""
+
+    value: Any
+    seconds: float
+    peak_memory_mb: float | None
+
+
+def run_in_child(
+    target: str,
+    arguments: Mapping[str, Any],
+    *,
+    what: str,
+    timeout_s: float = 900,
+    environment: Mapping[str, str] | None = None,
+) -> ChildRun:
+    """Call ``module:function(**arguments)`` in a new interpreter and return what it returned.
+
+    ``what`` names the work in messages ("converting digits_cnn to LiteRT"). Raises the child's own
+    `EdgewrightError`; any other exception, a crash by signal or a timeout becomes a `ConversionError`.
+    """
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        request, response, log = (Path(scratch) / n for n in ("request.json", "response.json", "log.txt"))
+        request.write_text(json.dumps({"target": target, "arguments": dict(arguments)}))
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "edgewright.child", str(request), str(response)],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env={**os.environ, **(environment or {})},
+            )
+            try:
+                code = process.wait(timeout_s)
+            except subprocess.TimeoutExpired as e:
+                raise errors.ConversionError(f"{what}: no result after {timeout_s:.0f} s; stopped") from e
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+        if not response.exists():
+            raise errors.ConversionError(f"{what}: {_cause_of_death(code, log)}")
+        answer = json.loads(response.read_text())
+    if "error" in answer:
+        raise _revived(answer["error"], what)
+    return ChildRun(answer["value"], time.perf_counter() - began, answer["peak_memory_mb"])
+
+
+def _cause_of_death(code: int, log: Path) -> str:
+    tail = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-_TAIL_LINES:]
+    last = f" ({tail[-1].strip()[:300]})" if tail else ""
+    if code < 0:
+        return f"the child process was ended by {signal.Signals(-code).name}{last}"
+    return f"the child process ended with exit code {code} and no result{last}"
+
+
+def _revived(error: dict[str, str], what: str) -> Exception:
+    kind = getattr(errors, error["type"], None)
+    if isinstance(kind, type) and issubclass(kind, errors.EdgewrightError):
+        return kind(error["message"])
+    failure = errors.ConversionError(f"{what}: {error['type']}: {error['message']}")
+    failure.add_note(error["traceback"])
+    return failure
+
+
+def _peak_memory_mb() -> float | None:
+    # ru_maxrss would count the parent's memory from before the exec; VmHWM starts anew with it.
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def main(request: Path, response: Path) -> None:
+    """The child's side: call the function that the request names, write what it returned or raised."""
+    if sys.platform == "linux":
+        # A child must not outlive a parent that was killed.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    asked = json.loads(request.read_text())
+    module, function = asked["target"].split(":")
+    answer: dict[str, Any]
+    try:
+        value = getattr(importlib.import_module(module), function)(**asked["arguments"])
+        answer = {"value": value, "peak_memory_mb": _peak_memory_mb()}
+    except Exception as e:
+        first_line = (str(e).strip() or repr(e)).splitlines()[0][:500]
+        message = str(e) if isinstance(e, errors.EdgewrightError) else first_line
+        answer = {"error": {"type": type(e).__name__, "message": message, "traceback": traceback.format_exc()}}
+    staged = response.with_suffix(".part")
+    staged.write_text(json.dumps(answer))
+    staged.replace(response)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

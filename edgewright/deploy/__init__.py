@@ -1,0 +1,1 @@
+"""Release repositories: static files that any web server can serve."""

@@ -1,0 +1,1 @@
+"""The door: any trained model becomes ONNX, and ONNX a torch graph."""

@@ -1,0 +1,1 @@
+"""What devices report, against what was measured before release."""

@@ -1,0 +1,1 @@
+"""Compression techniques on the torch graph."""

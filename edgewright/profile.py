@@ -1,0 +1,111 @@
+"""Device profiles and budgets: what a device is, and what a model may cost there. No ML framework is imported here."""
+
+import difflib
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from edgewright.artifact import Value
+from edgewright.errors import ProfileError
+
+__all__ = [
+    "Budget",
+    "DeviceProfile",
+    "Platform",
+    "device_names",
+    "first_fault",
+    "load_device",
+    "profiles_folder",
+]
+
+
+class Platform(StrEnum):
+    """Where a model goes; each has one native format."""
+
+    IOS = "ios"
+    ANDROID = "android"
+    EDGE_DEVICE = "edge_device"
+
+
+class Budget(Value):
+    """What a model may cost on a device; None sets no limit."""
+
+    max_latency_ms: float | None = Field(None, gt=0, description="Limit of the p95 latency, milliseconds.")
+    max_memory_mb: float | None = Field(
+        None,
+        gt=0,
+        description="Limit of the memory that loading and running the model adds, MB (2^20 bytes).",
+    )
+    max_size_mb: float | None = Field(None, gt=0, description="Limit of the model file on the device, MB (2^20 bytes).")
+    max_accuracy_drop_percent: float | None = Field(
+        None, gt=0, le=100, description="Limit of the loss against the source model, percentage points."
+    )
+
+
+class DeviceProfile(Value):
+    """One kind of device; facts with their sources stand in its YAML file under ``profiles/devices``."""
+
+    name: str
+    title: str
+    platform: Platform
+    instruction_set: Literal["arm64", "armv7", "x86_64"]
+    cores: int = Field(gt=0)
+    threads: int = Field(1, gt=0, description="Threads that inference may use.")
+    memory_mb: int = Field(gt=0, description="Memory of the device, MB.")
+    os_floor: str = Field(description="Oldest operating system that is supported.")
+    runtime_floor: str = Field(description="Oldest version of the inference runtime that is supported.")
+    budget: Budget = Budget()
+
+
+def profiles_folder() -> Path:
+    """``EDGEWRIGHT_PROFILES``, else the folder in the checkout, else the one inside the installed package."""
+    if given := os.environ.get("EDGEWRIGHT_PROFILES"):
+        return Path(given)
+    package = Path(__file__).parent
+    checkout = package.parent / "profiles"
+    return checkout if checkout.is_dir() else package / "profiles"
+
+
+def device_names() -> list[str]:
+    """The devices that are shipped, by name."""
+    return sorted(p.stem for p in (profiles_folder() / "devices").glob("*.yaml"))
+
+
+def load_device(name_or_path: str) -> DeviceProfile:
+    """A shipped device profile by name, or one of your own by the path of its YAML file.
+
+    Raises:
+        ProfileError: unknown name, unreadable file, or a key or value that is not allowed.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = profiles_folder() / "devices" / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise ProfileError(
+                f"unknown device '{name_or_path}'; known: {', '.join(device_names())}; or give the path of a .yaml file"
+            )
+    try:
+        content = yaml.safe_load(path.read_text())
+        return DeviceProfile.model_validate({"name": path.stem, **content})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as e:
+        raise ProfileError(f"device profile {path}: cannot be read: {str(e).splitlines()[0]}") from e
+    except ValidationError as e:
+        raise ProfileError(f"device profile {path}: {first_fault(e, DeviceProfile)}") from e
+
+
+def first_fault(error: ValidationError, *models: type[BaseModel]) -> str:
+    """The first thing that pydantic found wrong, in one line: the key, the value, what is allowed."""
+    fault = error.errors()[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = sorted({field for model in [*models, Budget] for field in model.model_fields})
+        near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(known)}"
+        return f"unknown key '{key}'{hint}"
+    if fault["type"] == "missing":
+        return f"key '{key}' is missing"
+    return f"{key} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

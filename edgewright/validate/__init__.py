@@ -1,0 +1,1 @@
+"""Measure what was exported, and judge it."""

@@ -1,0 +1,34 @@
+"""The device's own errors; it cannot import those of the workstation."""
+
+__all__ = [
+    "BackendUnavailableError",
+    "EdgeRuntimeError",
+    "InputRejectedError",
+    "IntegrityError",
+    "RollbackError",
+    "TransportError",
+]
+
+
+class EdgeRuntimeError(Exception):
+    """Root of every error that the device runtime raises on purpose."""
+
+
+class IntegrityError(EdgeRuntimeError):
+    """Bytes that are not what their digest, length or format says."""
+
+
+class RollbackError(EdgeRuntimeError):
+    """An older version was offered as new, or there is no version to return to."""
+
+
+class BackendUnavailableError(EdgeRuntimeError):
+    """The inference runtime that the bundle needs is not installed, or too old."""
+
+
+class TransportError(EdgeRuntimeError):
+    """A release repository did not answer, or not with what was asked for."""
+
+
+class InputRejectedError(EdgeRuntimeError):
+    """An input that does not fit the manifest: wrong name, shape, type or value."""
