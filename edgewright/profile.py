@@ -102,7 +102,8 @@ def first_fault(error: ValidationError, *models: type[BaseModel]) -> str:
     fault = error.errors()[0]
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        known = sorted({field for model in [*models, Budget] for field in model.model_fields})
+        shown: tuple[type[BaseModel], ...] = (*models, Budget)
+        known = sorted({field for model in shown for field in model.model_fields})
         near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(known)}"
         return f"unknown key '{key}'{hint}"
