@@ -1,0 +1,79 @@
+"""One interface over the inference runtimes; each is imported only when a model of its format is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError
+from edgewright_runtime.manifest import TensorSpec
+
+__all__ = ["Arrays", "Backend", "load", "run_rows"]
+
+Arrays = dict[str, np.ndarray]
+
+
+class Backend(Protocol):
+    """A loaded model. ``inputs`` and ``outputs`` are in the file's own order, -1 where the batch axis is free."""
+
+    name: str
+    version: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """One inference: arrays by input name, in the input's dtype and shape, to arrays by output name."""
+        ...
+
+
+def load(
+    path: str | Path,
+    fmt: str,
+    threads: int = 1,
+    *,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> Backend:
+    """Load a model file into the runtime of its format (``onnx`` or ``tflite``).
+
+    ``input_names`` and ``output_names`` are the names to use instead of the file's own, in the file's order: some
+    converters rename tensors (``serving_default_args_0``).
+
+    Raises:
+        BackendUnavailableError: the runtime is not installed, or no runtime here reads this format.
+        IntegrityError: the runtime refused the file, or it has another number of tensors than names were given.
+    """
+    names = (tuple(input_names) if input_names else None, tuple(output_names) if output_names else None)
+    if fmt == "onnx":
+        from edgewright_runtime.backends.onnx import OnnxBackend
+
+        return OnnxBackend(Path(path), threads, *names)
+    if fmt == "tflite":
+        from edgewright_runtime.backends.litert import LiteRTBackend
+
+        return LiteRTBackend(Path(path), threads, *names)
+    raise BackendUnavailableError(f"no runtime here loads the format '{fmt}'; known: onnx, tflite")
+
+
+def run_rows(backend: Backend, feeds: Mapping[str, np.ndarray]) -> Arrays:
+    """Run N rows, all at once where the file's batch axis is free, else row by row.
+
+    ``feeds`` are (N, ...) arrays; the answer holds (N, ...) arrays.
+
+    Raises:
+        InputRejectedError: inputs of different lengths, no rows, or a name or shape that does not fit.
+    """
+    lengths = {name: len(array) for name, array in feeds.items()}
+    rows = next(iter(lengths.values()), 0)
+    if not rows or set(lengths.values()) != {rows}:
+        raise InputRejectedError(f"every input needs the same number of rows, at least one; found {lengths}")
+    batch = {spec.shape[0] if spec.shape else 1 for spec in backend.inputs}
+    if batch in ({-1}, {rows}):
+        return backend.run(feeds)
+    if batch != {1}:
+        raise InputRejectedError(f"the model takes {sorted(batch)} rows at a time, {rows} were given")
+    answers = [backend.run({name: array[i : i + 1] for name, array in feeds.items()}) for i in range(rows)]
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
