@@ -1,0 +1,1 @@
+"""Prefect flows: the five stages, and the pipeline over them."""

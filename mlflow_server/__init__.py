@@ -1,0 +1,1 @@
+"""How the tracking server and its model registry run."""

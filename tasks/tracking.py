@@ -1,0 +1,163 @@
+"""Experiment tracking: a record on disk first, then MLflow; what could not be sent is sent by a later run.
+
+Sources: MLflow 3 client API (`MlflowClient.log_batch`, `create_model_version`, registered model aliases).
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgewright.errors import TrackingUnavailableError
+from edgewright.record import RunRecord, TrackingRecord, VersionRecord
+from edgewright.store import home, replace_file
+from tasks.caching import step
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["keep_record", "pending_records", "tracking_uri", "upload_record"]
+
+_RECORD_TAG = "edgewright.record"
+_COMPLETE_TAG = "edgewright.complete"
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, else SQLite under ``.edgewright/mlflow``."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}"
+
+
+def keep_record(record: TrackingRecord) -> Path:
+    """Write a record where `pending_records` finds it; called before any server is asked."""
+    path = home() / "tracking" / f"{record.id}.json"
+    replace_file(path, record.model_dump_json(indent=2).encode())
+    return path
+
+
+def pending_records() -> list[Path]:
+    """Records that no tracking server has taken yet, oldest first."""
+    return sorted((home() / "tracking").glob("*.json"), key=lambda p: p.stat().st_mtime)
+
+
+@step("Recording the run in MLflow")
+def upload_record(path: Path) -> str:
+    """Send one record to MLflow and remove it here; returns the id of the parent run.
+
+    Sending a record twice is the same as once: a complete run with its id is found, an incomplete one replaced.
+
+    Raises:
+        TrackingUnavailableError: the server did not answer; the record stays where it is.
+    """
+    record = TrackingRecord.model_validate_json(path.read_text())
+    run_id = _uploaded(record)
+    path.unlink()
+    return run_id
+
+
+def _uploaded(record: TrackingRecord) -> str:
+    # The defaults would try a server that is down for minutes (5 times with growing pauses).
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import requests
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        experiment = _experiment_id(client, record.experiment, uri)
+        parent = _complete_run(client, experiment, record.id)
+        if parent is None:
+            parent = _log(client, experiment, record.run, parent=None, record_id=record.id)
+        if record.version is not None:
+            _register(client, record.version, parent)
+        client.set_tag(parent, _COMPLETE_TAG, "true")
+    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as e:
+        raise TrackingUnavailableError(f"the tracking server at {uri} did not take the run: {_first_line(e)}") from e
+    return parent
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0][:300]
+
+
+def _experiment_id(client: "MlflowClient", name: str, uri: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    # Without a server there is nobody to proxy artifacts: name the folder, or they land in the working folder.
+    location = None if uri.startswith("http") else (home() / "mlflow" / "artifacts" / name).as_uri()
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _complete_run(client: "MlflowClient", experiment: str, record_id: str) -> str | None:
+    runs = client.search_runs([experiment], filter_string=f"tags.`{_RECORD_TAG}` = '{record_id}'")
+    for found in runs:
+        if found.data.tags.get(_COMPLETE_TAG) == "true":
+            return str(found.info.run_id)
+        client.delete_run(found.info.run_id)
+    return None
+
+
+def _log(
+    client: "MlflowClient", experiment: str, record: RunRecord, *, parent: str | None, record_id: str | None = None
+) -> str:
+    from mlflow.entities import Metric, Param, RunTag
+
+    tags = dict(record.tags)
+    if parent is not None:
+        tags["mlflow.parentRunId"] = parent
+    if record_id is not None:
+        tags[_RECORD_TAG] = record_id
+    created = client.create_run(experiment, start_time=record.started_ms, tags=tags, run_name=record.name)
+    run_id = str(created.info.run_id)
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, record.ended_ms, 0) for name, value in record.metrics.items()],
+        params=[Param(name, value[:6000]) for name, value in record.params.items()],  # MLflow's limit
+        tags=[RunTag("edgewright.logged_ms", str(int(time.time() * 1000)))],
+    )
+    for path in record.artifacts:
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), path.name)
+        else:
+            client.log_artifact(run_id, str(path))
+    for child in record.children:
+        _log(client, experiment, child, parent=run_id)
+    client.set_terminated(run_id, status=record.status, end_time=record.ended_ms)
+    return run_id
+
+
+def _register(client: "MlflowClient", record: VersionRecord, run_id: str) -> None:
+    """Make the bundle a version, once per bundle digest, and move the aliases."""
+    from mlflow.exceptions import MlflowException
+
+    name = record.model_name
+    try:
+        client.get_registered_model(name)
+    except MlflowException as e:
+        if e.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        client.create_registered_model(name)
+    known = client.search_model_versions(f"name = '{name}'")
+    version = next((v for v in known if v.tags.get("bundle_digest") == record.tags["bundle_digest"]), None)
+    if version is None:
+        version = client.create_model_version(
+            name, f"runs:/{run_id}/{record.bundle.name}", run_id=run_id, tags=record.tags
+        )
+    client.set_registered_model_alias(name, "candidate", version.version)
+    if record.champion:
+        _crown(client, name, str(version.version))
+
+
+def _crown(client: "MlflowClient", name: str, version: str) -> None:
+    previous = client.get_registered_model(name).aliases.get("champion")
+    if previous == version:
+        return
+    if previous is not None:
+        client.set_model_version_tag(name, version, "previous_champion", str(previous))
+    client.set_registered_model_alias(name, "champion", version)
