@@ -1,0 +1,46 @@
+"""Nothing of the user's: every test run has its own Prefect home, Edgewright home and tracking store."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_SCRATCH = Path(tempfile.mkdtemp(prefix="edgewright-tests-"))
+atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
+
+# Prefect and MLflow read these when they are imported, so they are set before any test module is.
+os.environ.update(
+    PREFECT_HOME=str(_SCRATCH / "prefect"),
+    PREFECT_LOCAL_STORAGE_PATH=str(_SCRATCH / "results"),
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120",
+    PREFECT_LOGGING_LEVEL="WARNING",
+    PREFECT_LOGGING_TO_API_ENABLED="false",
+    EDGEWRIGHT_HOME=str(_SCRATCH / "edgewright"),
+    MLFLOW_DISABLE_TELEMETRY="true",
+    MLFLOW_TRACKING_URI=f"sqlite:///{_SCRATCH / 'mlflow.db'}",
+    DO_NOT_TRACK="1",
+)
+for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "EDGEWRIGHT_PROFILES"):
+    os.environ.pop(name, None)
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The reference data beside the checkout; a user has none of it."""
+    if not (SHARED / "models").is_dir():
+        pytest.skip("reference data not there: ../shared is absent")
+    return SHARED
+
+
+@pytest.fixture
+def edgewright_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty Edgewright home of this test alone."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("EDGEWRIGHT_HOME", str(home))
+    return home

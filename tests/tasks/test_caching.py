@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+from prefect import flow
+
+from edgewright.artifact import Artifact, Format
+from edgewright.errors import ConversionError, TransientError
+from edgewright.store import Store
+from tasks.caching import artifacts_in, content_key, run, step
+
+CODE = "edgewright.store"
+
+
+def _artifact(path: Path, content: bytes) -> Artifact:
+    path.write_bytes(content)
+    return Store().put(path, Format.ONNX)
+
+
+def test_key_follows_content_not_path(tmp_path: Path) -> None:
+    first, second, other = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    first.write_bytes(b"same")
+    second.write_bytes(b"same")
+    other.write_bytes(b"other")
+    assert content_key("t", "1", {"p": first}) == content_key("t", "1", {"p": second})
+    assert content_key("t", "1", {"p": first}) != content_key("t", "1", {"p": other})
+
+
+def test_key_changes_with_code_task_and_parameters() -> None:
+    key = content_key("t", "1", {"n": 1})
+    assert (
+        len({key, content_key("t", "2", {"n": 1}), content_key("u", "1", {"n": 1}), content_key("t", "1", {"n": 2})})
+        == 4
+    )
+
+
+def test_key_refuses_what_has_no_content() -> None:
+    with pytest.raises(TypeError, match="no content to key by"):
+        content_key("t", "1", {"x": object()})
+
+
+def test_unchanged_task_is_not_run_again_until_its_file_is_gone(edgewright_home: Path, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    @step("Making a file", CODE)
+    def make(number: int) -> Artifact:
+        calls.append(number)
+        return _artifact(tmp_path / "made", str(number).encode())
+
+    @flow
+    def twice() -> Artifact:
+        run(make, 41)
+        return run(make, 41)
+
+    made = twice()
+    assert calls == [41]
+    made.path.unlink()
+    assert twice().path.read_bytes() == b"41"
+    assert calls == [41, 41]
+
+
+@pytest.mark.parametrize(("error", "tries"), [(TransientError("net"), 3), (ConversionError("graph"), 1)])
+def test_only_transient_errors_are_retried(error: Exception, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.caching._RETRY_DELAYS_S", [0.0, 0.0])
+    calls: list[int] = []
+
+    @step("Failing")
+    def fail() -> None:
+        calls.append(1)
+        raise error
+
+    @flow
+    def failing() -> None:
+        run(fail)
+
+    with pytest.raises(type(error)):
+        failing()
+    assert len(calls) == tries
+
+
+def test_artifacts_are_found_however_deep(tmp_path: Path, edgewright_home: Path) -> None:
+    artifact = _artifact(tmp_path / "x", b"x")
+    assert list(artifacts_in(({"no": 1}, [artifact]))) == [artifact]
