@@ -7,12 +7,30 @@ from edgewright.profile import Budget
 
 __all__ = [
     "Accuracy",
+    "AccuracyDrop",
+    "Benefit",
     "BudgetLine",
+    "ClassAccuracy",
+    "Cost",
+    "Evaluation",
+    "Interval",
     "Latency",
     "Measurement",
     "Parity",
+    "Performance",
     "ValidationReport",
+    "Verdict",
 ]
+
+Verdict = Literal["faster", "slower", "no difference that this machine can show", "not measured"]
+
+
+class Interval(Value):
+    """An estimate with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 class Accuracy(Value):
@@ -28,21 +46,49 @@ class Accuracy(Value):
     rows: int
 
 
+class AccuracyDrop(Value):
+    """What a model loses against its source on the same rows, percentage points (of R² for a regressor).
+
+    Positive is worse. ``p_value`` is that of no difference, by ``test``; for a classifier the rows that only one
+    of the two has right are all that the test rests on.
+    """
+
+    percent: float
+    low_percent: float
+    high_percent: float
+    p_value: float
+    test: str
+    only_source_right: int | None = None
+    only_candidate_right: int | None = None
+
+
+class ClassAccuracy(Value):
+    """The share (0-1) of one class's rows that the source and the exported model get right."""
+
+    label: str
+    rows: int
+    source: float
+    candidate: float
+
+
 class Latency(Value):
-    """Warm latency of one inference at batch 1, milliseconds."""
+    """Warm latency of one inference at batch 1, milliseconds; ``sample_ms`` is an even choice of single runs."""
 
     p50_ms: float
+    p90_ms: float | None = None
     p95_ms: float
     p99_ms: float
     mean_ms: float
     min_ms: float
     runs: int
+    sample_ms: tuple[float, ...] = ()
 
 
 class Parity(Value):
     """How far a model's outputs are from the source model's own, run in its own framework, on the same rows.
 
     ``max_relative`` is the largest difference over the largest magnitude of the source's outputs.
+    ``agreement`` (0-1) is the share of rows with the same predicted class.
     ``checked_by`` names what ran the exported file; None means that it was not run, so nothing is claimed.
     """
 
@@ -57,6 +103,60 @@ class Parity(Value):
     explanation: str = ""
 
 
+class Evaluation(Value):
+    """How right an exported file is: run over every test row in its own runtime, beside its source's answers."""
+
+    artifact: Artifact
+    source_accuracy: Accuracy
+    accuracy: Accuracy | None
+    drop: AccuracyDrop | None
+    parity: Parity
+    per_class: tuple[ClassAccuracy, ...] = ()
+    not_measured: tuple[str, ...] = ()
+
+
+class Cost(Value):
+    """What one model file costs on a target; None where it was not measured.
+
+    Memory in MB (2^20 bytes): ``peak_memory_mb`` of the whole process, ``added_memory_mb`` what loading and running
+    the model added to it after the runtime itself was imported. ``load_ms`` and ``first_ms`` are those of a fresh
+    process. ``download_bytes`` is the xz transfer form.
+    """
+
+    artifact: Artifact
+    download_bytes: int
+    latency: Latency | None = None
+    load_ms: float | None = None
+    first_ms: float | None = None
+    peak_memory_mb: float | None = None
+    added_memory_mb: float | None = None
+
+
+class Performance(Value):
+    """Candidate beside baseline on one target, timed interleaved in one process.
+
+    ``ratio`` is candidate over baseline of the median latency; ``noise`` the same for the baseline against a second
+    copy of itself, in the same run: what this machine shows where nothing differs.
+    """
+
+    target: str
+    runtime: str
+    baseline: Cost
+    candidate: Cost
+    ratio: Interval | None
+    noise: Interval | None
+    verdict: Verdict
+    not_measured: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def noise_percent(self) -> float | None:
+        """The largest difference that the interval of the A/A run allows, percent."""
+        if self.noise is None:
+            return None
+        return 100 * max(abs(self.noise.low - 1), abs(self.noise.high - 1))
+
+
 class Measurement(Value):
     """One model file on one target; None where nothing was measured, with the reason in ``not_measured``."""
 
@@ -68,19 +168,44 @@ class Measurement(Value):
     load_ms: float | None
     first_ms: float | None
     peak_memory_mb: float | None
+    added_memory_mb: float | None = None
     noise_percent: float | None
     download_bytes: int
     not_measured: tuple[str, ...] = ()
 
 
 class BudgetLine(Value):
-    """One limit and the figure it is held against."""
+    """One limit and the figure it is held against, both in ``unit``."""
 
     figure: str
     limit: float
     measured: float | None
     unit: str
     status: Literal["met", "missed", "not measured"]
+
+    @property
+    def margin(self) -> float | None:
+        """What is left below the limit, in its unit; negative where it is missed."""
+        return None if self.measured is None else self.limit - self.measured
+
+    def sentence(self) -> str:
+        """The line in words: which figure, which limit, by how much."""
+        if self.measured is None:
+            return f"{self.figure}: not measured, limit {self.limit:.4g} {self.unit}"
+        said = f"{self.figure} {self.measured:.4g} {self.unit}"
+        if self.status == "missed":
+            return f"{said} misses its limit of {self.limit:.4g} {self.unit} by {self.measured - self.limit:.3g}"
+        return f"{said} is within its limit of {self.limit:.4g} {self.unit}"
+
+
+class Benefit(Value):
+    """Whether a technique was worth it: ratios are candidate over baseline, ``cause`` says what the verdict rests on."""
+
+    useful: bool
+    cause: str
+    size_ratio: float
+    download_ratio: float
+    latency_ratio: Interval | None
 
 
 class ValidationReport(Value):
@@ -101,6 +226,9 @@ class ValidationReport(Value):
     lines: tuple[BudgetLine, ...]
     passed: bool
     notes: tuple[str, ...] = ()
+    drop_test: str = ""
+    per_class: tuple[ClassAccuracy, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
 
     @property
     def violations(self) -> tuple[BudgetLine, ...]:
