@@ -1,0 +1,122 @@
+"""From raw table rows or arrays to the model's own input tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgewright_runtime.errors import InputRejectedError
+from edgewright_runtime.manifest import Column, Preprocessing, TensorSpec
+
+__all__ = ["Rows", "dequantize", "encode", "quantize"]
+
+Rows = Sequence[Mapping[str, Any]]
+
+_UNKNOWN = -1  # the code of a category that training did not see
+
+
+def encode(
+    raw: Mapping[str, Any] | Rows | np.ndarray, inputs: Sequence[TensorSpec], preprocessing: Preprocessing
+) -> dict[str, np.ndarray]:
+    """The model's input tensors, (N, ...) each, in the stored dtype.
+
+    ``raw`` is one table row or several (tables), else one array (N, ...) or arrays by input name; an array of a single
+    row may leave out the batch axis.
+
+    Raises:
+        InputRejectedError: a wrong name, shape or type, or a value that is not finite.
+    """
+    if preprocessing.columns:
+        rows = [raw] if isinstance(raw, Mapping) else raw
+        if isinstance(rows, np.ndarray):
+            raise InputRejectedError("this model takes table rows: mappings of column name to value")
+        return {inputs[0].name: quantize(_table(rows, preprocessing.columns), inputs[0])}
+    arrays = raw if isinstance(raw, Mapping) else {inputs[0].name: raw}
+    if set(arrays) != {spec.name for spec in inputs}:
+        raise InputRejectedError(f"the model's inputs are {[s.name for s in inputs]}, given were {list(arrays)}")
+    return {spec.name: _tensor(arrays[spec.name], spec, preprocessing) for spec in inputs}
+
+
+def quantize(real: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """Real values in the tensor's stored dtype: rounded to its scale and saturated where it is an integer."""
+    if spec.scale is None or spec.zero_point is None:
+        return np.ascontiguousarray(real, dtype=spec.dtype)
+    limits = np.iinfo(spec.dtype)
+    stored = np.rint(real / spec.scale) + spec.zero_point
+    return np.asarray(np.clip(stored, limits.min, limits.max), dtype=spec.dtype)
+
+
+def dequantize(stored: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """Stored values as real ones, float32 where they were quantized."""
+    if spec.scale is None or spec.zero_point is None:
+        return stored
+    return np.asarray((stored.astype(np.float32) - spec.zero_point) * np.float32(spec.scale))
+
+
+def _table(rows: Rows, columns: Sequence[Column]) -> np.ndarray:
+    if not rows:
+        raise InputRejectedError("no rows were given")
+    encoded = np.empty((len(rows), len(columns)), np.float32)
+    for j, column in enumerate(columns):
+        codes = dict(column.vocabulary)
+        for i, row in enumerate(rows):
+            if not isinstance(row, Mapping) or column.name not in row:
+                raise InputRejectedError(f"row {i}: column '{column.name}' is missing; needed: {_names(columns)}")
+            encoded[i, j] = _cell(row[column.name], column, codes, i)
+    return encoded
+
+
+def _cell(value: Any, column: Column, codes: Mapping[str, int], row: int) -> float:
+    missing = value is None or (isinstance(value, (float, np.floating)) and math.isnan(value))
+    missing = missing or (isinstance(value, str) and not value.strip())
+    if column.kind == "category":
+        if missing and not column.optional and "" not in codes:
+            raise InputRejectedError(f"row {row}: column '{column.name}' is empty")
+        return codes.get("" if missing else str(value), _UNKNOWN)
+    if missing:
+        if column.optional:
+            return math.nan
+        raise InputRejectedError(f"row {row}: column '{column.name}' is empty; a number is needed")
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as e:
+        raise InputRejectedError(f"row {row}: column '{column.name}' needs a number, found {value!r:.40}") from e
+    if not math.isfinite(np.float32(number)):
+        raise InputRejectedError(f"row {row}: column '{column.name}' must be finite in float32, found {value!r:.40}")
+    return number
+
+
+def _tensor(raw: Any, spec: TensorSpec, preprocessing: Preprocessing) -> np.ndarray:
+    array = np.asarray(raw)
+    if array.dtype.kind not in "fiub":
+        raise InputRejectedError(f"input '{spec.name}' needs numbers, given was {array.dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputRejectedError(f"input '{spec.name}' holds NaN or infinity")
+    real = array
+    if spec.dtype.startswith("float") or spec.scale is not None:
+        real = (array.astype(np.float32) - np.float32(preprocessing.mean)) * np.float32(preprocessing.scale)
+    elif array.dtype.kind == "f":
+        raise InputRejectedError(f"input '{spec.name}' is {spec.dtype}, given was {array.dtype}")
+    return quantize(_shaped(real, spec), spec)
+
+
+def _shaped(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """The array as (N, *row shape): axes of 1 may be left out, rows may be flat, a single row needs no batch axis."""
+    row = spec.shape[1:]
+    if _fits(array.shape[1:], row) and array.ndim:
+        return array.reshape((len(array), *row))
+    if _fits(array.shape, row):
+        return array.reshape((1, *row))
+    raise InputRejectedError(f"input '{spec.name}' has rows of shape {list(row)}, given was {list(array.shape)}")
+
+
+def _fits(given: tuple[int, ...], row: tuple[int, ...]) -> bool:
+    # Equal element counts alone would let (8, 8, 3) pass for (3, 8, 8) and scramble the image.
+    return [d for d in given if d != 1] == [d for d in row if d != 1] or given == (math.prod(row),)
+
+
+def _names(columns: Sequence[Column]) -> str:
+    return ", ".join(c.name for c in columns)

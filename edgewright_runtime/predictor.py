@@ -1,0 +1,120 @@
+"""The model of a bundle, from raw rows or arrays to labels and scores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewright_runtime.backends import Backend, load, run_rows
+from edgewright_runtime.bundle import open_bundle
+from edgewright_runtime.encoding import Rows, dequantize, encode
+from edgewright_runtime.errors import BackendUnavailableError, IntegrityError
+from edgewright_runtime.manifest import Manifest
+
+__all__ = ["Prediction", "Predictor", "interpreted", "probabilities", "softmax"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Answers to N rows.
+
+    ``outputs`` holds the model's outputs as real values, (N, ...) by name. Classifiers: ``scores`` (N, classes) are
+    probabilities, ``indices`` (N,) the likeliest class and ``labels`` its names. Regressors: ``scores`` (N,) are the
+    values, ``indices`` and ``labels`` are empty.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    scores: np.ndarray
+    indices: np.ndarray
+    labels: tuple[str, ...]
+
+
+class Predictor:
+    """An opened bundle; its files were compared with their digests when it was opened.
+
+    Raises:
+        IntegrityError: a file of the bundle is missing or changed, or its tensors are not those of the manifest.
+        BackendUnavailableError: the inference runtime is missing or older than the manifest asks for.
+    """
+
+    def __init__(self, folder: str | Path, threads: int = 1) -> None:
+        self.folder = Path(folder)
+        self.manifest: Manifest = open_bundle(self.folder)
+        self.backend: Backend = load(
+            self.folder / self.manifest.model,
+            self.manifest.format,
+            threads,
+            input_names=[spec.name for spec in self.manifest.inputs],
+            output_names=[spec.name for spec in self.manifest.outputs],
+        )
+        _check_version(self.backend, self.manifest.runtime.minimum_version)
+        _check_tensors(self.backend, self.manifest)
+        self._specs = {spec.name: spec for spec in self.manifest.outputs}
+
+    def predict(self, raw: Mapping[str, Any] | Rows | np.ndarray) -> Prediction:
+        """Answer raw table rows (mappings of column to value) or arrays (N, ...).
+
+        Raises:
+            InputRejectedError: names, shapes, types or values that do not fit the manifest.
+        """
+        return self.predict_encoded(encode(raw, self.manifest.inputs, self.manifest.preprocessing))
+
+    def predict_encoded(self, feeds: Mapping[str, np.ndarray]) -> Prediction:
+        """Answer rows that are already the model's input tensors, (N, ...) in the stored dtypes."""
+        return interpreted(run_rows(self.backend, feeds), self.manifest)
+
+
+def interpreted(stored: Mapping[str, np.ndarray], manifest: Manifest) -> Prediction:
+    """What stored output tensors mean: real values, probabilities, labels."""
+    outputs = {spec.name: dequantize(stored[spec.name], spec) for spec in manifest.outputs}
+    answer = outputs[manifest.scores.output]
+    if manifest.task == "regression":
+        return Prediction(outputs, answer.reshape(len(answer), -1)[:, 0], np.empty(0, np.int64), ())
+    scores = probabilities(answer, manifest.scores.kind)
+    indices = scores.argmax(axis=1)
+    labels = manifest.labels or tuple(str(i) for i in range(scores.shape[1]))
+    return Prediction(outputs, scores, indices, tuple(labels[i] for i in indices))
+
+
+def probabilities(answer: np.ndarray, kind: str) -> np.ndarray:
+    """Probabilities (N, classes) of a classifier's output; one column stands for the second of two classes."""
+    if answer.ndim == 1 or answer.shape[1] == 1:
+        positive = answer.reshape(-1, 1)
+        if kind == "logits":
+            positive = 1 / (1 + np.exp(-positive))
+        return np.concatenate([1 - positive, positive], axis=1)
+    return softmax(answer) if kind == "logits" else answer
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (N, classes) of logits (N, classes)."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def _check_version(backend: Backend, minimum: str) -> None:
+    if _release(backend.version) < _release(minimum):
+        raise BackendUnavailableError(
+            f"{backend.name} {backend.version} is installed, this model needs at least {minimum}: upgrade it"
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    found = [int(n) for n in re.findall(r"\d+", version.partition("+")[0])[:3]]
+    return (*found, *([0] * (3 - len(found))))
+
+
+def _check_tensors(backend: Backend, manifest: Manifest) -> None:
+    for kind, declared, own in (
+        ("input", manifest.inputs, backend.inputs),
+        ("output", manifest.outputs, backend.outputs),
+    ):
+        found = {spec.name: (spec.dtype, len(spec.shape)) for spec in own}
+        stated = {spec.name: (spec.dtype, len(spec.shape)) for spec in declared}
+        if found != stated:
+            raise IntegrityError(f"{manifest.model}: its {kind}s are {found}, the manifest says {stated}")

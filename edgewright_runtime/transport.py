@@ -1,0 +1,106 @@
+"""Fetching files of a release repository: from a folder (``file://`` or a path) or a web server (``http(s)://``)."""
+
+from __future__ import annotations
+
+import http.client
+import lzma
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from io import BufferedReader
+from pathlib import Path
+from typing import cast
+
+from edgewright_runtime.errors import IntegrityError, TransportError
+
+__all__ = ["Repository", "decompressed"]
+
+_BLOCK_BYTES = 1 << 16
+_DECODER_MEMORY_BYTES = 128 << 20  # xz -6 needs 9 MB to decode; more is a hostile header
+# A server that sends a byte a second would never time out by its socket alone.
+_LEAST_BYTES_PER_S = 1000
+_GRACE_S = 30.0
+
+
+class Repository:
+    """A release repository, by the URL or path of its root."""
+
+    def __init__(self, url: str, timeout_s: float = 20.0) -> None:
+        self.url = url.rstrip("/")
+        self._timeout_s = timeout_s
+        kind = urllib.parse.urlsplit(url).scheme
+        if kind in ("", "file"):
+            path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path) if kind else url
+            self._folder: Path | None = Path(path)
+        elif kind in ("http", "https"):
+            self._folder = None
+        else:
+            raise TransportError(f"{url}: a device reads file, http and https; '{kind}' is none of them")
+
+    def read(self, name: str, at_most: int) -> bytes:
+        """A whole small file.
+
+        Raises:
+            TransportError: not there, no answer, or too slow.
+            IntegrityError: longer than ``at_most`` bytes.
+        """
+        return b"".join(self.blocks(name, at_most))
+
+    def blocks(self, name: str, at_most: int) -> Iterator[bytes]:
+        """A file in blocks; the same errors as `read`, raised as soon as they are known."""
+        received, began = 0, time.monotonic()
+        with closing(self._open(name)) as stream:
+            while True:
+                try:
+                    block = stream.read1(_BLOCK_BYTES)  # read() would wait for a whole block
+                except (OSError, http.client.HTTPException) as e:
+                    raise TransportError(f"{self.url}/{name}: broke off after {received} bytes: {e}") from e
+                if not block:
+                    return
+                received += len(block)
+                if received > at_most:
+                    raise IntegrityError(f"{name}: longer than the {at_most} bytes that were announced")
+                seconds = time.monotonic() - began
+                if self._folder is None and received < (seconds - _GRACE_S) * _LEAST_BYTES_PER_S:
+                    raise TransportError(f"{self.url}/{name}: too slow, {received} bytes in {seconds:.0f} s")
+                yield block
+
+    def _open(self, name: str) -> BufferedReader:
+        try:
+            if self._folder is not None:
+                return (self._folder / name).open("rb")
+            request = urllib.request.Request(f"{self.url}/{urllib.parse.quote(name)}")  # noqa: S310 - http(s) only
+            return cast("BufferedReader", urllib.request.urlopen(request, timeout=self._timeout_s))  # noqa: S310
+        except urllib.error.HTTPError as e:
+            raise TransportError(f"{self.url}/{name}: the server answered {e.code} {e.reason}") from e
+        except (OSError, ValueError, http.client.HTTPException) as e:
+            raise TransportError(f"{self.url}/{name}: cannot be read: {getattr(e, 'reason', None) or e}") from e
+
+
+def decompressed(blocks: Iterator[bytes], name: str, at_most: int) -> Iterator[bytes]:
+    """Unpack an xz stream in bounded steps: never more memory than a block, never more output than announced.
+
+    Raises:
+        IntegrityError: not xz, broken off, trailing bytes, or more than ``at_most`` bytes unpacked.
+    """
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_DECODER_MEMORY_BYTES)
+    unpacked = 0
+    try:
+        for block in blocks:
+            piece = unpacker.decompress(block, max_length=_BLOCK_BYTES)
+            while True:
+                unpacked += len(piece)
+                if unpacked > at_most:
+                    raise IntegrityError(f"{name}: unpacks to more than the {at_most} bytes that were announced")
+                if piece:
+                    yield piece
+                if unpacker.eof or unpacker.needs_input:
+                    break
+                piece = unpacker.decompress(b"", max_length=_BLOCK_BYTES)
+    except (lzma.LZMAError, EOFError) as e:
+        raise IntegrityError(f"{name}: not a valid xz stream: {e}") from e
+    if not unpacker.eof or unpacker.unused_data:
+        raise IntegrityError(f"{name}: the xz stream is broken off or followed by something else")
