@@ -1,1 +1,42 @@
-"""The exit: a platform's native format by the platform's own converter and quantizer."""
+"""A model in the native format of a platform, by the platform's own converter and quantizer.
+
+Nothing here imports an ML framework: each conversion runs in a child process (`edgewright.child`) that imports what
+that one conversion needs, so a converter that crashes or leaks takes nothing with it.
+"""
+
+from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
+from edgewright.export import android, edge_device, ios
+from edgewright.export.refusal import refuse_meaningless
+from edgewright.profile import Platform
+from edgewright.store import Store
+
+__all__ = ["export"]
+
+
+def export(
+    model: ImportedModel,
+    dataset: Dataset,
+    platform: Platform,
+    precision: Precision,
+    store: Store,
+    *,
+    instruction_set: str = "arm64",
+) -> Exported:
+    """Convert a model for a platform: `.tflite`, `.mlpackage` or `.onnx`.
+
+    int8 is calibrated on the dataset's calibration rows only. Inputs and outputs keep the source model's names, order
+    and real-number dtypes at every precision, so a device's code does not change with it. The same arguments give
+    the same bytes.
+
+    Raises:
+        UnsupportedError: no path for an operator, or a precision that means nothing for this model.
+        ConversionError: the converter rejected the graph.
+    """
+    refuse_meaningless(model, precision)
+    match platform:
+        case Platform.ANDROID:
+            return android.export(model, dataset, precision, store)
+        case Platform.IOS:
+            return ios.export(model, precision, store)
+        case Platform.EDGE_DEVICE:
+            return edge_device.export(model, dataset, precision, store, instruction_set=instruction_set)

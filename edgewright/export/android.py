@@ -1,0 +1,64 @@
+"""Android: LiteRT's `.tflite`, by litert-torch from the torch graph and by ai-edge-quantizer from there."""
+
+import dataclasses
+from pathlib import Path
+
+from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
+from edgewright.child import run_in_child
+from edgewright.export.refusal import graph_of
+from edgewright.export.reuse import reuse
+from edgewright.store import Store
+from edgewright_runtime.manifest import TensorSpec
+
+__all__ = ["export"]
+
+_CHILD = "edgewright.export.litert"
+_RUNTIME = "litert"
+# Every operator version that litert-torch and ai-edge-quantizer write is in the runtime of that release.
+_RUNTIME_FLOOR = "1.0.1"
+
+
+def export(model: ImportedModel, dataset: Dataset, precision: Precision, store: Store) -> Exported:
+    """A `.tflite` with batch 1; float16 and int8 are made of the float32 file, not converted again."""
+    base = _float32(model, store)
+    artifact = base if precision is Precision.FLOAT32 else _quantized(model, base, dataset, precision, store)
+    tensors = run_in_child("edgewright.export.tflite:tensors", {"path": str(artifact.path)}, what="reading the .tflite")
+    return Exported(
+        artifact=artifact,
+        precision=precision,
+        inputs=tuple(_spec(t) for t in tensors.value["inputs"]),
+        outputs=tuple(_spec(t) for t in tensors.value["outputs"]),
+        runtime=_RUNTIME,
+        runtime_floor=_RUNTIME_FLOOR,
+    )
+
+
+def _float32(model: ImportedModel, store: Store) -> Artifact:
+    graph = graph_of(model, "android")
+
+    def convert(path: Path) -> None:
+        arguments = {
+            "graph": str(graph),
+            "inputs": [dataclasses.asdict(spec) for spec in model.inputs],
+            "outputs": [spec.name for spec in model.outputs],
+            "path": str(path),
+        }
+        run_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to LiteRT")
+
+    parent = model.graph.digest if model.graph else None
+    key = ("litert float32", parent, [s.name for s in (*model.inputs, *model.outputs)])
+    return reuse(store, key, f"{model.name}.tflite", Format.TFLITE, parent, convert)
+
+
+def _quantized(model: ImportedModel, base: Artifact, dataset: Dataset, precision: Precision, store: Store) -> Artifact:
+    with store.workspace() as folder:
+        path = folder / f"{model.name}.tflite"
+        arguments = {"source": str(base.path), "name": model.name, "precision": precision.value, "path": str(path)}
+        if precision is Precision.INT8:
+            arguments["dataset"] = str(dataset.artifact.path)
+        run_in_child(f"{_CHILD}:quantize", arguments, what=f"quantizing {model.name} for LiteRT")
+        return store.put(path, Format.TFLITE, parent=base.digest)
+
+
+def _spec(tensor: dict[str, object]) -> TensorSpec:
+    return TensorSpec(**{**tensor, "shape": tuple(tensor["shape"])})  # type: ignore[arg-type]

@@ -1,0 +1,83 @@
+"""iOS: Core ML's `.mlpackage` (ML program), by coremltools from the torch graph."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from edgewright.artifact import Artifact, Exported, Format, ImportedModel, Precision
+from edgewright.child import run_in_child
+from edgewright.export.refusal import graph_of
+from edgewright.export.reuse import reuse
+from edgewright.store import Store
+from edgewright_runtime.manifest import TensorSpec
+
+__all__ = ["export"]
+
+_CHILD = "edgewright.export.coreml"
+_RUNTIME = "coreml"
+_RUNTIME_FLOOR = "16.0"  # iOS 16: the oldest with compressed weights decoded as constexpr operators
+
+
+def export(model: ImportedModel, precision: Precision, store: Store) -> Exported:
+    """An `.mlpackage` for iOS 16 and later, batch 1.
+
+    float16 computes in half precision (the Neural Engine's own); int8 stores the weights of that in 8 bits per
+    channel, activations stay float16. Inputs and outputs are float32 at every precision.
+    """
+    compute = Precision.FLOAT32 if precision is Precision.FLOAT32 else Precision.FLOAT16
+    artifact = _converted(model, compute, store)
+    if precision is Precision.INT8:
+        artifact = _quantized(model, artifact, store)
+    answer = run_in_child("edgewright.export.mlpackage:tensors", {"path": str(artifact.path)}, what="reading .mlpackage")
+    return Exported(
+        artifact=artifact,
+        precision=precision,
+        inputs=tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in answer.value["inputs"]),
+        outputs=tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in answer.value["outputs"]),
+        runtime=_RUNTIME,
+        runtime_floor=_RUNTIME_FLOOR,
+    )
+
+
+def _converted(model: ImportedModel, compute: Precision, store: Store) -> Artifact:
+    graph = graph_of(model, "ios")
+    description = _description(model)
+
+    def convert(path: Path) -> None:
+        arguments = {
+            "graph": str(graph),
+            "inputs": [dataclasses.asdict(spec) for spec in model.inputs],
+            "outputs": [spec.name for spec in model.outputs],
+            "compute": compute.value,
+            "description": description,
+            "path": str(path),
+        }
+        run_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to Core ML")
+
+    parent = model.graph.digest if model.graph else None
+    tensors = [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)]
+    key = ("coreml", compute.value, parent, tensors, description)
+    return reuse(store, key, f"{model.name}.mlpackage", Format.MLPACKAGE, parent, convert)
+
+
+def _quantized(model: ImportedModel, base: Artifact, store: Store) -> Artifact:
+    with store.workspace() as folder:
+        path = folder / f"{model.name}.mlpackage"
+        arguments = {"source": str(base.path), "name": model.name, "path": str(path)}
+        run_in_child(f"{_CHILD}:quantize", arguments, what=f"quantizing {model.name} for Core ML")
+        return store.put(path, Format.MLPACKAGE, parent=base.digest)
+
+
+def _description(model: ImportedModel) -> dict[str, str]:
+    """What Xcode shows of a model; nothing in it changes between two builds of the same source."""
+    classes = f", {len(model.labels)} classes" if model.labels else ""
+    texts = {
+        "short_description": f"{model.name}: {model.task.value}{classes}",
+        "author": "Converted by Edgewright",
+        "version": model.source.digest[:12],
+        "task": model.task.value,
+        "source_digest": model.source.digest,
+    }
+    if model.labels:
+        texts["classes"] = json.dumps(list(model.labels))
+    return texts

@@ -1,0 +1,110 @@
+"""The `.mlpackage` folder itself: manifest, program (protocol buffers) and weight file, without coremltools' converter.
+
+Only coremltools' protobuf definitions are used, loaded under a name of their own: importing coremltools takes seconds.
+"""
+
+import importlib
+import importlib.util
+import json
+import sys
+import uuid
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgewright.errors import InputError
+
+__all__ = ["load", "make_reproducible", "mil", "operators", "program_of", "tensors"]
+
+_MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
+_PROTO = "edgewright_coreml_proto"
+_IDENTITY = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122's namespace for URLs
+# coremltools writes the day of conversion into the model; the same source must give the same bytes.
+_TIME_STAMPS = ("com.github.apple.coremltools.conversion_date",)
+
+
+def mil() -> ModuleType:
+    """The protobuf definitions of the Model Intermediate Language, ``MIL_pb2``."""
+    return _proto("MIL_pb2")
+
+
+def load(path: Path) -> Any:
+    """The model specification (``Model`` protobuf) of a package.
+
+    Raises:
+        InputError: the folder is not a Core ML package, or its program cannot be parsed.
+    """
+    from google.protobuf.message import DecodeError
+
+    file = path / _MODEL
+    if not file.is_file():
+        raise InputError(f"{path}: not a Core ML package ({_MODEL} is missing)")
+    specification = _proto("Model_pb2").Model()
+    try:
+        specification.ParseFromString(file.read_bytes())
+    except DecodeError as e:
+        raise InputError(f"{file}: not a Core ML model: {e}") from e
+    return specification
+
+
+def program_of(specification: Any, path: Path) -> Any:
+    """The block of operations that the model's main function runs.
+
+    Raises:
+        InputError: the package holds another kind of model than an ML program.
+    """
+    kind = specification.WhichOneof("Type")
+    if kind != "mlProgram":
+        raise InputError(f"{path}: holds a Core ML '{kind}', only ML programs are read")
+    function = specification.mlProgram.functions["main"]
+    return function.block_specializations[function.opset]
+
+
+def operators(path: Path) -> Counter[str]:
+    """How often each MIL operator stands in the program, constants left out."""
+    return Counter(op.type for op in program_of(load(path), path).operations if op.type != "const")
+
+
+def tensors(path: str) -> dict[str, list[dict[str, Any]]]:
+    """The inputs and outputs that the model's description declares, as fields of `TensorSpec`."""
+    description = load(Path(path)).description
+    return {"inputs": [_fields(f) for f in description.input], "outputs": [_fields(f) for f in description.output]}
+
+
+def make_reproducible(path: Path) -> None:
+    """Rewrite what differs from run to run: random identifiers, the date, the order of protobuf maps."""
+    specification = load(path)
+    for key in _TIME_STAMPS:
+        specification.description.metadata.userDefined.pop(key, None)
+    (path / _MODEL).write_bytes(specification.SerializeToString(deterministic=True))
+    manifest = path / "Manifest.json"
+    content = json.loads(manifest.read_text())
+    renamed = {old: str(uuid.uuid5(_IDENTITY, item["path"])) for old, item in content["itemInfoEntries"].items()}
+    content["itemInfoEntries"] = {renamed[old]: item for old, item in content["itemInfoEntries"].items()}
+    content["rootModelIdentifier"] = renamed[content["rootModelIdentifier"]]
+    manifest.write_text(json.dumps(content, indent=4, sort_keys=True) + "\n")
+
+
+def _proto(module: str) -> ModuleType:
+    if _PROTO not in sys.modules:
+        base = importlib.util.find_spec("coremltools")
+        if base is None or not base.submodule_search_locations:
+            raise ModuleNotFoundError("No module named 'coremltools'; install edgewright[coreml]", name="coremltools")
+        folder = Path(next(iter(base.submodule_search_locations))) / "proto"
+        package = ModuleType(_PROTO)
+        package.__path__ = [str(folder)]
+        sys.modules[_PROTO] = package
+    return importlib.import_module(f"{_PROTO}.{module}")
+
+
+def _fields(feature: Any) -> dict[str, Any]:
+    kind = feature.type.WhichOneof("Type")
+    if kind != "multiArrayType":
+        return {"name": feature.name, "shape": (), "dtype": kind.removesuffix("Type")}
+    array = feature.type.multiArrayType
+    return {
+        "name": feature.name,
+        "shape": tuple(array.shape),
+        "dtype": array.ArrayDataType.Name(array.dataType).lower(),
+    }

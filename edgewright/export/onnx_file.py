@@ -1,0 +1,92 @@
+"""The `.onnx` file itself: what it declares, and what must not stand in a file that leaves the workstation."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from edgewright.errors import InputError
+
+__all__ = ["load", "runtime_floor", "strip", "tensors"]
+
+# The oldest ONNX Runtime that reads an opset of the default domain, and an IR version:
+# https://onnxruntime.ai/docs/reference/compatibility.html
+_RUNTIME_OF_OPSET = {
+    13: "1.7", 14: "1.8", 15: "1.9", 16: "1.11", 17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21",
+    23: "1.23",
+}  # fmt: skip
+_RUNTIME_OF_IR = {7: "1.7", 8: "1.10", 9: "1.15", 10: "1.18", 11: "1.23"}
+
+
+def load(path: Path, *, with_data: bool = True) -> onnx.ModelProto:
+    """Parse a model.
+
+    Raises:
+        InputError: not an ONNX model, or a damaged one.
+    """
+    try:
+        model = onnx.load(path, load_external_data=with_data)
+    except (DecodeError, OSError, onnx.checker.ValidationError) as e:
+        raise InputError(f"{path}: not a readable ONNX model: {str(e).splitlines()[0]}") from e
+    if not model.graph.node:
+        raise InputError(f"{path}: not an ONNX model (no graph in it)")
+    return model
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove notes that exporters leave: stack traces, source paths, tool versions. Nothing of them is needed to run."""
+    model.doc_string = ""
+    model.producer_name, model.producer_version = "", ""
+    del model.metadata_props[:]
+    _strip_graph(model.graph)
+    for function in model.functions:
+        _clear(function)
+        for node in function.node:
+            _clear(node)
+
+
+def _strip_graph(graph: onnx.GraphProto) -> None:
+    _clear(graph)
+    for part in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        _clear(part)
+    for node in graph.node:
+        _clear(node)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                _strip_graph(inner)
+
+
+def _clear(part: Any) -> None:
+    part.doc_string = ""
+    del part.metadata_props[:]
+
+
+def runtime_floor(model: onnx.ModelProto) -> str:
+    """The oldest ONNX Runtime that loads the model, by its opset and IR version."""
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 13)
+    floors = (_at_least(_RUNTIME_OF_OPSET, opset), _at_least(_RUNTIME_OF_IR, model.ir_version))
+    return max(floors, key=lambda version: int(version.partition(".")[2]))
+
+
+def tensors(path: str) -> dict[str, Any]:
+    """Inputs, outputs (fields of `TensorSpec`) and the runtime's least version; a free axis is -1."""
+    model = load(Path(path), with_data=False)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return {
+        "inputs": [_fields(value) for value in model.graph.input if value.name not in weights],
+        "outputs": [_fields(value) for value in model.graph.output],
+        "runtime_floor": runtime_floor(model),
+    }
+
+
+def _at_least(floors: dict[int, str], version: int) -> str:
+    known = [v for v in floors if v >= version]
+    return floors[min(known)] if known else floors[max(floors)]
+
+
+def _fields(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    kind = value.type.tensor_type
+    dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name if kind.elem_type else "unknown"
+    return {"name": value.name, "shape": dims, "dtype": dtype}

@@ -1,0 +1,111 @@
+"""The child's side of edge-device exports: ONNX Runtime's optimizer and quantizer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from edgewright.artifact import Precision
+from edgewright.export import onnx_file
+from edgewright.export.calibration import calibration_rows
+from edgewright.export.refusal import unsupported_precision
+
+__all__ = ["convert", "optimize", "quantize", "to_float16"]
+
+_OPSET = 18  # the oldest that torch's exporter writes by itself, so the oldest runtimes can load it
+# onnxruntime.quantization.quantize_static's own documentation ("Choosing parameters for CPU inference"): unsigned
+# activations on x86, whose dot product multiplies u8 by s8; signed and symmetric ones on Arm, whose kernels
+# (sdot, and the symmetric convolution of https://github.com/microsoft/onnxruntime/pull/9772) want s8 by s8.
+_ACTIVATIONS = {"x86_64": QuantType.QUInt8, "arm64": QuantType.QInt8, "armv7": QuantType.QInt8}
+
+
+def convert(graph: str, inputs: list[dict[str, Any]], outputs: list[str], path: str) -> None:
+    """Torch graph to ONNX with a free batch axis, tensors named as the source's."""
+    import torch
+
+    from edgewright.export.graph_input import example_inputs
+    from edgewright.intake import torch_graph
+
+    module = torch_graph.load(Path(graph)).eval()
+    batch = torch.export.Dim("batch", min=1)
+    # A batch of 1 would be taken for a constant: torch.export specializes on 0 and 1.
+    examples = example_inputs(inputs, batch=2)
+    free = tuple({0: batch} if spec["shape"] and spec["shape"][0] == -1 else None for spec in inputs)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            examples,
+            input_names=[spec["name"] for spec in inputs],
+            output_names=outputs,
+            opset_version=_OPSET,
+            dynamic_shapes=free,
+            dynamo=True,
+            verbose=False,
+        )
+    model = program.model_proto
+    onnx_file.strip(model)
+    onnx.save(model, path)
+
+
+def optimize(source: str, path: str) -> None:
+    """Fold and fuse by the passes that give standard operators, so the file suits every processor."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = path
+    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    model = onnx_file.load(Path(path))
+    onnx_file.strip(model)
+    onnx.save(model, path)
+
+
+def quantize(source: str, name: str, dataset: str, instruction_set: str, path: str) -> None:
+    """Static int8 in QDQ form: weights signed per channel, activations as the processor multiplies them fastest.
+
+    Raises:
+        UnsupportedError: no operator was quantized.
+    """
+    prepared = Path(path).with_suffix(".prepared.onnx")
+    quant_pre_process(source, str(prepared), skip_symbolic_shape=True)
+    activations = _ACTIVATIONS[instruction_set]
+    quantize_static(
+        str(prepared),
+        path,
+        _Rows(Path(dataset), [spec["name"] for spec in onnx_file.tensors(source)["inputs"]]),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=activations,
+        weight_type=QuantType.QInt8,
+        extra_options={"ActivationSymmetric": activations is QuantType.QInt8, "WeightSymmetric": True},
+    )
+    prepared.unlink()
+    model = onnx_file.load(Path(path))
+    if not any(tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1 for tensor in model.graph.initializer):
+        raise unsupported_precision(name, Precision.INT8, "it holds no convolution or dense layer to quantize")
+    onnx_file.strip(model)
+    onnx.save(model, path)
+
+
+def to_float16(source: str, name: str, path: str) -> None:
+    """Weights and operators in half precision; inputs and outputs stay float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = convert_float_to_float16(onnx_file.load(Path(source)), keep_io_types=True)
+    if not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
+        raise unsupported_precision(name, Precision.FLOAT16, "it holds no float32 weight")
+    onnx_file.strip(model)
+    onnx.save(model, path)
+
+
+class _Rows(CalibrationDataReader):  # type: ignore[misc]
+    """Calibration rows in the form that the quantizer asks for."""
+
+    def __init__(self, dataset: Path, inputs: list[str]) -> None:
+        self._rows: Iterator[dict[str, np.ndarray]] = calibration_rows(dataset, inputs)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._rows, None)

@@ -1,0 +1,38 @@
+"""What is refused before any converter starts."""
+
+from pathlib import Path
+
+from edgewright.artifact import ImportedModel, Precision
+from edgewright.errors import UnsupportedError
+
+__all__ = ["graph_of", "refuse_meaningless", "unsupported_precision"]
+
+
+def refuse_meaningless(model: ImportedModel, precision: Precision) -> None:
+    """Refuse a precision that would change what the model decides rather than how exactly it computes.
+
+    Raises:
+        UnsupportedError: fewer bits for a model whose decisions rest on float32 thresholds.
+    """
+    if model.float32_only and precision is not Precision.FLOAT32:
+        raise UnsupportedError(
+            f"{model.name}: {precision} would move the thresholds that its decisions rest on; it stays float32"
+        )
+
+
+def graph_of(model: ImportedModel, platform: str) -> Path:
+    """The torch graph that a converter starts from.
+
+    Raises:
+        UnsupportedError: the importer had none; names the operator and the platform that still works.
+    """
+    if model.graph is None:
+        raise UnsupportedError(
+            f"{model.name} has no path to {platform}: {model.graph_refusal}; edge_device still works, from ONNX directly"
+        )
+    return model.graph.path
+
+
+def unsupported_precision(name: str, precision: Precision, why: str) -> UnsupportedError:
+    """The one wording for a quantizer that found nothing to do."""
+    return UnsupportedError(f"{name}: {precision} has no benefit here: {why}; use float32")

@@ -1,0 +1,53 @@
+"""An intermediate file that several exports start from is converted once: found again by what it was made of."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from edgewright.artifact import Artifact, Format
+from edgewright.store import Store, replace_file
+
+__all__ = ["reuse"]
+
+_CONVERTERS = ("torch", "litert-torch", "coremltools", "onnx", "onnxruntime")
+
+
+def reuse(
+    store: Store, key: object, name: str, form: Format, parent: str | None, convert: Callable[[Path], None]
+) -> Artifact:
+    """The artifact that `convert` wrote for this key before, or writes now.
+
+    The key must hold everything that decides the content; the converters' versions and this package's own code are
+    added to it. A note whose artifact is gone or was changed is not believed.
+    """
+    note = store.root / "exports" / f"{_hash(key)}.json"
+    if note.exists():
+        known = Artifact.model_validate_json(note.read_bytes())
+        if store.holds(known):
+            return known
+    with store.workspace() as folder:
+        convert(folder / name)
+        made = store.put(folder / name, form, parent=parent)
+    replace_file(note, made.model_dump_json().encode())
+    return made
+
+
+def _hash(key: object) -> str:
+    return hashlib.sha256(json.dumps([key, _code()]).encode()).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """The versions of what computes: the converters, and the sources of this package."""
+    code = hashlib.sha256()
+    for package in _CONVERTERS:
+        try:
+            code.update(f"{package} {metadata.version(package)}\n".encode())
+        except metadata.PackageNotFoundError:
+            code.update(f"{package} absent\n".encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(source.read_bytes())
+    return code.hexdigest()

@@ -1,0 +1,98 @@
+"""The `.tflite` file itself, read and written by its published flatbuffer schema; no interpreter involved.
+
+Schema: https://github.com/google-ai-edge/LiteRT, ``tflite/schema/schema.fbs``.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+
+from edgewright.errors import ConversionError, InputError
+from edgewright_runtime.manifest import TensorSpec
+
+__all__ = ["DTYPES", "load", "name_tensors", "operator_name", "save", "tensors"]
+
+_IDENTIFIER = b"TFL3"
+_NAMES = {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
+_OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+DTYPES = {code: name.lower() for code, name in _NAMES.items()}
+
+
+def load(path: Path) -> Any:
+    """The file as the schema's mutable ``ModelT``.
+
+    Raises:
+        InputError: not a `.tflite` file.
+    """
+    content = path.read_bytes()
+    if content[4:8] != _IDENTIFIER:
+        raise InputError(f"{path}: not a .tflite file (no {_IDENTIFIER.decode()} at byte 4); was it cut off or renamed?")
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+
+
+def save(model: Any, path: Path) -> None:
+    """Write a ``ModelT``; the same model gives the same bytes."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), _IDENTIFIER)
+    path.write_bytes(builder.Output())
+
+
+def name_tensors(path: Path, inputs: list[str], outputs: list[str]) -> None:
+    """Give the signature's inputs and outputs the source model's names, in its order.
+
+    The converter numbers them (``args_0``, ``output_0``); an app looks them up by name.
+
+    Raises:
+        ConversionError: the file has another number of inputs or outputs than the source.
+    """
+    model = load(path)
+    signature, graph = model.signatureDefs[0], model.subgraphs[0]
+    for kind, maps, names in (("inputs", signature.inputs, inputs), ("outputs", signature.outputs, outputs)):
+        if len(maps) != len(names):
+            raise ConversionError(f"the .tflite has {len(maps)} {kind}, the source model {len(names)}")
+        maps.sort(key=lambda m: int(m.name.rpartition(b"_")[2]))
+        for entry, name in zip(maps, names, strict=True):
+            entry.name = name.encode()
+    taken = {tensor.name for tensor in graph.tensors}
+    for entry in (*signature.inputs, *signature.outputs):
+        if entry.name not in taken:  # quantizers find tensors by name: it must stay unique
+            graph.tensors[entry.tensorIndex].name = entry.name
+    save(model, path)
+
+
+def tensors(path: str) -> dict[str, list[dict[str, Any]]]:
+    """What the file declares as its inputs and outputs, as fields of `TensorSpec`, in the signature's order."""
+    model = load(Path(path))
+    graph, signature = model.subgraphs[0], (model.signatureDefs or [None])[0]
+    if signature is None:
+        pairs = [[(graph.tensors[i].name, i) for i in side] for side in (graph.inputs, graph.outputs)]
+    else:
+        pairs = [[(m.name, m.tensorIndex) for m in side] for side in (signature.inputs, signature.outputs)]
+    inputs, outputs = ([asdict(_spec(name.decode(), graph.tensors[i])) for name, i in side] for side in pairs)
+    return {"inputs": inputs, "outputs": outputs}
+
+
+def operator_name(model: Any, operator: Any) -> str:
+    """The schema's name of an operator, ``CUSTOM:<name>`` for a custom one."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)  # codes below 127 stand in the older field
+    if builtin == schema.BuiltinOperator.CUSTOM:
+        return f"CUSTOM:{code.customCode.decode()}"
+    return _OPERATORS[builtin]
+
+
+def _spec(name: str, tensor: Any) -> TensorSpec:
+    shape = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
+    quantization = tensor.quantization
+    scaled = quantization is not None and quantization.scale is not None and len(quantization.scale) == 1
+    return TensorSpec(
+        name=name,
+        shape=tuple(int(n) for n in (shape if shape is not None else ())),
+        dtype=DTYPES[tensor.type],
+        scale=float(quantization.scale[0]) if scaled else None,
+        zero_point=int(quantization.zeroPoint[0]) if scaled else None,
+    )
