@@ -199,7 +199,7 @@ class BudgetLine(Value):
 
 
 class Benefit(Value):
-    """Whether a technique was worth it: ratios are candidate over baseline, ``cause`` says what the verdict rests on."""
+    """Whether a technique was worth it, and why; ratios are candidate over baseline."""
 
     useful: bool
     cause: str

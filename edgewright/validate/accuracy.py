@@ -1,0 +1,91 @@
+"""How right a model is on test rows, and what it loses against its source on the same rows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.artifact import ModelTask
+from edgewright.errors import InputError
+from edgewright.measurement import Accuracy, AccuracyDrop, ClassAccuracy
+from edgewright.validate import statistics
+
+__all__ = ["accuracy_of", "compare_accuracy", "per_class"]
+
+Answers = NDArray[np.int64] | NDArray[np.float64]
+
+
+def accuracy_of(task: ModelTask, truth: Answers, answers: Answers) -> Accuracy:
+    """Accuracy of class indices (N,), or R² of numbers (N,) or (N, K), with its 95% interval.
+
+    Raises:
+        InputError: no rows, or a regressor's truth that never varies.
+    """
+    _check(task, truth, answers)
+    if task is ModelTask.CLASSIFICATION:
+        interval = statistics.wilson(int((truth == answers).sum()), len(truth))
+        return Accuracy(metric="accuracy", rows=len(truth), **interval.model_dump())
+    interval = statistics.r2_interval(_flat(truth), _flat(answers))
+    return Accuracy(metric="r2", rows=len(truth), **interval.model_dump())
+
+
+def compare_accuracy(task: ModelTask, truth: Answers, source: Answers, candidate: Answers) -> AccuracyDrop:
+    """A paired test of the candidate against the source on the same rows.
+
+    Classifiers: McNemar's exact mid-p test, interval of Bonett and Price. Regressors: paired bootstrap of R².
+    """
+    _check(task, truth, source)
+    _check(task, truth, candidate)
+    if task is ModelTask.REGRESSION:
+        interval, p_value = statistics.r2_drop(_flat(truth), _flat(source), _flat(candidate))
+        return AccuracyDrop(
+            percent=100 * interval.value,
+            low_percent=100 * interval.low,
+            high_percent=100 * interval.high,
+            p_value=p_value,
+            test="paired bootstrap of R²",
+        )
+    right_source, right_candidate = truth == source, truth == candidate
+    only_source = int((right_source & ~right_candidate).sum())
+    only_candidate = int((~right_source & right_candidate).sum())
+    interval = statistics.paired_difference(only_source, only_candidate, len(truth))
+    return AccuracyDrop(
+        percent=100 * interval.value,
+        low_percent=100 * interval.low,
+        high_percent=100 * interval.high,
+        p_value=statistics.mcnemar(only_source, only_candidate),
+        test="McNemar mid-p",
+        only_source_right=only_source,
+        only_candidate_right=only_candidate,
+    )
+
+
+def per_class(
+    truth: NDArray[np.int64], source: NDArray[np.int64], candidate: NDArray[np.int64], labels: Sequence[str]
+) -> tuple[ClassAccuracy, ...]:
+    """The share of each class's rows that source and candidate get right; classes without test rows are left out."""
+    table = []
+    for index in np.unique(truth):
+        rows = truth == index
+        table.append(
+            ClassAccuracy(
+                label=labels[index] if 0 <= index < len(labels) else str(index),
+                rows=int(rows.sum()),
+                source=float((source[rows] == index).mean()),
+                candidate=float((candidate[rows] == index).mean()),
+            )
+        )
+    return tuple(table)
+
+
+def _flat(values: Answers) -> NDArray[np.float64]:
+    return np.asarray(values, np.float64).reshape(-1)
+
+
+def _check(task: ModelTask, truth: Answers, answers: Answers) -> None:
+    if len(truth) == 0:
+        raise InputError("the test split has no rows: accuracy cannot be measured")
+    if truth.size != answers.size:
+        raise InputError(f"{truth.size} true answers in the test split, the model gave {answers.size}")
+    if task is ModelTask.REGRESSION and np.ptp(_flat(truth)) == 0:
+        raise InputError("all true answers in the test split are equal: R² has no meaning; give rows that vary")

@@ -1,0 +1,49 @@
+"""Runs a Core ML ML Program over rows; in a child process only, since coremltools is heavy."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright_runtime.bench import read_arrays, write_arrays
+
+__all__ = ["run_ml_program"]
+
+
+def run_ml_program(
+    path: str,
+    *,
+    rows: str,
+    answers: str,
+    input_names: Sequence[Sequence[str]],
+    output_names: Sequence[Sequence[str]],
+    native: bool,
+) -> str:
+    """Write the outputs of every row to ``answers`` (``.npz``, float64) and return what ran the model.
+
+    The names are pairs (the file's own, the dataset's). ``native`` asks Core ML itself, which macOS alone has.
+
+    Raises:
+        UnsupportedError: the evaluator does not know an operation of the program.
+    """
+    held = read_arrays(Path(rows))
+    feeds = {own: held[name] for own, name in input_names}
+    found = _predict(Path(path), feeds) if native else _interpret(Path(path), feeds)
+    write_arrays(Path(answers), {name: np.asarray(found[own], np.float64) for own, name in output_names})
+    return "Core ML" if native else "the ML Program evaluator (numpy), not Core ML itself"
+
+
+def _interpret(path: Path, feeds: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    from edgewright.export.mil_evaluator import evaluate
+
+    return dict(evaluate(path, feeds))
+
+
+def _predict(path: Path, feeds: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    import coremltools
+
+    model = coremltools.models.MLModel(str(path))
+    count = len(next(iter(feeds.values())))
+    each = [model.predict({name: array[i : i + 1] for name, array in feeds.items()}) for i in range(count)]
+    return {name: np.concatenate([np.asarray(row[name]) for row in each]) for name in each[0]}

@@ -1,0 +1,95 @@
+"""How far an exported model's outputs lie from its source's, on every test row."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.errors import ConversionError
+from edgewright.measurement import Parity
+from edgewright.validate.decision import Decision
+
+__all__ = ["check_outputs", "parity"]
+
+Arrays = Mapping[str, NDArray[np.float64]]
+
+# A float32 score is right to a few units in its last place; two scores that are nearer than that are equal.
+_FLOAT32_TIE = 16 * float(np.finfo(np.float32).eps)
+_ROWS_SHOWN = 5
+
+
+def check_outputs(reference: Arrays, outputs: Arrays, name: str) -> None:
+    """Refuse outputs that cannot be compared.
+
+    Raises:
+        ConversionError: an output is missing, has another shape than the source's, or is not finite where its is.
+    """
+    for key, expected in reference.items():
+        if key not in outputs:
+            raise ConversionError(f"{name}: output '{key}' is missing; the exported file has {sorted(outputs)}")
+        found = outputs[key]
+        if found.size != expected.size or len(found) != len(expected):
+            raise ConversionError(
+                f"{name}: output '{key}' has shape {list(found.shape[1:])} a row, the source model's has "
+                f"{list(expected.shape[1:])}"
+            )
+        broken = ~np.isfinite(found.reshape(len(found), -1)) & np.isfinite(expected.reshape(len(expected), -1))
+        rows = broken.any(axis=1)
+        if rows.any():
+            raise ConversionError(
+                f"{name}: output '{key}' is NaN or infinite in {int(rows.sum())} of {len(found)} test rows "
+                f"(first: row {int(rows.argmax())}), where the source model's is finite"
+            )
+
+
+def parity(reference: Arrays, outputs: Arrays, checked_by: str, decision: Decision | None) -> Parity:
+    """Differences over all outputs and rows and, for a classifier, the share of equal decisions.
+
+    The deciding output alone is compared for a classifier: a label output differs by whole classes wherever a
+    decision does, which ``agreement`` already says.
+    """
+    names = [decision.output] if decision else list(reference)
+    expected = np.concatenate([reference[n].reshape(len(reference[n]), -1) for n in names], axis=1)
+    found = np.concatenate([outputs[n].reshape(len(outputs[n]), -1) for n in names], axis=1)
+    difference = np.abs(found - expected)
+    largest = float(np.abs(expected).max())
+    norms = np.linalg.norm(expected) * np.linalg.norm(found)
+    agreement, disagreements, explanation = None, None, ""
+    if decision:
+        differ = decision.classes(reference) != decision.classes(outputs)
+        disagreements = int(differ.sum())
+        agreement = 1 - disagreements / len(differ)
+        explanation = _explained(decision, reference, outputs, differ)
+    return Parity(
+        checked_by=checked_by,
+        rows=len(expected),
+        max_absolute=float(difference.max()),
+        mean_absolute=float(difference.mean()),
+        max_relative=float(difference.max()) / largest if largest else None,
+        cosine=min(1.0, float((expected * found).sum()) / float(norms)) if norms else None,
+        agreement=agreement,
+        disagreements=disagreements,
+        explanation=explanation,
+    )
+
+
+def _explained(decision: Decision, reference: Arrays, outputs: Arrays, differ: NDArray[np.bool_]) -> str:
+    """Why decisions differ: a tie in the source, or a difference larger than the source's own margin."""
+    if not differ.any():
+        return ""
+    rows = np.flatnonzero(differ)
+    listed = ", ".join(str(r) for r in rows[:_ROWS_SHOWN]) + (", …" if len(rows) > _ROWS_SHOWN else "")
+    place = f"{len(rows)} of {len(differ)} rows differ (test row{'s' if len(rows) > 1 else ''} {listed})"
+    if decision.is_class:
+        return f"{place}; the model gives no scores that would show how near the decision was"
+    scores = decision.scores(reference)
+    best = np.sort(scores, axis=1)[:, -2:]
+    margin = (best[:, 1] - best[:, 0])[rows]
+    ties = int((margin <= _FLOAT32_TIE * np.maximum(np.abs(best[rows, 1]), 1e-30)).sum())
+    if ties == len(rows):
+        return f"{place}: the source's two best scores tie there within float32 rounding (margin <= {margin.max():.2g})"
+    moved = np.abs(decision.scores(outputs) - scores)[rows].max(axis=1)
+    return (
+        f"{place}: {ties} of them tie in the source within float32 rounding; elsewhere the source's margin is "
+        f"{margin.min():.2g} to {margin.max():.2g}, and the scores moved by {moved.min():.2g} to {moved.max():.2g}"
+    )

@@ -1,0 +1,137 @@
+"""Latency, load time and memory of a candidate beside its baseline, in child processes of this machine."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.artifact import Dataset, Exported, Format
+from edgewright.measurement import Cost, Interval, Latency, Performance, Verdict
+from edgewright.profile import DeviceProfile
+from edgewright.store import Store
+from edgewright.validate import statistics
+from edgewright.validate.download import download_bytes
+from edgewright.validate.rows import read_test_rows
+from edgewright.validate.targets.local import run_bench
+from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
+
+__all__ = ["measure", "performance_of"]
+
+_ROWS = 64  # different real rows that the timing cycles through
+_CORE_ML = "latency, load time and memory: Core ML runs on macOS and iOS only"
+
+
+def measure(
+    baseline: Exported,
+    candidate: Exported,
+    dataset: Dataset,
+    device: DeviceProfile,
+    *,
+    min_seconds: float = 1.2,
+    timeout_s: float = 300,
+) -> Performance:
+    """Cold figures of each model from a process of its own, warm ones interleaved in one process with both.
+
+    The baseline is loaded twice there: how far its two copies differ is the machine's noise. Where candidate and
+    baseline are the same file, that is all there is to measure. Threads are the profile's.
+
+    Raises:
+        ConversionError: a model crashes its runtime, hangs, or does not take the dataset's rows.
+        UnsupportedError: the runtime is not installed here.
+    """
+    if candidate.artifact.format is Format.MLPACKAGE and sys.platform != "darwin":
+        return _unmeasured(baseline, candidate, _CORE_ML)
+    same = baseline.artifact.digest == candidate.artifact.digest
+    with Store().workspace() as scratch:
+        rows = _write_rows(dataset, scratch)
+        files = {"baseline": _file(baseline, rows), "candidate": _file(candidate, rows)}
+        cold = {
+            name: run_bench(
+                BenchSpec(task="cold", models=(file,), rows=str(scratch / "rows.npz"), threads=device.threads),
+                f"loading {Path(file.path).name}",
+                timeout_s,
+            )
+            for name, file in files.items()
+            if name == "baseline" or not same
+        }
+        warm = run_bench(
+            BenchSpec(
+                task="warm",
+                models=(files["baseline"], *([] if same else [files["candidate"]]), files["baseline"]),
+                rows=str(scratch / "rows.npz"),
+                threads=device.threads,
+                min_seconds=min_seconds,
+            ),
+            f"timing {Path(files['candidate'].path).name}",
+            timeout_s,
+        )
+    return performance_of(baseline, candidate, cold, warm, f"this machine, {device.threads} thread(s)")
+
+
+def performance_of(
+    baseline: Exported, candidate: Exported, cold: Mapping[str, Any], warm: Mapping[str, Any], target: str
+) -> Performance:
+    """The bench's answers as typed figures; ``cold`` holds one answer per model, ``warm`` its series.
+
+    Series are baseline, candidate, baseline again; or the baseline twice where the candidate is the same file.
+    """
+    series = warm["series"]
+    again = statistics.latency_ratio(_medians(series[0]), _medians(series[-1]))
+    same = len(series) == 2
+    ratio = again if same else statistics.latency_ratio(_medians(series[0]), _medians(series[1]))
+    verdict: Verdict = "no difference that this machine can show" if same else statistics.latency_verdict(ratio, again)
+    return Performance(
+        target=target,
+        runtime=f"{warm['runtime']} {warm['version']}",
+        baseline=_cost(baseline, cold["baseline"], series[0]),
+        candidate=_cost(candidate, cold["baseline" if same else "candidate"], series[0 if same else 1]),
+        ratio=Interval(value=1.0, low=again.low, high=again.high) if same else ratio,
+        noise=again,
+        verdict=verdict,
+        environment=tuple((key, str(value)) for key, value in warm["machine"].items()),
+    )
+
+
+def _unmeasured(baseline: Exported, candidate: Exported, reason: str) -> Performance:
+    return Performance(
+        target="this machine",
+        runtime=candidate.runtime,
+        baseline=Cost(artifact=baseline.artifact, download_bytes=download_bytes(baseline.artifact.path)),
+        candidate=Cost(artifact=candidate.artifact, download_bytes=download_bytes(candidate.artifact.path)),
+        ratio=None,
+        noise=None,
+        verdict="not measured",
+        not_measured=(reason,),
+    )
+
+
+def _write_rows(dataset: Dataset, folder: Path) -> list[str]:
+    """A few real test rows for the bench; the names of the inputs."""
+    inputs = read_test_rows(dataset).inputs
+    write_arrays(folder / "rows.npz", {name: array[:_ROWS] for name, array in inputs.items()})
+    return list(inputs)
+
+
+def _file(exported: Exported, rows: list[str]) -> BenchModel:
+    own = [spec.name for spec in exported.inputs]
+    names = own if set(own) == set(rows) else rows
+    return BenchModel(str(exported.artifact.path), exported.artifact.format.value, tuple(names))
+
+
+def _medians(series: Mapping[str, Any]) -> NDArray[np.float64]:
+    return np.asarray(series["block_medians_ms"], np.float64)
+
+
+def _cost(exported: Exported, cold: Mapping[str, Any], series: Mapping[str, Any]) -> Cost:
+    return Cost(
+        artifact=exported.artifact,
+        download_bytes=download_bytes(exported.artifact.path),
+        latency=Latency(**{key: series[key] for key in Latency.model_fields}),
+        load_ms=cold["load_ms"],
+        first_ms=cold["first_ms"],
+        peak_memory_mb=cold["peak_memory_mb"],
+        added_memory_mb=cold["added_memory_mb"],
+    )

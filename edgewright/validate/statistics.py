@@ -1,0 +1,118 @@
+"""Intervals and tests: how sure a figure is. Seeds are fixed, so the same rows give the same verdict."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.measurement import Interval, Verdict
+
+__all__ = [
+    "latency_ratio",
+    "latency_verdict",
+    "mcnemar",
+    "paired_difference",
+    "r2",
+    "r2_drop",
+    "r2_interval",
+    "wilson",
+]
+
+_Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
+_RESAMPLES = 2000
+_BLOCK = 200  # resamples at once: bounded memory, however many rows
+# Two loads of one file in one process differ by up to this much through where their memory happens to lie; a smaller
+# difference is never claimed (benchmarks/validation.py measures it).
+_LEAST_EFFECT = 0.02
+
+Floats = NDArray[np.float64]
+
+
+def wilson(right: int, rows: int) -> Interval:
+    """A share of rows, 0-1, with Wilson's score interval (Wilson 1927)."""
+    share, z2 = right / rows, _Z95**2
+    centre = (share + z2 / (2 * rows)) / (1 + z2 / rows)
+    half = _Z95 * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2)) / (1 + z2 / rows)
+    return Interval(value=share, low=max(0.0, min(centre - half, share)), high=min(1.0, max(centre + half, share)))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Mid-p value of McNemar's exact test that two classifiers err equally often (Fagerland et al. 2013)."""
+    discordant, least = only_first + only_second, min(only_first, only_second)
+    if discordant == 0:
+        return 1.0
+    point = math.comb(discordant, least) / (1 << discordant)
+    if only_first == only_second:
+        return 1 - 0.5 * point
+    tail = sum(math.comb(discordant, k) for k in range(least + 1)) / (1 << discordant)
+    return min(1.0, 2 * tail - point)
+
+
+def paired_difference(only_first: int, only_second: int, rows: int) -> Interval:
+    """First's share of right rows less second's, on the same rows, with Bonett and Price's interval (2012)."""
+    p12, p21 = (only_first + 1) / (rows + 2), (only_second + 1) / (rows + 2)
+    half = _Z95 * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / (rows + 2))
+    value = (only_first - only_second) / rows
+    return Interval(value=value, low=min(value, p12 - p21 - half), high=max(value, p12 - p21 + half))
+
+
+def r2(truth: Floats, predicted: Floats) -> float:
+    """Coefficient of determination; ``truth`` must not be constant."""
+    spread = float(((truth - truth.mean()) ** 2).sum())
+    left = float(((truth - predicted) ** 2).sum())
+    return 1 - left / spread
+
+
+def r2_interval(truth: Floats, predicted: Floats, seed: int = 0) -> Interval:
+    """R² with its percentile bootstrap interval over rows."""
+    resampled = _resampled_r2(truth, predicted[None, :], seed)[0]
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(value=r2(truth, predicted), low=float(low), high=float(high))
+
+
+def r2_drop(truth: Floats, source: Floats, candidate: Floats, seed: int = 0) -> tuple[Interval, float]:
+    """The source's R² less the candidate's, by a paired bootstrap over rows, and the p value of no difference."""
+    first, second = _resampled_r2(truth, np.stack([source, candidate]), seed)
+    drops = first - second
+    low, high = np.percentile(drops, [2.5, 97.5])
+    tail = min(float((drops <= 0).mean()), float((drops >= 0).mean()))
+    value = r2(truth, source) - r2(truth, candidate)
+    return Interval(value=value, low=float(low), high=float(high)), min(1.0, 2 * max(tail, 1 / _RESAMPLES))
+
+
+def _resampled_r2(truth: Floats, predictions: Floats, seed: int) -> Floats:
+    """R² of each of (M, N) predictions on each resample of the N rows: (M, resamples)."""
+    chance = np.random.default_rng(seed)
+    errors = (truth[None, :] - predictions) ** 2
+    parts = []
+    for _ in range(_RESAMPLES // _BLOCK):
+        drawn = chance.integers(0, len(truth), (_BLOCK, len(truth)))
+        picked = truth[drawn]
+        spread = ((picked - picked.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+        # A resample of equal values has no spread; the tiniest float keeps it from dividing by zero.
+        parts.append(1 - errors[:, drawn].sum(axis=2) / np.maximum(spread, np.finfo(np.float64).tiny))
+    return np.concatenate(parts, axis=1)
+
+
+def latency_ratio(baseline_ms: Floats, candidate_ms: Floats, seed: int = 0) -> Interval:
+    """Candidate over baseline of the median latency, with a bootstrap interval over rounds.
+
+    Both are medians of the blocks of the same rounds, so what disturbed one round disturbs both alike, and a
+    round is drawn as a whole: single runs within a block are not independent.
+    """
+    chance = np.random.default_rng(seed)
+    drawn = chance.integers(0, len(baseline_ms), (_RESAMPLES, len(baseline_ms)))
+    ratios = np.median(candidate_ms[drawn], axis=1) / np.median(baseline_ms[drawn], axis=1)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    value = float(np.median(candidate_ms) / np.median(baseline_ms))
+    return Interval(value=value, low=min(value, float(low)), high=max(value, float(high)))
+
+
+def latency_verdict(ratio: Interval, noise: Interval) -> Verdict:
+    """Faster or slower only where the whole interval lies beyond what the A/A run shows for equal models."""
+    floor = max(_LEAST_EFFECT, abs(noise.low - 1), abs(noise.high - 1))
+    if ratio.high < 1 - floor:
+        return "faster"
+    if ratio.low > 1 + floor:
+        return "slower"
+    return "no difference that this machine can show"

@@ -1,0 +1,376 @@
+"""Measure a model on the machine it runs on: the same code on a workstation, under an emulator and on a board.
+
+``python -m edgewright_runtime.bench --spec FILE --out FILE``; both files are JSON. Three tasks:
+
+- ``outputs``  run every row and keep the outputs: accuracy and parity are judged from them elsewhere;
+- ``cold``     one model in a fresh process: load, first inference, memory;
+- ``warm``     several models loaded at once, timed in interleaved blocks, so that what disturbs the machine
+  disturbs all of them alike.
+
+The answer holds what was measured, or ``{"error": {"type", "message"}}``. A crash leaves no answer at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import platform
+import random
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewright_runtime.backends import Backend, load, run_rows
+from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
+from edgewright_runtime.manifest import TensorSpec
+
+__all__ = ["BenchModel", "BenchSpec", "bench", "main", "read_arrays", "spec_json", "write_arrays"]
+
+_CHUNK_ROWS = 256  # rows at once where the batch axis is free: bounded memory, whatever the test split's length
+_BLOCK_NS = 4_000_000  # long enough that the switch from one model to the next does not show
+_MAX_BLOCK_RUNS = 200
+_WARM_UP_NS = 200_000_000  # stop warming up after this, stable or not
+_STABLE = 0.05  # two successive warm-up blocks within 5% of each other
+_LEAST_BLOCKS = 5  # below this a bootstrap over blocks means nothing
+_PREFIX = "a."
+_KEPT_SAMPLES = 1000  # single latencies kept for the distribution plot
+
+
+@dataclass(frozen=True)
+class BenchModel:
+    """One model file and the names its tensors go by in the rows, in the file's order."""
+
+    path: str
+    format: str
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchSpec:
+    """What to measure. ``rows`` is the file of `write_arrays`: (N, ...) by input name, in real units, never quantized.
+
+    ``warm`` runs at least ``min_runs`` times each and ``min_seconds`` in all, and stops at ``max_seconds``.
+    ``limit_mb`` bounds what the process may allocate beyond what it holds before the model is loaded.
+    """
+
+    task: str
+    models: tuple[BenchModel, ...]
+    rows: str
+    threads: int = 1
+    outputs: str = ""
+    min_runs: int = 60
+    min_blocks: int = 40
+    min_seconds: float = 1.2
+    max_seconds: float = 30.0
+    limit_mb: float | None = None
+    seed: int = 0
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def bench(spec: BenchSpec) -> dict[str, Any]:
+    """Carry out one task.
+
+    Raises:
+        EdgeRuntimeError: a file that its runtime refuses, rows that do not fit, outputs that are not numbers.
+    """
+    tasks = {"outputs": _outputs, "cold": _cold, "warm": _warm}
+    if spec.task not in tasks:
+        raise InputRejectedError(f"unknown bench task '{spec.task}'; known: {', '.join(tasks)}")
+    rows = read_arrays(Path(spec.rows))
+    return {**tasks[spec.task](spec, rows), "machine": _machine()}
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Arrays by name as an ``.npz``, whatever the names: a prefix keeps them apart from `numpy.savez`'s parameters."""
+    prefixed: Any = {_PREFIX + name: array for name, array in arrays.items()}
+    np.savez(path, **prefixed)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What `write_arrays` wrote."""
+    with np.load(path, allow_pickle=False) as archive:
+        return {name[len(_PREFIX) :]: archive[name] for name in archive.files}
+
+
+def _load(model: BenchModel, threads: int) -> Backend:
+    return load(
+        model.path,
+        model.format,
+        threads,
+        input_names=model.input_names or None,
+        output_names=model.output_names or None,
+    )
+
+
+def _stored(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
+    """Real values as the tensor stores them: quantized where it has a scale, else cast."""
+    dtype = np.dtype(spec.dtype)
+    if spec.scale is None or dtype.kind not in "iu":
+        return np.ascontiguousarray(array.astype(dtype))
+    bounds = np.iinfo(dtype)
+    steps = np.round(array / spec.scale) + (spec.zero_point or 0)
+    return np.ascontiguousarray(np.clip(steps, bounds.min, bounds.max).astype(dtype))
+
+
+def _real(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
+    """What a stored tensor means, float64."""
+    values = array.astype(np.float64)
+    if spec.scale is None or np.dtype(spec.dtype).kind not in "iu":
+        return values
+    real: np.ndarray = spec.scale * (values - (spec.zero_point or 0))
+    return real
+
+
+def _feeds(backend: Backend, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    missing = [spec.name for spec in backend.inputs if spec.name not in rows]
+    if missing:
+        raise InputRejectedError(f"the model's inputs {missing} are not among the rows' arrays {sorted(rows)}")
+    return {spec.name: _stored(spec, rows[spec.name]) for spec in backend.inputs}
+
+
+def _outputs(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    _limit_memory(spec)
+    backend = _load(spec.models[0], spec.threads)
+    feeds = _feeds(backend, rows)
+    count = len(next(iter(feeds.values())))
+    parts = [
+        run_rows(backend, {name: array[start : start + _CHUNK_ROWS] for name, array in feeds.items()})
+        for start in range(0, count, _CHUNK_ROWS)
+    ]
+    collected = {}
+    for tensor in backend.outputs:
+        answers = np.concatenate([part[tensor.name] for part in parts])
+        if len(answers) != count:
+            raise InputRejectedError(
+                f"output '{tensor.name}' has {len(answers)} rows for {count} inputs: its first axis is not the batch"
+            )
+        collected[tensor.name] = _real(tensor, answers)
+    write_arrays(Path(spec.outputs), collected)
+    return {"runtime": backend.name, "version": backend.version, "rows": count}
+
+
+def _cold(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    model = spec.models[0]
+    _import_runtime(model.format)
+    imported_peak = _peak_memory_mb()
+    _reset_peak()
+    before = _resident_mb()
+    _limit_memory(spec)
+    began = time.perf_counter_ns()
+    backend = _load(model, spec.threads)
+    loaded = time.perf_counter_ns()
+    row = _single_rows(backend, rows, 1)[0]
+    ready = time.perf_counter_ns()
+    backend.run(row)
+    done = time.perf_counter_ns()
+    for _ in range(10):  # some runtimes allocate their scratch memory after the first inference only
+        backend.run(row)
+    peak = _peak_memory_mb()
+    return {
+        "runtime": backend.name,
+        "version": backend.version,
+        "load_ms": (loaded - began) / 1e6,
+        "first_ms": (done - ready) / 1e6,
+        "peak_memory_mb": None if peak is None else max(peak, imported_peak or 0.0),
+        "added_memory_mb": None if peak is None or before is None else max(peak - before, 0.0),
+    }
+
+
+def _warm(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    backends = [_load(model, spec.threads) for model in spec.models]
+    feeds = [_single_rows(backend, rows, 64) for backend in backends]
+    gc.collect()
+    gc.disable()
+    try:
+        block_runs = [_warm_up(backend, feed) for backend, feed in zip(backends, feeds)]
+        blocks = _interleaved(spec, backends, feeds, block_runs)
+    finally:
+        gc.enable()
+    return {
+        "runtime": backends[0].name,
+        "version": backends[0].version,
+        "series": [_series(taken) for taken in blocks],
+    }
+
+
+def _single_rows(backend: Backend, rows: Mapping[str, np.ndarray], limit: int) -> list[dict[str, np.ndarray]]:
+    """Up to ``limit`` different rows, each as the feeds of one inference at the file's own batch (1 where free)."""
+    batch = max(1, *(spec.shape[0] if spec.shape else 1 for spec in backend.inputs))
+    few = {name: np.asarray(array[: limit * batch]) for name, array in rows.items()}
+    stored = _feeds(backend, few)
+    count = len(next(iter(stored.values()))) // batch
+    if count == 0:
+        raise InputRejectedError(f"the model takes {batch} rows at a time, fewer were given")
+    return [{name: a[i * batch : (i + 1) * batch].copy() for name, a in stored.items()} for i in range(count)]
+
+
+def _time_block(backend: Backend, feeds: Sequence[dict[str, np.ndarray]], start: int, runs: int) -> list[int]:
+    clock, run, count = time.perf_counter_ns, backend.run, len(feeds)
+    run(feeds[start % count])  # brings this model's weights back into the caches; not timed
+    taken = []
+    for i in range(start, start + runs):
+        feed = feeds[i % count]
+        began = clock()
+        run(feed)
+        taken.append(clock() - began)
+    return taken
+
+
+def _warm_up(backend: Backend, feeds: Sequence[dict[str, np.ndarray]]) -> int:
+    """Run until two blocks agree; the number of runs that fill a block."""
+    began = time.perf_counter_ns()
+    runs, previous = 1, 0.0
+    while True:
+        median = float(np.median(_time_block(backend, feeds, 0, runs)))
+        stable = previous > 0 and abs(median - previous) <= _STABLE * previous
+        if (stable and runs > 1) or time.perf_counter_ns() - began > _WARM_UP_NS:
+            return int(min(_MAX_BLOCK_RUNS, max(1, _BLOCK_NS // max(median, 1.0))))
+        previous, runs = median, min(runs * 2, _MAX_BLOCK_RUNS)
+
+
+def _interleaved(
+    spec: BenchSpec,
+    backends: Sequence[Backend],
+    feeds: Sequence[Sequence[dict[str, np.ndarray]]],
+    block_runs: Sequence[int],
+) -> list[list[list[int]]]:
+    """Blocks of latencies, ns: ``[model][block][run]``; each round runs every model once, in a new random order."""
+    chance = random.Random(spec.seed)  # noqa: S311 - an order of blocks is no secret
+    order = list(range(len(backends)))
+    blocks: list[list[list[int]]] = [[] for _ in backends]
+    began = time.perf_counter()
+    while True:
+        chance.shuffle(order)
+        rounds = len(blocks[0])
+        for i in order:
+            blocks[i].append(_time_block(backends[i], feeds[i], rounds * block_runs[i], block_runs[i]))
+        rounds, seconds = rounds + 1, time.perf_counter() - began
+        least_runs = rounds * min(block_runs)
+        enough = rounds >= spec.min_blocks and least_runs >= spec.min_runs and seconds >= spec.min_seconds
+        if enough or (seconds >= spec.max_seconds and rounds >= _LEAST_BLOCKS):
+            return blocks
+
+
+def _series(blocks: Sequence[Sequence[int]]) -> dict[str, Any]:
+    every = np.concatenate([np.asarray(block, np.float64) for block in blocks]) / 1e6
+    p50, p90, p95, p99 = np.percentile(every, [50, 90, 95, 99])
+    step = max(1, len(every) // _KEPT_SAMPLES)
+    return {
+        "p50_ms": float(p50),
+        "p90_ms": float(p90),
+        "p95_ms": float(p95),
+        "p99_ms": float(p99),
+        "mean_ms": float(every.mean()),
+        "min_ms": float(every.min()),
+        "runs": len(every),
+        "block_medians_ms": [float(np.median(block)) / 1e6 for block in blocks],
+        "sample_ms": [round(float(v), 6) for v in every[::step][:_KEPT_SAMPLES]],
+    }
+
+
+_RUNTIME_MODULES = {"onnx": ("onnxruntime",), "tflite": ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")}
+
+
+def _import_runtime(fmt: str) -> None:
+    """Import the runtime's library, so that neither load time nor memory counts it against the model."""
+    for module in _RUNTIME_MODULES.get(fmt, ()):
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            continue  # `load` names a runtime that is missing altogether
+        return
+
+
+def _status_mb(key: str) -> float | None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    for line in status.read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) / 1024
+    return None
+
+
+def _resident_mb() -> float | None:
+    return _status_mb("VmRSS")
+
+
+def _peak_memory_mb() -> float | None:
+    # VmHWM, not ru_maxrss: that one inherits the parent's memory from before the exec.
+    return _status_mb("VmHWM")
+
+
+def _reset_peak() -> None:
+    """Let the high-water mark start anew (Linux proc(5), clear_refs); elsewhere it keeps the imports' peak."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        # The increase is then an upper bound: it may hold a peak from importing the runtime.
+        return
+
+
+def _limit_memory(spec: BenchSpec) -> None:
+    if spec.limit_mb is None:
+        return
+    import resource
+
+    held = _status_mb("VmSize") or 0.0
+    limit = int((held + spec.limit_mb) * (1 << 20))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _spec_of(content: Mapping[str, Any]) -> BenchSpec:
+    known = {f.name for f in fields(BenchSpec)}
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise InputRejectedError(f"unknown keys {unknown} in the bench specification; known: {sorted(known)}")
+    models = tuple(
+        BenchModel(m["path"], m["format"], tuple(m.get("input_names", ())), tuple(m.get("output_names", ())))
+        for m in content["models"]
+    )
+    return BenchSpec(**{**content, "models": models})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read a specification, measure, write the answer."""
+    parser = argparse.ArgumentParser(prog="python -m edgewright_runtime.bench", description="Measure a model here.")
+    parser.add_argument("--spec", type=Path, required=True, help="JSON: what to measure")
+    parser.add_argument("--out", type=Path, required=True, help="JSON: where the answer goes")
+    given = parser.parse_args(argv)
+    answer: dict[str, Any]
+    try:
+        spec = _spec_of(json.loads(given.spec.read_text()))
+        answer = bench(spec)
+    except (EdgeRuntimeError, MemoryError) as e:
+        answer = {"error": {"type": type(e).__name__, "message": str(e) or "out of memory"}}
+    staged = given.out.with_suffix(".part")
+    staged.write_text(json.dumps(answer))
+    staged.replace(given.out)
+    return 0
+
+
+def spec_json(spec: BenchSpec) -> str:
+    """A specification as the file that ``--spec`` reads."""
+    return json.dumps(asdict(spec))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
