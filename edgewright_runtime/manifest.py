@@ -29,6 +29,7 @@ __all__ = [
     "RuntimeNeed",
     "Scores",
     "TensorSpec",
+    "parse_monitoring",
 ]
 
 SCHEMA_VERSION = 1
@@ -244,7 +245,7 @@ def _manifest(f: Fields) -> Manifest:
         measurements=_figures(f.object("measurements")),
         budget=_limits(f.object("budget")),
         lineage=_lineage(f.object("lineage")),
-        monitoring=_monitoring(f.object("monitoring")),
+        monitoring=parse_monitoring(f.object("monitoring")),
         notes=f.items("notes", text_item, 1000),
     )
     f.done()
@@ -369,7 +370,8 @@ def _lineage(f: Fields) -> Lineage:
     return found
 
 
-def _monitoring(f: Fields) -> Monitoring:
+def parse_monitoring(f: Fields) -> Monitoring:
+    """A monitoring plan, as a manifest or a release holds it."""
     found = Monitoring(
         enable_performance_tracking=f.flag("enable_performance_tracking"),
         enable_accuracy_monitoring=f.flag("enable_accuracy_monitoring"),

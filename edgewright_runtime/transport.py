@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from io import BufferedReader
 from pathlib import Path
@@ -80,7 +80,7 @@ class Repository:
             raise TransportError(f"{self.url}/{name}: cannot be read: {getattr(e, 'reason', None) or e}") from e
 
 
-def decompressed(blocks: Iterator[bytes], name: str, at_most: int) -> Iterator[bytes]:
+def decompressed(blocks: Iterable[bytes], name: str, at_most: int) -> Iterator[bytes]:
     """Unpack an xz stream in bounded steps: never more memory than a block, never more output than announced.
 
     Raises:

@@ -1,0 +1,198 @@
+"""What is installed on this device, and how one version takes another's place in a single step.
+
+``ROOT/current``                         symbolic link to the active release: the pointer, flipped atomically
+``ROOT/releases/CHANNEL.VERSION/``       ``release.json``, ``previous`` (a name) and ``bundle`` (a link)
+``ROOT/bundles/DIGEST/``                 a bundle's files, complete and checked before they get this name
+``ROOT/staging/``                        downloads under way
+``ROOT/highest/CHANNEL``, ``ROOT/refused/NAME``, ``ROOT/device_id``
+
+``ROOT/current/bundle`` is the path an application opens.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError
+from edgewright_runtime.release import ReleaseDocument, parse_release
+
+__all__ = ["Installation", "Installed", "sync_folder", "write_durably"]
+
+
+@dataclass(frozen=True)
+class Installed:
+    """One release on this device."""
+
+    name: str
+    release: ReleaseDocument
+    bundle: Path
+    previous: str | None
+
+
+class Installation:
+    """The folder on the device that holds its models."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.staging = root / "staging"
+        for folder in (root, self.staging, root / "bundles", root / "releases", root / "highest", root / "refused"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """One change at a time: a second process is refused, not queued."""
+        with (self.root / ".lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                raise EdgeRuntimeError(f"{self.root}: another process is changing it; try again later") from e
+            yield
+
+    def device_id(self) -> str:
+        """A random name that this device keeps; it decides which cohorts the device is in."""
+        path = self.root / "device_id"
+        if not path.exists():
+            write_durably(path, uuid.uuid4().hex.encode())
+        return path.read_text().strip()
+
+    def current(self) -> Installed | None:
+        """The active release; None before the first installation."""
+        try:
+            name = (self.root / "current").readlink().name
+        except FileNotFoundError:
+            return None
+        return self.installed(name)
+
+    def installed(self, name: str) -> Installed:
+        """A release by its name.
+
+        Raises:
+            IntegrityError: it is not there, or its document is damaged.
+        """
+        folder = self.root / "releases" / name
+        try:
+            release = parse_release((folder / "release.json").read_bytes())
+            previous = (folder / "previous").read_text().strip() if (folder / "previous").exists() else ""
+            bundle = folder / (folder / "bundle").readlink()
+        except OSError as e:
+            raise IntegrityError(f"{folder}: the installed release cannot be read: {e}") from e
+        return Installed(name, release, Path(os.path.normpath(bundle)), previous or None)
+
+    def names(self) -> list[str]:
+        """All releases on this device, oldest first within a channel."""
+        folders = [p.name for p in (self.root / "releases").iterdir() if not p.name.startswith(".")]
+        return sorted(folders, key=lambda name: (name.rpartition(".")[0], int(name.rpartition(".")[2])))
+
+    def highest_version(self, channel: str) -> int:
+        """The highest version of a channel that was ever active here; 0 before the first."""
+        path = self.root / "highest" / channel
+        return int(path.read_text()) if path.exists() else 0
+
+    def bundle_folder(self, manifest_sha256: str) -> Path:
+        """Where a bundle lies once it is complete."""
+        return self.root / "bundles" / manifest_sha256
+
+    def is_refused(self, name: str) -> bool:
+        """Whether this device went back from that release, or found that it does not work."""
+        return (self.root / "refused" / name).exists()
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Never take that release again."""
+        write_durably(self.root / "refused" / name, reason.encode())
+
+    def activate(self, release: ReleaseDocument, content: bytes) -> Installed:
+        """Make a release whose bundle is complete the current one; the one before it is kept.
+
+        Whatever instant the power fails at, ``current`` is the old release or the new one.
+        """
+        name = f"{release.channel}.{release.version}"
+        before = self.current()
+        folder = self.root / "releases" / name
+        if before is None or before.name != name:
+            self._place_release(folder, release, content, before.name if before else "")
+            self._point_to(name)
+        highest = max(release.version, self.highest_version(release.channel))
+        write_durably(self.root / "highest" / release.channel, str(highest).encode())
+        return self.installed(name)
+
+    def rollback(self) -> Installed:
+        """Return to the release before the current one, without network; the current one is not taken again.
+
+        Raises:
+            RollbackError: there is none, or it is damaged.
+        """
+        now = self.current()
+        if now is None or now.previous is None:
+            raise RollbackError(f"{self.root}: no earlier release is kept here")
+        try:
+            target = self.installed(now.previous)
+        except IntegrityError as e:
+            raise RollbackError(f"the earlier release {now.previous} cannot be used: {e}") from e
+        self.refuse(now.name, "rolled back on this device")
+        self._point_to(target.name)
+        return target
+
+    def remove_unused(self) -> list[str]:
+        """Delete every release but the current and the one before it, and bundles that none of them uses."""
+        now = self.current()
+        if now is None:
+            return []
+        kept = {now.name, *([now.previous] if now.previous else [])}
+        removed = [name for name in self.names() if name not in kept]
+        for name in removed:
+            shutil.rmtree(self.root / "releases" / name)
+        used = {self.installed(name).bundle.name for name in self.names()}
+        for bundle in (self.root / "bundles").iterdir():
+            if bundle.name not in used:
+                shutil.rmtree(bundle)
+        for leftover in (self.root / "releases").glob(".*"):
+            shutil.rmtree(leftover)
+        return removed
+
+    def _place_release(self, folder: Path, release: ReleaseDocument, content: bytes, previous: str) -> None:
+        staged = folder.with_name(f".{folder.name}")
+        if staged.exists():
+            shutil.rmtree(staged)
+        staged.mkdir()
+        write_durably(staged / "release.json", content)
+        write_durably(staged / "previous", previous.encode())
+        (staged / "bundle").symlink_to(Path("..") / ".." / "bundles" / release.manifest.sha256)
+        sync_folder(staged)
+        if folder.exists():  # taken again after a rollback and a forced installation
+            shutil.rmtree(folder)
+        staged.replace(folder)
+        sync_folder(folder.parent)
+
+    def _point_to(self, name: str) -> None:
+        fresh = self.root / f".current.{os.getpid()}"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(Path("releases") / name)
+        fresh.replace(self.root / "current")
+        sync_folder(self.root)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file so that a power cut leaves the old content or the new."""
+    staged = path.with_name(f".{path.name}.part")
+    with staged.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    staged.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,175 @@
+"""Installing what a channel offers: fetch, check, try in a child process, then flip one pointer.
+
+The verdicts are in `release.py` and `bundle.py`; this module moves bytes between the repository and the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgewright_runtime.bundle import check_file, open_bundle
+from edgewright_runtime.errors import IntegrityError, RollbackError
+from edgewright_runtime.golden import check_bundle_in_child
+from edgewright_runtime.installation import Installation, Installed, sync_folder
+from edgewright_runtime.manifest import MANIFEST_NAME, FileEntry
+from edgewright_runtime.release import (
+    MAX_INDEX_BYTES,
+    Blob,
+    ReleaseDocument,
+    check_manifest,
+    check_release,
+    in_cohort,
+    index_path,
+    judge_index,
+    release_path,
+)
+from edgewright_runtime.strict_json import MAX_DOCUMENT_BYTES
+from edgewright_runtime.transport import Repository, decompressed
+
+__all__ = ["Outcome", "Updater"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an update did. ``status``: installed, current (nothing new), not_offered (another cohort)."""
+
+    status: str
+    installed: Installed | None
+    downloaded_bytes: int = 0
+
+
+class Updater:
+    """The client of one channel of a release repository."""
+
+    def __init__(self, url: str, channel: str, root: Path) -> None:
+        self._repository = Repository(url)
+        self._channel = channel
+        self._installation = Installation(root)
+        self._downloaded_bytes = 0
+
+    def update(self, *, ignore_cohort: bool = False) -> Outcome:
+        """Install the channel's current release, if it is new and for this device.
+
+        Nothing that was installed is touched before the new release has passed every check.
+
+        Raises:
+            TransportError: the repository does not answer.
+            IntegrityError: something is not what its digest or length says, or the model does not work here.
+            RollbackError: the channel offers an older version, or one this device has already gone back from.
+        """
+        with self._installation.exclusive():
+            self._downloaded_bytes = 0
+            before = self._installation.current()
+            release, content = self._latest_release()
+            name = f"{release.channel}.{release.version}"
+            if before is not None and before.name == name:
+                return Outcome("current", before)
+            if self._installation.is_refused(name):
+                raise RollbackError(f"release {name} was rolled back on this device; waiting for a newer one")
+            if not ignore_cohort and not in_cohort(self._installation.device_id(), release):
+                return Outcome("not_offered", before)
+            self._fetch_bundle(release)
+            installed = self._installation.activate(release, content)
+            self._installation.remove_unused()
+            return Outcome("installed", installed, self._downloaded_bytes)
+
+    def _latest_release(self) -> tuple[ReleaseDocument, bytes]:
+        highest = self._installation.highest_version(self._channel)
+        index = judge_index(self._repository.read(index_path(self._channel), MAX_INDEX_BYTES), self._channel, highest)
+        at_most = min(index.release_bytes, MAX_DOCUMENT_BYTES)
+        content = self._repository.read(release_path(self._channel, index.version), at_most)
+        return check_release(content, index), content
+
+    def _fetch_bundle(self, release: ReleaseDocument) -> None:
+        """Put a complete, checked and tried bundle in place; what an earlier attempt left is used."""
+        target = self._installation.bundle_folder(release.manifest.sha256)
+        if not target.exists():
+            staged = self._installation.staging / release.manifest.sha256
+            self._keep_only(staged)
+            self._fetch(release.manifest, staged / MANIFEST_NAME)
+            manifest = check_manifest((staged / MANIFEST_NAME).read_bytes(), release)
+            here = self._files_here()
+            by_path = {blob.path: blob for blob in release.files}
+            for entry in manifest.files:
+                self._provide(entry, by_path[entry.path], staged, here)
+            for folder in [staged, *(p for p in staged.rglob("*") if p.is_dir())]:
+                sync_folder(folder)
+            check_bundle_in_child(staged)
+            staged.replace(target)
+            sync_folder(target.parent)
+        else:
+            open_bundle(target)
+            check_bundle_in_child(target)
+
+    def _keep_only(self, staged: Path) -> None:
+        for other in self._installation.staging.iterdir():
+            if other != staged:
+                shutil.rmtree(other)
+        staged.mkdir(exist_ok=True)
+
+    def _files_here(self) -> dict[str, Path]:
+        """Files of the current bundle by digest: what a new release shares with it is not fetched again."""
+        current = self._installation.current()
+        if current is None:
+            return {}
+        return {blob.sha256: current.bundle / blob.path for blob in current.release.files}
+
+    def _provide(self, entry: FileEntry, blob: Blob, staged: Path, here: dict[str, Path]) -> None:
+        target = staged / entry.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if _is(target, entry):
+            return
+        local = here.get(entry.sha256)
+        if local is not None and _is(local, entry):
+            _write_checked(_blocks_of(local), entry, target)
+        else:
+            self._fetch(blob, target)
+
+    def _fetch(self, blob: Blob, target: Path) -> None:
+        entry = FileEntry(blob.path, blob.bytes, blob.sha256)
+        received = self._counted(self._repository.blocks(blob.name, blob.blob_bytes))
+        _write_checked(decompressed(received, blob.path, blob.bytes), entry, target)
+
+    def _counted(self, blocks: Iterable[bytes]) -> Iterable[bytes]:
+        for block in blocks:
+            self._downloaded_bytes += len(block)
+            yield block
+
+
+def _is(path: Path, entry: FileEntry) -> bool:
+    try:
+        check_file(path, entry)
+    except IntegrityError:
+        return False
+    return True
+
+
+def _blocks_of(path: Path) -> Iterable[bytes]:
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            yield block
+
+
+def _write_checked(blocks: Iterable[bytes], entry: FileEntry, target: Path) -> None:
+    """Write a file under a temporary name, and give it its own only when length and digest are right."""
+    digest, size = hashlib.sha256(), 0
+    part = target.with_name(f".{target.name}.part")
+    with part.open("wb") as stream:
+        for block in blocks:
+            digest.update(block)
+            size += len(block)
+            stream.write(block)
+        stream.flush()
+        os.fsync(stream.fileno())
+    if (size, digest.hexdigest()) != (entry.bytes, entry.sha256):
+        part.unlink()
+        raise IntegrityError(
+            f"{entry.path}: {size} bytes with SHA-256 {digest.hexdigest()[:16]}…, "
+            f"announced were {entry.bytes} with {entry.sha256[:16]}…"
+        )
+    part.replace(target)
