@@ -3,10 +3,16 @@
 from typing import Literal
 
 from edgewright.artifact import Artifact, Dataset, Exported, ImportedModel, Value
+from edgewright.deploy import Release
+from edgewright.measurement import Measurement, ValidationReport
+from edgewright.monitor import Health
+from edgewright.package import Bundle
+from edgewright.profile import Platform
 
-__all__ = ["Optimization", "StageName", "Step"]
+__all__ = ["STAGES", "DeploymentResult", "Optimization", "Refusal", "StageName", "Step", "Tracking"]
 
 StageName = Literal["optimize", "validate", "package", "deploy", "monitor"]
+STAGES: tuple[StageName, ...] = ("optimize", "validate", "package", "deploy", "monitor")
 
 
 class Step(Value):
@@ -37,3 +43,51 @@ class Optimization(Value):
         made = [self.model.source, self.model.onnx, self.model.graph, self.dataset.artifact, self.baseline.artifact]
         made += [step.exported.artifact for step in self.steps if step.exported]
         return tuple(dict.fromkeys(a for a in made if a is not None))
+
+
+class Tracking(Value):
+    """Where the run's record went: MLflow's run id, or None while the record waits for the server."""
+
+    uri: str
+    run_id: str | None
+    pending: str | None = None
+
+
+class DeploymentResult(Value):
+    """What one pipeline run did; everything up to the failing stage is there.
+
+    ``over_budget`` tells a missed limit from a failure of another kind.
+    """
+
+    status: Literal["succeeded", "failed"]
+    deployment_id: str
+    completed_stages: tuple[StageName, ...]
+    error: str | None = None
+    over_budget: bool = False
+    platform: Platform
+    device: str
+    recipe: str
+    optimization: Optimization | None = None
+    report: ValidationReport | None = None
+    bundle: Bundle | None = None
+    release: Release | None = None
+    health: Health | None = None
+    tracking: Tracking | None = None
+    seconds: float
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Every file that the run made or took, source first."""
+        made = self.optimization.artifacts if self.optimization else ()
+        return (*made, self.bundle.artifact) if self.bundle else made
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """The float32 baseline and the candidate, as measured."""
+        return (self.report.baseline, self.report.candidate) if self.report else ()
+
+
+class Refusal(Value):
+    """Why a step cannot be done to this model; a result that is kept like any other."""
+
+    reason: str

@@ -1,0 +1,203 @@
+"""The command line: ``edgewright deploy | inspect | ui | profiles``.
+
+Exit codes: 0 done; 1 bad input or a failed stage; 2 a budget was exceeded; 130 interrupted.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from edgewright.errors import EdgewrightError, InputError, ProfileError
+from edgewright.profile import device_names, load_device
+from edgewright.progress import progress
+from edgewright.recipe import load_recipe, recipe_names
+from edgewright.request import DEFAULT_RECIPE, resolve
+from edgewright.store import home, replace_file
+from edgewright.table import explanation, results_table
+
+__all__ = ["app", "main"]
+
+EXIT_FAILED = 1
+EXIT_OVER_BUDGET = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+profiles = typer.Typer(no_args_is_help=True, help="Device profiles and recipes.")
+app.add_typer(profiles, name="profiles")
+
+console = Console()
+errors = Console(stderr=True)
+
+
+@app.command()
+def deploy(
+    model: Annotated[Path, typer.Argument(help="A trained model: .pt2, .pkl, .joblib, .skops, .onnx.")],
+    data: Annotated[Path, typer.Option(help="Real data: .csv, .parquet, .npz, or a .yaml that describes one.")],
+    target: Annotated[str | None, typer.Option(help="The column with the true answers.")] = None,
+    device: Annotated[str | None, typer.Option(help="A device profile: a name, or your own .yaml.")] = None,
+    platform: Annotated[str | None, typer.Option(help="ios, android or edge_device: that platform's generic device.")] = None,
+    recipe: Annotated[str, typer.Option(help="What is done to the model: a name, or your own .yaml.")] = DEFAULT_RECIPE,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Limit of the p95 latency, milliseconds.")] = None,
+    max_memory_mb: Annotated[float | None, typer.Option(help="Limit of the memory that the model adds, MB.")] = None,
+    max_size_mb: Annotated[float | None, typer.Option(help="Limit of the file on the device, MB.")] = None,
+    max_accuracy_drop: Annotated[float | None, typer.Option(help="Limit of the loss, percentage points.")] = None,
+    repository: Annotated[str | None, typer.Option(help="Release repository: a folder or any fsspec URL.")] = None,
+    channel: Annotated[str, typer.Option(help="Release channel.")] = "stable",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole result to this file.")] = None,
+) -> None:
+    """Optimize, validate, package, release and monitor one model on one platform."""
+    asked = {
+        "model": model,
+        "data": data,
+        "target": target,
+        "platform": platform,
+        "device": device,
+        "recipe": recipe,
+        "max_latency_ms": max_latency_ms,
+        "max_memory_mb": max_memory_mb,
+        "max_size_mb": max_size_mb,
+        "max_accuracy_drop": max_accuracy_drop,
+    }
+    from edgewright.intake import preflight
+
+    # All of this is cheap and writes nothing; only then is an orchestrator started.
+    request = resolve(**asked)  # type: ignore[arg-type]
+    preflight(request.model, request.data)
+    with _steps_shown():
+        with progress.during("Starting the orchestrator"):
+            pipeline = _project_module("flows.edge_deployment")
+        result = pipeline.deploy(**asked, repository=repository, channel=channel)
+    if json_file is not None:
+        replace_file(json_file.absolute(), result.model_dump_json(indent=2).encode())
+    console.print(results_table([result]))
+    console.print(explanation(result))
+    if result.status == "failed":
+        errors.print(f"[red]failed[/] after {len(result.completed_stages)} of 5 stages: {result.error}", soft_wrap=True)
+        raise typer.Exit(EXIT_OVER_BUDGET if result.over_budget else EXIT_FAILED)
+
+
+@app.command()
+def inspect(path: Annotated[Path, typer.Argument(help="A model, an exported file or a bundle.")]) -> None:
+    """What a file is: format, inputs, outputs, dtypes actually stored, size, sparsity, digest, lineage."""
+    from edgewright.inspection import describe_path
+
+    console.print(describe_path(path))
+
+
+@app.command()
+def ui(
+    prefect_port: Annotated[int | None, typer.Option(help="Port of the Prefect UI; 4200, or a free one.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="Port of the MLflow UI; 5000, or a free one.")] = None,
+) -> None:
+    """Start the Prefect server, the MLflow server and a worker, with the deployments registered; Ctrl-C stops all."""
+    serve = _project_module("flows.serve").serve
+    servers = serve(prefect_port, mlflow_port)
+    try:
+        with _steps_shown():
+            urls = next(servers)
+        console.print(f"Prefect UI  {urls['prefect']}\nMLflow UI   {urls['mlflow']}\nCtrl-C stops both and the worker.")
+        next(servers)
+    finally:
+        servers.close()
+        console.print("All stopped.")
+
+
+@profiles.command("list")
+def list_profiles() -> None:
+    """Devices and recipes that are shipped."""
+    for name in device_names():
+        device = load_device(name)
+        console.print(f"device  {name:<24} {device.platform.value:<12} {device.title}")
+    for name in recipe_names():
+        console.print(f"recipe  {name:<24} {load_recipe(name).description}")
+
+
+@profiles.command("show")
+def show_profile(name: Annotated[str, typer.Argument(help="A device or a recipe.")]) -> None:
+    """One device or recipe, every field with its meaning."""
+    if name not in {*device_names(), *recipe_names()}:
+        raise ProfileError(f"unknown profile '{name}'; `edgewright profiles list` names them all")
+    shown = load_device(name) if name in device_names() else load_recipe(name)
+    for field, info in type(shown).model_fields.items():
+        meaning = f"  [dim]{info.description}[/]" if info.description else ""
+        console.print(f"{field:<26} {getattr(shown, field)}{meaning}", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; every expected error is one line, and its exit code 1."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        errors.print("interrupted; nothing is half-written, the same command goes on where it stopped")
+        code = EXIT_INTERRUPTED
+    except click.ClickException as e:
+        errors.print(f"[red]error[/] {e.format_message()}", soft_wrap=True)
+        code = EXIT_FAILED
+    except EdgewrightError as e:
+        errors.print(f"[red]error[/] {e}", soft_wrap=True, highlight=False)
+        code = EXIT_FAILED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _project_module(name: str) -> ModuleType:
+    """A module of ``flows/``, which a checkout has and the wheel has not (docs/adr/0002-flows-outside-the-wheel.md)."""
+    _configure_orchestration()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as e:
+        if e.name is None or e.name.partition(".")[0] not in {"flows", "tasks", "mlflow_server", "prefect", "mlflow"}:
+            raise
+        raise InputError(
+            f"'{e.name}' is not installed: the pipeline runs from a checkout with the orchestration extra; "
+            "run `make setup` there"
+        ) from e
+
+
+def _configure_orchestration() -> None:
+    """Before Prefect is imported: quiet, no telemetry, its files beside ours unless the user has a set-up of his own."""
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+        "PREFECT_LOCAL_STORAGE_PATH": str(home() / "results"),
+        "EDGEWRIGHT_HOME": str(home()),
+    }
+    if not (Path.home() / ".prefect" / "profiles.toml").exists():
+        defaults["PREFECT_HOME"] = str(home() / "prefect")
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def _steps_shown() -> Iterator[None]:
+    """Show each step that takes a while as a line with a spinner and its time."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Bar(*columns, console=errors, transient=True) as bar:
+        shown: dict[str, object] = {}
+
+        def listener(title: str, done: bool) -> None:
+            if done:
+                bar.remove_task(shown.pop(title))  # type: ignore[arg-type]
+            else:
+                shown[title] = bar.add_task(title, total=None)
+
+        with progress.listening(listener):
+            yield
+
+
+if __name__ == "__main__":
+    main()

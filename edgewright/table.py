@@ -1,0 +1,116 @@
+"""The final table, on a terminal: one line for each deployment. No ML framework is imported here."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from edgewright.measurement import Accuracy, Measurement
+from edgewright.result import DeploymentResult
+
+__all__ = ["COLUMNS", "explanation", "result_cells", "results_table"]
+
+COLUMNS = (
+    "model",
+    "platform",
+    "format",
+    "size before",
+    "size after",
+    "download",
+    "accuracy before (95%)",
+    "accuracy after (95%)",
+    "p50 / p95 ms",
+    "peak MB",
+    "verdict",
+)
+
+
+def results_table(results: Sequence[DeploymentResult]) -> Table:
+    """One row a deployment; sizes are of the file that the device loads, before is its float32 export."""
+    table = Table(*COLUMNS, title="Deployments")
+    for result in results:
+        table.add_row(*result_cells(result))
+    return table
+
+
+def result_cells(result: DeploymentResult) -> tuple[str, ...]:
+    """The cells of one row; "–" where a stage was not reached, "not measured" where it could not be."""
+    made, report = result.optimization, result.report
+    before, after = (made.baseline, made.candidate) if made else (None, None)
+    measured = report.candidate if report else None
+    return (
+        made.model.name if made else "–",
+        result.platform.value,
+        f"{after.artifact.format.value} {after.precision.value}" if after else "–",
+        _kilobytes(before.artifact.size_bytes) if before else "–",
+        _kilobytes(after.artifact.size_bytes) if after else "–",
+        _kilobytes(measured.download_bytes) if measured else "–",
+        _accuracy(report.source_accuracy) if report else "–",
+        _accuracy(measured.accuracy) if measured else "–",
+        _latency(measured) if measured else "–",
+        _memory(measured) if measured else "–",
+        _verdict(result),
+    )
+
+
+def explanation(result: DeploymentResult) -> str:
+    """What the table has no room for: steps, parity, limits, notes and where everything lies."""
+    lines: list[str] = []
+    if result.optimization:
+        lines += [f"note: {note}" for note in (*result.optimization.model.notes, *result.optimization.dataset.notes)]
+        for step in result.optimization.steps:
+            lines.append(f"{step.technique}: {'kept' if step.kept else 'no benefit'}: {step.reason}")
+    if result.report:
+        lines.append(f"parity: {_parity(result.report.candidate)}")
+        lines += [f"budget: {line.sentence()}" for line in result.report.lines]
+        lines += [f"not measured: {reason}" for reason in result.report.candidate.not_measured]
+        lines += [f"note: {note}" for note in result.report.notes]
+    if result.bundle:
+        lines.append(f"bundle: {result.bundle.artifact.path}")
+    if result.release:
+        lines.append(f"release: version {result.release.version} on {result.release.channel} in {result.release.repository}")
+    if result.tracking:
+        where = f"run {result.tracking.run_id}" if result.tracking.run_id else f"waiting in {result.tracking.pending}"
+        lines.append(f"MLflow: {where} ({result.tracking.uri})")
+    return "\n".join(lines)
+
+
+def _parity(measured: Measurement) -> str:
+    parity = measured.parity
+    if parity.checked_by is None:
+        return f"not checked: {parity.explanation}"
+    agreed = "" if parity.agreement is None else f", same class on {parity.agreement:.4%} of rows"
+    said = f"{parity.rows} rows by {parity.checked_by}, largest difference {parity.max_absolute:.3g}{agreed}"
+    return f"{said}; {parity.explanation}" if parity.explanation else said
+
+
+def _kilobytes(size: int) -> str:
+    return f"{size / 1000:,.1f} kB"
+
+
+def _accuracy(accuracy: Accuracy | None) -> str:
+    if accuracy is None:
+        return "not measured"
+    if accuracy.metric == "r2":
+        return f"R² {accuracy.value:.3f} ({accuracy.low:.3f}–{accuracy.high:.3f})"
+    return f"{accuracy.value:.2%} ({100 * accuracy.low:.1f}–{100 * accuracy.high:.1f})"
+
+
+def _latency(measured: Measurement) -> str:
+    if measured.latency is None:
+        return "not measured"
+    return f"{measured.latency.p50_ms:.3f} / {measured.latency.p95_ms:.3f}"
+
+
+def _memory(measured: Measurement) -> str:
+    return "not measured" if measured.peak_memory_mb is None else f"{measured.peak_memory_mb:.0f}"
+
+
+def _verdict(result: DeploymentResult) -> str:
+    if result.over_budget:
+        return "over budget"
+    if result.status == "failed":
+        return f"failed after {len(result.completed_stages)} of 5 stages"
+    unchecked = [line.figure for line in result.report.lines if line.status == "not measured"] if result.report else []
+    if unchecked:
+        return f"released; not checked: {', '.join(unchecked)}"
+    return "released"

@@ -1,0 +1,24 @@
+"""Which processor figures hold for: measured times are kept, and never carried to another machine."""
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+__all__ = ["machine"]
+
+
+@cache
+def machine() -> str:
+    """Processor model and the number of cores this process may use, such as ``"AMD EPYC, 2 cores"``."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{_processor()}, {cores} cores"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

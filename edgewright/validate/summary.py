@@ -1,0 +1,65 @@
+"""A validation report as a table and as Markdown, for people."""
+
+from edgewright.measurement import Accuracy, Measurement, ValidationReport
+
+__all__ = ["budget_rows", "report_markdown"]
+
+
+def budget_rows(report: ValidationReport) -> list[dict[str, str]]:
+    """One row a limit: figure, limit, measured, margin, status."""
+    return [
+        {
+            "figure": line.figure,
+            "limit": f"{line.limit:g} {line.unit}",
+            "measured": "not measured" if line.measured is None else f"{line.measured:.4g} {line.unit}",
+            "margin": "" if line.margin is None else f"{line.margin:.4g} {line.unit}",
+            "status": line.status,
+        }
+        for line in report.lines
+    ]
+
+
+def report_markdown(report: ValidationReport, model: str, device: str) -> str:
+    """The verdict first, then limits, then the figures of baseline and candidate, then what was not measured."""
+    verdict = "passed" if report.passed else "failed: " + "; ".join(line.sentence() for line in report.violations)
+    rows = [f"| {' | '.join(row.values())} |" for row in budget_rows(report)]
+    figures = [
+        f"| {name} | {before} | {after} |"
+        for (name, before), (_, after) in zip(_figures(report.baseline), _figures(report.candidate), strict=True)
+    ]
+    unknown = report.candidate.not_measured
+    lines = [
+        f"# {model} on {device}: {verdict}",
+        "",
+        *("| figure | limit | measured | margin | status |", "|---|---|---|---|---|", *rows, ""),
+        *("| figure | float32 baseline | candidate |", "|---|---|---|", *figures, ""),
+        f"Source model: {_accuracy(report.source_accuracy)}. Latency: {report.latency_verdict}.",
+        *(f"- not measured: {reason}" for reason in unknown),
+        *(f"- {note}" for note in report.notes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(measured: Measurement) -> list[tuple[str, str]]:
+    latency = measured.latency
+    return [
+        ("size on disk", f"{measured.artifact.size_bytes:,} B"),
+        ("download", f"{measured.download_bytes:,} B"),
+        ("accuracy", _accuracy(measured.accuracy)),
+        ("latency p50 / p95 / p99", _joined(latency and (latency.p50_ms, latency.p95_ms, latency.p99_ms), "ms")),
+        ("load", _joined((measured.load_ms,), "ms")),
+        ("peak memory", _joined((measured.peak_memory_mb,), "MB")),
+        ("largest difference from the source", _joined((measured.parity.max_absolute,), "")),
+    ]
+
+
+def _accuracy(accuracy: Accuracy | None) -> str:
+    if accuracy is None:
+        return "not measured"
+    return f"{accuracy.metric} {accuracy.value:.4f} (95% {accuracy.low:.4f} to {accuracy.high:.4f}, {accuracy.rows} rows)"
+
+
+def _joined(values: tuple[float | None, ...] | None, unit: str) -> str:
+    if values is None or any(v is None for v in values):
+        return "not measured"
+    return " / ".join(f"{v:.4g}" for v in values) + f" {unit}"

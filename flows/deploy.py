@@ -1,0 +1,29 @@
+"""Stage four: a bundle becomes the newest version of a channel; and back."""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from edgewright.deploy import Release
+from edgewright.package import Bundle
+from tasks.caching import run
+from tasks.deploy import publish, roll_back
+
+__all__ = ["deploy", "rollback"]
+
+
+@flow(name="deploy", description="Publish a bundle to a release repository.", result_serializer="json")
+def deploy(bundle: Bundle, repository: str, channel: str = "stable", cohort_percent: int = 100) -> Release:
+    """Versions only grow; the channel's index is replaced last, so a device sees the old release or the new."""
+    return run(publish, bundle, repository, channel, cohort_percent)
+
+
+@flow(name="rollback", description="Release an older version again, as a new version.", result_serializer="json")
+def rollback(
+    repository: Annotated[str, Field(description="Release repository: a folder or any fsspec URL.")],
+    channel: Annotated[str, Field(description="Channel to roll back.")] = "stable",
+    to_version: Annotated[int | None, Field(gt=0, description="Version to return to; the previous if empty.")] = None,
+) -> Release:
+    """Devices take the old content as an update like any other."""
+    return run(roll_back, repository, channel, to_version)

@@ -1,0 +1,89 @@
+"""Stage one: the model through the door, exported as it is, then each technique of the recipe, kept if it is useful."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
+from edgewright.data import DataSpec
+from edgewright.errors import UnsupportedError
+from edgewright.profile import DeviceProfile
+from edgewright.recipe import AnyTechnique, Quantize, Recipe
+from edgewright.result import Optimization, Refusal, Step
+from edgewright.validate.machine import machine
+from tasks import optimize as steps
+from tasks.caching import run
+from tasks.intake import take_in
+from tasks.validate import benefit, evaluate, measure
+
+__all__ = ["optimize"]
+
+
+@flow(name="optimize", description="Take a model in, export it, and apply a recipe to it.", result_serializer="json")
+def optimize(model: Path, data: DataSpec, device: DeviceProfile, recipe: Recipe) -> Optimization:
+    """Every technique is exported and judged on the validation rows; the test rows are not looked at here."""
+    taken = run(take_in, model, data)
+    imported, dataset, precision = taken.model, taken.dataset, Precision.FLOAT32
+    baseline = _required(run(steps.export, imported, dataset, device, precision))
+    kept, done = baseline, list[Step]()
+    for technique in recipe.techniques:
+        made = _apply(imported, dataset, device, precision, technique)
+        if isinstance(made, Refusal):
+            _refuse_if_always(technique, made)
+            done.append(_step(technique, None, kept=False, reason=made.reason))
+            continue
+        changed, exported, used = made
+        useful, reason = _judge(imported, changed, dataset, device, recipe, (kept, exported))
+        keep = useful or technique.keep == "always"
+        done.append(_step(technique, exported, kept=keep, reason=reason))
+        if keep:
+            imported, kept, precision = changed, exported, used
+    return Optimization(model=imported, dataset=dataset, baseline=baseline, candidate=kept, steps=tuple(done))
+
+
+def _apply(
+    model: ImportedModel, dataset: Dataset, device: DeviceProfile, precision: Precision, technique: AnyTechnique
+) -> tuple[ImportedModel, Exported, Precision] | Refusal:
+    """The changed model, its export, and the precision of that."""
+    if isinstance(technique, Quantize):
+        changed: ImportedModel | Refusal = model
+        precision = Precision(technique.dtype)
+    else:
+        changed = run(steps.transform, model, technique, dataset)
+    if isinstance(changed, Refusal):
+        return changed
+    exported = run(steps.export, changed, dataset, device, precision)
+    return exported if isinstance(exported, Refusal) else (changed, exported, precision)
+
+
+def _judge(
+    before: ImportedModel,
+    after: ImportedModel,
+    dataset: Dataset,
+    device: DeviceProfile,
+    recipe: Recipe,
+    pair: tuple[Exported, Exported],
+) -> tuple[bool, str]:
+    old = run(evaluate, before, dataset, pair[0], split="validation")
+    new = run(evaluate, after, dataset, pair[1], split="validation")
+    performance = run(measure, *pair, dataset, device, machine())
+    verdict = run(benefit, old, new, performance, recipe.max_accuracy_drop_percent)
+    return verdict.useful, verdict.cause
+
+
+def _required(exported: Exported | Refusal) -> Exported:
+    if isinstance(exported, Refusal):
+        raise UnsupportedError(exported.reason)
+    return exported
+
+
+def _refuse_if_always(technique: AnyTechnique, refusal: Refusal) -> None:
+    if technique.keep == "always":
+        raise UnsupportedError(f"{technique.technique} (keep: always): {refusal.reason}")
+
+
+def _step(technique: AnyTechnique, exported: Exported | None, *, kept: bool, reason: str) -> Step:
+    parameters = {k: str(v) for k, v in technique.model_dump(mode="json", exclude={"technique"}).items()}
+    return Step(
+        technique=technique.technique, parameters=parameters, exported=exported, kept=kept, reason=reason
+    )

@@ -1,0 +1,22 @@
+"""Stage three: the model with everything a device needs to run and check it."""
+
+from prefect import flow
+
+from edgewright.measurement import ValidationReport
+from edgewright.monitor import MonitoringPlan
+from edgewright.package import Bundle
+from edgewright.profile import DeviceProfile
+from edgewright.result import Optimization
+from tasks.caching import run
+from tasks.package import build_bundle
+
+__all__ = ["package"]
+
+
+@flow(name="package", description="Build the bundle of a validated model.", result_serializer="json")
+def package(
+    optimization: Optimization, report: ValidationReport, device: DeviceProfile, monitoring: MonitoringPlan
+) -> Bundle:
+    """The same model, report and plan give the same bundle, byte for byte."""
+    made = optimization
+    return run(build_bundle, made.model, made.dataset, made.candidate, report, device, monitoring)

@@ -1,0 +1,23 @@
+"""Release and rollback, as tasks; never cached, since they act on the world."""
+
+from edgewright.deploy import Release
+from edgewright.package import Bundle
+from tasks.caching import step
+
+__all__ = ["publish", "roll_back"]
+
+
+@step("Publishing the release")
+def publish(bundle: Bundle, repository: str, channel: str, cohort_percent: int) -> Release:
+    """Make the bundle the newest version of a channel; the same bundle again changes nothing."""
+    from edgewright import deploy
+
+    return deploy.publish(bundle, repository, channel, cohort_percent=cohort_percent)
+
+
+@step("Rolling the channel back")
+def roll_back(repository: str, channel: str, to_version: int | None) -> Release:
+    """Release an older version's content as a new version; see `edgewright.deploy.rollback`."""
+    from edgewright import deploy
+
+    return deploy.rollback(repository, channel, to_version)

@@ -1,0 +1,25 @@
+"""The door, as a task."""
+
+from pathlib import Path
+
+from edgewright.artifact import Intake
+from edgewright.data import DataSpec
+from edgewright.store import Store
+from tasks.caching import step
+
+__all__ = ["take_in"]
+
+
+@step(
+    "Taking in the model and its data",
+    "edgewright.intake",
+    "edgewright.artifact",
+    "edgewright.data",
+    "edgewright.child",
+    *("torch", "onnx", "onnxscript", "scikit-learn", "skl2onnx", "numpy"),
+)
+def take_in(model: Path, data: DataSpec) -> Intake:
+    """Turn a trained model into ONNX and a torch graph, and split its data; see `edgewright.intake.take_in`."""
+    from edgewright import intake
+
+    return intake.take_in(model, data, Store())

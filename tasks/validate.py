@@ -1,0 +1,49 @@
+"""Measurement and judgement, as tasks."""
+
+from edgewright.artifact import Dataset, Exported, ImportedModel
+from edgewright.measurement import Benefit, Evaluation, Performance, ValidationReport
+from edgewright.profile import Budget, DeviceProfile
+from tasks.caching import step
+
+__all__ = ["evaluate", "judge", "measure"]
+
+_RUNTIMES = ("ai-edge-litert", "onnxruntime", "numpy")
+_MEASURE = ("edgewright.validate", "edgewright.measurement", "edgewright_runtime", *_RUNTIMES)
+
+
+@step("Checking accuracy and parity on real rows", *_MEASURE, "edgewright.export.mil_evaluator")
+def evaluate(model: ImportedModel, dataset: Dataset, exported: Exported, split: str = "test") -> Evaluation:
+    """Run the exported file over a split in its own runtime; see `edgewright.validate.evaluate`."""
+    from edgewright import validate
+
+    return validate.evaluate(model, dataset, exported, split=split)
+
+
+@step("Measuring latency and memory", *_MEASURE)
+def measure(
+    baseline: Exported, candidate: Exported, dataset: Dataset, device: DeviceProfile, machine: str
+) -> Performance:
+    """Time the candidate interleaved with its baseline; ``machine`` keys the figures to the processor they hold for."""
+    from edgewright import validate
+
+    return validate.measure(baseline, candidate, dataset, device)
+
+
+@step("Judging against the budget", *_MEASURE)
+def judge(
+    baseline: Evaluation, candidate: Evaluation, performance: Performance, budget: Budget, max_drop_percent: float
+) -> ValidationReport:
+    """Hold every figure against its limit; see `edgewright.validate.judge`."""
+    from edgewright import validate
+
+    return validate.judge(baseline, candidate, performance, budget, max_drop_percent)
+
+
+@step("Judging whether the technique was worth it", *_MEASURE)
+def benefit(
+    baseline: Evaluation, candidate: Evaluation, performance: Performance, max_drop_percent: float
+) -> Benefit:
+    """Smaller or faster at an accuracy that is allowed, or of no benefit; see `edgewright.validate.benefit`."""
+    from edgewright import validate
+
+    return validate.benefit(baseline, candidate, performance, max_drop_percent)
