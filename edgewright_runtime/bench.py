@@ -22,7 +22,7 @@ import random
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,8 @@ __all__ = ["BenchModel", "BenchSpec", "bench", "main", "read_arrays", "spec_json
 _CHUNK_ROWS = 256  # rows at once where the batch axis is free: bounded memory, whatever the test split's length
 _BLOCK_NS = 4_000_000  # long enough that the switch from one model to the next does not show
 _MAX_BLOCK_RUNS = 200
-_WARM_UP_NS = 200_000_000  # stop warming up after this, stable or not
+_WARM_UP_NS = 100_000_000  # stop warming up after this, stable or not
 _STABLE = 0.05  # two successive warm-up blocks within 5% of each other
-_LEAST_BLOCKS = 5  # below this a bootstrap over blocks means nothing
 _PREFIX = "a."
 _KEPT_SAMPLES = 1000  # single latencies kept for the distribution plot
 
@@ -58,7 +57,8 @@ class BenchModel:
 class BenchSpec:
     """What to measure. ``rows`` is the file of `write_arrays`: (N, ...) by input name, in real units, never quantized.
 
-    ``warm`` runs at least ``min_runs`` times each and ``min_seconds`` in all, and stops at ``max_seconds``.
+    ``warm`` takes at least ``min_runs`` runs of each model, ``min_rounds`` rounds and ``min_seconds``, spread over
+    ``epochs`` loads; after ``max_seconds`` no further epoch begins.
     ``limit_mb`` bounds what the process may allocate beyond what it holds before the model is loaded.
     """
 
@@ -68,12 +68,12 @@ class BenchSpec:
     threads: int = 1
     outputs: str = ""
     min_runs: int = 60
-    min_blocks: int = 40
-    min_seconds: float = 1.2
+    min_rounds: int = 40
+    min_seconds: float = 1.0
+    epochs: int = 8
     max_seconds: float = 30.0
     limit_mb: float | None = None
     seed: int = 0
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 def bench(spec: BenchSpec) -> dict[str, Any]:
@@ -186,20 +186,42 @@ def _cold(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _warm(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    backends = [_load(model, spec.threads) for model in spec.models]
-    feeds = [_single_rows(backend, rows, 64) for backend in backends]
+    """Epochs of interleaved blocks; each epoch loads every model anew, in a random order.
+
+    Where a model's weights happen to lie in memory moves its latency by some percent for as long as it is loaded.
+    One load of each would take that for a difference between the models; several loads show it as the noise it is.
+    """
+    chance = random.Random(spec.seed)  # noqa: S311 - an order is no secret
+    epochs: list[list[list[list[int]]]] = []
+    runtime, began = ("", ""), time.perf_counter()
     gc.collect()
     gc.disable()
     try:
-        block_runs = [_warm_up(backend, feed) for backend, feed in zip(backends, feeds)]
-        blocks = _interleaved(spec, backends, feeds, block_runs)
+        while not epochs or (len(epochs) < spec.epochs and time.perf_counter() - began < spec.max_seconds):
+            loaded = _load_all(spec, rows, chance)
+            runtime = (loaded[0][0].name, loaded[0][0].version)
+            epochs.append(_interleaved(spec, loaded, chance))
+            del loaded
+            gc.collect()
     finally:
         gc.enable()
-    return {
-        "runtime": backends[0].name,
-        "version": backends[0].version,
-        "series": [_series(taken) for taken in blocks],
-    }
+    series = [_series([epoch[i] for epoch in epochs]) for i in range(len(spec.models))]
+    return {"runtime": runtime[0], "version": runtime[1], "series": series}
+
+
+_Loaded = tuple[Backend, list[dict[str, np.ndarray]], int]
+
+
+def _load_all(spec: BenchSpec, rows: Mapping[str, np.ndarray], chance: random.Random) -> list[_Loaded]:
+    """Every model with its feeds and the number of runs that fill a block, warmed up."""
+    order = list(range(len(spec.models)))
+    chance.shuffle(order)
+    loaded: dict[int, _Loaded] = {}
+    for i in order:
+        backend = _load(spec.models[i], spec.threads)
+        feeds = _single_rows(backend, rows, 64)
+        loaded[i] = (backend, feeds, _warm_up(backend, feeds))
+    return [loaded[i] for i in range(len(spec.models))]
 
 
 def _single_rows(backend: Backend, rows: Mapping[str, np.ndarray], limit: int) -> list[dict[str, np.ndarray]]:
@@ -237,31 +259,27 @@ def _warm_up(backend: Backend, feeds: Sequence[dict[str, np.ndarray]]) -> int:
         previous, runs = median, min(runs * 2, _MAX_BLOCK_RUNS)
 
 
-def _interleaved(
-    spec: BenchSpec,
-    backends: Sequence[Backend],
-    feeds: Sequence[Sequence[dict[str, np.ndarray]]],
-    block_runs: Sequence[int],
-) -> list[list[list[int]]]:
-    """Blocks of latencies, ns: ``[model][block][run]``; each round runs every model once, in a new random order."""
-    chance = random.Random(spec.seed)  # noqa: S311 - an order of blocks is no secret
-    order = list(range(len(backends)))
-    blocks: list[list[list[int]]] = [[] for _ in backends]
+def _interleaved(spec: BenchSpec, loaded: Sequence[_Loaded], chance: random.Random) -> list[list[list[int]]]:
+    """One epoch's latencies, ns: ``[model][block][run]``; each round runs every model once, in a new random order."""
+    order = list(range(len(loaded)))
+    blocks: list[list[list[int]]] = [[] for _ in loaded]
     began = time.perf_counter()
     while True:
         chance.shuffle(order)
         rounds = len(blocks[0])
         for i in order:
-            blocks[i].append(_time_block(backends[i], feeds[i], rounds * block_runs[i], block_runs[i]))
+            backend, feeds, runs = loaded[i]
+            blocks[i].append(_time_block(backend, feeds, rounds * runs, runs))
         rounds, seconds = rounds + 1, time.perf_counter() - began
-        least_runs = rounds * min(block_runs)
-        enough = rounds >= spec.min_blocks and least_runs >= spec.min_runs and seconds >= spec.min_seconds
-        if enough or (seconds >= spec.max_seconds and rounds >= _LEAST_BLOCKS):
+        least_runs = rounds * min(runs for _, _, runs in loaded)
+        if rounds * spec.epochs < spec.min_rounds or least_runs * spec.epochs < spec.min_runs:
+            continue
+        if seconds * spec.epochs >= spec.min_seconds:
             return blocks
 
 
-def _series(blocks: Sequence[Sequence[int]]) -> dict[str, Any]:
-    every = np.concatenate([np.asarray(block, np.float64) for block in blocks]) / 1e6
+def _series(epochs: Sequence[Sequence[Sequence[int]]]) -> dict[str, Any]:
+    every = np.concatenate([np.asarray(block, np.float64) for blocks in epochs for block in blocks]) / 1e6
     p50, p90, p95, p99 = np.percentile(every, [50, 90, 95, 99])
     step = max(1, len(every) // _KEPT_SAMPLES)
     return {
@@ -272,7 +290,7 @@ def _series(blocks: Sequence[Sequence[int]]) -> dict[str, Any]:
         "mean_ms": float(every.mean()),
         "min_ms": float(every.min()),
         "runs": len(every),
-        "block_medians_ms": [float(np.median(block)) / 1e6 for block in blocks],
+        "block_medians_ms": [[float(np.median(block)) / 1e6 for block in blocks] for blocks in epochs],
         "sample_ms": [round(float(v), 6) for v in every[::step][:_KEPT_SAMPLES]],
     }
 

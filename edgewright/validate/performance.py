@@ -5,9 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgewright.artifact import Dataset, Exported, Format
 from edgewright.measurement import Cost, Interval, Latency, Performance, Verdict
 from edgewright.profile import DeviceProfile
@@ -30,7 +27,7 @@ def measure(
     dataset: Dataset,
     device: DeviceProfile,
     *,
-    min_seconds: float = 1.2,
+    min_seconds: float = 1.0,
     timeout_s: float = 300,
 ) -> Performance:
     """Cold figures of each model from a process of its own, warm ones interleaved in one process with both.
@@ -79,9 +76,9 @@ def performance_of(
     Series are baseline, candidate, baseline again; or the baseline twice where the candidate is the same file.
     """
     series = warm["series"]
-    again = statistics.latency_ratio(_medians(series[0]), _medians(series[-1]))
+    again = statistics.latency_ratio(series[0]["block_medians_ms"], series[-1]["block_medians_ms"])
     same = len(series) == 2
-    ratio = again if same else statistics.latency_ratio(_medians(series[0]), _medians(series[1]))
+    ratio = again if same else statistics.latency_ratio(series[0]["block_medians_ms"], series[1]["block_medians_ms"])
     verdict: Verdict = "no difference that this machine can show" if same else statistics.latency_verdict(ratio, again)
     return Performance(
         target=target,
@@ -119,10 +116,6 @@ def _file(exported: Exported, rows: list[str]) -> BenchModel:
     own = [spec.name for spec in exported.inputs]
     names = own if set(own) == set(rows) else rows
     return BenchModel(str(exported.artifact.path), exported.artifact.format.value, tuple(names))
-
-
-def _medians(series: Mapping[str, Any]) -> NDArray[np.float64]:
-    return np.asarray(series["block_medians_ms"], np.float64)
 
 
 def _cost(exported: Exported, cold: Mapping[str, Any], series: Mapping[str, Any]) -> Cost:

@@ -56,7 +56,9 @@ def _figures(measured: Measurement) -> list[tuple[str, str]]:
 def _accuracy(accuracy: Accuracy | None) -> str:
     if accuracy is None:
         return "not measured"
-    return f"{accuracy.metric} {accuracy.value:.4f} (95% {accuracy.low:.4f} to {accuracy.high:.4f}, {accuracy.rows} rows)"
+    return (
+        f"{accuracy.metric} {accuracy.value:.4f} (95% {accuracy.low:.4f} to {accuracy.high:.4f}, {accuracy.rows} rows)"
+    )
 
 
 def _joined(values: tuple[float | None, ...] | None, unit: str) -> str:

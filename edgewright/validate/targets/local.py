@@ -1,5 +1,6 @@
 """This machine: the bench in a child process, so that a crash, a hang or a leak of the runtime stays there."""
 
+import json
 import os
 import signal
 import subprocess
@@ -34,7 +35,7 @@ def run_bench(spec: BenchSpec, what: str, timeout_s: float = 600) -> dict[str, A
         command = [sys.executable, "-m", "edgewright_runtime.bench", "--spec", str(asked), "--out", str(answered)]
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=_environment(spec)
+                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=_environment()
             )
             try:
                 code = process.wait(timeout_s)
@@ -50,8 +51,6 @@ def run_bench(spec: BenchSpec, what: str, timeout_s: float = 600) -> dict[str, A
 
 def answer_of(content: str | None, code: int, log: str, what: str, spec: BenchSpec) -> dict[str, Any]:
     """The bench's answer, or the error that its absence or its content means."""
-    import json
-
     if content is None:
         raise ConversionError(f"{what}: {_death(code, log, spec)}")
     answer: dict[str, Any] = json.loads(content)
@@ -60,9 +59,9 @@ def answer_of(content: str | None, code: int, log: str, what: str, spec: BenchSp
     return answer
 
 
-def _environment(spec: BenchSpec) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     path = os.pathsep.join(p for p in (str(_PACKAGES), os.environ.get("PYTHONPATH")) if p)
-    return {**os.environ, "PYTHONPATH": path, **spec.environment}
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def _death(code: int, log: str, spec: BenchSpec) -> str:
