@@ -1,0 +1,43 @@
+"""What a device records, and the limits its figures are held against."""
+
+from pydantic import Field
+
+from edgewright.artifact import Value
+from edgewright.measurement import ValidationReport
+from edgewright_runtime.manifest import Monitoring
+
+__all__ = ["MonitoringPlan"]
+
+# A device's p95 wanders with its load and its clock; half as much again is a change, not weather.
+_LATENCY_HEADROOM = 1.5
+_MEMORY_HEADROOM = 1.25
+
+
+class MonitoringPlan(Value):
+    """Travels in the manifest and the release. A limit that is not given is derived from validation's figures."""
+
+    enable_performance_tracking: bool = Field(True, description="Record latency and memory on the device.")
+    enable_accuracy_monitoring: bool = Field(True, description="Record right and wrong answers, if known.")
+    window_s: int = Field(300, gt=0, description="Length of a window, seconds.")
+    max_latency_p95_ms: float | None = Field(None, gt=0, description="Limit of a window's p95 latency, ms.")
+    max_memory_mb: float | None = Field(None, gt=0, description="Limit of the memory the model adds, MB.")
+    min_accuracy: float | None = Field(None, gt=0, le=1, description="Least share (0-1) of right answers.")
+
+    def with_limits_of(self, report: ValidationReport) -> "MonitoringPlan":
+        """The plan with every open limit filled: the budget's where there is one, else from what was measured."""
+        budget, found = report.budget, report.candidate
+        latency = budget.max_latency_ms or (found.latency.p95_ms * _LATENCY_HEADROOM if found.latency else None)
+        memory = budget.max_memory_mb or (found.added_memory_mb * _MEMORY_HEADROOM if found.added_memory_mb else None)
+        # Below the interval that validation's own rows allow, the loss is real.
+        accuracy = found.accuracy.low if found.accuracy and found.accuracy.metric == "accuracy" else None
+        return self.model_copy(
+            update={
+                "max_latency_p95_ms": self.max_latency_p95_ms or latency,
+                "max_memory_mb": self.max_memory_mb or memory,
+                "min_accuracy": self.min_accuracy or accuracy,
+            }
+        )
+
+    def on_device(self) -> Monitoring:
+        """The plan as the manifest and the release hold it."""
+        return Monitoring(**self.model_dump())

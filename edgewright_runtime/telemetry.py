@@ -1,0 +1,101 @@
+"""The line of JSON in which a device tells of one window of predictions; written there, read on the workstation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.sketch import QuantileSketch
+from edgewright_runtime.strict_json import Fields, parse_object
+
+__all__ = ["CONFIDENCE_BINS", "TelemetryRecord"]
+
+CONFIDENCE_BINS = 10
+_SCHEMA_VERSION = 1
+_MAX_LINE_BYTES = 256 << 10
+
+
+@dataclass(frozen=True)
+class TelemetryRecord:
+    """One window of one device.
+
+    ``latency`` counts milliseconds per prediction; ``confidence`` holds the counts of the likeliest class's
+    probability in ten equal bins of 0-1. ``labelled`` predictions had a known truth, ``correct`` of them were right.
+    Without performance tracking ``latency`` is empty and ``memory_mb`` None; without accuracy monitoring nothing is
+    labelled.
+    """
+
+    device: str
+    release: str
+    bundle: str
+    start_s: float
+    seconds: float
+    predictions: int
+    latency: QuantileSketch
+    memory_mb: float | None
+    confidence: tuple[int, ...]
+    labelled: int
+    correct: int
+    fallbacks: int = 0
+
+    def to_line(self) -> str:
+        """One line, without the line break."""
+        content = {
+            "schema_version": _SCHEMA_VERSION,
+            "device": self.device,
+            "release": self.release,
+            "bundle": self.bundle,
+            "start_s": self.start_s,
+            "seconds": self.seconds,
+            "predictions": self.predictions,
+            "latency": sorted(self.latency.counts.items()),
+            "memory_mb": self.memory_mb,
+            "confidence": list(self.confidence),
+            "labelled": self.labelled,
+            "correct": self.correct,
+            "fallbacks": self.fallbacks,
+        }
+        return json.dumps(content, allow_nan=False, separators=(",", ":"))
+
+    @staticmethod
+    def from_line(line: bytes) -> TelemetryRecord:
+        """Read one line.
+
+        Raises:
+            IntegrityError: not a valid record.
+        """
+        if len(line) > _MAX_LINE_BYTES:
+            raise IntegrityError(f"telemetry: a line of {len(line)} bytes, at most {_MAX_LINE_BYTES} are read")
+        f = parse_object(line, "telemetry")
+        f.whole("schema_version", _SCHEMA_VERSION, _SCHEMA_VERSION)
+        record = TelemetryRecord(
+            device=f.text("device"),
+            release=f.text("release"),
+            bundle=f.text("bundle"),
+            start_s=f.number("start_s", 0, 1e11),
+            seconds=f.number("seconds", 0, 1e9),
+            predictions=f.whole("predictions"),
+            latency=QuantileSketch(dict(f.items("latency", _bucket, 5000))),
+            memory_mb=f.maybe("memory_mb", lambda key: f.number(key, 0)),
+            confidence=f.items("confidence", _count, CONFIDENCE_BINS),
+            labelled=f.whole("labelled"),
+            correct=f.whole("correct"),
+            fallbacks=f.whole("fallbacks"),
+        )
+        f.done()
+        if record.correct > record.labelled or record.labelled > record.predictions:
+            raise IntegrityError("telemetry: more correct than labelled, or more labelled than predictions")
+        return record
+
+
+def _bucket(value: Any, where: str) -> tuple[int, int]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise IntegrityError(f"{where}: expected a pair of bucket and count")
+    f = Fields({"bucket": value[0], "count": value[1]}, where)
+    return f.whole("bucket", -1000, 1000), f.whole("count", 1)
+
+
+def _count(value: Any, where: str) -> int:
+    return Fields({"count": value}, where).whole("count")
