@@ -10,7 +10,7 @@ from edgewright.errors import InputError
 from edgewright.measurement import Accuracy, AccuracyDrop, ClassAccuracy
 from edgewright.validate import statistics
 
-__all__ = ["accuracy_of", "compare_accuracy", "per_class"]
+__all__ = ["Answers", "accuracy_of", "compare_accuracy", "per_class"]
 
 Answers = NDArray[np.int64] | NDArray[np.float64]
 
@@ -60,9 +60,7 @@ def compare_accuracy(task: ModelTask, truth: Answers, source: Answers, candidate
     )
 
 
-def per_class(
-    truth: NDArray[np.int64], source: NDArray[np.int64], candidate: NDArray[np.int64], labels: Sequence[str]
-) -> tuple[ClassAccuracy, ...]:
+def per_class(truth: Answers, source: Answers, candidate: Answers, labels: Sequence[str]) -> tuple[ClassAccuracy, ...]:
     """The share of each class's rows that source and candidate get right; classes without test rows are left out."""
     table = []
     for index in np.unique(truth):

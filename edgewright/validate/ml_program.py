@@ -1,6 +1,6 @@
 """Runs a Core ML ML Program over rows; in a child process only, since coremltools is heavy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,37 +10,34 @@ from edgewright_runtime.bench import read_arrays, write_arrays
 
 __all__ = ["run_ml_program"]
 
+Arrays = Mapping[str, NDArray[np.generic]]
+
 
 def run_ml_program(
-    path: str,
-    *,
-    rows: str,
-    answers: str,
-    input_names: Sequence[Sequence[str]],
-    output_names: Sequence[Sequence[str]],
-    native: bool,
+    path: str, *, rows: str, answers: str, input_names: Sequence[str], output_names: Sequence[str], native: bool
 ) -> str:
-    """Write the outputs of every row to ``answers`` (``.npz``, float64) and return what ran the model.
+    """Write the outputs of every row to ``answers`` (float64, by name) and return what ran the model.
 
-    The names are pairs (the file's own, the dataset's). ``native`` asks Core ML itself, which macOS alone has.
+    ``native`` asks Core ML itself, which macOS alone has.
 
     Raises:
         UnsupportedError: the evaluator does not know an operation of the program.
     """
     held = read_arrays(Path(rows))
-    feeds = {own: held[name] for own, name in input_names}
+    feeds = {name: held[name] for name in input_names}
     found = _predict(Path(path), feeds) if native else _interpret(Path(path), feeds)
-    write_arrays(Path(answers), {name: np.asarray(found[own], np.float64) for own, name in output_names})
+    write_arrays(Path(answers), {name: np.asarray(found[name], np.float64) for name in output_names})
     return "Core ML" if native else "the ML Program evaluator (numpy), not Core ML itself"
 
 
-def _interpret(path: Path, feeds: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+def _interpret(path: Path, feeds: Arrays) -> Arrays:
     from edgewright.export.mil_evaluator import evaluate
 
-    return dict(evaluate(path, feeds))
+    found: Arrays = evaluate(path, feeds)
+    return found
 
 
-def _predict(path: Path, feeds: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+def _predict(path: Path, feeds: Arrays) -> Arrays:
     import coremltools
 
     model = coremltools.models.MLModel(str(path))

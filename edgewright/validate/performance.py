@@ -11,7 +11,7 @@ from edgewright.profile import DeviceProfile
 from edgewright.store import Store
 from edgewright.validate import statistics
 from edgewright.validate.download import download_bytes
-from edgewright.validate.rows import read_test_rows
+from edgewright.validate.rows import read_rows
 from edgewright.validate.targets.local import run_bench
 from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
 
@@ -107,7 +107,7 @@ def _unmeasured(baseline: Exported, candidate: Exported, reason: str) -> Perform
 
 def _write_rows(dataset: Dataset, folder: Path) -> list[str]:
     """A few real test rows for the bench; the names of the inputs."""
-    inputs = read_test_rows(dataset).inputs
+    inputs = read_rows(dataset).inputs
     write_arrays(folder / "rows.npz", {name: array[:_ROWS] for name, array in inputs.items()})
     return list(inputs)
 

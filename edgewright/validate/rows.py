@@ -1,7 +1,8 @@
-"""Reads the test split of a `Dataset`."""
+"""Reads one split of a `Dataset`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,28 +10,31 @@ from numpy.typing import NDArray
 from edgewright.artifact import Dataset
 from edgewright.errors import InputError
 
-__all__ = ["HeldOut", "read_test_rows"]
+__all__ = ["HeldOut", "Split", "read_rows"]
 
-_INPUT, _REFERENCE = "test.x.", "test.reference."
+Split = Literal["test", "validation"]
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Inputs (N, ...) and the source's outputs (N, ...) by name, truth (N,), the source's classes (N,) or None."""
+    """Inputs (N, ...) and the source's outputs (N, ...) by name, truth (N,), the source's classes (N,) or None.
 
-    inputs: dict[str, NDArray[np.generic]]
-    truth: NDArray[np.generic]
+    ``reference`` is empty where the dataset holds the source's answers for another split only.
+    """
+
+    inputs: dict[str, NDArray[Any]]
+    truth: NDArray[Any]
     reference: dict[str, NDArray[np.float64]]
     predicted: NDArray[np.int64] | None
 
     @property
     def count(self) -> int:
-        """Number of test rows."""
+        """Number of rows."""
         return len(self.truth)
 
 
-def read_test_rows(dataset: Dataset, order: Sequence[str] = ()) -> HeldOut:
-    """The test split; ``order`` is the model's own order of inputs, else that of the file.
+def read_rows(dataset: Dataset, split: Split = "test", order: Sequence[str] = ()) -> HeldOut:
+    """The rows of a split; ``order`` is the model's own order of inputs, else that of the file.
 
     Raises:
         InputError: the file is not there or lacks the arrays that a `Dataset` has.
@@ -38,13 +42,20 @@ def read_test_rows(dataset: Dataset, order: Sequence[str] = ()) -> HeldOut:
     path = dataset.artifact.path
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if name.startswith("test.")}
+            arrays = {name: archive[name] for name in archive.files if name.startswith(f"{split}.")}
     except (OSError, ValueError) as e:
         raise InputError(f"dataset {path}: cannot be read: {str(e).splitlines()[0]}") from e
-    inputs = {name.removeprefix(_INPUT): a for name, a in arrays.items() if name.startswith(_INPUT)}
-    reference = {n.removeprefix(_REFERENCE): a for n, a in arrays.items() if n.startswith(_REFERENCE)}
-    if not inputs or not reference or "test.y" not in arrays:
-        raise InputError(f"dataset {path}: needs test.x.*, test.y and test.reference.*; found {sorted(arrays)}")
+    inputs = _below(f"{split}.x.", arrays)
+    reference = _below(f"{split}.reference.", arrays)
+    if not inputs or f"{split}.y" not in arrays or (split == "test" and not reference):
+        raise InputError(
+            f"dataset {path}: the {split} split needs {split}.x.*, {split}.y and test.reference.*; "
+            f"found {sorted(arrays)}"
+        )
     if set(order) == set(inputs):
         inputs = {name: inputs[name] for name in order}
-    return HeldOut(inputs, arrays["test.y"], reference, arrays.get("test.predicted"))
+    return HeldOut(inputs, arrays[f"{split}.y"], reference, arrays.get(f"{split}.predicted"))
+
+
+def _below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

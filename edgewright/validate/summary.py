@@ -46,7 +46,10 @@ def _figures(measured: Measurement) -> list[tuple[str, str]]:
         ("size on disk", f"{measured.artifact.size_bytes:,} B"),
         ("download", f"{measured.download_bytes:,} B"),
         ("accuracy", _accuracy(measured.accuracy)),
-        ("latency p50 / p95 / p99", _joined(latency and (latency.p50_ms, latency.p95_ms, latency.p99_ms), "ms")),
+        (
+            "latency p50 / p95 / p99",
+            _joined((latency.p50_ms, latency.p95_ms, latency.p99_ms) if latency else (None,), "ms"),
+        ),
         ("load", _joined((measured.load_ms,), "ms")),
         ("peak memory", _joined((measured.peak_memory_mb,), "MB")),
         ("largest difference from the source", _joined((measured.parity.max_absolute,), "")),
@@ -61,7 +64,7 @@ def _accuracy(accuracy: Accuracy | None) -> str:
     )
 
 
-def _joined(values: tuple[float | None, ...] | None, unit: str) -> str:
-    if values is None or any(v is None for v in values):
+def _joined(values: tuple[float | None, ...], unit: str) -> str:
+    if any(v is None for v in values):
         return "not measured"
     return " / ".join(f"{v:.4g}" for v in values) + f" {unit}"
