@@ -14,6 +14,7 @@ __all__ = [
     "Exported",
     "Format",
     "ImportedModel",
+    "Intake",
     "ModelTask",
     "Precision",
     "digest_of",
@@ -101,6 +102,13 @@ class ImportedModel(Value):
     preprocessing: Preprocessing = Preprocessing()
     float32_only: bool = False
     notes: tuple[str, ...] = ()
+
+
+class Intake(Value):
+    """What comes through the door: the model, and real data encoded as its inputs."""
+
+    model: ImportedModel
+    dataset: Dataset
 
 
 class Precision(StrEnum):

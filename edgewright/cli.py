@@ -15,18 +15,19 @@ from typing import Annotated
 import click
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from edgewright.errors import EdgewrightError, InputError, ProfileError
 from edgewright.profile import device_names, load_device
-from edgewright.progress import progress
+from edgewright.progress import Event, progress
 from edgewright.recipe import load_recipe, recipe_names
 from edgewright.request import DEFAULT_RECIPE, resolve
 from edgewright.store import home, replace_file
+from edgewright.result import STAGES
 from edgewright.table import explanation, results_table
 
-__all__ = ["app", "main"]
+__all__ = ["app", "configure_orchestration", "main", "steps_shown"]
 
 EXIT_FAILED = 1
 EXIT_OVER_BUDGET = 2
@@ -46,7 +47,9 @@ def deploy(
     data: Annotated[Path, typer.Option(help="Real data: .csv, .parquet, .npz, or a .yaml that describes one.")],
     target: Annotated[str | None, typer.Option(help="The column with the true answers.")] = None,
     device: Annotated[str | None, typer.Option(help="A device profile: a name, or your own .yaml.")] = None,
-    platform: Annotated[str | None, typer.Option(help="ios, android or edge_device: that platform's generic device.")] = None,
+    platform: Annotated[
+        str | None, typer.Option(help="ios, android or edge_device: that platform's generic device.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="What is done to the model: a name, or your own .yaml.")] = DEFAULT_RECIPE,
     max_latency_ms: Annotated[float | None, typer.Option(help="Limit of the p95 latency, milliseconds.")] = None,
     max_memory_mb: Annotated[float | None, typer.Option(help="Limit of the memory that the model adds, MB.")] = None,
@@ -74,7 +77,7 @@ def deploy(
     # All of this is cheap and writes nothing; only then is an orchestrator started.
     request = resolve(**asked)  # type: ignore[arg-type]
     preflight(request.model, request.data)
-    with _steps_shown():
+    with steps_shown():
         with progress.during("Starting the orchestrator"):
             pipeline = _project_module("flows.edge_deployment")
         result = pipeline.deploy(**asked, repository=repository, channel=channel)
@@ -104,7 +107,7 @@ def ui(
     serve = _project_module("flows.serve").serve
     servers = serve(prefect_port, mlflow_port)
     try:
-        with _steps_shown():
+        with steps_shown():
             urls = next(servers)
         console.print(f"Prefect UI  {urls['prefect']}\nMLflow UI   {urls['mlflow']}\nCtrl-C stops both and the worker.")
         next(servers)
@@ -154,7 +157,7 @@ def main() -> None:
 
 def _project_module(name: str) -> ModuleType:
     """A module of ``flows/``, which a checkout has and the wheel has not (docs/adr/0002-flows-outside-the-wheel.md)."""
-    _configure_orchestration()
+    configure_orchestration()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as e:
@@ -166,7 +169,7 @@ def _project_module(name: str) -> ModuleType:
         ) from e
 
 
-def _configure_orchestration() -> None:
+def configure_orchestration() -> None:
     """Before Prefect is imported: quiet, no telemetry, its files beside ours unless the user has a set-up of his own."""
     defaults = {
         "DO_NOT_TRACK": "1",
@@ -183,17 +186,22 @@ def _configure_orchestration() -> None:
 
 
 @contextmanager
-def _steps_shown() -> Iterator[None]:
-    """Show each step that takes a while as a line with a spinner and its time."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+def steps_shown() -> Iterator[None]:
+    """The five stages as a bar, and the step that runs now as a line below it, each with its time."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
     with Bar(*columns, console=errors, transient=True) as bar:
-        shown: dict[str, object] = {}
+        running: dict[str, TaskID] = {}
+        stages: list[TaskID] = []
 
-        def listener(title: str, done: bool) -> None:
-            if done:
-                bar.remove_task(shown.pop(title))  # type: ignore[arg-type]
+        def listener(event: Event) -> None:
+            if event.stage:
+                if not stages:
+                    stages.append(bar.add_task(event.title, total=len(STAGES)))
+                bar.update(stages[0], description=f"[bold]{event.title}", advance=1 if event.done else 0)
+            elif event.done:
+                bar.remove_task(running.pop(event.title))
             else:
-                shown[title] = bar.add_task(title, total=None)
+                running[event.title] = bar.add_task(event.title, total=None)
 
         with progress.listening(listener):
             yield

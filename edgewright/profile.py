@@ -99,7 +99,8 @@ def load_device(name_or_path: str) -> DeviceProfile:
 
 def first_fault(error: ValidationError, *models: type[BaseModel]) -> str:
     """The first thing that pydantic found wrong, in one line: the key, the value, what is allowed."""
-    fault = error.errors()[0]
+    # A misspelt key is also a missing one: the misspelling says more.
+    fault = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         shown: tuple[type[BaseModel], ...] = (*models, Budget)

@@ -2,21 +2,31 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
-__all__ = ["progress"]
+__all__ = ["Event", "progress"]
 
-Listener = Callable[[str, bool], None]
+
+class Event(NamedTuple):
+    """A stage of the pipeline, or a step inside one, that begins or has ended."""
+
+    title: str
+    done: bool
+    stage: bool
+
+
+Listener = Callable[[Event], None]
 
 
 class Progress:
-    """Announces the begin and end of each step to its listeners."""
+    """Announces the begin and end of each stage and step to its listeners."""
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
 
     @contextmanager
     def listening(self, listener: Listener) -> Iterator[None]:
-        """Call ``listener(title, done)`` for each step inside."""
+        """Call ``listener`` with each event inside this block."""
         self._listeners.append(listener)
         try:
             yield
@@ -24,17 +34,17 @@ class Progress:
             self._listeners.remove(listener)
 
     @contextmanager
-    def during(self, title: str) -> Iterator[None]:
-        """Announce a step that runs inside this block."""
-        self._announce(title, done=False)
+    def during(self, title: str, *, stage: bool = False) -> Iterator[None]:
+        """Announce what runs inside this block."""
+        self._announce(Event(title, done=False, stage=stage))
         try:
             yield
         finally:
-            self._announce(title, done=True)
+            self._announce(Event(title, done=True, stage=stage))
 
-    def _announce(self, title: str, *, done: bool) -> None:
+    def _announce(self, event: Event) -> None:
         for listener in self._listeners:
-            listener(title, done)
+            listener(event)
 
 
 progress = Progress()

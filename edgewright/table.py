@@ -67,7 +67,9 @@ def explanation(result: DeploymentResult) -> str:
     if result.bundle:
         lines.append(f"bundle: {result.bundle.artifact.path}")
     if result.release:
-        lines.append(f"release: version {result.release.version} on {result.release.channel} in {result.release.repository}")
+        lines.append(
+            f"release: version {result.release.version} on {result.release.channel} in {result.release.repository}"
+        )
     if result.tracking:
         where = f"run {result.tracking.run_id}" if result.tracking.run_id else f"waiting in {result.tracking.pending}"
         lines.append(f"MLflow: {where} ({result.tracking.uri})")

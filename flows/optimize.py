@@ -84,6 +84,4 @@ def _refuse_if_always(technique: AnyTechnique, refusal: Refusal) -> None:
 
 def _step(technique: AnyTechnique, exported: Exported | None, *, kept: bool, reason: str) -> Step:
     parameters = {k: str(v) for k, v in technique.model_dump(mode="json", exclude={"technique"}).items()}
-    return Step(
-        technique=technique.technique, parameters=parameters, exported=exported, kept=kept, reason=reason
-    )
+    return Step(technique=technique.technique, parameters=parameters, exported=exported, kept=kept, reason=reason)

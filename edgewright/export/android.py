@@ -5,10 +5,10 @@ from pathlib import Path
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
+from edgewright.export.declared import declared_by
 from edgewright.export.refusal import graph_of
 from edgewright.export.reuse import reuse
 from edgewright.store import Store
-from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["export"]
 
@@ -22,12 +22,12 @@ def export(model: ImportedModel, dataset: Dataset, precision: Precision, store: 
     """A `.tflite` with batch 1; float16 and int8 are made of the float32 file, not converted again."""
     base = _float32(model, store)
     artifact = base if precision is Precision.FLOAT32 else _quantized(model, base, dataset, precision, store)
-    tensors = run_in_child("edgewright.export.tflite:tensors", {"path": str(artifact.path)}, what="reading the .tflite")
+    declared = declared_by(artifact.path, "tflite")
     return Exported(
         artifact=artifact,
         precision=precision,
-        inputs=tuple(_spec(t) for t in tensors.value["inputs"]),
-        outputs=tuple(_spec(t) for t in tensors.value["outputs"]),
+        inputs=declared.inputs,
+        outputs=declared.outputs,
         runtime=_RUNTIME,
         runtime_floor=_RUNTIME_FLOOR,
     )
@@ -47,7 +47,7 @@ def _float32(model: ImportedModel, store: Store) -> Artifact:
 
     parent = model.graph.digest if model.graph else None
     key = ("litert float32", parent, [s.name for s in (*model.inputs, *model.outputs)])
-    return reuse(store, key, f"{model.name}.tflite", Format.TFLITE, parent, convert)
+    return reuse(store, key, convert, name=f"{model.name}.tflite", form=Format.TFLITE, parent=parent)
 
 
 def _quantized(model: ImportedModel, base: Artifact, dataset: Dataset, precision: Precision, store: Store) -> Artifact:
@@ -58,7 +58,3 @@ def _quantized(model: ImportedModel, base: Artifact, dataset: Dataset, precision
             arguments["dataset"] = str(dataset.artifact.path)
         run_in_child(f"{_CHILD}:quantize", arguments, what=f"quantizing {model.name} for LiteRT")
         return store.put(path, Format.TFLITE, parent=base.digest)
-
-
-def _spec(tensor: dict[str, object]) -> TensorSpec:
-    return TensorSpec(**{**tensor, "shape": tuple(tensor["shape"])})  # type: ignore[arg-type]

@@ -35,4 +35,5 @@ def calibration_rows(dataset: Path, inputs: list[str]) -> Iterator[dict[str, np.
 
 
 def _finite(column: np.ndarray) -> np.ndarray:
-    return np.isfinite(column.reshape(len(column), -1)).all(axis=1)
+    finite: np.ndarray = np.isfinite(column.reshape(len(column), -1)).all(axis=1)
+    return finite

@@ -16,6 +16,7 @@ _LEAST_QUANTIZED_ELEMENTS = 256
 
 
 def convert(
+    *,
     graph: str,
     inputs: list[dict[str, Any]],
     outputs: list[str],
@@ -34,7 +35,7 @@ def convert(
     module = torch_graph.load(Path(graph)).eval()
     examples = example_inputs(inputs)
     with torch.no_grad():
-        traced = torch.jit.trace(module, examples, check_trace=False)
+        traced = torch.jit.trace(module, examples, check_trace=False)  # type: ignore[no-untyped-call]
     model = ct.convert(
         traced,
         inputs=[

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
+from edgewright.export.declared import declared_by
 from edgewright.export.reuse import reuse
 from edgewright.store import Store
-from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["export"]
 
 _CHILD = "edgewright.export.onnx_runtime"
 _RUNTIME = "onnxruntime"
+_RUNTIME_FLOOR = "1.14"
 
 
 def export(
@@ -22,15 +23,15 @@ def export(
     base = _float32(model, store)
     artifact = base
     if precision is not Precision.FLOAT32:
-        artifact = _quantized(model, base, dataset, precision, store, instruction_set)
-    answer = run_in_child("edgewright.export.onnx_file:tensors", {"path": str(artifact.path)}, what="reading the .onnx")
+        artifact = _quantized(model, base, dataset, precision, store=store, instruction_set=instruction_set)
+    declared = declared_by(artifact.path, "onnx_file")
     return Exported(
         artifact=artifact,
         precision=precision,
-        inputs=tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in answer.value["inputs"]),
-        outputs=tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in answer.value["outputs"]),
+        inputs=declared.inputs,
+        outputs=declared.outputs,
         runtime=_RUNTIME,
-        runtime_floor=answer.value["runtime_floor"],
+        runtime_floor=declared.runtime_floor or _RUNTIME_FLOOR,
     )
 
 
@@ -51,16 +52,11 @@ def _float32(model: ImportedModel, store: Store) -> Artifact:
         run_in_child(f"{_CHILD}:optimize", {"source": str(source), "path": str(path)}, what=f"optimizing {model.name}")
 
     key = ("onnxruntime float32", start.digest, [s.name for s in (*model.inputs, *model.outputs)])
-    return reuse(store, key, f"{model.name}.onnx", Format.ONNX, start.digest, convert)
+    return reuse(store, key, convert, name=f"{model.name}.onnx", form=Format.ONNX, parent=start.digest)
 
 
 def _quantized(
-    model: ImportedModel,
-    base: Artifact,
-    dataset: Dataset,
-    precision: Precision,
-    store: Store,
-    instruction_set: str,
+    model: ImportedModel, base: Artifact, dataset: Dataset, precision: Precision, *, store: Store, instruction_set: str
 ) -> Artifact:
     with store.workspace() as folder:
         path = folder / f"{model.name}.onnx"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from edgewright.artifact import Artifact, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
+from edgewright.export.declared import declared_by
 from edgewright.export.refusal import graph_of
 from edgewright.export.reuse import reuse
 from edgewright.store import Store
-from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["export"]
 
@@ -28,12 +28,12 @@ def export(model: ImportedModel, precision: Precision, store: Store) -> Exported
     artifact = _converted(model, compute, store)
     if precision is Precision.INT8:
         artifact = _quantized(model, artifact, store)
-    answer = run_in_child("edgewright.export.mlpackage:tensors", {"path": str(artifact.path)}, what="reading .mlpackage")
+    declared = declared_by(artifact.path, "mlpackage")
     return Exported(
         artifact=artifact,
         precision=precision,
-        inputs=tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in answer.value["inputs"]),
-        outputs=tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in answer.value["outputs"]),
+        inputs=declared.inputs,
+        outputs=declared.outputs,
         runtime=_RUNTIME,
         runtime_floor=_RUNTIME_FLOOR,
     )
@@ -57,7 +57,7 @@ def _converted(model: ImportedModel, compute: Precision, store: Store) -> Artifa
     parent = model.graph.digest if model.graph else None
     tensors = [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)]
     key = ("coreml", compute.value, parent, tensors, description)
-    return reuse(store, key, f"{model.name}.mlpackage", Format.MLPACKAGE, parent, convert)
+    return reuse(store, key, convert, name=f"{model.name}.mlpackage", form=Format.MLPACKAGE, parent=parent)
 
 
 def _quantized(model: ImportedModel, base: Artifact, store: Store) -> Artifact:

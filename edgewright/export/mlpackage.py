@@ -35,7 +35,7 @@ def load(path: Path) -> Any:
     Raises:
         InputError: the folder is not a Core ML package, or its program cannot be parsed.
     """
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     file = path / _MODEL
     if not file.is_file():

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgewright.errors import InputError
 
@@ -35,7 +35,7 @@ def load(path: Path, *, with_data: bool = True) -> onnx.ModelProto:
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Remove notes that exporters leave: stack traces, source paths, tool versions. Nothing of them is needed to run."""
+    """Remove what exporters note and no runtime needs: stack traces, source paths, tool versions."""
     model.doc_string = ""
     model.producer_name, model.producer_version = "", ""
     del model.metadata_props[:]

@@ -11,6 +11,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgewright.artifact import Precision
+from edgewright.errors import ConversionError
 from edgewright.export import onnx_file
 from edgewright.export.calibration import calibration_rows
 from edgewright.export.refusal import unsupported_precision
@@ -47,6 +48,8 @@ def convert(graph: str, inputs: list[dict[str, Any]], outputs: list[str], path: 
             dynamo=True,
             verbose=False,
         )
+    if program is None:
+        raise ConversionError("torch.onnx.export gave no program")
     model = program.model_proto
     onnx_file.strip(model)
     onnx.save(model, path)
@@ -84,7 +87,7 @@ def quantize(source: str, name: str, dataset: str, instruction_set: str, path: s
     )
     prepared.unlink()
     model = onnx_file.load(Path(path))
-    if not any(tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1 for tensor in model.graph.initializer):
+    if not any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1 for t in model.graph.initializer):
         raise unsupported_precision(name, Precision.INT8, "it holds no convolution or dense layer to quantize")
     onnx_file.strip(model)
     onnx.save(model, path)

@@ -28,7 +28,7 @@ def graph_of(model: ImportedModel, platform: str) -> Path:
     """
     if model.graph is None:
         raise UnsupportedError(
-            f"{model.name} has no path to {platform}: {model.graph_refusal}; edge_device still works, from ONNX directly"
+            f"{model.name} has no path to {platform}: {model.graph_refusal}; edge_device still works (ONNX directly)"
         )
     return model.graph.path
 

@@ -16,7 +16,7 @@ _CONVERTERS = ("torch", "litert-torch", "coremltools", "onnx", "onnxruntime")
 
 
 def reuse(
-    store: Store, key: object, name: str, form: Format, parent: str | None, convert: Callable[[Path], None]
+    store: Store, key: object, convert: Callable[[Path], None], *, name: str, form: Format, parent: str | None
 ) -> Artifact:
     """The artifact that `convert` wrote for this key before, or writes now.
 

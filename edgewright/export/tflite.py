@@ -3,11 +3,13 @@
 Schema: https://github.com/google-ai-edge/LiteRT, ``tflite/schema/schema.fbs``.
 """
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
 
 from edgewright.errors import ConversionError, InputError
 from edgewright_runtime.manifest import TensorSpec
@@ -15,6 +17,8 @@ from edgewright_runtime.manifest import TensorSpec
 __all__ = ["DTYPES", "load", "name_tensors", "operator_name", "save", "tensors"]
 
 _IDENTIFIER = b"TFL3"
+# The path of torch.export's own wrapper, which litert-torch puts before the name of each layer: kilobytes of it.
+_EXPORTER_WRAPPER = re.compile(rb"torch\.export\._trace\.[^;]*?Wrapper/")
 _NAMES = {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
 _OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 DTYPES = {code: name.lower() for code, name in _NAMES.items()}
@@ -28,23 +32,19 @@ def load(path: Path) -> Any:
     """
     content = path.read_bytes()
     if content[4:8] != _IDENTIFIER:
-        raise InputError(f"{path}: not a .tflite file (no {_IDENTIFIER.decode()} at byte 4); was it cut off or renamed?")
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+        raise InputError(f"{path}: not a .tflite file (no TFL3 at byte 4); was it cut off or renamed?")
+    return flatbuffer_utils.read_model_from_bytearray(content)
 
 
 def save(model: Any, path: Path) -> None:
     """Write a ``ModelT``; the same model gives the same bytes."""
-    import flatbuffers
-
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), _IDENTIFIER)
-    path.write_bytes(builder.Output())
+    path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def name_tensors(path: Path, inputs: list[str], outputs: list[str]) -> None:
-    """Give the signature's inputs and outputs the source model's names, in its order.
+    """Give the signature's inputs and outputs the source model's names, in its order, and layers their own.
 
-    The converter numbers them (``args_0``, ``output_0``); an app looks them up by name.
+    The converter numbers inputs and outputs (``args_0``, ``output_0``); an app looks them up by name.
 
     Raises:
         ConversionError: the file has another number of inputs or outputs than the source.
@@ -57,6 +57,10 @@ def name_tensors(path: Path, inputs: list[str], outputs: list[str]) -> None:
         maps.sort(key=lambda m: int(m.name.rpartition(b"_")[2]))
         for entry, name in zip(maps, names, strict=True):
             entry.name = name.encode()
+    short = [_EXPORTER_WRAPPER.sub(b"", tensor.name) for tensor in graph.tensors]
+    if len(set(short)) == len(short):
+        for tensor, name in zip(graph.tensors, short, strict=True):
+            tensor.name = name
     taken = {tensor.name for tensor in graph.tensors}
     for entry in (*signature.inputs, *signature.outputs):
         if entry.name not in taken:  # quantizers find tensors by name: it must stay unique
@@ -82,7 +86,7 @@ def operator_name(model: Any, operator: Any) -> str:
     builtin = max(code.builtinCode, code.deprecatedBuiltinCode)  # codes below 127 stand in the older field
     if builtin == schema.BuiltinOperator.CUSTOM:
         return f"CUSTOM:{code.customCode.decode()}"
-    return _OPERATORS[builtin]
+    return str(_OPERATORS[builtin])
 
 
 def _spec(name: str, tensor: Any) -> TensorSpec:

@@ -6,7 +6,7 @@ whether a technique was worth it.
 
 from edgewright.validate.accuracy import compare_accuracy
 from edgewright.validate.download import download_bytes
-from edgewright.validate.evaluate import evaluate
+from edgewright.validate.evaluation import evaluate
 from edgewright.validate.performance import measure
 from edgewright.validate.verdict import benefit, judge, measurement_of
 

@@ -113,10 +113,24 @@ def latency_ratio(baseline_ms: Epochs, candidate_ms: Epochs, seed: int = 0) -> I
     point = float(
         np.mean([math.log(np.median(c) / np.median(b)) for b, c in zip(baseline_ms, candidate_ms, strict=True)])
     )
-    # A bootstrap over few groups is too narrow by sqrt((n - 1) / n) (Davison and Hinkley 1997, section 2.3).
-    widen = math.sqrt(epochs / (epochs - 1)) if epochs > 1 else 1.0
+    widen = _small_sample_factor(epochs)
     low, high = (point + widen * (float(q) - point) for q in np.percentile(logs, [2.5, 97.5]))
     return Interval(value=math.exp(point), low=math.exp(min(point, low)), high=math.exp(max(point, high)))
+
+
+def _small_sample_factor(groups: int) -> float:
+    """How much too narrow a percentile bootstrap over few groups is.
+
+    sqrt((n - 1) / n) for the variance, and the normal quantile where Student's is due (Hesterberg 2015, section 3.2);
+    Student's quantile by its expansion in 1 / degrees of freedom (Abramowitz and Stegun 26.7.5).
+    """
+    if groups < 2:
+        return 1.0
+    z, freedom = _Z95, groups - 1
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    student = z + first / freedom + second / freedom**2
+    return student / z * math.sqrt(groups / freedom)
 
 
 def _resampled_log_ratio(baseline_ms: Sequence[float], candidate_ms: Sequence[float], chance: Generator) -> Floats:

@@ -1,0 +1,185 @@
+"""What one pipeline run has done so far: the flow writes it; the result and the tracking record are read from it."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgewright.deploy import Release
+from edgewright.errors import BudgetExceededError
+from edgewright.measurement import Measurement, ValidationReport
+from edgewright.monitor import Health
+from edgewright.package import Bundle
+from edgewright.progress import progress
+from edgewright.record import RunRecord, TrackingRecord, VersionRecord
+from edgewright.request import DeploymentRequest
+from edgewright.result import DeploymentResult, Optimization, StageName, Step
+
+__all__ = ["EXPERIMENT", "Journal"]
+
+EXPERIMENT = "edgewright"
+
+
+class Journal:
+    """Filled stage by stage; at any moment it knows how far the run came."""
+
+    def __init__(self, deployment_id: str, request: DeploymentRequest) -> None:
+        self.deployment_id = deployment_id
+        self.request = request
+        self.optimization: Optimization | None = None
+        self.report: ValidationReport | None = None
+        self.bundle: Bundle | None = None
+        self.release: Release | None = None
+        self.health: Health | None = None
+        self.error: Exception | None = None
+        self._times: dict[StageName, tuple[int, int]] = {}
+        self._began_ms = _now_ms()
+
+    @contextmanager
+    def stage(self, name: StageName) -> Iterator[None]:
+        """Time a stage; it counts as completed when the block ends without an error."""
+        began = _now_ms()
+        with progress.during(name, stage=True):
+            yield
+        self._times[name] = (began, _now_ms())
+
+    def result(self) -> DeploymentResult:
+        """The outcome so far; failed where an error was noted."""
+        error = self.error
+        return DeploymentResult(
+            status="failed" if error else "succeeded",
+            deployment_id=self.deployment_id,
+            completed_stages=tuple(self._times),
+            error=_one_line(error) if error else None,
+            over_budget=isinstance(error, BudgetExceededError),
+            platform=self.request.device.platform,
+            device=self.request.device.name,
+            recipe=self.request.recipe.name,
+            optimization=self.optimization,
+            report=self.report,
+            bundle=self.bundle,
+            release=self.release,
+            health=self.health,
+            seconds=(_now_ms() - self._began_ms) / 1000,
+        )
+
+    def record(self, files: tuple[Path, ...]) -> TrackingRecord:
+        """The run for experiment tracking: a parent, a child per stage, a grandchild per technique."""
+        made = self.optimization
+        name = made.model.name if made else self.request.model.stem
+        bundle = (self.bundle.artifact.path,) if self.bundle else ()
+        children = tuple(self._stage_record(stage, *times) for stage, times in self._times.items())
+        run = RunRecord(
+            name=f"{name} on {self.request.device.name}",
+            started_ms=self._began_ms,
+            ended_ms=_now_ms(),
+            status="FAILED" if self.error else "FINISHED",
+            params=self._params(),
+            metrics=self._metrics(),
+            tags={**self._tags(), **({"error": _one_line(self.error)} if self.error else {})},
+            artifacts=(*bundle, *files),
+            children=children,
+        )
+        return TrackingRecord(id=self.deployment_id, experiment=EXPERIMENT, run=run, version=self._version(name))
+
+    def _params(self) -> dict[str, str]:
+        budget = self.request.budget.model_dump(exclude_none=True)
+        return {
+            "model": self.request.model.name,
+            "data": self.request.data.path.name,
+            "recipe": self.request.recipe.name,
+            "techniques": " > ".join(t.technique for t in self.request.recipe.techniques) or "none",
+            **{name: f"{limit:g}" for name, limit in budget.items()},
+        }
+
+    def _tags(self) -> dict[str, str]:
+        source = {"source_digest": self.optimization.model.source.digest} if self.optimization else {}
+        return {
+            "platform": self.request.device.platform.value,
+            "device": self.request.device.name,
+            "recipe": self.request.recipe.name,
+            "deployment_id": self.deployment_id,
+            **source,
+        }
+
+    def _metrics(self) -> dict[str, float]:
+        if self.report is None:
+            return {}
+        before, after = self.report.baseline, self.report.candidate
+        drop = self.report.accuracy_drop_percent
+        return {
+            **_measured(after),
+            "size_ratio": after.artifact.size_bytes / before.artifact.size_bytes,
+            **({"accuracy_drop": drop} if drop is not None else {}),
+            **({"latency_ratio": self.report.latency_ratio} if self.report.latency_ratio else {}),
+        }
+
+    def _stage_record(self, stage: StageName, began_ms: int, ended_ms: int) -> RunRecord:
+        metrics: Mapping[str, float] = {}
+        children: tuple[RunRecord, ...] = ()
+        if stage == "optimize" and self.optimization:
+            baseline = self.optimization.baseline.artifact.size_bytes
+            metrics = {"size_bytes": self.optimization.candidate.artifact.size_bytes, "baseline_size_bytes": baseline}
+            children = tuple(_step_record(s, baseline, began_ms, ended_ms) for s in self.optimization.steps)
+        elif stage == "validate":
+            metrics = self._metrics()
+        elif stage == "package" and self.bundle:
+            metrics = {"bundle_bytes": self.bundle.artifact.size_bytes, "download_bytes": self.bundle.download_bytes}
+        elif stage == "deploy" and self.release:
+            metrics = {"version": self.release.version}
+        return RunRecord(
+            name=stage,
+            started_ms=began_ms,
+            ended_ms=ended_ms,
+            metrics=dict(metrics),
+            tags=self._tags(),
+            children=children,
+        )
+
+    def _version(self, name: str) -> VersionRecord | None:
+        if self.bundle is None:
+            return None
+        tags = {**self._tags(), "bundle_digest": self.bundle.artifact.digest}
+        if self.release:
+            tags |= {"release_version": str(self.release.version), "channel": self.release.channel}
+        return VersionRecord(
+            model_name=f"{name}-{self.request.device.platform.value}",
+            bundle=self.bundle.artifact.path,
+            tags=tags,
+            champion=self.release is not None,
+        )
+
+
+def _measured(measured: Measurement) -> dict[str, float]:
+    latency = measured.latency
+    figures = {
+        "size_bytes": measured.artifact.size_bytes,
+        "download_bytes": measured.download_bytes,
+        "accuracy": measured.accuracy.value if measured.accuracy else None,
+        "latency_p50_ms": latency.p50_ms if latency else None,
+        "latency_p95_ms": latency.p95_ms if latency else None,
+        "peak_memory_mb": measured.peak_memory_mb,
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _step_record(step: Step, baseline_bytes: int, began_ms: int, ended_ms: int) -> RunRecord:
+    size = step.exported.artifact.size_bytes if step.exported else None
+    return RunRecord(
+        name=step.technique,
+        started_ms=began_ms,
+        ended_ms=ended_ms,
+        params=step.parameters,
+        metrics={"size_bytes": size, "size_ratio": size / baseline_bytes} if size is not None else {},
+        tags={"kept": str(step.kept).lower(), "reason": step.reason},
+    )
+
+
+def _one_line(error: Exception) -> str:
+    said = " ".join(str(error).split()) or repr(error)
+    from_us = type(error).__module__.startswith(("edgewright", "edgewright_runtime"))
+    return said if from_us else f"{type(error).__name__}: {said}"
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,67 @@
+"""``make demo``: two models trained here, each deployed to all three platforms, and one table."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from edgewright.child import run_in_child
+from edgewright.cli import configure_orchestration, steps_shown
+from edgewright.errors import EdgewrightError
+from edgewright.profile import Platform
+from edgewright.progress import progress
+from edgewright.result import DeploymentResult
+from edgewright.store import home
+from edgewright.table import explanation, results_table
+
+console = Console(width=None)
+
+# (made by, model, data, target) of each model
+_MODELS = (
+    ("edgewright.demo:make_digits_cnn", "digits_cnn.pt2", "digits.npz", None),
+    ("edgewright.demo:make_breast_cancer", "breast_cancer.pkl", "breast_cancer.yaml", None),
+)
+
+
+def main() -> None:
+    """Train, deploy six times, print the table and where everything is."""
+    configure_orchestration()
+    began = time.perf_counter()
+    results: list[DeploymentResult] = []
+    with steps_shown():
+        folder = _train_models()
+        with progress.during("Starting the orchestrator"):
+            from flows.edge_deployment import deploy
+        for _, model, data, target in _MODELS:
+            for platform in Platform:
+                repository = str(home() / "releases" / f"{Path(model).stem}-{platform.value}")
+                asked = {"model": folder / model, "data": folder / data, "target": target, "platform": platform.value}
+                results.append(deploy(**asked, repository=repository))
+    for result in results:
+        console.print(f"[bold]{result.device}[/]", soft_wrap=True)
+        console.print(explanation(result), soft_wrap=True, highlight=False)
+    console.print(results_table(results))
+    console.print(f"{len(results)} deployments in {time.perf_counter() - began:.0f} s, training included.")
+    console.print(f"Bundles      {home() / 'objects'}\nReleases     {home() / 'releases'}")
+    console.print("MLflow runs  experiment 'edgewright'; `edgewright ui` shows them and the Prefect runs:")
+    console.print("             http://127.0.0.1:4200 (Prefect)   http://127.0.0.1:5000 (MLflow)")
+    failed = [result for result in results if result.status == "failed"]
+    if failed:
+        raise SystemExit(f"{len(failed)} of {len(results)} deployments failed: {failed[0].error}")
+
+
+def _train_models() -> Path:
+    folder = home() / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    for maker, model, data, _ in _MODELS:
+        if not ((folder / model).exists() and (folder / data).exists()):
+            with progress.during(f"Training {Path(model).stem}"):
+                run_in_child(maker, {"folder": str(folder)}, what=f"training {Path(model).stem}")
+    return folder
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EdgewrightError as e:
+        raise SystemExit(f"error {e}") from e

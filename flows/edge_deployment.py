@@ -1,0 +1,139 @@
+"""The pipeline: optimization, hardware validation, packaging, deployment, monitoring.
+
+In a checkout: ``edgewright deploy MODEL --data DATA --platform android``; in the Prefect UI: deployment ``deploy``.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import uuid4
+
+from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Failed, State
+from pydantic import Field
+
+from edgewright.errors import BudgetExceededError, EdgewrightError, TrackingUnavailableError
+from edgewright.intake import preflight
+from edgewright.journal import Journal
+from edgewright.measurement import ValidationReport
+from edgewright.monitor import plan_monitoring
+from edgewright.profile import Platform
+from edgewright.request import DEFAULT_RECIPE, DeploymentRequest, resolve
+from edgewright.result import DeploymentResult, Tracking
+from edgewright.store import home
+from flows.deploy import deploy as deploy_stage
+from flows.monitor import monitor as monitor_stage
+from flows.optimize import optimize
+from flows.package import package
+from flows.validate import validate
+from tasks.caching import run
+from tasks.report import write_report
+from tasks.tracking import keep_record, pending_records, tracking_uri, upload_record
+
+__all__ = ["deploy", "edge_deployment"]
+
+Limit = Annotated[float | None, Field(gt=0)]
+
+
+@flow(
+    name="edge-deployment",
+    description="One trained model to a verified, released bundle on one device.",
+    persist_result=True,
+    result_serializer="json",
+)
+def edge_deployment(
+    model: Annotated[Path, Field(description="A trained model: .pt2, .pkl, .joblib, .skops or .onnx.")],
+    data: Annotated[Path, Field(description="Real data: .csv, .parquet, .npz, or a .yaml that describes one.")],
+    target: Annotated[str | None, Field(description="The column with the true answers.")] = None,
+    platform: Annotated[Platform | None, Field(description="That platform's generic device.")] = None,
+    device: Annotated[str | None, Field(description="A device profile instead: a name, or a .yaml.")] = None,
+    recipe: Annotated[str, Field(description="What is done to the model: a name, or a .yaml.")] = DEFAULT_RECIPE,
+    max_latency_ms: Annotated[Limit, Field(description="Limit of the p95 latency, milliseconds.")] = None,
+    max_memory_mb: Annotated[Limit, Field(description="Limit of the memory that the model adds, MB.")] = None,
+    max_size_mb: Annotated[Limit, Field(description="Limit of the file on the device, MB.")] = None,
+    max_accuracy_drop: Annotated[Limit, Field(description="Limit of the loss, percentage points.")] = None,
+    repository: Annotated[str | None, Field(description="Release repository: a folder or any fsspec URL.")] = None,
+    channel: Annotated[str, Field(description="Release channel.")] = "stable",
+    enable_performance_tracking: Annotated[bool, Field(description="Watch latency and memory on devices.")] = True,
+    enable_accuracy_monitoring: Annotated[bool, Field(description="Watch accuracy and confidence on devices.")] = True,
+) -> DeploymentResult | State[DeploymentResult]:
+    """Run the five stages; a failing one ends the run, and the state carries the result up to there."""
+    request = resolve(
+        model=model,
+        data=data,
+        target=target,
+        platform=platform,
+        device=device,
+        recipe=recipe,
+        max_latency_ms=max_latency_ms,
+        max_memory_mb=max_memory_mb,
+        max_size_mb=max_size_mb,
+        max_accuracy_drop=max_accuracy_drop,
+    )
+    preflight(request.model, request.data)
+    journal = Journal(str(flow_run.id or uuid4()), request)
+    watch = {
+        "enable_performance_tracking": enable_performance_tracking,
+        "enable_accuracy_monitoring": enable_accuracy_monitoring,
+    }
+    try:
+        _run_stages(journal, request, repository or str(home() / "releases"), channel, watch)
+    except EdgewrightError as e:
+        journal.error = e
+    except Exception as e:
+        get_run_logger().exception("a stage failed in a way that is not foreseen")
+        journal.error = e
+    result = journal.result().model_copy(update={"tracking": _track(journal)})
+    if result.status == "failed":
+        return Failed(message=result.error, data=result)
+    return result
+
+
+def deploy(**parameters: Any) -> DeploymentResult:
+    """Run the pipeline here and return its result, failed or not; parameters as of `edge_deployment`.
+
+    Raises:
+        InputError: a parameter that cannot be used; nothing was written.
+    """
+    state = edge_deployment(**parameters, return_state=True)
+    found = state.result(raise_on_failure=False)
+    if isinstance(found, DeploymentResult):
+        return found
+    raise found
+
+
+def _run_stages(
+    journal: Journal, request: DeploymentRequest, repository: str, channel: str, watch: dict[str, bool]
+) -> None:
+    device, recipe = request.device, request.recipe
+    with journal.stage("optimize"):
+        journal.optimization = made = optimize(request.model, request.data, device, recipe)
+    with journal.stage("validate"):
+        journal.report = report = validate(made, device, request.budget, recipe.max_accuracy_drop_percent)
+    _gate(report)
+    with journal.stage("package"):
+        plan = plan_monitoring(report, **watch)
+        journal.bundle = bundle = package(made, report, device, plan)
+    with journal.stage("deploy"):
+        journal.release = release = deploy_stage(bundle, repository, channel)
+    with journal.stage("monitor"):
+        journal.health = monitor_stage(release.repository, release.channel)
+
+
+def _gate(report: ValidationReport) -> None:
+    if not report.passed:
+        raise BudgetExceededError("; ".join(line.sentence() for line in report.violations))
+
+
+def _track(journal: Journal) -> Tracking:
+    """Keep the record, then send it and whatever an earlier run could not; a server that is down fails nothing."""
+    files = run(write_report, journal.result()) if journal.report else ()
+    record = keep_record(journal.record(tuple(files)))
+    sent: dict[Path, str] = {}
+    try:
+        for path in pending_records():
+            sent[path] = run(upload_record, path)
+    except TrackingUnavailableError as e:
+        get_run_logger().warning("%s; the record waits in %s and the next run sends it", e, record)
+    run_id = sent.get(record)
+    return Tracking(uri=tracking_uri(), run_id=run_id, pending=None if run_id else str(record))

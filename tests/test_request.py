@@ -1,0 +1,77 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewright.errors import InputError, ProfileError
+from edgewright.profile import load_device
+from edgewright.recipe import load_recipe
+from edgewright.request import resolve
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> dict[str, Any]:
+    for name in ("model.pt2", "data.npz"):
+        (tmp_path / name).write_bytes(b"x")
+    return {"model": tmp_path / "model.pt2", "data": tmp_path / "data.npz", "platform": "android"}
+
+
+def test_a_limit_given_replaces_the_devices_own(asked: dict[str, Any], tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text(
+        "title: mine\nplatform: android\ninstruction_set: arm64\ncores: 4\nmemory_mb: 100\nos_floor: '8'\n"
+        "runtime_floor: '2'\nbudget: {max_latency_ms: 5, max_size_mb: 3}\n"
+    )
+    request = resolve(**{**asked, "platform": None, "device": str(own)}, max_latency_ms=7)
+    assert request.budget.max_latency_ms == 7
+    assert request.budget.max_size_mb == 3
+    assert request.budget.max_memory_mb is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_latency_ms": 0}, "max_latency_ms = 0: a limit is a number above zero"),
+        ({"max_memory_mb": -1}, "max_memory_mb = -1: a limit is a number above zero"),
+        ({"max_size_mb": float("nan")}, "max_size_mb = nan: a limit is a number above zero"),
+        ({"max_accuracy_drop": 101}, "percentage points, at most 100"),
+        ({"platform": "windows"}, "unknown platform 'windows'; known: ios, android, edge_device"),
+        ({"platform": None}, "neither a device nor a platform is given"),
+        ({"device": "nokia_3310"}, "unknown device 'nokia_3310'; known: .*generic_android"),
+        ({"device": "generic_ios"}, "device 'generic_ios' is ios, not android"),
+        ({"recipe": "magic"}, "unknown recipe 'magic'; known: .*int8"),
+        ({"model": Path("absent.pt2")}, "model absent.pt2: no such file"),
+        ({"data": Path("absent.csv")}, "data absent.csv: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(asked: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        resolve(**{**asked, **change})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("titel: x\n", "unknown key 'titel'; did you mean 'title'?"),
+        ("title: [\n", "cannot be read"),
+        ("title: x\n", "key 'platform' is missing"),
+        ("just words", "cannot be read"),
+        (
+            "title: x\nplatform: android\ninstruction_set: arm64\ncores: 0\nmemory_mb: 1\nos_floor: '1'\nruntime_floor: '1'\n",
+            "cores = 0: input should be greater than 0",
+        ),
+    ],
+)
+def test_a_wrong_profile_names_key_and_value(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(ProfileError, match=message.replace("?", r"\?")):
+        load_device(str(path))
+
+
+def test_a_wrong_recipe_names_key_and_value(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("description: x\ntechniques: [{technique: quantize, dtype: int3}]\n")
+    with pytest.raises(ProfileError, match="dtype = 'int3'"):
+        load_recipe(str(path))
