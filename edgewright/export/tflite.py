@@ -59,8 +59,8 @@ def name_tensors(path: Path, inputs: list[str], outputs: list[str]) -> None:
             entry.name = name.encode()
     short = [_EXPORTER_WRAPPER.sub(b"", tensor.name) for tensor in graph.tensors]
     if len(set(short)) == len(short):
-        for tensor, name in zip(graph.tensors, short, strict=True):
-            tensor.name = name
+        for tensor, layer in zip(graph.tensors, short, strict=True):
+            tensor.name = layer
     taken = {tensor.name for tensor in graph.tensors}
     for entry in (*signature.inputs, *signature.outputs):
         if entry.name not in taken:  # quantizers find tensors by name: it must stay unique

@@ -1,0 +1,131 @@
+"""Run a *saved* `.mlpackage` without Core ML: its program read back from disk and its operators computed by torch.
+
+Core ML predicts on a Mac only, and a wrong conversion is the worst defect; so this shares nothing with coremltools'
+converter but the protobuf definitions. Half precision is computed as float32 with each operator's result rounded to
+half, which is the accuracy that Apple's units reach or exceed in their accumulators.
+Imports torch: call it in a child process.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgewright.errors import ConversionError, InputError, UnsupportedError
+from edgewright.export.mil_operators import OPERATORS, Arguments, Operand
+from edgewright.export.mil_program import Declared, Operation, Program, Reference, Value, read_program
+
+__all__ = ["Evaluator", "evaluate"]
+
+_DTYPES = {
+    "FLOAT16": torch.float16, "FLOAT32": torch.float32, "INT8": torch.int8, "INT16": torch.int16, "INT32": torch.int32,
+    "UINT8": torch.uint8, "UINT16": torch.int32, "UINT32": torch.int64, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+def evaluate(path: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs of a saved package for these inputs, by name.
+
+    Args:
+        path: the `.mlpackage` folder.
+        inputs: {input: (N, ...)} where the package declares a batch of 1; each row is run by itself.
+
+    Returns:
+        {output: (N, ...)} in the dtype that the package declares.
+
+    Raises:
+        UnsupportedError: an operator that is not known here; it is named.
+        InputError: an input is missing, unknown, or of another shape.
+        ConversionError: the program contradicts itself or its weight file.
+    """
+    return Evaluator(path).run(inputs)
+
+
+class Evaluator:
+    """A package, read once, its constants decoded."""
+
+    def __init__(self, path: Path) -> None:
+        self.program: Program = read_program(path)
+        unknown = sorted({op.kind for op in self.program.operations} - set(OPERATORS))
+        if unknown:
+            raise UnsupportedError(
+                f"the Core ML operator '{unknown[0]}' is not known to the evaluator: parity not checked"
+            )
+        self._constants: dict[str, Operand] = {}
+        self._steps: list[Operation] = []
+        for operation in self.program.operations:
+            if operation.kind == "const" or operation.kind.startswith("constexpr_"):
+                self._constants.update(_results(operation, self._constants))
+            else:
+                self._steps.append(operation)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs for N rows; see `evaluate`."""
+        rows = _rows(self.program.inputs, inputs)
+        answers = [self.trace({name: column[i] for name, column in rows.items()}) for i in range(_count(rows))]
+        return {name: np.concatenate([answer[name].numpy() for answer in answers]) for name in self.program.outputs}
+
+    def trace(self, row: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Every value that one run gives, by its name in the program: inputs, intermediate results, outputs."""
+        values: dict[str, Operand] = {**self._constants, **row}
+        with torch.no_grad():
+            for operation in self._steps:
+                values.update(_results(operation, values))
+        return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+
+
+def _rows(declared: tuple[Declared, ...], inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Each input as (rows, *declared shape) in the declared dtype."""
+    names = [d.name for d in declared]
+    if sorted(names) != sorted(inputs):
+        raise InputError(f"the package takes the inputs {names}, not {sorted(inputs)}")
+    rows = {}
+    for d in declared:
+        column = torch.from_numpy(np.ascontiguousarray(inputs[d.name])).to(_DTYPES[d.dtype])
+        shape = d.shape if d.shape is not None else column.shape
+        try:
+            rows[d.name] = column.reshape(-1, *shape)
+        except RuntimeError as e:
+            raise InputError(f"input '{d.name}' has shape {tuple(column.shape)}; the package takes {shape}") from e
+    return rows
+
+
+def _count(rows: dict[str, torch.Tensor]) -> int:
+    counts = {len(column) for column in rows.values()}
+    if len(counts) != 1:
+        raise InputError(f"the inputs have different numbers of rows: {sorted(counts)}")
+    return counts.pop()
+
+
+def _results(operation: Operation, values: dict[str, Operand]) -> dict[str, Operand]:
+    operands = {name: [_operand(item, values) for item in items] for name, items in operation.operands.items()}
+    if operation.kind == "const" and isinstance(operands["val"][0], str):
+        return {operation.results[0].name: operands["val"][0]}
+    try:
+        given = OPERATORS[operation.kind](Arguments(operands, len(operation.results)))
+    except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as e:
+        cause = str(e).splitlines()[0]
+        raise ConversionError(f"Core ML operator '{operation.kind}' at '{operation.results[0].name}': {cause}") from e
+    tensors = given if isinstance(given, list) else [given]
+    return {
+        declared.name: _as_declared(tensor, declared, operation.kind)
+        for declared, tensor in zip(operation.results, tensors, strict=True)
+    }
+
+
+def _operand(item: Reference | Value, values: dict[str, Operand]) -> Operand:
+    value = values[item.name] if isinstance(item, Reference) else item
+    if isinstance(value, np.ndarray):
+        wide = {"uint16": np.int32, "uint32": np.int64}.get(value.dtype.name)
+        value = torch.from_numpy(np.array(value, dtype=wide) if wide else np.array(value))
+    if isinstance(value, torch.Tensor) and value.dtype is torch.float16:
+        return value.float()
+    return value
+
+
+def _as_declared(tensor: torch.Tensor, declared: Declared, kind: str) -> torch.Tensor:
+    if declared.shape is not None and tuple(tensor.shape) != declared.shape:
+        raise ConversionError(
+            f"Core ML operator '{kind}' at '{declared.name}': gives {tuple(tensor.shape)}, declared is {declared.shape}"
+        )
+    return tensor.to(_DTYPES[declared.dtype])

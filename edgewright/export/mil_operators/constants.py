@@ -1,0 +1,65 @@
+"""Compressed weights, decoded as the Model Intermediate Language's specification of iOS 16 and 18 says."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from edgewright.export.mil_operators.arguments import Arguments
+
+__all__ = ["OPERATORS"]
+
+
+def _const(a: Arguments) -> Tensor:
+    return a.tensor("val")
+
+
+def _affine_dequantize(a: Arguments) -> Tensor:
+    """``scale * (quantized_data - zero_point)``, vectors along ``axis``."""
+    data = a.tensor("quantized_data")
+    shape = [1] * data.dim()
+    shape[a.integer("axis")] = -1
+    scale, zero = a.tensor("scale"), a.tensor("zero_point")
+    scale = scale.reshape(shape) if scale.dim() else scale
+    zero = zero.reshape(shape) if zero.dim() else zero
+    return scale * (data.float() - zero.float())
+
+
+def _bits(packed: Tensor, width: int, count: int) -> Tensor:
+    """`count` unsigned integers of `width` bits, packed from the least significant bit of each byte upward."""
+    bits = (packed.to(torch.uint8).unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1
+    fields = bits.reshape(-1)[: width * count].reshape(count, width).long()
+    return (fields << torch.arange(width)).sum(1)
+
+
+def _lut_to_dense(a: Arguments) -> Tensor:
+    """Each element an index of ``log2(len(lut))`` bits into a palette."""
+    palette, shape = a.tensor("lut"), a.ints("shape")
+    width = (palette.numel() - 1).bit_length()
+    return palette[_bits(a.tensor("indices"), width, math.prod(shape))].reshape(shape)
+
+
+def _sparse_to_dense(a: Arguments) -> Tensor:
+    """One bit an element: set where the next non-zero value stands."""
+    shape, values = a.ints("shape"), a.tensor("nonzero_data")
+    mask = _bits(a.tensor("mask"), 1, math.prod(shape)).bool()
+    return torch.zeros(math.prod(shape), dtype=values.dtype).masked_scatter(mask, values).reshape(shape)
+
+
+def _blockwise_shift_scale(a: Arguments) -> Tensor:
+    """``scale * (data - offset)``, each scale for a block of elements along every axis."""
+    data, scale, offset = a.tensor("data").float(), a.tensor("scale"), a.optional("offset")
+    for axis, (size, blocks) in enumerate(zip(data.shape, scale.shape, strict=True)):
+        scale = scale.repeat_interleave(size // blocks, axis)
+        offset = None if offset is None else offset.repeat_interleave(size // blocks, axis)
+    return scale * (data if offset is None else data - offset.float())
+
+
+OPERATORS = {
+    "const": _const,
+    "constexpr_affine_dequantize": _affine_dequantize,
+    "constexpr_blockwise_shift_scale": _blockwise_shift_scale,
+    "constexpr_cast": lambda a: a.tensor("source_val"),
+    "constexpr_lut_to_dense": _lut_to_dense,
+    "constexpr_sparse_to_dense": _sparse_to_dense,
+}

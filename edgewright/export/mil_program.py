@@ -1,0 +1,150 @@
+"""A saved ML program as plain values: operations in order, with their constants read from the weight file.
+
+The layout of ``weight.bin`` is that of coremltools' ``MILBlob/Blob/StorageFormat.hpp``: a header of 64 bytes, then for
+each tensor a record of 64 bytes (sentinel, type, size, offset of the data), each aligned to 64 bytes.
+"""
+
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.export import mlpackage
+
+__all__ = ["Declared", "Operation", "Program", "Reference", "Value", "read_program"]
+
+Value = np.ndarray | str
+_SENTINEL = 0xDEADBEEF
+_WEIGHTS = Path("Data/com.apple.CoreML")
+# The blob's own type codes, which differ from those of the program.
+_BLOB_DTYPES = {1: "f2", 2: "f4", 3: "u1", 4: "i1", 6: "i2", 7: "u2", 14: "i4", 15: "u4"}
+_DTYPES = {
+    "FLOAT16": "f2", "FLOAT32": "f4", "FLOAT64": "f8", "INT8": "i1", "INT16": "i2", "INT32": "i4", "INT64": "i8",
+    "UINT8": "u1", "UINT16": "u2", "UINT32": "u4", "UINT64": "u8", "BOOL": "?",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An operand that an earlier operation, or an input, gives."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A result as the program declares it; ``shape`` is None where an axis is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation: each parameter is a list of operands, of one element unless the parameter is a tuple."""
+
+    kind: str
+    operands: dict[str, list[Reference | Value]]
+    results: tuple[Declared, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """The main function: what it takes, what it does, what it gives."""
+
+    inputs: tuple[Declared, ...]
+    operations: tuple[Operation, ...]
+    outputs: tuple[str, ...]
+
+
+def read_program(path: Path) -> Program:
+    """Read the program and the weights of a saved package.
+
+    Raises:
+        InputError: not a Core ML package, or not an ML program.
+        ConversionError: the weight file is shorter than the program says, or disagrees with it.
+        UnsupportedError: a constant of a type, or a nested block, that is not read.
+    """
+    specification = mlpackage.load(path)
+    block = mlpackage.program_of(specification, path)
+    function = specification.mlProgram.functions["main"]
+    reader = _Reader(path)
+    return Program(
+        inputs=tuple(_declared(value) for value in function.inputs),
+        operations=tuple(reader.operation(operation) for operation in block.operations),
+        outputs=tuple(block.outputs),
+    )
+
+
+class _Reader:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        file = self._path / _WEIGHTS / "weights" / "weight.bin"
+        return np.memmap(file, mode="r") if file.stat().st_size else np.empty(0, np.uint8)
+
+    def operation(self, operation: Any) -> Operation:
+        if operation.blocks:
+            raise UnsupportedError(
+                f"the Core ML operator '{operation.type}' holds nested blocks, which are not evaluated"
+            )
+        # A constant stands in the attributes, an operand in the inputs.
+        operands = {
+            name: [Reference(item.name) if item.WhichOneof("binding") == "name" else self.value(item.value)
+                   for item in argument.arguments]
+            for name, argument in operation.inputs.items()
+        }  # fmt: skip
+        operands |= {key: [self.value(value)] for key, value in operation.attributes.items() if key != "name"}
+        return Operation(operation.type, operands, tuple(_declared(result) for result in operation.outputs))
+
+    def value(self, value: Any) -> Value:
+        declared = _tensor_type(value.type)
+        if value.WhichOneof("value") == "blobFileValue":
+            return self._blob(value.blobFileValue, declared)
+        kind = value.immediateValue.WhichOneof("value")
+        if kind != "tensor":
+            raise UnsupportedError(f"a Core ML constant of kind '{kind}' is not evaluated")
+        tensor = value.immediateValue.tensor
+        field = tensor.WhichOneof("value")
+        if field == "strings":
+            return str(tensor.strings.values[0])
+        dtype = np.dtype(_DTYPES[declared.dtype])
+        # Types narrower than the protobuf's own numbers are stored as little-endian bytes.
+        raw = tensor.bytes.values if field == "bytes" else getattr(tensor, field).values
+        flat = np.frombuffer(raw, dtype) if field == "bytes" else np.array(raw, dtype)
+        return flat.reshape(declared.shape or ())
+
+    def _blob(self, reference: Any, declared: Declared) -> np.ndarray:
+        weights, at = self._weights, reference.offset
+        sentinel, code, size, offset = struct.unpack_from("<IIQQ", weights[at : at + 24].tobytes().ljust(24, b"\0"))
+        if sentinel != _SENTINEL or offset + size > len(weights):
+            raise ConversionError(
+                f"{self._path}: the weight file of {len(weights)} bytes has no tensor '{declared.name}' at {at}"
+            )
+        if _BLOB_DTYPES.get(code) != _DTYPES[declared.dtype]:
+            raise ConversionError(f"{self._path}: blob type {code} at {at} is not the program's {declared.dtype}")
+        return np.frombuffer(weights[offset : offset + size].tobytes(), _BLOB_DTYPES[code]).reshape(
+            declared.shape or ()
+        )
+
+
+def _declared(value: Any) -> Declared:
+    declared = _tensor_type(value.type)
+    return Declared(value.name, declared.dtype, declared.shape)
+
+
+def _tensor_type(kind: Any) -> Declared:
+    if kind.WhichOneof("type") != "tensorType":
+        raise UnsupportedError(f"a Core ML value of type '{kind.WhichOneof('type')}' is not evaluated")
+    dtype = mlpackage.mil().DataType.Name(kind.tensorType.dataType)
+    if dtype not in _DTYPES and dtype != "STRING":
+        raise UnsupportedError(f"Core ML values of type {dtype} are not evaluated")
+    sizes = [d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in kind.tensorType.dimensions]
+    return Declared("", dtype, None if None in sizes else tuple(int(n) for n in sizes if n is not None))
