@@ -11,7 +11,10 @@ __all__ = ["RunRecord", "TrackingRecord", "VersionRecord"]
 
 
 class RunRecord(Value):
-    """One run: a pipeline, a stage or a technique. Times are milliseconds since the epoch."""
+    """One run: a pipeline, a stage or a technique. Times are milliseconds since the epoch.
+
+    ``series`` are figures over time: (milliseconds since the epoch, value) by name.
+    """
 
     name: str
     started_ms: int
@@ -19,6 +22,7 @@ class RunRecord(Value):
     status: str = "FINISHED"
     params: dict[str, str] = {}
     metrics: dict[str, float] = {}
+    series: dict[str, tuple[tuple[int, float], ...]] = {}
     tags: dict[str, str] = {}
     artifacts: tuple[Path, ...] = ()
     children: tuple["RunRecord", ...] = ()

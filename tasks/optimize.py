@@ -20,9 +20,7 @@ _EXPORT = (
 
 
 @step("Exporting to the platform's format", *_EXPORT)
-def export(
-    model: ImportedModel, dataset: Dataset, device: DeviceProfile, precision: Precision
-) -> Exported | Refusal:
+def export(model: ImportedModel, dataset: Dataset, device: DeviceProfile, precision: Precision) -> Exported | Refusal:
     """Convert, and for int8 and float16 quantize, by the platform's own tools; a refusal is a result like another."""
     from edgewright import export as exporters
 

@@ -117,7 +117,14 @@ def _log(
     run_id = str(created.info.run_id)
     client.log_batch(
         run_id,
-        metrics=[Metric(name, value, record.ended_ms, 0) for name, value in record.metrics.items()],
+        metrics=[
+            *(Metric(name, value, record.ended_ms, 0) for name, value in record.metrics.items()),
+            *(
+                Metric(name, value, at_ms, i)
+                for name, points in record.series.items()
+                for i, (at_ms, value) in enumerate(points)
+            ),
+        ][:1000],  # MLflow's limit for one batch
         params=[Param(name, value[:6000]) for name, value in record.params.items()],  # MLflow's limit
         tags=[RunTag("edgewright.logged_ms", str(int(time.time() * 1000)))],
     )

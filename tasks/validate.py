@@ -40,9 +40,7 @@ def judge(
 
 
 @step("Judging whether the technique was worth it", *_MEASURE)
-def benefit(
-    baseline: Evaluation, candidate: Evaluation, performance: Performance, max_drop_percent: float
-) -> Benefit:
+def benefit(baseline: Evaluation, candidate: Evaluation, performance: Performance, max_drop_percent: float) -> Benefit:
     """Smaller or faster at an accuracy that is allowed, or of no benefit; see `edgewright.validate.benefit`."""
     from edgewright import validate
 

@@ -1,0 +1,65 @@
+"""Stage five: what devices report, against the figures measured before release."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+from uuid import uuid4
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from edgewright.deploy import current_release
+from edgewright.errors import TrackingUnavailableError
+from edgewright.monitor import Health
+from edgewright.record import RunRecord, TrackingRecord
+from edgewright.store import home
+from tasks.caching import run
+from tasks.monitor import check_release
+from tasks.tracking import keep_record, upload_record
+
+__all__ = ["monitor"]
+
+EXPERIMENT = "edgewright-monitoring"
+
+
+@flow(name="monitor", description="Device telemetry against the figures of validation.", result_serializer="json")
+def monitor(
+    repository: Annotated[str | None, Field(description="Release repository; .edgewright/releases if empty.")] = None,
+    channel: Annotated[str, Field(description="Channel whose current release is watched.")] = "stable",
+    telemetry: Annotated[Path | None, Field(description="Folder of JSON-lines files that devices sent.")] = None,
+) -> Health:
+    """Compute windows, find issues, show them in Prefect, and log the windows to MLflow where there are any."""
+    release = current_release(repository or str(home() / "releases"), channel)
+    health = run(check_release, release, telemetry or home() / "telemetry")
+    if health.issues:
+        rows = [issue.model_dump(mode="json") for issue in health.issues]
+        create_table_artifact(key=f"issues-{channel}", table=rows, description="Issues in the field")
+        get_run_logger().warning("%d issues on channel %s: %s", len(rows), channel, health.issues[0].message)
+    if health.windows:
+        _track(health, release.version, channel)
+    return health
+
+
+def _track(health: Health, version: int, channel: str) -> None:
+    now = int(time.time() * 1000)
+    figures = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "memory_mb", "accuracy", "confidence")
+    series = {
+        name: tuple((w.start_s * 1000, float(getattr(w, name))) for w in health.windows if getattr(w, name) is not None)
+        for name in figures
+    }
+    run_record = RunRecord(
+        name=f"{channel} version {version}",
+        started_ms=now,
+        ended_ms=now,
+        params={"channel": channel, "version": str(version)},
+        metrics={"issues": len(health.issues), "records": health.records, "malformed": health.malformed},
+        series={name: points for name, points in series.items() if points},
+        tags={issue.kind: issue.message for issue in health.issues},
+    )
+    record = TrackingRecord(id=str(flow_run.id or uuid4()), experiment=EXPERIMENT, run=run_record)
+    try:
+        run(upload_record, keep_record(record))
+    except TrackingUnavailableError as e:
+        get_run_logger().warning("%s; the next run sends the record", e)

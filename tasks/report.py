@@ -1,0 +1,29 @@
+"""The report files of a run: JSON, Markdown and a plot; linked from Prefect, kept in MLflow."""
+
+from pathlib import Path
+
+from edgewright.result import DeploymentResult
+from edgewright.store import home, replace_file
+from tasks.caching import step
+
+__all__ = ["write_report"]
+
+
+@step("Writing the report")
+def write_report(result: DeploymentResult) -> list[Path]:
+    """Files under ``.edgewright/reports/<deployment id>``; empty where validation was not reached."""
+    from edgewright.validate.plot import plot_report
+    from edgewright.validate.summary import report_markdown
+
+    report, made = result.report, result.optimization
+    if report is None or made is None:
+        return []
+    folder = home() / "reports" / result.deployment_id
+    files = {
+        "report.json": report.model_dump_json(indent=2).encode(),
+        "report.md": report_markdown(report, made.model.name, result.device).encode(),
+        "report.png": plot_report(report, made),
+    }
+    for name, content in files.items():
+        replace_file(folder / name, content)
+    return [folder / name for name in files]
