@@ -22,26 +22,30 @@ from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_a
 
 __all__ = ["evaluate"]
 
-_TIMEOUT_S = 900
 
-
-def evaluate(model: ImportedModel, dataset: Dataset, exported: Exported, split: Split = "test") -> Evaluation:
+def evaluate(
+    model: ImportedModel, dataset: Dataset, exported: Exported, split: Split = "test", *, timeout_s: float = 900
+) -> Evaluation:
     """Accuracy, parity and the paired loss of an exported file on all rows of a split.
 
     The file runs in its own runtime in a child process: LiteRT, ONNX Runtime, Core ML on a Mac; elsewhere an
-    ML Program is read by `edgewright.export.mil_evaluator`. What that cannot run is left unmeasured, with the reason.
+    ML Program is read by `edgewright.export.mil_evaluator`, and what that does not know is left unmeasured, with the
+    reason.
     Choices between techniques use ``split="validation"``: figures to be published come from rows no choice saw.
 
     Raises:
         ConversionError: the file crashes its runtime, or its outputs cannot be compared (shape, NaN).
         InputError: the dataset holds no usable rows for the split.
+        UnsupportedError: the runtime that loads this format is not installed here.
     """
-    held_out, decision = _with_source_answers(model, dataset, split)
+    held_out, decision = _with_source_answers(model, dataset, split, timeout_s)
     truth, source = _truth(model, held_out), _answers(model, held_out.reference, decision, held_out.predicted)
     source_accuracy = accuracy_of(model.task, truth, source)
     try:
-        outputs, checked_by = _run(model, held_out, exported.artifact, list(held_out.reference))
+        outputs, checked_by = _run(held_out, exported.artifact, list(held_out.reference), timeout_s)
     except UnsupportedError as e:
+        if exported.artifact.format is not Format.MLPACKAGE:
+            raise
         return Evaluation(
             artifact=exported.artifact,
             source_accuracy=source_accuracy,
@@ -62,7 +66,9 @@ def evaluate(model: ImportedModel, dataset: Dataset, exported: Exported, split: 
     )
 
 
-def _with_source_answers(model: ImportedModel, dataset: Dataset, split: Split) -> tuple[HeldOut, Decision | None]:
+def _with_source_answers(
+    model: ImportedModel, dataset: Dataset, split: Split, timeout_s: float
+) -> tuple[HeldOut, Decision | None]:
     """The rows with the source's answers, and how a classifier's classes follow from its outputs.
 
     Where the dataset holds the source's own answers for the test split only, the imported ONNX file gives them for
@@ -73,7 +79,7 @@ def _with_source_answers(model: ImportedModel, dataset: Dataset, split: Split) -
     test = held_out if held_out.reference else read_rows(dataset, "test", order)
     decision = _decision(model, test)
     if not held_out.reference:
-        outputs, _ = _run(model, held_out, model.onnx, _in_order(model, test))
+        outputs, _ = _run(held_out, model.onnx, _in_order(model, test), timeout_s)
         held_out = replace(held_out, reference=outputs)
     return replace(held_out, reference={n: held_out.reference[n] for n in _in_order(model, held_out)}), decision
 
@@ -114,7 +120,7 @@ def _answers(
 
 
 def _run(
-    model: ImportedModel, held_out: HeldOut, file: Artifact, outputs: Sequence[str]
+    held_out: HeldOut, file: Artifact, outputs: Sequence[str], timeout_s: float
 ) -> tuple[dict[str, NDArray[np.float64]], str]:
     """Outputs (N, ...) float64 by the given names, and what ran the file."""
     inputs = list(held_out.inputs)
@@ -122,29 +128,33 @@ def _run(
         rows, answers = scratch / "rows.npz", scratch / "outputs.npz"
         write_arrays(rows, held_out.inputs)
         runner = _run_ml_program if file.format is Format.MLPACKAGE else _run_bench
-        checked_by = runner(file, rows, answers, inputs, outputs)
+        checked_by = runner(file, (rows, answers), inputs, outputs, timeout_s)
         return read_arrays(answers), checked_by
 
 
-def _run_bench(file: Artifact, rows: Path, answers: Path, inputs: Sequence[str], outputs: Sequence[str]) -> str:
+def _run_bench(
+    file: Artifact, paths: tuple[Path, Path], inputs: Sequence[str], outputs: Sequence[str], timeout_s: float
+) -> str:
     named = BenchModel(str(file.path), file.format.value, tuple(inputs), tuple(outputs))
-    spec = BenchSpec(task="outputs", models=(named,), rows=str(rows), outputs=str(answers))
-    answer = run_bench(spec, f"running {file.path.name} on the test rows", _TIMEOUT_S)
+    spec = BenchSpec(task="outputs", models=(named,), rows=str(paths[0]), outputs=str(paths[1]))
+    answer = run_bench(spec, f"running {file.path.name} on the test rows", timeout_s)
     return f"{answer['runtime']} {answer['version']}"
 
 
-def _run_ml_program(file: Artifact, rows: Path, answers: Path, inputs: Sequence[str], outputs: Sequence[str]) -> str:
+def _run_ml_program(
+    file: Artifact, paths: tuple[Path, Path], inputs: Sequence[str], outputs: Sequence[str], timeout_s: float
+) -> str:
     ran = run_in_child(
         "edgewright.validate.ml_program:run_ml_program",
         {
             "path": str(file.path),
-            "rows": str(rows),
-            "answers": str(answers),
+            "rows": str(paths[0]),
+            "answers": str(paths[1]),
             "input_names": list(inputs),
             "output_names": list(outputs),
             "native": sys.platform == "darwin",
         },
         what=f"running {file.path.name} on the test rows",
-        timeout_s=_TIMEOUT_S,
+        timeout_s=timeout_s,
     )
     return str(ran.value)

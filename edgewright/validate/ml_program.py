@@ -1,16 +1,15 @@
 """Runs a Core ML ML Program over rows; in a child process only, since coremltools is heavy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgewright_runtime.bench import read_arrays, write_arrays
 
 __all__ = ["run_ml_program"]
 
-Arrays = Mapping[str, NDArray[np.generic]]
+Arrays = dict[str, np.ndarray]
 
 
 def run_ml_program(
@@ -27,14 +26,13 @@ def run_ml_program(
     feeds = {name: held[name] for name in input_names}
     found = _predict(Path(path), feeds) if native else _interpret(Path(path), feeds)
     write_arrays(Path(answers), {name: np.asarray(found[name], np.float64) for name in output_names})
-    return "Core ML" if native else "the ML Program evaluator (numpy), not Core ML itself"
+    return "Core ML" if native else "the ML Program evaluator of Edgewright, not Core ML itself"
 
 
 def _interpret(path: Path, feeds: Arrays) -> Arrays:
     from edgewright.export.mil_evaluator import evaluate
 
-    found: Arrays = evaluate(path, feeds)
-    return found
+    return evaluate(path, feeds)
 
 
 def _predict(path: Path, feeds: Arrays) -> Arrays:

@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from edgewright.artifact import Dataset, Exported, Format
+from edgewright.artifact import Artifact, Dataset, Exported, Format
 from edgewright.measurement import Cost, Interval, Latency, Performance, Verdict
 from edgewright.profile import DeviceProfile
 from edgewright.store import Store
@@ -96,8 +97,8 @@ def _unmeasured(baseline: Exported, candidate: Exported, reason: str) -> Perform
     return Performance(
         target="this machine",
         runtime=candidate.runtime,
-        baseline=Cost(artifact=baseline.artifact, download_bytes=download_bytes(baseline.artifact.path)),
-        candidate=Cost(artifact=candidate.artifact, download_bytes=download_bytes(candidate.artifact.path)),
+        baseline=Cost(artifact=baseline.artifact, download_bytes=_transfer_bytes(baseline.artifact)),
+        candidate=Cost(artifact=candidate.artifact, download_bytes=_transfer_bytes(candidate.artifact)),
         ratio=None,
         noise=None,
         verdict="not measured",
@@ -118,10 +119,15 @@ def _file(exported: Exported, rows: list[str]) -> BenchModel:
     return BenchModel(str(exported.artifact.path), exported.artifact.format.value, tuple(names))
 
 
+@lru_cache(maxsize=64)  # a baseline is measured beside each candidate, and xz takes a second for two megabytes
+def _transfer_bytes(artifact: Artifact) -> int:
+    return download_bytes(artifact.path)
+
+
 def _cost(exported: Exported, cold: Mapping[str, Any], series: Mapping[str, Any]) -> Cost:
     return Cost(
         artifact=exported.artifact,
-        download_bytes=download_bytes(exported.artifact.path),
+        download_bytes=_transfer_bytes(exported.artifact),
         latency=Latency(**{key: series[key] for key in Latency.model_fields}),
         load_ms=cold["load_ms"],
         first_ms=cold["first_ms"],

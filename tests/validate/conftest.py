@@ -1,0 +1,124 @@
+"""Small real models: a linear classifier with two planted near-ties, as ONNX files made by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgewright.artifact import Dataset, Exported, Format, ImportedModel, ModelTask, Precision
+from edgewright.store import Store
+from edgewright_runtime.manifest import TensorSpec
+
+FEATURES, CLASSES, ROWS = 16, 3, 300
+LABELS = ("low", "middle", "high")
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def weights() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(FEATURES, CLASSES))
+
+
+def linear_onnx(path: Path, weights: np.ndarray, *, repeats: int = 1, batch: int | str = "N") -> Path:
+    """``softmax(x W)``; ``repeats`` > 1 multiplies by a large identity that often, which only costs time."""
+    width = 256
+    nodes, initializers = [], [numpy_helper.from_array(weights.astype(np.float32), "w")]
+    last = "x"
+    if repeats > 1:
+        spread = np.eye(FEATURES, width, dtype=np.float32)
+        initializers += [numpy_helper.from_array(spread, "spread"), numpy_helper.from_array(spread.T.copy(), "gather")]
+        nodes.append(helper.make_node("MatMul", ["x", "spread"], ["wide0"]))
+        for i in range(repeats):
+            noise = np.random.default_rng(i).normal(size=(width, width)).astype(np.float32)
+            identity = np.linalg.qr(noise)[0]
+            initializers += [
+                numpy_helper.from_array(identity, f"q{i}"),
+                numpy_helper.from_array(np.ascontiguousarray(identity.T), f"t{i}"),
+            ]
+            nodes.append(helper.make_node("MatMul", [f"wide{i}", f"q{i}"], [f"turned{i}"]))
+            nodes.append(helper.make_node("MatMul", [f"turned{i}", f"t{i}"], [f"wide{i + 1}"]))
+        nodes.append(helper.make_node("MatMul", [f"wide{repeats}", "gather"], ["narrow"]))
+        last = "narrow"
+    nodes += [
+        helper.make_node("MatMul", [last, "w"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["scores"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, FEATURES])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, CLASSES])],
+        initializers,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
+def exported(path: Path, form: Format = Format.ONNX) -> Exported:
+    return Exported(
+        artifact=Store().put(path, form),
+        precision=Precision.FLOAT32,
+        inputs=(TensorSpec("x", (-1, FEATURES), "float32"),),
+        outputs=(TensorSpec("scores", (-1, CLASSES), "float32"),),
+        runtime="onnxruntime" if form is Format.ONNX else "litert",
+        runtime_floor="1.18.0",
+    )
+
+
+@pytest.fixture
+def imported(tmp_path: Path, weights: np.ndarray) -> ImportedModel:
+    artifact = Store().put(linear_onnx(tmp_path / "source.onnx", weights), Format.ONNX)
+    return ImportedModel(
+        name="linear",
+        source=artifact,
+        onnx=artifact,
+        graph=None,
+        inputs=(TensorSpec("x", (-1, FEATURES), "float32"),),
+        outputs=(TensorSpec("scores", (-1, CLASSES), "float32"),),
+        task=ModelTask.CLASSIFICATION,
+        labels=LABELS,
+    )
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, weights: np.ndarray) -> Dataset:
+    """Truth is the source's answer on 90% of rows, another class on the rest."""
+    chance = np.random.default_rng(2)
+    x = chance.normal(size=(ROWS, FEATURES)).astype(np.float32)
+    scores = softmax(x.astype(np.float64) @ weights)
+    predicted = scores.argmax(axis=1)
+    truth = np.where(chance.random(ROWS) < 0.9, predicted, (predicted + 1) % CLASSES)
+    return write_dataset(tmp_path, x, truth, scores, predicted)
+
+
+def write_dataset(
+    folder: Path, x: np.ndarray, truth: np.ndarray, scores: np.ndarray, predicted: np.ndarray | None
+) -> Dataset:
+    arrays = {"test.x.x": x, "test.y": truth, "test.reference.scores": scores}
+    if predicted is not None:
+        arrays["test.predicted"] = predicted
+    np.savez(folder / "data.npz", **arrays)
+    artifact = Store().put(folder / "data.npz", Format.DATASET)
+    return Dataset(artifact=artifact, calibration_rows=0, validation_rows=0, test_rows=len(x))
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Callable[..., Exported]:
+    """An ONNX file of the given weights, in the store."""
+
+    def made(weights: np.ndarray, name: str = "model.onnx", **options: int) -> Exported:
+        return exported(linear_onnx(tmp_path / name, weights, **options))
+
+    return made

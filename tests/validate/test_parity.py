@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from edgewright.errors import ConversionError
+from edgewright.validate.decision import Decision
+from edgewright.validate.parity import check_outputs, parity
+
+SCORES = Decision("y", None, is_class=False)
+
+
+def test_differences_are_those_of_the_arrays() -> None:
+    reference, outputs = {"y": np.array([[1.0, -4.0], [2.0, 0.0]])}, {"y": np.array([[1.5, -4.0], [2.0, 0.1]])}
+    found = parity(reference, outputs, "test", None)
+    assert found.max_absolute == 0.5
+    assert found.mean_absolute == pytest.approx(0.15)
+    assert found.max_relative == 0.125
+    assert found.rows == 2
+    assert found.agreement is None
+
+
+def test_tie_in_the_source_is_explained_as_one() -> None:
+    reference = {"y": np.array([[0.5, 0.5 - 1e-9], [0.9, 0.1]])}
+    found = parity(reference, {"y": np.array([[0.4999999, 0.5000001], [0.9, 0.1]])}, "test", SCORES)
+    assert (found.agreement, found.disagreements) == (0.5, 1)
+    assert "tie there within float32 rounding" in found.explanation
+    assert "test row 0" in found.explanation
+
+
+def test_real_disagreement_is_not_called_a_tie() -> None:
+    reference = {"y": np.array([[0.6, 0.4], [0.9, 0.1]])}
+    found = parity(reference, {"y": np.array([[0.4, 0.6], [0.9, 0.1]])}, "test", SCORES)
+    assert "0 of them tie" in found.explanation
+    assert "margin is 0.2" in found.explanation
+
+
+def test_nan_is_named_with_its_rows() -> None:
+    reference = {"y": np.ones((4, 2))}
+    broken = reference["y"].copy()
+    broken[2:, 1] = np.nan
+    with pytest.raises(ConversionError, match=r"'y' is NaN or infinite in 2 of 4 test rows \(first: row 2\)"):
+        check_outputs(reference, {"y": broken}, "model.onnx")
+
+
+def test_wrong_shape_and_missing_output_are_named() -> None:
+    reference = {"y": np.ones((4, 2))}
+    with pytest.raises(ConversionError, match=r"shape \[3\] a row, the source model's has \[2\]"):
+        check_outputs(reference, {"y": np.ones((4, 3))}, "model.onnx")
+    with pytest.raises(ConversionError, match=r"output 'y' is missing; the exported file has \['z'\]"):
+        check_outputs(reference, {"z": np.ones((4, 2))}, "model.onnx")

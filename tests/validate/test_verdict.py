@@ -1,0 +1,134 @@
+from pathlib import Path
+
+import pytest
+
+from edgewright.artifact import Artifact, Format
+from edgewright.measurement import (
+    Accuracy,
+    AccuracyDrop,
+    Cost,
+    Evaluation,
+    Interval,
+    Latency,
+    Parity,
+    Performance,
+    Verdict,
+)
+from edgewright.profile import Budget
+from edgewright.validate import benefit, judge
+
+MB = 1 << 20
+NO_BUDGET = Budget()
+
+
+def artifact(size: int) -> Artifact:
+    return Artifact(path=Path("model.onnx"), format=Format.ONNX, digest=f"{size:064x}", size_bytes=size)
+
+
+def evaluation(drop: float = 0.0, p_value: float = 1.0, *, ran: bool = True) -> Evaluation:
+    accuracy = Accuracy(metric="accuracy", value=0.9, low=0.88, high=0.92, rows=1000)
+    return Evaluation(
+        artifact=artifact(1),
+        source_accuracy=accuracy,
+        accuracy=accuracy if ran else None,
+        drop=AccuracyDrop(
+            percent=drop, low_percent=drop - 0.5, high_percent=drop + 0.5, p_value=p_value, test="McNemar mid-p"
+        )
+        if ran
+        else None,
+        parity=Parity(checked_by="test", rows=1000) if ran else Parity(checked_by=None),
+        not_measured=() if ran else ("accuracy and parity: no evaluator",),
+    )
+
+
+def cost(size: int, download: int, p95: float | None = 2.0) -> Cost:
+    latency = p95 and Latency(p50_ms=p95 / 2, p90_ms=p95, p95_ms=p95, p99_ms=p95, mean_ms=p95, min_ms=p95 / 4, runs=100)
+    return Cost(
+        artifact=artifact(size),
+        download_bytes=download,
+        latency=latency or None,
+        added_memory_mb=20.0 if p95 else None,
+        peak_memory_mb=80.0 if p95 else None,
+    )
+
+
+def performance(
+    before: Cost, after: Cost, verdict: Verdict = "no difference that this machine can show"
+) -> Performance:
+    ratio = Interval(value=0.5, low=0.45, high=0.55) if verdict == "faster" else Interval(value=1, low=0.97, high=1.03)
+    return Performance(
+        target="this machine",
+        runtime="onnxruntime 1.32",
+        baseline=before,
+        candidate=after,
+        ratio=None if verdict == "not measured" else ratio,
+        noise=None if verdict == "not measured" else Interval(value=1, low=0.98, high=1.02),
+        verdict=verdict,
+    )
+
+
+SAME = performance(cost(4 * MB, 3 * MB), cost(4 * MB, 3 * MB))
+
+
+def test_every_limit_is_held_against_its_own_figure() -> None:
+    budget = Budget(max_latency_ms=1.5, max_memory_mb=30, max_size_mb=3, max_accuracy_drop_percent=0.5)
+    report = judge(evaluation(), evaluation(0.2), SAME, budget, 1.0)
+    assert [(line.figure, line.status) for line in report.lines] == [
+        ("p95 latency", "missed"),
+        ("added memory", "met"),
+        ("size on disk", "missed"),
+        ("accuracy drop", "met"),
+    ]
+    assert not report.passed
+    assert [line.sentence() for line in report.violations] == [
+        "p95 latency 2 ms misses its limit of 1.5 ms by 0.5",
+        "size on disk 4 MB misses its limit of 3 MB by 1",
+    ]
+    assert report.lines[1].margin == pytest.approx(10.0)
+
+
+def test_recipe_limits_the_drop_where_the_budget_does_not() -> None:
+    report = judge(evaluation(), evaluation(1.2, 0.01), SAME, NO_BUDGET, 1.0)
+    assert [line.sentence() for line in report.violations] == [
+        "accuracy drop 1.2 percentage points misses its limit of 1 percentage points by 0.2"
+    ]
+    assert judge(evaluation(), evaluation(1.2, 0.01), SAME, Budget(max_accuracy_drop_percent=2), 1.0).passed
+
+
+def test_drop_that_could_be_chance_is_said_to_be() -> None:
+    report = judge(evaluation(), evaluation(1.2, 0.4), SAME, NO_BUDGET, 1.0)
+    assert not report.passed
+    assert "cannot tell it from chance" in report.notes[0]
+
+
+def test_unmeasured_figure_is_neither_met_nor_missed() -> None:
+    unmeasured = performance(cost(MB, MB, None), cost(MB, MB, None), "not measured")
+    report = judge(evaluation(ran=False), evaluation(ran=False), unmeasured, Budget(max_latency_ms=5), 1.0)
+    assert {line.status for line in report.lines} == {"not measured"}
+    assert report.passed
+    assert "p95 latency: not measured, limit 5 ms" in report.notes
+    assert report.candidate.not_measured == ("accuracy and parity: no evaluator",)
+
+
+def test_smaller_or_faster_is_a_benefit() -> None:
+    smaller = performance(cost(4 * MB, 3 * MB), cost(MB, MB))
+    found = benefit(evaluation(), evaluation(), smaller, 1.0)
+    assert found.useful
+    assert found.cause == "75% smaller on disk, 67% smaller to download"
+    faster = performance(cost(4 * MB, 3 * MB), cost(4 * MB, 3 * MB), "faster")
+    assert benefit(evaluation(), evaluation(), faster, 1.0).cause == "faster"
+
+
+def test_neither_smaller_nor_faster_is_no_benefit_with_its_cause() -> None:
+    found = benefit(evaluation(), evaluation(), SAME, 1.0)
+    assert not found.useful
+    assert found.cause.startswith("neither smaller (disk x1.000, download x1.000) nor faster")
+
+
+def test_loss_beyond_chance_and_limit_undoes_the_benefit() -> None:
+    smaller = performance(cost(4 * MB, 3 * MB), cost(MB, MB), "faster")
+    found = benefit(evaluation(), evaluation(3.0, 0.001), smaller, 1.0)
+    assert not found.useful
+    assert "accuracy falls by 3.00 percentage points" in found.cause
+    assert benefit(evaluation(), evaluation(3.0, 0.2), smaller, 1.0).useful
+    assert benefit(evaluation(), evaluation(0.5, 0.001), smaller, 1.0).useful
