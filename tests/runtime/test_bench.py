@@ -1,0 +1,128 @@
+"""The bench as a device runs it: its own process, files in and out."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgewright_runtime import bench
+from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.errors import InputRejectedError
+from edgewright_runtime.manifest import TensorSpec
+
+FEATURES = 8
+
+
+def scaled(path: Path, factor: float, width: int = FEATURES) -> BenchModel:
+    """``y = factor * x``, as an ONNX file."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "scaled",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", width])],
+        [numpy_helper.from_array(factor * np.eye(width, dtype=np.float32), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return BenchModel(str(path), "onnx", ("x",), ("y",))
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> str:
+    path = tmp_path / "rows.npz"
+    write_arrays(path, {"x": np.random.default_rng(0).normal(size=(300, FEATURES)).astype(np.float32)})
+    return str(path)
+
+
+def run(tmp_path: Path, spec: BenchSpec | dict[str, Any]) -> dict[str, Any]:
+    asked, answered = tmp_path / "spec.json", tmp_path / "answer.json"
+    asked.write_text(json.dumps(spec if isinstance(spec, dict) else asdict(spec)))
+    command = [sys.executable, "-m", "edgewright_runtime.bench", "--spec", str(asked), "--out", str(answered)]
+    subprocess.run(command, check=True, timeout=120)
+    answer: dict[str, Any] = json.loads(answered.read_text())
+    return answer
+
+
+def test_outputs_are_those_of_every_row_in_order(tmp_path: Path, rows: str) -> None:
+    model, out = scaled(tmp_path / "m.onnx", 3.0), tmp_path / "out.npz"
+    answer = run(tmp_path, BenchSpec("outputs", (model,), rows, outputs=str(out)))
+    assert answer["rows"] == 300
+    assert answer["runtime"] == "onnxruntime"
+    np.testing.assert_allclose(read_arrays(out)["y"], 3.0 * read_arrays(Path(rows))["x"], rtol=1e-6)
+
+
+def test_cold_figures_come_from_a_fresh_process(tmp_path: Path, rows: str) -> None:
+    answer = run(tmp_path, BenchSpec("cold", (scaled(tmp_path / "m.onnx", 1.0),), rows))
+    assert answer["load_ms"] > 0
+    assert answer["first_ms"] > 0
+    if sys.platform == "linux":
+        assert 0 < answer["added_memory_mb"] < answer["peak_memory_mb"]
+
+
+def test_warm_figures_are_interleaved_over_several_loads(tmp_path: Path, rows: str) -> None:
+    models = (scaled(tmp_path / "a.onnx", 1.0), scaled(tmp_path / "b.onnx", 2.0))
+    spec = BenchSpec("warm", models, rows, min_runs=50, min_rounds=12, min_seconds=0.05, epochs=3)
+    answer = run(tmp_path, spec)
+    assert len(answer["series"]) == 2
+    for series in answer["series"]:
+        assert len(series["block_medians_ms"]) == 3
+        assert sum(len(epoch) for epoch in series["block_medians_ms"]) >= 12
+        assert series["runs"] >= 50
+        assert 0 < series["min_ms"] <= series["p50_ms"] <= series["p90_ms"] <= series["p95_ms"] <= series["p99_ms"]
+        assert 0 < len(series["sample_ms"]) <= 1000
+    rounds = [[len(epoch) for epoch in series["block_medians_ms"]] for series in answer["series"]]
+    assert rounds[0] == rounds[1]
+
+
+def test_model_that_cannot_load_is_answered_not_traced(tmp_path: Path, rows: str) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a model")
+    answer = run(tmp_path, BenchSpec("cold", (BenchModel(str(broken), "onnx"),), rows))
+    assert answer["error"]["type"] == "IntegrityError"
+    assert "broken.onnx" in answer["error"]["message"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS binds on Linux")
+def test_memory_limit_binds(tmp_path: Path, rows: str) -> None:
+    wide = tmp_path / "wide.npz"
+    write_arrays(wide, {"x": np.zeros((1, 2000), np.float32)})
+    model = scaled(tmp_path / "m.onnx", 1.0, width=2000)  # 16 MB of weights
+    fits = run(tmp_path, BenchSpec("cold", (model,), str(wide), limit_mb=400))
+    assert "load_ms" in fits
+    refused = run(tmp_path, BenchSpec("cold", (model,), str(wide), limit_mb=4))
+    assert refused["error"]["type"] in {"MemoryError", "IntegrityError"}
+
+
+def test_misspelt_key_and_unknown_task_are_refused(tmp_path: Path, rows: str) -> None:
+    model = scaled(tmp_path / "m.onnx", 1.0)
+    spec = asdict(BenchSpec("cold", (model,), rows))
+    misspelt = run(tmp_path, {**spec, "thread": 2})
+    assert "unknown keys ['thread']" in misspelt["error"]["message"]
+    unknown = run(tmp_path, {**spec, "task": "hot"})
+    assert "unknown bench task 'hot'; known: outputs, cold, warm" in unknown["error"]["message"]
+
+
+def test_missing_input_is_named(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.npz"
+    write_arrays(rows, {"z": np.zeros((2, FEATURES), np.float32)})
+    with pytest.raises(InputRejectedError, match=r"inputs \['x'\] are not among the rows' arrays \['z'\]"):
+        bench.bench(BenchSpec("cold", (scaled(tmp_path / "m.onnx", 1.0),), str(rows)))
+
+
+def test_quantized_tensors_are_stored_and_read_by_their_scale() -> None:
+    spec = TensorSpec("x", (1, 4), "int8", 0.5, -3)
+    stored = bench._stored(spec, np.array([[-1000.0, 0.0, 0.74, 1000.0]]))
+    assert stored.dtype == np.int8
+    assert stored.tolist() == [[-128, -3, -2, 127]]
+    np.testing.assert_allclose(bench._real(spec, stored), [[-62.5, 0.0, 0.5, 65.0]])
+
+
+def test_arrays_keep_names_that_numpy_itself_uses(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "a.npz", {"file": np.ones(2), "allow_pickle": np.zeros(1)})
+    assert sorted(read_arrays(tmp_path / "a.npz")) == ["allow_pickle", "file"]
