@@ -1,0 +1,242 @@
+"""Building a `torch.fx` graph one operator at a time: constants are folded at once, shapes are known throughout.
+
+Runs in a child process: imports torch.
+"""
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+from edgewright.errors import UnsupportedError
+
+__all__ = ["Builder", "Dims", "Op", "Operand", "Result", "Value", "is_static", "operand", "refuse", "tensor"]
+
+Operand = torch.Tensor | fx.Node
+"""A constant, or a node whose ``meta["val"]`` is a tensor without data that knows its shape and dtype."""
+
+Dims = NDArray[np.object_]
+"""Integers of which at least one depends on the free batch size (`torch.SymInt`)."""
+
+Value = Operand | Dims | None
+"""What stands behind an ONNX name; None is an optional input that was left out."""
+
+Result = Value | tuple[Value, ...]
+"""What a handler gives back: one value, or one for each output."""
+
+_INVALID = re.compile(r"[^0-9a-zA-Z_.]")
+_TRACED_BATCH = 5  # a size that no layer is likely to have, so that a batch axis is not mistaken for another
+
+
+@dataclass(frozen=True)
+class Op:
+    """One ONNX node with its inputs already resolved."""
+
+    kind: str
+    name: str
+    inputs: tuple[Value, ...]
+    attributes: dict[str, Any]
+    opset: int
+    outputs: tuple[str, ...]
+    input_names: tuple[str, ...] = ()
+
+    def get(self, attribute: str, default: Any = None) -> Any:
+        """An attribute, or what the specification says when it is left out."""
+        return self.attributes.get(attribute, default)
+
+    def input(self, index: int) -> Value:
+        """An input, or None when it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+
+def refuse(op: Op, why: str) -> UnsupportedError:
+    """The error for an operator, or a use of one, that the importer does not know."""
+    return UnsupportedError(
+        f"operator {op.kind} (node '{op.name}'): {why}; what still works: platform quantization of the ONNX graph "
+        "for ONNX Runtime (--platform edge_device), which needs no restructuring"
+    )
+
+
+def tensor(op: Op, index: int) -> torch.Tensor:
+    """An input that must be a constant."""
+    value = op.input(index)
+    if not isinstance(value, torch.Tensor):
+        raise refuse(op, f"input {index} must be a constant")
+    return value
+
+
+def operand(op: Op, index: int) -> Operand:
+    """An input that must be there."""
+    value = op.input(index)
+    if not isinstance(value, (torch.Tensor, fx.Node)):
+        raise refuse(op, f"input {index} is missing or depends on the batch size")
+    return value
+
+
+def is_static(sizes: Sequence[Any]) -> bool:
+    """Whether no size depends on the batch."""
+    return all(isinstance(s, int) for s in sizes)
+
+
+@dataclass
+class Builder:
+    """The graph so far."""
+
+    root: nn.Module = field(default_factory=nn.Module)
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    _mode: FakeTensorMode = field(
+        default_factory=lambda: FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    )
+    _constants: dict[int, tuple[torch.Tensor, fx.Node]] = field(default_factory=dict)
+
+    def placeholder(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> fx.Node:
+        """A graph input; -1 in ``shape`` is the free batch size."""
+        node = self.graph.placeholder(_INVALID.sub("_", name).replace(".", "_"))
+        example = torch.empty([_TRACED_BATCH if s < 0 else s for s in shape], dtype=dtype)
+        sizes = [DimDynamic.DUCK if s < 0 else DimDynamic.STATIC for s in shape]
+        context = StatelessSymbolicContext(dynamic_sizes=sizes)
+        node.meta["val"] = self._mode.from_tensor(example, symbolic_context=context)
+        return node
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Operand:
+        """Call a torch function now if every operand is a constant, else add it to the graph."""
+        return cast(Operand, self._call(function, args, kwargs))
+
+    def several(self, count: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Operand, ...]:
+        """The first ``count`` results of a function that returns several."""
+        results = self._call(function, args, kwargs)
+        if not isinstance(results, fx.Node):
+            return tuple(results)[:count]
+        return tuple(self.call(operator.getitem, results, i) for i in range(count))
+
+    def _call(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if not _has_node((args, kwargs)):
+            with torch.no_grad():
+                return function(*args, **kwargs)
+        nodes, named = self._as_nodes(args), self._as_nodes(kwargs)
+        node = self.graph.call_function(function, nodes, named)
+        return self._inferred(node, function, args, kwargs)
+
+    def module(self, name: str, layer: nn.Module, *args: Operand) -> Operand:
+        """Call a layer now if every operand is a constant, else add it to the graph under a free ``name``."""
+        layer.eval()
+        if not _has_node(args):
+            with torch.no_grad():
+                return cast(Operand, layer(*args))
+        path = self._free_path(name)
+        _attach(self.root, path, layer)
+        node = self.graph.call_module(path, self._as_nodes(args))
+        return self._inferred(node, layer, args, {})
+
+    def fake(self, value: Any) -> Any:
+        """The shape-carrying tensor (or tuple of them) behind a value."""
+        return value.meta["val"] if isinstance(value, fx.Node) else value
+
+    def shape(self, value: Operand) -> tuple[Any, ...]:
+        """Sizes as int, or SymInt where they depend on the batch."""
+        return tuple(int(s) if not isinstance(s, torch.SymInt) else s for s in self.fake(value).shape)
+
+    def rank(self, value: Operand) -> int:
+        """Number of axes."""
+        return len(self.fake(value).shape)
+
+    def dtype(self, value: Operand) -> torch.dtype:
+        """Element type."""
+        return cast(torch.dtype, self.fake(value).dtype)
+
+    def under_fakes(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What a function would return, shapes only, without adding it to the graph."""
+        with self._mode, torch.no_grad():
+            return function(*_mapped(args, self.fake), **_mapped(kwargs, self.fake))
+
+    def constant(self, tensor: torch.Tensor, name: str) -> fx.Node:
+        """A constant as a node: a buffer that is read with get_attr."""
+        if id(tensor) not in self._constants:
+            path = self._free_path(name)
+            parent, leaf = _parent_of(self.root, path)
+            parent.register_buffer(leaf, tensor.contiguous())
+            node = self.graph.get_attr(path)
+            node.meta["val"] = tensor
+            self._constants[id(tensor)] = (tensor, node)
+        return self._constants[id(tensor)][1]
+
+    def finish(self, outputs: Sequence[Operand]) -> fx.GraphModule:
+        """The module; it returns a tensor where there is one output, else a tuple."""
+        results = tuple(o if isinstance(o, fx.Node) else self.constant(o, "constant") for o in outputs)
+        self.graph.output(results[0] if len(results) == 1 else results)
+        module = fx.GraphModule(self.root, self.graph).eval()
+        module.graph.eliminate_dead_code()
+        module.delete_all_unused_submodules()
+        module.recompile()
+        return module
+
+    def _inferred(self, node: fx.Node, function: Callable[..., Any], args: Any, kwargs: Any) -> fx.Node:
+        node.meta["val"] = self.under_fakes(function, *args, **kwargs)
+        return node
+
+    def _as_nodes(self, value: Any) -> Any:
+        return _mapped(value, lambda v: self.constant(v, "constant") if isinstance(v, torch.Tensor) else v)
+
+    def _free_path(self, name: str) -> str:
+        parts = [p if not p[:1].isdigit() or p.isdigit() else f"_{p}" for p in _INVALID.sub("_", name).split(".") if p]
+        path = ".".join(parts) or "layer"
+        taken = {n for n, _ in self.root.named_modules()} | {n for n, _ in self.root.named_buffers()}
+        candidate, count = path, 0
+        while candidate in taken or _crosses_leaf(self.root, candidate):
+            count += 1
+            candidate = f"{path.replace('.', '_')}_{count}"
+        return candidate
+
+
+def _crosses_leaf(root: nn.Module, path: str) -> bool:
+    """Whether the path would go through a buffer or into a layer of torch's own."""
+    current: Any = root
+    *parents, leaf = path.split(".")
+    for part in parents:
+        if not hasattr(current, part):
+            return False
+        current = getattr(current, part)
+        if type(current) is not nn.Module:
+            return True
+    return hasattr(current, leaf)
+
+
+def _parent_of(root: nn.Module, path: str) -> tuple[nn.Module, str]:
+    *parents, leaf = path.split(".")
+    current = root
+    for part in parents:
+        if not hasattr(current, part):
+            current.add_module(part, nn.Module())
+        current = getattr(current, part)
+    return current, leaf
+
+
+def _attach(root: nn.Module, path: str, layer: nn.Module) -> None:
+    parent, leaf = _parent_of(root, path)
+    parent.add_module(leaf, layer)
+
+
+def _has_node(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_has_node(v) for v in value)
+    if isinstance(value, dict):
+        return any(_has_node(v) for v in value.values())
+    if isinstance(value, slice):
+        return any(_has_node(v) for v in (value.start, value.stop, value.step))
+    return isinstance(value, fx.Node)
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
+        return type(value)(_mapped(v, change) for v in value)
+    if isinstance(value, dict):
+        return {k: _mapped(v, change) for k, v in value.items()}
+    return change(value)

@@ -1,0 +1,156 @@
+"""The child's side of the door: load the source, encode the data, export, import, compare, and only then store.
+
+Each source becomes a `Source`, what every later step needs to know of it. Runs in a child process.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgewright.artifact import Artifact, Dataset, Format, ImportedModel, Intake, ModelTask
+from edgewright.data import DataSpec
+from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.intake.formats import detect_format
+from edgewright.intake.source import Source, opened
+from edgewright.store import Store
+
+__all__ = ["check", "take_in"]
+
+_PARITY_ROWS = 256
+_PARITY = 1e-4  # largest difference over the largest magnitude, as for float exports
+_TIES = 0.01  # share of rows that may stand on the other side of a tree's float32 threshold
+
+
+def check(model: str, data: str) -> None:
+    """Load the model, read and encode the data, and forget both; raises what `edgewright.intake.preflight` says."""
+    opened(Path(model), detect_format(Path(model)), DataSpec.model_validate_json(data))
+
+
+def take_in(model: str, data: str, store: str, name: str) -> str:
+    """`edgewright.intake.take_in` with JSON in and out."""
+    path, spec, place = Path(model), DataSpec.model_validate_json(data), Store(Path(store))
+    kind = detect_format(path)
+    source = opened(path, kind, spec)
+    exported = source.to_onnx(name)
+    graph, refusal = _imported(exported)
+    reference, predicted = source.answers()
+    notes = list(source.notes)
+    if graph is not None:
+        _compare(graph, source, reference, name)
+    with place.workspace() as scratch:
+        onnx_file, graph_file, data_file = (scratch / f for f in ("model.onnx", "graph.safetensors", "data.npz"))
+        onnx.save(exported, onnx_file)
+        if graph is not None:
+            from edgewright.intake import torch_graph
+
+            torch_graph.save(graph, graph_file)
+        np.savez(data_file, **_arrays(source, reference, predicted))
+        origin = place.put(path, kind)
+        made = place.put(onnx_file, Format.ONNX, parent=origin.digest)
+        inside = None if graph is None else place.put(graph_file, Format.TORCH_GRAPH, parent=made.digest)
+        rows = place.put(data_file, Format.DATASET, parent=origin.digest)
+    return Intake(
+        model=_described(name, source, (origin, made, inside), refusal, notes),
+        dataset=Dataset(
+            artifact=rows,
+            calibration_rows=len(source.samples.rows.calibration),
+            validation_rows=len(source.samples.rows.validation),
+            test_rows=len(source.samples.rows.test),
+            notes=source.samples.notes,
+        ),
+    ).model_dump_json()
+
+
+def _imported(model: onnx.ModelProto) -> tuple[Any, str | None]:
+    """The torch graph, or why there is none: paths that need no restructuring work without it."""
+    from edgewright.intake.onnx_graph import import_onnx
+
+    try:
+        return import_onnx(model), None
+    except UnsupportedError as e:
+        return None, str(e)
+
+
+def _compare(graph: Any, source: Source, reference: NDArray[np.float64], name: str) -> None:
+    """The imported graph must answer as the source does in its own framework.
+
+    Raises:
+        ConversionError: it does not; the message says by how much.
+    """
+    import torch
+
+    rows = source.samples.rows.test[:_PARITY_ROWS]
+    with torch.no_grad():
+        got = _in_pieces(graph, [torch.from_numpy(x[rows]) for x in source.samples.inputs.values()], source)
+    expected = reference[: len(rows)]
+    if got.shape != expected.shape:
+        raise ConversionError(f"{name}: the imported graph returns {got.shape}, the source model {expected.shape}")
+    far = np.abs(got - expected).reshape(len(rows), -1).max(axis=1) / max(float(np.abs(expected).max()), 1e-12)
+    allowed = _TIES if source.float32_only else 0.0
+    share = float((~(far <= _PARITY)).mean())
+    if share > allowed:
+        raise ConversionError(
+            f"{name}: the imported graph disagrees with the source model on {share:.1%} of {len(rows)} rows "
+            f"(largest relative difference {float(far.max()):.2g}, allowed {_PARITY:.0e})"
+        )
+
+
+def _in_pieces(graph: Any, inputs: list[Any], source: Source) -> NDArray[np.float64]:
+    import torch
+
+    step = source.inputs[0].shape[0] if source.inputs[0].shape[0] > 0 else len(inputs[0])
+    found = []
+    for start in range(0, len(inputs[0]), step):
+        piece = [x[start : start + step] for x in inputs]
+        short = step - len(piece[0])
+        if short:
+            piece = [torch.cat([p, p[-1:].expand(short, *p.shape[1:])]) for p in piece]
+        result = graph(*piece)
+        result = result[0] if isinstance(result, (tuple, list)) else result
+        found.append(result[: step - short].double().numpy())
+    return np.concatenate(found)
+
+
+def _arrays(source: Source, reference: NDArray[np.float64], predicted: NDArray[Any] | None) -> Mapping[str, Any]:
+    """The arrays of `edgewright.artifact.Dataset`."""
+    samples = source.samples
+    arrays: dict[str, Any] = {}
+    for split in ("calibration", "validation", "test"):
+        rows = getattr(samples.rows, split)
+        for name, values in samples.inputs.items():
+            arrays[f"{split}.x.{name}"] = values[rows]
+        arrays[f"{split}.y"] = samples.y[rows]
+    arrays[f"test.reference.{source.outputs[0].name}"] = reference
+    if predicted is not None:
+        arrays["test.predicted"] = predicted
+    if source.raw is not None:
+        arrays["test.raw"] = source.raw
+    return arrays
+
+
+def _described(
+    name: str,
+    source: Source,
+    artifacts: tuple[Artifact, Artifact, Artifact | None],
+    refusal: str | None,
+    notes: list[str],
+) -> ImportedModel:
+    origin, made, inside = artifacts
+    return ImportedModel(
+        name=name,
+        source=origin,
+        onnx=made,
+        graph=inside,
+        graph_refusal=refusal,
+        inputs=source.inputs,
+        outputs=source.outputs,
+        task=ModelTask.REGRESSION if source.labels is None else ModelTask.CLASSIFICATION,
+        labels=source.labels or (),
+        preprocessing=source.preprocessing,
+        float32_only=source.float32_only,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,107 @@
+"""What a model file is, by looking into it; the name alone proves nothing. No ML framework is imported here."""
+
+import zipfile
+from pathlib import Path
+
+from edgewright.artifact import Format
+from edgewright.errors import InputError
+
+__all__ = ["KNOWN", "detect_format"]
+
+KNOWN = (
+    "a torch.export program (.pt2), a scikit-learn model (.pkl, .joblib, .skops), ONNX (.onnx), "
+    "Keras (.keras, .h5) or a TensorFlow SavedModel folder"
+)
+_HEAD_BYTES = 64
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_ZIP, _ZIP_EMPTY = b"PK\x03\x04", b"PK\x05\x06"
+# Magic bytes of the compressors that joblib writes: zlib, gzip, bzip2, xz, lzma, lz4.
+_COMPRESSED = (
+    b"\x78\x01",
+    b"\x78\x5e",
+    b"\x78\x9c",
+    b"\x78\xda",
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ",
+    b"\x5d\x00",
+    b"\x04\x22\x4d\x18",
+)
+# A pickle of protocol 2 and later starts with PROTO and the version; older ones with MARK, GLOBAL or EMPTY_*.
+_PICKLE_PROTO = b"\x80"
+_OLD_PICKLE = (b"c", b"(", b"]", b"}")
+
+
+def detect_format(path: Path) -> Format:
+    """The format of a model file or folder.
+
+    Raises:
+        InputError: missing, unreadable, empty, truncated, or nothing that is known.
+    """
+    try:
+        if path.is_dir():
+            return _of_folder(path)
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+            stream.seek(max(size - 1, 0))
+            last = stream.read(1)
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read: {e.strerror or e}") from e
+    if not head:
+        raise InputError(f"{path}: the file is empty; expected {KNOWN}")
+    if head.startswith((_ZIP, _ZIP_EMPTY)):
+        return _of_zip(path)
+    if head.startswith(_HDF5):
+        return Format.KERAS
+    if head.startswith(_COMPRESSED):
+        return Format.SKLEARN
+    if _is_pickle(head):
+        if last != b".":
+            raise InputError(f"{path}: a truncated pickle: it does not end with STOP")
+        return Format.SKLEARN
+    if _is_onnx(head):
+        return Format.ONNX
+    raise InputError(f"{path}: unknown format (starts with {head[:8].hex(' ')}); expected {KNOWN}")
+
+
+def _of_folder(path: Path) -> Format:
+    if (path / "saved_model.pb").is_file():
+        return Format.SAVED_MODEL
+    raise InputError(f"{path}: a folder without saved_model.pb; expected {KNOWN}")
+
+
+def _of_zip(path: Path) -> Format:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as e:
+        raise InputError(f"{path}: a truncated or damaged archive: {e}") from e
+    leaves = {n.rpartition("/")[2] for n in names}
+    if "archive_format" in leaves or "serialized_exported_program.json" in leaves:
+        return Format.PT2
+    if "config.json" in names and "metadata.json" in names:
+        return Format.KERAS
+    if "schema.json" in names:
+        return Format.SKLEARN
+    if any(n.endswith("/data.pkl") for n in names):
+        raise InputError(
+            f"{path}: a torch.save file holds weights, or a pickled module, but no program; save it with "
+            "torch.export.save(torch.export.export(model, inputs), 'model.pt2')"
+        )
+    raise InputError(f"{path}: an archive of an unknown kind ({', '.join(names[:3])}...); expected {KNOWN}")
+
+
+def _is_pickle(head: bytes) -> bool:
+    if head.startswith(_PICKLE_PROTO):
+        return len(head) > 1 and 2 <= head[1] <= 5
+    return head.startswith(_OLD_PICKLE) and b"\n" in head
+
+
+def _is_onnx(head: bytes) -> bool:
+    """A ModelProto starts with its ir_version (field 1, varint) and goes on with another of its fields."""
+    # https://github.com/onnx/onnx/blob/main/onnx/onnx.proto: fields 2-8, 14, 20, 25
+    known = {2 << 3 | 2, 3 << 3 | 2, 4 << 3 | 2, 5 << 3, 6 << 3 | 2, 7 << 3 | 2, 8 << 3 | 2, 14 << 3 | 2}
+    return len(head) > 3 and head[0] == 0x08 and head[1] < 0x80 and head[2] in known

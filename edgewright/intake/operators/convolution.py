@@ -1,0 +1,356 @@
+"""Convolution, pooling, normalization and dense layers: what training and pruning need as layers, not functions.
+
+Each handler follows the operator of the same name in the ONNX operator specification (ai.onnx).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edgewright.intake.builder import Builder, Op, Operand, Result, is_static, operand, refuse, tensor
+
+__all__ = ["HANDLERS", "layer_name", "padding_of"]
+
+_CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_CONV_TRANSPOSE: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+_MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_AVG_POOL: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+def layer_name(op: Op) -> str:
+    """The layer's name in the source where its weight still bears it (``conv1.weight``), else the node's."""
+    for name in op.input_names[1:]:
+        owner, _, leaf = name.rpartition(".")
+        if owner and leaf in {"weight", "bias"}:
+            return owner
+    return (op.name or op.outputs[0]).strip("/").replace("/", "_").replace(".", "_")
+
+
+def padding_of(
+    op: Op, sizes: Sequence[Any], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Padding before and after each spatial axis, with ``auto_pad`` resolved against the input's ``sizes``."""
+    mode, rank = op.get("auto_pad", "NOTSET"), len(kernel)
+    if mode == "VALID":
+        return [0] * rank, [0] * rank
+    if mode in {"SAME_UPPER", "SAME_LOWER"}:
+        if not is_static(sizes):
+            raise refuse(op, f"auto_pad {mode} with a free spatial size")
+        extents = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+        # The output has ceil(size / stride) elements; what is missing is split, the odd one to the end named.
+        total = [max((-(-n // s) - 1) * s + e - n, 0) for n, s, e in zip(sizes, strides, extents, strict=True)]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        return (small, large) if mode == "SAME_UPPER" else (large, small)
+    pads = op.get("pads") or [0] * (2 * rank)
+    return list(pads[:rank]), list(pads[rank:])
+
+
+def pad(b: Builder, x: Operand, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Operand:
+    """Pad the last axes."""
+    pairs = [p for pair in zip(reversed(before), reversed(after), strict=True) for p in pair]
+    return b.call(F.pad, x, pairs, "constant", value)
+
+
+def conv(b: Builder, op: Op) -> Result:
+    """Conv: a layer where the weight is a constant."""
+    x, weight = operand(op, 0), operand(op, 1)
+    rank = b.rank(x) - 2
+    if rank not in _CONV:
+        raise refuse(op, f"{rank} spatial axes; 1 to 3 are known")
+    shape = b.shape(weight)
+    kernel = op.get("kernel_shape") or shape[2:]
+    strides, dilations = op.get("strides") or [1] * rank, op.get("dilations") or [1] * rank
+    groups, bias = op.get("group", 1), op.input(2)
+    before, after = padding_of(op, b.shape(x)[2:], kernel, strides, dilations)
+    if before != after:
+        x, before = pad(b, x, before, after), [0] * rank
+    if not isinstance(weight, torch.Tensor) or isinstance(bias, torch.fx.Node):
+        function = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[rank]
+        return b.call(function, x, weight, bias, list(strides), list(before), list(dilations), groups)
+    layer = _CONV[rank](
+        shape[1] * groups,
+        shape[0],
+        tuple(kernel),
+        tuple(strides),
+        tuple(before),
+        tuple(dilations),
+        groups,
+        bias is not None,
+        dtype=weight.dtype,
+    )
+    return b.module(layer_name(op), _loaded(layer, weight=weight, bias=bias), x)
+
+
+def conv_transpose(b: Builder, op: Op) -> Result:
+    """ConvTranspose: ``output_shape`` and ``auto_pad`` become explicit padding."""
+    x, weight, bias = operand(op, 0), tensor(op, 1), op.input(2)
+    rank = b.rank(x) - 2
+    if rank not in _CONV_TRANSPOSE:
+        raise refuse(op, f"{rank} spatial axes; 1 to 3 are known")
+    kernel = list(op.get("kernel_shape") or weight.shape[2:])
+    strides, dilations = list(op.get("strides") or [1] * rank), list(op.get("dilations") or [1] * rank)
+    extra, groups = list(op.get("output_padding") or [0] * rank), op.get("group", 1)
+    full = [
+        (n - 1) * s + (k - 1) * d + 1 + e
+        for n, s, k, d, e in zip(b.shape(x)[2:], strides, kernel, dilations, extra, strict=True)
+    ]
+    before, after = _transposed_pads(op, full, b.shape(x)[2:], strides)
+    layer = _CONV_TRANSPOSE[rank](
+        weight.shape[0],
+        weight.shape[1] * groups,
+        tuple(kernel),
+        tuple(strides),
+        0,
+        tuple(extra),
+        groups,
+        bias is not None,
+        tuple(dilations),
+        dtype=weight.dtype,
+    )
+    if before == after:
+        layer.padding, before, after = tuple(before), [0] * rank, [0] * rank
+    if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
+        raise refuse(op, "output_padding not smaller than stride or dilation")
+    y = b.module(layer_name(op), _loaded(layer, weight=weight, bias=bias), x)
+    if any(before) or any(after):
+        y = pad(b, y, [-p for p in before], [-p for p in after])
+    return y
+
+
+def _transposed_pads(
+    op: Op, full: Sequence[Any], sizes: Sequence[Any], strides: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    rank, wanted, mode = len(full), op.get("output_shape"), op.get("auto_pad", "NOTSET")
+    if wanted is None and mode not in {"SAME_UPPER", "SAME_LOWER"}:
+        pads = [0] * (2 * rank) if mode == "VALID" else op.get("pads") or [0] * (2 * rank)
+        return list(pads[:rank]), list(pads[rank:])
+    if not is_static(full):
+        raise refuse(op, "output_shape or auto_pad with a free spatial size")
+    goal = wanted[-rank:] if wanted else [n * s for n, s in zip(sizes, strides, strict=True)]
+    total = [f - g for f, g in zip(full, goal, strict=True)]
+    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    return (small, large) if mode == "SAME_UPPER" else (large, small)
+
+
+def batch_normalization(b: Builder, op: Op) -> Result:
+    """BatchNormalization, kept as a layer so that it can be re-estimated after pruning."""
+    x = operand(op, 0)
+    if op.get("training_mode", 0):
+        raise refuse(op, "training_mode")
+    scale, shift, mean, variance = (tensor(op, i) for i in range(1, 5))
+    if b.rank(x) not in _BATCH_NORM:
+        raise refuse(op, f"an input of {b.rank(x)} axes; 2 to 5 are known")
+    layer = _BATCH_NORM[b.rank(x)](len(scale), eps=op.get("epsilon", 1e-5), momentum=1 - op.get("momentum", 0.9))
+    layer = layer.to(scale.dtype)
+    _loaded(layer, weight=scale, bias=shift, running_mean=mean, running_var=variance)
+    return b.module(layer_name(op), layer, x)
+
+
+def instance_normalization(b: Builder, op: Op) -> Result:
+    """InstanceNormalization."""
+    x, scale, shift = (operand(op, i) for i in range(3))
+    return b.call(F.instance_norm, x, weight=scale, bias=shift, eps=op.get("epsilon", 1e-5))
+
+
+def layer_normalization(b: Builder, op: Op) -> Result:
+    """LayerNormalization; the optional mean and inverse deviation are computed when they are asked for."""
+    x, scale, shift = operand(op, 0), operand(op, 1), op.input(2)
+    rank = b.rank(x)
+    axis = op.get("axis", -1) % rank
+    sizes = b.shape(x)[axis:]
+    if not is_static(sizes):
+        raise refuse(op, "normalizes over the batch axis")
+    eps = op.get("epsilon", 1e-5)
+    axes = list(range(axis, rank))
+    if len(op.outputs) == 1:
+        shaped = [w if w is None else b.call(torch.broadcast_to, w, list(sizes)) for w in (scale, shift)]
+        return b.call(F.layer_norm, x, list(sizes), *shaped, eps)
+    mean = b.call(torch.mean, x, axes, True)
+    centred = b.call(torch.sub, x, mean)
+    variance = b.call(torch.mean, b.call(torch.mul, centred, centred), axes, True)
+    inverse = b.call(torch.rsqrt, b.call(torch.add, variance, eps))
+    y = b.call(torch.mul, b.call(torch.mul, centred, inverse), scale)
+    y = y if shift is None else b.call(torch.add, y, shift)
+    return (y, mean, inverse)[: len(op.outputs)]
+
+
+def group_normalization(b: Builder, op: Op) -> Result:
+    """GroupNormalization; up to opset 20 scale and bias stand for groups, from 21 on for channels."""
+    x, scale, shift = operand(op, 0), operand(op, 1), operand(op, 2)
+    groups, channels = op.get("num_groups"), b.shape(x)[1]
+    if op.opset < 21 and b.shape(scale)[0] != channels:
+        scale, shift = (b.call(torch.repeat_interleave, w, channels // groups) for w in (scale, shift))
+    return b.call(F.group_norm, x, groups, scale, shift, op.get("epsilon", 1e-5))
+
+
+def gemm(b: Builder, op: Op) -> Result:
+    """Gemm: a Linear layer where B and C are constants."""
+    a, c = operand(op, 0), op.input(2)
+    alpha, beta = op.get("alpha", 1.0), op.get("beta", 1.0)
+    if op.get("transA", 0):
+        a = b.call(torch.transpose, a, 0, 1)
+    weight = operand(op, 1)
+    if not op.get("transB", 0):
+        weight = b.call(torch.transpose, weight, 0, 1)
+    if isinstance(weight, torch.Tensor) and not isinstance(c, torch.fx.Node) and weight.is_floating_point():
+        outputs = weight.shape[0]
+        bias = None if c is None else torch.as_tensor(c) * beta
+        if bias is None or bias.numel() in {1, outputs}:
+            full = None if bias is None else bias.reshape(-1).expand(outputs)
+            return linear(b, layer_name(op), a, weight * alpha if alpha != 1 else weight, full)
+    y = b.call(torch.matmul, a, b.call(torch.transpose, weight, 0, 1))
+    y = y if alpha == 1 else b.call(torch.mul, y, alpha)
+    if c is None:
+        return y
+    return b.call(torch.add, y, c if beta == 1 else b.call(torch.mul, c, beta))
+
+
+def linear(b: Builder, name: str, x: Operand, weight: torch.Tensor, bias: torch.Tensor | None) -> Operand:
+    """``x @ weight.T + bias`` as a layer; ``weight`` (outputs, inputs)."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, dtype=weight.dtype)
+    return b.module(name, _loaded(layer, weight=weight, bias=bias), x)
+
+
+def matmul(b: Builder, op: Op) -> Result:
+    """MatMul: a Linear layer without bias where the right side is a constant matrix; `onnx_graph` adds the bias."""
+    left, right = operand(op, 0), operand(op, 1)
+    if isinstance(right, torch.Tensor) and right.ndim == 2 and right.is_floating_point() and b.rank(left) >= 2:
+        return linear(b, layer_name(op), left, right.t(), None)
+    return b.call(torch.matmul, left, right)
+
+
+def max_pool(b: Builder, op: Op) -> Result:
+    """MaxPool without its optional Indices."""
+    if len(op.outputs) > 1:
+        raise refuse(op, "output Indices")
+    x, rank, kernel, strides, dilations, (before, after) = _window(b, op, _MAX_POOL)
+    ceil, symmetric = bool(op.get("ceil_mode", 0)), before == after
+    if not symmetric or any(2 * p > k for p, k in zip(before, kernel, strict=True)):
+        lowest = -float("inf") if b.dtype(x).is_floating_point else torch.iinfo(b.dtype(x)).min
+        x, before = pad(b, x, before, after, lowest), [0] * rank
+    return b.call(_MAX_POOL[rank], x, kernel, strides, before, dilations, ceil)
+
+
+def average_pool(b: Builder, op: Op) -> Result:
+    """AveragePool; a window's padding is left out of the mean unless count_include_pad says otherwise."""
+    x, rank, kernel, strides, dilations, (before, after) = _window(b, op, _AVG_POOL)
+    ceil, counted = bool(op.get("ceil_mode", 0)), bool(op.get("count_include_pad", 0))
+    if any(d != 1 for d in dilations):
+        raise refuse(op, "dilations")
+    fits = before == after and all(2 * p <= k for p, k in zip(before, kernel, strict=True))
+    if fits and not (ceil and counted):
+        return b.call(_AVG_POOL[rank], x, kernel, strides, before, ceil, counted)
+    if not is_static(b.shape(x)[2:]):
+        raise refuse(op, "asymmetric padding with a free spatial size")
+    # The mean of the padded input, divided by the share of each window that lies inside: a constant.
+    extra = _ceil_extra(b.shape(x)[2:], kernel, strides, before, after) if ceil else [0] * rank
+    end = [a + e for a, e in zip(after, extra, strict=True)]
+    mean = b.call(_AVG_POOL[rank], pad(b, x, before, end), kernel, strides)
+    ones = torch.ones((1, 1, *b.shape(x)[2:]), dtype=b.dtype(x))
+    inside = pad(b, ones, before, after, 1.0 if counted else 0.0)
+    share = b.call(_AVG_POOL[rank], pad(b, inside, [0] * rank, extra), kernel, strides)
+    return b.call(torch.div, mean, share)
+
+
+def _ceil_extra(
+    sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], before: Sequence[int], after: Sequence[int]
+) -> list[int]:
+    """Cells beyond the end so that the last, partial window fits; a window that starts in the end padding is not made."""
+    extra = []
+    for n, k, s, p, q in zip(sizes, kernel, strides, before, after, strict=True):
+        windows = -(-(n + p + q - k) // s) + 1
+        if (windows - 1) * s >= n + p:
+            windows -= 1
+        extra.append(max((windows - 1) * s + k - (n + p + q), 0))
+    return extra
+
+
+def _window(b: Builder, op: Op, known: dict[int, Any]) -> tuple[Any, ...]:
+    x = operand(op, 0)
+    rank = b.rank(x) - 2
+    if rank not in known:
+        raise refuse(op, f"{rank} spatial axes; 1 to 3 are known")
+    kernel = list(op.get("kernel_shape"))
+    strides, dilations = list(op.get("strides") or [1] * rank), list(op.get("dilations") or [1] * rank)
+    return x, rank, kernel, strides, dilations, padding_of(op, b.shape(x)[2:], kernel, strides, dilations)
+
+
+def global_average_pool(b: Builder, op: Op) -> Result:
+    """GlobalAveragePool."""
+    x = operand(op, 0)
+    if b.rank(x) == 4:
+        return b.call(F.adaptive_avg_pool2d, x, 1)
+    return b.call(torch.mean, x, list(range(2, b.rank(x))), True)
+
+
+def global_max_pool(b: Builder, op: Op) -> Result:
+    """GlobalMaxPool."""
+    x = operand(op, 0)
+    return b.call(torch.amax, x, list(range(2, b.rank(x))), True)
+
+
+def lp_pool(b: Builder, op: Op) -> Result:
+    """LpPool and GlobalLpPool: (sum |x|^p)^(1/p) over a window, by the average of the powers."""
+    x, p = operand(op, 0), op.get("p", 2)
+    powers = b.call(torch.pow, b.call(torch.abs, x), p)
+    if op.kind == "GlobalLpPool":
+        total = b.call(torch.sum, powers, list(range(2, b.rank(x))), True)
+        return b.call(torch.pow, total, 1.0 / p)
+    x, rank, kernel, strides, dilations, (before, after) = _window(b, op, _AVG_POOL)
+    if any(d != 1 for d in dilations) or op.get("ceil_mode", 0):
+        raise refuse(op, "dilations or ceil_mode")
+    mean = b.call(_AVG_POOL[rank], pad(b, powers, before, after), kernel, strides)
+    cells = float(torch.tensor(kernel).prod())
+    return b.call(torch.pow, b.call(torch.mul, mean, cells), 1.0 / p)
+
+
+def dropout(b: Builder, op: Op) -> Result:
+    """Dropout, kept as a layer for fine-tuning; in inference it does nothing."""
+    x, share = operand(op, 0), op.input(1)
+    ratio = float(share) if isinstance(share, torch.Tensor) else op.get("ratio", 0.5)
+    training = op.input(2)
+    if training is not None and not (isinstance(training, torch.Tensor) and not bool(training)):
+        raise refuse(op, "training_mode")
+    y = b.module(layer_name(op), nn.Dropout(ratio), x)
+    return (y, b.call(torch.ones_like, x, dtype=torch.bool))[: len(op.outputs)] if len(op.outputs) > 1 else y
+
+
+def local_response_normalization(b: Builder, op: Op) -> Result:
+    """LRN across channels."""
+    size = op.get("size")
+    if size % 2 == 0:
+        raise refuse(op, "an even size")
+    arguments = (size, op.get("alpha", 1e-4), op.get("beta", 0.75), op.get("bias", 1.0))
+    return b.call(F.local_response_norm, operand(op, 0), *arguments)
+
+
+def _loaded(layer: nn.Module, **tensors: Any) -> nn.Module:
+    state = {k: v.detach().clone().contiguous() for k, v in tensors.items() if v is not None}
+    layer.load_state_dict(state, strict=False, assign=True)
+    for parameter in layer.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return layer
+
+
+HANDLERS = {
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "BatchNormalization": batch_normalization,
+    "InstanceNormalization": instance_normalization,
+    "LayerNormalization": layer_normalization,
+    "GroupNormalization": group_normalization,
+    "Gemm": gemm,
+    "MatMul": matmul,
+    "MaxPool": max_pool,
+    "AveragePool": average_pool,
+    "GlobalAveragePool": global_average_pool,
+    "GlobalMaxPool": global_max_pool,
+    "LpPool": lp_pool,
+    "GlobalLpPool": lp_pool,
+    "Dropout": dropout,
+    "LRN": local_response_normalization,
+}

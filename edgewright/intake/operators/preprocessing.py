@@ -1,0 +1,151 @@
+"""Encoders, scalers and linear models of the domain ai.onnx.ml.
+
+Each handler follows the operator of the same name in the ONNX specification (https://onnx.ai/onnx/operators/).
+Strings do not come this far: `table_graph` has replaced them by codes.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from edgewright.intake.builder import Builder, Op, Operand, Result, operand, refuse
+from edgewright.intake.operators.convolution import layer_name, linear
+from edgewright.intake.operators.trees import label_of, post_transformed
+
+__all__ = ["HANDLERS"]
+
+
+def _float(b: Builder, x: Operand) -> Operand:
+    return x if b.dtype(x) == torch.float32 else b.call(torch.Tensor.to, x, torch.float32)
+
+
+def one_hot_encoder(b: Builder, op: Op) -> Result:
+    """OneHotEncoder: (..., ) -> (..., categories) float32; what is in no category gives zeros."""
+    categories = op.get("cats_int64s")
+    if categories is None:
+        raise refuse(op, "categories that are text")
+    x = _float(b, operand(op, 0))
+    wide = b.call(torch.unsqueeze, x, -1)
+    return b.call(torch.Tensor.to, b.call(torch.eq, wide, torch.tensor(categories, dtype=torch.float32)), torch.float32)
+
+
+def label_encoder(b: Builder, op: Op) -> Result:
+    """LabelEncoder between numbers: the position of the equal key picks the value, or the default."""
+    keys = next((op.get(k) for k in ("keys_floats", "keys_int64s", "keys_tensor") if op.get(k) is not None), None)
+    values = next(
+        (op.get(k) for k in ("values_floats", "values_int64s", "values_tensor") if op.get(k) is not None), None
+    )
+    if keys is None or values is None:
+        raise refuse(op, "keys or values that are text")
+    x = operand(op, 0)
+    known = torch.as_tensor(keys).to(torch.float32)
+    results = torch.as_tensor(values)
+    dtype = torch.int64 if results.dtype == torch.int64 else torch.float32
+    default = op.get("default_tensor")
+    fallback = (
+        default.reshape(-1)[0]
+        if default is not None
+        else (op.get("default_int64", -1) if dtype == torch.int64 else op.get("default_float", -0.0))
+    )
+    wide = b.call(torch.unsqueeze, _float(b, x), -1)
+    hit = b.call(torch.eq, wide, known)
+    if known.isnan().any():
+        hit = b.call(torch.logical_or, hit, b.call(torch.logical_and, b.call(torch.isnan, wide), known.isnan()))
+    weights = b.call(torch.Tensor.to, hit, torch.float32)
+    found = b.call(torch.sum, b.call(torch.mul, weights, results.float()), [-1])
+    missed = b.call(torch.sub, 1.0, b.call(torch.sum, weights, [-1]))
+    total = b.call(torch.add, found, b.call(torch.mul, missed, float(fallback)))
+    return total if dtype == torch.float32 else b.call(torch.Tensor.to, total, torch.int64)
+
+
+def imputer(b: Builder, op: Op) -> Result:
+    """Imputer: what equals the replaced value (usually NaN) takes its column's constant."""
+    x = operand(op, 0)
+    constants = op.get("imputed_value_floats") or op.get("imputed_value_int64s")
+    replaced = op.get("replaced_value_float", op.get("replaced_value_int64", 0))
+    fill = torch.tensor(constants, dtype=b.dtype(x))
+    missing = b.call(torch.isnan, x) if math.isnan(replaced) else b.call(torch.eq, x, replaced)
+    return b.call(torch.where, missing, fill, x)
+
+
+def scaler(b: Builder, op: Op) -> Result:
+    """Scaler: (x - offset) * scale."""
+    x = _float(b, operand(op, 0))
+    offset, scale = (torch.tensor(op.get(k), dtype=torch.float32) for k in ("offset", "scale"))
+    centred = x if not offset.any() else b.call(torch.sub, x, offset)
+    return centred if (scale == 1).all() else b.call(torch.mul, centred, scale)
+
+
+def normalizer(b: Builder, op: Op) -> Result:
+    """Normalizer of rows: MAX, L1 or L2; a row of zeros stays."""
+    x = _float(b, operand(op, 0))
+    match op.get("norm", "MAX"):
+        case "MAX":
+            size = b.call(torch.amax, b.call(torch.abs, x), [1], True)
+        case "L1":
+            size = b.call(torch.sum, b.call(torch.abs, x), [1], True)
+        case _:
+            size = b.call(torch.sqrt, b.call(torch.sum, b.call(torch.mul, x, x), [1], True))
+    one = torch.ones(())
+    return b.call(torch.div, x, b.call(torch.where, b.call(torch.eq, size, 0.0), one, size))
+
+
+def binarizer(b: Builder, op: Op) -> Result:
+    """Binarizer: 1 above the threshold, else 0."""
+    x = operand(op, 0)
+    return b.call(torch.Tensor.to, b.call(torch.gt, x, op.get("threshold", 0.0)), b.dtype(x))
+
+
+def array_feature_extractor(b: Builder, op: Op) -> Result:
+    """ArrayFeatureExtractor: columns of the last axis."""
+    x, indices = operand(op, 0), operand(op, 1)
+    if not isinstance(indices, torch.Tensor):
+        raise refuse(op, "indices that are computed")
+    if b.rank(x) == 1:
+        x = b.call(torch.unsqueeze, x, 0)
+    return b.call(torch.index_select, x, b.rank(x) - 1, indices.reshape(-1).long())
+
+
+def feature_vectorizer(b: Builder, op: Op) -> Result:
+    """FeatureVectorizer: the inputs side by side, as float32."""
+    return b.call(torch.cat, [_float(b, operand(op, i)) for i in range(len(op.inputs))], 1)
+
+
+def linear_classifier(b: Builder, op: Op) -> Result:
+    """LinearClassifier: labels (N,) and scores (N, classes); one row of coefficients serves two classes."""
+    x = _float(b, operand(op, 0))
+    features = b.shape(x)[1]
+    weight = torch.tensor(op.get("coefficients"), dtype=torch.float32).reshape(-1, features)
+    bias = torch.tensor(op.get("intercepts") or [0.0] * len(weight), dtype=torch.float32)
+    scores = linear(b, layer_name(op), x, weight, bias)
+    labels = op.get("classlabels_ints") or op.get("classlabels_strings") or []
+    if len(weight) == 1 and len(labels) == 2:
+        logistic = op.get("post_transform", "NONE") == "LOGISTIC"
+        other = b.call(torch.neg, scores) if logistic else b.call(torch.sub, 1.0, scores)
+        scores = b.call(torch.cat, [other, scores], 1)
+    scores = post_transformed(b, op, scores)
+    return label_of(b, op, scores), scores
+
+
+def linear_regressor(b: Builder, op: Op) -> Result:
+    """LinearRegressor: (N, targets)."""
+    x = _float(b, operand(op, 0))
+    weight = torch.tensor(op.get("coefficients"), dtype=torch.float32).reshape(op.get("targets", 1), -1)
+    bias = op.get("intercepts")
+    scores = linear(b, layer_name(op), x, weight, None if bias is None else torch.tensor(bias, dtype=torch.float32))
+    return post_transformed(b, op, scores)
+
+
+HANDLERS: dict[str, Callable[[Builder, Op], Result]] = {
+    "OneHotEncoder": one_hot_encoder,
+    "LabelEncoder": label_encoder,
+    "Imputer": imputer,
+    "Scaler": scaler,
+    "Normalizer": normalizer,
+    "Binarizer": binarizer,
+    "ArrayFeatureExtractor": array_feature_extractor,
+    "FeatureVectorizer": feature_vectorizer,
+    "LinearClassifier": linear_classifier,
+    "LinearRegressor": linear_regressor,
+}

@@ -1,0 +1,413 @@
+"""Moving data without computing on it, and sizes that may depend on the batch.
+
+Each handler follows the operator of the same name in the ONNX operator specification (ai.onnx).
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from edgewright.intake.builder import Builder, Dims, Op, Operand, Result, Value, is_static, operand, refuse, tensor
+
+__all__ = ["HANDLERS", "HANDLERS_OF_DIMS", "axes_of", "dims_or_constant", "integers"]
+
+
+def integers(op: Op, index: int, attribute: str | None = None) -> list[Any] | None:
+    """A list of integers, of an attribute (old opsets) or an input; None where it is left out."""
+    if attribute is not None and op.get(attribute) is not None:
+        given = op.get(attribute)
+        return list(given) if isinstance(given, (list, tuple)) else [given]
+    value = op.input(index)
+    if value is None:
+        return None
+    if isinstance(value, np.ndarray):
+        return list(value.reshape(-1))
+    return [int(v) for v in tensor(op, index).reshape(-1).tolist()]
+
+
+def axes_of(op: Op, index: int, rank: int) -> list[int] | None:
+    """Axes of an attribute or an input, counted from the front."""
+    axes = integers(op, index, "axes")
+    return None if axes is None else [a % rank for a in axes]
+
+
+def dims_or_constant(sizes: Any) -> Value:
+    """Sizes as a constant where they are known, else as `Dims`."""
+    array = np.asarray(sizes, dtype=object)
+    if is_static([v if isinstance(v, torch.SymInt) else int(v) for v in array.reshape(-1)]):
+        return torch.tensor(array.astype(np.int64))
+    return array
+
+
+def shape(b: Builder, op: Op) -> Result:
+    """Shape."""
+    return dims_or_constant(_object(b.shape(operand(op, 0))[slice(op.get("start", 0), op.get("end"))]))
+
+
+def size(b: Builder, op: Op) -> Result:
+    """Size."""
+    count: Any = 1
+    for s in b.shape(operand(op, 0)):
+        count = count * s
+    return dims_or_constant(np.array(count, dtype=object))
+
+
+def reshape(b: Builder, op: Op) -> Result:
+    """Reshape: the free batch size becomes -1, the one size that torch works out itself."""
+    x, wanted = operand(op, 0), integers(op, 1, "shape")
+    if wanted is None:
+        raise refuse(op, "no shape")
+    if not op.get("allowzero", 0):
+        wanted = [b.shape(x)[i] if isinstance(w, int) and w == 0 else w for i, w in enumerate(wanted)]
+    return reshaped(b, op, x, wanted)
+
+
+def reshaped(b: Builder, op: Op, x: Operand, wanted: list[Any]) -> Operand:
+    """Give ``x`` a shape of which at most one size may depend on the batch."""
+    if isinstance(x, torch.Tensor) and is_static(wanted):
+        return x.reshape(wanted)
+    got = b.under_fakes(torch.reshape, b.fake(x), wanted).shape
+    free = [i for i, s in enumerate(got) if isinstance(s, torch.SymInt)]
+    if len(free) > 1:
+        raise refuse(op, "more than one size depends on the batch")
+    return b.call(torch.reshape, x, [-1 if i in free else int(s) for i, s in enumerate(got)])
+
+
+def flatten(b: Builder, op: Op) -> Result:
+    """Flatten to a matrix."""
+    x = operand(op, 0)
+    rank, axis = b.rank(x), op.get("axis", 1)
+    axis = axis + rank if axis < 0 else axis
+    if axis == 1 and rank >= 2:
+        return b.call(torch.flatten, x, 1)
+    rows: Any = 1
+    for s in b.shape(x)[:axis]:
+        rows = rows * s
+    columns: Any = 1
+    for s in b.shape(x)[axis:]:
+        columns = columns * s
+    return reshaped(b, op, x, [rows, columns])
+
+
+def transpose(b: Builder, op: Op) -> Result:
+    """Transpose."""
+    x = operand(op, 0)
+    return b.call(torch.permute, x, list(op.get("perm") or range(b.rank(x) - 1, -1, -1)))
+
+
+def squeeze(b: Builder, op: Op) -> Result:
+    """Squeeze."""
+    x = operand(op, 0)
+    axes = axes_of(op, 1, b.rank(x))
+    if axes is None:
+        axes = [i for i, s in enumerate(b.shape(x)) if isinstance(s, int) and s == 1]
+    for axis in sorted(axes, reverse=True):
+        x = b.call(torch.squeeze, x, axis)
+    return x
+
+
+def unsqueeze(b: Builder, op: Op) -> Result:
+    """Unsqueeze."""
+    x, axes = operand(op, 0), integers(op, 1, "axes")
+    if axes is None:
+        raise refuse(op, "no axes")
+    rank = b.rank(x) + len(axes)
+    for axis in sorted(a % rank for a in axes):
+        x = b.call(torch.unsqueeze, x, axis)
+    return x
+
+
+def concat(b: Builder, op: Op) -> Result:
+    """Concat."""
+    parts = [operand(op, i) for i in range(len(op.inputs))]
+    return parts[0] if len(parts) == 1 else b.call(torch.cat, parts, op.get("axis", 1))
+
+
+def split(b: Builder, op: Op) -> Result:
+    """Split into given or equal sizes; where they do not divide evenly the last one is smaller."""
+    x = operand(op, 0)
+    axis = op.get("axis", 0) % b.rank(x)
+    sizes, total = integers(op, 1, "split"), b.shape(x)[axis]
+    if sizes is None:
+        if not isinstance(total, int):
+            raise refuse(op, "along the batch axis")
+        count = op.get("num_outputs", len(op.outputs))
+        chunk = -(-total // count)
+        sizes = [max(min(chunk, total - i * chunk), 0) for i in range(count)]
+    return b.several(len(sizes), torch.split, x, sizes, axis)
+
+
+def slice_(b: Builder, op: Op) -> Result:
+    """Slice: attributes before opset 10, inputs since; a negative step walks backwards."""
+    x = operand(op, 0)
+    starts, ends = integers(op, 1, "starts"), integers(op, 2, "ends")
+    if starts is None or ends is None:
+        raise refuse(op, "no starts or ends")
+    axes = axes_of(op, 3, b.rank(x)) or list(range(len(starts)))
+    steps = integers(op, 4) or [1] * len(starts)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        x = _sliced(b, op, x, axis, (start, end, step))
+    return x
+
+
+def _sliced(b: Builder, op: Op, x: Operand, axis: int, limits: tuple[Any, Any, int]) -> Operand:
+    start, end, step = limits
+    total = b.shape(x)[axis]
+    if not isinstance(total, int):
+        if isinstance(start, int) and start == 0 and step == 1 and (isinstance(end, torch.SymInt) or end >= 2**31 - 1):
+            return x
+        raise refuse(op, "along the batch axis")
+    start, end, step = (
+        slice(int(start), int(end), step).indices(total) if step > 0 else _backwards(start, end, step, total)
+    )
+    if step < 0:
+        chosen = torch.tensor(list(range(start, end, step)), dtype=torch.int64)
+        return b.call(torch.index_select, x, axis, chosen)
+    if (start, end, step) == (0, total, 1):
+        return x
+    index = (slice(None),) * axis + (slice(start, max(start, end), step),)
+    return _index(b, x, index)
+
+
+def _index(b: Builder, x: Operand, index: tuple[Any, ...]) -> Operand:
+    import operator
+
+    return b.call(operator.getitem, x, index)
+
+
+def _backwards(start: int, end: int, step: int, total: int) -> tuple[int, int, int]:
+    """ONNX clamps: a very negative end stands for 'before the first'."""
+    start = min(max(start + total if start < 0 else start, -1), total - 1)
+    end = min(max(end + total if end < 0 else end, -1), total - 1)
+    return start, end, step
+
+
+def gather(b: Builder, op: Op) -> Result:
+    """Gather along one axis; constant indices become index_select."""
+    x, indices = operand(op, 0), operand(op, 1)
+    axis = op.get("axis", 0) % b.rank(x)
+    total = b.shape(x)[axis]
+    if isinstance(indices, torch.Tensor):
+        if (indices < 0).any():
+            if not isinstance(total, int):
+                raise refuse(op, "negative indices along the batch axis")
+            indices = torch.where(indices < 0, indices + total, indices)
+        if indices.ndim == 0:
+            return b.call(torch.select, x, axis, int(indices))
+        if indices.ndim == 1:
+            return b.call(torch.index_select, x, axis, indices.long())
+    elif isinstance(x, torch.Tensor) and axis == 0 and x.ndim == 2 and x.is_floating_point():
+        return b.call(F.embedding, _wrapped(b, indices, total), x)
+    return _gathered(b, op, x, indices, axis)
+
+
+def _gathered(b: Builder, op: Op, x: Operand, indices: Operand, axis: int) -> Operand:
+    total, shape_x, shape_i = b.shape(x)[axis], b.shape(x), b.shape(indices)
+    if not isinstance(indices, torch.Tensor):
+        indices = _wrapped(b, indices, total)
+    flat = b.call(torch.reshape, indices, [-1])
+    taken = b.call(torch.index_select, x, axis, flat)
+    return reshaped(b, op, taken, [*shape_x[:axis], *shape_i, *shape_x[axis + 1 :]])
+
+
+def _wrapped(b: Builder, indices: Operand, total: Any) -> Operand:
+    """Negative indices count from the end."""
+    if not isinstance(total, int):
+        return indices
+    zero = torch.zeros((), dtype=b.dtype(indices))
+    return b.call(torch.where, b.call(torch.lt, indices, zero), b.call(torch.add, indices, total), indices)
+
+
+def gather_elements(b: Builder, op: Op) -> Result:
+    """GatherElements."""
+    x, indices = operand(op, 0), operand(op, 1)
+    axis = op.get("axis", 0) % b.rank(x)
+    wrapped = b.call(torch.Tensor.to, _wrapped(b, indices, b.shape(x)[axis]), torch.int64)
+    return b.call(torch.gather, x, axis, wrapped)
+
+
+def expand(b: Builder, op: Op) -> Result:
+    """Expand: like broadcasting, sizes of 1 in the wish leave the input's own."""
+    x, wanted = operand(op, 0), integers(op, 1)
+    if wanted is None:
+        raise refuse(op, "no shape")
+    own = b.shape(x)
+    own = (1,) * (len(wanted) - len(own)) + own
+    wanted = [1] * (len(own) - len(wanted)) + wanted
+    sizes = []
+    for has, wish in zip(own, wanted, strict=True):
+        if isinstance(has, torch.SymInt) or (isinstance(wish, int) and wish == 1) or has == wish:
+            sizes.append(-1)
+        elif isinstance(wish, torch.SymInt):
+            raise refuse(op, "to the free batch size")
+        else:
+            sizes.append(wish)
+    for _ in range(len(own) - b.rank(x)):
+        x = b.call(torch.unsqueeze, x, 0)
+    return x if all(s == -1 for s in sizes) else b.call(torch.Tensor.expand, x, sizes)
+
+
+def tile(b: Builder, op: Op) -> Result:
+    """Tile."""
+    repeats = integers(op, 1)
+    if repeats is None or not is_static(repeats):
+        raise refuse(op, "repeats depend on the batch size")
+    return b.call(torch.tile, operand(op, 0), repeats)
+
+
+def constant_of_shape(b: Builder, op: Op) -> Result:
+    """ConstantOfShape, of a known shape."""
+    value = op.get("value", torch.zeros(1))
+    return torch.full(tensor(op, 0).tolist(), value.reshape(-1)[0].item(), dtype=value.dtype)
+
+
+def constant(b: Builder, op: Op) -> Result:
+    """Constant."""
+    if "value" in op.attributes:
+        return op.get("value")  # type: ignore[no-any-return]
+    for key, dtype in (("value_float", torch.float32), ("value_floats", torch.float32), ("value_int", torch.int64),
+                       ("value_ints", torch.int64)):  # fmt: skip
+        if key in op.attributes:
+            return torch.tensor(op.get(key), dtype=dtype)
+    raise refuse(op, f"attribute {', '.join(op.attributes)}")
+
+
+def identity(b: Builder, op: Op) -> Result:
+    """Identity."""
+    return op.input(0)
+
+
+def range_(b: Builder, op: Op) -> Result:
+    """Range of known limits."""
+    start, limit, delta = (tensor(op, i) for i in range(3))
+    count = max(int(np.ceil((limit.item() - start.item()) / delta.item())), 0)
+    return (torch.arange(count) * delta + start).to(start.dtype)
+
+
+def pad_(b: Builder, op: Op) -> Result:
+    """Pad: constant, reflect, edge or wrap; a negative count crops."""
+    x, rank = operand(op, 0), b.rank(operand(op, 0))
+    pads = integers(op, 1, "pads") or op.get("paddings")
+    axes = axes_of(op, 3, rank) if op.opset >= 18 else None
+    axes = axes if axes is not None else list(range(rank))
+    if pads is None:
+        raise refuse(op, "no pads")
+    before, after = [0] * rank, [0] * rank
+    for position, axis in enumerate(axes):
+        before[axis], after[axis] = pads[position], pads[position + len(axes)]
+    fill = op.input(2)
+    number = op.get("value", 0.0) if fill is None else tensor(op, 2).item()
+    return _padded(b, op, x, before, after, number)
+
+
+def _padded(b: Builder, op: Op, x: Operand, before: list[int], after: list[int], fill: float) -> Operand:
+    mode, rank = op.get("mode", "constant"), b.rank(x)
+    if mode == "constant":
+        pairs = [p for pair in zip(reversed(before), reversed(after), strict=True) for p in pair]
+        while len(pairs) > 2 and pairs[-1] == 0 and pairs[-2] == 0:
+            pairs = pairs[:-2]
+        return b.call(F.pad, x, pairs, "constant", fill)
+    for axis in range(rank):
+        if before[axis] or after[axis]:
+            total = b.shape(x)[axis]
+            if not isinstance(total, int):
+                raise refuse(op, f"{mode} along the batch axis")
+            numpy_mode: Any = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode]
+            positions = np.arange(total)[max(-before[axis], 0) : total - max(-after[axis], 0)]
+            wide = np.pad(positions, (max(before[axis], 0), max(after[axis], 0)), mode=numpy_mode)
+            x = b.call(torch.index_select, x, axis, torch.tensor(wide))
+    return x
+
+
+def depth_to_space(b: Builder, op: Op) -> Result:
+    """DepthToSpace; the CRD order is torch's pixel_shuffle."""
+    x, block = operand(op, 0), op.get("blocksize")
+    if op.get("mode", "DCR") == "CRD":
+        return b.call(F.pixel_shuffle, x, block)
+    n, c, h, w = b.shape(x)
+    split_up = reshaped(b, op, x, [n, block, block, c // block**2, h, w])
+    ordered = b.call(torch.permute, split_up, [0, 3, 4, 1, 5, 2])
+    return reshaped(b, op, ordered, [n, c // block**2, h * block, w * block])
+
+
+def space_to_depth(b: Builder, op: Op) -> Result:
+    """SpaceToDepth."""
+    x, block = operand(op, 0), op.get("blocksize")
+    n, c, h, w = b.shape(x)
+    split_up = reshaped(b, op, x, [n, c, h // block, block, w // block, block])
+    ordered = b.call(torch.permute, split_up, [0, 3, 5, 1, 2, 4])
+    return reshaped(b, op, ordered, [n, c * block**2, h // block, w // block])
+
+
+def _object(sizes: tuple[Any, ...]) -> Dims:
+    array = np.empty(len(sizes), dtype=object)
+    array[:] = sizes
+    return array
+
+
+def _dims(op: Op, index: int) -> Dims:
+    value = op.input(index)
+    if isinstance(value, fx.Node) or value is None:
+        raise refuse(op, "mixes sizes that depend on the batch with data")
+    if isinstance(value, torch.Tensor):
+        return value.numpy().astype(object)
+    return value
+
+
+def _dims_slice(op: Op) -> Any:
+    (start,), (end,) = integers(op, 1, "starts") or [0], integers(op, 2, "ends") or [0]
+    (step,) = integers(op, 4) or [1]
+    return _dims(op, 0)[slice(start, end, step)]
+
+
+def _dims_gather(op: Op) -> Any:
+    return np.take(_dims(op, 0), tensor(op, 1).numpy(), axis=op.get("axis", 0))
+
+
+def _dims_div(op: Op) -> Any:
+    return _dims(op, 0) // _dims(op, 1)
+
+
+HANDLERS_OF_DIMS: dict[str, Any] = {
+    "Identity": lambda op: _dims(op, 0),
+    "Cast": lambda op: _dims(op, 0),
+    "Gather": _dims_gather,
+    "Slice": _dims_slice,
+    "Concat": lambda op: np.concatenate([_dims(op, i) for i in range(len(op.inputs))]),
+    "Squeeze": lambda op: _dims(op, 0).reshape(()),
+    "Unsqueeze": lambda op: _dims(op, 0).reshape(1),
+    "Reshape": lambda op: _dims(op, 0).reshape(tensor(op, 1).tolist()),
+    "Add": lambda op: _dims(op, 0) + _dims(op, 1),
+    "Sub": lambda op: _dims(op, 0) - _dims(op, 1),
+    "Mul": lambda op: _dims(op, 0) * _dims(op, 1),
+    "Div": _dims_div,
+    "ReduceProd": lambda op: np.prod(_dims(op, 0), keepdims=bool(op.get("keepdims", 1))),
+}
+"""Arithmetic on sizes that depend on the batch: it leaves nothing in the graph."""
+
+HANDLERS = {
+    "Shape": shape,
+    "Size": size,
+    "Reshape": reshape,
+    "Flatten": flatten,
+    "Transpose": transpose,
+    "Squeeze": squeeze,
+    "Unsqueeze": unsqueeze,
+    "Concat": concat,
+    "Split": split,
+    "Slice": slice_,
+    "Gather": gather,
+    "GatherElements": gather_elements,
+    "Expand": expand,
+    "Tile": tile,
+    "ConstantOfShape": constant_of_shape,
+    "Constant": constant,
+    "Identity": identity,
+    "Range": range_,
+    "Pad": pad_,
+    "DepthToSpace": depth_to_space,
+    "SpaceToDepth": space_to_depth,
+}
