@@ -108,7 +108,8 @@ class RuntimeNeed:
 class Scores:
     """Which output holds the answer, and what its numbers are.
 
-    ``kind``: ``probabilities`` (rows sum to 1), ``logits`` (softmax makes probabilities of them) or ``values``.
+    ``kind``: ``probabilities`` (rows sum to 1), ``logits`` (softmax makes probabilities of them), ``classes``
+    (class indices) or ``values``.
     """
 
     output: str
@@ -144,7 +145,7 @@ class Figures:
     latency_p95_ms: float | None = None
     latency_p99_ms: float | None = None
     load_ms: float | None = None
-    peak_memory_mb: float | None = None
+    added_memory_mb: float | None = None
     size_bytes: int = 0
     download_bytes: int = 0
 
@@ -321,7 +322,7 @@ def _word(value: Any, where: str) -> tuple[str, int]:
 
 
 def _scores(f: Fields) -> Scores:
-    found = Scores(f.text("output"), f.text("kind", ("probabilities", "logits", "values")))
+    found = Scores(f.text("output"), f.text("kind", ("probabilities", "logits", "classes", "values")))
     f.done()
     return found
 
@@ -349,7 +350,7 @@ def _figures(f: Fields) -> Figures:
             key: f.maybe(key, f.number)
             for key in (
                 "accuracy", "accuracy_low", "accuracy_high", "source_accuracy",
-                "latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "load_ms", "peak_memory_mb",
+                "latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "load_ms", "added_memory_mb",
             )
         },
     )  # fmt: skip

@@ -75,7 +75,11 @@ def interpreted(stored: Mapping[str, np.ndarray], manifest: Manifest) -> Predict
     answer = outputs[manifest.scores.output]
     if manifest.task == "regression":
         return Prediction(outputs, answer.reshape(len(answer), -1)[:, 0], np.empty(0, np.int64), ())
-    scores = probabilities(answer, manifest.scores.kind)
+    if manifest.scores.kind == "classes":
+        classes = np.rint(answer.reshape(-1)).astype(np.int64)
+        scores = np.eye(max(len(manifest.labels), int(classes.max()) + 1), dtype=np.float32)[classes]
+    else:
+        scores = probabilities(answer, manifest.scores.kind)
     indices = scores.argmax(axis=1)
     labels = manifest.labels or tuple(str(i) for i in range(scores.shape[1]))
     return Prediction(outputs, scores, indices, tuple(labels[i] for i in indices))

@@ -1,0 +1,42 @@
+"""What a release promised: the figures it was validated with and the plan it is watched by."""
+
+import hashlib
+import lzma
+
+from edgewright.artifact import Value
+from edgewright.deploy.release import Release, current_document, current_release
+from edgewright.deploy.repository import ReleaseRepository
+from edgewright.errors import InputError
+from edgewright.measurement import ValidationReport
+from edgewright.monitor.plan import MonitoringPlan
+from edgewright.package import REPORT_NAME
+
+__all__ = ["Promise", "current_promise"]
+
+
+class Promise(Value):
+    """A channel's current release, its monitoring plan, and the report in its bundle."""
+
+    release: Release
+    plan: MonitoringPlan
+    report: ValidationReport
+
+
+def current_promise(repository: str, channel: str) -> Promise:
+    """Read the current release of a channel, its report checked against its digest.
+
+    Raises:
+        InputError: the channel has no release, or the report is not there or not what the release says.
+    """
+    files = ReleaseRepository(repository)
+    found, document = current_release(repository, channel), current_document(files, channel)
+    if found is None or document is None:
+        raise InputError(f"release repository {repository}: channel '{channel}' has no release to watch")
+    blob = next((file for file in document.files if file.path == REPORT_NAME), None)
+    packed = files.read(blob.name) if blob else None
+    if blob is None or packed is None:
+        raise InputError(f"release repository {repository}: version {document.version} has no {REPORT_NAME}")
+    if hashlib.sha256(packed).hexdigest() != blob.blob:
+        raise InputError(f"release repository {repository}: {blob.name} is not what its digest says")
+    report = ValidationReport.model_validate_json(lzma.decompress(packed))
+    return Promise(release=found[0], plan=found[1], report=report)

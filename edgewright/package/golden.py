@@ -1,0 +1,139 @@
+"""Golden vectors: a few real test rows with the exported file's own answers to them."""
+
+import io
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.artifact import Dataset, Exported, Format, Precision
+from edgewright.child import run_in_child
+from edgewright.errors import InputError, UnsupportedError
+from edgewright_runtime.encoding import quantize
+
+__all__ = ["GOLDEN_NAME", "GoldenVectors", "record", "run_rows"]
+
+GOLDEN_NAME = "golden.npz"
+_ROWS = 16
+# Of an output's largest magnitude. Other instruction sets sum in another order (float), and round activations to
+# the neighbouring step (int8), which the layers behind carry on.
+_RELATIVE_TOLERANCE = {Precision.FLOAT32: 1e-4, Precision.FLOAT16: 1e-2, Precision.INT8: 5e-2}
+_INTEGER_STEPS = 2.0
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first day: the bundle's bytes must not depend on the clock
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+class GoldenVectors:
+    """``inputs`` and ``outputs`` (rows, ...) as stored by the model; ``made_by`` names what ran it."""
+
+    def __init__(self, inputs: Arrays, outputs: Arrays, made_by: str, precision: Precision) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self.made_by = made_by
+        self.rows = len(next(iter(inputs.values())))
+        self.tolerance = {name: _tolerance(array, precision) for name, array in outputs.items()}
+
+    def save(self, path: Path) -> None:
+        """Write ``input.NAME`` and ``output.NAME`` as an ``.npz`` whose bytes are the same every time."""
+        named = {f"input.{n}": a for n, a in self.inputs.items()} | {f"output.{n}": a for n, a in self.outputs.items()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in sorted(named.items()):
+                content = io.BytesIO()
+                np.lib.format.write_array(content, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), content.getvalue())
+
+
+def record(exported: Exported, dataset: Dataset, scratch: Path) -> tuple[GoldenVectors, tuple[str, ...]]:
+    """Golden vectors of evenly spaced test rows, and what must be said of them.
+
+    The file is run in a child process by its own runtime; an ML Program by Core ML on a Mac, elsewhere by
+    `edgewright.export.mil_evaluator`, or, where that does not know an operation, it is the source model's answers.
+
+    Raises:
+        InputError: the dataset has no test rows.
+        ConversionError: the file crashes its runtime.
+    """
+    rows = _test_rows(dataset, exported)
+    inputs = {spec.name: quantize(rows[f"test.x.{spec.name}"], spec) for spec in exported.inputs}
+    asked, answered = scratch / "golden_rows.npz", scratch / "golden_answers.npz"
+    np.savez(asked, allow_pickle=False, **inputs)
+    notes: tuple[str, ...] = ()
+    if exported.artifact.format is Format.MLPACKAGE:
+        try:
+            made_by = _run_ml_program(exported, asked, answered)
+            outputs = _read(answered)
+        except UnsupportedError as e:
+            made_by = "the source model"
+            notes = (f"golden vectors hold the source model's answers, not the exported file's own: {e}",)
+            outputs = {spec.name: rows[f"test.reference.{spec.name}"] for spec in exported.outputs}
+        outputs = {spec.name: outputs[spec.name].astype(spec.dtype) for spec in exported.outputs}
+    else:
+        made_by = _run_in_runtime(exported, asked, answered)
+        outputs = _read(answered)
+    return GoldenVectors(inputs, outputs, made_by, exported.precision), notes
+
+
+def run_rows(path: str, fmt: str, inputs: Sequence[str], outputs: Sequence[str], rows: str, answers: str) -> str:  # noqa: PLR0917 - called by name, from JSON
+    """The child's side: run every row, write the outputs, and return what ran them."""
+    from edgewright_runtime.backends import load
+    from edgewright_runtime.backends import run_rows as run
+
+    backend = load(path, fmt, input_names=inputs, output_names=outputs)
+    found: Mapping[str, NDArray[np.generic]] = run(backend, _read(Path(rows)))
+    np.savez(answers, allow_pickle=False, **{name: found[name] for name in outputs})
+    return f"{backend.name} {backend.version}"
+
+
+def _run_in_runtime(exported: Exported, rows: Path, answers: Path) -> str:
+    arguments = {
+        "path": str(exported.artifact.path),
+        "fmt": exported.artifact.format.value,
+        "inputs": [spec.name for spec in exported.inputs],
+        "outputs": [spec.name for spec in exported.outputs],
+        "rows": str(rows),
+        "answers": str(answers),
+    }
+    return str(run_in_child("edgewright.package.golden:run_rows", arguments, what="recording golden vectors").value)
+
+
+def _run_ml_program(exported: Exported, rows: Path, answers: Path) -> str:
+    arguments = {
+        "path": str(exported.artifact.path),
+        "rows": str(rows),
+        "answers": str(answers),
+        "input_names": [[spec.name, spec.name] for spec in exported.inputs],
+        "output_names": [[spec.name, spec.name] for spec in exported.outputs],
+        "native": sys.platform == "darwin",
+    }
+    target = "edgewright.validate.ml_program:run_ml_program"
+    return str(run_in_child(target, arguments, what="recording golden vectors").value)
+
+
+def _test_rows(dataset: Dataset, exported: Exported) -> Arrays:
+    names = [f"test.x.{spec.name}" for spec in exported.inputs]
+    wanted = {*names, *(f"test.reference.{spec.name}" for spec in exported.outputs)}
+    with np.load(dataset.artifact.path, allow_pickle=False) as stored:
+        missing = set(names) - set(stored.files)
+        if missing:
+            raise InputError(f"dataset {dataset.artifact.path}: arrays {sorted(missing)} are missing")
+        count = len(stored[names[0]])
+        if not count:
+            raise InputError(f"dataset {dataset.artifact.path}: no test rows, so no golden vectors")
+        chosen = np.unique(np.linspace(0, count - 1, min(count, _ROWS)).astype(np.int64))
+        return {name: stored[name][chosen] for name in sorted(wanted & set(stored.files))}
+
+
+def _read(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _tolerance(output: NDArray[np.generic], precision: Precision) -> float:
+    if output.dtype.kind != "f":
+        return _INTEGER_STEPS if precision is Precision.INT8 else 0.0
+    magnitude = float(np.abs(output.astype(np.float64)).max(initial=0.0))
+    return _RELATIVE_TOLERANCE[precision] * max(magnitude, 1e-6)

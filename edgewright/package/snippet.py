@@ -1,0 +1,254 @@
+"""Integration code for one model on its platform: Swift, Kotlin or Python, with the model's own names and shapes."""
+
+import json
+import math
+import re
+import textwrap
+from pathlib import Path
+
+from edgewright.errors import UnsupportedError
+from edgewright_runtime.manifest import Manifest, TensorSpec
+
+__all__ = ["write_snippet"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_NUMPY_IMPORTS = "from pathlib import Path\n\nimport numpy as np\n"
+_JSON_IMPORTS = "import json\nfrom pathlib import Path\n"
+# dtype: (Kotlin array, ByteBuffer method, Swift element, MLMultiArray type, bytes)
+_ELEMENTS = {
+    "float32": ("FloatArray", "Float", "Float", "float32", 4),
+    "int32": ("IntArray", "Int", "Int32", "int32", 4),
+    "int64": ("LongArray", "Long", "Int32", "int32", 8),
+}
+
+
+def write_snippet(folder: Path, manifest: Manifest) -> Path:
+    """Write the snippet for the manifest's platform into the bundle's folder.
+
+    Raises:
+        UnsupportedError: a tensor of a type that an app cannot hand in.
+    """
+    write = {"ios": _swift, "android": _kotlin, "edge_device": _python}[manifest.platform]
+    name, content = write(manifest)
+    left = re.search(r"__[A-Z_]+__", content)
+    if left:
+        raise ValueError(f"template {name}: {left.group()} was not filled in")
+    path = folder / name
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def _kotlin(manifest: Manifest) -> tuple[str, str]:
+    answer = _answer(manifest)
+    classifies = manifest.task == "classification"
+    table = bool(manifest.preprocessing.columns)
+    content = _filled(
+        "android.kt",
+        PREDICT=_template("android_table.kt") if table else _kotlin_arrays(manifest),
+        FIELDS=f"    private val labels = listOf({_quoted(_labels(manifest))})\n" if classifies else "",
+        LABEL_FIELD="val label: String, " if classifies else "",
+        OUTPUTS="\n".join(
+            f'        answers["{o.name}"] = buffer({_ELEMENTS[o.dtype][4] * _row_size(o)})' for o in manifest.outputs
+        ),
+        INTERPRET=_kotlin_meaning(manifest),
+        READ_ANSWER=f"answer.get{_ELEMENTS[answer.dtype][1].replace('Byte', '')}().toFloat()",
+        ANSWER_SIZE=str(_row_size(answer)),
+        **_common(manifest),
+    )
+    return f"{_type_name(manifest)}.kt", content
+
+
+def _kotlin_arrays(manifest: Manifest) -> str:
+    arguments = ", ".join(f"{_identifier(i.name)}: {_ELEMENTS[i.dtype][0]}" for i in manifest.inputs)
+    lines = [f"    /** Raw values, row by row: {_shapes(manifest)}. */", f"    fun predict({arguments}): Prediction {{"]
+    for spec in manifest.inputs:
+        name, size = _identifier(spec.name), _row_size(spec)
+        put, width = _ELEMENTS[spec.dtype][1], _ELEMENTS[spec.dtype][4]
+        lines += [
+            f'        require({name}.size == {size}) {{ "{name}: {size} values are needed, found ${{{name}.size}}" }}',
+            f"        val {name}Buffer = buffer({width * size})",
+            f"        for (value in {name}) {name}Buffer.put{put}({_scaled('value', manifest, spec, 'f')})",
+            f"        {name}Buffer.rewind()",
+        ]
+    pairs = ", ".join(f'"{i.name}" to {_identifier(i.name)}Buffer' for i in manifest.inputs)
+    return "\n".join([*lines, f"        return run(mapOf({pairs}))", "    }", ""])
+
+
+def _kotlin_meaning(manifest: Manifest) -> str:
+    kind, width = manifest.scores.kind, _row_size(_answer(manifest))
+    if kind == "values":
+        return "        return Prediction(raw)"
+    if kind == "classes":
+        return "        return Prediction(labels[Math.round(raw[0])], raw)"
+    lines = {
+        (True, True): ["val positive = 1f / (1f + exp(-raw[0]))", "val scores = floatArrayOf(1f - positive, positive)"],
+        (True, False): ["val scores = floatArrayOf(1f - raw[0], raw[0])"],
+        (False, True): [
+            "val peak = raw.max()",
+            "val raised = FloatArray(raw.size) { exp(raw[it] - peak) }",
+            "val total = raised.sum()",
+            "val scores = FloatArray(raw.size) { raised[it] / total }",
+        ],
+        (False, False): ["val scores = raw"],
+    }[width == 1, kind == "logits"]
+    lines += ["val best = scores.indices.maxByOrNull { scores[it] } ?: 0", "return Prediction(labels[best], scores)"]
+    return "\n".join(f"        {line}" for line in lines)
+
+
+def _swift(manifest: Manifest) -> tuple[str, str]:
+    classifies = manifest.task == "classification"
+    table = bool(manifest.preprocessing.columns)
+    fields = f"    private let labels = [{_quoted(_labels(manifest))}]\n" if classifies else ""
+    content = _filled(
+        "ios.swift",
+        PREDICT=_template("ios_table.swift") if table else _swift_arrays(manifest),
+        INIT=_template("ios_table_init.swift") if table else "",
+        FIELDS=fields + ("    private let columns: [Column]\n" if table else ""),
+        LABEL_FIELD="        let label: String\n" if classifies else "",
+        INTERPRET=_swift_meaning(manifest),
+        **_common(manifest),
+    )
+    return f"{_type_name(manifest)}.swift", content
+
+
+def _swift_arrays(manifest: Manifest) -> str:
+    arguments = ", ".join(f"{_identifier(i.name)}: [{_ELEMENTS[i.dtype][2]}]" for i in manifest.inputs)
+    lines = [
+        "",
+        f"    /// Raw values, row by row: {_shapes(manifest)}.",
+        f"    func predict({arguments}) throws -> Prediction {{",
+    ]
+    for spec in manifest.inputs:
+        name, size, element = _identifier(spec.name), _row_size(spec), _ELEMENTS[spec.dtype][3]
+        shape = ", ".join(str(d) for d in (1, *spec.shape[1:]))
+        value = _scaled(f"{name}[i]", manifest, spec, "")
+        lines += [
+            f"        guard {name}.count == {size} else {{",
+            f"            throw {_type_name(manifest)}Error.badInput(",
+            f'                "{name}: {size} values are needed, found \\({name}.count)")',
+            "        }",
+            f"        let {name}Array = try MLMultiArray(shape: [{shape}], dataType: .{element})",
+            f"        for i in 0..<{size} {{ {name}Array[i] = NSNumber(value: {value}) }}",
+        ]
+    pairs = ", ".join(f'"{i.name}": {_identifier(i.name)}Array' for i in manifest.inputs)
+    return "\n".join([*lines, f"        return try run([{pairs}])", "    }", ""])
+
+
+def _swift_meaning(manifest: Manifest) -> str:
+    kind, width = manifest.scores.kind, _row_size(_answer(manifest))
+    if kind == "values":
+        return "        return Prediction(scores: raw)"
+    if kind == "classes":
+        return "        return Prediction(label: labels[Int(raw[0].rounded())], scores: raw)"
+    lines = {
+        (True, True): ["let positive = 1 / (1 + exp(-raw[0]))", "let scores = [1 - positive, positive]"],
+        (True, False): ["let scores = [1 - raw[0], raw[0]]"],
+        (False, True): [
+            "let peak = raw.max() ?? 0",
+            "let raised = raw.map { exp($0 - peak) }",
+            "let total = raised.reduce(0, +)",
+            "let scores = raised.map { $0 / total }",
+        ],
+        (False, False): ["let scores = raw"],
+    }[width == 1, kind == "logits"]
+    lines += [
+        "let best = scores.indices.max { scores[$0] < scores[$1] } ?? 0",
+        "return Prediction(label: labels[best], scores: scores)",
+    ]
+    return "\n".join(f"        {line}" for line in lines)
+
+
+def _python(manifest: Manifest) -> tuple[str, str]:
+    arrays = not manifest.preprocessing.columns and len(manifest.inputs) == 1
+    columns = ", ".join(c.name for c in manifest.preprocessing.columns)
+    show = 'print(prediction.labels[0], f"{prediction.scores[0].max():.3f}")'
+    return "example.py", _filled(
+        "edge_device.py.txt",
+        EXTRA={"onnx": "onnx", "tflite": "litert"}.get(manifest.format, "onnx"),
+        IMPORTS="from pathlib import Path\n\nimport numpy as np"
+        if arrays
+        else "import json\nfrom pathlib import Path\n",
+        INPUTS=_comment(f"Columns: {columns}" if columns else f"Inputs: {_shapes(manifest)}"),
+        EXAMPLE='example = np.load(Path(__file__).parent / "example.npy")'
+        if arrays
+        else 'example = json.loads((Path(__file__).parent / "example.json").read_text())',
+        SHOW=show if manifest.task == "classification" else "print(prediction.scores[0])",
+        NAME=manifest.name,
+    )
+
+
+def _common(manifest: Manifest) -> dict[str, str]:
+    for spec in (*manifest.inputs, *manifest.outputs):
+        if spec.dtype not in _ELEMENTS:
+            raise UnsupportedError(
+                f"no integration code for tensor '{spec.name}' of type {spec.dtype}; known: {', '.join(_ELEMENTS)}"
+            )
+    return {
+        "NAME": manifest.name,
+        "TYPE": _type_name(manifest),
+        "FILE": manifest.model,
+        "STEM": Path(manifest.model).stem,
+        "INPUT": manifest.inputs[0].name,
+        "ANSWER": manifest.scores.output,
+        "COLUMNS": ", ".join(c.name for c in manifest.preprocessing.columns),
+        "SCORES_ARE": {"values": "the predicted values", "classes": "the class index"}.get(
+            manifest.scores.kind, "probabilities, in the order of the labels"
+        ),
+    }
+
+
+def _filled(template: str, **values: str) -> str:
+    content = _template(template)
+    # Fragments hold tokens of their own, so the second round fills those.
+    for _ in range(2):
+        for key, value in values.items():
+            content = content.replace(f"__{key}__", value)
+    return content
+
+
+def _template(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _answer(manifest: Manifest) -> TensorSpec:
+    return next(spec for spec in manifest.outputs if spec.name == manifest.scores.output)
+
+
+def _labels(manifest: Manifest) -> tuple[str, ...]:
+    width = max(_row_size(_answer(manifest)), 2)
+    return manifest.labels or tuple(str(i) for i in range(width))
+
+
+def _row_size(spec: TensorSpec) -> int:
+    return math.prod(spec.shape[1:])
+
+
+def _shapes(manifest: Manifest) -> str:
+    return "; ".join(f"{i.name} {list(i.shape[1:])} {i.dtype}" for i in manifest.inputs)
+
+
+def _scaled(value: str, manifest: Manifest, spec: TensorSpec, suffix: str) -> str:
+    done = manifest.preprocessing
+    if spec.dtype != "float32" or (done.scale, done.mean) == (1.0, 0.0):
+        return value
+    return f"({value} - {done.mean!r}{suffix}) * {done.scale!r}{suffix}"
+
+
+def _type_name(manifest: Manifest) -> str:
+    words = re.findall(r"[A-Za-z0-9]+", manifest.name)
+    joined = "".join(word[0].upper() + word[1:] for word in words)
+    return joined if joined[:1].isalpha() else f"Model{joined}"
+
+
+def _identifier(name: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
+    return plain if plain[:1].isalpha() else f"input_{plain}"
+
+
+def _quoted(words: tuple[str, ...]) -> str:
+    # A JSON string is a Swift and a Kotlin one, once interpolation is kept out.
+    return ", ".join(json.dumps(word, ensure_ascii=False).replace("$", "\\$") for word in words)
+
+
+def _comment(text: str) -> str:
+    return "\n# ".join(textwrap.wrap(text, 110))

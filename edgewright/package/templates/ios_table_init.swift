@@ -1,0 +1,6 @@
+        guard let described = bundle.url(forResource: "manifest", withExtension: "json") else {
+            throw __TYPE__Error.missingFile("manifest.json")
+        }
+        let manifest = try JSONSerialization.jsonObject(with: Data(contentsOf: described)) as? [String: Any]
+        let preprocessing = manifest?["preprocessing"] as? [String: Any]
+        columns = try (preprocessing?["columns"] as? [[String: Any]] ?? []).map(Column.init)

@@ -1,0 +1,139 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgewright.artifact import digest_of
+from edgewright.errors import InputError
+from edgewright.monitor import MonitoringPlan
+from edgewright.package import Bundle, read_bundle
+from edgewright.package.snippet import write_snippet
+from edgewright_runtime.golden import check_bundle, load_golden
+from edgewright_runtime.predictor import Predictor
+from tests.bundles import COLUMNS, LABELS, image_parts, softmax, table_parts
+
+
+def test_same_inputs_give_the_same_bytes_in_another_place_and_time(tmp_path: Path, table_bundle: Bundle) -> None:
+    again = table_parts(tmp_path / "elsewhere").build()
+
+    assert again.artifact.path != table_bundle.artifact.path
+    assert again.artifact.digest == table_bundle.artifact.digest
+    assert again.manifest_digest == table_bundle.manifest_digest
+    assert str(tmp_path) not in "".join(
+        p.read_text(errors="replace") for p in again.artifact.path.rglob("*") if p.is_file()
+    )
+
+
+def test_other_weights_give_another_digest(table_bundle: Bundle, newer_bundle: Bundle) -> None:
+    assert newer_bundle.manifest_digest != table_bundle.manifest_digest
+
+
+def test_bundle_lists_every_file_and_says_what_the_model_is(table_bundle: Bundle) -> None:
+    content = read_bundle(table_bundle.artifact.path)
+
+    manifest = content.manifest
+    listed = {entry.path for entry in manifest.files}
+    assert listed == {"churn.onnx", "golden.npz", "example.json", "example.py", "report.json"}
+    assert content.bundle == table_bundle
+    assert manifest.labels == LABELS
+    assert manifest.preprocessing.columns == COLUMNS
+    assert manifest.scores.kind == "probabilities"
+    assert manifest.measurements.accuracy == content.report.candidate.accuracy.value
+    assert manifest.lineage.model == digest_of(table_bundle.artifact.path / "churn.onnx")
+
+
+def test_golden_vectors_are_real_rows_with_the_files_own_answers(table_bundle: Bundle) -> None:
+    folder = table_bundle.artifact.path
+
+    inputs, outputs = load_golden(folder / "golden.npz")
+
+    assert len(inputs["x"]) == 16
+    np.testing.assert_allclose(outputs["scores"].sum(axis=1), 1, atol=1e-6)
+    assert check_bundle(folder) == {"scores": 0.0}
+
+
+def test_litert_bundle_keeps_the_models_names_and_its_logits(image_bundle: Bundle) -> None:
+    folder = image_bundle.artifact.path
+    manifest = read_bundle(folder).manifest
+
+    predictor = Predictor(folder)
+    raw = np.load(folder / "example.npy")
+    answer = predictor.predict(raw)
+
+    assert manifest.scores.kind == "logits"
+    assert raw.max() > 1, "the example holds raw values, not scaled ones"
+    _, golden = load_golden(folder / "golden.npz")
+    np.testing.assert_allclose(answer.scores, softmax(golden["scores"][:1]), atol=1e-5)
+
+
+def test_plan_in_the_manifest_takes_open_limits_from_the_figures(tmp_path: Path) -> None:
+    parts = table_parts(tmp_path)
+
+    manifest = read_bundle(parts.build(MonitoringPlan(window_s=60, max_memory_mb=99)).artifact.path).manifest
+
+    assert manifest.monitoring.window_s == 60
+    assert manifest.monitoring.max_memory_mb == 99
+    assert manifest.monitoring.max_latency_p95_ms == pytest.approx(1.5 * parts.report.candidate.latency.p95_ms)
+    assert manifest.monitoring.min_accuracy == pytest.approx(parts.report.candidate.accuracy.low)
+
+
+@pytest.mark.parametrize("name", ["churn.onnx", "golden.npz", "report.json", "example.py"])
+def test_changed_file_is_found(tmp_path: Path, table_bundle: Bundle, name: str) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(table_bundle.artifact.path, folder)
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+
+    with pytest.raises(InputError, match=name):
+        read_bundle(folder)
+
+
+def test_file_that_nobody_listed_is_found(tmp_path: Path, table_bundle: Bundle) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(table_bundle.artifact.path, folder)
+    (folder / "extra.bin").write_bytes(b"x")
+
+    with pytest.raises(InputError, match=r"extra\.bin"):
+        read_bundle(folder)
+
+
+def test_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        read_bundle(tmp_path)
+
+
+def test_dataset_without_test_rows_of_the_input_is_refused(tmp_path: Path) -> None:
+    parts = table_parts(tmp_path)
+    np.savez(parts.dataset.artifact.path, **{"test.predicted": np.zeros(3), "test.reference.scores": np.zeros((3, 3))})
+
+    with pytest.raises(InputError, match=r"test\.x\.x"):
+        parts.build()
+
+
+def test_example_row_is_a_raw_row_that_the_device_accepts(table_bundle: Bundle) -> None:
+    row = json.loads((table_bundle.artifact.path / "example.json").read_text())
+
+    assert set(row) == {column.name for column in COLUMNS}
+    assert Predictor(table_bundle.artifact.path).predict(row).labels[0] in LABELS
+
+
+@pytest.mark.parametrize("platform", ["ios", "android", "edge_device"])
+@pytest.mark.parametrize("kind", ["table", "image"])
+def test_snippet_names_what_the_model_needs(tmp_path: Path, platform: str, kind: str) -> None:
+    parts = table_parts(tmp_path) if kind == "table" else image_parts(tmp_path)
+    manifest = read_bundle(parts.build().artifact.path).manifest
+
+    text = write_snippet(tmp_path, replace(manifest, platform=platform)).read_text()
+
+    assert "__" not in text.replace("__file__", "")
+    assert text.count("{") == text.count("}")
+    assert text.count("(") == text.count(")")
+    if platform != "edge_device":
+        assert all(f'"{label}"' in text for label in LABELS)
+        assert f'"{manifest.inputs[0].name}"' in text
+    if kind == "table":
+        assert all(column.name in text for column in COLUMNS)
