@@ -19,7 +19,7 @@ def convert(
     *,
     graph: str,
     inputs: list[dict[str, Any]],
-    outputs: list[str],
+    outputs: list[dict[str, Any]],
     compute: str,
     description: dict[str, str],
     path: str,
@@ -42,7 +42,7 @@ def convert(
             ct.TensorType(spec["name"], shape=tuple(example.shape), dtype=_stored(np.dtype(spec["dtype"])))
             for spec, example in zip(inputs, examples, strict=True)
         ],
-        outputs=[ct.TensorType(name, dtype=np.float32) for name in outputs],
+        outputs=[ct.TensorType(spec["name"], dtype=_stored(np.dtype(spec["dtype"]))) for spec in outputs],
         convert_to="mlprogram",
         compute_precision=ct.precision.FLOAT32 if compute == Precision.FLOAT32 else ct.precision.FLOAT16,
         minimum_deployment_target=ct.target.iOS16,
@@ -90,7 +90,9 @@ def _stored(dtype: Any) -> Any:
     return np.int32 if np.issubdtype(dtype, np.integer) else np.float32
 
 
-def _describe(model: Any, inputs: list[dict[str, Any]], outputs: list[str], description: dict[str, str]) -> None:
+def _describe(
+    model: Any, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], description: dict[str, str]
+) -> None:
     for key in _SHOWN:
         setattr(model, key, description[key])
     for key, text in description.items():
@@ -99,8 +101,8 @@ def _describe(model: Any, inputs: list[dict[str, Any]], outputs: list[str], desc
     for spec in inputs:
         model.input_description[spec["name"]] = f"{spec['dtype']} {_shape(spec)}"
     classes = f" of the classes {description['classes']}" if "classes" in description else ""
-    for name in outputs:
-        model.output_description[name] = f"{name}{classes}"
+    for spec in outputs:
+        model.output_description[spec["name"]] = f"{spec['dtype']} {_shape(spec)}{classes}"
 
 
 def _shape(spec: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ def _converted(model: ImportedModel, compute: Precision, store: Store) -> Artifa
         arguments = {
             "graph": str(graph),
             "inputs": [dataclasses.asdict(spec) for spec in model.inputs],
-            "outputs": [spec.name for spec in model.outputs],
+            "outputs": [dataclasses.asdict(spec) for spec in model.outputs],
             "compute": compute.value,
             "description": description,
             "path": str(path),

@@ -59,6 +59,14 @@ class Evaluator:
             else:
                 self._steps.append(operation)
 
+    @staticmethod
+    def decode(operation: Operation) -> torch.Tensor:
+        """The dense tensor of a compressed constant whose operands stand in the operation itself."""
+        value = _results(operation, {})[operation.results[0].name]
+        if isinstance(value, str):
+            raise TypeError(f"'{operation.results[0].name}' is a text")
+        return value
+
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs for N rows; see `evaluate`."""
         rows = _rows(self.program.inputs, inputs)

@@ -16,6 +16,7 @@ _RUNTIME_OF_OPSET = {
     13: "1.7", 14: "1.8", 15: "1.9", 16: "1.11", 17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21",
     23: "1.23",
 }  # fmt: skip
+_GRAPH_ATTRIBUTES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _RUNTIME_OF_IR = {7: "1.7", 8: "1.10", 9: "1.15", 10: "1.18", 11: "1.23"}
 
 
@@ -35,15 +36,24 @@ def load(path: Path, *, with_data: bool = True) -> onnx.ModelProto:
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Remove what exporters note and no runtime needs: stack traces, source paths, tool versions."""
+    """Remove what exporters note and no runtime needs: stack traces, source paths, versions, unused domains."""
     model.doc_string = ""
     model.producer_name, model.producer_version = "", ""
     del model.metadata_props[:]
     _strip_graph(model.graph)
+    used = {"", *_domains(model.graph), *(n.domain for f in model.functions for n in f.node)}
+    kept = sorted((o.domain, o.version) for o in model.opset_import if o.domain in used)
+    del model.opset_import[:]
+    model.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in kept)
     for function in model.functions:
         _clear(function)
         for node in function.node:
             _clear(node)
+
+
+def _domains(graph: onnx.GraphProto) -> set[str]:
+    inner = [g for n in graph.node for a in n.attribute for g in (a.g, *a.graphs) if a.type in _GRAPH_ATTRIBUTES]
+    return {node.domain for node in graph.node}.union(*(_domains(g) for g in inner))
 
 
 def _strip_graph(graph: onnx.GraphProto) -> None:
@@ -53,7 +63,7 @@ def _strip_graph(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         _clear(node)
         for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in _GRAPH_ATTRIBUTES else ():
                 _strip_graph(inner)
 
 

@@ -1,0 +1,1 @@
+"""One reader a format, each run in a child process of its own; `edgewright.export.stored` calls them."""

@@ -1,0 +1,52 @@
+"""`.mlpackage`: what the weight file stores, and what the compressed weights decode to."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgewright.export import mlpackage
+from edgewright.export.mil_evaluator import Evaluator
+from edgewright.export.mil_program import Operation, read_program
+from edgewright.export.readers.tally import Tally
+
+__all__ = ["read"]
+
+_COMPRESSED = {
+    "constexpr_affine_dequantize": "linear",
+    "constexpr_blockwise_shift_scale": "linear, blockwise",
+    "constexpr_lut_to_dense": "palette",
+    "constexpr_sparse_to_dense": "sparse",
+    "constexpr_cast": "cast",
+}
+_NO_WEIGHT = {"int32", "int16", "uint16", "bool", "str"}
+
+
+def read(path: str, form: str) -> dict[str, Any]:
+    """What a Core ML package stores."""
+    program = read_program(Path(path))
+    tally = Tally()
+    for operation in program.operations:
+        if operation.kind == "const":
+            value = operation.operands["val"][0]
+            if isinstance(value, np.ndarray) and value.ndim:
+                tally.add_array(value, is_weight=value.dtype.name not in _NO_WEIGHT)
+        elif operation.kind in _COMPRESSED:
+            _count_compressed(tally, operation)
+    declared = mlpackage.tensors(path)
+    notes = [f"specification version {mlpackage.load(Path(path)).specificationVersion}"]
+    return tally.result(declared["inputs"], declared["outputs"], dict(mlpackage.operators(Path(path))), notes)
+
+
+def _count_compressed(tally: Tally, operation: Operation) -> None:
+    stored = [v for values in operation.operands.values() for v in values if isinstance(v, np.ndarray) and v.ndim]
+    dense: torch.Tensor = Evaluator.decode(operation)
+    names = sorted({array.dtype.name for array in stored if array.dtype.name != "uint32"})
+    tally.add(
+        f"{_COMPRESSED[operation.kind]} ({', '.join(names)})",
+        dense.numel(),
+        int((dense == 0).sum()),
+        sum(array.nbytes for array in stored),
+        is_weight=True,
+    )

@@ -1,0 +1,44 @@
+"""scikit-learn models, loaded through the guard: nothing outside its allow-list runs."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewright.export.readers.tally import Tally
+from edgewright.intake.pickle_guard import load_model
+
+__all__ = ["read"]
+
+
+def read(path: str, form: str) -> dict[str, Any]:
+    """The estimators of a model, and the arrays that they learned."""
+    model = load_model(Path(path))
+    tally = Tally()
+    kinds: Counter[str] = Counter()
+    _walk(model, tally, kinds, set())
+    inputs = [{"name": str(n), "shape": [-1], "dtype": "column"} for n in getattr(model, "feature_names_in_", [])]
+    return tally.result(inputs, [], dict(kinds), [" ".join(repr(model).split())])
+
+
+def _walk(value: Any, tally: Tally, kinds: Counter[str], seen: set[int]) -> None:
+    """Every estimator and learned array below a value, each once."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        if value.dtype.names:  # a tree's node table
+            for name in value.dtype.names:
+                tally.add_array(value[name], is_weight=value.dtype[name].kind == "f")
+        elif value.dtype.kind in "biuf":
+            tally.add_array(value, is_weight=value.dtype.kind == "f")
+    elif isinstance(value, (list, tuple, set, np.ndarray)):
+        for item in np.ravel(value) if isinstance(value, np.ndarray) else value:
+            _walk(item, tally, kinds, seen)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _walk(item, tally, kinds, seen)
+    elif type(value).__module__.startswith("sklearn."):
+        kinds[type(value).__name__] += 1
+        _walk(value.__getstate__() if hasattr(value, "__getstate__") else vars(value), tally, kinds, seen)

@@ -1,0 +1,63 @@
+"""`.pt2` programs and Edgewright's own torch graphs."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgewright.artifact import Format
+from edgewright.export.readers.tally import Tally
+
+__all__ = ["read"]
+
+
+def read(path: str, form: str) -> dict[str, Any]:
+    """What a torch model stores."""
+    return _graph(Path(path)) if form == Format.TORCH_GRAPH else _program(Path(path))
+
+
+def _graph(path: Path) -> dict[str, Any]:
+    from edgewright.intake import torch_graph
+
+    module = torch_graph.load(path)
+    operators = Counter(_operator(node) for node in module.graph.nodes if node.op.startswith("call_"))
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            operators[type(module.get_submodule(node.target)).__name__] += 1
+            operators[_operator(node)] -= 1
+    inputs = [{"name": n.name, "shape": [], "dtype": "unknown"} for n in module.graph.nodes if n.op == "placeholder"]
+    notes = ["a graph of any shape: its tensors are declared by the model it was imported from"]
+    return _counted(dict(module.state_dict())).result(inputs, [], {k: n for k, n in operators.items() if n > 0}, notes)
+
+
+def _program(path: Path) -> dict[str, Any]:
+    from edgewright.intake.torch_source import load_program
+
+    program = load_program(path)
+    signature = program.graph_signature
+    nodes = {node.name: node for node in program.graph.nodes}
+    inputs = [_fields(name, nodes[name]) for name in signature.user_inputs]
+    outputs = [_fields(name, nodes[name]) for name in signature.user_outputs]
+    operators = Counter(str(n.target) for n in program.graph.nodes if n.op == "call_function")
+    return _counted({**program.state_dict, **program.constants}).result(inputs, outputs, dict(operators))
+
+
+def _operator(node: torch.fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def _counted(tensors: dict[str, Any]) -> Tally:
+    tally = Tally()
+    for tensor in tensors.values():
+        if isinstance(tensor, torch.Tensor):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            zeros = int(tensor.numel() - tensor.count_nonzero())
+            tally.add(dtype, tensor.numel(), zeros, tensor.nbytes, is_weight=tensor.is_floating_point())
+    return tally
+
+
+def _fields(name: str, node: torch.fx.Node) -> dict[str, Any]:
+    value = node.meta["val"]
+    shape = [n if isinstance(n, int) else -1 for n in value.shape]
+    return {"name": name, "shape": shape, "dtype": str(value.dtype).removeprefix("torch.")}
