@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -62,12 +63,11 @@ class DeviceProfile(Value):
 
 
 def profiles_folder() -> Path:
-    """``EDGEWRIGHT_PROFILES``, else the folder in the checkout, else the one inside the installed package."""
+    """``EDGEWRIGHT_PROFILES``, else the folder in the checkout, else the one that the wheel installed."""
     if given := os.environ.get("EDGEWRIGHT_PROFILES"):
         return Path(given)
-    package = Path(__file__).parent
-    checkout = package.parent / "profiles"
-    return checkout if checkout.is_dir() else package / "profiles"
+    checkout = Path(__file__).parents[1] / "profiles"
+    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "edgewright" / "profiles"
 
 
 def device_names() -> list[str]:

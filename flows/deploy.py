@@ -21,9 +21,13 @@ def deploy(bundle: Bundle, repository: str, channel: str = "stable", cohort_perc
 
 @flow(name="rollback", description="Release an older version again, as a new version.", result_serializer="json")
 def rollback(
-    repository: Annotated[str, Field(description="Release repository: a folder or any fsspec URL.")],
-    channel: Annotated[str, Field(description="Channel to roll back.")] = "stable",
-    to_version: Annotated[int | None, Field(gt=0, description="Version to return to; the previous if empty.")] = None,
+    repository: str, channel: str = "stable", to_version: Annotated[int | None, Field(gt=0)] = None
 ) -> Release:
-    """Devices take the old content as an update like any other."""
+    """Devices take the old content as an update like any other.
+
+    Args:
+        repository: Release repository: a folder or any fsspec URL.
+        channel: Channel to roll back.
+        to_version: Version to return to; the one before the current if empty.
+    """
     return run(roll_back, repository, channel, to_version)

@@ -9,14 +9,15 @@ from uuid import uuid4
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Failed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
 from pydantic import Field
 
 from edgewright.errors import BudgetExceededError, EdgewrightError, TrackingUnavailableError
 from edgewright.intake import preflight
 from edgewright.journal import Journal
 from edgewright.measurement import ValidationReport
-from edgewright.monitor import plan_monitoring
+from edgewright.monitor import MonitoringPlan
 from edgewright.profile import Platform
 from edgewright.request import DEFAULT_RECIPE, DeploymentRequest, resolve
 from edgewright.result import DeploymentResult, Tracking
@@ -42,22 +43,39 @@ Limit = Annotated[float | None, Field(gt=0)]
     result_serializer="json",
 )
 def edge_deployment(
-    model: Annotated[Path, Field(description="A trained model: .pt2, .pkl, .joblib, .skops or .onnx.")],
-    data: Annotated[Path, Field(description="Real data: .csv, .parquet, .npz, or a .yaml that describes one.")],
-    target: Annotated[str | None, Field(description="The column with the true answers.")] = None,
-    platform: Annotated[Platform | None, Field(description="That platform's generic device.")] = None,
-    device: Annotated[str | None, Field(description="A device profile instead: a name, or a .yaml.")] = None,
-    recipe: Annotated[str, Field(description="What is done to the model: a name, or a .yaml.")] = DEFAULT_RECIPE,
-    max_latency_ms: Annotated[Limit, Field(description="Limit of the p95 latency, milliseconds.")] = None,
-    max_memory_mb: Annotated[Limit, Field(description="Limit of the memory that the model adds, MB.")] = None,
-    max_size_mb: Annotated[Limit, Field(description="Limit of the file on the device, MB.")] = None,
-    max_accuracy_drop: Annotated[Limit, Field(description="Limit of the loss, percentage points.")] = None,
-    repository: Annotated[str | None, Field(description="Release repository: a folder or any fsspec URL.")] = None,
-    channel: Annotated[str, Field(description="Release channel.")] = "stable",
-    enable_performance_tracking: Annotated[bool, Field(description="Watch latency and memory on devices.")] = True,
-    enable_accuracy_monitoring: Annotated[bool, Field(description="Watch accuracy and confidence on devices.")] = True,
+    model: Path,
+    data: Path,
+    target: str | None = None,
+    platform: Platform | None = None,
+    device: str | None = None,
+    recipe: str = DEFAULT_RECIPE,
+    max_latency_ms: Limit = None,
+    max_memory_mb: Limit = None,
+    max_size_mb: Limit = None,
+    max_accuracy_drop: Limit = None,
+    repository: str | None = None,
+    channel: str = "stable",
+    enable_performance_tracking: bool = True,
+    enable_accuracy_monitoring: bool = True,
 ) -> DeploymentResult | State[DeploymentResult]:
-    """Run the five stages; a failing one ends the run, and the state carries the result up to there."""
+    """Run the five stages; a failing one ends the run, and the state carries the result up to there.
+
+    Args:
+        model: A trained model: .pt2, .pkl, .joblib, .skops or .onnx.
+        data: Real data: .csv, .parquet, .npz, or a .yaml that describes one.
+        target: The column with the true answers.
+        platform: Deploy to that platform's generic device.
+        device: A device profile instead: a name, or the path of a .yaml.
+        recipe: What is done to the model: a name, or the path of a .yaml.
+        max_latency_ms: Limit of the p95 latency, milliseconds.
+        max_memory_mb: Limit of the memory that loading and running the model adds, MB.
+        max_size_mb: Limit of the model file on the device, MB.
+        max_accuracy_drop: Limit of the loss against the source model, percentage points.
+        repository: Release repository: a folder or any fsspec URL; .edgewright/releases if empty.
+        channel: Release channel.
+        enable_performance_tracking: Devices record latency and memory.
+        enable_accuracy_monitoring: Devices record right and wrong answers where they are known.
+    """
     request = resolve(
         model=model,
         data=data,
@@ -112,7 +130,7 @@ def _run_stages(
         journal.report = report = validate(made, device, request.budget, recipe.max_accuracy_drop_percent)
     _gate(report)
     with journal.stage("package"):
-        plan = plan_monitoring(report, **watch)
+        plan = MonitoringPlan.model_validate(watch).with_limits_of(report)
         journal.bundle = bundle = package(made, report, device, plan)
     with journal.stage("deploy"):
         journal.release = release = deploy_stage(bundle, repository, channel)

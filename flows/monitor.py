@@ -2,15 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
 from uuid import uuid4
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
-from pydantic import Field
 
-from edgewright.deploy import current_release
+from edgewright.deploy import current_promise
 from edgewright.errors import TrackingUnavailableError
 from edgewright.monitor import Health
 from edgewright.record import RunRecord, TrackingRecord
@@ -25,20 +23,22 @@ EXPERIMENT = "edgewright-monitoring"
 
 
 @flow(name="monitor", description="Device telemetry against the figures of validation.", result_serializer="json")
-def monitor(
-    repository: Annotated[str | None, Field(description="Release repository; .edgewright/releases if empty.")] = None,
-    channel: Annotated[str, Field(description="Channel whose current release is watched.")] = "stable",
-    telemetry: Annotated[Path | None, Field(description="Folder of JSON-lines files that devices sent.")] = None,
-) -> Health:
-    """Compute windows, find issues, show them in Prefect, and log the windows to MLflow where there are any."""
-    release = current_release(repository or str(home() / "releases"), channel)
-    health = run(check_release, release, telemetry or home() / "telemetry")
+def monitor(repository: str | None = None, channel: str = "stable", telemetry: Path | None = None) -> Health:
+    """Compute windows, find issues, show them in Prefect, and log the windows to MLflow where there are any.
+
+    Args:
+        repository: Release repository: a folder or any fsspec URL; .edgewright/releases if empty.
+        channel: Channel whose current release is watched.
+        telemetry: Folder of JSON-lines files that devices sent; .edgewright/telemetry if empty.
+    """
+    promise = current_promise(repository or str(home() / "releases"), channel)
+    health = run(check_release, promise, telemetry or home() / "telemetry")
     if health.issues:
         rows = [issue.model_dump(mode="json") for issue in health.issues]
         create_table_artifact(key=f"issues-{channel}", table=rows, description="Issues in the field")
         get_run_logger().warning("%d issues on channel %s: %s", len(rows), channel, health.issues[0].message)
     if health.windows:
-        _track(health, release.version, channel)
+        _track(health, promise.release.version, channel)
     return health
 
 

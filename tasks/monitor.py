@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edgewright.deploy import Release
+from edgewright.deploy import Promise
 from edgewright.monitor import Health
 from tasks.caching import step
 
@@ -10,10 +10,9 @@ __all__ = ["check_release"]
 
 
 @step("Reading device telemetry")
-def check_release(release: Release, telemetry: Path) -> Health:
+def check_release(promise: Promise, telemetry: Path) -> Health:
     """Windows and issues of what devices reported, against the figures the release was validated with."""
-    from edgewright import deploy, monitor
+    from edgewright import monitor
 
-    plan, report = deploy.promises_of(release)
-    telemetry.mkdir(parents=True, exist_ok=True)
-    return monitor.check_health(monitor.read_telemetry(telemetry), plan, report)
+    found = monitor.read_telemetry(telemetry if telemetry.exists() else [])
+    return monitor.check_health(found, promise.plan, promise.report)

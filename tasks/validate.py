@@ -1,18 +1,20 @@
 """Measurement and judgement, as tasks."""
 
+from typing import Literal
+
 from edgewright.artifact import Dataset, Exported, ImportedModel
 from edgewright.measurement import Benefit, Evaluation, Performance, ValidationReport
 from edgewright.profile import Budget, DeviceProfile
 from tasks.caching import step
 
-__all__ = ["evaluate", "judge", "measure"]
+__all__ = ["benefit", "evaluate", "judge", "measure"]
 
 _RUNTIMES = ("ai-edge-litert", "onnxruntime", "numpy")
 _MEASURE = ("edgewright.validate", "edgewright.measurement", "edgewright_runtime", *_RUNTIMES)
 
 
 @step("Checking accuracy and parity on real rows", *_MEASURE, "edgewright.export.mil_evaluator")
-def evaluate(model: ImportedModel, dataset: Dataset, exported: Exported, split: str = "test") -> Evaluation:
+def evaluate(model: ImportedModel, dataset: Dataset, exported: Exported, split: Literal["test", "validation"] = "test") -> Evaluation:
     """Run the exported file over a split in its own runtime; see `edgewright.validate.evaluate`."""
     from edgewright import validate
 

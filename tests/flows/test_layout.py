@@ -1,0 +1,66 @@
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).parents[2]
+LAYER_FILES = sorted([*(PROJECT / "flows").glob("*.py"), *(PROJECT / "tasks").glob("*.py")])
+FRAMEWORKS = {
+    "torch",
+    "tensorflow",
+    "onnx",
+    "onnxruntime",
+    "sklearn",
+    "coremltools",
+    "litert_torch",
+    "mlflow",
+    "pandas",
+}
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "flows").glob("*.py")), ids=lambda p: p.stem)
+def test_no_flow_shadows_another_module(path: Path) -> None:
+    # Prefect puts flows/ itself on sys.path: `flows/queue.py` would become `import queue`.
+    if path.stem == "__init__":
+        return
+    assert path.stem not in sys.stdlib_module_names
+    assert importlib.util.find_spec(path.stem) is None
+
+
+@pytest.mark.parametrize("path", LAYER_FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_flows_and_tasks_define_no_types(path: Path) -> None:
+    # A file entrypoint loads its module a second time under another name: a class would exist twice.
+    tree = ast.parse(path.read_text())
+    assert [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)] == []
+
+
+def test_importing_the_flows_loads_no_framework() -> None:
+    code = f"import sys, flows.edge_deployment, flows.serve; print(sorted({FRAMEWORKS!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_deployments_name_flows_that_are_there_and_ship_paused() -> None:
+    deployments = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+    assert {d["name"] for d in deployments} == {"deploy", "monitor", "rollback"}
+    for deployment in deployments:
+        file, function = deployment["entrypoint"].split(":")
+        names = [n.name for n in ast.walk(ast.parse((PROJECT / file).read_text())) if isinstance(n, ast.FunctionDef)]
+        assert function in names
+        assert all(schedule["active"] is False for schedule in deployment["schedules"])
+    assert any(d["schedules"] for d in deployments)
+
+
+def test_the_form_has_a_description_for_every_parameter() -> None:
+    from prefect.utilities.callables import parameter_schema
+
+    from flows.edge_deployment import edge_deployment
+
+    schema = parameter_schema(edge_deployment).model_dump()
+    assert [n for n, field in schema["properties"].items() if not field.get("description")] == []
+    assert schema["required"] == ["model", "data"]
+    assert "ios" in str(schema["definitions"]["Platform"])
