@@ -99,7 +99,7 @@ def rollback(repository: str, channel: str, to_version: int | None = None) -> Re
         current = current_document(files, channel)
         if current is None:
             raise InputError(f"release repository {repository}: channel '{channel}' has no release")
-        target = to_version or _version_before(current, files)
+        target = _version_before(current, files) if to_version is None else to_version
         if target >= current.version:
             raise InputError(f"version {target} is not older than the current one, {current.version}")
         older = _read_release(files, channel, target)
@@ -152,9 +152,7 @@ def _version_before(current: ReleaseDocument, files: ReleaseRepository) -> int:
     """The version before the one whose content is current: rolling back twice goes back twice, not to and fro."""
     origin = _read_release(files, current.channel, current.content_of) if current.content_of else current
     if origin.previous_version is None:
-        raise InputError(
-            f"channel '{current.channel}': there is no content older than that of version {origin.version}"
-        )
+        raise InputError(f"channel '{current.channel}': no content is older than that of version {origin.version}")
     return origin.previous_version
 
 

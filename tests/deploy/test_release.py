@@ -1,0 +1,195 @@
+import hashlib
+import json
+import multiprocessing
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from edgewright.deploy import Release, current_release, publish, rollback
+from edgewright.deploy.repository import ReleaseRepository
+from edgewright.errors import InputError
+from edgewright.monitor import MonitoringPlan
+from edgewright.package import Bundle
+
+
+def test_versions_grow_and_know_the_one_before(tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle) -> None:
+    first = publish(table_bundle, str(tmp_path), "stable")
+    second = publish(newer_bundle, str(tmp_path), "stable")
+
+    assert (first.version, first.previous_version) == (1, None)
+    assert (second.version, second.previous_version) == (2, 1)
+    assert second.bundle_digest == newer_bundle.artifact.digest
+    assert second.download_bytes == newer_bundle.download_bytes
+
+
+def test_same_bundle_again_is_the_same_release(tmp_path: Path, table_bundle: Bundle) -> None:
+    first = publish(table_bundle, str(tmp_path), "stable")
+    before = _files(tmp_path)
+
+    assert publish(table_bundle, str(tmp_path), "stable") == first
+    assert _files(tmp_path) == before
+
+
+def test_wider_cohort_is_a_new_version_without_new_blobs(tmp_path: Path, table_bundle: Bundle) -> None:
+    publish(table_bundle, str(tmp_path), "stable", cohort_percent=10)
+    blobs = _files(tmp_path / "blobs")
+
+    wider = publish(table_bundle, str(tmp_path), "stable", cohort_percent=50)
+
+    assert (wider.version, wider.cohort_percent) == (2, 50)
+    assert _files(tmp_path / "blobs") == blobs
+
+
+def test_channels_are_apart_and_share_blobs(tmp_path: Path, table_bundle: Bundle) -> None:
+    publish(table_bundle, str(tmp_path), "beta")
+    blobs = _files(tmp_path / "blobs")
+    release = publish(table_bundle, str(tmp_path), "stable")
+
+    assert release.version == 1
+    assert _files(tmp_path / "blobs") == blobs
+
+
+def test_blobs_are_named_by_their_content_and_documents_have_room_for_signatures(
+    tmp_path: Path, table_bundle: Bundle
+) -> None:
+    publish(table_bundle, str(tmp_path), "stable")
+
+    for blob in (tmp_path / "blobs").rglob("*"):
+        if blob.is_file():
+            assert blob.name == hashlib.sha256(blob.read_bytes()).hexdigest()
+    for document in [*tmp_path.glob("channels/*.json"), *tmp_path.glob("releases/*/*.json")]:
+        assert json.loads(document.read_bytes())["signatures"] == []
+
+
+def test_rollback_is_a_new_version_with_old_content(tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle) -> None:
+    first = publish(table_bundle, str(tmp_path), "stable")
+    publish(newer_bundle, str(tmp_path), "stable", cohort_percent=5)
+
+    back = rollback(str(tmp_path), "stable")
+
+    assert (back.version, back.previous_version, back.content_of) == (3, 2, 1)
+    assert back.manifest_digest == first.manifest_digest
+    assert back.cohort_percent == 100
+    assert current_release(str(tmp_path), "stable")[0] == back
+    with pytest.raises(InputError, match="no content is older"):
+        rollback(str(tmp_path), "stable")
+
+
+def test_rollback_needs_a_version_that_is_there_and_older(tmp_path: Path, table_bundle: Bundle) -> None:
+    with pytest.raises(InputError, match="no release"):
+        rollback(str(tmp_path), "stable")
+    publish(table_bundle, str(tmp_path), "stable")
+    with pytest.raises(InputError, match="not older"):
+        rollback(str(tmp_path), "stable", 1)
+
+
+def test_plan_travels_in_the_release(tmp_path: Path, table_bundle: Bundle) -> None:
+    plan = MonitoringPlan(window_s=60, enable_accuracy_monitoring=False, max_latency_p95_ms=7)
+
+    publish(table_bundle, str(tmp_path), "stable", monitoring=plan)
+
+    assert current_release(str(tmp_path), "stable")[1] == plan
+
+
+@pytest.mark.parametrize("step", ["blobs/", "releases/", "channels/"])
+def test_end_before_any_step_leaves_the_old_version_current(
+    tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    first = publish(table_bundle, str(tmp_path), "stable")
+    write = ReleaseRepository.write
+
+    def cut_off(self: ReleaseRepository, name: str, content: bytes) -> None:
+        if name.startswith(step):
+            raise KeyboardInterrupt
+        write(self, name, content)
+
+    monkeypatch.setattr(ReleaseRepository, "write", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        publish(newer_bundle, str(tmp_path), "stable")
+    monkeypatch.undo()
+
+    assert current_release(str(tmp_path), "stable")[0] == first
+    second = publish(newer_bundle, str(tmp_path), "stable")
+    assert second.version == 2
+    assert current_release(str(tmp_path), "stable")[0] == second
+
+
+def test_number_of_an_abandoned_release_is_never_used_for_other_content(
+    tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle
+) -> None:
+    publish(table_bundle, str(tmp_path), "stable")
+    abandoned = tmp_path / "releases" / "stable" / "2.json"
+    abandoned.write_bytes(b"an attempt with other content")
+
+    assert publish(newer_bundle, str(tmp_path), "stable").version == 3
+    assert abandoned.read_bytes() == b"an attempt with other content"
+
+
+def test_half_written_blob_is_written_again(tmp_path: Path, table_bundle: Bundle) -> None:
+    publish(table_bundle, str(tmp_path / "whole"), "stable")
+    blobs = [p for p in (tmp_path / "whole" / "blobs").rglob("*") if p.is_file()]
+    half = tmp_path / "cut" / blobs[0].relative_to(tmp_path / "whole")
+    half.parent.mkdir(parents=True)
+    half.write_bytes(blobs[0].read_bytes()[:10])
+
+    publish(table_bundle, str(tmp_path / "cut"), "stable")
+
+    assert half.read_bytes() == blobs[0].read_bytes()
+
+
+def _publish_in_child(bundle: Bundle, repository: str, channel: str, percent: int) -> Release:
+    return publish(bundle, repository, channel, cohort_percent=percent)
+
+
+def test_publishers_at_the_same_time_get_versions_of_their_own(tmp_path: Path, table_bundle: Bundle) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        jobs = [(table_bundle, str(tmp_path), "stable", percent) for percent in range(10, 18)]
+        releases = pool.starmap(_publish_in_child, jobs)
+
+    assert sorted(release.version for release in releases) == list(range(1, 9))
+
+
+def test_fsspec_url_works_as_a_repository(table_bundle: Bundle, newer_bundle: Bundle) -> None:
+    url = "memory://edgewright-test-releases"
+    try:
+        publish(table_bundle, url, "stable")
+        release = publish(newer_bundle, url, "stable")
+        assert (release.version, release.repository) == (2, url)
+        assert rollback(url, "stable").content_of == 1
+        assert current_release(url, "stable")[0].version == 3
+    finally:
+        fsspec.filesystem("memory").rm("/edgewright-test-releases", recursive=True)
+
+
+@pytest.mark.parametrize("channel", ["", "../up", "Stable", "a" * 65])
+def test_channel_name_must_be_plain(tmp_path: Path, table_bundle: Bundle, channel: str) -> None:
+    with pytest.raises(InputError, match="channel"):
+        publish(table_bundle, str(tmp_path), channel)
+    assert not list(tmp_path.glob("channels/*"))
+
+
+def test_unusable_repository_or_share_is_one_clear_line(tmp_path: Path, table_bundle: Bundle) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be"):
+        publish(table_bundle, str(tmp_path / "file"), "stable")
+    with pytest.raises(InputError, match="nosuch"):
+        publish(table_bundle, "nosuch://bucket", "stable")
+    with pytest.raises(InputError, match="cohort_percent = 101"):
+        publish(table_bundle, str(tmp_path), "stable", cohort_percent=101)
+
+
+def test_damaged_index_is_reported_and_not_overwritten(
+    tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle
+) -> None:
+    publish(table_bundle, str(tmp_path), "stable")
+    index = tmp_path / "channels" / "stable.json"
+    index.write_bytes(b"{")
+
+    with pytest.raises(InputError, match="not valid JSON"):
+        publish(newer_bundle, str(tmp_path), "stable")
+    assert index.read_bytes() == b"{"
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
