@@ -1,0 +1,1 @@
+"""Entropy coding of exported model files: the encoder of ``.ewz``; `edgewright_runtime.ewz` is the decoder."""

@@ -1,0 +1,121 @@
+"""One stream of levels or bytes, coded in each way that a ``.ewz`` file knows; the smallest is taken."""
+
+import lzma
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgewright.optimize.coding.huffman import code_lengths, encode_symbols
+from edgewright.optimize.coding.rans import BitCost
+from edgewright_runtime.context_model import LevelShape, code_levels
+from edgewright_runtime.ewz import DICTIONARY, Method, lzma_filters
+
+__all__ = [
+    "ContextPlan",
+    "code_bytes",
+    "huffman_stream",
+    "number",
+    "plan_context",
+    "runs_stream",
+    "signed",
+]
+
+_RUN_LIMITS = (15, 31, 63, 127, 255)
+_LZMA_SETTINGS = tuple(lc + 9 * (lp + 5 * pb) for lc, lp, pb in ((3, 0, 2), (3, 0, 0), (0, 2, 2), (0, 0, 0)))
+_UNIT = 64
+
+
+def number(value: int) -> bytes:
+    """An unsigned LEB128 number."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def signed(value: int) -> bytes:
+    """A signed number, zigzag in LEB128."""
+    return number(2 * value if value >= 0 else -2 * value - 1)
+
+
+def code_bytes(data: bytes, *, quick: bool = False) -> tuple[int, bytes]:
+    """The smallest of raw, deflate with the shared dictionary, and LZMA under a few settings, with its method."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
+    candidates = [(Method.RAW, data), (Method.DEFLATE, packer.compress(data) + packer.flush())]
+    tried = _LZMA_SETTINGS[: 1 if quick else None]
+    candidates.extend((Method.LZMA, lzma_part(data, settings)) for settings in tried)
+    return min(candidates, key=lambda c: len(c[1]))
+
+
+def lzma_part(data: bytes, settings: int) -> bytes:
+    """One byte of settings, then a raw LZMA1 stream."""
+    filters: list[dict[str, int]] = [{**lzma_filters(settings, len(data))[0], "preset": 9 | lzma.PRESET_EXTREME}]
+    return bytes([settings]) + lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters)
+
+
+def huffman_stream(levels: np.ndarray) -> bytes:
+    """(N,) levels behind one Huffman code; see `edgewright_runtime.ewz` for the layout."""
+    lowest = int(levels.min())
+    symbols = levels.astype(np.int64) - lowest
+    counts = np.bincount(symbols)
+    lengths = code_lengths(counts)
+    padded = np.concatenate([lengths, [0]])[: -(-len(lengths) // 2) * 2].reshape(-1, 2)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
+    table = packer.compress((padded[:, 0] | padded[:, 1] << 4).astype(np.uint8).tobytes()) + packer.flush()
+    coded, block_bits = encode_symbols(symbols, lengths)
+    head = signed(lowest) + number(len(lengths)) + number(len(table)) + table
+    return head + block_bits.tobytes() + coded
+
+
+def runs_stream(levels: np.ndarray) -> bytes:
+    """Deep Compression's coding: runs of zeros and the values after them, each behind its own Huffman code."""
+    at = np.flatnonzero(levels)
+    values = levels[at]
+    gaps = np.diff(at, prepend=-1) - 1
+    best = b""
+    for longest in _RUN_LIMITS:
+        fillers, rest = np.divmod(gaps, longest)
+        runs = np.full(int(fillers.sum()) + len(at), longest, dtype=np.int64)
+        runs[np.cumsum(fillers + 1) - 1] = rest
+        head = number(longest) + number(len(runs)) + number(len(values))
+        coded = head + (huffman_stream(runs) + huffman_stream(values) if len(at) else b"")
+        best = coded if not best or len(coded) < len(best) else best
+    return best
+
+
+@dataclass(frozen=True)
+class ContextPlan:
+    """How a tensor is laid out for the context coder, and what that takes by its own model's reckoning."""
+
+    shape: LevelShape
+    transposed: bool
+    cost_bytes: float
+
+
+def plan_context(levels: np.ndarray, blocks: tuple[int, ...]) -> ContextPlan:
+    """Try both orientations of (R, C) levels with each repeating block length; returns the cheapest."""
+    classes = max(1, int(np.abs(levels).max()).bit_length())
+    candidates = [*blocks, _period(levels)]
+    plans = []
+    for transposed in (False, True) if levels.shape[0] > 1 else (False,):
+        turned = levels.T if transposed else levels
+        for block in sorted({1, *(b for b in candidates if 1 < b < levels.shape[1])}):
+            row_group, group = (block, 1) if transposed else (1, block)
+            shape = LevelShape(turned.shape[0], turned.shape[1], row_group, group, _UNIT, classes)
+            cost = BitCost()
+            code_levels(cost, shape, turned)
+            plans.append(ContextPlan(shape, transposed, cost.cost_bits / 8))
+    return min(plans, key=lambda p: p.cost_bytes)
+
+
+def _period(levels: np.ndarray) -> int:
+    """The lag at which the columns' densities resemble themselves most: an image row, a kernel, a channel."""
+    density = (levels != 0).mean(0)
+    density = density - density.mean()
+    if levels.shape[1] < 8 or not density.any():
+        return 1
+    spectrum = np.abs(np.fft.rfft(density, 2 * len(density))) ** 2
+    likeness = np.fft.irfft(spectrum)[4 : max(5, len(density) // 2)]
+    return 4 + int(np.argmax(likeness))

@@ -1,0 +1,233 @@
+"""Write an ``.ewz`` file: each tensor by the smallest of the coders, the rest of the file as a skeleton.
+
+Huffman over codebook indices and zero runs as in Deep Compression (Han, Mao, Dally, arXiv 1510.00149); a
+context-modelled rANS coder where it is smaller; LZMA for what neither fits.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from edgewright.optimize.coding.rans import RansEncoder
+from edgewright.optimize.coding.streams import (
+    ContextPlan,
+    code_bytes,
+    huffman_stream,
+    number,
+    plan_context,
+    runs_stream,
+    signed,
+)
+from edgewright_runtime.context_model import code_levels, count_of
+from edgewright_runtime.ewz import DIGEST_BYTES, DTYPES, MAGIC, Method, Palette, rebuild, split_planes
+
+__all__ = ["Coder", "Encoded", "TensorSpan", "encode"]
+
+Coder = Literal["auto", "huffman"]
+_MAX_TABLE = 1 << 12
+_CONTEXT_COUNTS = 1 << 22
+
+
+@dataclass(frozen=True)
+class TensorSpan:
+    """Where a tensor's bytes lie in a file. ``blocks`` are lengths that repeat along its columns, if any is known."""
+
+    start: int
+    dtype: str
+    rows: int
+    columns: int
+    blocks: tuple[int, ...] = ()
+
+    @property
+    def stop(self) -> int:
+        """The byte after the last."""
+        return self.start + self.rows * self.columns * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An ``.ewz`` file and what its parts take, bytes: the codebooks, the coded indices, everything else."""
+
+    data: bytes
+    codebook_bytes: int
+    index_bytes: int
+    skeleton_bytes: int
+    methods: tuple[str, ...]
+
+
+@dataclass
+class _Part:
+    """One tensor on its way: its description, its coded streams, and its levels where they share the context stream."""
+
+    head: bytes = b""
+    codebook_bytes: int = 0
+    streams: list[bytes] = field(default_factory=list)
+    contexts: list[tuple[np.ndarray, ContextPlan]] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+
+
+def encode(
+    original: bytes, tensors: Sequence[TensorSpan], *, coder: Coder = "auto", context_levels: int = 1 << 21
+) -> Encoded:
+    """Code a file whose tensors lie at ``tensors`` (in order, not overlapping); checked by rebuilding it.
+
+    ``coder="huffman"`` leaves the context coder and LZMA out, for measuring what they add. ``context_levels`` is the
+    largest tensor for the context coder, which decodes one to two million levels a second; above it Huffman's codes,
+    which decode some ten times faster, are used.
+    """
+    spans = [t for t in tensors if t.stop > t.start]
+    parts = [_code_tensor(original, span, coder, context_levels) for span in spans]
+    edges = [0, *(e for t in spans for e in (t.start, t.stop)), len(original)]
+    skeleton = [original[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    method, coded_skeleton = code_bytes(b"".join(skeleton))
+    head = bytearray(number(len(original)) + hashlib.sha256(original).digest()[:DIGEST_BYTES])
+    head += bytes([method]) + number(len(coded_skeleton)) + number(sum(map(len, skeleton)))
+    head += number(len(parts))
+    for before, part in zip(skeleton, parts, strict=False):
+        head += number(len(before)) + part.head
+    shared = _context_stream(parts)
+    index_bytes = len(shared) + sum(len(s) for p in parts for s in p.streams)
+    body = bytes(head) + shared + coded_skeleton + b"".join(s for p in parts for s in p.streams)
+    data = MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+    codebooks = sum(p.codebook_bytes for p in parts)
+    if spans and coder == "auto":
+        # What repeats across tensors only a dictionary coder over the whole file sees.
+        whole = encode(original, [])
+        if len(whole.data) < len(data):
+            return whole
+    if rebuild(data, limit_bytes=len(original)) != original:
+        raise RuntimeError("the coded file does not decode to its original: a defect of the coder")
+    methods = tuple(m for p in parts for m in p.methods)
+    return Encoded(data, codebooks, index_bytes, len(data) - codebooks - index_bytes, methods)
+
+
+def _context_stream(parts: list[_Part]) -> bytes:
+    jobs = [job for part in parts for job in part.contexts]
+    if not jobs:
+        return b""
+    encoder = RansEncoder()
+    for levels, plan in jobs:
+        code_levels(encoder, plan.shape, levels.T if plan.transposed else levels)
+    stream = encoder.finish()
+    return number(len(stream)) + stream
+
+
+def _code_tensor(original: bytes, span: TensorSpan, coder: Coder, context_levels: int) -> _Part:
+    raw = np.frombuffer(original[span.start : span.stop], dtype=span.dtype)
+    described = bytes([DTYPES.index(span.dtype)]) + number(span.rows) + number(span.columns)
+    is_byte = raw.dtype.kind in "iu" and raw.dtype.itemsize == 1
+    palette = _integer_palette(raw) if is_byte else _float_palette(raw)
+    if palette is None:
+        part = _Part(described + bytes([Palette.PLANES]))
+        for plane in split_planes(raw.view(np.uint8).reshape(len(raw), -1)):
+            centre = int(np.argmax(np.bincount(plane)))
+            part.head += bytes([centre])
+            levels = plane.astype(np.int64).reshape(span.rows, span.columns) - centre
+            _add_stream(part, levels, span, coder, context_levels)
+        return part
+    head, levels = palette
+    part = _Part(described + head, len(head))
+    _add_stream(part, levels.reshape(span.rows, span.columns), span, coder, context_levels)
+    return part
+
+
+def _integer_palette(raw: np.ndarray) -> tuple[bytes, np.ndarray]:
+    values, counts = np.unique(raw.astype(np.int64), return_counts=True)
+    centre = int(values[np.argmax(counts)])
+    return bytes([Palette.INTEGER]) + signed(centre), raw.astype(np.int64) - centre
+
+
+def _float_palette(raw: np.ndarray) -> tuple[bytes, np.ndarray] | None:
+    """The description and (N,) levels of a tensor with few distinct values; None where they are too many."""
+    words = raw.view(f"<u{raw.dtype.itemsize}")
+    distinct, index, counts = np.unique(words, return_inverse=True, return_counts=True)
+    values = distinct.view(raw.dtype)
+    if raw.dtype.kind == "f" and np.isfinite(values).all():
+        uniform = _uniform_levels(raw, values)
+        if uniform is not None:
+            return uniform
+    # A codebook must cost less than the elements that it stands for.
+    if len(distinct) > min(_MAX_TABLE, len(raw) // 2):
+        return None
+    order = np.argsort(values, kind="stable")
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    offset = int(rank[np.argmax(counts)])
+    head = bytes([Palette.TABLE]) + signed(offset) + number(len(order)) + values[order].tobytes()
+    return head, rank[index.reshape(-1)] - offset
+
+
+def _uniform_levels(raw: np.ndarray, values: np.ndarray) -> tuple[bytes, np.ndarray] | None:
+    """Levels k with raw == float32(k) * step, bit for bit, if there is such a step."""
+    sizes = np.unique(np.abs(values[values != 0].astype(np.float32)))
+    if not len(sizes):
+        return (
+            (bytes([Palette.UNIFORM]) + np.float32(1).tobytes(), np.zeros(len(raw), np.int64))
+            if _same(raw, np.zeros(len(raw)), np.float32(1))
+            else None
+        )
+    gaps = np.diff(np.concatenate([[0], sizes]))
+    for divisor in (1, 2, 3):
+        step = np.float32(min(sizes[0], gaps[gaps > sizes[-1] * 1e-4].min(initial=sizes[0])) / divisor)
+        step = _refined(sizes, step)
+        levels = np.rint(raw.astype(np.float64) / step)
+        if np.abs(levels).max() < 1 << 15 and _same(raw, levels, step):
+            return bytes([Palette.UNIFORM]) + step.tobytes(), levels.astype(np.int64)
+    return None
+
+
+def _refined(sizes: np.ndarray, step: np.float32) -> np.float32:
+    # The largest value knows the step most exactly; its rounding leaves a few candidates beside it.
+    multiple = max(1.0, float(np.rint(sizes[-1] / step)))
+    near = np.float32(sizes[-1] / multiple)
+    for candidate in (near, np.nextafter(near, np.float32(0)), np.nextafter(near, np.float32(np.inf)), step):
+        multiples = np.rint(sizes / candidate).astype(np.float32)
+        if np.array_equal(multiples * candidate, sizes):
+            return np.float32(candidate)
+    return near
+
+
+def _same(raw: np.ndarray, levels: np.ndarray, step: np.float32) -> bool:
+    rebuilt = (levels.astype(np.float32) * step).astype(raw.dtype)
+    return rebuilt.tobytes() == raw.tobytes()
+
+
+def _add_stream(part: _Part, levels: np.ndarray, span: TensorSpan, coder: Coder, context_levels: int) -> None:
+    """Code (R, C) levels by the smallest coder and add them to their tensor."""
+    if not levels.any():
+        part.head += bytes([Method.ZERO])
+        part.methods.append("zero")
+        return
+    flat = levels.reshape(-1)
+    candidates = {}
+    if np.ptp(flat) < 1 << 12:
+        candidates["huffman"] = (Method.HUFFMAN, huffman_stream(flat))
+    if (flat == 0).mean() > 1 / 2:
+        candidates["runs"] = (Method.RUNS, runs_stream(flat))
+    if flat.min() >= 0 and flat.max() <= 255:
+        data = flat.astype(np.uint8).tobytes()
+        candidates["bytes"] = (Method.RAW, data) if coder == "huffman" else code_bytes(data, quick=True)
+    best = min(candidates, key=lambda name: len(candidates[name][1]), default="")
+    plan = _context_plan(levels, span) if coder == "auto" and levels.size <= context_levels else None
+    if plan and (not best or plan.cost_bytes < len(candidates[best][1])):
+        tag = bytes([Method.CONTEXT | 0x80 * plan.transposed])
+        shape = plan.shape
+        part.head += tag + bytes([shape.classes]) + number(shape.row_group) + number(shape.group) + number(shape.unit)
+        part.contexts.append((levels.astype(np.int32), plan))
+        part.methods.append("context")
+        return
+    if not best:
+        raise RuntimeError("no coder takes levels this large")
+    method, coded = candidates[best]
+    part.head += bytes([method]) + number(len(coded))
+    part.streams.append(coded)
+    part.methods.append(best)
+
+
+def _context_plan(levels: np.ndarray, span: TensorSpan) -> ContextPlan | None:
+    plan = plan_context(levels.astype(np.int32), span.blocks)
+    return plan if count_of(plan.shape) <= _CONTEXT_COUNTS else None

@@ -1,0 +1,176 @@
+"""The device's half of ``.ewz``: exact bytes back, and nothing but an IntegrityError from a file that is not sound."""
+
+import resource
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgewright.optimize.coding.rans import RansEncoder
+from edgewright.optimize.coding.writer import TensorSpan, encode
+from edgewright_runtime import huffman
+from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.ewz import MAGIC, is_ewz, rebuild
+from edgewright_runtime.rans import RansDecoder
+
+
+def sparse_file(rng: np.random.Generator, rows: int = 40, columns: int = 60) -> tuple[bytes, list[TensorSpan]]:
+    """A skeleton around a sparse uniform tensor, an int8 tensor and a plain float32 one."""
+    levels = rng.integers(-3, 4, (rows, columns)) * (rng.random((rows, columns)) < 0.1)
+    sparse = (levels.astype(np.float32) * np.float32(0.0371)).tobytes()
+    dense = np.clip(rng.normal(0, 20, (30, 30)).round(), -127, 127).astype(np.int8).tobytes()
+    plain = rng.normal(0, 0.05, 500).astype("<f4").tobytes()
+    content, spans = b"begin", []
+    for raw, dtype, shape in ((sparse, "<f4", (rows, columns)), (dense, "<i1", (30, 30)), (plain, "<f4", (1, 500))):
+        spans.append(TensorSpan(len(content), dtype, *shape))
+        content += raw + b"between"
+    return content, spans
+
+
+@pytest.fixture(scope="module")
+def original() -> bytes:
+    return sparse_file(np.random.default_rng(5))[0]
+
+
+@pytest.fixture(scope="module")
+def sound() -> bytes:
+    content, spans = sparse_file(np.random.default_rng(5))
+    return encode(content, spans).data
+
+
+def resealed(data: bytes) -> bytes:
+    """The file with its checksum made right: what an attacker, not an accident, would send."""
+    return MAGIC + zlib.crc32(data[8:]).to_bytes(4, "little") + data[8:]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    dtype=st.sampled_from(["<u1", "<i1", "<i2", "<i4", "<f2", "<f4"]),
+    rows=st.integers(1, 12),
+    columns=st.integers(1, 40),
+    density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    distinct=st.integers(1, 300),
+    seed=st.integers(0, 2**32 - 1),
+    coder=st.sampled_from(["auto", "huffman"]),
+)
+def test_rebuild_returns_the_exact_bytes_of_any_tensor(dtype, rows, columns, density, distinct, seed, coder):
+    rng = np.random.default_rng(seed)
+    words = rng.integers(0, 256, (distinct, np.dtype(dtype).itemsize), dtype=np.uint8)
+    picked = rng.integers(0, distinct, rows * columns) * (rng.random(rows * columns) < density)
+    raw = words[picked].tobytes()  # any bit pattern: NaN, infinities and negative zero among them
+    content = b"\x00ab" + raw + b"end"
+    coded = encode(content, [TensorSpan(3, dtype, rows, columns)], coder=coder)
+    assert rebuild(coded.data) == content
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.binary(max_size=2000))
+def test_rebuild_returns_any_file_without_tensors(content):
+    coded = encode(content, [])
+    assert is_ewz(coded.data)
+    assert rebuild(coded.data) == content
+    assert len(coded.data) <= len(content) + 40
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 65535), st.booleans()), max_size=400))
+def test_rans_returns_its_bits_under_any_probabilities(decisions):
+    probabilities = np.array([p for p, _ in decisions], dtype=np.int64)
+    bits = np.array([b for _, b in decisions], dtype=np.int64)
+    encoder = RansEncoder()
+    encoder.bits(probabilities, bits)
+    decoder = RansDecoder(encoder.finish())
+    assert np.array_equal(decoder.bits(probabilities), bits)
+    decoder.finish()
+
+
+def test_every_truncation_is_refused(sound):
+    for length in range(len(sound)):
+        with pytest.raises(IntegrityError):
+            rebuild(sound[:length])
+
+
+@settings(max_examples=150, deadline=None)
+@given(at=st.integers(8, 10_000), value=st.integers(1, 255))
+def test_a_resealed_forgery_never_yields_other_bytes(sound, original, at, value):
+    # A few bits say nothing (a unit longer than its row is as good as one longer still).
+    forged = bytearray(sound)
+    forged[8 + (at - 8) % (len(sound) - 8)] ^= value
+    try:
+        rebuilt = rebuild(resealed(bytes(forged)), limit_bytes=1 << 20)
+    except IntegrityError:
+        return
+    assert rebuilt == original
+
+
+def test_a_resealed_truncation_is_refused(sound):
+    for length in range(8, len(sound), 37):
+        with pytest.raises(IntegrityError):
+            rebuild(resealed(sound[:length]), limit_bytes=1 << 20)
+
+
+def test_bytes_after_the_end_are_refused(sound):
+    with pytest.raises(IntegrityError, match="after its last"):
+        rebuild(resealed(sound + b"\x00"))
+
+
+def test_an_unsealed_change_is_refused_before_anything_is_decoded(sound):
+    changed = bytearray(sound)
+    changed[-1] ^= 1
+    with pytest.raises(IntegrityError, match="checksum"):
+        rebuild(bytes(changed))
+
+
+def test_a_file_above_the_limit_is_refused(sound):
+    with pytest.raises(IntegrityError, match="above"):
+        rebuild(sound, limit_bytes=1000)
+
+
+def test_another_version_is_named():
+    with pytest.raises(IntegrityError, match="version"):
+        rebuild(b"EWZ\x02" + bytes(60))
+
+
+def test_a_file_that_announces_a_gigabyte_costs_neither_its_memory_nor_its_time():
+    """A tensor of 2^28 elements announced, four bytes of coded data given."""
+    from edgewright.optimize.coding.streams import number, signed
+
+    tensor = number(0) + bytes([5]) + number(1 << 14) + number(1 << 14) + bytes([0]) + signed(0)
+    tensor = tensor.replace(bytes([5]), bytes([1]), 1)  # int8
+    stream = bytes([5, 2]) + number(1) + number(1) + number(64)
+    shared = (1 << 31).to_bytes(6, "little") + bytes(4)
+    body = number(1 << 28) + bytes(16) + bytes([0]) + number(0) + number(0) + number(1) + tensor + stream
+    hostile = MAGIC + bytes(4) + body + number(len(shared)) + shared
+    code = (
+        "import sys, resource; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+        "from edgewright_runtime.ewz import rebuild\nfrom edgewright_runtime.errors import IntegrityError\n"
+        "try:\n    rebuild(sys.stdin.buffer.read())\nexcept IntegrityError:\n    sys.exit(7)\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = subprocess.run([sys.executable, "-c", code], input=resealed(hostile), timeout=60, check=False)
+    assert done.returncode == 7
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 20
+
+
+def test_huffman_lengths_that_no_code_has_are_refused():
+    with pytest.raises(IntegrityError):
+        huffman.canonical_codes(np.array([1, 1, 1]))
+
+
+def test_a_code_that_no_symbol_has_is_refused():
+    # Two symbols of two bits: codes 00 and 01; 11 is none, and moves on by 15 bits.
+    with pytest.raises(IntegrityError, match="no symbol"):
+        huffman.decode_symbols(b"\xc0\x00", np.array([2, 2]), np.array([15]), 1)
+
+
+def test_the_runtime_half_needs_only_numpy_and_the_standard_library():
+    code = (
+        "import sys, edgewright_runtime.ewz\n"
+        "bad = {'torch', 'pydantic', 'edgewright', 'onnx', 'tensorflow'} & set(sys.modules)\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
