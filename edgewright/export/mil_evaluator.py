@@ -58,6 +58,8 @@ class Evaluator:
                 self._constants.update(_results(operation, self._constants))
             else:
                 self._steps.append(operation)
+        # Widened once: a half-precision weight would else be converted anew for every row.
+        self._constants = {name: _operand(Reference(name), self._constants) for name in self._constants}
 
     @staticmethod
     def decode(operation: Operation) -> torch.Tensor:
