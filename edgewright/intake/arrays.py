@@ -115,7 +115,8 @@ def _fitted(raw: NDArray[Any], tensor: TensorSpec, spec: DataSpec, notes: list[s
         without = tuple(s for s in wanted if s != 1)
         if tuple(s for s in raw.shape[1:] if s != 1) != without:
             raise InputError(
-                f"{spec.path}: rows of shape {raw.shape[1:]} do not fit the model's input '{tensor.name}' of shape {wanted}"
+                f"{spec.path}: rows of shape {raw.shape[1:]} do not fit the model's input '{tensor.name}' "
+                f"of shape {wanted}"
             )
         notes.append(f"rows of shape {raw.shape[1:]} were reshaped to {wanted} for input '{tensor.name}'")
     if raw.dtype.kind == "f" and not accepts_nan and np.isnan(raw).any():

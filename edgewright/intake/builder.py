@@ -102,7 +102,7 @@ class Builder:
         node = self.graph.placeholder(_INVALID.sub("_", name).replace(".", "_"))
         example = torch.empty([_TRACED_BATCH if s < 0 else s for s in shape], dtype=dtype)
         sizes = [DimDynamic.DUCK if s < 0 else DimDynamic.STATIC for s in shape]
-        context = StatelessSymbolicContext(dynamic_sizes=sizes)
+        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
         node.meta["val"] = self._mode.from_tensor(example, symbolic_context=context)
         return node
 

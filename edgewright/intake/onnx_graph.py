@@ -30,7 +30,7 @@ HANDLERS: dict[str, Callable[[Builder, Op], Result]] = {
 ML_HANDLERS: dict[str, Callable[[Builder, Op], Result]] = {**trees.HANDLERS, **preprocessing.HANDLERS}
 """Operators of the domain ai.onnx.ml."""
 
-_DTYPES = {
+_DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.DOUBLE: torch.float64,
     TensorProto.FLOAT16: torch.float16,
@@ -71,8 +71,7 @@ def import_onnx(model: onnx.ModelProto) -> fx.GraphModule:
         op = _op(node, values, opsets)
         results = _converted(builder, node, op)
         results = results if isinstance(results, tuple) else (results,)
-        for name, value in zip(node.output, results, strict=False):
-            values[name] = value
+        values.update(zip(node.output, results, strict=False))
         _fuse_bias(builder, node, values, users)
     outputs = [_output(builder, values, entry.name) for entry in model.graph.output]
     return builder.finish(outputs)

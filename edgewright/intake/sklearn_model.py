@@ -31,9 +31,10 @@ class SklearnSource(Source):
                 f"{path}: a {type(self.estimator).__name__}, not a fitted scikit-learn model that predicts"
             )
         self.kinds = columns_of(self.estimator)
-        self.exported = sklearn_source.to_onnx(self.estimator, self.kinds, path.stem)
+        from_table = tables.is_table(data.path)
+        self.exported = sklearn_source.to_onnx(self.estimator, self.kinds, path.stem, decimals=from_table)
         self.inputs = (TensorSpec(FEATURES, (-1, self.estimator.n_features_in_), "float32"),)
-        if tables.is_table(data.path):
+        if from_table:
             self._read_table(data)
         else:
             self._read_arrays(data)
@@ -130,7 +131,8 @@ class SklearnSource(Source):
                 blank = np.flatnonzero(frame[kind.name].isna())
                 if len(blank):
                     raise InputError(
-                        f"{path}: column '{kind.name}' is blank in row {blank[0]}, and the model takes no missing value there"
+                        f"{path}: column '{kind.name}' is blank in row {blank[0]}, "
+                        "and the model takes no missing value there"
                     ) from None
             else:
                 self.optional.add(kind.name)

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.errors import ConversionError, InputError, UnsupportedError
+from edgewright.intake.exact_trees import with_float32_thresholds
 
 __all__ = ["ColumnKind", "answers", "classes_of", "columns_of", "has_trees", "to_onnx"]
 
@@ -135,7 +136,7 @@ def _decision(estimator: Any, rows: Any) -> Any:
     return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
 
-def to_onnx(estimator: Any, columns: Sequence[ColumnKind] | None, name: str) -> onnx.ModelProto:
+def to_onnx(estimator: Any, columns: Sequence[ColumnKind] | None, name: str, *, decimals: bool) -> onnx.ModelProto:
     """ONNX by skl2onnx; each text column is an input of its own, with one output: scores or values.
 
     Raises:
@@ -151,6 +152,7 @@ def to_onnx(estimator: Any, columns: Sequence[ColumnKind] | None, name: str) -> 
     else:
         kinds = (FloatTensorType if c.categories is None else StringTensorType for c in columns)
         types = [(c.name, kind([None, 1])) for c, kind in zip(columns, kinds, strict=True)]
+    estimator = with_float32_thresholds(estimator, decimals=decimals)
     options = {id(estimator): {"zipmap": False}} if classes_of(estimator) is not None else None
     try:
         model: onnx.ModelProto = convert_sklearn(

@@ -17,9 +17,10 @@ __all__ = ["FEATURES", "strings_of", "with_features_input"]
 
 FEATURES = "features"
 _STRING_LISTS = {"cats_strings": "cats_int64s", "keys_strings": "keys_floats"}
-_SAFE_WITH_CODES = frozenset(
-    ["OneHotEncoder", "LabelEncoder", "Concat", "Identity", "Reshape", "Equal", "Where", "ArrayFeatureExtractor", "Gather", "Slice", "Split", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Cast", "Not", "And", "Or", "Constant", "Shape", "ConstantOfShape", "Expand"]
-)
+_SAFE_WITH_CODES = """
+OneHotEncoder LabelEncoder Concat Identity Reshape Equal Where ArrayFeatureExtractor Gather Slice Split Unsqueeze
+Squeeze Flatten Transpose Cast Not And Or Constant Shape ConstantOfShape Expand
+"""
 
 
 def strings_of(model: onnx.ModelProto) -> dict[str, int]:
@@ -44,8 +45,8 @@ def with_features_input(model: onnx.ModelProto, columns: Sequence[str], codes: M
     textual = [e.name for e in graph.input if e.type.tensor_type.elem_type == TensorProto.STRING]
     if textual:
         _code_strings(graph, set(textual), codes)
-    for name in by_name:
-        graph.input.remove(by_name[name])
+    for entry in by_name.values():
+        graph.input.remove(entry)
     graph.input.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, [None, len(columns)]))
     used = [(i, c) for i, c in enumerate(columns) if c in by_name]
     picks = [
@@ -71,7 +72,7 @@ def _code_strings(graph: onnx.GraphProto, textual: set[str], codes: Mapping[str,
         constant = node.op_type == "Constant" and node.attribute[0].t.data_type == TensorProto.STRING
         if not touched and not constant:
             continue
-        if node.op_type not in _SAFE_WITH_CODES:
+        if node.op_type not in _SAFE_WITH_CODES.split():
             raise UnsupportedError(
                 f"operator {node.op_type} (node '{node.name}') works on text; only encoders of whole values "
                 "(OneHotEncoder, OrdinalEncoder) can be used on string columns"

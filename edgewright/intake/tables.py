@@ -1,6 +1,7 @@
 """Tables in ``.csv`` or ``.parquet`` files, encoded as a model's ``features`` input. Imports pandas when it runs."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def typed(table: "pd.DataFrame", columns: Sequence[tuple[str, bool]], path: Path
     """
     import pandas as pd
 
-    result = {}
+    result: dict[str, Any] = {}
     for name, is_category in columns:
         if name not in table.columns:
             raise InputError(f"{path}: no column '{name}', which the model was fitted on; it holds {_some(table)}")
@@ -105,7 +106,11 @@ def raw_rows(table: "pd.DataFrame", columns: Sequence[Column]) -> NDArray[np.str
     """The first rows as JSON objects, as a device would get them; a missing number is null."""
     rows = []
     for _, row in table.head(RAW_ROWS).iterrows():
-        rows.append(json.dumps({c.name: None if row[c.name] != row[c.name] else row[c.name] for c in columns}))
+        rows.append(
+            json.dumps(
+                {c.name: None if _is_blank(row[c.name]) and c.kind == "number" else row[c.name] for c in columns}
+            )
+        )
     return np.array(rows)
 
 
@@ -126,7 +131,11 @@ def _number(value: Any, path: Path, name: str, row: int) -> float:
 
 
 def _is_blank(value: Any) -> bool:
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    )
 
 
 def _some(table: "pd.DataFrame") -> str:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from edgewright.intake.builder import Builder, Op, Operand, Result, is_static, operand, refuse, tensor
 
@@ -17,8 +17,8 @@ __all__ = ["HANDLERS", "layer_name", "padding_of"]
 _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSE: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-_MAX_POOL: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_AVG_POOL: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_MAX_POOL: dict[int, Any] = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+_AVG_POOL: dict[int, Any] = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
 
 def layer_name(op: Op) -> str:
@@ -52,7 +52,7 @@ def padding_of(
 def pad(b: Builder, x: Operand, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Operand:
     """Pad the last axes."""
     pairs = [p for pair in zip(reversed(before), reversed(after), strict=True) for p in pair]
-    return b.call(F.pad, x, pairs, "constant", value)
+    return b.call(functional.pad, x, pairs, "constant", value)
 
 
 def conv(b: Builder, op: Op) -> Result:
@@ -69,7 +69,7 @@ def conv(b: Builder, op: Op) -> Result:
     if before != after:
         x, before = pad(b, x, before, after), [0] * rank
     if not isinstance(weight, torch.Tensor) or isinstance(bias, torch.fx.Node):
-        function = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[rank]
+        function = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[rank]
         return b.call(function, x, weight, bias, list(strides), list(before), list(dilations), groups)
     layer = _CONV[rank](
         shape[1] * groups,
@@ -153,7 +153,7 @@ def batch_normalization(b: Builder, op: Op) -> Result:
 def instance_normalization(b: Builder, op: Op) -> Result:
     """InstanceNormalization."""
     x, scale, shift = (operand(op, i) for i in range(3))
-    return b.call(F.instance_norm, x, weight=scale, bias=shift, eps=op.get("epsilon", 1e-5))
+    return b.call(functional.instance_norm, x, weight=scale, bias=shift, eps=op.get("epsilon", 1e-5))
 
 
 def layer_normalization(b: Builder, op: Op) -> Result:
@@ -168,7 +168,7 @@ def layer_normalization(b: Builder, op: Op) -> Result:
     axes = list(range(axis, rank))
     if len(op.outputs) == 1:
         shaped = [w if w is None else b.call(torch.broadcast_to, w, list(sizes)) for w in (scale, shift)]
-        return b.call(F.layer_norm, x, list(sizes), *shaped, eps)
+        return b.call(functional.layer_norm, x, list(sizes), *shaped, eps)
     mean = b.call(torch.mean, x, axes, True)
     centred = b.call(torch.sub, x, mean)
     variance = b.call(torch.mean, b.call(torch.mul, centred, centred), axes, True)
@@ -184,7 +184,7 @@ def group_normalization(b: Builder, op: Op) -> Result:
     groups, channels = op.get("num_groups"), b.shape(x)[1]
     if op.opset < 21 and b.shape(scale)[0] != channels:
         scale, shift = (b.call(torch.repeat_interleave, w, channels // groups) for w in (scale, shift))
-    return b.call(F.group_norm, x, groups, scale, shift, op.get("epsilon", 1e-5))
+    return b.call(functional.group_norm, x, groups, scale, shift, op.get("epsilon", 1e-5))
 
 
 def gemm(b: Builder, op: Op) -> Result:
@@ -259,7 +259,7 @@ def average_pool(b: Builder, op: Op) -> Result:
 def _ceil_extra(
     sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], before: Sequence[int], after: Sequence[int]
 ) -> list[int]:
-    """Cells beyond the end so that the last, partial window fits; a window that starts in the end padding is not made."""
+    """Cells beyond the end so that the last, partial window fits; none starts in the end padding."""
     extra = []
     for n, k, s, p, q in zip(sizes, kernel, strides, before, after, strict=True):
         windows = -(-(n + p + q - k) // s) + 1
@@ -283,7 +283,7 @@ def global_average_pool(b: Builder, op: Op) -> Result:
     """GlobalAveragePool."""
     x = operand(op, 0)
     if b.rank(x) == 4:
-        return b.call(F.adaptive_avg_pool2d, x, 1)
+        return b.call(functional.adaptive_avg_pool2d, x, 1)
     return b.call(torch.mean, x, list(range(2, b.rank(x))), True)
 
 
@@ -325,7 +325,7 @@ def local_response_normalization(b: Builder, op: Op) -> Result:
     if size % 2 == 0:
         raise refuse(op, "an even size")
     arguments = (size, op.get("alpha", 1e-4), op.get("beta", 0.75), op.get("bias", 1.0))
-    return b.call(F.local_response_norm, operand(op, 0), *arguments)
+    return b.call(functional.local_response_norm, operand(op, 0), *arguments)
 
 
 def _loaded(layer: nn.Module, **tensors: Any) -> nn.Module:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from edgewright.intake.builder import Builder, Op, Operand, Result, operand, refuse
 
@@ -139,7 +139,7 @@ def hard_sigmoid(b: Builder, op: Op) -> Result:
 
 def thresholded_relu(b: Builder, op: Op) -> Result:
     """ThresholdedRelu: x where x > alpha, else 0."""
-    return b.call(F.threshold, operand(op, 0), op.get("alpha", 1.0), 0.0)
+    return b.call(functional.threshold, operand(op, 0), op.get("alpha", 1.0), 0.0)
 
 
 def shrink(b: Builder, op: Op) -> Result:
@@ -223,7 +223,7 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "Sinh": torch.sinh, "Sqrt": torch.sqrt, "Tan": torch.tan, "Not": torch.logical_not,
     "BitwiseNot": torch.bitwise_not, "BitwiseAnd": torch.bitwise_and, "BitwiseOr": torch.bitwise_or,
     "BitwiseXor": torch.bitwise_xor, "GreaterOrEqual": torch.ge, "LessOrEqual": torch.le,
-    "Softsign": F.softsign,
+    "Softsign": functional.softsign,
 }  # fmt: skip
 _LEGACY: dict[str, Callable[..., Any]] = {
     "Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Equal": torch.eq, "Greater": torch.gt, "Less": torch.lt,
@@ -247,7 +247,7 @@ def selu(b: Builder, op: Op) -> Result:
     """Selu: gamma (alpha (exp(x) - 1)) below zero, gamma x above."""
     x = operand(op, 0)
     alpha, gamma = op.get("alpha", 1.67326319217681884765625), op.get("gamma", 1.05070102214813232421875)
-    return b.call(torch.mul, b.call(F.elu, x, alpha), gamma)
+    return b.call(torch.mul, b.call(functional.elu, x, alpha), gamma)
 
 
 HANDLERS: dict[str, Handler] = {

@@ -21,9 +21,8 @@ def _reduction(reduce: Callable[[Builder, Operand, list[int], bool], Operand]) -
         x = operand(op, 0)
         axes = axes_of(op, 1, b.rank(x))
         if not axes:
-            if axes == [] or axes is None:
-                if op.get("noop_with_empty_axes", 0):
-                    return x
+            if op.get("noop_with_empty_axes", 0):
+                return x
             axes = list(range(b.rank(x)))
         return reduce(b, x, axes, bool(op.get("keepdims", 1)))
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import fx
+from torch.nn import functional
 
 from edgewright.intake.builder import Builder, Dims, Op, Operand, Result, Value, is_static, operand, refuse, tensor
 
@@ -200,7 +200,7 @@ def gather(b: Builder, op: Op) -> Result:
         if indices.ndim == 1:
             return b.call(torch.index_select, x, axis, indices.long())
     elif isinstance(x, torch.Tensor) and axis == 0 and x.ndim == 2 and x.is_floating_point():
-        return b.call(F.embedding, _wrapped(b, indices, total), x)
+        return b.call(functional.embedding, _wrapped(b, indices, total), x)
     return _gathered(b, op, x, indices, axis)
 
 
@@ -309,7 +309,7 @@ def _padded(b: Builder, op: Op, x: Operand, before: list[int], after: list[int],
         pairs = [p for pair in zip(reversed(before), reversed(after), strict=True) for p in pair]
         while len(pairs) > 2 and pairs[-1] == 0 and pairs[-2] == 0:
             pairs = pairs[:-2]
-        return b.call(F.pad, x, pairs, "constant", fill)
+        return b.call(functional.pad, x, pairs, "constant", fill)
     for axis in range(rank):
         if before[axis] or after[axis]:
             total = b.shape(x)[axis]
@@ -326,7 +326,7 @@ def depth_to_space(b: Builder, op: Op) -> Result:
     """DepthToSpace; the CRD order is torch's pixel_shuffle."""
     x, block = operand(op, 0), op.get("blocksize")
     if op.get("mode", "DCR") == "CRD":
-        return b.call(F.pixel_shuffle, x, block)
+        return b.call(functional.pixel_shuffle, x, block)
     n, c, h, w = b.shape(x)
     split_up = reshaped(b, op, x, [n, block, block, c // block**2, h, w])
     ordered = b.call(torch.permute, split_up, [0, 3, 4, 1, 5, 2])

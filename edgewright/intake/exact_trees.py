@@ -1,0 +1,147 @@
+"""Tree thresholds that decide in float32 as scikit-learn decides in float64.
+
+scikit-learn scales a column in float64, rounds it to float32 and compares it with a float64 threshold. A device has
+float32 only, and its scaler rounds differently, so a row near a threshold could fall on the other side. Scaling is
+monotone, so each threshold is carried back through the scaler: it becomes the largest float32 whose scaled value
+still passes, and the scaler is taken out. Then ``x <= t`` decides alike for every float32 ``x``.
+
+A table holds decimals: 99.1 reaches scikit-learn as the float64 nearest to it, the device as the float32 nearest to
+it, which are different numbers. There a float32 stands for the shortest decimal that it is nearest to, so that a
+threshold halfway between two training values decides a customer's 99.1 as scikit-learn does.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["with_float32_thresholds"]
+
+Scaling = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def with_float32_thresholds(estimator: Any, *, decimals: bool) -> Any:
+    """A copy whose trees compare with float32 thresholds; anything that is not a tree model is returned as it is.
+
+    ``decimals``: the raw values are decimals of a table, not float32 numbers.
+    """
+    if not list(_trees_of(_final(estimator))):
+        return estimator
+    changed = copy.deepcopy(estimator)
+    final = _final(changed)
+    scalings = _taken_out(changed) if final is not changed else {}
+    for tree in _trees_of(final):
+        _replace_thresholds(tree, scalings, decimals=decimals)
+    return changed
+
+
+def _final(estimator: Any) -> Any:
+    return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+
+
+def _trees_of(model: Any) -> Iterator[Any]:
+    """The fitted `sklearn.tree._tree.Tree` objects of a tree or an ensemble of trees."""
+    if hasattr(model, "tree_"):
+        yield model.tree_
+        return
+    if not type(model).__module__.startswith(("sklearn.ensemble._gb", "sklearn.ensemble._forest")):
+        return
+    for part in np.asarray(model.estimators_, dtype=object).ravel():
+        yield part.tree_
+
+
+def _taken_out(pipeline: Any) -> dict[int, Scaling]:
+    """Make the scalers right before the trees do nothing; returns what they did, by the trees' feature number."""
+    if len(pipeline.steps) < 2:
+        return {}
+    before = pipeline.steps[-2][1]
+    if not hasattr(before, "transformers_"):
+        return _scalings(before, range(getattr(before, "n_features_in_", 0)))
+    found: dict[int, Scaling] = {}
+    for name, part, _ in before.transformers_:
+        where = before.output_indices_[name]
+        last = part.steps[-1][1] if hasattr(part, "steps") else part
+        found.update(_scalings(last, range(where.start, where.stop)))
+    return found
+
+
+def _scalings(step: Any, features: range) -> dict[int, Scaling]:
+    """What a scaler does to each of its columns, in its own order of operations; the scaler becomes an identity."""
+    match type(step).__name__:
+        case "StandardScaler":
+            mean = step.mean_ if step.with_mean else None
+            scale = step.scale_ if step.with_std else None
+            made = {f: _shift_then_divide(_at(mean, i), _at(scale, i)) for i, f in enumerate(features)}
+            step.mean_, step.scale_ = np.zeros(len(features)), np.ones(len(features))
+        case "RobustScaler":
+            centre = step.center_ if step.with_centering else None
+            scale = step.scale_ if step.with_scaling else None
+            made = {f: _shift_then_divide(_at(centre, i), _at(scale, i)) for i, f in enumerate(features)}
+            step.center_, step.scale_ = np.zeros(len(features)), np.ones(len(features))
+        case "MaxAbsScaler":
+            made = {f: _shift_then_divide(None, step.scale_[i]) for i, f in enumerate(features)}
+            step.scale_ = np.ones(len(features))
+        case "MinMaxScaler" if not step.clip:
+            made = {f: _multiply_then_shift(step.scale_[i], step.min_[i]) for i, f in enumerate(features)}
+            step.scale_, step.min_ = np.ones(len(features)), np.zeros(len(features))
+        case _:
+            return {}
+    return made
+
+
+def _at(values: Any, index: int) -> float | None:
+    return None if values is None else float(values[index])
+
+
+def _shift_then_divide(shift: float | None, scale: float | None) -> Scaling:
+    def scaling(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        x = x if shift is None else x - shift
+        return x if scale is None else x / scale
+
+    return scaling
+
+
+def _multiply_then_shift(scale: float, shift: float) -> Scaling:
+    return lambda x: x * scale + shift
+
+
+def _replace_thresholds(tree: Any, scalings: dict[int, Scaling], *, decimals: bool) -> None:
+    branches = np.flatnonzero(tree.children_left != tree.children_right)
+    for feature in np.unique(tree.feature[branches]):
+        nodes = branches[tree.feature[branches] == feature]
+        scaling = scalings.get(int(feature), lambda x: x)
+        tree.threshold[nodes] = largest_passing(tree.threshold[nodes], scaling, decimals=decimals)
+
+
+def largest_passing(
+    thresholds: NDArray[np.float64], scaling: Scaling, *, decimals: bool = False
+) -> NDArray[np.float32]:
+    """For each threshold the largest finite float32 ``x`` with ``float32(scaling(x)) <= threshold``.
+
+    Found by bisection over the order of the float32 numbers themselves (32 steps), so no rounding is guessed.
+    """
+    limit = np.finfo(np.float32).max
+    low = np.full(len(thresholds), _rank(np.float32(-limit)), dtype=np.int64)
+    high = np.full(len(thresholds), _rank(np.float32(limit)), dtype=np.int64)
+    while (low < high).any():
+        middle = low + (high - low + 1) // 2
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which does not pass: as in scikit-learn
+            numbers = _number(middle)
+            raw = (numbers.astype(np.str_) if decimals else numbers).astype(np.float64)
+            scaled = scaling(raw).astype(np.float32)
+        passes = scaled.astype(np.float64) <= thresholds
+        low, high = np.where(passes, middle, low), np.where(passes, high, middle - 1)
+    return _number(low)
+
+
+def _rank(number: np.float32) -> int:
+    """The place of a float32 in the order of all of them."""
+    bits = int(np.float32(number).view(np.int32))
+    return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
+
+
+def _number(rank: NDArray[np.int64]) -> NDArray[np.float32]:
+    magnitude = np.abs(rank).astype(np.int32).view(np.float32)
+    return np.where(rank < 0, -magnitude, magnitude).astype(np.float32)

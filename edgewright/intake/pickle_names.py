@@ -1,0 +1,57 @@
+"""The names that a scikit-learn pickle may ask for; each was looked at for what calling it with any arguments does."""
+
+__all__ = ["ESTIMATOR_PACKAGES", "EXACT"]
+
+_PACKAGES = """
+calibration cluster compose covariance cross_decomposition decomposition discriminant_analysis dummy ensemble
+feature_extraction feature_selection gaussian_process impute isotonic kernel_approximation kernel_ridge linear_model
+manifold mixture model_selection multiclass multioutput naive_bayes neighbors neural_network pipeline preprocessing
+random_projection semi_supervised svm tree
+"""
+_OBJECTS = """
+numpy.ndarray numpy.dtype numpy.matrix numpy._core.multiarray._reconstruct numpy.core.multiarray._reconstruct
+numpy._core.multiarray.scalar numpy.core.multiarray.scalar numpy._core.numeric._frombuffer
+numpy.core.numeric._frombuffer numpy.random._pickle.__randomstate_ctor numpy.random._pickle.__generator_ctor
+numpy.random._pickle.__bit_generator_ctor numpy.random._mt19937.MT19937 numpy.random._pcg64.PCG64
+numpy.random._mtrand.RandomState numpy.random.mtrand.RandomState numpy.ma.core.MaskedArray
+numpy.ma.core._mareconstruct scipy.sparse._csr.csr_matrix scipy.sparse._csc.csc_matrix scipy.sparse._coo.coo_matrix
+scipy.sparse._csr.csr_array scipy.sparse._csc.csc_array scipy.sparse._coo.coo_array scipy.sparse.csr.csr_matrix
+scipy.sparse.csc.csc_matrix scipy.interpolate._interpolate.interp1d scipy.interpolate._bsplines.BSpline
+collections.OrderedDict collections.defaultdict builtins.set builtins.frozenset builtins.bytearray builtins.slice
+builtins.complex builtins.object builtins.list builtins.dict builtins.tuple builtins.int builtins.float builtins.bool
+builtins.str builtins.bytes builtins.range copyreg._reconstructor copy_reg._reconstructor sklearn.tree._tree.Tree
+sklearn.utils._bunch.Bunch sklearn.utils.Bunch sklearn.neighbors._kd_tree.KDTree64 sklearn.neighbors._kd_tree.KDTree32
+sklearn.neighbors._kd_tree.KDTree sklearn.neighbors._kd_tree.newObj sklearn.neighbors._ball_tree.newObj
+sklearn.neighbors._ball_tree.BallTree64 sklearn.neighbors._ball_tree.BallTree32 sklearn.neighbors._ball_tree.BallTree
+sklearn.metrics._dist_metrics.newObj sklearn.metrics._dist_metrics.EuclideanDistance64
+sklearn.metrics._dist_metrics.EuclideanDistance32 sklearn.metrics._dist_metrics.EuclideanDistance
+sklearn.metrics._dist_metrics.ManhattanDistance64 sklearn.metrics._dist_metrics.MinkowskiDistance64
+sklearn.metrics._dist_metrics.ChebyshevDistance64 sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor
+sklearn._loss.loss.HalfBinomialLoss sklearn._loss.loss.HalfMultinomialLoss sklearn._loss.loss.HalfSquaredError
+sklearn._loss.loss.ExponentialLoss sklearn._loss.loss.AbsoluteError sklearn._loss.loss.HuberLoss
+sklearn._loss.loss.PinballLoss sklearn._loss.loss.HalfPoissonLoss sklearn._loss.loss.HalfGammaLoss
+sklearn._loss._loss.CyHalfBinomialLoss sklearn._loss._loss.CyHalfMultinomialLoss
+sklearn._loss._loss.CyHalfSquaredError sklearn._loss._loss.CyExponentialLoss sklearn._loss._loss.CyAbsoluteError
+sklearn._loss._loss.CyHuberLoss sklearn._loss._loss.CyPinballLoss sklearn._loss._loss.CyHalfPoissonLoss
+sklearn._loss._loss.CyHalfGammaLoss sklearn._loss._loss.__pyx_unpickle_CyHalfSquaredError
+sklearn._loss._loss.__pyx_unpickle_CyHalfBinomialLoss sklearn._loss._loss.__pyx_unpickle_CyHalfMultinomialLoss
+sklearn._loss._loss.__pyx_unpickle_CyExponentialLoss sklearn._loss._loss.__pyx_unpickle_CyAbsoluteError
+sklearn._loss._loss.__pyx_unpickle_CyHalfPoissonLoss sklearn._loss._loss.__pyx_unpickle_CyHalfGammaLoss
+sklearn._loss.link.LogitLink sklearn._loss.link.MultinomialLogit sklearn._loss.link.IdentityLink
+sklearn._loss.link.LogLink sklearn._loss.link.HalfLogitLink sklearn._loss.link.Interval
+sklearn.linear_model._sgd_fast.Hinge sklearn.linear_model._sgd_fast.Log sklearn.linear_model._sgd_fast.SquaredLoss
+sklearn.linear_model._sgd_fast.ModifiedHuber sklearn.linear_model._sgd_fast.SquaredHinge
+sklearn.linear_model._sgd_fast.Huber sklearn.linear_model._sgd_fast.EpsilonInsensitive
+sklearn.linear_model._sgd_fast.SquaredEpsilonInsensitive sklearn.compose._column_transformer._RemainderColsList
+sklearn.calibration._CalibratedClassifier sklearn.calibration._SigmoidCalibration
+"""
+_SCALARS = """
+bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128 str_ bytes_
+intp object_ datetime64 timedelta64 longlong ulonglong intc uintc
+"""
+
+ESTIMATOR_PACKAGES = frozenset(_PACKAGES.split())
+
+
+EXACT = frozenset(_OBJECTS.split()) | {f"numpy.{name}" for name in _SCALARS.split()}
+"""Classes that fitted estimators hold besides estimators, and what rebuilds arrays: they compute, and touch nothing."""
