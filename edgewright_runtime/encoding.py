@@ -15,6 +15,7 @@ __all__ = ["Rows", "dequantize", "encode", "quantize"]
 
 Rows = Sequence[Mapping[str, Any]]
 
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _UNKNOWN = -1  # the code of a category that training did not see
 
 
@@ -82,9 +83,9 @@ def _cell(value: Any, column: Column, codes: Mapping[str, int], row: int) -> flo
         raise InputRejectedError(f"row {row}: column '{column.name}' is empty; a number is needed")
     try:
         number = float(value)
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, OverflowError) as e:
         raise InputRejectedError(f"row {row}: column '{column.name}' needs a number, found {value!r:.40}") from e
-    if not math.isfinite(np.float32(number)):
+    if not abs(number) <= _FLOAT32_MAX:  # NaN compares false
         raise InputRejectedError(f"row {row}: column '{column.name}' must be finite in float32, found {value!r:.40}")
     return number
 

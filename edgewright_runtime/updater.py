@@ -103,6 +103,7 @@ class Updater:
             staged.replace(target)
             sync_folder(target.parent)
         else:
+            check_manifest((target / MANIFEST_NAME).read_bytes(), release)
             open_bundle(target)
             check_bundle_in_child(target)
 

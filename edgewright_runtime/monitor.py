@@ -1,0 +1,124 @@
+"""What the device tells of its predictions: one line of JSON a window, in a folder that is sent on when it suits.
+
+Recording a prediction costs microseconds; the file is written once a window.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from edgewright_runtime.manifest import Monitoring
+from edgewright_runtime.sketch import QuantileSketch
+from edgewright_runtime.telemetry import CONFIDENCE_BINS, TelemetryRecord
+
+__all__ = ["Monitor", "resident_memory_mb"]
+
+_MAX_FILE_BYTES = 8 << 20  # telemetry must not fill the disk of a device that is offline for months
+_STATM = Path("/proc/self/statm")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_memory_mb() -> float | None:
+    """Memory of this process in MB (2^20 bytes); None where the system does not say."""
+    try:
+        return int(_STATM.read_text().split()[1]) * _PAGE_BYTES / 2**20
+    except OSError:
+        return None
+
+
+class Monitor:
+    """Counts predictions and writes a `TelemetryRecord` a window to ``folder/RELEASE.jsonl``; safe from many threads.
+
+    ``memory_before_mb`` is the process's memory before the model was loaded: the record holds what was added.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Monitoring,
+        *,
+        device: str,
+        release: str,
+        bundle: str,
+        memory_before_mb: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{release}.jsonl"
+        self._plan = plan
+        self._device, self._release, self._bundle = device, release, bundle
+        self._memory_before_mb = memory_before_mb
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.dropped_windows = 0
+        self._begin()
+
+    def record(
+        self,
+        latency_ms: float,
+        confidence: float | None = None,
+        correct: bool | None = None,
+        *,
+        fallback: bool = False,
+    ) -> None:
+        """Count one prediction; ``correct`` is None where the truth is not known."""
+        with self._lock:
+            if self._clock() >= self._start_s + self._plan.window_s:
+                self._write()
+            self._predictions += 1
+            self._fallbacks += fallback
+            if self._plan.enable_performance_tracking:
+                self._latency.add(latency_ms)
+            if confidence is not None:
+                self._confidence[min(int(confidence * CONFIDENCE_BINS), CONFIDENCE_BINS - 1)] += 1
+            if correct is not None and self._plan.enable_accuracy_monitoring:
+                self._labelled += 1
+                self._correct += correct
+
+    def flush(self) -> None:
+        """End the window now and write it, if it holds anything."""
+        with self._lock:
+            self._write()
+
+    def _begin(self) -> None:
+        self._start_s = self._clock()
+        self._predictions = self._labelled = self._correct = self._fallbacks = 0
+        self._latency = QuantileSketch()
+        self._confidence = [0] * CONFIDENCE_BINS
+
+    def _write(self) -> None:
+        if self._predictions:
+            line = self._window().to_line().encode() + b"\n"
+            size = self._path.stat().st_size if self._path.exists() else 0
+            if size + len(line) > _MAX_FILE_BYTES:
+                self.dropped_windows += 1
+            else:
+                with self._path.open("ab") as stream:
+                    stream.write(line)
+        self._begin()
+
+    def _window(self) -> TelemetryRecord:
+        return TelemetryRecord(
+            device=self._device,
+            release=self._release,
+            bundle=self._bundle,
+            start_s=self._start_s,
+            seconds=max(self._clock() - self._start_s, 0.0),
+            predictions=self._predictions,
+            latency=self._latency,
+            memory_mb=self._memory_mb() if self._plan.enable_performance_tracking else None,
+            confidence=tuple(self._confidence),
+            labelled=self._labelled,
+            correct=self._correct,
+            fallbacks=self._fallbacks,
+        )
+
+    def _memory_mb(self) -> float | None:
+        now = resident_memory_mb()
+        if now is None or self._memory_before_mb is None:
+            return None
+        return max(now - self._memory_before_mb, 0.0)

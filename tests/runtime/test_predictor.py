@@ -1,0 +1,190 @@
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgewright.package import Bundle
+from edgewright_runtime.encoding import dequantize, encode, quantize
+from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError
+from edgewright_runtime.manifest import Manifest, Preprocessing, Scores, TensorSpec
+from edgewright_runtime.predictor import Predictor, interpreted
+from tests.bundles import COLUMNS, LABELS
+
+ROW = {"tenure": 1.5, "charges": "-0.25", "contract": "One year", "customerID": "7590-VHVEG"}
+FEATURES = (TensorSpec("x", (-1, 3), "float32"),)
+TABLE = Preprocessing(columns=COLUMNS)
+
+
+def test_rows_are_encoded_by_vocabulary_and_answered_with_labels(table_bundle: Bundle) -> None:
+    predictor = Predictor(table_bundle.artifact.path)
+
+    answer = predictor.predict([ROW, {**ROW, "contract": "Two years"}])
+
+    encoded = np.array([[1.5, -0.25, 1], [1.5, -0.25, 2]], np.float32)
+    expected = predictor.backend.run({"x": encoded})["scores"]
+    np.testing.assert_array_equal(answer.scores, expected)
+    assert answer.labels == tuple(LABELS[i] for i in expected.argmax(axis=1))
+
+
+def test_unseen_category_and_missing_number_are_coded_as_the_source_does() -> None:
+    encoded = encode({**ROW, "contract": "never seen", "charges": " "}, FEATURES, TABLE)["x"]
+
+    assert encoded[0, 2] == -1
+    assert math.isnan(encoded[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tenure": None}, "'tenure' is empty"),
+        ({"tenure": "many"}, "needs a number, found 'many'"),
+        ({"tenure": math.inf}, "finite"),
+        ({"tenure": 1e39}, "finite in float32"),
+        ({"tenure": math.nan}, "'tenure' is empty"),
+        ({"contract": None}, "'contract' is empty"),
+    ],
+)
+def test_cell_that_does_not_fit_is_rejected_by_name(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputRejectedError, match=message):
+        encode({**ROW, **change}, FEATURES, TABLE)
+
+
+def test_missing_column_is_named_with_what_is_needed() -> None:
+    row = {key: value for key, value in ROW.items() if key != "charges"}
+
+    with pytest.raises(InputRejectedError, match=r"'charges' is missing; needed: tenure, charges, contract"):
+        encode(row, FEATURES, TABLE)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (1, 1, 8, 8), (1, 64)])
+def test_an_image_is_scaled_and_shaped(shape: tuple[int, ...]) -> None:
+    spec = TensorSpec("x", (1, 1, 8, 8), "float32")
+    raw = np.arange(64, dtype=np.uint8).reshape(shape)
+
+    encoded = encode(raw, (spec,), Preprocessing(scale=0.5, mean=2.0))["x"]
+
+    assert encoded.shape == (1, 1, 8, 8)
+    np.testing.assert_array_equal(encoded.reshape(-1), (np.arange(64) - 2) * np.float32(0.5))
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (np.full((1, 8, 8), np.nan), "NaN"),
+        (np.zeros((3, 8, 9)), "shape"),
+        (np.array(["a"] * 64), "numbers"),
+        ({"other": np.zeros((1, 8, 8))}, "inputs are"),
+    ],
+)
+def test_array_that_does_not_fit_is_rejected(raw: Any, message: str) -> None:
+    with pytest.raises(InputRejectedError, match=message):
+        encode(raw, (TensorSpec("x", (1, 1, 8, 8), "float32"),), Preprocessing())
+
+
+def test_channels_last_is_not_mistaken_for_channels_first() -> None:
+    spec = TensorSpec("x", (1, 3, 8, 8), "float32")
+
+    with pytest.raises(InputRejectedError, match="shape"):
+        encode(np.zeros((8, 8, 3)), (spec,), Preprocessing())
+
+
+def test_quantized_input_is_rounded_and_saturated() -> None:
+    spec = TensorSpec("x", (1, 4), "int8", scale=0.5, zero_point=10)
+
+    stored = quantize(np.array([[0.0, 1.2, 1000.0, -1000.0]]), spec)
+
+    assert stored.dtype == np.int8
+    assert stored.tolist() == [[10, 12, 127, -128]]
+    assert dequantize(stored, spec).tolist() == [[0.0, 1.0, 58.5, -69.0]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "scores"),
+    [
+        ("logits", [[0.0, math.log(3), -50.0]], [[0.25, 0.75, 0.0]]),
+        ("probabilities", [[0.2, 0.5, 0.3]], [[0.2, 0.5, 0.3]]),
+        ("logits", [[math.log(3)]], [[0.25, 0.75]]),
+        ("probabilities", [[0.75]], [[0.25, 0.75]]),
+        ("classes", [1], [[0, 1, 0]]),
+    ],
+)
+def test_outputs_mean_what_the_manifest_says(
+    table_bundle: Bundle, kind: str, stored: list[Any], scores: list[list[float]]
+) -> None:
+    manifest = Manifest.from_json((table_bundle.artifact.path / "manifest.json").read_bytes())
+
+    answer = interpreted({"scores": np.array(stored)}, replace(manifest, scores=Scores("scores", kind)))
+
+    np.testing.assert_allclose(answer.scores, scores, atol=1e-9)
+    assert answer.labels == ("middle",)
+
+
+def test_regression_gives_values(table_bundle: Bundle) -> None:
+    manifest = Manifest.from_json((table_bundle.artifact.path / "manifest.json").read_bytes())
+
+    answer = interpreted(
+        {"scores": np.array([[2.5], [3.5]])}, replace(manifest, task="regression", scores=Scores("scores", "values"))
+    )
+
+    assert answer.scores.tolist() == [2.5, 3.5]
+    assert answer.labels == ()
+
+
+@pytest.fixture
+def copy(tmp_path: Path, table_bundle: Bundle) -> Path:
+    shutil.copytree(table_bundle.artifact.path, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_changed_model_is_not_opened(copy: Path) -> None:
+    content = bytearray((copy / "churn.onnx").read_bytes())
+    content[-1] ^= 1
+    (copy / "churn.onnx").write_bytes(content)
+
+    with pytest.raises(IntegrityError, match=r"churn\.onnx: SHA-256"):
+        Predictor(copy)
+
+
+@pytest.mark.parametrize("change", [b"", b"x"])
+def test_file_of_another_length_is_not_opened(copy: Path, change: bytes) -> None:
+    content = (copy / "churn.onnx").read_bytes()
+    (copy / "churn.onnx").write_bytes(content + change if change else content[:-1])
+
+    with pytest.raises(IntegrityError, match="the manifest says"):
+        Predictor(copy)
+
+
+def test_link_in_place_of_a_file_is_not_followed(copy: Path, tmp_path: Path) -> None:
+    (copy / "churn.onnx").rename(tmp_path / "elsewhere")
+    (copy / "churn.onnx").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(IntegrityError, match="not a plain file"):
+        Predictor(copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error", "message"),
+    [
+        ("runtime", {"name": "onnxruntime", "minimum_version": "99.0"}, BackendUnavailableError, "at least 99.0"),
+        (
+            "inputs",
+            [{"name": "x", "shape": [-1, 3], "dtype": "int8", "scale": 0.1, "zero_point": 0}],
+            IntegrityError,
+            "its inputs are",
+        ),
+    ],
+)
+def test_manifest_that_does_not_fit_the_model_is_refused(
+    copy: Path, key: str, value: Any, error: type[Exception], message: str
+) -> None:
+    manifest = json.loads((copy / "manifest.json").read_bytes())
+    manifest[key] = value
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(error, match=message):
+        Predictor(copy)

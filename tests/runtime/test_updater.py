@@ -1,0 +1,420 @@
+"""The device against repositories that are fine, slow, broken and hostile."""
+
+import functools
+import hashlib
+import http.server
+import json
+import lzma
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewright.deploy import publish, rollback
+from edgewright.package import Bundle, read_bundle
+from edgewright_runtime.__main__ import main
+from edgewright_runtime.bundle import open_bundle
+from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError, TransportError
+from edgewright_runtime.installation import Installation
+from edgewright_runtime.release import in_cohort, parse_release
+from edgewright_runtime.transport import Repository, decompressed
+from edgewright_runtime.updater import Updater
+
+
+@pytest.fixture
+def repository(tmp_path: Path, table_bundle: Bundle) -> Path:
+    publish(table_bundle, str(tmp_path / "repository"), "stable")
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "device"
+
+
+def _update(repository: Path | str, root: Path, **options: bool) -> str:
+    return Updater(str(repository), "stable", root).update(**options).status
+
+
+def _version(root: Path) -> int | None:
+    current = Installation(root).current()
+    if current is None:
+        return None
+    open_bundle(current.bundle)
+    return current.release.version
+
+
+def test_first_installation_then_nothing_new_then_an_update(
+    repository: Path, root: Path, table_bundle: Bundle, newer_bundle: Bundle
+) -> None:
+    assert _update(repository, root) == "installed"
+    assert (root / "current" / "bundle" / "churn.onnx").is_file()
+    assert _update(repository, root) == "current"
+    publish(newer_bundle, str(repository), "stable")
+
+    assert _update(repository, root) == "installed"
+    current = Installation(root).current()
+    assert (current.name, current.previous) == ("stable.2", "stable.1")
+    assert (
+        open_bundle(root / "current" / "bundle").lineage.model != open_bundle(table_bundle.artifact.path).lineage.model
+    )
+
+
+def test_files_that_are_here_already_are_not_fetched_again(repository: Path, root: Path, table_bundle: Bundle) -> None:
+    first = Updater(str(repository), "stable", root).update()
+    shutil.rmtree(root / "bundles")
+    shutil.copytree(table_bundle.artifact.path, root / "bundles" / table_bundle.manifest_digest)
+    publish(table_bundle, str(repository), "stable", cohort_percent=99)
+
+    again = Updater(str(repository), "stable", root).update(ignore_cohort=True)
+
+    assert first.downloaded_bytes == table_bundle.download_bytes
+    assert (again.status, again.downloaded_bytes) == ("installed", 0)
+
+
+def test_local_rollback_needs_no_network_and_does_not_come_back(
+    repository: Path, root: Path, newer_bundle: Bundle
+) -> None:
+    _update(repository, root)
+    publish(newer_bundle, str(repository), "stable")
+    _update(repository, root)
+
+    assert main(["rollback", "--root", str(root)]) == 0
+
+    assert _version(root) == 1
+    with pytest.raises(RollbackError, match="waiting for a newer one"):
+        _update(repository, root)
+    rollback(str(repository), "stable", 1)
+    assert _update(repository, root) == "installed"
+    assert _version(root) == 3
+
+
+def test_rollback_with_nothing_before_is_refused(repository: Path, root: Path) -> None:
+    with pytest.raises(RollbackError, match="no earlier release"):
+        Installation(root).rollback()
+    _update(repository, root)
+    with pytest.raises(RollbackError, match="no earlier release"):
+        Installation(root).rollback()
+
+
+def test_only_the_current_and_the_previous_release_are_kept(
+    repository: Path, root: Path, table_bundle: Bundle, newer_bundle: Bundle
+) -> None:
+    _update(repository, root)
+    for bundle, percent in ((newer_bundle, 100), (table_bundle, 99), (newer_bundle, 99)):
+        publish(bundle, str(repository), "stable", cohort_percent=percent)
+        _update(repository, root, ignore_cohort=True)
+
+    assert Installation(root).names() == ["stable.3", "stable.4"]
+    assert len(list((root / "bundles").iterdir())) == 2
+    assert not list((root / "staging").iterdir())
+
+
+def test_release_for_other_devices_is_left_alone(tmp_path: Path, root: Path, table_bundle: Bundle) -> None:
+    publish(table_bundle, str(tmp_path / "r"), "stable", cohort_percent=0)
+
+    assert _update(tmp_path / "r", root) == "not_offered"
+    assert _version(root) is None
+    assert _update(tmp_path / "r", root, ignore_cohort=True) == "installed"
+
+
+def test_cohort_is_the_stated_share_and_differs_by_release(repository: Path) -> None:
+    release = replace(parse_release((repository / "releases/stable/1.json").read_bytes()), cohort_percent=30)
+    devices = [f"device-{i}" for i in range(2000)]
+
+    chosen = {d for d in devices if in_cohort(d, release)}
+    other = {d for d in devices if in_cohort(d, replace(release, version=2))}
+
+    assert 0.25 < len(chosen) / len(devices) < 0.35
+    assert 0.15 < len(chosen & other) / len(chosen) < 0.45
+
+
+# Hostile repositories: each test changes one thing, and the device keeps what it has.
+
+
+def _blobs(repository: Path) -> list[Path]:
+    return sorted(p for p in (repository / "blobs").rglob("*") if p.is_file())
+
+
+def _signed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    document = json.loads(path.read_bytes())
+    change(document["signed"])
+    path.write_text(json.dumps(document))
+
+
+def _forge_release(repository: Path, change: Callable[[dict[str, Any]], None], version: int = 2) -> None:
+    """A release as a repository's owner could make it: index and digests fit together."""
+    document = json.loads((repository / "releases/stable/1.json").read_bytes())
+    document["signed"]["version"] = version
+    change(document["signed"])
+    content = json.dumps(document).encode()
+    (repository / f"releases/stable/{version}.json").write_bytes(content)
+
+    def point(index: dict[str, Any]) -> None:
+        index["version"] = version
+        index["release_bytes"] = len(content)
+        index["release_sha256"] = hashlib.sha256(content).hexdigest()
+
+    _signed(repository / "channels/stable.json", point)
+
+
+def _store_blob(repository: Path, packed: bytes) -> dict[str, Any]:
+    digest = hashlib.sha256(packed).hexdigest()
+    path = repository / f"blobs/sha256/{digest[:2]}/{digest}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(packed)
+    return {"blob": digest, "blob_bytes": len(packed)}
+
+
+def test_changed_blobs_are_refused(repository: Path, root: Path) -> None:
+    for blob in _blobs(repository):
+        content = bytearray(blob.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        blob.write_bytes(content)
+
+    with pytest.raises(IntegrityError):
+        _update(repository, root)
+    assert _version(root) is None
+    assert not list((root / "bundles").iterdir())
+
+
+def test_valid_xz_of_another_content_is_refused(repository: Path, root: Path) -> None:
+    other = _store_blob(repository, lzma.compress(b"something else"))
+    _forge_release(repository, lambda r: r["manifest"].update(other))
+
+    with pytest.raises(IntegrityError, match="announced"):
+        _update(repository, root)
+    assert _version(root) is None
+
+
+def test_longer_blob_is_cut_off_while_it_arrives(repository: Path, root: Path) -> None:
+    for blob in _blobs(repository):
+        blob.write_bytes(blob.read_bytes() + b"\0" * 100_000)
+
+    with pytest.raises(IntegrityError, match="longer than"):
+        _update(repository, root)
+
+
+def test_shorter_blob_is_refused(repository: Path, root: Path) -> None:
+    for blob in _blobs(repository):
+        blob.write_bytes(blob.read_bytes()[:-20])
+
+    with pytest.raises(IntegrityError, match="xz"):
+        _update(repository, root)
+
+
+def test_bomb_is_stopped_at_the_announced_length(repository: Path, root: Path) -> None:
+    bomb = lzma.compress(b"\0" * (200 << 20))
+    _forge_release(repository, lambda r: r["manifest"].update(_store_blob(repository, bomb)))
+
+    with pytest.raises(IntegrityError, match="unpacks to more"):
+        _update(repository, root)
+
+
+def test_unpacking_never_holds_more_than_a_block() -> None:
+    bomb = lzma.compress(b"\0" * (64 << 20))
+
+    pieces = decompressed(iter([bomb]), "bomb", 64 << 20)
+
+    assert max(len(piece) for piece in pieces) <= 1 << 16
+
+
+def test_older_version_is_refused(repository: Path, root: Path, newer_bundle: Bundle) -> None:
+    index = (repository / "channels/stable.json").read_bytes()
+    publish(newer_bundle, str(repository), "stable")
+    _update(repository, root)
+    (repository / "channels/stable.json").write_bytes(index)
+
+    with pytest.raises(RollbackError, match="offers version 1, this device has had 2"):
+        _update(repository, root)
+    assert _version(root) == 2
+
+
+def test_versions_are_numbers_not_texts(repository: Path, root: Path) -> None:
+    _forge_release(repository, lambda _: None, version=9)
+    _update(repository, root)
+    _forge_release(repository, lambda _: None, version=10)
+
+    _update(repository, root)
+
+    assert _version(root) == 10
+
+
+@pytest.mark.parametrize("path", ["../../outside", "/outside", "a/../../outside", "..\\outside"])
+def test_path_that_leads_out_is_refused(repository: Path, root: Path, path: str) -> None:
+    _forge_release(repository, lambda r: r["files"][0].update(path=path))
+
+    with pytest.raises(IntegrityError, match="plain relative path"):
+        _update(repository, root)
+    assert not list(repository.parent.rglob("outside"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.update(surprise=1), "unknown keys"),
+        (lambda r: r.update(channel="beta"), "stands where"),
+        (lambda r: r["files"].pop(), "not those of its manifest"),
+        (lambda r: r["files"][0].update(bytes=1 << 40), "integer"),
+        (lambda r: r.update(version="2"), "integer"),
+        (lambda r: r.update(cohort_percent=101), "integer"),
+    ],
+)
+def test_release_that_does_not_fit_is_refused(
+    repository: Path, root: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    _update(repository, root)
+    _forge_release(repository, change)
+
+    with pytest.raises(IntegrityError, match=message):
+        _update(repository, root)
+    assert _version(root) == 1
+
+
+def test_release_document_that_was_changed_is_refused(repository: Path, root: Path) -> None:
+    _signed(repository / "releases/stable/1.json", lambda r: r.update(cohort_percent=50))
+
+    with pytest.raises(IntegrityError, match="index announced"):
+        _update(repository, root)
+
+
+def test_model_that_answers_otherwise_than_its_golden_vectors_is_not_activated(
+    repository: Path, root: Path, tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle
+) -> None:
+    _update(repository, root)
+    broken = tmp_path / "broken"
+    shutil.copytree(newer_bundle.artifact.path, broken)
+    shutil.copy(table_bundle.artifact.path / "golden.npz", broken / "golden.npz")
+    manifest = json.loads((broken / "manifest.json").read_bytes())
+    for entry in manifest["files"]:
+        content = (broken / entry["path"]).read_bytes()
+        entry.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    publish(read_bundle(broken).bundle, str(repository), "stable")
+
+    with pytest.raises(IntegrityError, match="golden vectors: output 'scores' differs"):
+        _update(repository, root)
+    assert _version(root) == 1
+
+
+def test_repository_that_is_not_there_is_a_transport_error(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(TransportError, match="cannot be read"):
+        _update(tmp_path / "nowhere", root)
+    with pytest.raises(TransportError, match="none of them"):
+        _update("ftp://example.invalid", root)
+
+
+def test_second_process_is_refused_while_one_installs(repository: Path, root: Path) -> None:
+    with Installation(root).exclusive(), pytest.raises(EdgeRuntimeError, match="another process"):
+        _update(repository, root)
+
+
+# Over HTTP.
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class _Trickle(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        try:
+            while True:
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                time.sleep(0.05)
+        except OSError:
+            return
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _serving(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def web(repository: Path) -> Iterator[str]:
+    yield from _serving(functools.partial(_Quiet, directory=str(repository)))
+
+
+@pytest.fixture
+def trickle() -> Iterator[str]:
+    yield from _serving(_Trickle)
+
+
+def test_plain_web_server_is_a_repository(web: str, root: Path) -> None:
+    assert _update(web, root) == "installed"
+    with pytest.raises(TransportError, match="404"):
+        Updater(web, "beta", root).update()
+
+
+def test_byte_now_and_then_is_too_slow(trickle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgewright_runtime.transport._GRACE_S", 0.3)
+
+    with pytest.raises(TransportError, match="too slow"):
+        Repository(trickle).read("channels/stable.json", 1000)
+
+
+# kill -9 at any instant.
+
+
+def test_kill_at_any_instant_leaves_the_old_model_or_the_new(
+    repository: Path, root: Path, newer_bundle: Bundle, table_bundle: Bundle
+) -> None:
+    command = [sys.executable, "-m", "edgewright_runtime", "install", str(repository), "--root", str(root)]
+    began = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    whole_s = time.monotonic() - began
+    command.append("--ignore-cohort")
+    outcomes = set()
+    published = installed = 1
+    for i in range(10):
+        if installed == published:
+            bundle = newer_bundle if published % 2 else table_bundle
+            published = publish(bundle, str(repository), "stable", cohort_percent=99 - i).version
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(whole_s * (i + 1) / 8)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        found = _version(root)
+        assert found in {installed, published}
+        outcomes.add("new" if found == published else "old")
+        installed = found
+    assert outcomes == {"old", "new"}, "the kills did not fall before and after the flip"
+    _update(repository, root, ignore_cohort=True)
+    assert _version(root) == published
+
+
+def test_commands_show_what_is_installed(
+    repository: Path, root: Path, table_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["install", str(repository), "--root", str(root)]) == 0
+    assert json.loads(capsys.readouterr().out)["installed"]["version"] == 1
+    example = str(table_bundle.artifact.path / "example.json")
+    assert main(["predict", example, "--root", str(root)]) == 0
+    assert len(json.loads(capsys.readouterr().out)["labels"]) == 1
+    assert main(["status", "--root", str(root)]) == 0
+    assert json.loads(capsys.readouterr().out)["current"]["bundle_digest"] == table_bundle.artifact.digest
+    assert main(["install", str(repository / "nowhere"), "--root", str(root)]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
