@@ -1,10 +1,10 @@
 """What a model file is, by looking into it; the name alone proves nothing. No ML framework is imported here."""
 
-import zipfile
 from pathlib import Path
 
 from edgewright.artifact import Format
 from edgewright.errors import InputError
+from edgewright.intake.archives import opened_archive
 
 __all__ = ["KNOWN", "detect_format"]
 
@@ -74,11 +74,8 @@ def _of_folder(path: Path) -> Format:
 
 
 def _of_zip(path: Path) -> Format:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as e:
-        raise InputError(f"{path}: a truncated or damaged archive: {e}") from e
+    with opened_archive(path) as archive:
+        names = archive.namelist()
     leaves = {n.rpartition("/")[2] for n in names}
     if "archive_format" in leaves or "serialized_exported_program.json" in leaves:
         return Format.PT2

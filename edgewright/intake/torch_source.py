@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError, UnsupportedError
+from edgewright.intake.pt2_guard import inspect_program
 from edgewright.intake.source import TensorSource
 from edgewright_runtime.manifest import TensorSpec
 
@@ -45,8 +46,10 @@ def load_program(path: Path) -> Any:
     """The exported program.
 
     Raises:
+        UntrustedModelError: it holds more than tensors and a graph of tensor operators; nothing of it has run.
         InputError: the file is damaged or was written by a newer torch.
     """
+    inspect_program(path)
     try:
         return torch.export.load(path)
     except Exception as e:  # torch.export.load has no error type of its own

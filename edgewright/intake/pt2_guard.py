@@ -1,0 +1,141 @@
+"""What a ``.pt2`` may hold: a torch.export file can carry pickles, native code, file access and sympy source.
+
+`torch.export.load` would unpickle weights and constants without limits, evaluate size expressions as Python, and call
+any function of torch by name. So everything of that kind is looked at first. Runs in a child process: imports torch.
+"""
+
+import ast
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgewright.errors import InputError, UntrustedModelError
+from edgewright.intake.archives import opened_archive
+
+__all__ = ["inspect_program"]
+
+_TARGET = re.compile(r"torch\.ops\.(aten|prims|quantized_decomposed)\.(?!from_file|_from_file)\w+(\.\w+)?")
+_PYTHON_TARGET = re.compile(
+    r"(_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
+    r"|math\.(ceil|floor|trunc|sqrt|pow)|torch\.sym_\w+"
+    r"|torch\._sym_sqrt|torch\.ops\.higher_order\.(cond|while_loop|wrap_with_set_grad_enabled|wrap_with_autocast))"
+)
+_SYMPY_NAMES = frozenset(
+    {"Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Max", "Min", "Mod", "Eq", "Ne", "Lt", "Le", "Gt"}
+    | {"Ge", "FloorDiv", "CleanDiv", "CeilDiv", "PythonMod", "IntTrueDiv", "TruncToInt", "CeilToInt", "FloorToInt"}
+    | {
+        "ModularIndexing",
+        "Where",
+        "ToFloat",
+        "RoundToInt",
+        "Identity",
+        "true",
+        "false",
+        "oo",
+        "int_oo",
+        "True",
+        "False",
+    }
+)
+_SYMBOL = re.compile(r"[a-z]+_?\d+")
+_SYMPY_NODES = (ast.Expression, ast.Call, ast.Name, ast.Load, ast.Constant, ast.keyword, ast.BinOp, ast.UnaryOp,
+                ast.Compare, ast.operator, ast.unaryop, ast.cmpop)  # fmt: skip
+_TREE_TYPES = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"})
+
+
+def inspect_program(path: Path) -> None:
+    """Refuse a ``.pt2`` that could run anything but tensor operators.
+
+    Raises:
+        UntrustedModelError: it holds native code, pickled objects, or names a function outside the allow-list.
+        InputError: damaged.
+    """
+    with opened_archive(path) as archive:
+        try:
+            for entry in archive.namelist():
+                _inspect_entry(path, archive, entry)
+        except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError, KeyError, RecursionError) as e:
+            raise InputError(f"{path}: a damaged torch.export archive: {type(e).__name__}: {e}") from e
+
+
+def _inspect_entry(path: Path, archive: zipfile.ZipFile, entry: str) -> None:
+    if "/aotinductor/" in entry or entry.endswith((".so", ".dll", ".dylib", ".cubin", ".py")):
+        raise UntrustedModelError(f"{path}: holds compiled code ({entry}); only graphs of tensor operators are taken")
+    if entry.endswith("_config.json"):
+        for name, payload in json.loads(archive.read(entry))["config"].items():
+            _inspect_payload(path, archive, entry, name, payload)
+    elif entry.endswith(".json"):
+        for key, value in _strings(json.loads(archive.read(entry)), ""):
+            _inspect_string(path, key, value)
+    elif entry.endswith(".pt"):
+        _inspect_pickle(path, entry, archive.read(entry))
+
+
+def _inspect_payload(path: Path, archive: zipfile.ZipFile, config: str, name: str, payload: Any) -> None:
+    where = f"{config.rpartition('/')[0]}/{payload['path_name']}"
+    if not payload["path_name"].startswith(("weight_", "tensor_")):
+        raise UntrustedModelError(f"{path}: the constant '{name}' is a pickled object; only tensors are taken")
+    if payload.get("use_pickle"):
+        _inspect_pickle(path, where, archive.read(where))
+
+
+def _inspect_pickle(path: Path, entry: str, content: bytes) -> None:
+    """torch's own restricted unpickler must manage it; then the unrestricted one does nothing else."""
+    import pickle
+
+    import torch
+
+    if not content:
+        return
+    try:
+        torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as e:
+        asked = re.search(r"GLOBAL (\S+)", str(e))
+        what = f"asks for {asked.group(1)}" if asked else "is no plain tensor file"
+        raise UntrustedModelError(f"{path}: {entry} {what}; only tensors are taken, nothing of it has run") from e
+    except (RuntimeError, EOFError, ValueError) as e:
+        raise InputError(f"{path}: {entry} is damaged: {str(e).splitlines()[0]}") from e
+
+
+def _inspect_string(path: Path, key: str, value: str) -> None:
+    if key == "target" and not (_TARGET.fullmatch(value) or _PYTHON_TARGET.fullmatch(value)):
+        raise UntrustedModelError(f"{path}: the graph calls {value}; only tensor operators (torch.ops.aten) are taken")
+    if key == "expr_str" and not _is_size_expression(value):
+        raise UntrustedModelError(f"{path}: a size is given as {value[:80]!r}, which is no arithmetic on sizes")
+    if key in {"in_spec", "out_spec"} and value:
+        for inner, kind in _strings(json.loads(value), ""):
+            if inner == "type" and kind not in _TREE_TYPES:
+                raise UntrustedModelError(
+                    f"{path}: inputs or outputs of type {kind}; only tuples, lists and dicts are taken"
+                )
+
+
+def _is_size_expression(text: str) -> bool:
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    for node in ast.walk(tree):
+        if not isinstance(node, _SYMPY_NODES):
+            return False
+        if isinstance(node, ast.Name) and node.id not in _SYMPY_NAMES and not _SYMBOL.fullmatch(node.id):
+            return False
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and not _SYMBOL.fullmatch(node.value):
+            return False
+    return True
+
+
+def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Every string with the key it stands under."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _strings(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner, key)
+    elif isinstance(value, str):
+        yield key, value
