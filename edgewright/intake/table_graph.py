@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewright.errors import UnsupportedError
+from edgewright.errors import ConversionError, UnsupportedError
 
 __all__ = ["FEATURES", "strings_of", "with_features_input"]
 
@@ -48,7 +48,10 @@ def with_features_input(model: onnx.ModelProto, columns: Sequence[str], codes: M
     for entry in by_name.values():
         graph.input.remove(entry)
     graph.input.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, [None, len(columns)]))
-    used = [(i, c) for i, c in enumerate(columns) if c in by_name]
+    if len(by_name) != len(columns):
+        raise ConversionError(f"skl2onnx made {len(by_name)} inputs of {len(columns)} columns")
+    # By position: skl2onnx writes "mean radius" as "mean_radius".
+    used = list(enumerate(by_name))
     picks = [
         helper.make_node("Gather", [FEATURES, f"{FEATURES}_index_{i}"], [column], name=f"pick_{i}", axis=1)
         for i, column in used
