@@ -83,8 +83,8 @@ def deploy(
         result = pipeline.deploy(**asked, repository=repository, channel=channel)
     if json_file is not None:
         replace_file(json_file.absolute(), result.model_dump_json(indent=2).encode())
-    console.print(results_table([result]))
-    console.print(explanation(result))
+    console.print(results_table([result], console.width))
+    console.print(explanation(result), soft_wrap=True, highlight=False)
     if result.status == "failed":
         errors.print(f"[red]failed[/] after {len(result.completed_stages)} of 5 stages: {result.error}", soft_wrap=True)
         raise typer.Exit(EXIT_OVER_BUDGET if result.over_budget else EXIT_FAILED)
@@ -183,6 +183,8 @@ def configure_orchestration() -> None:
         defaults["PREFECT_HOME"] = str(home() / "prefect")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    # Its server makes this folder, but not the one above it, and then waits for itself in vain.
+    Path(os.environ.get("PREFECT_HOME", home())).mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

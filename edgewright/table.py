@@ -22,13 +22,24 @@ COLUMNS = (
     "peak MB",
     "verdict",
 )
+# Below this many characters a row's cells would be cut to their first letters.
+_LEAST_WIDTH = 168
 
 
-def results_table(results: Sequence[DeploymentResult]) -> Table:
-    """One row a deployment; sizes are of the file that the device loads, before is its float32 export."""
-    table = Table(*COLUMNS, title="Deployments")
-    for result in results:
-        table.add_row(*result_cells(result))
+def results_table(results: Sequence[DeploymentResult], width: int) -> Table:
+    """One row a deployment, or one column where ``width`` characters are too few for that.
+
+    Sizes are of the file that the device loads; before is its float32 export.
+    """
+    cells = [result_cells(result) for result in results]
+    if width >= _LEAST_WIDTH:
+        table = Table(*COLUMNS, title="Deployments")
+        for row in cells:
+            table.add_row(*row)
+        return table
+    table = Table("", *(row[0] for row in cells), title="Deployments")
+    for i, name in enumerate(COLUMNS[1:], start=1):
+        table.add_row(name, *(row[i] for row in cells))
     return table
 
 

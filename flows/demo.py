@@ -14,7 +14,7 @@ from edgewright.result import DeploymentResult
 from edgewright.store import home
 from edgewright.table import explanation, results_table
 
-console = Console(width=None)
+console = Console()
 
 # (made by, model, data, target) of each model
 _MODELS = (
@@ -40,7 +40,7 @@ def main() -> None:
     for result in results:
         console.print(f"[bold]{result.device}[/]", soft_wrap=True)
         console.print(explanation(result), soft_wrap=True, highlight=False)
-    console.print(results_table(results))
+    console.print(results_table(results, console.width))
     console.print(f"{len(results)} deployments in {time.perf_counter() - began:.0f} s, training included.")
     console.print(f"Bundles      {home() / 'objects'}\nReleases     {home() / 'releases'}")
     console.print("MLflow runs  experiment 'edgewright'; `edgewright ui` shows them and the Prefect runs:")

@@ -14,7 +14,6 @@ from prefect.states import Failed
 from pydantic import Field
 
 from edgewright.errors import BudgetExceededError, EdgewrightError, TrackingUnavailableError
-from edgewright.intake import preflight
 from edgewright.journal import Journal
 from edgewright.measurement import ValidationReport
 from edgewright.monitor import MonitoringPlan
@@ -88,7 +87,6 @@ def edge_deployment(
         max_size_mb=max_size_mb,
         max_accuracy_drop=max_accuracy_drop,
     )
-    preflight(request.model, request.data)
     journal = Journal(str(flow_run.id or uuid4()), request)
     watch = {
         "enable_performance_tracking": enable_performance_tracking,
