@@ -15,8 +15,10 @@ from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.strict_json import Fields, canonical_json, parse_object, text_item
 
 __all__ = [
+    "CONFIDENCE_BINS",
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
+    "Calibration",
     "Column",
     "Figures",
     "FileEntry",
@@ -34,6 +36,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+CONFIDENCE_BINS = 10
 
 _MAX_FILES = 10_000
 _MAX_RANK = 8
@@ -98,10 +101,11 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class RuntimeNeed:
-    """What loads the model on the device, and the oldest version that can."""
+    """What loads the model on the device, the oldest version that can, and the accelerator it needs (None: a CPU)."""
 
     name: str
     minimum_version: str
+    accelerator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,20 @@ class Scores:
 
     output: str
     kind: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What confidence means for this model, fitted on validation rows when the bundle was built.
+
+    Probabilities are softmax(log scores / ``temperature``) (Guo et al., On Calibration of Modern Neural Networks).
+    ``histogram`` holds the share of rows by the likeliest class's probability in ten equal bins of 0-1: the
+    reference that drift in the field is measured against.
+    """
+
+    temperature: float
+    histogram: tuple[float, ...]
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -200,6 +218,7 @@ class Manifest:
     scores: Scores
     runtime: RuntimeNeed
     golden: Golden
+    calibration: Calibration | None
     measurements: Figures
     budget: Limits
     lineage: Lineage
@@ -243,6 +262,7 @@ def _manifest(f: Fields) -> Manifest:
         scores=_scores(f.object("scores")),
         runtime=_runtime(f.object("runtime")),
         golden=_golden(f.object("golden")),
+        calibration=f.maybe("calibration", lambda key: _calibration(f.object(key))),
         measurements=_figures(f.object("measurements")),
         budget=_limits(f.object("budget")),
         lineage=_lineage(f.object("lineage")),
@@ -328,7 +348,7 @@ def _scores(f: Fields) -> Scores:
 
 
 def _runtime(f: Fields) -> RuntimeNeed:
-    found = RuntimeNeed(f.text("name"), f.text("minimum_version"))
+    found = RuntimeNeed(f.text("name"), f.text("minimum_version"), f.maybe("accelerator", f.text))
     f.done()
     return found
 
@@ -337,6 +357,24 @@ def _golden(f: Fields) -> Golden:
     found = Golden(f.path("path"), f.whole("rows", 1, 10_000), f.numbers_by_name("tolerance"), f.text("made_by"))
     f.done()
     return found
+
+
+def _calibration(f: Fields) -> Calibration:
+    found = Calibration(
+        temperature=f.number("temperature", 1e-3, 1e3),
+        histogram=f.items("histogram", _share, CONFIDENCE_BINS),
+        rows=f.whole("rows", 1),
+    )
+    f.done()
+    if len(found.histogram) != CONFIDENCE_BINS:
+        raise IntegrityError(
+            f"manifest: the confidence histogram has {len(found.histogram)} bins, not {CONFIDENCE_BINS}"
+        )
+    return found
+
+
+def _share(value: Any, where: str) -> float:
+    return Fields({"share": value}, where).number("share", 0, 1)
 
 
 def _figures(f: Fields) -> Figures:

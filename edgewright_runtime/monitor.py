@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edgewright_runtime.manifest import Monitoring
+from edgewright_runtime.manifest import CONFIDENCE_BINS, Monitoring
 from edgewright_runtime.sketch import QuantileSketch
-from edgewright_runtime.telemetry import CONFIDENCE_BINS, TelemetryRecord
+from edgewright_runtime.telemetry import TelemetryRecord
 
 __all__ = ["Monitor", "resident_memory_mb"]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.manifest import CONFIDENCE_BINS
 from edgewright_runtime.sketch import QuantileSketch
 from edgewright_runtime.strict_json import Fields, parse_object
 
-__all__ = ["CONFIDENCE_BINS", "TelemetryRecord"]
+__all__ = ["TelemetryRecord"]
 
-CONFIDENCE_BINS = 10
 _SCHEMA_VERSION = 1
 _MAX_LINE_BYTES = 256 << 10
 

@@ -18,7 +18,7 @@ from edgewright.store import Store
 from edgewright_runtime.backends import load, run_rows
 from edgewright_runtime.manifest import Column, Preprocessing, TensorSpec
 
-ROWS = 40
+ROWS = 400
 LABELS = ("low", "middle", "high")
 COLUMNS = (
     Column("tenure", "number"),
@@ -93,12 +93,20 @@ def exported(artifact: object) -> Exported:
     )
 
 
+def _drawn(scores: np.ndarray) -> np.ndarray:
+    """Truth that falls as the model's probabilities say: a calibrated model's own validation rows."""
+    shares = scores if np.allclose(scores.sum(axis=1), 1, atol=1e-3) else softmax(scores)
+    return (np.random.default_rng(9).random((len(scores), 1)) > shares.cumsum(axis=1)).sum(axis=1)
+
+
 def dataset(store: Store, folder: Path, x: np.ndarray, scores: np.ndarray) -> Dataset:
     arrays = {
         "test.x.x": x,
         "test.y": scores.argmax(axis=1),
         "test.reference.scores": scores.astype(np.float64),
         "test.predicted": scores.argmax(axis=1),
+        "validation.x.x": x,
+        "validation.y": _drawn(scores),
     }
     np.savez(folder / "data.npz", **arrays)
     artifact = store.put(folder / "data.npz", Format.DATASET)

@@ -13,6 +13,7 @@ from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedMod
 from edgewright.errors import InputError
 from edgewright.measurement import ValidationReport
 from edgewright.monitor.plan import MonitoringPlan
+from edgewright.package.calibration import calibrate
 from edgewright.package.example import write_example
 from edgewright.package.golden import GOLDEN_NAME, GoldenVectors, record
 from edgewright.package.scores import scores_of
@@ -59,7 +60,7 @@ class BundleContent(Value):
     report: ValidationReport
 
 
-def build_bundle(  # noqa: PLR0917 - the values of the stages before
+def build_bundle(
     model: ImportedModel,
     dataset: Dataset,
     exported: Exported,
@@ -86,8 +87,10 @@ def build_bundle(  # noqa: PLR0917 - the values of the stages before
         _copy(exported.artifact.path, folder / file)
         write_example(folder, model, dataset)
         (folder / REPORT_NAME).write_text(_portable(report), encoding="utf-8")
+        described = _described(model, dataset, exported, report, golden)
         manifest = replace(
-            _described(model, dataset, exported, report, golden),
+            described,
+            calibration=calibrate(model, dataset, exported, described.scores, scratch),
             platform=device.platform.value,
             model=file,
             monitoring=plan.on_device(),
@@ -144,6 +147,7 @@ def _described(
         scores=scores_of(model, dataset, exported),
         runtime=RuntimeNeed(exported.runtime, exported.runtime_floor),
         golden=Golden(GOLDEN_NAME, golden.rows, golden.tolerance, golden.made_by),
+        calibration=None,
         measurements=_figures(report),
         budget=Limits(**report.budget.model_dump()),
         lineage=Lineage(model.source.digest, model.onnx.digest, dataset.artifact.digest, exported.artifact.digest),

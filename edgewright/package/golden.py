@@ -5,6 +5,7 @@ import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from edgewright.child import run_in_child
 from edgewright.errors import InputError, UnsupportedError
 from edgewright_runtime.encoding import quantize
 
-__all__ = ["GOLDEN_NAME", "GoldenVectors", "record", "run_rows"]
+__all__ = ["GOLDEN_NAME", "GoldenVectors", "answers_of", "record", "run_rows"]
 
 GOLDEN_NAME = "golden.npz"
 _ROWS = 16
@@ -59,25 +60,36 @@ def record(exported: Exported, dataset: Dataset, scratch: Path) -> tuple[GoldenV
     """
     rows = _test_rows(dataset, exported)
     inputs = {spec.name: quantize(rows[f"test.x.{spec.name}"], spec) for spec in exported.inputs}
-    asked, answered = scratch / "golden_rows.npz", scratch / "golden_answers.npz"
-    np.savez(asked, allow_pickle=False, **inputs)
-    notes: tuple[str, ...] = ()
+    answered = answers_of(exported, inputs, scratch)
+    if answered is not None:
+        return GoldenVectors(inputs, *answered, exported.precision), ()
+    note = "golden vectors hold the source model's answers: nothing here runs the exported file"
+    source = {spec.name: rows[f"test.reference.{spec.name}"].astype(spec.dtype) for spec in exported.outputs}
+    return GoldenVectors(inputs, source, "the source model", exported.precision), (note,)
+
+
+def answers_of(exported: Exported, rows: Arrays, scratch: Path) -> tuple[Arrays, str] | None:
+    """The exported file's outputs (N, ...) for rows as the model stores them, and what ran it, in a child process.
+
+    None for an ML Program with an operation that `edgewright.export.mil_evaluator` does not know.
+
+    Raises:
+        ConversionError: the file crashes its runtime.
+    """
+    asked, answered = scratch / "rows.npz", scratch / "answers.npz"
+    np.savez(asked, allow_pickle=False, **rows)
     if exported.artifact.format is Format.MLPACKAGE:
         try:
             made_by = _run_ml_program(exported, asked, answered)
-            outputs = _read(answered)
-        except UnsupportedError as e:
-            made_by = "the source model"
-            notes = (f"golden vectors hold the source model's answers, not the exported file's own: {e}",)
-            outputs = {spec.name: rows[f"test.reference.{spec.name}"] for spec in exported.outputs}
-        outputs = {spec.name: outputs[spec.name].astype(spec.dtype) for spec in exported.outputs}
+        except UnsupportedError:
+            return None
     else:
         made_by = _run_in_runtime(exported, asked, answered)
-        outputs = _read(answered)
-    return GoldenVectors(inputs, outputs, made_by, exported.precision), notes
+    found = _read(answered)
+    return {spec.name: found[spec.name].astype(spec.dtype) for spec in exported.outputs}, made_by
 
 
-def run_rows(path: str, fmt: str, inputs: Sequence[str], outputs: Sequence[str], rows: str, answers: str) -> str:  # noqa: PLR0917 - called by name, from JSON
+def run_rows(path: str, fmt: str, inputs: Sequence[str], outputs: Sequence[str], rows: str, answers: str) -> str:
     """The child's side: run every row, write the outputs, and return what ran them."""
     from edgewright_runtime.backends import load
     from edgewright_runtime.backends import run_rows as run
@@ -97,7 +109,11 @@ def _run_in_runtime(exported: Exported, rows: Path, answers: Path) -> str:
         "rows": str(rows),
         "answers": str(answers),
     }
-    return str(run_in_child("edgewright.package.golden:run_rows", arguments, what="recording golden vectors").value)
+    return str(
+        run_in_child(
+            "edgewright.package.golden:run_rows", arguments, what="running the exported file on real rows"
+        ).value
+    )
 
 
 def _run_ml_program(exported: Exported, rows: Path, answers: Path) -> str:
@@ -110,7 +126,11 @@ def _run_ml_program(exported: Exported, rows: Path, answers: Path) -> str:
         "native": sys.platform == "darwin",
     }
     target = "edgewright.validate.ml_program:run_ml_program"
-    return str(run_in_child(target, arguments, what="recording golden vectors").value)
+    return _in_child(target, arguments)
+
+
+def _in_child(target: str, arguments: dict[str, Any]) -> str:
+    return str(run_in_child(target, arguments, what="running the exported file on real rows").value)
 
 
 def _test_rows(dataset: Dataset, exported: Exported) -> Arrays:

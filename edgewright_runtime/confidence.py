@@ -1,0 +1,50 @@
+"""How sure a model is of an answer: calibrated probabilities, their margin and their entropy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgewright_runtime.manifest import CONFIDENCE_BINS, Calibration
+
+__all__ = ["calibrated", "confidence_bins", "entropy_confidence", "margin_confidence", "population_stability_index"]
+
+_TINY = 1e-12
+# A bin that the reference left empty would make any first visitor infinitely surprising.
+_LEAST_SHARE = 1e-4
+
+
+def calibrated(probabilities: np.ndarray, calibration: Calibration | None) -> np.ndarray:
+    """Probabilities (N, classes) with the temperature applied; as they are where there is no calibration."""
+    if calibration is None or calibration.temperature == 1.0:
+        return probabilities
+    logits = np.log(np.maximum(probabilities, _TINY)) / calibration.temperature
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+
+
+def margin_confidence(probabilities: np.ndarray) -> np.ndarray:
+    """The likeliest class's probability less the next one's, (N,) in 0-1."""
+    top = np.sort(probabilities, axis=1)
+    return np.asarray(top[:, -1] - top[:, -2])
+
+
+def entropy_confidence(probabilities: np.ndarray) -> np.ndarray:
+    """One less the entropy as a share of the largest possible one, (N,) in 0-1."""
+    bits = -(probabilities * np.log(np.maximum(probabilities, _TINY))).sum(axis=1)
+    return np.asarray(1 - bits / np.log(probabilities.shape[1]))
+
+
+def confidence_bins(top: np.ndarray) -> np.ndarray:
+    """Counts (10,) of the likeliest class's probabilities (N,) in equal bins of 0-1."""
+    bins = np.minimum((top * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
+    return np.bincount(bins, minlength=CONFIDENCE_BINS)
+
+
+def population_stability_index(reference: np.ndarray, found: np.ndarray) -> float:
+    """How far a histogram has moved from its reference; 0.1 is little, 0.25 is much (Siddiqi, Credit Risk Scorecards).
+
+    ``reference`` and ``found`` are counts or shares of the same bins.
+    """
+    expected = np.maximum(np.asarray(reference, float) / np.sum(reference), _LEAST_SHARE)
+    actual = np.maximum(np.asarray(found, float) / np.sum(found), _LEAST_SHARE)
+    return float(((actual - expected) * np.log(actual / expected)).sum())
