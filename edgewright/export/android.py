@@ -46,7 +46,7 @@ def _float32(model: ImportedModel, store: Store) -> Artifact:
         run_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to LiteRT")
 
     parent = model.graph.digest if model.graph else None
-    key = ("litert float32", parent, [s.name for s in (*model.inputs, *model.outputs)])
+    key = ("litert float32", parent, [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)])
     return reuse(store, key, convert, name=f"{model.name}.tflite", form=Format.TFLITE, parent=parent)
 
 

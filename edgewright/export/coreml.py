@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import Precision
+from edgewright.errors import UnsupportedError
 from edgewright.export import mlpackage
 from edgewright.export.refusal import unsupported_precision
 
@@ -36,18 +37,21 @@ def convert(
     examples = example_inputs(inputs)
     with torch.no_grad():
         traced = torch.jit.trace(module, examples, check_trace=False)  # type: ignore[no-untyped-call]
-    model = ct.convert(
-        traced,
-        inputs=[
-            ct.TensorType(spec["name"], shape=tuple(example.shape), dtype=_stored(np.dtype(spec["dtype"])))
-            for spec, example in zip(inputs, examples, strict=True)
-        ],
-        outputs=[ct.TensorType(spec["name"], dtype=_stored(np.dtype(spec["dtype"]))) for spec in outputs],
-        convert_to="mlprogram",
-        compute_precision=ct.precision.FLOAT32 if compute == Precision.FLOAT32 else ct.precision.FLOAT16,
-        minimum_deployment_target=ct.target.iOS16,
-        skip_model_load=True,
-    )
+    try:
+        model = ct.convert(
+            traced,
+            inputs=[
+                ct.TensorType(spec["name"], shape=tuple(example.shape), dtype=_stored(np.dtype(spec["dtype"])))
+                for spec, example in zip(inputs, examples, strict=True)
+            ],
+            outputs=[ct.TensorType(spec["name"], dtype=_stored(np.dtype(spec["dtype"]))) for spec in outputs],
+            convert_to="mlprogram",
+            compute_precision=ct.precision.FLOAT32 if compute == Precision.FLOAT32 else ct.precision.FLOAT16,
+            minimum_deployment_target=ct.target.iOS16,
+            skip_model_load=True,
+        )
+    except NotImplementedError as e:
+        raise UnsupportedError(f"Core ML: {str(e).splitlines()[0]}; try the platforms android or edge_device") from e
     _describe(model, inputs, outputs, description)
     model.save(path)
     mlpackage.make_reproducible(Path(path))

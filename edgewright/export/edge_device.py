@@ -51,7 +51,7 @@ def _float32(model: ImportedModel, store: Store) -> Artifact:
             run_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to ONNX")
         run_in_child(f"{_CHILD}:optimize", {"source": str(source), "path": str(path)}, what=f"optimizing {model.name}")
 
-    key = ("onnxruntime float32", start.digest, [s.name for s in (*model.inputs, *model.outputs)])
+    key = ("onnxruntime float32", start.digest, [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)])
     return reuse(store, key, convert, name=f"{model.name}.onnx", form=Format.ONNX, parent=start.digest)
 
 

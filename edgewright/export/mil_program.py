@@ -19,7 +19,7 @@ __all__ = ["Declared", "Operation", "Program", "Reference", "Value", "read_progr
 
 Value = np.ndarray | str
 _SENTINEL = 0xDEADBEEF
-_WEIGHTS = Path("Data/com.apple.CoreML")
+_WEIGHTS = Path("Data/com.apple.CoreML/weights/weight.bin")
 # The blob's own type codes, which differ from those of the program.
 _BLOB_DTYPES = {1: "f2", 2: "f4", 3: "u1", 4: "i1", 6: "i2", 7: "u2", 14: "i4", 15: "u4"}
 _DTYPES = {
@@ -87,7 +87,9 @@ class _Reader:
 
     @cached_property
     def _weights(self) -> np.ndarray:
-        file = self._path / _WEIGHTS / "weights" / "weight.bin"
+        file = self._path / _WEIGHTS
+        if not file.is_file():
+            raise ConversionError(f"{self._path}: the weight file that the program refers to ({_WEIGHTS}) is missing")
         return np.memmap(file, mode="r") if file.stat().st_size else np.empty(0, np.uint8)
 
     def operation(self, operation: Any) -> Operation:

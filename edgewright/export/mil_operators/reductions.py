@@ -80,6 +80,10 @@ def _topk(a: Arguments) -> list[Tensor]:
     return [values, indices][: a.results]
 
 
+def _argsort(a: Arguments) -> Tensor:
+    return torch.argsort(a.tensor("x"), dim=a.integer("axis", -1), descending=not a.flag("ascending"), stable=True)
+
+
 OPERATORS = {
     "reduce_sum": _over_axes(lambda x, axes, keep: x.sum(axes, keepdim=keep, dtype=x.dtype)),
     "reduce_mean": _over_axes(lambda x, axes, keep: x.mean(axes, keepdim=keep)),
@@ -93,7 +97,7 @@ OPERATORS = {
     "reduce_log_sum_exp": _over_axes(lambda x, axes, keep: x.logsumexp(axes, keepdim=keep)),
     "reduce_argmax": _arg(torch.argmax),
     "reduce_argmin": _arg(torch.argmin),
-    "argsort": lambda a: a.tensor("x").argsort(a.integer("axis", -1), descending=not a.flag("ascending"), stable=True),
+    "argsort": _argsort,
     "topk": _topk,
     "gather": _gather,
     "gather_along_axis": _gather_along_axis,

@@ -54,6 +54,12 @@ def _slice_by_size(a: Arguments) -> Tensor:
     return x
 
 
+def _crop(a: Arguments) -> Tensor:
+    """``crop_height`` and ``crop_width``: elements cut off before and after."""
+    x, (top, bottom), (left, right) = a.tensor("x"), a.ints("crop_height"), a.ints("crop_width")
+    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
+
+
 def _concat(a: Arguments) -> Tensor:
     values, axis = a.tensors("values"), a.integer("axis")
     if not a.flag("interleave"):
@@ -138,6 +144,7 @@ OPERATORS = {
     "space_to_depth": _space_to_depth,
     "pixel_shuffle": lambda a: functional.pixel_shuffle(a.tensor("x"), a.integer("upscale_factor")),
     "pixel_unshuffle": lambda a: functional.pixel_unshuffle(a.tensor("x"), a.integer("downscale_factor")),
+    "crop": _crop,
     "concat": _concat,
     "stack": lambda a: torch.stack(a.tensors("values"), a.integer("axis")),
     "split": _split,

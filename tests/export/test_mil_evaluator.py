@@ -1,0 +1,123 @@
+"""Saved Core ML packages, evaluated from their files, against torch's answers; and files that contradict themselves."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgewright.errors import ConversionError, InputError, UnsupportedError
+from edgewright.export import mlpackage
+from edgewright.export.mil_evaluator import evaluate
+
+SCRIPT = Path(__file__).parent / "build_packages.py"
+MODEL, WEIGHTS = "Data/com.apple.CoreML/model.mlmodel", "Data/com.apple.CoreML/weights/weight.bin"
+# Each operator's result is rounded to half: 2^-11 relative, a few times over in a chain of them.
+TOLERANCE = {"FLOAT32": 2e-6, "FLOAT16": 4e-3}
+NAMES = [
+    line.split('"')[1] for line in SCRIPT.read_text().splitlines() if line.startswith('    "') and "lambda" in line
+]
+SCHEMES = ("linear", "palette1", "palette2", "palette4", "palette6", "palette8", "sparse")
+NAMES += ["hardswish", *(f"compressed_{scheme}" for scheme in SCHEMES)]
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("packages")
+    done = subprocess.run([sys.executable, SCRIPT, folder], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_evaluation_agrees_with_torch(packages, name):
+    assert name not in json.loads((packages / "failures.json").read_text())
+    reference = np.load(packages / f"{name}.npz")
+    saved = sorted(packages.glob(f"{name}.*.mlpackage"))
+    assert saved
+    for package in saved:
+        found = np.stack([evaluate(package, {"x": row})["y"] for row in reference["x"]])
+        scale = max(1.0, float(np.abs(reference["y"]).max()))
+        assert np.abs(found - reference["y"]).max() / scale < TOLERANCE[package.suffixes[-2].removeprefix(".")]
+
+
+@pytest.mark.parametrize(
+    ("name", "operator"),
+    [
+        ("compressed_linear", "constexpr_affine_dequantize"),
+        ("compressed_palette2", "constexpr_lut_to_dense"),
+        ("compressed_sparse", "constexpr_sparse_to_dense"),
+    ],
+)
+def test_compressed_weights_are_stored_compressed(packages, name, operator):
+    assert mlpackage.operators(packages / f"{name}.FLOAT32.mlpackage")[operator] == 1
+
+
+def copy_of(packages: Path, name: str, folder: Path) -> Path:
+    return Path(shutil.copytree(packages / f"{name}.FLOAT32.mlpackage", folder / "copy.mlpackage"))
+
+
+def test_a_changed_weight_changes_the_answer(packages, tmp_path):
+    package = copy_of(packages, "compressed_linear", tmp_path)
+    rows = np.load(packages / "compressed_linear.npz")
+    content = bytearray((package / WEIGHTS).read_bytes())
+    content[-1] ^= 0x40
+    (package / WEIGHTS).write_bytes(content)
+    assert np.abs(evaluate(package, {"x": rows["x"][0]})["y"] - rows["y"][0]).max() > 1e-3
+
+
+def test_a_truncated_weight_file_is_refused(packages, tmp_path):
+    package = copy_of(packages, "linear", tmp_path)
+    content = (package / WEIGHTS).read_bytes()
+    (package / WEIGHTS).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ConversionError, match="weight file of"):
+        evaluate(package, {"x": np.zeros((1, 6), np.float32)})
+    (package / WEIGHTS).unlink()
+    with pytest.raises(ConversionError, match="is missing"):
+        evaluate(package, {"x": np.zeros((1, 6), np.float32)})
+
+
+def test_an_unknown_operator_is_named(packages, tmp_path):
+    package = copy_of(packages, "linear", tmp_path)
+    specification = mlpackage.load(package)
+    block = mlpackage.program_of(specification, package)
+    next(op for op in block.operations if op.type == "relu").type = "relu_of_tomorrow"
+    (package / MODEL).write_bytes(specification.SerializeToString())
+    with pytest.raises(UnsupportedError, match="'relu_of_tomorrow' is not known"):
+        evaluate(package, {"x": np.zeros((1, 6), np.float32)})
+
+
+def test_a_declared_shape_that_cannot_be_is_refused(packages, tmp_path):
+    package = copy_of(packages, "linear", tmp_path)
+    specification = mlpackage.load(package)
+    block = mlpackage.program_of(specification, package)
+    declared = next(op for op in block.operations if op.type == "relu").outputs[0].type.tensorType
+    declared.dimensions[1].constant.size = 7
+    (package / MODEL).write_bytes(specification.SerializeToString())
+    with pytest.raises(ConversionError, match="declared is"):
+        evaluate(package, {"x": np.zeros((1, 6), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"y": np.zeros((1, 6), np.float32)}, r"takes the inputs \['x'\]"),
+        ({"x": np.zeros((1, 5), np.float32)}, "has shape"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(packages, inputs, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(packages / "linear.FLOAT32.mlpackage", inputs)
+
+
+def test_what_is_no_package_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not a Core ML package"):
+        evaluate(tmp_path, {})
+    model = tmp_path / MODEL
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"\xff" * 50)
+    with pytest.raises(InputError, match="not a Core ML model"):
+        evaluate(tmp_path, {})
