@@ -26,6 +26,9 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     except (zipfile.BadZipFile, OSError, NotImplementedError) as e:
         raise InputError(f"{path}: a truncated or damaged archive: {e}") from e
     with archive:
+        if all(entry.header_offset != 0 for entry in archive.infolist()):
+            # What was found at the end is an archive stored inside the one whose own directory was cut off.
+            raise InputError(f"{path}: a truncated or damaged archive: it does not begin with its first entry")
         inside = sum(entry.file_size for entry in archive.infolist())
         if inside > max(_SMALL_BYTES, _MAX_RATIO * path.stat().st_size):
             raise InputError(

@@ -116,6 +116,8 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
         return _DTYPES.get(value, TensorProto.DataType.Name(value))
     if isinstance(value, TensorProto):
         return _tensor(value)
+    if isinstance(value, float):
+        return float(str(np.float32(value)))  # 1e-05, not the float32 nearest to it
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, Sequence) and value and isinstance(value[0], bytes):

@@ -34,6 +34,7 @@ _MODULES_OF_COMPRESSION: tuple[tuple[bytes, Any], ...] = (
     (b"\xfd7zXZ", lzma),
     (b"\x5d\x00", lzma),
 )
+_MODULES_OF_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # how protocols 0 to 2 write them
 _MAX_UNPACKED_BYTES = 4 << 30
 
 
@@ -51,7 +52,7 @@ def load_model(path: Path) -> Any:
     try:
         with _opened(path, head) as stream:
             return GuardedUnpickler(stream, path).load()
-    except UntrustedModelError:
+    except InputError:
         raise
     except MemoryError as e:
         raise InputError(f"{path}: damaged: it asks for more memory than there is") from e
@@ -134,13 +135,13 @@ def _encoded(text: str, encoding: str = "latin1") -> bytes:
 
 
 def _permitted(module: str, name: str, path: Path) -> Any:
+    module = _MODULES_OF_PYTHON_2.get(module, module)
     asked = f"{module}.{name}"
     exact = asked in EXACT or _NUMPY_DTYPES.fullmatch(asked)
     parts = module.split(".")
     estimator = parts[0] == "sklearn" and len(parts) > 1 and parts[1] in ESTIMATOR_PACKAGES and "tests" not in parts
     if not all(_IDENTIFIER.fullmatch(p) for p in [*parts, name]) or not (exact or estimator):
         raise UntrustedModelError(f"{path}: asks for {asked}, {_hint(parts[0])}; nothing of it has run")
-    module = {"copy_reg": "copyreg"}.get(module, module)
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as e:

@@ -43,6 +43,16 @@ sklearn.linear_model._sgd_fast.Hinge sklearn.linear_model._sgd_fast.Log sklearn.
 sklearn.linear_model._sgd_fast.ModifiedHuber sklearn.linear_model._sgd_fast.SquaredHinge
 sklearn.linear_model._sgd_fast.Huber sklearn.linear_model._sgd_fast.EpsilonInsensitive
 sklearn.linear_model._sgd_fast.SquaredEpsilonInsensitive sklearn.compose._column_transformer._RemainderColsList
+numpy.random.bit_generator.SeedSequence numpy.random.bit_generator.__pyx_unpickle_SeedSequence
+sklearn._loss.loss.HalfTweedieLossIdentity sklearn._loss._loss.CyHalfTweedieLossIdentity
+sklearn._loss.loss.HalfTweedieLoss sklearn._loss._loss.CyHalfTweedieLoss
+sklearn.neural_network._stochastic_optimizers.AdamOptimizer sklearn.neural_network._stochastic_optimizers.SGDOptimizer
+sklearn.cluster._bisect_k_means._BisectingTree sklearn.cluster._kmeans._kmeans_single_lloyd
+sklearn.feature_selection._univariate_selection.f_classif
+sklearn.feature_selection._univariate_selection.f_regression sklearn.feature_selection._univariate_selection.chi2
+sklearn.gaussian_process.kernels.ConstantKernel sklearn.gaussian_process.kernels.Product
+sklearn.gaussian_process.kernels.Sum sklearn.gaussian_process.kernels.RBF sklearn.gaussian_process.kernels.WhiteKernel
+sklearn.gaussian_process.kernels.Matern sklearn.gaussian_process.kernels.DotProduct
 sklearn.calibration._CalibratedClassifier sklearn.calibration._SigmoidCalibration
 """
 _SCALARS = """

@@ -8,6 +8,7 @@ import ast
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +93,9 @@ def _inspect_pickle(path: Path, entry: str, content: bytes) -> None:
     if not content:
         return
     try:
-        torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the protocol of what is refused next
+            torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as e:
         asked = re.search(r"GLOBAL (\S+)", str(e))
         what = f"asks for {asked.group(1)}" if asked else "is no plain tensor file"

@@ -1,0 +1,92 @@
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from edgewright.errors import UntrustedModelError
+from edgewright.intake.pt2_guard import inspect_program
+
+
+class Touches:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def changed(source: Path, target: Path, leaf: str, change) -> Path:
+    """A copy of an archive with one entry replaced."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, change(content) if name.endswith(leaf) else content)
+    return target
+
+
+def test_an_honest_program_passes(digits_pt2):
+    inspect_program(digits_pt2)
+
+
+def test_a_pickle_among_the_sample_inputs_is_refused_and_has_not_run(tmp_path, digits_pt2):
+    import torch
+
+    proof, buffer = tmp_path / "proof", io.BytesIO()
+    torch.save((Touches(proof),), buffer)
+    path = changed(digits_pt2, tmp_path / "m.pt2", "sample_inputs/model.pt", lambda _: buffer.getvalue())
+    with pytest.raises(UntrustedModelError, match="sample_inputs"):
+        inspect_program(path)
+    assert not proof.exists()
+
+
+def test_pickled_weights_are_refused_unless_they_are_tensors(tmp_path, digits_pt2):
+    def pickle_first(content):
+        config = json.loads(content)
+        next(iter(config["config"].values()))["use_pickle"] = True
+        return json.dumps(config).encode()
+
+    path = changed(digits_pt2, tmp_path / "a.pt2", "model_weights_config.json", pickle_first)
+    path = changed(path, tmp_path / "b.pt2", "weight_0", lambda _: pickle.dumps(Touches(tmp_path / "proof")))
+    with pytest.raises(UntrustedModelError, match="weight_0"):
+        inspect_program(path)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["torch.hub.load", "torch.load", "torch.ops.load_library", "_operator.attrgetter", "torch.ops.aten.from_file"],
+)
+def test_functions_other_than_tensor_operators_are_refused(tmp_path, digits_pt2, target):
+    path = changed(
+        digits_pt2,
+        tmp_path / "m.pt2",
+        "models/model.json",
+        lambda c: c.replace(b"torch.ops.aten.relu.default", target.encode(), 1),
+    )
+    with pytest.raises(UntrustedModelError, match=target):
+        inspect_program(path)
+
+
+@pytest.mark.parametrize("source", ["__import__('os').system('true')", "(lambda: 1)()", "s0.__class__", "eval('1')"])
+def test_python_in_a_size_is_refused(tmp_path, digits_pt2, source):
+    def poison(content):
+        text = json.loads(content)
+        values = text["graph_module"]["graph"]["tensor_values"]
+        size = next(s["as_expr"] for v in values.values() for s in v["sizes"] if "as_expr" in s)
+        size["expr_str"] = source
+        return json.dumps(text).encode()
+
+    path = changed(digits_pt2, tmp_path / "m.pt2", "models/model.json", poison)
+    with pytest.raises(UntrustedModelError, match="no arithmetic"):
+        inspect_program(path)
+
+
+def test_compiled_code_is_refused(tmp_path, digits_pt2):
+    path = tmp_path / "m.pt2"
+    path.write_bytes(digits_pt2.read_bytes())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("digits_cnn/data/aotinductor/model/x.so", b"\x7fELF")
+    with pytest.raises(UntrustedModelError, match="compiled code"):
+        inspect_program(path)
