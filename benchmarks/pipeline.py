@@ -1,7 +1,7 @@
 """What orchestration and tracking cost: the pipeline against the same library calls in a plain script.
 
-``make bench-pipeline`` runs it and writes ``benchmarks/results/pipeline.json``. Each run has an empty home of its own, so
-nothing is cached; plain and orchestrated runs alternate. A run is one model to all three platforms: about a minute.
+``make bench-pipeline`` runs it and writes ``benchmarks/results/pipeline.json``. Each run has an empty home of its own,
+so nothing is cached; plain and orchestrated runs alternate. A run is one model to all three platforms: about a minute.
 """
 
 import argparse

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -23,8 +22,8 @@ from edgewright.profile import device_names, load_device
 from edgewright.progress import Event, progress
 from edgewright.recipe import load_recipe, recipe_names
 from edgewright.request import DEFAULT_RECIPE, resolve
-from edgewright.store import home, replace_file
 from edgewright.result import STAGES
+from edgewright.store import home, replace_file
 from edgewright.table import explanation, results_table
 
 __all__ = ["app", "configure_orchestration", "main", "steps_shown"]
@@ -141,13 +140,12 @@ def main() -> None:
     """Run the command line; every expected error is one line, and its exit code 1."""
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Abort:
-        code = EXIT_INTERRUPTED
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):
         errors.print("interrupted; nothing is half-written, the same command goes on where it stopped")
         code = EXIT_INTERRUPTED
-    except click.ClickException as e:
-        errors.print(f"[red]error[/] {e.format_message()}", soft_wrap=True)
+    except typer.TyperException as e:
+        said = e.format_message() if hasattr(e, "format_message") else str(e)
+        errors.print(f"[red]error[/] {said}", soft_wrap=True, highlight=False)
         code = EXIT_FAILED
     except EdgewrightError as e:
         errors.print(f"[red]error[/] {e}", soft_wrap=True, highlight=False)
@@ -170,7 +168,7 @@ def _project_module(name: str) -> ModuleType:
 
 
 def configure_orchestration() -> None:
-    """Before Prefect is imported: quiet, no telemetry, its files beside ours unless the user has a set-up of his own."""
+    """Before Prefect is imported: quiet, no telemetry, its files beside ours unless the user has a set-up already."""
     defaults = {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -13,6 +13,7 @@ __all__ = [
     "ClassAccuracy",
     "Cost",
     "Evaluation",
+    "Instructions",
     "Interval",
     "Latency",
     "Measurement",
@@ -115,6 +116,21 @@ class Evaluation(Value):
     not_measured: tuple[str, ...] = ()
 
 
+class Instructions(Value):
+    """Executed A64 instructions of one warm inference on an emulated core, by class; never a time."""
+
+    core: str
+    integer: int
+    simd: int
+    load_store: int
+    branch: int
+
+    @property
+    def total(self) -> int:
+        """All classes."""
+        return self.integer + self.simd + self.load_store + self.branch
+
+
 class Cost(Value):
     """What one model file costs on a target; None where it was not measured.
 
@@ -130,6 +146,7 @@ class Cost(Value):
     first_ms: float | None = None
     peak_memory_mb: float | None = None
     added_memory_mb: float | None = None
+    instructions: tuple[Instructions, ...] = ()
 
 
 class Performance(Value):

@@ -5,7 +5,7 @@ change the network, `edgewright.export` for those that a platform's own quantize
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -14,7 +14,23 @@ from edgewright.artifact import Value
 from edgewright.errors import ProfileError
 from edgewright.profile import first_fault, profiles_folder
 
-__all__ = ["AnyTechnique", "Quantize", "Recipe", "Technique", "load_recipe", "recipe_names"]
+__all__ = [
+    "AnyTechnique",
+    "Cluster",
+    "CompactWeights",
+    "Decompose",
+    "Distill",
+    "Fuse",
+    "Prune",
+    "PruneChannels",
+    "Quantize",
+    "Recipe",
+    "Technique",
+    "TrainQuantization",
+    "Training",
+    "load_recipe",
+    "recipe_names",
+]
 
 
 class Technique(Value):
@@ -35,7 +51,118 @@ class Quantize(Technique):
     )
 
 
-AnyTechnique = Quantize
+class Training(Value):
+    """How a technique trains: on training rows only, from a fixed seed."""
+
+    epochs: int = Field(10, ge=1, le=10_000)
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0, description="At the start; it falls to 1% of it by a cosine.")
+    batch_size: int = Field(256, ge=1)
+    weight_decay: float = Field(1e-6, ge=0, description="Lets what no longer has any influence fade to zero.")
+    augment: float = Field(
+        0.0,
+        ge=0,
+        le=3,
+        description="Random rotation, scale, shear and shift of image inputs; 1: up to 12 degrees, 12%, 0.12, 14%.",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: twice as fast on processors that have it; weights stay float32."
+    )
+    distill: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Weight of the softened answers of the model as it came in; the rest is the labels'.",
+    )
+    temperature: float = Field(4.0, gt=0, description="Softens those answers.")
+    seed: int = 0
+
+
+class Prune(Technique):
+    """Zero the smallest weights, gradually, and train the rest. Smaller in transfer, not on disk or in time."""
+
+    technique: Literal["prune"] = "prune"
+    sparsity: float = Field(0.9, gt=0, lt=1, description="Fraction of the weights that become zero.")
+    scope: Literal["global", "layer", "2:4"] = Field(
+        "global",
+        description="global: one threshold, each layer's magnitudes over the root of their spread; "
+        "layer: the same fraction in each; 2:4: two of every four inputs.",
+    )
+    ramp: float = Field(0.75, ge=0, le=1, description="Share of the training in which sparsity grows; 0: at once.")
+    training: Training | None = Field(Training(), description="None: prune only, without training.")
+
+
+class TrainQuantization(Technique):
+    """Quantization-aware training onto a uniform grid whose step is learnt, for each weight tensor."""
+
+    technique: Literal["train_quantization"] = "train_quantization"
+    levels: int = Field(7, ge=1, le=127, description="Largest level on either side of zero: 7 is about 4 bits.")
+    bias_levels: int = Field(15, ge=1, le=32767)
+    training: Training = Training()
+
+
+class Cluster(Technique):
+    """Weight sharing: the weights of a tensor become a few shared values (a codebook)."""
+
+    technique: Literal["cluster"] = "cluster"
+    clusters: int = Field(16, ge=2, le=4096)
+    scope: Literal["tensor", "model"] = "tensor"
+    start: Literal["optimal", "linear", "density", "random"] = Field(
+        "optimal", description="From where Lloyd's iterations start; optimal: the best codebook of a fine histogram."
+    )
+    training: Training | None = Field(None, description="Fine-tune the shared values by gradient.")
+
+
+class CompactWeights(Technique):
+    """No training: choose each weight's level by its cost in coded bits plus its effect on the layer's output."""
+
+    technique: Literal["compact_weights"] = "compact_weights"
+    price: float = Field(
+        1e-6, gt=0, description="Expected loss (nats; squared error for regressors) that one coded bit may save."
+    )
+    rows: int = Field(1000, ge=1, description="Calibration rows that the input statistics are taken from.")
+    seed: int = Field(0, description="Of the draw of labels and positions.")
+
+
+class Distill(Technique):
+    """Train a student with fewer channels against the softened answers of the model as it came in."""
+
+    technique: Literal["distill"] = "distill"
+    ratio: float = Field(0.5, ge=0, lt=1, description="Fraction of multiply-accumulates that the student lacks.")
+    training: Training = Training(distill=0.7)
+
+
+class PruneChannels(Technique):
+    """Remove whole channels, along the network's dependency graph: fewer operations, a smaller file."""
+
+    technique: Literal["prune_channels"] = "prune_channels"
+    ratio: float = Field(0.5, gt=0, lt=1, description="Fraction of multiply-accumulates to remove.")
+    importance: Literal["magnitude", "taylor", "batchnorm"] = "taylor"
+    steps: int = Field(5, ge=1, le=100)
+    training: Training = Training(epochs=2)
+
+
+class Decompose(Technique):
+    """Low rank: a layer becomes two thinner ones where that lowers multiply-accumulates."""
+
+    technique: Literal["decompose"] = "decompose"
+    energy: float = Field(0.95, gt=0, le=1, description="Share of the squared singular values that is kept.")
+    convolution: Literal["channel", "spatial"] = Field(
+        "channel", description="channel: a kernel to few channels, then 1x1; spatial: a column, then a row."
+    )
+    training: Training | None = None
+
+
+class Fuse(Technique):
+    """Fold BatchNorm into the layer before it. Exporters do it too; techniques after this one then see it folded."""
+
+    technique: Literal["fuse"] = "fuse"
+
+
+AnyTechnique = Annotated[
+    Quantize | Prune | TrainQuantization | Cluster | CompactWeights | Distill | PruneChannels | Decompose | Fuse,
+    Field(discriminator="technique"),
+]
 
 
 class Recipe(Value):

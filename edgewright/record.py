@@ -5,6 +5,8 @@ A tracking server that is down therefore loses nothing: the record waits under `
 
 from pathlib import Path
 
+from pydantic import Field
+
 from edgewright.artifact import Value
 
 __all__ = ["RunRecord", "TrackingRecord", "VersionRecord"]
@@ -20,10 +22,10 @@ class RunRecord(Value):
     started_ms: int
     ended_ms: int
     status: str = "FINISHED"
-    params: dict[str, str] = {}
-    metrics: dict[str, float] = {}
-    series: dict[str, tuple[tuple[int, float], ...]] = {}
-    tags: dict[str, str] = {}
+    params: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    series: dict[str, tuple[tuple[int, float], ...]] = Field(default_factory=dict)
+    tags: dict[str, str] = Field(default_factory=dict)
     artifacts: tuple[Path, ...] = ()
     children: tuple["RunRecord", ...] = ()
 

@@ -44,21 +44,21 @@ def results_table(results: Sequence[DeploymentResult], width: int) -> Table:
 
 
 def result_cells(result: DeploymentResult) -> tuple[str, ...]:
-    """The cells of one row; "–" where a stage was not reached, "not measured" where it could not be."""
+    """The cells of one row; "-" where a stage was not reached, "not measured" where it could not be."""
     made, report = result.optimization, result.report
     before, after = (made.baseline, made.candidate) if made else (None, None)
     measured = report.candidate if report else None
     return (
-        made.model.name if made else "–",
+        made.model.name if made else "-",
         result.platform.value,
-        f"{after.artifact.format.value} {after.precision.value}" if after else "–",
-        _kilobytes(before.artifact.size_bytes) if before else "–",
-        _kilobytes(after.artifact.size_bytes) if after else "–",
-        _kilobytes(measured.download_bytes) if measured else "–",
-        _accuracy(report.source_accuracy) if report else "–",
-        _accuracy(measured.accuracy) if measured else "–",
-        _latency(measured) if measured else "–",
-        _memory(measured) if measured else "–",
+        f"{after.artifact.format.value} {after.precision.value}" if after else "-",
+        _kilobytes(before.artifact.size_bytes) if before else "-",
+        _kilobytes(after.artifact.size_bytes) if after else "-",
+        _kilobytes(measured.download_bytes) if measured else "-",
+        _accuracy(report.source_accuracy) if report else "-",
+        _accuracy(measured.accuracy) if measured else "-",
+        _latency(measured) if measured else "-",
+        _memory(measured) if measured else "-",
         _verdict(result),
     )
 
@@ -104,8 +104,8 @@ def _accuracy(accuracy: Accuracy | None) -> str:
     if accuracy is None:
         return "not measured"
     if accuracy.metric == "r2":
-        return f"R² {accuracy.value:.3f} ({accuracy.low:.3f}–{accuracy.high:.3f})"
-    return f"{accuracy.value:.2%} ({100 * accuracy.low:.1f}–{100 * accuracy.high:.1f})"
+        return f"R² {accuracy.value:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f})"
+    return f"{accuracy.value:.2%} ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})"
 
 
 def _latency(measured: Measurement) -> str:

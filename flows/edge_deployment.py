@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 from prefect import flow, get_run_logger
-from prefect.runtime import flow_run
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Failed
 from pydantic import Field
 

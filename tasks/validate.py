@@ -14,7 +14,9 @@ _MEASURE = ("edgewright.validate", "edgewright.measurement", "edgewright_runtime
 
 
 @step("Checking accuracy and parity on real rows", *_MEASURE, "edgewright.export.mil_evaluator")
-def evaluate(model: ImportedModel, dataset: Dataset, exported: Exported, split: Literal["test", "validation"] = "test") -> Evaluation:
+def evaluate(
+    model: ImportedModel, dataset: Dataset, exported: Exported, split: Literal["test", "validation"] = "test"
+) -> Evaluation:
     """Run the exported file over a split in its own runtime; see `edgewright.validate.evaluate`."""
     from edgewright import validate
 

@@ -84,7 +84,7 @@ def _changed(**changes: str) -> list[str]:
         (_changed(device="nokia_3310"), "unknown device 'nokia_3310'"),
         (_changed(recipe="magic"), "unknown recipe 'magic'"),
         (_changed(max_latency_ms="0"), "above zero"),
-        (_changed(max_latency_ms="fast"), "fast"),
+        (_changed(max_latency_ms="fast"), "--max-latency-ms"),
         (_changed(max_size_mb="-1"), "above zero"),
         ([*BASE, "--frobnicate"], "--frobnicate"),
     ],

@@ -58,7 +58,8 @@ def test_bad_input_is_one_line(asked: dict[str, Any], change: dict[str, Any], me
         ("title: x\n", "key 'platform' is missing"),
         ("just words", "cannot be read"),
         (
-            "title: x\nplatform: android\ninstruction_set: arm64\ncores: 0\nmemory_mb: 1\nos_floor: '1'\nruntime_floor: '1'\n",
+            "{title: x, platform: android, instruction_set: arm64, cores: 0, memory_mb: 1, os_floor: '1', "
+            "runtime_floor: '1'}",
             "cores = 0: input should be greater than 0",
         ),
     ],

@@ -46,9 +46,13 @@ def test_changed_file_is_no_longer_held(store: Store, tmp_path: Path) -> None:
 
 
 def test_workspace_is_gone_after_an_error(store: Store) -> None:
-    with pytest.raises(RuntimeError), store.workspace() as scratch:
-        (scratch / "half").write_bytes(b"written")
-        raise RuntimeError
+    def work() -> None:
+        with store.workspace() as scratch:
+            (scratch / "half").write_bytes(b"written")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        work()
     assert list((store.root / "scratch").iterdir()) == []
 
 

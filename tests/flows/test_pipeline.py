@@ -83,7 +83,7 @@ def test_five_stages_end_in_a_bundle_that_a_device_can_use(first: DeploymentResu
     predictor = Predictor(first.bundle.artifact.path)
     table = load_breast_cancer(as_frame=True).frame
     row = table.drop(columns="target").iloc[0].to_dict()
-    assert predictor.predict(row).label == str(table["target"].iloc[0])
+    assert predictor.predict(row).labels == (str(table["target"].iloc[0]),)
 
 
 def test_measurements_and_artifacts_are_in_the_result(first: DeploymentResult) -> None:
