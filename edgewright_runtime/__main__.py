@@ -48,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("url", help="release repository: a folder, file:// or http(s)://")
     install.add_argument("--channel", default="stable")
     install.add_argument("--ignore-cohort", action="store_true", help="install even if not yet offered to this device")
+    install.add_argument("--beside", action="store_true", help="keep it, without making it the current model")
+    install.add_argument("--quota-mb", type=float, default=0, help="keep older models while all take at most this")
     check = add("check", _check, "compare a bundle's files with their digests and run its golden vectors")
     check.add_argument("folder", type=Path)
     predict = rooted(add("predict", _predict, "answer rows with the installed model"))
@@ -62,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
 def _install(options: argparse.Namespace) -> dict[str, Any]:
     from edgewright_runtime.updater import Updater
 
-    outcome = Updater(options.url, options.channel, options.root).update(ignore_cohort=options.ignore_cohort)
+    outcome = Updater(options.url, options.channel, options.root).update(
+        ignore_cohort=options.ignore_cohort, beside=options.beside, quota_bytes=int(options.quota_mb * 2**20)
+    )
     installed = _shown(outcome.installed) if outcome.installed else None
     return {"status": outcome.status, "downloaded_bytes": outcome.downloaded_bytes, "installed": installed}
 

@@ -5,6 +5,7 @@ __all__ = [
     "EdgeRuntimeError",
     "InputRejectedError",
     "IntegrityError",
+    "RefusedError",
     "RollbackError",
     "TransportError",
 ]
@@ -27,7 +28,11 @@ class BackendUnavailableError(EdgeRuntimeError):
 
 
 class TransportError(EdgeRuntimeError):
-    """A release repository did not answer, or not with what was asked for."""
+    """A release repository or the cloud did not answer, or not with what was asked for."""
+
+
+class RefusedError(TransportError):
+    """The server understood and refused: asking again would not help."""
 
 
 class InputRejectedError(EdgeRuntimeError):

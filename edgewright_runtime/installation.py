@@ -23,7 +23,7 @@ from pathlib import Path
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError
 from edgewright_runtime.release import ReleaseDocument, parse_release
 
-__all__ = ["Installation", "Installed", "sync_folder", "write_durably"]
+__all__ = ["Installation", "Installed", "discard", "sync_folder", "write_durably"]
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,7 @@ class Installation:
         if before is None or before.name != name:
             self._place_release(folder, release, content, before.name if before else "")
             self._point_to(name)
-        highest = max(release.version, self.highest_version(release.channel))
-        write_durably(self.root / "highest" / release.channel, str(highest).encode())
+        self._raise_highest(release)
         return self.installed(name)
 
     def rollback(self) -> Installed:
@@ -139,22 +138,22 @@ class Installation:
         self._point_to(target.name)
         return target
 
-    def remove_unused(self) -> list[str]:
-        """Delete every release but the current and the one before it, and bundles that none of them uses."""
-        now = self.current()
-        if now is None:
-            return []
-        kept = {now.name, *([now.previous] if now.previous else [])}
-        removed = [name for name in self.names() if name not in kept]
-        for name in removed:
-            shutil.rmtree(self.root / "releases" / name)
-        used = {self.installed(name).bundle.name for name in self.names()}
-        for bundle in (self.root / "bundles").iterdir():
-            if bundle.name not in used:
-                shutil.rmtree(bundle)
-        for leftover in (self.root / "releases").glob(".*"):
-            shutil.rmtree(leftover)
-        return removed
+    def names_by_age(self) -> list[str]:
+        """All releases on this device, the one that was installed first in front."""
+        return sorted(self.names(), key=lambda name: (self.root / "releases" / name).stat().st_mtime_ns)
+
+    def keep_beside(self, release: ReleaseDocument, content: bytes) -> Installed:
+        """Keep a release whose bundle is complete without making it the current one."""
+        name = f"{release.channel}.{release.version}"
+        folder = self.root / "releases" / name
+        if not folder.exists():
+            self._place_release(folder, release, content, "")
+        self._raise_highest(release)
+        return self.installed(name)
+
+    def _raise_highest(self, release: ReleaseDocument) -> None:
+        highest = max(release.version, self.highest_version(release.channel))
+        write_durably(self.root / "highest" / release.channel, str(highest).encode())
 
     def _place_release(self, folder: Path, release: ReleaseDocument, content: bytes, previous: str) -> None:
         staged = folder.with_name(f".{folder.name}")
@@ -165,8 +164,8 @@ class Installation:
         write_durably(staged / "previous", previous.encode())
         (staged / "bundle").symlink_to(Path("..") / ".." / "bundles" / release.manifest.sha256)
         sync_folder(staged)
-        if folder.exists():  # taken again after a rollback and a forced installation
-            shutil.rmtree(folder)
+        if folder.exists():  # an earlier attempt ended between this step and the next
+            discard(folder)
         staged.replace(folder)
         sync_folder(folder.parent)
 
@@ -176,6 +175,17 @@ class Installation:
         fresh.symlink_to(Path("releases") / name)
         fresh.replace(self.root / "current")
         sync_folder(self.root)
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder so that it is either whole or gone; what a crash leaves has a hidden name."""
+    hidden = folder if folder.name.startswith(".") else folder.with_name(f".{folder.name}.gone")
+    if hidden != folder:
+        if hidden.exists():
+            shutil.rmtree(hidden)
+        folder.replace(hidden)
+        sync_folder(folder.parent)
+    shutil.rmtree(hidden)
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -17,6 +17,7 @@ from edgewright_runtime.errors import IntegrityError, RollbackError
 from edgewright_runtime.golden import check_bundle_in_child
 from edgewright_runtime.installation import Installation, Installed, sync_folder
 from edgewright_runtime.manifest import MANIFEST_NAME, FileEntry
+from edgewright_runtime.registry import Registry
 from edgewright_runtime.release import (
     MAX_INDEX_BYTES,
     Blob,
@@ -52,8 +53,11 @@ class Updater:
         self._installation = Installation(root)
         self._downloaded_bytes = 0
 
-    def update(self, *, ignore_cohort: bool = False) -> Outcome:
+    def update(self, *, ignore_cohort: bool = False, beside: bool = False, quota_bytes: int = 0) -> Outcome:
         """Install the channel's current release, if it is new and for this device.
+
+        ``beside`` keeps it among the installed models without making it the current one. Older releases are deleted
+        until all bundles take at most ``quota_bytes``.
 
         Nothing that was installed is touched before the new release has passed every check.
 
@@ -69,13 +73,16 @@ class Updater:
             name = f"{release.channel}.{release.version}"
             if before is not None and before.name == name:
                 return Outcome("current", before)
+            if beside and name in self._installation.names():
+                return Outcome("current", self._installation.installed(name))
             if self._installation.is_refused(name):
                 raise RollbackError(f"release {name} was rolled back on this device; waiting for a newer one")
             if not ignore_cohort and not in_cohort(self._installation.device_id(), release):
                 return Outcome("not_offered", before)
             self._fetch_bundle(release)
-            installed = self._installation.activate(release, content)
-            self._installation.remove_unused()
+            place = self._installation.keep_beside if beside else self._installation.activate
+            installed = place(release, content)
+            Registry(self._installation).collect(quota_bytes)
             return Outcome("installed", installed, self._downloaded_bytes)
 
     def _latest_release(self) -> tuple[ReleaseDocument, bytes]:

@@ -1,0 +1,170 @@
+"""The device's side of the cloud: bounded time, retries with jitter, a circuit breaker, replies strictly read."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import random
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgewright_runtime.errors import IntegrityError, RefusedError, TransportError
+from edgewright_runtime.strict_json import Fields, parse_object
+
+__all__ = ["Breaker", "CloudAnswer", "CloudClient"]
+
+_MAX_REPLY_BYTES = 1 << 20
+_GZIP_FROM_BYTES = 1024  # below that the header costs more than it saves
+_RETRIED = {429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class CloudAnswer:
+    """The cloud's answer to one row: probabilities by class (regressors: one value), and who gave it."""
+
+    scores: tuple[float, ...]
+    model: str
+    version: int
+
+
+class Breaker:
+    """Stops asking after ``failures`` in a row; after ``pause_s`` a single request tries again.
+
+    While it is open a call costs nothing: no added latency while the network is down.
+    """
+
+    def __init__(self, failures: int = 3, pause_s: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._allowed, self._pause_s, self._clock = failures, pause_s, clock
+        self._failed = 0
+        self._try_at = 0.0
+        self._lock = threading.Lock()
+
+    def admits(self) -> bool:
+        """Whether a request may be made now; after the pause this is true for one caller only."""
+        with self._lock:
+            if self._failed < self._allowed:
+                return True
+            if self._clock() < self._try_at:
+                return False
+            self._try_at = self._clock() + self._pause_s
+            return True
+
+    def succeeded(self) -> None:
+        """Close the breaker."""
+        with self._lock:
+            self._failed = 0
+
+    def failed(self) -> None:
+        """Count a failure; open the breaker after enough of them."""
+        with self._lock:
+            self._failed += 1
+            if self._failed >= self._allowed:
+                self._try_at = self._clock() + self._pause_s
+
+
+class CloudClient:
+    """Speaks to ``edgewright cloud`` at ``url`` as the device that ``token`` names."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout_s: float = 5.0,
+        attempts: int = 3,
+        breaker: Breaker | None = None,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise TransportError(f"{url}: the cloud is reached by http or https")
+        self._url = url.rstrip("/")
+        self._token = token
+        self._timeout_s = timeout_s
+        self._attempts = attempts
+        self._pause = pause
+        self.breaker = breaker or Breaker()
+
+    def predict(self, row: Any, model: str) -> CloudAnswer:
+        """Ask for an answer to one raw row (table) or array (nested lists).
+
+        Raises:
+            TransportError: no answer within the attempts, or the breaker is open.
+            IntegrityError: an answer that is not what the protocol says.
+        """
+        f = self.post("/v1/predict", {"model": model, "row": row})
+        answer = CloudAnswer(
+            scores=f.items("scores", lambda v, where: Fields({"score": v}, where).number("score"), 100_000),
+            model=f.text("model"),
+            version=f.whole("version"),
+        )
+        f.done()
+        if not answer.scores:
+            self.breaker.failed()
+            raise IntegrityError("the cloud's answer holds no scores")
+        return answer
+
+    def post(self, path: str, content: Mapping[str, Any]) -> Fields:
+        """Post JSON and read the JSON reply; tried again where the failure may pass.
+
+        Raises:
+            TransportError: no answer, or refused.
+            IntegrityError: a reply that is not a JSON object.
+        """
+        if not self.breaker.admits():
+            raise TransportError(f"{self._url}: not asked, since it failed repeatedly; tried again after a pause")
+        body = json.dumps(content, allow_nan=False).encode()
+        for attempt in range(1, self._attempts + 1):
+            try:
+                reply = self._once(path, body)
+                break
+            except TransportError as e:
+                if attempt == self._attempts or isinstance(e, RefusedError):
+                    self.breaker.failed()
+                    raise
+                # Full jitter: many devices that lost the same server do not come back at the same instant.
+                self._pause(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311 - spreading load, not a secret
+        try:
+            fields = parse_object(reply, "the cloud's reply")
+        except IntegrityError:
+            self.breaker.failed()
+            raise
+        self.breaker.succeeded()
+        return fields
+
+    def _once(self, path: str, body: bytes) -> bytes:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
+        if len(body) >= _GZIP_FROM_BYTES:
+            body = gzip.compress(body, 6)
+            headers["Content-Encoding"] = "gzip"
+        request = urllib.request.Request(f"{self._url}{path}", body, headers)  # noqa: S310 - http(s), checked above
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout_s) as reply:  # noqa: S310
+                return _read(reply, deadline)
+        except urllib.error.HTTPError as e:
+            detail = e.read(300).decode(errors="replace")
+            kind = TransportError if e.code in _RETRIED else RefusedError
+            raise kind(f"{self._url}{path}: the server answered {e.code}: {detail}") from e
+        except (OSError, ValueError, http.client.HTTPException) as e:
+            raise TransportError(f"{self._url}{path}: no answer: {getattr(e, 'reason', None) or e}") from e
+
+
+def _read(reply: http.client.HTTPResponse, deadline: float) -> bytes:
+    """The whole reply, within its length and time: a byte a second must not hold a device."""
+    content = b""
+    while block := reply.read1(1 << 16):
+        content += block
+        if len(content) > _MAX_REPLY_BYTES:
+            raise TransportError(f"the server's reply is longer than {_MAX_REPLY_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise TransportError("the server's reply is too slow")
+    announced = reply.headers.get("Content-Length")
+    if announced is not None and len(content) != int(announced):
+        raise TransportError("the server's reply broke off")
+    return content

@@ -1,0 +1,170 @@
+"""Edge first, cloud when unsure and reachable; the caller always learns who answered.
+
+Without a cloud client the same class is the device-only pattern.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from edgewright_runtime.cloud import CloudAnswer, CloudClient
+from edgewright_runtime.confidence import calibrated, entropy_confidence, margin_confidence
+from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, IntegrityError
+from edgewright_runtime.predictor import Prediction, Predictor
+
+__all__ = ["Answer", "Hybrid", "Policy"]
+
+_MEASURES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "margin": margin_confidence,
+    "entropy": entropy_confidence,
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When the cloud is asked, and how long it may take.
+
+    ``threshold`` is of the confidence (0-1) by ``measure`` (margin or entropy), after calibration.
+    """
+
+    threshold: float = 0.5
+    measure: str = "margin"
+    latency_budget_ms: float = 250.0
+    most_requests: int = 4
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    ``source``: ``edge``, ``cloud``, ``edge_fallback`` (unsure, and the cloud did not answer in time), ``last_good``
+    (the model failed; an earlier answer) or ``default``. ``scores`` are calibrated probabilities by class, or the
+    value of a regressor, whose confidence is None. ``model`` names what answered.
+    """
+
+    source: str
+    label: str | None
+    scores: tuple[float, ...]
+    confidence: float | None
+    latency_ms: float
+    model: str
+
+
+class Hybrid:
+    """One model on the device, optionally a larger one in the cloud; safe from many threads."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        model: str,
+        *,
+        cloud: CloudClient | None = None,
+        policy: Policy | None = None,
+        default: Answer | None = None,
+    ) -> None:
+        self._predictor = predictor
+        self._model = model
+        self._cloud = cloud
+        self._policy = policy or Policy()
+        if self._policy.measure not in _MEASURES:
+            raise InputRejectedError(f"measure '{self._policy.measure}': allowed are {', '.join(_MEASURES)}")
+        self._default = default
+        self._last_good: Answer | None = None
+        self._slots = threading.BoundedSemaphore(self._policy.most_requests)
+        self._interpreter = threading.Lock()  # an inference runtime's interpreter serves one thread at a time
+
+    def predict(self, raw: Any) -> Answer:
+        """Answer one raw row or array.
+
+        Raises:
+            InputRejectedError: the input does not fit; that is the caller's to mend, so nothing stands in for it.
+            EdgeRuntimeError: the model failed, and there is neither an earlier answer nor a default.
+        """
+        began = time.perf_counter()
+        try:
+            answer = self._on_edge(raw)
+        except InputRejectedError:
+            raise
+        except Exception as e:  # whatever the runtime raised, the application goes on
+            return self._stand_in(e, began)
+        if self._cloud is not None and answer.confidence is not None and answer.confidence < self._policy.threshold:
+            answer = self._asked(raw, answer, began)
+        self._last_good = answer
+        return replace(answer, latency_ms=_since(began))
+
+    def _on_edge(self, raw: Any) -> Answer:
+        with self._interpreter:
+            prediction = self._predictor.predict(raw)
+        if len(prediction.scores) != 1:
+            raise InputRejectedError(f"one row at a time, {len(prediction.scores)} were given")
+        return self._answer(prediction)
+
+    def _answer(self, prediction: Prediction) -> Answer:
+        if not prediction.labels:
+            return Answer("edge", None, (float(prediction.scores[0]),), None, 0.0, self._model)
+        shown = calibrated(prediction.scores, self._predictor.manifest.calibration)
+        confidence = float(_MEASURES[self._policy.measure](shown)[0])
+        scores = tuple(float(s) for s in shown[0])
+        return Answer("edge", prediction.labels[0], scores, confidence, 0.0, self._model)
+
+    def _asked(self, raw: Any, edge: Answer, began: float) -> Answer:
+        """The cloud's answer if it comes within the budget and fits this model, else the edge's, marked so."""
+        fallback = replace(edge, source="edge_fallback")
+        cloud = self._cloud
+        if cloud is None or not self._slots.acquire(blocking=False):
+            return fallback
+        box: list[CloudAnswer] = []
+
+        def ask() -> None:
+            try:
+                box.append(cloud.predict(_plain(raw), self._predictor.manifest.name))
+            except EdgeRuntimeError:
+                return  # counted by the client's breaker; the caller has the edge's answer
+            finally:
+                self._slots.release()
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(max(self._policy.latency_budget_ms - _since(began), 0.0) / 1000)
+        if not box:
+            return fallback
+        try:
+            return self._from_cloud(box[0], len(edge.scores))
+        except IntegrityError:
+            return fallback
+
+    def _from_cloud(self, answer: CloudAnswer, classes: int) -> Answer:
+        scores = np.asarray([answer.scores])
+        if scores.shape[1] != classes or scores.min() < 0 or abs(scores.sum() - 1) > 0.01:
+            raise IntegrityError(f"the cloud's answer is no distribution over {classes} classes")
+        labels = self._predictor.manifest.labels or tuple(str(i) for i in range(classes))
+        confidence = float(_MEASURES[self._policy.measure](scores)[0])
+        best = labels[int(scores.argmax())]
+        return Answer("cloud", best, answer.scores, confidence, 0.0, f"{answer.model}.{answer.version}")
+
+    def _stand_in(self, cause: Exception, began: float) -> Answer:
+        for source, answer in (("last_good", self._last_good), ("default", self._default)):
+            if answer is not None:
+                return replace(answer, source=source, latency_ms=_since(began))
+        raise EdgeRuntimeError(f"the model failed and there is no earlier or default answer: {cause}") from cause
+
+
+def _since(began: float) -> float:
+    return (time.perf_counter() - began) * 1000
+
+
+def _plain(raw: Any) -> Any:
+    """The raw input as JSON holds it."""
+    if isinstance(raw, np.ndarray):
+        return raw.tolist()
+    if isinstance(raw, np.generic):
+        return raw.item()
+    if isinstance(raw, Mapping):
+        return {str(key): _plain(value) for key, value in raw.items()}
+    return [_plain(value) for value in raw] if isinstance(raw, (list, tuple)) else raw

@@ -1,0 +1,184 @@
+"""Offline first: answers come from the device, each is kept in the outbox, and the outbox empties when it can."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgewright_runtime.cache import AnswerCache, feeds_key
+from edgewright_runtime.cloud import CloudClient
+from edgewright_runtime.encoding import encode
+from edgewright_runtime.errors import InputRejectedError, IntegrityError
+from edgewright_runtime.hybrid import Answer, Hybrid
+from edgewright_runtime.installation import write_durably
+from edgewright_runtime.manifest import Manifest
+from edgewright_runtime.outbox import Outbox, OutboxError, Record
+from edgewright_runtime.release import checked_channel
+from edgewright_runtime.strict_json import Fields
+
+__all__ = ["Offer", "OfflineModel", "Privacy", "Synced", "sync"]
+
+_MODES = ("keep", "hash", "omit")
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """What a logged prediction holds of its user and its input: ``keep``, ``hash`` (keyed, by device) or ``omit``."""
+
+    user: str = "hash"
+    inputs: str = "omit"
+
+    def __post_init__(self) -> None:
+        for mode in (self.user, self.inputs):
+            if mode not in _MODES:
+                raise InputRejectedError(f"privacy '{mode}': allowed are {', '.join(_MODES)}")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A release that the cloud says is current; the updater decides and checks for itself."""
+
+    channel: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Synced:
+    """How many records arrived, how many batches that took, and what the cloud offered."""
+
+    records: int
+    batches: int
+    offer: Offer | None
+
+
+class OfflineModel:
+    """A model with a cache before it and an outbox behind it; safe from many threads.
+
+    A full disk or a broken outbox does not stop the answers: ``not_logged`` counts what could not be kept.
+    """
+
+    def __init__(
+        self,
+        model: Hybrid,
+        manifest: Manifest,
+        version: str,
+        outbox: Outbox,
+        *,
+        privacy: Privacy | None = None,
+        key_file: Path | None = None,
+        cache_capacity: int = 1000,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._model = model
+        self._manifest = manifest
+        self._version = version
+        self._outbox = outbox
+        self._privacy = privacy or Privacy()
+        self._key = _hash_key(key_file) if key_file else secrets.token_bytes(32)
+        self._clock = clock
+        self.cache: AnswerCache[Answer] = AnswerCache(cache_capacity, version)
+        self.not_logged = 0
+
+    def predict(self, raw: Any, *, user: str | None = None) -> Answer:
+        """Answer a raw row or array and log it; a repeated input is answered from the cache, and logged too.
+
+        Raises:
+            InputRejectedError: the input does not fit the manifest.
+        """
+        key = feeds_key(encode(raw, self._manifest.inputs, self._manifest.preprocessing))
+        answer = self.cache.get(key, self._version)
+        cached = answer is not None
+        if answer is None:
+            answer = self._model.predict(raw)
+            if answer.source in {"edge", "cloud"}:  # a fallback may be better next time
+                self.cache.put(key, self._version, answer)
+        try:
+            self._outbox.add(self._entry(answer, key, raw, user, cached=cached))
+        except OutboxError:
+            self.not_logged += 1
+        return answer
+
+    def _entry(self, answer: Answer, key: bytes, raw: Any, user: str | None, *, cached: bool) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "time_s": self._clock(),
+            "release": self._version,
+            "source": "cache" if cached else answer.source,
+            "label": answer.label,
+            "confidence": answer.confidence,
+            "latency_ms": answer.latency_ms,
+        }
+        if user is not None and self._privacy.user != "omit":
+            entry["user"] = user if self._privacy.user == "keep" else self._hashed(user.encode())
+        if self._privacy.inputs == "keep":
+            entry["input"] = json.loads(json.dumps(raw, default=_listed))
+        elif self._privacy.inputs == "hash":
+            entry["input"] = self._hashed(key)
+        return entry
+
+    def _hashed(self, content: bytes) -> str:
+        return hmac.new(self._key, content, hashlib.sha256).hexdigest()
+
+
+def sync(outbox: Outbox, cloud: CloudClient, status: Mapping[str, Any], most_batches: int = 1000) -> Synced:
+    """Send what waits, oldest first, until nothing does; a record leaves the outbox when the cloud has confirmed it.
+
+    A batch whose confirmation was lost is sent again with the same keys, and counted once there.
+    ``status`` tells the cloud about the device: release, versions, counters.
+
+    Raises:
+        TransportError: the cloud does not answer; what was not confirmed stays.
+        IntegrityError: a reply that is not what the protocol says.
+    """
+    sent, offer = 0, None
+    for number in range(most_batches):
+        batch = outbox.batch()
+        if not batch and number:
+            return Synced(sent, number, offer)
+        fields = cloud.post("/v1/sync", {"status": dict(status), "records": [_as_json(record) for record in batch]})
+        confirmed, offer = _confirmation(fields, {record.key for record in batch})
+        outbox.acknowledge(sorted(confirmed))
+        sent += len(confirmed)
+        if not batch:
+            return Synced(0, 1, offer)
+    return Synced(sent, most_batches, offer)
+
+
+def _as_json(record: Record) -> dict[str, Any]:
+    return {"key": record.key, "body": json.loads(record.body)}
+
+
+def _confirmation(f: Fields, asked: set[str]) -> tuple[set[str], Offer | None]:
+    confirmed = set(f.items("confirmed", lambda v, where: Fields({"key": v}, where).text("key")))
+    offer = f.maybe("offer", lambda key: _offer(f.object(key)))
+    f.done()
+    if confirmed != asked:
+        raise IntegrityError(
+            f"the cloud confirmed {len(confirmed)} records, {len(asked)} were sent: nothing is removed"
+        )
+    return confirmed, offer
+
+
+def _offer(f: Fields) -> Offer:
+    found = Offer(checked_channel(f.text("channel")), f.whole("version", 1))
+    f.done()
+    return found
+
+
+def _hash_key(path: Path) -> bytes:
+    """This device's secret for hashes: without it a hashed user id could be found by trying all of them."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, secrets.token_bytes(32))
+        path.chmod(0o600)
+    return path.read_bytes()
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist()

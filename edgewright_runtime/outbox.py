@@ -1,0 +1,244 @@
+"""Records that must reach the cloud, kept through power cuts until they do.
+
+SQLite with a write-ahead log and ``synchronous=FULL``: `add` returns when the record is on the disk. Callers that
+come at the same time share one commit (group commit). Beyond the disk budget the oldest records are dropped, and
+counted in the same transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgewright_runtime.errors import EdgeRuntimeError
+
+__all__ = ["Outbox", "OutboxError", "Record", "open_connection"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS records
+    (seq INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT OR IGNORE INTO counters VALUES ('dropped', 0), ('bytes', 0), ('added', 0);
+"""
+_OVERHEAD_BYTES = 100  # key, index entry and row header of a record, about
+
+
+class OutboxError(EdgeRuntimeError):
+    """A record could not be kept: the disk is full, or the file failed."""
+
+
+class Record(NamedTuple):
+    """``key`` makes a repeated delivery harmless: the receiver counts it once."""
+
+    key: str
+    body: bytes
+
+
+class _Ticket:
+    __slots__ = ("done", "error", "records")
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+        self.done = False
+        self.error: Exception | None = None
+
+
+def open_connection(path: Path) -> Any:
+    """A connection of the standard library, in autocommit mode, for any thread."""
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+
+
+class Outbox:
+    """A durable queue at ``path``, at most about ``max_bytes`` of records; safe from many threads.
+
+    A damaged file is set aside (``set_aside`` tells where) and a new one begun: never a crash loop.
+    """
+
+    def __init__(self, path: Path, max_bytes: int = 64 << 20, connect: Callable[[Path], Any] = open_connection) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._connect = connect
+        self._condition = threading.Condition()
+        self._pending: list[_Ticket] = []
+        self._leading = False
+        self._database = threading.RLock()
+        self.set_aside: Path | None = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = self._opened()
+
+    def add(self, content: Mapping[str, Any]) -> str:
+        """Keep a record; it is durable when this returns its key.
+
+        Raises:
+            OutboxError: it could not be written.
+        """
+        return self.add_many([content])[0]
+
+    def add_many(self, contents: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Keep several records in one commit, all or none."""
+        records = [Record(uuid.uuid4().hex, _encoded(content)) for content in contents]
+        self._settle(_Ticket(records))
+        return [record.key for record in records]
+
+    def batch(self, most: int = 500, most_bytes: int = 512 << 10) -> list[Record]:
+        """The oldest records, up to a number and a size; at least one if there is any."""
+        found: list[Record] = []
+        size = 0
+        with self._reading() as db:
+            for key, body in db.execute("SELECT key, body FROM records ORDER BY seq LIMIT ?", (most,)):
+                size += len(body)
+                if found and size > most_bytes:
+                    break
+                found.append(Record(key, bytes(body)))
+        return found
+
+    def acknowledge(self, keys: Sequence[str]) -> None:
+        """Forget records that have arrived."""
+        with self._transaction() as db:
+            for key in keys:
+                rows = db.execute("SELECT length(body) FROM records WHERE key = ?", (key,)).fetchall()
+                if rows:
+                    db.execute("DELETE FROM records WHERE key = ?", (key,))
+                    _count(db, "bytes", -(rows[0][0] + _OVERHEAD_BYTES))
+
+    def counters(self) -> dict[str, int]:
+        """``waiting`` records, their ``bytes``, and how many were ever ``added`` and ``dropped``."""
+        with self._reading() as db:
+            found = dict(db.execute("SELECT name, value FROM counters").fetchall())
+            found["waiting"] = db.execute("SELECT count(*) FROM records").fetchall()[0][0]
+        return found
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._database:
+            self._db.close()
+
+    # Group commit: the first caller to find nobody leading commits for all who wait.
+
+    def _settle(self, ticket: _Ticket) -> None:
+        with self._condition:
+            self._pending.append(ticket)
+            while self._leading and not ticket.done:
+                self._condition.wait()
+            if not ticket.done:
+                self._leading = True
+                together, self._pending = self._pending, []
+        if not ticket.done:
+            self._commit(together)
+        if ticket.error is not None:
+            raise OutboxError(f"outbox {self._path.name}: the record was not kept: {ticket.error}") from ticket.error
+
+    def _commit(self, tickets: Sequence[_Ticket]) -> None:
+        error: Exception | None = OutboxError("interrupted before the commit")
+        try:
+            with self._transaction() as db:
+                for ticket in tickets:
+                    for record in ticket.records:
+                        db.execute("INSERT INTO records (key, body) VALUES (?, ?)", (record.key, record.body))
+                        _count(db, "bytes", len(record.body) + _OVERHEAD_BYTES)
+                        _count(db, "added", 1)
+                self._drop_oldest(db)
+            error = None
+        except Exception as e:
+            error = e
+        finally:
+            with self._condition:
+                self._leading = False
+                for ticket in tickets:
+                    ticket.done, ticket.error = True, error
+                self._condition.notify_all()
+
+    def _drop_oldest(self, db: Any) -> None:
+        excess = _value(db, "bytes") - self._max_bytes
+        while excess > 0:
+            rows = db.execute("SELECT seq, length(body) FROM records ORDER BY seq LIMIT 1").fetchall()
+            if not rows:
+                return
+            freed = rows[0][1] + _OVERHEAD_BYTES
+            db.execute("DELETE FROM records WHERE seq = ?", (rows[0][0],))
+            _count(db, "bytes", -freed)
+            _count(db, "dropped", 1)
+            excess -= freed
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        with self._reading() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        with self._database:
+            try:
+                yield self._db
+            except sqlite3.DatabaseError as e:
+                if _is_damage(e):
+                    self._db.close()
+                    self._put_aside()
+                    self._db = self._prepared()
+                raise
+
+    def _opened(self) -> Any:
+        try:
+            return self._prepared()
+        except sqlite3.DatabaseError as e:
+            if not _is_damage(e):
+                raise OutboxError(f"outbox {self._path}: cannot be opened: {e}") from e
+            self._put_aside()
+            return self._prepared()
+
+    def _prepared(self) -> Any:
+        db = self._connect(self._path)
+        try:
+            db.execute("PRAGMA journal_mode=WAL").fetchall()
+            db.execute("PRAGMA synchronous=FULL")
+            _check(db)
+            for statement in _SCHEMA.split(";\n"):
+                if statement.strip():
+                    db.execute(statement)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _put_aside(self) -> None:
+        """Keep one damaged file for whoever investigates; a second would only fill the disk."""
+        self.set_aside = self._path.with_name(f"{self._path.name}.damaged")
+        self._path.replace(self.set_aside)
+        for suffix in ("-wal", "-shm"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+
+
+def _check(db: Any) -> None:
+    found = db.execute("PRAGMA quick_check").fetchall()
+    if found != [("ok",)]:
+        raise sqlite3.DatabaseError(f"the file fails its own check: {found[0][0]}")
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    # Its subclasses tell of a full disk, a lock or a wrong call: the file itself is sound then.
+    return type(error) is sqlite3.DatabaseError
+
+
+def _encoded(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _value(db: Any, name: str) -> int:
+    return int(db.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchall()[0][0])
+
+
+def _count(db: Any, name: str, change: int) -> None:
+    db.execute("UPDATE counters SET value = value + ? WHERE name = ?", (change, name))

@@ -1,0 +1,189 @@
+"""The models on this device: which there are, which fits the moment, and which may be deleted.
+
+The folders of `Installation` are the state, so it survives a power loss as they do: nothing else is kept.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgewright_runtime.bundle import read_manifest
+from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError
+from edgewright_runtime.installation import Installation, discard
+from edgewright_runtime.manifest import Manifest
+
+__all__ = ["Constraints", "Model", "Registry"]
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a model may cost now; None sets no limit. ``runtimes`` and ``accelerators`` are those that are here."""
+
+    max_memory_mb: float | None = None
+    max_latency_ms: float | None = None
+    max_size_bytes: int | None = None
+    runtimes: frozenset[str] | None = None
+    accelerators: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Model:
+    """An installed bundle with the figures that validation measured; None where nothing was measured."""
+
+    release: str
+    folder: Path
+    manifest: Manifest
+    size_bytes: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right answers, or R²."""
+        return self.manifest.measurements.accuracy
+
+    @property
+    def latency_p95_ms(self) -> float | None:
+        """p95 on the validation target."""
+        return self.manifest.measurements.latency_p95_ms
+
+    @property
+    def memory_mb(self) -> float | None:
+        """What loading and running it adds."""
+        return self.manifest.measurements.added_memory_mb
+
+    def fits(self, limits: Constraints) -> bool:
+        """Whether every limit is kept; a figure that was never measured keeps none."""
+        need = self.manifest.runtime
+        return (
+            _within(self.memory_mb, limits.max_memory_mb)
+            and _within(self.latency_p95_ms, limits.max_latency_ms)
+            and _within(self.size_bytes, limits.max_size_bytes)
+            and (limits.runtimes is None or need.name in limits.runtimes)
+            and (need.accelerator is None or need.accelerator in limits.accelerators)
+        )
+
+
+class Registry:
+    """What is installed under one root."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+        self._leases = installation.root / "leases"
+        self._leases.mkdir(exist_ok=True)
+
+    def models(self) -> list[Model]:
+        """Every release whose bundle is here and readable, oldest first; a damaged one is left out."""
+        found = []
+        for name in self._installation.names():
+            try:
+                folder = self._installation.installed(name).bundle
+                manifest = read_manifest(folder)
+            except IntegrityError:
+                continue
+            found.append(Model(name, folder, manifest, sum(entry.bytes for entry in manifest.files)))
+        return found
+
+    def best_model(self, limits: Constraints) -> Model:
+        """The most accurate model within the limits; of equally accurate ones the faster.
+
+        Raises:
+            EdgeRuntimeError: none is within them; the message says what there is.
+        """
+        models = self.models()
+        fitting = [model for model in models if model.fits(limits)]
+        if not fitting:
+            there = ", ".join(_described(model) for model in models) or "nothing"
+            raise EdgeRuntimeError(f"no installed model is within {limits}; installed: {there}")
+        return min(fitting, key=_rank)
+
+    @contextmanager
+    def in_use(self, folder: Path) -> Iterator[Path]:
+        """Keep a bundle from being deleted while this block, or this process, lives."""
+        with (self._leases / folder.name).open("ab") as lease:
+            fcntl.flock(lease, fcntl.LOCK_SH)
+            yield folder
+
+    def collect(self, quota_bytes: int = 0) -> list[str]:
+        """Delete the oldest releases until their bundles take at most ``quota_bytes``; returns their names.
+
+        The current release, the one it would roll back to and bundles in use stay, whatever they take.
+        """
+        current = self._installation.current()
+        if current is None:
+            return []
+        pinned = {current.name, current.previous}
+        removed = []
+        for name in self._installation.names_by_age():
+            if self._used_bytes() <= quota_bytes:
+                break
+            if name not in pinned and self._remove(name):
+                removed.append(name)
+        self._remove_orphans()
+        return removed
+
+    def _used_bytes(self) -> int:
+        folders = self._installation.root / "bundles"
+        return sum(file.stat().st_size for file in folders.rglob("*") if file.is_file())
+
+    def _remove(self, name: str) -> bool:
+        """Delete a release, and its bundle if no other release has it; False where the bundle is in use."""
+        root = self._installation.root
+        digest = self._digest(name)
+        shared = any(self._digest(other) == digest for other in self._installation.names() if other != name)
+        if shared:
+            discard(root / "releases" / name)
+            return True
+        with self._unused(digest) as free:
+            if not free:
+                return False
+            # The release goes first: one without its bundle would look damaged, a bundle without release is an orphan.
+            discard(root / "releases" / name)
+            discard(root / "bundles" / digest)
+            return True
+
+    def _remove_orphans(self) -> None:
+        """Bundles of no release, and releases half written: what a crash can leave."""
+        root = self._installation.root
+        known = {self._digest(name) for name in self._installation.names()}
+        for bundle in (root / "bundles").iterdir():
+            if bundle.name not in known:
+                with self._unused(bundle.name) as free:
+                    if free:
+                        discard(bundle)
+        for half in (root / "releases").glob(".*"):
+            shutil.rmtree(half)
+
+    def _digest(self, name: str) -> str:
+        return (self._installation.root / "releases" / name / "bundle").readlink().name
+
+    @contextmanager
+    def _unused(self, digest: str) -> Iterator[bool]:
+        # The file stays: a lease taken on an unlinked one would protect nothing.
+        with (self._leases / digest).open("ab") as lease:
+            try:
+                fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+def _within(value: float | None, limit: float | None) -> bool:
+    return limit is None or (value is not None and value <= limit)
+
+
+def _rank(model: Model) -> tuple[float, float]:
+    accuracy = model.accuracy if model.accuracy is not None else float("-inf")
+    latency = model.latency_p95_ms if model.latency_p95_ms is not None else float("inf")
+    return -accuracy, latency
+
+
+def _described(model: Model) -> str:
+    return (
+        f"{model.release} ({model.size_bytes} bytes, {model.memory_mb} MB, p95 {model.latency_p95_ms} ms, "
+        f"{model.manifest.runtime.name})"
+    )

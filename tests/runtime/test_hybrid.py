@@ -1,0 +1,302 @@
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgewright.package import Bundle
+from edgewright_runtime.cache import AnswerCache, feeds_key
+from edgewright_runtime.cloud import Breaker, CloudClient
+from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, IntegrityError, RefusedError, TransportError
+from edgewright_runtime.hybrid import Answer, Hybrid, Policy
+from edgewright_runtime.offline import OfflineModel, Privacy, sync
+from edgewright_runtime.outbox import Outbox
+from edgewright_runtime.predictor import Predictor
+from tests.bundles import LABELS
+from tests.runtime.loopback import Cloud, Reply, answering, serving, slowly
+
+ROW = {"tenure": 0.1, "charges": 0.1, "contract": "One year"}
+CLOUD_SAYS = answering(scores=[0.05, 0.05, 0.9], model="churn-large", version=7)
+ALWAYS_UNSURE = Policy(threshold=1.1, latency_budget_ms=5000)
+
+
+@pytest.fixture(scope="module")
+def predictor(table_bundle: Bundle) -> Predictor:
+    return Predictor(table_bundle.artifact.path)
+
+
+def client(cloud: Cloud, **options: Any) -> CloudClient:
+    return CloudClient(cloud.url, "token", **{"timeout_s": 5, "pause": lambda _: None, **options})
+
+
+def test_sure_answers_never_leave_the_device(predictor: Predictor) -> None:
+    with serving(CLOUD_SAYS) as cloud:
+        answer = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=Policy(threshold=0.0)).predict(ROW)
+
+    assert (answer.source, answer.model, cloud.requests) == ("edge", "stable.1", [])
+    assert answer.label in LABELS
+    assert sum(answer.scores) == pytest.approx(1)
+    assert answer.latency_ms > 0
+
+
+def test_unsure_answers_are_the_clouds(predictor: Predictor) -> None:
+    with serving(CLOUD_SAYS) as cloud:
+        answer = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=ALWAYS_UNSURE).predict(ROW)
+
+    assert (answer.source, answer.label, answer.model) == ("cloud", LABELS[2], "churn-large.7")
+    assert answer.confidence == pytest.approx(0.85)
+    assert cloud.requests == [{"model": "churn", "row": ROW}]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        lambda _p, _c: (500, b"broken"),
+        lambda _p, _c: (403, b"no"),
+        lambda _p, _c: (200, b"<html>captive portal</html>"),
+        lambda _p, _c: None,
+        answering(scores=[0.5, 0.5], model="m", version=1),
+        answering(scores=[3, -1, -1], model="m", version=1),
+        answering(scores=["high"], model="m", version=1),
+        answering(scores=[], model="m", version=1),
+        answering(scores=[1, 0, 0], model="m", version=1, extra=1),
+        lambda _p, _c: (200, b'{"scores": [' + b"0," * 600_000 + b"0]}"),
+    ],
+    ids=["500", "403", "html", "cut", "classes", "negative", "text", "empty", "unknown key", "too long"],
+)
+def test_whatever_the_cloud_does_the_edge_answers(predictor: Predictor, reply: Reply) -> None:
+    with serving(reply) as cloud:
+        answer = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=ALWAYS_UNSURE).predict(ROW)
+
+    assert answer.source == "edge_fallback"
+    assert answer.model == "stable.1"
+
+
+def test_answer_after_the_budget_is_the_edges(predictor: Predictor) -> None:
+    policy = Policy(threshold=1.1, latency_budget_ms=50)
+    with serving(slowly(1.0, CLOUD_SAYS)) as cloud:
+        answer = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=policy).predict(ROW)
+
+    assert answer.source == "edge_fallback"
+
+
+def test_open_breaker_asks_no_more_and_tries_again_after_the_pause(predictor: Predictor) -> None:
+    now = [0.0]
+    breaker = Breaker(failures=2, pause_s=10, clock=lambda: now[0])
+    with serving(lambda _p, _c: (500, b"")) as cloud:
+        hybrid = Hybrid(predictor, "s", cloud=client(cloud, attempts=1, breaker=breaker), policy=ALWAYS_UNSURE)
+        for _ in range(6):
+            hybrid.predict(ROW)
+        asked_while_open = len(cloud.requests)
+        cloud.reply = CLOUD_SAYS
+        now[0] = 11.0
+        first = hybrid.predict(ROW)
+        second = hybrid.predict(ROW)
+
+    assert asked_while_open == 2
+    assert (first.source, second.source) == ("cloud", "cloud")
+
+
+def test_half_open_breaker_admits_one_caller() -> None:
+    now = [0.0]
+    breaker = Breaker(failures=1, pause_s=10, clock=lambda: now[0])
+    breaker.failed()
+    now[0] = 10.5
+
+    assert [breaker.admits() for _ in range(3)] == [True, False, False]
+
+
+@pytest.mark.parametrize(("status", "asked"), [(503, 3), (429, 3), (400, 1), (401, 1)])
+def test_only_what_may_pass_is_tried_again(status: int, asked: int) -> None:
+    pauses: list[float] = []
+    with serving(lambda _p, _c: (status, b"")) as cloud:
+        with pytest.raises(TransportError) as caught:
+            client(cloud, pause=pauses.append).post("/v1/sync", {})
+        assert len(cloud.requests) == asked
+    assert len(pauses) == asked - 1
+    assert isinstance(caught.value, RefusedError) == (asked == 1)
+
+
+def test_failing_model_is_stood_in_for_and_says_so(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = Answer("edge", LABELS[0], (1.0, 0.0, 0.0), 0.0, 0.0, "default")
+    fresh, known = Hybrid(predictor, "s", default=default), Hybrid(predictor, "s")
+    good = known.predict(ROW)
+
+    def broken(_: object) -> None:
+        raise RuntimeError("the interpreter failed")
+
+    monkeypatch.setattr(predictor.backend, "run", broken)
+
+    assert fresh.predict(ROW).source == "default"
+    again = known.predict(ROW)
+    assert (again.source, again.scores) == ("last_good", good.scores)
+    with pytest.raises(EdgeRuntimeError, match="the interpreter failed"):
+        Hybrid(predictor, "s").predict(ROW)
+
+
+def test_bad_input_is_the_callers_and_is_never_stood_in_for(predictor: Predictor) -> None:
+    hybrid = Hybrid(predictor, "s")
+    hybrid.predict(ROW)
+
+    with pytest.raises(InputRejectedError, match="needs a number"):
+        hybrid.predict({**ROW, "tenure": "NaN?"})
+
+
+def test_eight_threads_get_the_answers_of_one(predictor: Predictor) -> None:
+    hybrid = Hybrid(predictor, "s")
+    rows = [{**ROW, "tenure": float(i)} for i in range(40)]
+    expected = [hybrid.predict(row).scores for row in rows]
+    found: dict[int, list[tuple[float, ...]]] = {}
+
+    def work(worker: int) -> None:
+        found[worker] = [hybrid.predict(row).scores for row in rows]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert all(found[worker] == expected for worker in range(8))
+
+
+def test_cache_forgets_the_least_recently_used_and_other_models() -> None:
+    cache: AnswerCache[int] = AnswerCache(2, "v1")
+    cache.put(b"a", "v1", 1)
+    cache.put(b"b", "v1", 2)
+    cache.get(b"a", "v1")
+    cache.put(b"c", "v1", 3)
+
+    assert [cache.get(k, "v1") for k in (b"a", b"b", b"c")] == [1, None, 3]
+    cache.put(b"old", "v0", 9)
+    cache.use("v2")
+    assert (len(cache), cache.get(b"a", "v1"), cache.get(b"a", "v2")) == (0, None, None)
+
+
+def test_cache_key_is_of_the_exact_input() -> None:
+    x = np.zeros((1, 4), np.float32)
+    keys = {
+        feeds_key({"x": x}),
+        feeds_key({"y": x}),
+        feeds_key({"x": x.reshape(4, 1)}),
+        feeds_key({"x": x.view(np.int32)}),
+        feeds_key({"x": -x}),
+    }
+
+    assert len(keys) == 5
+    assert feeds_key({"x": np.asfortranarray(np.ones((3, 2)))}) == feeds_key({"x": np.ones((3, 2))})
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    return Outbox(tmp_path / "outbox.db")
+
+
+def offline(predictor: Predictor, outbox: Outbox, **options: Any) -> OfflineModel:
+    return OfflineModel(Hybrid(predictor, "stable.1"), predictor.manifest, "stable.1", outbox, **options)
+
+
+def logged(outbox: Outbox) -> list[dict[str, Any]]:
+    return [json.loads(record.body) for record in outbox.batch()]
+
+
+def test_every_prediction_is_logged_cached_or_not(predictor: Predictor, outbox: Outbox) -> None:
+    model = offline(predictor, outbox)
+    first, second = model.predict(ROW), model.predict(dict(ROW))
+
+    assert first == second
+    assert [entry["source"] for entry in logged(outbox)] == ["edge", "cache"]
+    assert model.cache.hits == 1
+
+
+@pytest.mark.parametrize(
+    ("privacy", "user", "has_input"),
+    [(Privacy("keep", "keep"), "anna", True), (Privacy("omit", "omit"), None, False), (Privacy(), "hashed", False)],
+)
+def test_privacy_decides_what_is_logged(
+    predictor: Predictor, outbox: Outbox, tmp_path: Path, privacy: Privacy, user: str | None, has_input: bool
+) -> None:
+    for _ in range(2):  # the key file makes the second process hash as the first did
+        offline(predictor, outbox, privacy=privacy, key_file=tmp_path / "key").predict(ROW, user="anna")
+
+    first, second = logged(outbox)
+    assert first.get("user") == second.get("user")
+    if user == "hashed":
+        assert len(first["user"]) == 64
+        assert "anna" not in json.dumps(first)
+    else:
+        assert first.get("user") == user
+    assert (first.get("input") == ROW) == has_input
+
+
+def test_broken_outbox_does_not_stop_the_answers(predictor: Predictor, outbox: Outbox) -> None:
+    model = offline(predictor, outbox)
+    outbox.close()
+
+    assert model.predict(ROW).source == "edge"
+    assert model.not_logged == 1
+
+
+class Ledger:
+    """The cloud's side of sync: counts each key once, and can lose its answer after it has counted."""
+
+    def __init__(self) -> None:
+        self.counted: dict[str, Any] = {}
+        self.lose = 0
+
+    def __call__(self, _path: str, content: dict[str, Any]) -> tuple[int, bytes] | None:
+        for record in content["records"]:
+            self.counted.setdefault(record["key"], record["body"])
+        if self.lose:
+            self.lose -= 1
+            return None
+        confirmed = [record["key"] for record in content["records"]]
+        return 200, json.dumps({"confirmed": confirmed, "offer": {"channel": "stable", "version": 3}}).encode()
+
+
+def test_lost_confirmations_are_counted_once(predictor: Predictor, outbox: Outbox) -> None:
+    outbox.add_many([{"n": n} for n in range(1200)])
+    ledger = Ledger()
+    ledger.lose = 2
+    with serving(ledger) as cloud:
+        done = sync(outbox, client(cloud), {"release": "stable.1"})
+
+    assert (done.records, done.batches, done.offer.version) == (1200, 3, 3)
+    assert sorted(body["n"] for body in ledger.counted.values()) == list(range(1200))
+    assert len(cloud.requests) == 3 + 2
+    assert outbox.counters()["waiting"] == 0
+
+
+def test_sync_while_offline_keeps_everything(outbox: Outbox) -> None:
+    outbox.add({"n": 1})
+    cloud = CloudClient("http://127.0.0.1:9", "t", attempts=1)
+
+    with pytest.raises(TransportError):
+        sync(outbox, cloud, {})
+    assert outbox.counters()["waiting"] == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answering(confirmed=[], offer=None),
+        answering(confirmed=["another"], offer=None),
+        answering(confirmed="all", offer=None),
+        answering(ok=True),
+    ],
+)
+def test_confirmation_that_does_not_fit_removes_nothing(outbox: Outbox, reply: Reply) -> None:
+    outbox.add({"n": 1})
+    with serving(reply) as cloud, pytest.raises(IntegrityError):
+        sync(outbox, client(cloud), {})
+
+    assert outbox.counters()["waiting"] == 1
+
+
+def test_offer_comes_even_with_nothing_to_send(outbox: Outbox) -> None:
+    with serving(Ledger()) as cloud:
+        done = sync(outbox, client(cloud), {"release": "stable.1"})
+
+    assert (done.records, done.offer.version) == (0, 3)

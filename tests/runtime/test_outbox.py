@@ -1,0 +1,173 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from edgewright_runtime.outbox import Outbox, OutboxError
+
+
+def bodies(outbox: Outbox) -> list[dict[str, int]]:
+    return [json.loads(record.body) for record in outbox.batch()]
+
+
+def test_records_leave_in_order_once_acknowledged(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+    keys = outbox.add_many([{"n": 1}, {"n": 2}, {"n": 3}])
+
+    assert bodies(outbox) == [{"n": 1}, {"n": 2}, {"n": 3}]
+    outbox.acknowledge(keys[:2])
+    outbox.acknowledge(["never there"])
+
+    assert bodies(outbox) == [{"n": 3}]
+    outbox.acknowledge(keys[2:])
+    assert outbox.counters() == {"waiting": 0, "bytes": 0, "added": 3, "dropped": 0}
+
+
+def test_records_survive_the_process(tmp_path: Path) -> None:
+    Outbox(tmp_path / "o.db").add({"n": 1})
+
+    assert bodies(Outbox(tmp_path / "o.db")) == [{"n": 1}]
+
+
+def test_batch_keeps_to_its_size_but_never_starves(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+    outbox.add_many([{"n": "x" * 1000}] * 5)
+
+    assert len(outbox.batch(most_bytes=2500)) == 2
+    assert len(outbox.batch(most_bytes=10)) == 1
+    assert len(outbox.batch(most=3)) == 3
+
+
+def test_beyond_the_budget_the_oldest_go_and_are_counted(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db", max_bytes=2000)
+    for n in range(50):
+        outbox.add({"n": n})
+
+    kept = [body["n"] for body in bodies(outbox)]
+    counters = outbox.counters()
+    assert kept == list(range(50 - len(kept), 50))
+    assert counters["dropped"] + counters["waiting"] == counters["added"] == 50
+    assert counters["bytes"] <= 2000
+
+
+def test_eight_threads_share_commits_and_lose_nothing(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+    keys: list[str] = []
+
+    def work(worker: int) -> None:
+        keys.extend(outbox.add({"w": worker, "n": n}) for n in range(40))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    found = outbox.batch(most=1000)
+    assert {record.key for record in found} == set(keys)
+    assert len(found) == 320
+    order: dict[int, list[int]] = {}
+    for record in found:
+        body = json.loads(record.body)
+        order.setdefault(body["w"], []).append(body["n"])
+    assert all(numbers == sorted(numbers) for numbers in order.values())
+
+
+@pytest.mark.parametrize("damage", [b"this is no database at all" * 100, b""], ids=["overwritten", "empty"])
+def test_damaged_file_is_set_aside_and_a_new_one_begun(tmp_path: Path, damage: bytes) -> None:
+    Outbox(tmp_path / "o.db").close()
+    (tmp_path / "o.db").write_bytes(damage)
+
+    outbox = Outbox(tmp_path / "o.db")
+    outbox.add({"n": 1})
+
+    assert bodies(outbox) == [{"n": 1}]
+    assert (outbox.set_aside is not None) == bool(damage)
+
+
+def test_damage_in_the_middle_is_noticed(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+    outbox.add_many([{"n": "x" * 500}] * 200)
+    outbox.close()
+    content = bytearray((tmp_path / "o.db").read_bytes())
+    content[4096 * 2 : 4096 * 6] = os.urandom(4096 * 4)
+    (tmp_path / "o.db").write_bytes(content)
+
+    again = Outbox(tmp_path / "o.db")
+
+    assert again.set_aside is not None
+    assert again.set_aside.exists()
+    again.add({"n": 1})
+    assert len(bodies(again)) == 1
+
+
+_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from edgewright_runtime.outbox import Outbox, OutboxError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+outbox = Outbox(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+kept = 0
+try:
+    while True:
+        outbox.add({"n": "x" * 5000})
+        kept += 1
+except OutboxError as e:
+    print(kept)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+outbox.add({"n": "after"})
+"""
+
+
+def test_full_disk_is_an_error_that_passes(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL_DISK, str(tmp_path / "o.db")], capture_output=True, text=True, check=True
+    )
+
+    kept = int(done.stdout)
+    assert kept > 3
+    assert len(Outbox(tmp_path / "o.db").batch()) == kept + 1
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from edgewright_runtime.outbox import Outbox
+outbox = Outbox(Path(sys.argv[1]))
+while True:
+    print(outbox.add({"n": 1}), flush=True)
+"""
+
+
+def test_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    acknowledged: set[str] = set()
+    for _ in range(5):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(tmp_path / "o.db")], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(20)]
+        process.send_signal(signal.SIGKILL)
+        lines += process.stdout.readlines()
+        process.wait()
+        process.stdout.close()
+        acknowledged |= {line.strip() for line in lines if line.endswith("\n")}
+
+    found = {record.key for record in Outbox(tmp_path / "o.db").batch(most=100_000, most_bytes=1 << 30)}
+    assert len(acknowledged) >= 100
+    assert acknowledged <= found
+
+
+def test_error_names_the_outbox(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+    outbox.close()
+
+    with pytest.raises(OutboxError, match=r"o\.db"):
+        outbox.add({"n": 1})
+    assert (tmp_path / "o.db").exists(), "a wrong call is no damage"

@@ -1,0 +1,121 @@
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from edgewright.deploy import publish
+from edgewright.package import Bundle
+from edgewright_runtime.errors import EdgeRuntimeError
+from edgewright_runtime.installation import Installation
+from edgewright_runtime.registry import Constraints, Registry
+from edgewright_runtime.updater import Updater
+from tests.bundles import report, table_parts
+
+PLENTY = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three models: accurate and slow, accurate and fast, rough and small."""
+    root = tmp_path_factory.mktemp("device")
+    for seed, (channel, accuracy, p95_ms, memory_mb) in enumerate(
+        [("slow", 0.95, 9.0, 40.0), ("fast", 0.95, 3.0, 30.0), ("rough", 0.80, 1.0, 2.0)]
+    ):
+        parts = table_parts(tmp_path_factory.mktemp(channel), seed=seed + 10)
+        made = report(parts.exported.artifact, p95_ms=p95_ms, accuracy=accuracy)
+        candidate = made.candidate.model_copy(update={"added_memory_mb": memory_mb})
+        object.__setattr__(parts, "report", made.model_copy(update={"candidate": candidate}))
+        publish(parts.build(), str(root / "repository"), channel)
+        Updater(str(root / "repository"), channel, root / "models").update(beside=channel != "slow", quota_bytes=PLENTY)
+    return root
+
+
+@pytest.fixture
+def registry(device: Path) -> Registry:
+    return Registry(Installation(device / "models"))
+
+
+@pytest.mark.parametrize(
+    ("limits", "release"),
+    [
+        (Constraints(), "fast.1"),
+        (Constraints(max_latency_ms=2), "rough.1"),
+        (Constraints(max_memory_mb=35), "fast.1"),
+        (Constraints(max_memory_mb=5), "rough.1"),
+        (Constraints(runtimes=frozenset({"onnxruntime"})), "fast.1"),
+    ],
+)
+def test_the_most_accurate_that_fits_is_best_and_the_faster_of_equals(
+    registry: Registry, limits: Constraints, release: str
+) -> None:
+    assert registry.best_model(limits).release == release
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [Constraints(max_memory_mb=1), Constraints(max_size_bytes=10), Constraints(runtimes=frozenset({"litert"}))],
+)
+def test_where_none_fits_the_message_says_what_there_is(registry: Registry, limits: Constraints) -> None:
+    with pytest.raises(EdgeRuntimeError, match=r"installed: fast\.1 \("):
+        registry.best_model(limits)
+
+
+def test_figure_that_was_never_measured_keeps_no_limit(tmp_path: Path) -> None:
+    parts = table_parts(tmp_path)
+    unmeasured = parts.report.candidate.model_copy(update={"latency": None})
+    object.__setattr__(parts, "report", parts.report.model_copy(update={"candidate": unmeasured}))
+    publish(parts.build(), str(tmp_path / "repository"), "stable")
+    Updater(str(tmp_path / "repository"), "stable", tmp_path / "models").update()
+    registry = Registry(Installation(tmp_path / "models"))
+
+    assert registry.best_model(Constraints()).release == "stable.1"
+    with pytest.raises(EdgeRuntimeError):
+        registry.best_model(Constraints(max_latency_ms=1000))
+
+
+def test_installing_beside_leaves_the_current_model(device: Path, registry: Registry) -> None:
+    assert Installation(device / "models").current().name == "slow.1"
+    assert {model.release for model in registry.models()} == {"slow.1", "fast.1", "rough.1"}
+
+
+def _hold(root: Path, folder: Path, ready: object, done: object) -> None:
+    with Registry(Installation(root)).in_use(folder):
+        ready.set()
+        done.wait(30)
+
+
+def test_quota_deletes_the_oldest_but_never_what_is_in_use(
+    tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle, image_bundle: Bundle
+) -> None:
+    root = tmp_path / "models"
+    for channel, bundle in (("a", table_bundle), ("b", newer_bundle), ("c", image_bundle)):
+        publish(bundle, str(tmp_path / "repository"), channel)
+        Updater(str(tmp_path / "repository"), channel, root).update(beside=channel != "c", quota_bytes=PLENTY)
+    registry = Registry(Installation(root))
+    held = next(model.folder for model in registry.models() if model.release == "a.1")
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(root, held, ready, done))
+    holder.start()
+    assert ready.wait(30)
+
+    assert registry.collect(quota_bytes=0) == ["b.1"]
+    holder.kill()  # a lease ends with its process, however that ends
+    holder.join()
+
+    assert registry.collect(quota_bytes=PLENTY) == []
+    assert registry.collect(quota_bytes=0) == ["a.1"]
+    assert [model.release for model in registry.models()] == ["c.1"]
+    assert len(list((root / "bundles").iterdir())) == 1
+
+
+def test_what_a_crash_left_is_swept(tmp_path: Path, table_bundle: Bundle) -> None:
+    publish(table_bundle, str(tmp_path / "repository"), "stable")
+    Updater(str(tmp_path / "repository"), "stable", tmp_path / "models").update()
+    (tmp_path / "models/bundles" / ("0" * 64)).mkdir()
+    (tmp_path / "models/releases/.stable.2").mkdir()
+
+    Registry(Installation(tmp_path / "models")).collect()
+
+    assert len(list((tmp_path / "models/bundles").iterdir())) == 1
+    assert not list((tmp_path / "models/releases").glob(".*"))
