@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake.builder import Builder, Op, Operand, Result, Value, refuse
+from edgewright.intake.onnx_nodes import needed_nodes
 from edgewright.intake.operators import convolution, elementwise, preprocessing, reduction, shape, trees
 
 __all__ = ["HANDLERS", "ML_HANDLERS", "import_onnx"]
@@ -67,7 +68,7 @@ def import_onnx(model: onnx.ModelProto) -> fx.GraphModule:
             values[entry.name] = builder.placeholder(entry.name, _shape_of(entry), _dtype_of(entry))
     opsets = {o.domain: o.version for o in model.opset_import}
     users = _users(model.graph)
-    for node in model.graph.node:
+    for node in needed_nodes(model.graph):
         op = _op(node, values, opsets)
         results = _converted(builder, node, op)
         results = results if isinstance(results, tuple) else (results,)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.intake.exact_trees import with_float32_thresholds
+from edgewright.intake.onnx_nodes import drop_unused
+from edgewright.intake.table_graph import FEATURES
 
 __all__ = ["ColumnKind", "answers", "classes_of", "columns_of", "has_trees", "to_onnx"]
 
@@ -147,11 +149,13 @@ def to_onnx(estimator: Any, columns: Sequence[ColumnKind] | None, name: str, *, 
     from skl2onnx.common.data_types import FloatTensorType, StringTensorType
     from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
 
-    if columns is None:
-        types = [("features", FloatTensorType([None, estimator.n_features_in_]))]
-    else:
-        kinds = (FloatTensorType if c.categories is None else StringTensorType for c in columns)
+    kinds = [FloatTensorType if c.categories is None else StringTensorType for c in columns or ()]
+    if columns is not None and _takes_columns_apart(estimator):
         types = [(c.name, kind([None, 1])) for c, kind in zip(columns, kinds, strict=True)]
+    elif len(set(kinds)) > 1:
+        raise UnsupportedError(f"{type(estimator).__name__}: text and numbers in one matrix; use a ColumnTransformer")
+    else:
+        types = [(FEATURES, (kinds[0] if kinds else FloatTensorType)([None, estimator.n_features_in_]))]
     estimator = with_float32_thresholds(estimator, decimals=decimals)
     options = {id(estimator): {"zipmap": False}} if classes_of(estimator) is not None else None
     try:
@@ -166,6 +170,16 @@ def to_onnx(estimator: Any, columns: Sequence[ColumnKind] | None, name: str, *, 
     return model
 
 
+def _takes_columns_apart(estimator: Any) -> bool:
+    """Whether a ColumnTransformer stands where the table comes in."""
+    if hasattr(estimator, "transformers_"):
+        return True
+    if hasattr(estimator, "steps"):
+        real = [step for _, step in estimator.steps if not isinstance(step, str) and step is not None]
+        return bool(real) and _takes_columns_apart(real[0])
+    return any(_takes_columns_apart(part) for part in _parts(estimator))
+
+
 def _keep_one_output(model: onnx.ModelProto, *, classifier: bool) -> None:
     """Scores for a classifier (labels follow from them), values for anything else, under a fixed name."""
     kept = model.graph.output[1 if classifier else 0]
@@ -176,6 +190,7 @@ def _keep_one_output(model: onnx.ModelProto, *, classifier: bool) -> None:
     if kept.name != wanted:
         model.graph.node.append(onnx.helper.make_node("Identity", [kept.name], [wanted], name=wanted))
         kept.name = wanted
+    drop_unused(model)
 
 
 def _line(error: Exception) -> str:

@@ -39,29 +39,33 @@ def strings_of(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def with_features_input(model: onnx.ModelProto, columns: Sequence[str], codes: Mapping[str, int]) -> None:
-    """Replace the inputs, one (N, 1) for each of ``columns``, by ``features`` (N, len(columns)) float32."""
+    """Make ``features`` (N, len(columns)) float32 the one input, in place of one (N, 1) for each column, or of text."""
     graph = model.graph
     by_name = {entry.name: entry for entry in graph.input}
     textual = [e.name for e in graph.input if e.type.tensor_type.elem_type == TensorProto.STRING]
     if textual:
         _code_strings(graph, set(textual), codes)
-    for entry in by_name.values():
-        graph.input.remove(entry)
+    del graph.input[:]
+    del graph.value_info[:]
     graph.input.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, [None, len(columns)]))
+    if set(by_name) == {FEATURES} and len(columns) != 1:
+        return
     if len(by_name) != len(columns):
         raise ConversionError(f"skl2onnx made {len(by_name)} inputs of {len(columns)} columns")
     # By position: skl2onnx writes "mean radius" as "mean_radius".
-    used = list(enumerate(by_name))
+    # A column may bear any name, also that of the new input.
+    inside = {column: f"{FEATURES}_column_{i}" for i, column in enumerate(by_name)}
+    for node in graph.node:
+        node.input[:] = [inside.get(name, name) for name in node.input]
     picks = [
         helper.make_node("Gather", [FEATURES, f"{FEATURES}_index_{i}"], [column], name=f"pick_{i}", axis=1)
-        for i, column in used
+        for i, column in enumerate(inside.values())
     ]
-    for i, _ in used:
+    for i in range(len(columns)):
         graph.initializer.append(numpy_helper.from_array(np.array([i], dtype=np.int64), f"{FEATURES}_index_{i}"))
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend([*picks, *rest])
-    del graph.value_info[:]
 
 
 def _code_strings(graph: onnx.GraphProto, textual: set[str], codes: Mapping[str, int]) -> None:

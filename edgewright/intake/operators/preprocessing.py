@@ -100,11 +100,9 @@ def binarizer(b: Builder, op: Op) -> Result:
 def array_feature_extractor(b: Builder, op: Op) -> Result:
     """ArrayFeatureExtractor: columns of the last axis."""
     x, indices = operand(op, 0), operand(op, 1)
-    if not isinstance(indices, torch.Tensor):
-        raise refuse(op, "indices that are computed")
     if b.rank(x) == 1:
         x = b.call(torch.unsqueeze, x, 0)
-    return b.call(torch.index_select, x, b.rank(x) - 1, indices.reshape(-1).long())
+    return b.call(torch.index_select, x, b.rank(x) - 1, b.call(torch.reshape, indices, [-1]))
 
 
 def feature_vectorizer(b: Builder, op: Op) -> Result:
