@@ -29,6 +29,9 @@ class DataSpec(Value):
     mean: float = 0.0
     test_fraction: float = Field(0.3, gt=0, lt=1)
     seed: int = 42
+    shapes: dict[str, tuple[int, ...]] = Field(
+        {}, description="Sizes of an ONNX input whose axes are free, by its name; the first stays free."
+    )
 
 
 def load_data_spec(path: Path, target: str | None = None) -> DataSpec:

@@ -1,8 +1,13 @@
 """Which nodes of an ONNX graph its outputs need. Runs in a child process: imports onnx."""
 
+import re
+from collections.abc import Mapping
+
 import onnx
 
-__all__ = ["drop_unused", "needed_nodes"]
+__all__ = ["drop_unused", "needed_nodes", "rename_ends"]
+
+_INVALID = re.compile(r"\W|^(?=\d)")
 
 
 def needed_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -25,6 +30,17 @@ def drop_unused(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
     del model.graph.initializer[:]
     model.graph.initializer.extend(constants)
+
+
+def rename_ends(model: onnx.ModelProto, wanted: Mapping[str, str] | None = None) -> None:
+    """Give inputs and outputs the ``wanted`` names, by default their own made fit for every target's identifiers."""
+    ends = [*model.graph.input, *model.graph.output]
+    names = dict(wanted) if wanted is not None else {e.name: _INVALID.sub("_", e.name) for e in ends}
+    for entry in [*ends, *model.graph.value_info, *model.graph.initializer]:
+        entry.name = names.get(entry.name, entry.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(n, n) for n in node.input]
+        node.output[:] = [names.get(n, n) for n in node.output]
 
 
 def _reads(node: onnx.NodeProto) -> set[str]:

@@ -55,8 +55,12 @@ def opened(path: Path, kind: Format, data: DataSpec) -> Source:
             from edgewright.intake.sklearn_model import SklearnSource
 
             return SklearnSource(path, data)
+        case Format.ONNX:
+            from edgewright.intake.onnx_source import OnnxSource
+
+            return OnnxSource(path, data)
         case _:
-            raise UnsupportedError(f"{path}: {kind} models cannot be taken in yet; known: pt2, sklearn")
+            raise UnsupportedError(f"{path}: {kind} models cannot be taken in yet; known: pt2, sklearn, onnx")
 
 
 class TensorSource(Source):

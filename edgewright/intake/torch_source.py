@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError, UnsupportedError
+from edgewright.intake.onnx_nodes import rename_ends
 from edgewright.intake.pt2_guard import inspect_program
 from edgewright.intake.source import TensorSource
 from edgewright_runtime.manifest import TensorSpec
@@ -34,7 +35,8 @@ class TorchSource(TensorSource):
     def to_onnx(self, name: str) -> onnx.ModelProto:
         """ONNX by torch.onnx.export."""
         model = to_onnx(self.program, name)
-        _rename(model, [t.name for t in self.inputs], [t.name for t in self.outputs])
+        ends = zip([*model.graph.input, *model.graph.output], [*self.inputs, *self.outputs], strict=True)
+        rename_ends(model, {entry.name: tensor.name for entry, tensor in ends})
         return model
 
     def answers(self) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
@@ -110,17 +112,6 @@ def _spec(node: Any, path: Path) -> TensorSpec:
     if -1 in shape[1:]:
         raise UnsupportedError(f"{path}: '{node.name}' of shape {shape}: only the first axis may be of a free size")
     return TensorSpec(node.name, shape, str(value.dtype).removeprefix("torch."))
-
-
-def _rename(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> None:
-    """Give the graph's inputs and outputs the program's names."""
-    pairs = zip([*model.graph.input, *model.graph.output], [*inputs, *outputs], strict=True)
-    names = {entry.name: wanted for entry, wanted in pairs}
-    for entry in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
-        entry.name = names.get(entry.name, entry.name)
-    for node in model.graph.node:
-        node.input[:] = [names.get(n, n) for n in node.input]
-        node.output[:] = [names.get(n, n) for n in node.output]
 
 
 def _first_line(error: Exception) -> str:
