@@ -12,6 +12,7 @@ __all__ = [
     "BudgetLine",
     "ClassAccuracy",
     "Cost",
+    "Emulation",
     "Evaluation",
     "Instructions",
     "Interval",
@@ -131,6 +132,19 @@ class Instructions(Value):
         return self.integer + self.simd + self.load_store + self.branch
 
 
+class Emulation(Value):
+    """One file on one emulated Arm core: largest difference from this machine's outputs, relative to their magnitude.
+
+    ``failure`` says why it does not run there (an illegal instruction, a missing operator); empty where it does.
+    """
+
+    core: str
+    failure: str = ""
+    rows: int = 0
+    max_relative: float | None = None
+    instructions: Instructions | None = None
+
+
 class Cost(Value):
     """What one model file costs on a target; None where it was not measured.
 
@@ -146,7 +160,6 @@ class Cost(Value):
     first_ms: float | None = None
     peak_memory_mb: float | None = None
     added_memory_mb: float | None = None
-    instructions: tuple[Instructions, ...] = ()
 
 
 class Performance(Value):

@@ -63,7 +63,8 @@ class BenchSpec:
 
     ``warm`` takes at least ``min_runs`` runs of each model, ``min_rounds`` rounds and ``min_seconds``, spread over
     ``epochs`` loads; after ``max_seconds`` no further epoch begins.
-    ``limit_mb`` bounds what the process may allocate beyond what it holds before the model is loaded.
+    ``limit_mb`` bounds what the process may allocate beyond what it holds before the model is loaded, ``cores`` the
+    processors it may use.
     """
 
     task: str
@@ -77,6 +78,7 @@ class BenchSpec:
     epochs: int = 8
     max_seconds: float = 30.0
     limit_mb: float | None = None
+    cores: int | None = None
     seed: int = 0
 
 
@@ -89,8 +91,11 @@ def bench(spec: BenchSpec) -> dict[str, Any]:
     tasks = {"outputs": _outputs, "cold": _cold, "warm": _warm, "marked": _marked}
     if spec.task not in tasks:
         raise InputRejectedError(f"unknown bench task '{spec.task}'; known: {', '.join(tasks)}")
+    _limit_cores(spec)
     rows = read_arrays(Path(spec.rows))
-    return {**tasks[spec.task](spec, rows), "machine": _machine()}
+    before = sensors()
+    answer = tasks[spec.task](spec, rows)
+    return {**answer, "machine": _machine(), "before": before, "after": sensors()}
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -144,6 +149,11 @@ def _feeds(backend: Backend, rows: Mapping[str, np.ndarray]) -> dict[str, np.nda
 def _outputs(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     _limit_memory(spec)
     backend = _load(spec.models[0], spec.threads)
+    count = _write_outputs(backend, rows, Path(spec.outputs))
+    return {"runtime": backend.name, "version": backend.version, "rows": count}
+
+
+def _write_outputs(backend: Backend, rows: Mapping[str, np.ndarray], path: Path) -> int:
     feeds = _feeds(backend, rows)
     count = len(next(iter(feeds.values())))
     parts = [
@@ -158,8 +168,8 @@ def _outputs(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
                 f"output '{tensor.name}' has {len(answers)} rows for {count} inputs: its first axis is not the batch"
             )
         collected[tensor.name] = _real(tensor, answers)
-    write_arrays(Path(spec.outputs), collected)
-    return {"runtime": backend.name, "version": backend.version, "rows": count}
+    write_arrays(path, collected)
+    return count
 
 
 def _cold(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -300,8 +310,12 @@ def _series(epochs: Sequence[Sequence[Sequence[int]]]) -> dict[str, Any]:
 
 
 def _marked(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Warm inferences on one row, ``min_runs`` of them, a mark after each; the last two marks have nothing between."""
+    """Warm inferences on one row, ``min_runs`` of them, a mark after each; the last two marks have nothing between.
+
+    Before that the outputs of every row, as for ``outputs``: starting a process anew is what an emulator does worst.
+    """
     backend = _load(spec.models[0], spec.threads)
+    _write_outputs(backend, rows, Path(spec.outputs))
     feeds = _single_rows(backend, rows, 1)[0]
     for _ in range(_MARKED_WARM_UP):
         backend.run(feeds)
@@ -372,12 +386,40 @@ def _limit_memory(spec: BenchSpec) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+def sensors() -> dict[str, Any]:
+    """Temperature, frequency and governor as Linux shows them; what a machine does not have is left out."""
+    found: dict[str, Any] = {}
+    zones = [_number(path) for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
+    temperatures = [zone / 1000 for zone in zones if zone is not None]
+    if temperatures:
+        found["temperature_c"] = max(temperatures)
+    folder = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+    frequency = _number(folder / "scaling_cur_freq")
+    if frequency is not None:
+        found["frequency_mhz"] = frequency / 1000
+    if (folder / "scaling_governor").exists():
+        found["governor"] = (folder / "scaling_governor").read_text().strip()
+    return found
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float(path.read_text())
+    except (OSError, ValueError):
+        return None  # the sensor is not there, or is switched off
+
+
+def _limit_cores(spec: BenchSpec) -> None:
+    if spec.cores is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: spec.cores])
+
+
 def _machine() -> dict[str, Any]:
     return {
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
 
 

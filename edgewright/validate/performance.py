@@ -13,13 +13,15 @@ from edgewright.store import Store
 from edgewright.validate import statistics
 from edgewright.validate.download import download_bytes
 from edgewright.validate.rows import read_rows
-from edgewright.validate.targets.local import run_bench
+from edgewright.validate.targets import Target
+from edgewright.validate.targets.local import LocalTarget
 from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
 
 __all__ = ["measure", "performance_of"]
 
 _ROWS = 64  # different real rows that the timing cycles through
 _CORE_ML = "latency, load time and memory: Core ML runs on macOS and iOS only"
+_CORE_ML_HERE = "latency, load time and memory: this version times no Core ML model; Xcode's performance report does"
 
 
 def measure(
@@ -28,26 +30,32 @@ def measure(
     dataset: Dataset,
     device: DeviceProfile,
     *,
+    target: Target | None = None,
     min_seconds: float = 1.0,
     timeout_s: float = 300,
 ) -> Performance:
     """Cold figures of each model from a process of its own, warm ones interleaved in one process with both.
 
     The baseline is loaded twice there: how far its two copies differ is the machine's noise. Where candidate and
-    baseline are the same file, that is all there is to measure. Threads are the profile's.
+    baseline are the same file, that is all there is to measure. Threads are the profile's;
+    ``target`` is this machine with the device's memory as its bound where none is given.
 
     Raises:
-        ConversionError: a model crashes its runtime, hangs, or does not take the dataset's rows.
-        UnsupportedError: the runtime is not installed here.
+        ConversionError: a model crashes its runtime, hangs, does not fit, or does not take the dataset's rows.
+        UnsupportedError: the runtime is not installed there.
+        DeviceUnreachableError: the target did not answer.
     """
-    if candidate.artifact.format is Format.MLPACKAGE and sys.platform != "darwin":
-        return _unmeasured(baseline, candidate, _CORE_ML)
+    if candidate.artifact.format is Format.MLPACKAGE:
+        return _unmeasured(baseline, candidate, _CORE_ML_HERE if sys.platform == "darwin" else _CORE_ML, "this machine")
+    target = target or LocalTarget(memory_mb=device.memory_mb)
+    if target.emulated:
+        return _unmeasured(baseline, candidate, f"latency: time on {target.name} means nothing", target.name)
     same = baseline.artifact.digest == candidate.artifact.digest
     with Store().workspace() as scratch:
         rows = _write_rows(dataset, scratch)
         files = {"baseline": _file(baseline, rows), "candidate": _file(candidate, rows)}
         cold = {
-            name: run_bench(
+            name: target.run(
                 BenchSpec(task="cold", models=(file,), rows=str(scratch / "rows.npz"), threads=device.threads),
                 f"loading {Path(file.path).name}",
                 timeout_s,
@@ -55,7 +63,7 @@ def measure(
             for name, file in files.items()
             if name == "baseline" or not same
         }
-        warm = run_bench(
+        warm = target.run(
             BenchSpec(
                 task="warm",
                 models=(files["baseline"], *([] if same else [files["candidate"]]), files["baseline"]),
@@ -66,7 +74,7 @@ def measure(
             f"timing {Path(files['candidate'].path).name}",
             timeout_s,
         )
-    return performance_of(baseline, candidate, cold, warm, f"this machine, {device.threads} thread(s)")
+    return performance_of(baseline, candidate, cold, warm, f"{target.name}, {device.threads} thread(s)")
 
 
 def performance_of(
@@ -89,13 +97,21 @@ def performance_of(
         ratio=Interval(value=1.0, low=again.low, high=again.high) if same else ratio,
         noise=again,
         verdict=verdict,
-        environment=tuple((key, str(value)) for key, value in warm["machine"].items()),
+        environment=_environment(warm),
     )
 
 
-def _unmeasured(baseline: Exported, candidate: Exported, reason: str) -> Performance:
+def _environment(warm: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The machine, and its temperature, frequency and governor before and after, where it shows them."""
+    said = {key: str(value) for key, value in warm["machine"].items()}
+    for moment in ("before", "after"):
+        said.update({f"{key} {moment}": str(value) for key, value in warm.get(moment, {}).items()})
+    return tuple(said.items())
+
+
+def _unmeasured(baseline: Exported, candidate: Exported, reason: str, target: str) -> Performance:
     return Performance(
-        target="this machine",
+        target=target,
         runtime=candidate.runtime,
         baseline=Cost(artifact=baseline.artifact, download_bytes=_transfer_bytes(baseline.artifact)),
         candidate=Cost(artifact=candidate.artifact, download_bytes=_transfer_bytes(candidate.artifact)),

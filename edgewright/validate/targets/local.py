@@ -1,29 +1,74 @@
 """This machine: the bench in a child process, so that a crash, a hang or a leak of the runtime stays there."""
 
-import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgewright import errors
-from edgewright.errors import ConversionError, EdgewrightError, UnsupportedError
+from edgewright.errors import ConversionError
+from edgewright.validate.targets.answers import OutOfMemoryError, answer_of
 from edgewright_runtime.bench import BenchSpec, spec_json
 
-__all__ = ["answer_of", "run_bench"]
+__all__ = ["LocalTarget", "run_bench"]
 
 _PACKAGES = Path(__file__).parents[3]
 _TAIL_BYTES = 2000
 
 
-def run_bench(spec: BenchSpec, what: str, timeout_s: float = 600) -> dict[str, Any]:
-    """Run the bench in a new interpreter on this machine and return its answer.
+@dataclass(frozen=True)
+class LocalTarget:
+    """This machine, bounded where asked: memory by RLIMIT_AS, processors by affinity.
 
-    ``what`` names the work in messages ("measuring digits_cnn.tflite").
+    ``memory_mb`` is what loading and running a model may add to the process; None sets no bound.
+    """
+
+    memory_mb: float | None = None
+    cores: int | None = None
+    emulated: bool = False
+
+    @property
+    def name(self) -> str:
+        """How reports call it, with what was enforced."""
+        bounds = []
+        if self.memory_mb is not None:
+            bounds.append(f"{self.memory_mb:g} MB by RLIMIT_AS")
+        if self.cores is not None:
+            bounds.append(f"{self.cores} core(s) by affinity")
+        return f"this machine ({', '.join(bounds)})" if bounds else "this machine"
+
+    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+        """See `Target.run`."""
+        try:
+            return run_bench(replace(spec, limit_mb=self.memory_mb, cores=self.cores), what, timeout_s)
+        except OutOfMemoryError as e:
+            if self.memory_mb is None:
+                raise
+            raise ConversionError(f"{what}: {self._does_not_fit(spec, what, timeout_s)}") from e
+
+    def _does_not_fit(self, spec: BenchSpec, what: str, timeout_s: float) -> str:
+        """Names the bound and, from a run without it, what the model needs."""
+        said = f"does not fit in {self.memory_mb:g} MB"
+        try:
+            free = run_bench(replace(spec, task="cold", models=spec.models[:1], limit_mb=None), what, timeout_s)
+        except ConversionError:
+            return said
+        needed = free["added_memory_mb"]
+        return said if needed is None else f"{said} (needed about {needed:.0f} MB)"
+
+
+def run_bench(
+    spec: BenchSpec,
+    what: str,
+    timeout_s: float = 600,
+    *,
+    interpreter: Sequence[str] = (sys.executable,),
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Run the bench by an interpreter of this machine, by default this one's own, and return its answer.
 
     Raises:
         UnsupportedError: the runtime for this format is not installed.
@@ -32,10 +77,14 @@ def run_bench(spec: BenchSpec, what: str, timeout_s: float = 600) -> dict[str, A
     with tempfile.TemporaryDirectory() as scratch:
         asked, answered, log = (Path(scratch) / n for n in ("spec.json", "answer.json", "log.txt"))
         asked.write_text(spec_json(spec))
-        command = [sys.executable, "-m", "edgewright_runtime.bench", "--spec", str(asked), "--out", str(answered)]
+        command = [*interpreter, "-m", "edgewright_runtime.bench", "--spec", str(asked), "--out", str(answered)]
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=_environment()
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env={**os.environ, "PYTHONPATH": _python_path(), **(environment or {})},
             )
             try:
                 code = process.wait(timeout_s)
@@ -46,45 +95,8 @@ def run_bench(spec: BenchSpec, what: str, timeout_s: float = 600) -> dict[str, A
                     process.kill()
                     process.wait()
         content = answered.read_text() if answered.exists() else None
-        return answer_of(content, code, log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace"), what, spec)
+        return answer_of(content, code, log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace"), what)
 
 
-def answer_of(content: str | None, code: int, log: str, what: str, spec: BenchSpec) -> dict[str, Any]:
-    """The bench's answer, or the error that its absence or its content means."""
-    if content is None:
-        raise ConversionError(f"{what}: {_death(code, log, spec)}")
-    answer: dict[str, Any] = json.loads(content)
-    if "error" in answer:
-        raise _named(answer["error"], what, spec)
-    return answer
-
-
-def _environment() -> dict[str, str]:
-    path = os.pathsep.join(p for p in (str(_PACKAGES), os.environ.get("PYTHONPATH")) if p)
-    return {**os.environ, "PYTHONPATH": path}
-
-
-def _death(code: int, log: str, spec: BenchSpec) -> str:
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    last = f" ({lines[-1][:300]})" if lines else ""
-    if spec.limit_mb is not None and any(word in log for word in ("bad_alloc", "MemoryError", "llocat", "alloc")):
-        return _does_not_fit(spec)
-    if code < 0:
-        return f"the process was ended by {signal.Signals(-code).name}{last}"
-    return f"the process ended with exit code {code} and no answer{last}"
-
-
-def _does_not_fit(spec: BenchSpec) -> str:
-    return f"does not fit in {spec.limit_mb:g} MB"
-
-
-def _named(error: Mapping[str, str], what: str, spec: BenchSpec) -> EdgewrightError:
-    message = error["message"]
-    if error["type"] == "BackendUnavailableError":
-        return UnsupportedError(f"{what}: {message}")
-    if error["type"] == "MemoryError" or (spec.limit_mb is not None and "alloc" in message):
-        return ConversionError(f"{what}: {_does_not_fit(spec) if spec.limit_mb else 'out of memory'}")
-    known = getattr(errors, error["type"], None)
-    if isinstance(known, type) and issubclass(known, EdgewrightError):
-        return known(f"{what}: {message}")
-    return ConversionError(f"{what}: {message}")
+def _python_path() -> str:
+    return os.pathsep.join(p for p in (str(_PACKAGES), os.environ.get("PYTHONPATH")) if p)

@@ -1,0 +1,57 @@
+"""What a bench process said, or what its silence means: the same words whatever machine it ran on."""
+
+import json
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from edgewright import errors
+from edgewright.errors import ConversionError, EdgewrightError, UnsupportedError
+
+__all__ = ["OutOfMemoryError", "answer_of"]
+
+_SHELL_SIGNAL = 128  # a shell reports a child that died by signal n as 128 + n
+_ALLOCATION = ("bad_alloc", "MemoryError", "Cannot allocate", "ailed to allocate", "cannot allocate", "out of memory")
+
+
+class OutOfMemoryError(ConversionError):
+    """An allocation was refused on the target."""
+
+
+def answer_of(content: str | None, code: int, log: str, what: str) -> dict[str, Any]:
+    """The bench's answer from its output file, its exit code (negative: signal) and the end of its log.
+
+    Raises:
+        OutOfMemoryError: an allocation was refused.
+        UnsupportedError: the runtime is not installed.
+        ConversionError: anything else that is not an answer, named.
+    """
+    if content is None:
+        if any(word in log for word in _ALLOCATION):
+            raise OutOfMemoryError(f"{what}: out of memory")
+        raise ConversionError(f"{what}: {_death(code, log)}")
+    answer: dict[str, Any] = json.loads(content)
+    if "error" in answer:
+        raise _named(answer["error"], what)
+    return answer
+
+
+def _death(code: int, log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    last = f" ({lines[-1][:300]})" if lines else ""
+    number = -code if code < 0 else code - _SHELL_SIGNAL
+    if number in set(signal.Signals):
+        return f"the process was ended by {signal.Signals(number).name}{last}"
+    return f"the process ended with exit code {code} and no answer{last}"
+
+
+def _named(error: Mapping[str, str], what: str) -> EdgewrightError:
+    kind, message = error["type"], error["message"]
+    if kind == "MemoryError" or any(word in message for word in _ALLOCATION):
+        return OutOfMemoryError(f"{what}: out of memory ({message[:200]})")
+    if kind == "BackendUnavailableError":
+        return UnsupportedError(f"{what}: {message}")
+    known = getattr(errors, kind, None)
+    if isinstance(known, type) and issubclass(known, EdgewrightError):
+        return known(f"{what}: {message}")
+    return ConversionError(f"{what}: {message}")

@@ -1,0 +1,143 @@
+"""One contract, every target: the same answers, and the same words for what goes wrong."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgewright.artifact import Dataset, Exported
+from edgewright.errors import ConversionError, InputError
+from edgewright.validate import emulate
+from edgewright.validate.targets import Target, arm64
+from edgewright.validate.targets.answers import answer_of
+from edgewright.validate.targets.arm64 import EmulatedArm
+from edgewright.validate.targets.local import LocalTarget
+from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
+
+Export = Callable[..., Exported]
+FEATURES = 16
+
+
+@pytest.fixture(scope="session")
+def arm_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if reason := arm64.missing_tools():
+        pytest.skip(f"no emulated Arm: {reason}")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("EDGEWRIGHT_HOME", str(tmp_path_factory.mktemp("arm")))
+        return arm64.set_up()
+
+
+@pytest.fixture(params=["local", pytest.param("cortex-a53", marks=pytest.mark.slow)])
+def target(request: pytest.FixtureRequest) -> Target:
+    if request.param == "local":
+        return LocalTarget()
+    return EmulatedArm(request.param, request.getfixturevalue("arm_root"))
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.npz"
+    write_arrays(path, {"x": np.random.default_rng(0).normal(size=(5, FEATURES)).astype(np.float32)})
+    return path
+
+
+def model_of(exported: Exported) -> BenchModel:
+    return BenchModel(str(exported.artifact.path), exported.artifact.format.value, ("x",), ("scores",))
+
+
+def test_outputs_are_the_models_own(
+    target: Target, export: Export, weights: np.ndarray, rows: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.npz"
+    spec = BenchSpec("outputs", (model_of(export(weights)),), str(rows), outputs=str(out))
+    answer = target.run(spec, "running", 120)
+    assert answer["rows"] == 5
+    logits = read_arrays(rows)["x"].astype(np.float64) @ weights
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(read_arrays(out)["scores"], expected, atol=1e-5)
+
+
+def test_refused_file_is_named(target: Target, tmp_path: Path, rows: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a model")
+    with pytest.raises(ConversionError, match=r"running: broken.onnx: ONNX Runtime .* cannot load it"):
+        target.run(BenchSpec("cold", (BenchModel(str(broken), "onnx"),), str(rows)), "running", 120)
+
+
+def test_hang_is_ended(target: Target, export: Export, weights: np.ndarray, rows: Path) -> None:
+    spec = BenchSpec("warm", (model_of(export(weights)),), str(rows), min_seconds=600, max_seconds=600)
+    with pytest.raises(ConversionError, match="running: no answer after 3 s; the process was stopped"):
+        target.run(spec, "running", 3)
+
+
+def test_model_over_the_memory_limit_does_not_fit(export: Export, weights: np.ndarray, rows: Path) -> None:
+    heavy = model_of(export(weights, "heavy.onnx", repeats=40))  # 21 MB of weights
+    with pytest.raises(ConversionError, match=r"running: does not fit in 8 MB \(needed about \d+ MB\)"):
+        LocalTarget(memory_mb=8).run(BenchSpec("cold", (heavy,), str(rows)), "running", 120)
+    assert "load_ms" in LocalTarget(memory_mb=2000).run(BenchSpec("cold", (heavy,), str(rows)), "running", 120)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity on this system")
+def test_cores_are_bounded(export: Export, weights: np.ndarray, rows: Path) -> None:
+    target = LocalTarget(cores=1)
+    answer = target.run(BenchSpec("cold", (model_of(export(weights)),), str(rows)), "running", 120)
+    assert answer["machine"]["cores"] == 1
+    assert target.name == "this machine (1 core(s) by affinity)"
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "log", "said"),
+    [
+        (None, -11, "", "ended by SIGSEGV"),
+        (None, 132, "", "ended by SIGILL"),
+        (None, 3, "last words", r"exit code 3 and no answer \(last words\)"),
+        (None, -6, "terminate called: std::bad_alloc", "out of memory"),
+        ('{"error": {"type": "MemoryError", "message": ""}}', 0, "", "out of memory"),
+    ],
+)
+def test_silence_is_named(content: str | None, code: int, log: str, said: str) -> None:
+    with pytest.raises(ConversionError, match=f"running: .*{said}"):
+        answer_of(content, code, log, "running")
+
+
+def test_emulated_core_agrees_and_counts_more_for_more_work(
+    arm_root: Path, export: Export, weights: np.ndarray, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_HOME", str(arm_root.parents[1]))
+    (light,) = emulate(export(weights), dataset, ["cortex-a72"])
+    (heavy,) = emulate(export(weights, "heavy.onnx", repeats=8), dataset, ["cortex-a72"])
+    for found in (light, heavy):
+        assert found.failure == ""
+        assert found.max_relative is not None
+        assert found.max_relative < 1e-5
+    assert light.instructions is not None
+    assert heavy.instructions is not None
+    # Eight more pairs of 256 x 256 products: 1,048,576 multiply-adds, four in one SIMD instruction.
+    assert heavy.instructions.simd - light.instructions.simd > 8 * 2 * 256 * 256 / 4
+    assert heavy.instructions.total > heavy.instructions.simd > 0
+
+
+def test_emulated_core_says_why_a_file_does_not_run(
+    arm_root: Path, export: Export, weights: np.ndarray, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_HOME", str(arm_root.parents[1]))
+    monkeypatch.setattr(EmulatedArm, "instructions", _illegal)
+    (found,) = emulate(export(weights), dataset, ["cortex-a53"])
+    assert "SIGILL" in found.failure
+    assert found.instructions is None
+
+
+def _illegal(target: EmulatedArm, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, object]:
+    return answer_of(None, 128 + 4, "", what)
+
+
+def test_missing_dataset_is_refused_before_emulation(
+    arm_root: Path, export: Export, weights: np.ndarray, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_HOME", str(arm_root.parents[1]))
+    exported = export(weights)
+    dataset.artifact.path.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        emulate(exported, dataset)
