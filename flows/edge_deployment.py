@@ -17,7 +17,8 @@ from edgewright.errors import BudgetExceededError, EdgewrightError, TrackingUnav
 from edgewright.journal import Journal
 from edgewright.measurement import ValidationReport
 from edgewright.monitor import MonitoringPlan
-from edgewright.profile import Platform
+from edgewright.profile import Platform, device_names
+from edgewright.recipe import recipe_names
 from edgewright.request import DEFAULT_RECIPE, DeploymentRequest, resolve
 from edgewright.result import DeploymentResult, Tracking
 from edgewright.store import home
@@ -33,6 +34,9 @@ from tasks.tracking import keep_record, pending_records, tracking_uri, upload_re
 __all__ = ["deploy", "edge_deployment"]
 
 Limit = Annotated[float | None, Field(gt=0)]
+# The UI's form offers the shipped names; a call from Python may give the path of a .yaml as well.
+RecipeName = Annotated[str, Field(json_schema_extra={"enum": list[Any](recipe_names())})]
+DeviceName = Annotated[str, Field(json_schema_extra={"enum": list[Any](device_names())})]
 
 
 @flow(
@@ -46,8 +50,8 @@ def edge_deployment(
     data: Path,
     target: str | None = None,
     platform: Platform | None = None,
-    device: str | None = None,
-    recipe: str = DEFAULT_RECIPE,
+    device: DeviceName | None = None,
+    recipe: RecipeName = DEFAULT_RECIPE,
     max_latency_ms: Limit = None,
     max_memory_mb: Limit = None,
     max_size_mb: Limit = None,
@@ -64,8 +68,8 @@ def edge_deployment(
         data: Real data: .csv, .parquet, .npz, or a .yaml that describes one.
         target: The column with the true answers.
         platform: Deploy to that platform's generic device.
-        device: A device profile instead: a name, or the path of a .yaml.
-        recipe: What is done to the model: a name, or the path of a .yaml.
+        device: A device profile instead, from profiles/devices.
+        recipe: What is done to the model, from profiles/recipes.
         max_latency_ms: Limit of the p95 latency, milliseconds.
         max_memory_mb: Limit of the memory that loading and running the model adds, MB.
         max_size_mb: Limit of the model file on the device, MB.
@@ -115,7 +119,7 @@ def deploy(**parameters: Any) -> DeploymentResult:
     found = state.result(raise_on_failure=False)
     if isinstance(found, DeploymentResult):
         return found
-    raise found
+    raise found if isinstance(found, BaseException) else EdgewrightError(f"the flow ended without a result: {state}")
 
 
 def _run_stages(

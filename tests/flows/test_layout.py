@@ -64,3 +64,5 @@ def test_the_form_has_a_description_for_every_parameter() -> None:
     assert [n for n, field in schema["properties"].items() if not field.get("description")] == []
     assert schema["required"] == ["model", "data"]
     assert "ios" in str(schema["definitions"]["Platform"])
+    assert "int8" in schema["properties"]["recipe"]["enum"]
+    assert "generic_android" in str(schema["properties"]["device"])
