@@ -36,8 +36,9 @@ def linear_onnx(path: Path, weights: np.ndarray, *, repeats: int = 1, batch: int
         initializers += [numpy_helper.from_array(spread, "spread"), numpy_helper.from_array(spread.T.copy(), "gather")]
         nodes.append(helper.make_node("MatMul", ["x", "spread"], ["wide0"]))
         for i in range(repeats):
-            noise = np.random.default_rng(i).normal(size=(width, width)).astype(np.float32)
-            identity = np.linalg.qr(noise)[0]
+            axis = np.random.default_rng(i).normal(size=(width, 1))
+            # A reflection: dense, orthogonal, and its own inverse.
+            identity = (np.eye(width) - 2 * axis @ axis.T / (axis.T @ axis)).astype(np.float32)
             initializers += [
                 numpy_helper.from_array(identity, f"q{i}"),
                 numpy_helper.from_array(np.ascontiguousarray(identity.T), f"t{i}"),
