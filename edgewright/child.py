@@ -21,7 +21,7 @@ from typing import Any
 
 from edgewright import errors
 
-__all__ = ["ChildRun", "run_in_child"]
+__all__ = ["ChildRun", "die_with_parent", "run_in_child"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_LINES = 30
@@ -103,11 +103,15 @@ def _peak_memory_mb() -> float | None:
     return int(line.split()[1]) / 1024
 
 
+def die_with_parent(sign: signal.Signals) -> None:
+    """Ask the kernel to send this process ``sign`` when its parent is gone, however that ended; Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sign)
+
+
 def main(request: Path, response: Path) -> None:
     """The child's side: call the function that the request names, write what it returned or raised."""
-    if sys.platform == "linux":
-        # A child must not outlive a parent that was killed.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent(signal.SIGKILL)
     asked = json.loads(request.read_text())
     module, function = asked["target"].split(":")
     answer: dict[str, Any]

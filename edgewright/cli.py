@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 bad input or a failed stage; 2 a budget was exceeded; 130 
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,6 +79,7 @@ def deploy(
     preflight(request.model, request.data)
     with steps_shown():
         with progress.during("Starting the orchestrator"):
+            _use_running_servers()
             pipeline = _project_module("flows.edge_deployment")
         result = pipeline.deploy(**asked, repository=repository, channel=channel)
     if json_file is not None:
@@ -105,14 +107,17 @@ def ui(
     """Start the Prefect server, the MLflow server and a worker, with the deployments registered; Ctrl-C stops all."""
     serve = _project_module("flows.serve").serve
     servers = serve(prefect_port, mlflow_port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with steps_shown():
             urls = next(servers)
         console.print(f"Prefect UI  {urls['prefect']}\nMLflow UI   {urls['mlflow']}\nCtrl-C stops both and the worker.")
         next(servers)
+    except KeyboardInterrupt:
+        console.print("Stopping.")
     finally:
         servers.close()
-        console.print("All stopped.")
+    console.print("All stopped.")
 
 
 @profiles.command("list")
@@ -165,6 +170,15 @@ def _project_module(name: str) -> ModuleType:
             f"'{e.name}' is not installed: the pipeline runs from a checkout with the orchestration extra; "
             "run `make setup` there"
         ) from e
+
+
+def _use_running_servers() -> None:
+    """Where `edgewright ui` runs for this home and nothing else is configured, its servers get the run."""
+    urls = _project_module("flows.serve").running_servers()
+    if urls and "PREFECT_API_URL" not in os.environ:
+        os.environ["PREFECT_API_URL"] = f"{urls['prefect']}/api"
+        os.environ.setdefault("MLFLOW_TRACKING_URI", urls["mlflow"])
+        errors.print(f"using the running servers: {urls['prefect']}, {os.environ['MLFLOW_TRACKING_URI']}")
 
 
 def configure_orchestration() -> None:

@@ -11,8 +11,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
+from edgewright.child import die_with_parent
 from edgewright.errors import EdgewrightError
 from edgewright.progress import progress
 from edgewright.store import home, replace_file
@@ -114,7 +116,14 @@ def _start(
     log = stack.enter_context((_logs() / f"{name}.log").open("wb"))
     # A session of its own: Ctrl-C reaches this process alone, which then stops the parts in order.
     process = subprocess.Popen(
-        line, env=environment, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        line,
+        env=environment,
+        cwd=PROJECT,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509 - one system call, no lock taken
     )
     stack.callback(_stop, process)
     return process
