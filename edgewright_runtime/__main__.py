@@ -68,7 +68,13 @@ def _install(options: argparse.Namespace) -> dict[str, Any]:
         ignore_cohort=options.ignore_cohort, beside=options.beside, quota_bytes=int(options.quota_mb * 2**20)
     )
     installed = _shown(outcome.installed) if outcome.installed else None
-    return {"status": outcome.status, "downloaded_bytes": outcome.downloaded_bytes, "installed": installed}
+    return {
+        "status": outcome.status,
+        "downloaded_bytes": outcome.downloaded_bytes,
+        "patched": list(outcome.patched),
+        "patch_failures": list(outcome.patch_failures),
+        "installed": installed,
+    }
 
 
 def _check(options: argparse.Namespace) -> dict[str, Any]:

@@ -23,6 +23,8 @@ __all__ = [
     "MAX_INDEX_BYTES",
     "Blob",
     "ChannelIndex",
+    "FileDelta",
+    "Patch",
     "ReleaseDocument",
     "check_manifest",
     "check_release",
@@ -70,6 +72,36 @@ class ChannelIndex:
 
 
 @dataclass(frozen=True)
+class FileDelta:
+    """A file of the release made out of one that the device has; its result is the file that the release lists."""
+
+    path: str
+    base_path: str
+    base_sha256: str
+    codec: str
+    blob: str
+    blob_bytes: int
+
+    @property
+    def name(self) -> str:
+        """Where the patch lies in the repository; it is compressed by its codec, and by nothing else."""
+        return f"blobs/sha256/{self.blob[:2]}/{self.blob}"
+
+
+@dataclass(frozen=True)
+class Patch:
+    """How a device that has the bundle with the manifest ``base`` gets this one without a full download.
+
+    ``kind``: ``weight_update`` (same tensors, other values), ``layer_addition`` (other tensors) or
+    ``hyperparameter_update`` (the model file stays: thresholds, preprocessing, limits).
+    """
+
+    base: str
+    kind: str
+    files: tuple[FileDelta, ...]
+
+
+@dataclass(frozen=True)
 class ReleaseDocument:
     """One release: a bundle by its manifest's digest, its files, and for whom it is.
 
@@ -85,6 +117,7 @@ class ReleaseDocument:
     manifest: Blob
     files: tuple[Blob, ...]
     monitoring: Monitoring
+    patches: tuple[Patch, ...] = ()
 
     def to_json(self) -> bytes:
         """The document's bytes."""
@@ -167,6 +200,7 @@ def parse_release(content: bytes) -> ReleaseDocument:
         manifest=_blob(f.take("manifest"), "release.manifest"),
         files=f.items("files", _blob, 10_000),
         monitoring=parse_monitoring(f.object("monitoring")),
+        patches=f.items("patches", _patch, 16),
     )
     f.done()
     return release
@@ -220,3 +254,28 @@ def _blob(value: Any, where: str) -> Blob:
     )
     f.done()
     return blob
+
+
+def _patch(value: Any, where: str) -> Patch:
+    f = Fields(value, where)
+    patch = Patch(
+        base=f.sha256("base"),
+        kind=f.text("kind", ("weight_update", "layer_addition", "hyperparameter_update")),
+        files=f.items("files", _delta, 10_000),
+    )
+    f.done()
+    return patch
+
+
+def _delta(value: Any, where: str) -> FileDelta:
+    f = Fields(value, where)
+    delta = FileDelta(
+        path=f.path("path"),
+        base_path=f.path("base_path"),
+        base_sha256=f.sha256("base_sha256"),
+        codec=f.text("codec"),
+        blob=f.sha256("blob"),
+        blob_bytes=f.whole("blob_bytes", 0, _MAX_FILE_BYTES),
+    )
+    f.done()
+    return delta

@@ -8,19 +8,22 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edgewright_runtime.bundle import check_file, open_bundle
-from edgewright_runtime.errors import IntegrityError, RollbackError
+from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError
 from edgewright_runtime.golden import check_bundle_in_child
 from edgewright_runtime.installation import Installation, Installed, sync_folder
 from edgewright_runtime.manifest import MANIFEST_NAME, FileEntry
+from edgewright_runtime.patch import MAX_PATCHED_BYTES, apply_patch
 from edgewright_runtime.registry import Registry
 from edgewright_runtime.release import (
     MAX_INDEX_BYTES,
     Blob,
+    FileDelta,
     ReleaseDocument,
     check_manifest,
     check_release,
@@ -37,11 +40,25 @@ __all__ = ["Outcome", "Updater"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an update did. ``status``: installed, current (nothing new), not_offered (another cohort)."""
+    """What an update did. ``status``: installed, current (nothing new), not_offered (another cohort).
+
+    ``patched`` are the files that were made out of older ones; ``downloaded_bytes`` is all that was fetched;
+    ``patch_failures`` says why a patch was not usable and the full file was fetched instead.
+    """
 
     status: str
     installed: Installed | None
     downloaded_bytes: int = 0
+    patched: tuple[str, ...] = ()
+    patch_failures: tuple[str, ...] = ()
+
+
+class _Sources(NamedTuple):
+    """What spares a download: files by digest, patches by path, and the folder that holds the patches' bases."""
+
+    same: Mapping[str, Path]
+    deltas: Mapping[str, FileDelta]
+    base: Path | None
 
 
 class Updater:
@@ -52,6 +69,8 @@ class Updater:
         self._channel = channel
         self._installation = Installation(root)
         self._downloaded_bytes = 0
+        self._patched: list[str] = []
+        self._patch_failures: list[str] = []
 
     def update(self, *, ignore_cohort: bool = False, beside: bool = False, quota_bytes: int = 0) -> Outcome:
         """Install the channel's current release, if it is new and for this device.
@@ -67,7 +86,7 @@ class Updater:
             RollbackError: the channel offers an older version, or one this device has already gone back from.
         """
         with self._installation.exclusive():
-            self._downloaded_bytes = 0
+            self._downloaded_bytes, self._patched, self._patch_failures = 0, [], []
             before = self._installation.current()
             release, content = self._latest_release()
             name = f"{release.channel}.{release.version}"
@@ -83,7 +102,9 @@ class Updater:
             place = self._installation.keep_beside if beside else self._installation.activate
             installed = place(release, content)
             Registry(self._installation).collect(quota_bytes)
-            return Outcome("installed", installed, self._downloaded_bytes)
+            return Outcome(
+                "installed", installed, self._downloaded_bytes, tuple(self._patched), tuple(self._patch_failures)
+            )
 
     def _latest_release(self) -> tuple[ReleaseDocument, bytes]:
         highest = self._installation.highest_version(self._channel)
@@ -100,10 +121,11 @@ class Updater:
             self._keep_only(staged)
             self._fetch(release.manifest, staged / MANIFEST_NAME)
             manifest = check_manifest((staged / MANIFEST_NAME).read_bytes(), release)
-            here = self._files_here()
+            self._check_room(release)
+            sources = self._sources(release)
             by_path = {blob.path: blob for blob in release.files}
             for entry in manifest.files:
-                self._provide(entry, by_path[entry.path], staged, here)
+                self._provide(entry, by_path[entry.path], staged, sources)
             for folder in [staged, *(p for p in staged.rglob("*") if p.is_dir())]:
                 sync_folder(folder)
             check_bundle_in_child(staged)
@@ -120,23 +142,55 @@ class Updater:
                 shutil.rmtree(other)
         staged.mkdir(exist_ok=True)
 
-    def _files_here(self) -> dict[str, Path]:
-        """Files of the current bundle by digest: what a new release shares with it is not fetched again."""
+    def _check_room(self, release: ReleaseDocument) -> None:
+        needed = sum(blob.bytes for blob in release.files)
+        free = shutil.disk_usage(self._installation.root).free
+        if needed > free:
+            raise EdgeRuntimeError(
+                f"release {release.version} takes {needed / 2**20:.1f} MB, only {free / 2**20:.1f} MB are free"
+            )
+
+    def _sources(self, release: ReleaseDocument) -> _Sources:
+        """What the current bundle spares: files that stay, and bases of the release's patches."""
         current = self._installation.current()
         if current is None:
-            return {}
-        return {blob.sha256: current.bundle / blob.path for blob in current.release.files}
+            return _Sources({}, {}, None)
+        same = {blob.sha256: current.bundle / blob.path for blob in current.release.files}
+        patch = next((p for p in release.patches if p.base == current.release.manifest.sha256), None)
+        deltas = {delta.path: delta for delta in patch.files} if patch else {}
+        return _Sources(same, deltas, current.bundle)
 
-    def _provide(self, entry: FileEntry, blob: Blob, staged: Path, here: dict[str, Path]) -> None:
+    def _provide(self, entry: FileEntry, blob: Blob, staged: Path, sources: _Sources) -> None:
+        """A file from the cheapest source that gives it: an earlier attempt, the old bundle, a patch, a download."""
         target = staged / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
         if _is(target, entry):
             return
-        local = here.get(entry.sha256)
+        local = sources.same.get(entry.sha256)
         if local is not None and _is(local, entry):
             _write_checked(_blocks_of(local), entry, target)
-        else:
-            self._fetch(blob, target)
+            return
+        delta = sources.deltas.get(entry.path)
+        if delta is not None and sources.base is not None and delta.blob_bytes < blob.blob_bytes:
+            try:
+                self._patch(delta, entry, sources.base, target)
+            except EdgeRuntimeError as e:
+                self._patch_failures.append(str(e))  # a patch only saves bytes: the full file has the last word
+            else:
+                self._patched.append(entry.path)
+                return
+        self._fetch(blob, target)
+
+    def _patch(self, delta: FileDelta, entry: FileEntry, folder: Path, target: Path) -> None:
+        if entry.bytes > MAX_PATCHED_BYTES:
+            raise IntegrityError(f"{entry.path}: too large to be patched")
+        base = (folder / delta.base_path).read_bytes()
+        if hashlib.sha256(base).hexdigest() != delta.base_sha256:
+            raise IntegrityError(f"{delta.base_path}: not the base that the patch is for")
+        packed = b"".join(self._counted(self._repository.blocks(delta.name, delta.blob_bytes)))
+        if hashlib.sha256(packed).hexdigest() != delta.blob:
+            raise IntegrityError(f"{entry.path}: the patch is not the one that the release names")
+        _write_checked([apply_patch(delta.codec, base, packed, entry.bytes)], entry, target)
 
     def _fetch(self, blob: Blob, target: Path) -> None:
         entry = FileEntry(blob.path, blob.bytes, blob.sha256)

@@ -1,6 +1,7 @@
 """Small real models and the values around them, for the tests of packaging, deployment and the device runtime."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,17 +206,27 @@ def image_parts(folder: Path) -> Parts:
     )
 
 
+_built: dict[str, Bundle] = {}
+
+
+def _once(name: str, build: Callable[[], Bundle]) -> Bundle:
+    # Each folder's conftest registers the fixtures anew, and a session fixture is one a registration.
+    if name not in _built:
+        _built[name] = build()
+    return _built[name]
+
+
 @pytest.fixture(scope="session")
 def table_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return table_parts(tmp_path_factory.mktemp("table")).build()
+    return _once("table", lambda: table_parts(tmp_path_factory.mktemp("table")).build())
 
 
 @pytest.fixture(scope="session")
 def newer_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Other weights, same columns."""
-    return table_parts(tmp_path_factory.mktemp("newer"), seed=2).build()
+    return _once("newer", lambda: table_parts(tmp_path_factory.mktemp("newer"), seed=2).build())
 
 
 @pytest.fixture(scope="session")
 def image_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return image_parts(tmp_path_factory.mktemp("image")).build()
+    return _once("image", lambda: image_parts(tmp_path_factory.mktemp("image")).build())

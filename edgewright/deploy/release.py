@@ -2,20 +2,25 @@
 
 import hashlib
 import lzma
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from edgewright.artifact import Value
+from edgewright.artifact import Format, Value
+from edgewright.deploy.patches import build_patch, patch_kind
 from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
 from edgewright.monitor.plan import MonitoringPlan
 from edgewright.package import Bundle, read_bundle
 from edgewright.validate.download import TRANSFER_PRESET
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.manifest import MANIFEST_NAME, FileEntry
+from edgewright_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
+from edgewright_runtime.patch import MAX_PATCHED_BYTES
 from edgewright_runtime.release import (
     Blob,
     ChannelIndex,
+    FileDelta,
+    Patch,
     ReleaseDocument,
     check_release,
     index_path,
@@ -72,6 +77,7 @@ def publish(
         folder = bundle.artifact.path
         listed = FileEntry(MANIFEST_NAME, (folder / MANIFEST_NAME).stat().st_size, bundle.manifest_digest)
         first, *rest = _upload([listed, *manifest.files], folder, files)
+        patches = (_patch_from(before, manifest, folder, files, tuple(rest)),) if before else ()
         document = ReleaseDocument(
             channel=channel,
             version=before.version + 1 if before else 1,
@@ -82,6 +88,7 @@ def publish(
             manifest=first,
             files=tuple(rest),
             monitoring=plan,
+            patches=tuple(patch for patch in patches if patch),
         )
         return _release(_announce(document, files), repository)
 
@@ -109,6 +116,7 @@ def rollback(repository: str, channel: str, to_version: int | None = None) -> Re
             previous_version=current.version,
             content_of=older.content_of or older.version,
             cohort_percent=100,
+            patches=(),
         )
         return _release(_announce(document, files), repository)
 
@@ -167,6 +175,41 @@ def _upload(entries: list[FileEntry], folder: Path, files: ReleaseRepository) ->
             files.write(blob.name, packed)
         blobs.append(blob)
     return blobs
+
+
+def _patch_from(
+    before: ReleaseDocument, manifest: Manifest, folder: Path, files: ReleaseRepository, blobs: tuple[Blob, ...]
+) -> Patch | None:
+    """Patches from the release before, for each changed file that they make cheaper; None where there is none."""
+    if manifest.format == Format.MLPACKAGE:
+        return None  # iOS apps fetch whole packages: Core ML compiles them on arrival
+    old = {blob.path: blob for blob in before.files}
+    deltas = []
+    kind = patch_kind(manifest.model, None, None)
+    for blob in blobs:
+        base_blob = old.get(blob.path)
+        if base_blob is None or base_blob.sha256 == blob.sha256 or blob.bytes > MAX_PATCHED_BYTES:
+            continue
+        packed = files.read(base_blob.name)
+        if packed is None or hashlib.sha256(packed).hexdigest() != base_blob.blob:
+            continue  # a damaged base costs its devices a full download, nothing else
+        base, new = lzma.decompress(packed), (folder / blob.path).read_bytes()
+        built = build_patch(blob.path, base, new)
+        if blob.path == manifest.model:
+            kind = patch_kind(blob.path, base, new)
+        if len(built.content) >= blob.blob_bytes:
+            continue
+        digest = hashlib.sha256(built.content).hexdigest()
+        delta = FileDelta(blob.path, blob.path, base_blob.sha256, built.codec, digest, len(built.content))
+        if files.size(delta.name) != len(built.content):
+            files.write(delta.name, built.content)
+        deltas.append(delta)
+    unchanged = not any(blob.path == manifest.model and blob.sha256 != _sha(old, blob.path) for blob in blobs)
+    return Patch(before.manifest.sha256, kind, tuple(deltas)) if deltas or unchanged else None
+
+
+def _sha(blobs: Mapping[str, Blob], path: str) -> str | None:
+    return blobs[path].sha256 if path in blobs else None
 
 
 def _announce(document: ReleaseDocument, files: ReleaseRepository) -> ReleaseDocument:

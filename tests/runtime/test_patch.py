@@ -1,0 +1,266 @@
+import bz2
+import hashlib
+import json
+import lzma
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from onnx import TensorProto, helper, numpy_helper
+
+from edgewright.artifact import Format
+from edgewright.deploy import publish
+from edgewright.deploy.patches import build_patch, encoders, patch_kind, tensor_ranges
+from edgewright.package import Bundle
+from edgewright_runtime.bundle import open_bundle
+from edgewright_runtime.errors import BackendUnavailableError, IntegrityError
+from edgewright_runtime.patch import MAX_PATCHED_BYTES, TENSOR_MAGIC, _from_difference, apply_patch, to_difference
+from edgewright_runtime.release import parse_release
+from edgewright_runtime.updater import Outcome, Updater
+from tests.bundles import Parts, dataset, report, softmax, table_parts, table_rows
+
+HIDDEN = 400
+
+
+def mlp(path: Path, *, tuned: float = 0.0, extra: bool = False, seed: int = 1) -> Callable[[np.ndarray], np.ndarray]:
+    """Writes 3 -> HIDDEN -> 3 with softmax; ``tuned`` moves every weight a little, ``extra`` adds a layer."""
+    chance, moved = np.random.default_rng(seed), np.random.default_rng(99)
+    first, last = (chance.normal(size=s).astype(np.float32) for s in ((3, HIDDEN), (HIDDEN, 3)))
+    middle = np.eye(HIDDEN, dtype=np.float32)
+    first, last = (w + (tuned * moved.normal(size=w.shape)).astype(np.float32) for w in (first, last))
+    names = ["x", "h0", "h1", *(["h2"] if extra else []), "logits"]
+    nodes = [helper.make_node("MatMul", ["x", "first"], ["h0"]), helper.make_node("Tanh", ["h0"], ["h1"])]
+    weights = {"first": first, "last": last}
+    if extra:
+        nodes.append(helper.make_node("MatMul", ["h1", "middle"], ["h2"]))
+        weights["middle"] = middle
+    nodes.append(helper.make_node("MatMul", [names[-2], "last"], ["logits"]))
+    nodes.append(helper.make_node("Softmax", ["logits"], ["scores"], axis=1))
+    graph = helper.make_graph(
+        nodes,
+        "mlp",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(w, n) for n, w in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return lambda x: softmax(np.tanh(x @ first) @ last)
+
+
+def bundle(folder: Path, **options: Any) -> Bundle:
+    parts: Parts = table_parts(folder)
+    answers = mlp(folder / "churn.onnx", **options)
+    artifact = parts.store.put(folder / "churn.onnx", Format.ONNX)
+    x = table_rows()
+    return Parts(
+        model=parts.model.model_copy(update={"source": artifact, "onnx": artifact}),
+        dataset=dataset(parts.store, folder, x, answers(x)),
+        exported=parts.exported.model_copy(update={"artifact": artifact}),
+        report=report(artifact),
+        device=parts.device,
+        store=parts.store,
+    ).build()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundle(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundle(tmp_path_factory.mktemp("tuned"), tuned=1e-4)
+
+
+def model_bytes(of: Bundle) -> bytes:
+    return (of.artifact.path / "churn.onnx").read_bytes()
+
+
+@given(
+    st.sampled_from(["float32", "float16", "float64", "int8", "uint8", "int32"]).flatmap(
+        lambda d: st.tuples(*[hnp.arrays(d, 7, elements=hnp.from_dtype(np.dtype(d)))] * 2)
+    )
+)
+def test_differences_come_back_bit_for_bit(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    is_float = pair[0].dtype.kind == "f"
+    old, new = (a.view(f"u{a.dtype.itemsize}") for a in pair)
+
+    planes = to_difference(old, new, is_float=is_float)
+
+    assert _from_difference(old, planes, is_float=is_float) == new.tobytes()
+
+
+def test_small_changes_of_floats_are_small_differences() -> None:
+    old = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    planes = np.frombuffer(
+        to_difference(old.view(np.uint32), (old * (1 + 1e-6)).astype(np.float32).view(np.uint32), is_float=True),
+        np.uint8,
+    ).reshape(4, -1)
+
+    assert not planes[1:].any(), "across zero and across exponents too"
+
+
+@pytest.mark.parametrize("codec", ["tensor", "bsdiff", "zstd"])
+def test_every_codec_gives_the_new_file(base: Bundle, tuned: Bundle, codec: str) -> None:
+    old, new = model_bytes(base), model_bytes(tuned)
+
+    patch = encoders()[codec]("churn.onnx", old, new)
+
+    assert apply_patch(codec, old, patch, len(new)) == new
+
+
+def test_tensor_codec_is_smallest_for_a_fine_tune(base: Bundle, tuned: Bundle) -> None:
+    old, new = model_bytes(base), model_bytes(tuned)
+    sizes = {codec: len(encoders()[codec]("churn.onnx", old, new)) for codec in ("tensor", "bsdiff", "zstd")}
+
+    assert build_patch("churn.onnx", old, new).codec == "tensor"
+    assert sizes["tensor"] == min(sizes.values())
+    assert sizes["tensor"] < 0.8 * len(lzma.compress(new))
+
+
+def test_tensors_of_a_litert_file_are_found(image_bundle: Bundle) -> None:
+    content = (image_bundle.artifact.path / "digits_cnn.tflite").read_bytes()
+    ranges = tensor_ranges("m.tflite", content)
+
+    assert max(r.stop - r.start for r in ranges) == 144 * 3 * 4
+    changed = bytearray(content)
+    largest = max(ranges, key=lambda r: r.stop - r.start)
+    values = np.frombuffer(content, np.float32, 144 * 3, largest.start) * np.float32(1.0001)
+    changed[largest.start : largest.stop] = values.tobytes()
+    patch = build_patch("m.tflite", content, bytes(changed), ["tensor"])
+    assert apply_patch("tensor", content, patch.content, len(changed)) == bytes(changed)
+    assert len(patch.content) < 0.6 * values.nbytes
+
+
+@pytest.mark.parametrize(("options", "kind"), [({"tuned": 1e-3}, "weight_update"), ({"extra": True}, "layer_addition")])
+def test_kind_says_what_happened_to_the_model(tmp_path: Path, base: Bundle, options: dict[str, Any], kind: str) -> None:
+    mlp(tmp_path / "new.onnx", **options)
+
+    assert patch_kind("churn.onnx", model_bytes(base), (tmp_path / "new.onnx").read_bytes()) == kind
+    assert patch_kind("churn.onnx", None, None) == "hyperparameter_update"
+
+
+def installed(root: Path, repository: Path) -> Outcome:
+    return Updater(str(repository), "stable", root).update(ignore_cohort=True)
+
+
+def test_device_patches_instead_of_downloading(tmp_path: Path, base: Bundle, tuned: Bundle) -> None:
+    repository, root = tmp_path / "r", tmp_path / "d"
+    publish(base, str(repository), "stable")
+    installed(root, repository)
+    publish(tuned, str(repository), "stable")
+
+    outcome = installed(root, repository)
+
+    assert (outcome.status, outcome.patch_failures) == ("installed", ())
+    assert "churn.onnx" in outcome.patched
+    assert outcome.downloaded_bytes < 0.9 * tuned.download_bytes
+    assert (root / "current/bundle/churn.onnx").read_bytes() == model_bytes(tuned)
+    (patch,) = parse_release((repository / "releases/stable/2.json").read_bytes()).patches
+    assert (patch.base, patch.kind) == (base.manifest_digest, "weight_update")
+
+
+def test_device_with_another_base_downloads_in_full(tmp_path: Path, base: Bundle, tuned: Bundle) -> None:
+    repository, root = tmp_path / "r", tmp_path / "d"
+    publish(base, str(repository), "stable")
+    publish(tuned, str(repository), "stable")
+
+    outcome = installed(root, repository)
+
+    assert (outcome.patched, outcome.downloaded_bytes) == ((), tuned.download_bytes)
+
+
+@pytest.mark.parametrize("harm", ["base", "patch", "bomb"])
+def test_patch_that_fails_costs_a_download_only(tmp_path: Path, base: Bundle, tuned: Bundle, harm: str) -> None:
+    repository, root = tmp_path / "r", tmp_path / "d"
+    publish(base, str(repository), "stable")
+    installed(root, repository)
+    publish(tuned, str(repository), "stable")
+    (patch,) = parse_release((repository / "releases/stable/2.json").read_bytes()).patches
+    blob = repository / next(delta.name for delta in patch.files if delta.path == "churn.onnx")
+    if harm == "base":
+        model = root / "current/bundle/churn.onnx"
+        model.write_bytes(model.read_bytes()[:-1] + b"!")
+    elif harm == "patch":
+        blob.write_bytes(b"\0" * blob.stat().st_size)
+    else:
+        blob.write_bytes(lzma.compress(b"\0" * (64 << 20)))
+
+    outcome = installed(root, repository)
+
+    assert outcome.status == "installed"
+    assert "churn.onnx" not in outcome.patched
+    assert len(outcome.patch_failures) == 1
+    assert open_bundle(root / "current/bundle").lineage.model == hashlib.sha256(model_bytes(tuned)).hexdigest()
+
+
+def tensor_patch(*segments: dict[str, Any], body: bytes = b"") -> bytes:
+    header = json.dumps(segments).encode()
+    return lzma.compress(TENSOR_MAGIC + struct.pack("<I", len(header)) + header + body)
+
+
+def bsdiff(control: list[tuple[int, int, int]], diff: bytes, extra: bytes, size: int) -> bytes:
+    packed = [bz2.compress(b"".join(struct.pack("<qqq", *c) for c in control)), bz2.compress(diff), bz2.compress(extra)]
+    return b"BSDIFF40" + struct.pack("<qqq", len(packed[0]), len(packed[1]), size) + b"".join(packed)
+
+
+@pytest.mark.parametrize(
+    ("codec", "patch"),
+    [
+        ("tensor", b""),
+        ("tensor", b"not xz"),
+        ("tensor", lzma.compress(b"something else")),
+        ("tensor", lzma.compress(TENSOR_MAGIC + struct.pack("<I", 1 << 31))),
+        ("tensor", lzma.compress(b"\0" * (64 << 20))),
+        ("tensor", tensor_patch({"kind": "copy", "at": 0, "bytes": 1 << 40})),
+        ("tensor", tensor_patch({"kind": "copy", "at": 90, "bytes": 20})),
+        ("tensor", tensor_patch({"kind": "copy", "at": -1, "bytes": 20})),
+        ("tensor", tensor_patch({"kind": "new", "bytes": 20}, body=b"short")),
+        ("tensor", tensor_patch({"kind": "new", "bytes": 20}, body=b"x" * 21)),
+        ("tensor", tensor_patch({"kind": "float", "at": 0, "bytes": 20, "width": 3}, body=b"x" * 20)),
+        ("tensor", tensor_patch({"kind": "surprise", "bytes": 20})),
+        ("tensor", tensor_patch({"kind": "copy", "at": 0, "bytes": 19})),
+        ("tensor", tensor_patch()),
+        ("bsdiff", b"BSDIFF40"),
+        ("bsdiff", bsdiff([(20, 0, 0)], b"\0" * 20, b"", 1 << 40)),
+        ("bsdiff", bsdiff([(30, 0, 0)], b"\0" * 30, b"", 20)),
+        ("bsdiff", bsdiff([(20, 0, 0)], b"\0" * 5, b"", 20)),
+        ("bsdiff", bsdiff([(0, 20, 0)], b"", b"short", 20)),
+        ("bsdiff", bsdiff([(0, 0, 5)] * 3, b"", b"", 20)),
+        ("bsdiff", b"BSDIFF40" + struct.pack("<qqq", -5, 3, 20) + b"x" * 40),
+        ("zstd", b"not zstd"),
+        ("zstd", b""),
+    ],
+)
+def test_hostile_patch_is_an_integrity_error(codec: str, patch: bytes) -> None:
+    with pytest.raises(IntegrityError):
+        apply_patch(codec, b"b" * 100, patch, 20)
+
+
+def test_zstd_bomb_stops_at_the_announced_length() -> None:
+    import zstandard
+
+    bomb = zstandard.ZstdCompressor().compress(b"\0" * (256 << 20))
+
+    with pytest.raises(IntegrityError, match="21 bytes"):
+        apply_patch("zstd", b"base", bomb, 20)
+
+
+def test_patch_to_too_much_is_refused_before_anything_is_done() -> None:
+    with pytest.raises(IntegrityError, match="at most"):
+        apply_patch("tensor", b"", b"", MAX_PATCHED_BYTES + 1)
+    with pytest.raises(BackendUnavailableError, match="known: tensor"):
+        apply_patch("magic", b"", b"", 1)
+
+
+def test_bsdiff_reads_outside_the_old_file_as_zero() -> None:
+    patch = bsdiff([(4, 0, 0), (4, 0, 0)], b"\1" * 8, b"", 8)
+
+    assert apply_patch("bsdiff", b"\5\5", patch, 8) == b"\6\6" + b"\1" * 6
