@@ -120,8 +120,15 @@ class CompactWeights(Technique):
     price: float = Field(
         1e-6, gt=0, description="Expected loss (nats; squared error for regressors) that one coded bit may save."
     )
-    rows: int = Field(1000, ge=1, description="Calibration rows that the input statistics are taken from.")
-    seed: int = Field(0, description="Of the draw of labels and positions.")
+    rows: int = Field(4000, ge=1, description="Calibration rows that the input statistics are taken from, at most.")
+    augment: float = Field(
+        0.6,
+        ge=0,
+        le=3,
+        description="Warps calibration images (as in training): a network knows its training rows by heart, and what "
+        "other images need of its weights does not show on them.",
+    )
+    seed: int = Field(0, description="Of the warps, and the draw of labels and positions.")
 
 
 class Distill(Technique):

@@ -24,6 +24,8 @@ __all__ = [
 _RUN_LIMITS = (15, 31, 63, 127, 255)
 _LZMA_SETTINGS = tuple(lc + 9 * (lp + 5 * pb) for lc, lp, pb in ((3, 0, 2), (3, 0, 0), (0, 2, 2), (0, 0, 0)))
 _UNIT = 64
+_FINE_LEVELS = 1 << 17
+_TRIAL_LEVELS = 1 << 15
 
 
 def number(value: int) -> bytes:
@@ -95,19 +97,29 @@ class ContextPlan:
 
 
 def plan_context(levels: np.ndarray, blocks: tuple[int, ...]) -> ContextPlan:
-    """Try both orientations of (R, C) levels with each repeating block length; returns the cheapest."""
-    classes = max(1, int(np.abs(levels).max()).bit_length())
+    """Both orientations of (R, C) levels with each repeating block length, tried on a part; returns the cheapest."""
     candidates = [*blocks, _period(levels)]
-    plans = []
+    tried = []
     for transposed in (False, True) if levels.shape[0] > 1 else (False,):
         turned = levels.T if transposed else levels
+        rows = max(1, _TRIAL_LEVELS // turned.shape[1])
+        first = max(0, (turned.shape[0] - rows) // 2)
+        part = turned[first : first + rows]
         for block in sorted({1, *(b for b in candidates if 1 < b < levels.shape[1])}):
-            row_group, group = (block, 1) if transposed else (1, block)
-            shape = LevelShape(turned.shape[0], turned.shape[1], row_group, group, _UNIT, classes)
-            cost = BitCost()
-            code_levels(cost, shape, turned)
-            plans.append(ContextPlan(shape, transposed, cost.cost_bits / 8))
-    return min(plans, key=lambda p: p.cost_bytes)
+            groups = (block, 1) if transposed else (1, block)
+            share = part.size / levels.size
+            tried.append((_planned(part, transposed, *groups).cost_bytes / share, transposed, *groups))
+    _, transposed, row_group, group = min(tried)
+    return _planned(levels.T if transposed else levels, transposed, row_group, group)
+
+
+def _planned(turned: np.ndarray, transposed: bool, row_group: int, group: int) -> ContextPlan:
+    classes = max(1, int(np.abs(turned).max(initial=0)).bit_length())
+    unit = _UNIT if turned.size < _FINE_LEVELS else 2 * _UNIT
+    shape = LevelShape(turned.shape[0], turned.shape[1], min(row_group, turned.shape[0]), group, unit, classes)
+    cost = BitCost()
+    code_levels(cost, shape, turned)
+    return ContextPlan(shape, transposed, cost.cost_bits / 8)
 
 
 def _period(levels: np.ndarray) -> int:

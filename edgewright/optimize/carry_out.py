@@ -1,0 +1,70 @@
+"""The child's side of `edgewright.optimize.apply`: read the network, transform it, write it. Imports torch."""
+
+from pathlib import Path
+from typing import Any, assert_never
+
+from pydantic import TypeAdapter
+from torch import fx
+
+from edgewright.errors import UnsupportedError
+from edgewright.intake import torch_graph
+from edgewright.optimize.cluster import cluster
+from edgewright.optimize.compact_weights import compact_weights
+from edgewright.optimize.decompose import decompose
+from edgewright.optimize.distill import distill
+from edgewright.optimize.fuse import fuse
+from edgewright.optimize.prune import prune
+from edgewright.optimize.prune_channels import prune_channels
+from edgewright.optimize.rows import calibration_inputs, training_rows
+from edgewright.optimize.train_quantization import train_quantization
+from edgewright.recipe import (
+    AnyTechnique,
+    Cluster,
+    CompactWeights,
+    Decompose,
+    Distill,
+    Fuse,
+    Prune,
+    PruneChannels,
+    Quantize,
+    TrainQuantization,
+)
+
+__all__ = ["carry_out", "transformed"]
+
+_TECHNIQUE: TypeAdapter[AnyTechnique] = TypeAdapter(AnyTechnique)
+
+
+def carry_out(graph: str, technique: dict[str, Any], dataset: str, made: str) -> None:
+    """Transform the network in file ``graph`` and write it to ``made``; see `edgewright.optimize.apply`."""
+    model = torch_graph.load(Path(graph))
+    after = transformed(model, _TECHNIQUE.validate_python(technique), Path(dataset))
+    torch_graph.save(after.eval(), Path(made))
+
+
+def transformed(model: fx.GraphModule, technique: AnyTechnique, dataset: Path) -> fx.GraphModule:
+    """One technique on a graph module; ``dataset`` is the ``.npz`` of a `Dataset`."""
+    match technique:
+        case Prune():
+            after = prune(model, technique, training_rows(dataset) if technique.training else None)
+        case TrainQuantization():
+            after = train_quantization(model, technique, training_rows(dataset))
+        case Cluster():
+            after = cluster(model, technique, training_rows(dataset) if technique.training else None)
+        case CompactWeights():
+            after = compact_weights(model, technique, calibration_inputs(dataset))
+        case Distill():
+            after = distill(model, technique, training_rows(dataset))
+        case PruneChannels():
+            after = prune_channels(model, technique, training_rows(dataset))
+        case Decompose():
+            after = decompose(model, technique, training_rows(dataset) if technique.training else None)
+        case Fuse():
+            after = fuse(model)
+        case Quantize():
+            raise UnsupportedError("quantize is done by the platform's own quantizer, when the model is exported")
+        case _:
+            assert_never(technique)
+    if not isinstance(after, fx.GraphModule):
+        raise TypeError(f"{technique.technique} returned a {type(after).__name__}")
+    return after

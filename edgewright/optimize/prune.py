@@ -1,0 +1,109 @@
+"""Unstructured pruning: gradual, on a cubic ramp (Zhu and Gupta, "To prune, or not to prune", arXiv 1710.01878).
+
+Magnitude pruning with retraining as in Han et al., "Learning both Weights and Connections", arXiv 1506.02626; masks are
+recomputed while the network trains, so a weight may come back. 2:4 keeps two of every four inputs (Mishra et al.,
+arXiv 2104.08378). Runs in a child process: imports torch.
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+from edgewright.errors import UnsupportedError
+from edgewright.optimize.training import Rows, Tensors, fit, kept_zeros, weight_names
+from edgewright.recipe import Prune
+
+__all__ = ["prune"]
+
+_UPDATE_EVERY = 20
+
+
+def prune(model: nn.Module, params: Prune, rows: Rows | None) -> nn.Module:
+    """A copy of ``model`` with ``params.sparsity`` of the weights of its linear and convolution layers zero.
+
+    ``rows`` are training rows; None allows pruning without training only.
+
+    Raises:
+        UnsupportedError: the model has no such layer, or training is asked for without rows.
+    """
+    model = copy.deepcopy(model)
+    names = weight_names(model)
+    if not names:
+        raise UnsupportedError("prune: the network has no linear or convolution layer; leave this technique out")
+    masks = _Masks(names, params)
+    if params.training is None:
+        parameters = dict(model.named_parameters())
+        masks.update({n: parameters[n].detach() for n in names}, params.sparsity)
+        with torch.no_grad():
+            for name in names:
+                parameters[name].mul_(masks.of[name]).add_(0.0)
+        return model
+    if rows is None:
+        raise UnsupportedError("prune: training needs training rows; give data, or set `training: null`")
+    _train(model, params, rows, masks)
+    return model
+
+
+def _train(model: nn.Module, params: Prune, rows: Rows, masks: "_Masks") -> None:
+    if params.training is None:
+        raise ValueError("called without training")
+    earlier = kept_zeros(model)
+    latest: Tensors = {}
+    steps = 0
+
+    def effective(values: Tensors) -> Tensors:
+        latest.update(values)
+        return earlier({n: v * masks.of[n] if n in masks.of else v for n, v in values.items()})
+
+    def on_step(done: float) -> None:
+        nonlocal steps
+        steps += 1
+        ramped = min(1.0, done / params.ramp) if params.ramp else 1.0
+        if steps % _UPDATE_EVERY == 0 or done == 1.0:
+            masks.update({n: latest[n].detach() * masks.of.get(n, 1.0) for n in masks.names}, _cubic(params, ramped))
+
+    if not params.ramp:
+        parameters = dict(model.named_parameters())
+        masks.update({n: parameters[n].detach() for n in masks.names}, params.sparsity)
+    fit(model, rows, params.training, effective=effective, on_step=on_step, teacher=copy.deepcopy(model))
+
+
+def _cubic(params: Prune, done: float) -> float:
+    return params.sparsity * float(1 - (1 - done) ** 3)
+
+
+class _Masks:
+    """Which weights stand, by name."""
+
+    def __init__(self, names: list[str], params: Prune) -> None:
+        self.names = names
+        self.of: Tensors = {}
+        self._scope = params.scope
+
+    def update(self, weights: Tensors, sparsity: float) -> None:
+        """Choose anew: ``sparsity`` of the weights, which hold zeros where they are masked already, shall fall."""
+        if self._scope == "2:4":
+            # The pattern is all or nothing: it holds from the first step.
+            self.of = {n: _two_of_four(w) for n, w in weights.items()}
+        elif self._scope == "layer":
+            self.of = {n: (w.abs() > _threshold(w.abs().flatten(), sparsity)).float() for n, w in weights.items()}
+        else:
+            scores = {n: w.abs() / w[w != 0].std().clamp_min(1e-12).sqrt() for n, w in weights.items()}
+            limit = _threshold(torch.cat([s.flatten() for s in scores.values()]), sparsity)
+            self.of = {n: (s > limit).float() for n, s in scores.items()}
+
+
+def _threshold(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
+    fallen = round(sparsity * len(scores))
+    return scores.kthvalue(fallen).values if fallen else torch.tensor(-1.0)
+
+
+def _two_of_four(weight: torch.Tensor) -> torch.Tensor:
+    rows = weight.abs().flatten(1)
+    whole = rows.shape[1] // 4 * 4
+    groups = rows[:, :whole].reshape(len(rows), -1, 4)
+    best = groups.topk(2, dim=2).indices
+    mask = torch.zeros_like(groups).scatter_(2, best, 1.0).reshape(len(rows), whole)
+    # Inputs beyond the last whole group stay.
+    return torch.cat([mask, torch.ones_like(rows[:, whole:])], 1).reshape(weight.shape)

@@ -1,0 +1,134 @@
+"""Structured pruning along the dependency graph (Fang et al., DepGraph, arXiv 2301.12900; library Torch-Pruning).
+
+Importance by magnitude (Li et al., arXiv 1608.08710), first-order Taylor expansion (Molchanov et al., arXiv
+1906.10771) or BatchNorm scale (Liu et al., arXiv 1708.06519). Gradual, with training after each step. Runs in a child
+process: imports torch.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from edgewright.errors import UnsupportedError
+from edgewright.optimize.training import Rows, fit
+from edgewright.recipe import PruneChannels
+
+__all__ = ["multiply_accumulates", "prune_channels"]
+
+_TAYLOR_ROWS = 512
+
+
+def prune_channels(model: fx.GraphModule, params: PruneChannels, rows: Rows | None) -> fx.GraphModule:
+    """A copy with ``params.ratio`` of its multiply-accumulates removed, in ``params.steps`` steps.
+
+    Raises:
+        UnsupportedError: no training rows, or the network's structure cannot be pruned that far.
+    """
+    if rows is None:
+        raise UnsupportedError("prune_channels: needs training rows to recover; give data with a training split")
+    original, model = model, copy.deepcopy(model)
+    example = rows.inputs[:1]
+    full = multiply_accumulates(model, example)
+    pruner = _pruner(model, params, example)
+    for step in range(1, params.steps + 1):
+        target = full * (1 - params.ratio * step / params.steps)
+        _prune_to(model, pruner, params, rows, target)
+        fit(model, rows, params.training.model_copy(update={"seed": params.training.seed + step}), teacher=original)
+    return model
+
+
+def multiply_accumulates(model: nn.Module, example: torch.Tensor) -> int:
+    """Multiply-accumulates of the linear and convolution layers for one inference on ``example`` (1, ...)."""
+    total = 0
+
+    def count(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Linear):
+            total += output.numel() * layer.in_features
+        elif isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            total += output.numel() * layer.weight[0].numel()
+
+    handles = [layer.register_forward_hook(count) for layer in model.modules()]
+    try:
+        with torch.no_grad():
+            model.eval()(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return total
+
+
+def _pruner(model: fx.GraphModule, params: PruneChannels, example: torch.Tensor) -> Any:
+    import torch_pruning as tp
+
+    importance = {
+        "magnitude": tp.importance.GroupMagnitudeImportance,
+        "taylor": tp.importance.GroupTaylorImportance,
+        "batchnorm": tp.importance.BNScaleImportance,
+    }[params.importance]()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return tp.pruner.BasePruner(
+        model,
+        example,
+        importance=importance,
+        global_pruning=True,
+        pruning_ratio=0.98,
+        max_pruning_ratio=0.95,
+        # Small steps: the target in operations is met by as many of them as it takes.
+        iterative_steps=200,
+        ignored_layers=_last_layers(model),
+        round_to=None,
+    )
+
+
+def _prune_to(model: fx.GraphModule, pruner: Any, params: PruneChannels, rows: Rows, target: float) -> None:
+    example = rows.inputs[:1]
+    while multiply_accumulates(model, example) > target:
+        before = _width(model)
+        if params.importance == "taylor":
+            _accumulate_gradients(model, rows)
+        try:
+            pruner.step()
+            multiply_accumulates(model, example)
+        except (RuntimeError, ValueError, IndexError) as e:
+            raise UnsupportedError(
+                f"prune_channels: the graph does not run after its channels were pruned: {str(e).splitlines()[0]}"
+            ) from e
+        if pruner.current_step >= pruner.iterative_steps and _width(model) == before:
+            raise UnsupportedError(f"prune_channels: cannot remove {params.ratio:.0%} of the operations; ask for less")
+    model.zero_grad(set_to_none=True)
+
+
+def _accumulate_gradients(model: nn.Module, rows: Rows) -> None:
+    part = rows.take(_TAYLOR_ROWS)
+    model.zero_grad(set_to_none=True)
+    outputs = model(part.inputs)
+    if rows.is_classification:
+        nn.functional.cross_entropy(outputs, part.targets).backward()
+    else:
+        nn.functional.mse_loss(outputs, part.targets.reshape(outputs.shape)).backward()
+
+
+def _width(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _last_layers(model: fx.GraphModule) -> list[nn.Module]:
+    """The layers whose channels are the model's outputs: they may not change."""
+    layers: list[nn.Module] = []
+    seen: set[fx.Node] = set()
+    queue = [n for node in model.graph.nodes if node.op == "output" for n in node.all_input_nodes]
+    while queue:
+        node = queue.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        layer = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            layers.append(layer)
+        else:
+            queue.extend(node.all_input_nodes)
+    return layers

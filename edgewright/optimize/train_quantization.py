@@ -1,0 +1,69 @@
+"""Quantization-aware training onto a uniform grid with a learnt step (Esser et al., LSQ, arXiv 1902.08153).
+
+The exported file holds exactly the grid's values, ``level * step`` in float32: few distinct ones, which is what entropy
+coding needs. Zeros stay zero. Runs in a child process: imports torch.
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+from edgewright.errors import UnsupportedError
+from edgewright.optimize.training import Rows, Tensors, fit, kept_zeros, weight_names
+from edgewright.recipe import TrainQuantization
+
+__all__ = ["train_quantization"]
+
+_GRID_CANDIDATES = 64
+
+
+def train_quantization(model: nn.Module, params: TrainQuantization, rows: Rows | None) -> nn.Module:
+    """A copy of ``model`` whose weights and biases lie on one grid for each tensor.
+
+    Raises:
+        UnsupportedError: no training rows, or no linear or convolution layer.
+    """
+    model = copy.deepcopy(model)
+    parameters = dict(model.named_parameters())
+    limits = dict.fromkeys(weight_names(model), params.levels)
+    limits |= {
+        bias: params.bias_levels
+        for bias in (name.removesuffix("weight") + "bias" for name in list(limits))
+        if bias in parameters
+    }
+    if rows is None or not limits:
+        raise UnsupportedError("train_quantization: needs training rows and a linear or convolution layer")
+    # Logarithms: a step is positive, and what one update may change is a share of it.
+    log_steps = {n: nn.Parameter(best_step(parameters[n].detach(), limit).log()) for n, limit in limits.items()}
+    zeros = kept_zeros(model)
+
+    def effective(values: Tensors) -> Tensors:
+        values = zeros(values)
+        return {n: on_grid(v, log_steps[n].exp(), limits[n]) if n in limits else v for n, v in values.items()}
+
+    fit(model, rows, params.training, effective=effective, extra=list(log_steps.values()), teacher=copy.deepcopy(model))
+    return model
+
+
+def best_step(weight: torch.Tensor, limit: int) -> torch.Tensor:
+    """The step, 0-dim float32, of the grid -limit..limit with the least squared error over the non-zero weights."""
+    sizes = weight[weight != 0].abs()
+    if not len(sizes):
+        return torch.tensor(1.0)
+    candidates = torch.linspace(0.05, 1.5, _GRID_CANDIDATES) * sizes.quantile(0.95) / limit
+    errors = torch.stack([((torch.round(sizes / s).clamp(0, limit) * s - sizes) ** 2).sum() for s in candidates])
+    return candidates[errors.argmin()].clone()
+
+
+def on_grid(weight: torch.Tensor, step: torch.Tensor, limit: int) -> torch.Tensor:
+    """``round(weight / step) * step`` within the limit; gradients pass to the weight and, scaled, to the step."""
+    scale = 1.0 / max(1.0, float((weight != 0).sum()) * limit) ** 0.5
+    passed = step * scale + (step - step * scale).detach()
+    position = (weight / passed).clamp(-limit, limit)
+    level = position + (torch.round(position) - position).detach()
+    on = level * passed
+    # Forward, the product itself: the straight-through sum would round differently.
+    exact = torch.round(position.detach()) * step.detach()
+    result: torch.Tensor = on + (exact - on).detach()
+    return result

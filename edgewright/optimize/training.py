@@ -1,0 +1,184 @@
+"""One training loop for every technique that trains. Runs in a child process: imports torch.
+
+Only training rows come in here: which rows those are is decided where the data is read (`rows.training_rows`).
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from edgewright.recipe import Training
+
+__all__ = ["Rows", "distillation_loss", "fit", "kept_zeros", "predictions", "warped", "weight_names"]
+
+Tensors = dict[str, torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+_FLOOR = 0.01
+_DEGREES, _SCALE, _SHEAR, _SHIFT = 12.0, 0.12, 0.12, 0.14
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Inputs (N, ...) float32 and targets: (N,) int64 classes, or (N,) / (N, K) float32 values."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether the targets are class indices."""
+        return not self.targets.dtype.is_floating_point
+
+    def take(self, count: int) -> "Rows":
+        """The first rows."""
+        return Rows(self.inputs[:count], self.targets[:count])
+
+
+def weight_names(model: nn.Module) -> list[str]:
+    """The weights of linear and convolution layers, in order: what the techniques compress."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return [f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, kinds)]
+
+
+def kept_zeros(model: nn.Module) -> Callable[[Tensors], Tensors]:
+    """Holds at zero what is zero now: a later step must not undo the sparsity of an earlier one."""
+    weights = dict(model.named_parameters())
+    masks = {name: (weights[name] != 0).float() for name in weight_names(model) if (weights[name] == 0).any()}
+    return lambda values: {n: v * masks[n] if n in masks else v for n, v in values.items()}
+
+
+def fit(
+    model: nn.Module,
+    rows: Rows,
+    params: Training,
+    *,
+    effective: Callable[[Tensors], Tensors] | None = None,
+    extra: list[nn.Parameter] | None = None,
+    on_step: Callable[[float], None] | None = None,
+    teacher: nn.Module | None = None,
+) -> None:
+    """Train in place; afterwards the model holds its effective weights.
+
+    ``effective`` maps the trained parameters to those that the model computes with (masked, quantized, shared);
+    without it zeros stay zero. ``extra`` are parameters of that mapping. ``on_step`` is told the share of the
+    training that is done. ``teacher`` is who ``params.distill`` listens to.
+    """
+    effective = effective or kept_zeros(model)
+    trained: Tensors = {
+        n: nn.Parameter(p.detach().clone(memory_format=_layout(p))) for n, p in model.named_parameters()
+    }
+    optimizer = _optimizer([*trained.values(), *(extra or [])], params)
+    steps = params.epochs * -(-len(rows.inputs) // params.batch_size)
+    loss_of = distillation_loss(teacher, rows, params) if teacher and params.distill else _without_teacher(rows)
+    model.train()
+    # Lazily, as the augmentation and the order of rows draw from the same generator.
+    for step, (inputs, targets) in enumerate(_batches(rows, params)):
+        for group in optimizer.param_groups:
+            group["lr"] = params.learning_rate * (_FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        with torch.autocast("cpu", torch.bfloat16, enabled=params.precision == "bfloat16"):
+            logits = functional_call(model, effective(trained), (inputs,))
+        loss = loss_of(inputs, logits.float(), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if on_step:
+            on_step((step + 1) / steps)
+    model.eval()
+    _write(model, effective(trained))
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, inputs: torch.Tensor, batch_size: int = 1000) -> torch.Tensor:
+    """The model's outputs (N, ...), in eval mode."""
+    was_training = model.training
+    model.eval()
+    outputs = torch.cat([model(inputs[i : i + batch_size]) for i in range(0, len(inputs), batch_size)])
+    model.train(was_training)
+    return outputs
+
+
+def _write(model: nn.Module, values: Tensors) -> None:
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in values.items():
+            # Adding zero turns -0.0, whose bits differ, into 0.0.
+            parameters[name].copy_(value + 0.0)
+
+
+def _layout(tensor: torch.Tensor) -> torch.memory_format:
+    return torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+
+
+def _optimizer(parameters: list[torch.Tensor], params: Training) -> torch.optim.Optimizer:
+    if params.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=params.learning_rate, momentum=0.9, nesterov=True, weight_decay=params.weight_decay
+        )
+    return torch.optim.Adam(parameters, lr=params.learning_rate, weight_decay=params.weight_decay)
+
+
+def distillation_loss(teacher: nn.Module, rows: Rows, params: Training) -> Loss:
+    """(inputs, outputs, targets) to the loss of Hinton et al., "Distilling the Knowledge in a Neural Network",
+    arXiv 1503.02531: the teacher's softened answers weigh ``params.distill``, their KL term scaled by T squared."""
+    teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+    hard, alpha, temperature = _loss(rows), params.distill, params.temperature
+
+    def loss(inputs: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            answers = teacher(inputs)
+        if not rows.is_classification:
+            return alpha * nn.functional.mse_loss(outputs, answers) + (1 - alpha) * hard(outputs, targets)
+        soft = nn.functional.kl_div(
+            (outputs / temperature).log_softmax(1),
+            (answers / temperature).log_softmax(1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return alpha * temperature**2 * soft + (1 - alpha) * hard(outputs, targets)
+
+    return loss
+
+
+def _without_teacher(rows: Rows) -> Loss:
+    hard = _loss(rows)
+    return lambda _, outputs, targets: hard(outputs, targets)
+
+
+def _loss(rows: Rows) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    if rows.is_classification:
+        return nn.CrossEntropyLoss()
+    mean_squared = nn.MSELoss()
+    return lambda outputs, targets: mean_squared(outputs, targets.reshape(outputs.shape))
+
+
+def _batches(rows: Rows, params: Training) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(params.seed)
+    is_image = rows.inputs.ndim == 4
+    for _ in range(params.epochs):
+        order = torch.randperm(len(rows.inputs), generator=generator)
+        for part in order.split(params.batch_size):
+            inputs = rows.inputs[part]
+            if is_image and params.augment:
+                inputs = warped(inputs, params.augment, generator)
+            yield inputs.contiguous(memory_format=_layout(inputs)), rows.targets[part]
+
+
+def warped(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+    """(N, C, H, W) images under random affine maps: rotation, scale, shear and shift, each uniform."""
+
+    def draw(limit: float) -> torch.Tensor:
+        return (torch.rand(len(images), generator=generator) * 2 - 1) * limit * strength
+
+    angle = draw(_DEGREES * math.pi / 180)
+    wide, high, shear = 1 + draw(_SCALE), 1 + draw(_SCALE), draw(_SHEAR)
+    rows = [
+        torch.stack([wide * torch.cos(angle), shear - high * torch.sin(angle), draw(_SHIFT)], 1),
+        torch.stack([wide * torch.sin(angle), high * torch.cos(angle), draw(_SHIFT)], 1),
+    ]
+    grid = nn.functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return nn.functional.grid_sample(images, grid, align_corners=False)
