@@ -27,7 +27,7 @@ _TIES = 0.01  # share of rows that may stand on the other side of a tree's float
 
 def check(model: str, data: str) -> None:
     """Load the model, read and encode the data, and forget both; raises what `edgewright.intake.preflight` says."""
-    opened(Path(model), detect_format(Path(model)), DataSpec.model_validate_json(data))
+    opened(Path(model), detect_format(Path(model)), DataSpec.model_validate_json(data), checking=True)
 
 
 def take_in(model: str, data: str, store: str, name: str) -> str:

@@ -169,7 +169,7 @@ def _users(graph: onnx.GraphProto) -> dict[str, int]:
 
 
 def _fuse_bias(builder: Builder, node: onnx.NodeProto, values: dict[str, Value], users: Mapping[str, int]) -> None:
-    """MatMul then Add of a constant row is a Linear layer with a bias: one layer for quantizers and pruning."""
+    """A layer without bias, then Add of a constant for each output channel: one layer, for quantizers and pruning."""
     if node.op_type != "Add" or len(node.input) != 2:
         return
     for product, addend in (tuple(node.input), tuple(reversed(node.input))):
@@ -177,11 +177,21 @@ def _fuse_bias(builder: Builder, node: onnx.NodeProto, values: dict[str, Value],
         if not isinstance(made, fx.Node) or made.op != "call_module" or not isinstance(bias, torch.Tensor):
             continue
         layer = builder.root.get_submodule(str(made.target))
-        fits = isinstance(layer, nn.Linear) and layer.bias is None and bias.numel() == layer.out_features
-        if fits and bias.shape[-1:] == (bias.numel(),) and bias.ndim <= builder.rank(made) and users[product] == 1:
+        if users[product] == 1 and _is_bias_of(layer, bias, builder.rank(made)):
             layer.bias = nn.Parameter(bias.detach().clone().reshape(-1))
             values[node.output[0]] = made
             return
+
+
+def _is_bias_of(layer: nn.Module, bias: torch.Tensor, rank: int) -> bool:
+    if getattr(layer, "bias", 0) is not None or bias.ndim > rank:
+        return False
+    aligned = (1,) * (rank - bias.ndim) + tuple(bias.shape)
+    if isinstance(layer, nn.Linear):
+        return aligned == (1,) * (rank - 1) + (layer.out_features,)
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return aligned == (1, layer.out_channels) + (1,) * (rank - 2)
+    return False
 
 
 def _output(builder: Builder, values: Mapping[str, Value], name: str) -> Operand:

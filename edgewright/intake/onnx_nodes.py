@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import onnx
 
-__all__ = ["drop_unused", "needed_nodes", "rename_ends"]
+__all__ = ["drop_unused", "has_trees", "needed_nodes", "rename_ends"]
 
 _INVALID = re.compile(r"\W|^(?=\d)")
 
@@ -19,6 +19,11 @@ def needed_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
             kept.append(node)
             wanted.update(_reads(node))
     return kept[::-1]
+
+
+def has_trees(model: onnx.ModelProto) -> bool:
+    """Whether the model's decisions rest on comparisons with thresholds."""
+    return any(n.op_type.startswith("TreeEnsemble") for n in model.graph.node)
 
 
 def drop_unused(model: onnx.ModelProto) -> None:

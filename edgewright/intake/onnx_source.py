@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
-from edgewright.intake.onnx_nodes import drop_unused, rename_ends
+from edgewright.intake.onnx_nodes import drop_unused, has_trees, rename_ends
 from edgewright.intake.source import TensorSource
 from edgewright_runtime.manifest import TensorSpec
 
@@ -32,7 +32,7 @@ class OnnxSource(TensorSource):
         inputs = _inputs(self.model, data.shapes, path)
         self.session = _session(self.model, path)
         super().__init__(inputs, _output(self.session, inputs, path), data)
-        self.notes = notes
+        self.notes, self.float32_only = notes, has_trees(self.model)
 
     def to_onnx(self, name: str) -> onnx.ModelProto:
         """The model itself, with external data brought inside."""

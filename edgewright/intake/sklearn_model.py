@@ -11,6 +11,7 @@ from edgewright.data import DataSpec
 from edgewright.errors import InputError
 from edgewright.intake import sklearn_source, tables
 from edgewright.intake.arrays import Samples, read_arrays
+from edgewright.intake.onnx_nodes import has_trees
 from edgewright.intake.pickle_guard import load_model
 from edgewright.intake.sklearn_source import ColumnKind, answers, classes_of, columns_of
 from edgewright.intake.source import Source, class_indices
@@ -153,7 +154,7 @@ class SklearnSource(Source):
         self.labels = None if classes is None else tuple(str(c) for c in classes)
         name = self.exported.graph.output[0].name
         self.outputs = (TensorSpec(name, (-1, self.reference.shape[1]), "float32"),)
-        self.float32_only = sklearn_source.has_trees(self.exported)
+        self.float32_only = has_trees(self.exported)
 
 
 def _answer(value: Any, path: Path, row: int) -> float:

@@ -14,7 +14,7 @@ from edgewright.intake.exact_trees import with_float32_thresholds
 from edgewright.intake.onnx_nodes import drop_unused
 from edgewright.intake.table_graph import FEATURES
 
-__all__ = ["ColumnKind", "answers", "classes_of", "columns_of", "has_trees", "to_onnx"]
+__all__ = ["ColumnKind", "answers", "classes_of", "columns_of", "to_onnx"]
 
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
 SCORES, PREDICTION = "probabilities", "prediction"
@@ -102,11 +102,6 @@ def classes_of(estimator: Any) -> NDArray[Any] | None:
     if isinstance(classes, list):
         raise UnsupportedError(f"{type(estimator).__name__} predicts {len(classes)} targets at once; one is supported")
     return np.asarray(classes)
-
-
-def has_trees(model: onnx.ModelProto) -> bool:
-    """Whether the model's decisions rest on comparisons with thresholds."""
-    return any(n.op_type.startswith("TreeEnsemble") for n in model.graph.node)
 
 
 def answers(estimator: Any, rows: Any) -> tuple[NDArray[np.float64], NDArray[Any]]:

@@ -40,8 +40,8 @@ class Source(ABC):
         """The model's own scores or values for the test rows, and for classifiers the class it predicts."""
 
 
-def opened(path: Path, kind: Format, data: DataSpec) -> Source:
-    """Load a model and its data.
+def opened(path: Path, kind: Format, data: DataSpec, *, checking: bool = False) -> Source:
+    """Load a model and its data; ``checking`` leaves out what only `take_in` needs.
 
     Raises:
         InputError, UntrustedModelError, UnsupportedError: as `edgewright.intake.preflight`.
@@ -59,8 +59,12 @@ def opened(path: Path, kind: Format, data: DataSpec) -> Source:
             from edgewright.intake.onnx_source import OnnxSource
 
             return OnnxSource(path, data)
+        case Format.KERAS | Format.SAVED_MODEL:
+            from edgewright.intake.keras_source import KerasSource
+
+            return KerasSource(path, kind, data, checking=checking)
         case _:
-            raise UnsupportedError(f"{path}: {kind} models cannot be taken in yet; known: pt2, sklearn, onnx")
+            raise UnsupportedError(f"{path}: a {kind} file is no source model")
 
 
 class TensorSource(Source):
