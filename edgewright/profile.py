@@ -17,6 +17,7 @@ __all__ = [
     "Budget",
     "DeviceProfile",
     "Platform",
+    "Policy",
     "device_names",
     "first_fault",
     "load_device",
@@ -47,6 +48,16 @@ class Budget(Value):
     )
 
 
+class Policy(Value):
+    """When a device should do less: the device runtime steps down beyond these; None sets no limit."""
+
+    max_temperature_c: float | None = Field(None, gt=0, description="Hottest sensor, degrees Celsius.")
+    min_battery_percent: float | None = Field(None, ge=0, le=100, description="Battery below which to do less.")
+
+
+Extension = Literal["neon", "fp16", "dotprod", "i8mm", "bf16", "sve", "sve2", "sme", "avx2", "avx_vnni", "avx512_vnni"]
+
+
 class DeviceProfile(Value):
     """One kind of device; facts with their sources stand in its YAML file under ``profiles/devices``."""
 
@@ -60,6 +71,13 @@ class DeviceProfile(Value):
     os_floor: str = Field(description="Oldest operating system that is supported.")
     runtime_floor: str = Field(description="Oldest version of the inference runtime that is supported.")
     budget: Budget = Budget()
+    extensions: tuple[Extension, ...] = Field((), description="Instruction set extensions that every core has.")
+    app_memory_mb: int | None = Field(None, gt=0, description="Memory that one application may hold, MB.")
+    accelerators: tuple[str, ...] = Field((), description="What else could run a model there, such as gpu.")
+    emulated_core: Literal["cortex-a53", "cortex-a72", "cortex-a76"] | None = Field(
+        None, description="The core that stands for it under emulation."
+    )
+    policy: Policy = Policy()
 
 
 def profiles_folder() -> Path:
@@ -103,7 +121,7 @@ def first_fault(error: ValidationError, *models: type[BaseModel]) -> str:
     fault = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        shown: tuple[type[BaseModel], ...] = (*models, Budget)
+        shown: tuple[type[BaseModel], ...] = (*models, Budget, Policy)
         known = sorted({field for model in shown for field in model.model_fields})
         near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(known)}"
