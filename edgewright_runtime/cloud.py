@@ -30,7 +30,7 @@ class CloudAnswer:
 
     scores: tuple[float, ...]
     model: str
-    version: int
+    version: str
 
 
 class Breaker:
@@ -101,7 +101,7 @@ class CloudClient:
         answer = CloudAnswer(
             scores=f.items("scores", lambda v, where: Fields({"score": v}, where).number("score"), 100_000),
             model=f.text("model"),
-            version=f.whole("version"),
+            version=f.text("version"),
         )
         f.done()
         if not answer.scores:

@@ -107,6 +107,7 @@ class OfflineModel:
 
     def _entry(self, answer: Answer, key: bytes, raw: Any, user: str | None, *, cached: bool) -> dict[str, Any]:
         entry: dict[str, Any] = {
+            "kind": "prediction",
             "time_s": self._clock(),
             "release": self._version,
             "source": "cache" if cached else answer.source,

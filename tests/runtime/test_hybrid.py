@@ -18,7 +18,7 @@ from tests.bundles import LABELS
 from tests.runtime.loopback import Cloud, Reply, answering, serving, slowly
 
 ROW = {"tenure": 0.1, "charges": 0.1, "contract": "One year"}
-CLOUD_SAYS = answering(scores=[0.05, 0.05, 0.9], model="churn-large", version=7)
+CLOUD_SAYS = answering(scores=[0.05, 0.05, 0.9], model="churn-large", version="7")
 ALWAYS_UNSURE = Policy(threshold=1.1, latency_budget_ms=5000)
 
 
@@ -57,11 +57,11 @@ def test_unsure_answers_are_the_clouds(predictor: Predictor) -> None:
         lambda _p, _c: (403, b"no"),
         lambda _p, _c: (200, b"<html>captive portal</html>"),
         lambda _p, _c: None,
-        answering(scores=[0.5, 0.5], model="m", version=1),
-        answering(scores=[3, -1, -1], model="m", version=1),
-        answering(scores=["high"], model="m", version=1),
-        answering(scores=[], model="m", version=1),
-        answering(scores=[1, 0, 0], model="m", version=1, extra=1),
+        answering(scores=[0.5, 0.5], model="m", version="1"),
+        answering(scores=[3, -1, -1], model="m", version="1"),
+        answering(scores=["high"], model="m", version="1"),
+        answering(scores=[], model="m", version="1"),
+        answering(scores=[1, 0, 0], model="m", version="1", extra=1),
         lambda _p, _c: (200, b'{"scores": [' + b"0," * 600_000 + b"0]}"),
     ],
     ids=["500", "403", "html", "cut", "classes", "negative", "text", "empty", "unknown key", "too long"],

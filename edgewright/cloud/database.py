@@ -1,0 +1,167 @@
+"""What the cloud keeps: devices and the records they sent, each record once. SQLite or PostgreSQL, by URL."""
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from edgewright.artifact import Value
+from edgewright.errors import InputError
+from edgewright.monitor import Telemetry
+from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.telemetry import TelemetryRecord
+
+__all__ = ["Database", "Device"]
+
+_metadata = sa.MetaData()
+_devices = sa.Table(
+    "devices",
+    _metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("token_sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("last_seen_s", sa.Float),
+    sa.Column("status", sa.Text, nullable=False, default="{}"),
+)
+_records = sa.Table(
+    "records",
+    _metadata,
+    # The device's own key: a record that is sent again is the same row.
+    sa.Column("device", sa.String(64), sa.ForeignKey("devices.id"), primary_key=True),
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(32), nullable=False, index=True),
+    sa.Column("received_s", sa.Float, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+_MAX_NAME = 64
+
+
+class Device(Value):
+    """A device as the cloud knows it; ``status`` is what it said of itself last."""
+
+    id: str
+    last_seen_s: float | None
+    records: int
+    status: dict[str, Any]
+
+
+class Database:
+    """One connection pool; every method is a transaction."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._engine = sa.create_engine(url, pool_pre_ping=True)
+        except (sa.exc.ArgumentError, ImportError) as e:
+            raise InputError(f"database '{url}': {e}; for example sqlite:////var/lib/edgewright.db") from e
+        if self._engine.dialect.name not in {"sqlite", "postgresql"}:
+            raise InputError(f"database '{self._engine.dialect.name}': sqlite and postgresql are allowed")
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _prepare_sqlite)
+        try:
+            _metadata.create_all(self._engine)
+        except sa.exc.OperationalError as e:
+            raise InputError(f"database '{self._engine.url.render_as_string()}': {e.orig}") from e
+
+    def add_device(self, device: str) -> str:
+        """Register a device and return its token, which is kept as a hash only.
+
+        Raises:
+            InputError: a name that is empty, too long, or taken.
+        """
+        if not 0 < len(device) <= _MAX_NAME:
+            raise InputError(f"device name of {len(device)} characters: 1 to {_MAX_NAME} are allowed")
+        token = secrets.token_urlsafe(32)
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(_devices.insert().values(id=device, token_sha256=_hashed(token), status="{}"))
+        except sa.exc.IntegrityError as e:
+            raise InputError(f"device '{device}' is registered already") from e
+        return token
+
+    def device_of(self, token: str) -> str | None:
+        """The device that a token belongs to."""
+        with self._engine.connect() as connection:
+            found = connection.execute(sa.select(_devices.c.id).where(_devices.c.token_sha256 == _hashed(token)))
+            return found.scalar_one_or_none()
+
+    def receive(self, device: str, status: Mapping[str, Any], records: Sequence[tuple[str, Mapping[str, Any]]]) -> int:
+        """Keep what a device sent, each key once; returns how many were new. Committed when this returns."""
+        now = time.time()
+        rows = [
+            {
+                "device": device,
+                "key": key,
+                "kind": str(body.get("kind", "other"))[:32],
+                "received_s": now,
+                "body": json.dumps(body),
+            }
+            for key, body in records
+        ]
+        new = 0
+        with self._engine.begin() as connection:
+            if rows:
+                new = connection.execute(self._insert_once(), rows).rowcount
+            connection.execute(
+                _devices.update()
+                .where(_devices.c.id == device)
+                .values(last_seen_s=now, status=json.dumps(dict(status)))
+            )
+        return max(new, 0)
+
+    def devices(self) -> list[Device]:
+        """Every registered device."""
+        count = (
+            sa.select(sa.func.count()).where(_records.c.device == _devices.c.id).correlate(_devices).scalar_subquery()
+        )
+        query = sa.select(_devices.c.id, _devices.c.last_seen_s, count, _devices.c.status).order_by(_devices.c.id)
+        with self._engine.connect() as connection:
+            return [
+                Device(id=i, last_seen_s=seen, records=n, status=json.loads(status))
+                for i, seen, n, status in connection.execute(query)
+            ]
+
+    def count(self) -> int:
+        """Records of all devices."""
+        with self._engine.connect() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).select_from(_records)).scalar_one())
+
+    def telemetry(self) -> Telemetry:
+        """The windows that devices sent, as the monitoring flow reads them; bad ones are counted."""
+        query = sa.select(_records.c.device, _records.c.body).where(_records.c.kind == "telemetry")
+        records, malformed, first_fault = [], 0, None
+        with self._engine.connect() as connection:
+            for device, body in connection.execute(query.order_by(_records.c.received_s, _records.c.key)):
+                window = {k: v for k, v in json.loads(body).items() if k != "kind"}
+                try:
+                    records.append(TelemetryRecord.from_line(json.dumps(window).encode()))
+                except IntegrityError as e:
+                    malformed += 1
+                    first_fault = first_fault or f"device {device}: {e}"
+        return Telemetry(records, malformed, first_fault)
+
+    def ping(self) -> None:
+        """Raise where the database does not answer."""
+        with self._engine.connect() as connection:
+            connection.execute(sa.text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    def _insert_once(self) -> sa.Executable:
+        insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
+        return insert(_records).on_conflict_do_nothing(index_elements=["device", "key"])
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    # FULL: a device forgets a record once it is confirmed, so a confirmation must outlive a power cut.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _hashed(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

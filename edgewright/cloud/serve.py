@@ -1,0 +1,57 @@
+"""Running the cloud's side: ``edgewright cloud``."""
+
+from pathlib import Path
+
+from edgewright.cloud.app import create_app
+from edgewright.cloud.database import Database
+from edgewright.errors import InputError
+from edgewright.store import home
+from edgewright_runtime.errors import EdgeRuntimeError
+
+__all__ = ["add_device", "default_database", "serve"]
+
+
+def default_database() -> str:
+    """SQLite below Edgewright's home."""
+    home().mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{home() / 'cloud.db'}"
+
+
+def add_device(device: str, database: str | None = None) -> str:
+    """Register a device and return the token that it must send; it is shown once.
+
+    Raises:
+        InputError: a name that is taken or not allowed, or a database that cannot be used.
+    """
+    opened = Database(database or default_database())
+    try:
+        return opened.add_device(device)
+    finally:
+        opened.close()
+
+
+def serve(
+    *,
+    database: str | None = None,
+    repository: str | None = None,
+    channel: str = "stable",
+    bundles: list[Path] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8100,
+) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        InputError: a bundle or database that cannot be used.
+    """
+    import uvicorn
+
+    opened = Database(database or default_database())
+    try:
+        app = create_app(opened, repository=repository, channel=channel, bundles=bundles)
+    except EdgeRuntimeError as e:
+        raise InputError(f"a model cannot be served: {e}") from e
+    try:
+        uvicorn.run(app, host=host, port=port, log_level="warning")
+    finally:
+        opened.close()

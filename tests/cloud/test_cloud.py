@@ -1,0 +1,226 @@
+import gzip
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from edgewright.cloud import Database
+from edgewright.deploy import publish
+from edgewright.errors import InputError
+from edgewright.package import Bundle
+from edgewright_runtime.cloud import CloudClient
+from edgewright_runtime.errors import RefusedError
+from edgewright_runtime.hybrid import Hybrid, Policy
+from edgewright_runtime.manifest import Monitoring
+from edgewright_runtime.monitor import Monitor
+from edgewright_runtime.offline import OfflineModel, sync
+from edgewright_runtime.outbox import Outbox
+from edgewright_runtime.predictor import Predictor
+
+pytestmark = pytest.mark.filterwarnings("ignore:websockets.*:DeprecationWarning")
+
+ROW = {"tenure": 0.1, "charges": 0.1, "contract": "One year"}
+Serving = Callable[..., str]
+
+
+def client(url: str, token: str, **options: Any) -> CloudClient:
+    return CloudClient(url, token, pause=lambda _: None, **options)
+
+
+def get(url: str, token: str = "") -> tuple[int, str]:
+    reply = httpx.get(url, headers={"Authorization": f"Bearer {token}"})
+    return reply.status_code, reply.text
+
+
+def post(url: str, token: str, body: bytes, **headers: str) -> tuple[int, str]:
+    reply = httpx.post(url, content=body, headers={"Authorization": f"Bearer {token}", **headers})
+    return reply.status_code, reply.text
+
+
+def test_what_a_device_logged_is_counted_once_whatever_is_repeated(
+    serving: Serving, database: Database, tmp_path: Path
+) -> None:
+    token = database.add_device("board-1")
+    url = serving()
+    outbox = Outbox(tmp_path / "o.db")
+    outbox.add_many([{"kind": "prediction", "n": n} for n in range(700)])
+    first_batch = [{"key": r.key, "body": json.loads(r.body)} for r in outbox.batch()]
+    # The server commits, the confirmation is lost, the device sends all of it again.
+    client(url, token).post("/v1/sync", {"status": {}, "records": first_batch})
+
+    done = sync(outbox, client(url, token), {"release": "stable.1"})
+
+    assert done.records == 700
+    assert database.count() == 700
+    (device,) = database.devices()
+    assert (device.id, device.records, device.status) == ("board-1", 700, {"release": "stable.1"})
+    assert "edgewright_repeated_total 500" in get(f"{url}/metrics")[1]
+
+
+def test_devices_at_the_same_time_are_all_counted(serving: Serving, database: Database, tmp_path: Path) -> None:
+    url = serving()
+    tokens = [database.add_device(f"board-{i}") for i in range(4)]
+
+    def work(i: int) -> None:
+        outbox = Outbox(tmp_path / f"{i}.db")
+        outbox.add_many([{"kind": "prediction", "n": n} for n in range(300)])
+        sync(outbox, client(url, tokens[i]), {})
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [device.records for device in database.devices()] == [300] * 4
+
+
+def test_fallback_answers_with_the_model_it_serves(
+    serving: Serving, database: Database, table_bundle: Bundle, newer_bundle: Bundle
+) -> None:
+    token = database.add_device("board")
+    url = serving(bundles=[newer_bundle.artifact.path])
+    edge = Predictor(table_bundle.artifact.path)
+    policy = Policy(threshold=1.1, latency_budget_ms=5000)
+
+    answer = Hybrid(edge, "stable.1", cloud=client(url, token), policy=policy).predict(ROW)
+
+    expected = Predictor(newer_bundle.artifact.path).predict(ROW)
+    assert answer.source == "cloud"
+    assert answer.model == f"churn.{newer_bundle.manifest_digest[:12]}"
+    assert answer.scores == pytest.approx(tuple(expected.scores[0]), abs=1e-6)
+
+
+def test_sync_offers_the_current_release(
+    serving: Serving, database: Database, tmp_path: Path, table_bundle: Bundle
+) -> None:
+    token = database.add_device("board")
+    publish(table_bundle, str(tmp_path / "repository"), "stable")
+    url = serving(repository=str(tmp_path / "repository"))
+
+    done = sync(Outbox(tmp_path / "o.db"), client(url, token), {})
+
+    assert (done.offer.channel, done.offer.version) == ("stable", 1)
+    (tmp_path / "repository/channels/stable.json").write_bytes(b"damaged")
+    assert sync(Outbox(tmp_path / "o.db"), client(url, token), {}).offer is None
+    assert "edgewright_offer_failures_total 1" in get(f"{url}/metrics")[1]
+
+
+def test_telemetry_that_was_synced_is_read_for_monitoring(serving: Serving, database: Database, tmp_path: Path) -> None:
+    token = database.add_device("board")
+    watched = Monitor(tmp_path, Monitoring(), device="board", release="stable.1", bundle="b")
+    for _ in range(30):
+        watched.record(2.0, confidence=0.9, correct=True)
+    watched.flush()
+    outbox = Outbox(tmp_path / "o.db")
+    line = json.loads((tmp_path / "stable.1.jsonl").read_text())
+    outbox.add_many([{"kind": "telemetry", **line}, {"kind": "telemetry", "release": 1}, {"kind": "prediction"}])
+    sync(outbox, client(serving(), token), {})
+
+    telemetry = database.telemetry()
+
+    assert [record.predictions for record in telemetry.records] == [30]
+    assert telemetry.malformed == 1
+    assert telemetry.first_fault.startswith("device board: ")
+
+
+def test_without_its_token_a_device_is_refused(serving: Serving, database: Database) -> None:
+    database.add_device("board")
+    url = serving()
+
+    with pytest.raises(RefusedError, match="401"):
+        client(url, "guessed").post("/v1/sync", {"status": {}, "records": []})
+    assert get(f"{url}/v1/devices")[0] == 401
+    assert database.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "message"),
+    [
+        (b"{", {}, 400, "not JSON"),
+        (b"[" * 100_000, {}, 400, "not JSON"),
+        (b'{"status": {}, "records": [], "extra": 1}', {}, 422, "unknown key 'extra'"),
+        (b'{"status": {}}', {}, 422, "'records' is missing"),
+        (b'{"status": {}, "records": [{"key": "", "body": {}}]}', {}, 422, "records.0.key"),
+        (b'{"status": {}, "records": [{"key": "k", "body": {"x": NaN}}]}', {}, 400, "NaN"),
+        (b"x" * (3 << 20), {}, 413, "more than"),
+        (gzip.compress(b" " * (20 << 20)), {"Content-Encoding": "gzip"}, 413, "unpacks"),
+        (gzip.compress(b"{}")[:-4], {"Content-Encoding": "gzip"}, 400, "cut off"),
+        (b"not gzip", {"Content-Encoding": "gzip"}, 400, "gzip"),
+        (b"{}", {"Content-Encoding": "br"}, 415, "allowed"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(
+    serving: Serving, database: Database, body: bytes, headers: dict[str, str], status: int, message: str
+) -> None:
+    token = database.add_device("board")
+
+    found, text = post(f"{serving()}/v1/sync", token, body, **headers)
+
+    assert found == status
+    assert message in json.loads(text)["detail"]
+    assert database.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("question", "status", "message"),
+    [
+        ({"model": "other", "row": ROW}, 404, "there are: churn"),
+        ({"model": "churn", "row": {}}, 422, "'tenure' is missing"),
+        ({"model": "churn", "row": [ROW, ROW]}, 422, "one row"),
+        ({"model": "churn"}, 422, "'row' is missing"),
+    ],
+)
+def test_bad_question_says_what_is_wrong(
+    serving: Serving, database: Database, table_bundle: Bundle, question: dict[str, Any], status: int, message: str
+) -> None:
+    token = database.add_device("board")
+    url = serving(bundles=[table_bundle.artifact.path])
+
+    found, text = post(f"{url}/v1/predict", token, json.dumps(question).encode())
+
+    assert found == status
+    assert message in json.loads(text)["detail"]
+
+
+def test_health_devices_and_metrics(serving: Serving, database: Database) -> None:
+    token = database.add_device("board")
+    url = serving()
+
+    assert get(f"{url}/healthz") == (200, '{"status":"ok"}')
+    assert [device["id"] for device in json.loads(get(f"{url}/v1/devices", token)[1])] == ["board"]
+    metrics = get(f"{url}/metrics")[1]
+    assert "# TYPE edgewright_devices gauge\nedgewright_devices 1\n" in metrics
+
+
+def test_registering_twice_or_badly_is_one_clear_line(database: Database, tmp_path: Path) -> None:
+    database.add_device("board")
+
+    with pytest.raises(InputError, match="registered already"):
+        database.add_device("board")
+    with pytest.raises(InputError, match="1 to 64"):
+        database.add_device("")
+    with pytest.raises(InputError, match="for example sqlite"):
+        Database("no database at all")
+    with pytest.raises(InputError, match="database"):
+        Database(f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.db'}")
+
+
+def test_logged_predictions_arrive_as_they_were_made(
+    serving: Serving, database: Database, tmp_path: Path, table_bundle: Bundle
+) -> None:
+    token = database.add_device("board")
+    predictor = Predictor(table_bundle.artifact.path)
+    outbox = Outbox(tmp_path / "o.db")
+    model = OfflineModel(Hybrid(predictor, "stable.1"), predictor.manifest, "stable.1", outbox)
+    for _ in range(3):
+        model.predict(ROW, user="anna")
+
+    sync(outbox, client(serving(), token), {"not_logged": model.not_logged})
+
+    assert database.count() == 3
+    assert outbox.counters()["waiting"] == 0

@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import pytest
+
+from edgewright_runtime.manifest import Calibration, Monitoring
+from edgewright_runtime.sensors import Reading, Sensors
+from edgewright_runtime.sketch import QuantileSketch
+from edgewright_runtime.telemetry import TelemetryRecord
+from edgewright_runtime.watch import Issue, Level, Limits, Watch, step_for
+
+LIMITS = Limits(latency_p95_ms=10, memory_mb=50)
+
+
+def window(latency_ms: float = 1.0, **change: object) -> TelemetryRecord:
+    sketch = QuantileSketch()
+    for _ in range(100):
+        sketch.add(latency_ms)
+    fields = {"predictions": 100, "latency": sketch, "memory_mb": 10.0, "confidence": (0,) * 9 + (100,)}
+    return TelemetryRecord(
+        device="d", release="r", bundle="b", start_s=0, seconds=60, labelled=0, correct=0, **{**fields, **change}
+    )
+
+
+def kinds(issues: list[Issue]) -> set[str]:
+    return {issue.kind for issue in issues}
+
+
+def test_one_bad_window_is_no_issue_two_are() -> None:
+    watch = Watch(LIMITS, Monitoring())
+
+    assert watch.judge(window(11), Reading()) == []
+    (issue,) = watch.judge(window(11), Reading())
+    assert (issue.kind, issue.severity, issue.limit) == ("high_latency", "warning", 10)
+    (worse,) = watch.judge(window(16), Reading())
+    assert worse.severity == "critical"
+
+
+def test_an_issue_at_its_limit_does_not_flicker() -> None:
+    watch = Watch(LIMITS, Monitoring())
+    for _ in range(2):
+        watch.judge(window(11), Reading())
+
+    states = [bool(watch.judge(window(ms), Reading())) for ms in (9.5, 9.5, 9.5, 8, 8, 11, 8, 8, 8)]
+
+    # 9.5 is below the limit but not by a tenth; three windows at 8 in a row clear it.
+    assert states == [True] * 8 + [False]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reading", "kind"),
+    [
+        ({"memory_mb": 60.0}, Reading(), "high_memory"),
+        ({"fallbacks": 80}, Reading(), "rising_fallbacks"),
+        ({}, Reading(cpu_percent=95), "high_cpu"),
+        ({}, Reading(temperature_c=85), "high_temperature"),
+        ({}, Reading(battery_percent=10, on_mains=False), "low_battery"),
+        ({"confidence": (50, 50) + (0,) * 8}, Reading(), "confidence_drift"),
+    ],
+)
+def test_every_limit_is_watched(bad: dict[str, object], reading: Reading, kind: str) -> None:
+    calibration = Calibration(1.0, (0.0,) * 8 + (0.2, 0.8), 1000)
+    watch = Watch(LIMITS, Monitoring(), calibration)
+    normal = window(confidence=(0,) * 8 + (20, 80))
+
+    for _ in range(3):
+        assert watch.judge(normal, Reading(cpu_percent=10, temperature_c=40, battery_percent=80)) == []
+    change = {"confidence": (0,) * 8 + (20, 80), **bad}
+    for _ in range(2):
+        issues = watch.judge(window(**change), reading)
+    assert kinds(issues) == {kind}
+
+
+def test_low_battery_on_mains_is_no_issue_and_missing_sensors_are_none() -> None:
+    watch = Watch(LIMITS, Monitoring())
+
+    for _ in range(3):
+        assert watch.judge(window(), Reading(battery_percent=5, on_mains=True)) == []
+        assert watch.judge(window(), Reading()) == []
+
+
+def test_plan_switches_off_what_it_does_not_track() -> None:
+    watch = Watch(
+        LIMITS,
+        Monitoring(enable_performance_tracking=False, enable_accuracy_monitoring=False),
+        Calibration(1.0, (1.0,) + (0.0,) * 9, 10),
+    )
+
+    for _ in range(3):
+        assert watch.judge(window(99, memory_mb=99.0), Reading(cpu_percent=99)) == []
+
+
+def test_steps_go_down_under_strain_and_back_up_after_it() -> None:
+    levels = [Level("normal", threads=4), Level("small", max_memory_mb=5), Level("slow", interval_s=10)]
+    hot = [Issue("high_temperature", "warning", 85, 80)]
+    now, path = 0, []
+    for issues in (hot, hot, hot, [Issue("high_latency", "warning", 11, 10)], [], []):
+        now = step_for(issues, levels, now)
+        path.append(levels[now].name)
+
+    assert path == ["small", "slow", "slow", "small", "normal", "normal"]
+
+
+def write(root: Path, name: str, text: str) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text)
+
+
+def test_sensors_of_a_board(tmp_path: Path) -> None:
+    write(tmp_path, "proc/stat", "cpu 100 0 100 800 0 0 0 0\n")
+    sensors = Sensors(tmp_path)
+    write(tmp_path, "proc/stat", "cpu 160 0 120 820 0 0 0 0\n")
+    write(tmp_path, "proc/meminfo", "MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 250 kB\n")
+    write(tmp_path, "sys/class/thermal/thermal_zone0/temp", "61500\n")
+    write(tmp_path, "sys/class/thermal/thermal_zone1/temp", "-273000\n")
+    write(tmp_path, "sys/class/power_supply/BAT0/type", "Battery\n")
+    write(tmp_path, "sys/class/power_supply/BAT0/capacity", "42\n")
+    write(tmp_path, "sys/class/power_supply/AC/type", "Mains\n")
+    write(tmp_path, "sys/class/power_supply/AC/online", "0\n")
+    write(tmp_path, "sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq", "600000\n")
+    write(tmp_path, "sys/devices/system/cpu/cpufreq/policy0/cpuinfo_max_freq", "1500000\n")
+
+    reading = sensors.read()
+
+    assert reading.cpu_percent == pytest.approx(80)
+    assert reading.memory_percent == pytest.approx(75)
+    assert (reading.temperature_c, reading.battery_percent, reading.on_mains) == (61.5, 42, False)
+    assert (reading.frequency_mhz, reading.throttled) == (600, True)
+
+
+def test_board_without_sensors_says_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgewright_runtime.sensors._psutil", lambda: None)
+    reading = Sensors(tmp_path).read()
+
+    assert (reading.cpu_percent, reading.memory_percent, reading.temperature_c) == (None, None, None)
+    assert (reading.battery_percent, reading.on_mains, reading.frequency_mhz, reading.throttled) == (None,) * 4
+
+
+def test_this_machine_can_be_read() -> None:
+    reading = Sensors().read()
+
+    assert reading.memory_mb > 1
+    assert 0 <= reading.memory_percent <= 100
