@@ -186,7 +186,8 @@ def configure_orchestration() -> None:
     defaults = {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
+        # A stage that fails says so in the result, in one line; Prefect would print its traceback twice.
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
         "PREFECT_LOCAL_STORAGE_PATH": str(home() / "results"),
         "EDGEWRIGHT_HOME": str(home()),

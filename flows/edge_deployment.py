@@ -101,7 +101,7 @@ def edge_deployment(
     except EdgewrightError as e:
         journal.error = e
     except Exception as e:
-        get_run_logger().exception("a stage failed in a way that is not foreseen")
+        get_run_logger().critical("a stage failed in a way that is not foreseen", exc_info=True)
         journal.error = e
     result = journal.result().model_copy(update={"tracking": _track(journal)})
     if result.status == "failed":

@@ -121,8 +121,8 @@ def _run_ml_program(exported: Exported, rows: Path, answers: Path) -> str:
         "path": str(exported.artifact.path),
         "rows": str(rows),
         "answers": str(answers),
-        "input_names": [[spec.name, spec.name] for spec in exported.inputs],
-        "output_names": [[spec.name, spec.name] for spec in exported.outputs],
+        "input_names": [spec.name for spec in exported.inputs],
+        "output_names": [spec.name for spec in exported.outputs],
         "native": sys.platform == "darwin",
     }
     target = "edgewright.validate.ml_program:run_ml_program"
