@@ -18,6 +18,7 @@ __all__ = [
     "Interval",
     "Latency",
     "Measurement",
+    "OperatorTime",
     "Parity",
     "Performance",
     "ValidationReport",
@@ -145,12 +146,20 @@ class Emulation(Value):
     instructions: Instructions | None = None
 
 
+class OperatorTime(Value):
+    """What all operators of one type take in one inference, microseconds, by the runtime's own profiler."""
+
+    operator: str
+    calls: int
+    mean_us: float
+
+
 class Cost(Value):
     """What one model file costs on a target; None where it was not measured.
 
     Memory in MB (2^20 bytes): ``peak_memory_mb`` of the whole process, ``added_memory_mb`` what loading and running
     the model added to it after the runtime itself was imported. ``load_ms`` and ``first_ms`` are those of a fresh
-    process. ``download_bytes`` is the xz transfer form.
+    process. ``download_bytes`` is the xz transfer form. ``memory_steps`` is the resident memory after each step, MB.
     """
 
     artifact: Artifact
@@ -160,6 +169,8 @@ class Cost(Value):
     first_ms: float | None = None
     peak_memory_mb: float | None = None
     added_memory_mb: float | None = None
+    memory_steps: tuple[tuple[str, float], ...] = ()
+    operators: tuple[OperatorTime, ...] = ()
 
 
 class Performance(Value):
@@ -202,6 +213,8 @@ class Measurement(Value):
     noise_percent: float | None
     download_bytes: int
     not_measured: tuple[str, ...] = ()
+    memory_steps: tuple[tuple[str, float], ...] = ()
+    operators: tuple[OperatorTime, ...] = ()
 
 
 class BudgetLine(Value):

@@ -6,6 +6,7 @@
 - ``cold``     one model in a fresh process: load, first inference, memory;
 - ``warm``     several models loaded at once, timed in interleaved blocks, so that what disturbs the machine
   disturbs all of them alike;
+- ``operators`` one model: where its time goes, by the runtime's own profiler;
 - ``marked``   one model, a mark before and after each inference: under the emulator, its plugin counts the
   instructions between two marks.
 
@@ -22,6 +23,7 @@ import os
 import platform
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -33,6 +35,7 @@ import numpy as np
 from edgewright_runtime.backends import Backend, load, run_rows
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
 from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.operator_times import operator_times
 
 __all__ = ["MARK", "BenchModel", "BenchSpec", "bench", "main", "read_arrays", "spec_json", "write_arrays"]
 
@@ -43,6 +46,7 @@ _WARM_UP_NS = 100_000_000  # stop warming up after this, stable or not
 _STABLE = 0.05  # two successive warm-up blocks within 5% of each other
 _PREFIX = "a."
 _MARKED_WARM_UP = 3
+_SHOWN_OPERATORS = 10
 MARK = 0x45444745  # "EDGE": above the largest process id that Linux hands out (2^22)
 _KEPT_SAMPLES = 1000  # single latencies kept for the distribution plot
 
@@ -88,7 +92,7 @@ def bench(spec: BenchSpec) -> dict[str, Any]:
     Raises:
         EdgeRuntimeError: a file that its runtime refuses, rows that do not fit, outputs that are not numbers.
     """
-    tasks = {"outputs": _outputs, "cold": _cold, "warm": _warm, "marked": _marked}
+    tasks = {"outputs": _outputs, "cold": _cold, "warm": _warm, "marked": _marked, "operators": _operators}
     if spec.task not in tasks:
         raise InputRejectedError(f"unknown bench task '{spec.task}'; known: {', '.join(tasks)}")
     _limit_cores(spec)
@@ -182,10 +186,12 @@ def _cold(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     began = time.perf_counter_ns()
     backend = _load(model, spec.threads)
     loaded = time.perf_counter_ns()
+    after_load = _resident_mb()
     row = _single_rows(backend, rows, 1)[0]
     ready = time.perf_counter_ns()
     backend.run(row)
     done = time.perf_counter_ns()
+    after_first = _resident_mb()
     for _ in range(10):  # some runtimes allocate their scratch memory after the first inference only
         backend.run(row)
     peak = _peak_memory_mb()
@@ -195,6 +201,16 @@ def _cold(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "load_ms": (loaded - began) / 1e6,
         "first_ms": (done - ready) / 1e6,
         "peak_memory_mb": None if peak is None else max(peak, imported_peak or 0.0),
+        "memory_steps": [
+            [moment, held]
+            for moment, held in (
+                ("runtime imported", before),
+                ("model loaded", after_load),
+                ("first inference", after_first),
+                ("ten more", _resident_mb()),
+            )
+            if held is not None
+        ],
         "added_memory_mb": None if peak is None or before is None else max(peak - before, 0.0),
     }
 
@@ -325,6 +341,19 @@ def _marked(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
         _mark()
     _mark()
     return {"runtime": backend.name, "version": backend.version, "runs": spec.min_runs}
+
+
+def _operators(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    model = spec.models[0]
+    backend = _load(BenchModel(model.path, model.format), spec.threads)
+    names = model.input_names or tuple(tensor.name for tensor in backend.inputs)
+    own = {tensor.name: rows[name] for tensor, name in zip(backend.inputs, names)}
+    feeds = _single_rows(backend, own, 1)[0]
+    with tempfile.TemporaryDirectory() as scratch:
+        times = operator_times(
+            Path(model.path), model.format, feeds, threads=spec.threads, runs=spec.min_runs, scratch=Path(scratch)
+        )
+    return {"runtime": backend.name, "version": backend.version, "operators": times[:_SHOWN_OPERATORS]}
 
 
 def _mark() -> None:

@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format
-from edgewright.measurement import Cost, Interval, Latency, Performance, Verdict
+from edgewright.errors import UnsupportedError
+from edgewright.measurement import Cost, Interval, Latency, OperatorTime, Performance, Verdict
 from edgewright.profile import DeviceProfile
 from edgewright.store import Store
 from edgewright.validate import statistics
@@ -19,6 +21,7 @@ from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
 
 __all__ = ["measure", "performance_of"]
 
+_PROFILED_RUNS = 20
 _ROWS = 64  # different real rows that the timing cycles through
 _CORE_ML = "latency, load time and memory: Core ML runs on macOS and iOS only"
 _CORE_ML_HERE = "latency, load time and memory: this version times no Core ML model; Xcode's performance report does"
@@ -50,31 +53,48 @@ def measure(
     target = target or LocalTarget(memory_mb=device.memory_mb)
     if target.emulated:
         return _unmeasured(baseline, candidate, f"latency: time on {target.name} means nothing", target.name)
-    same = baseline.artifact.digest == candidate.artifact.digest
     with Store().workspace() as scratch:
-        rows = _write_rows(dataset, scratch)
-        files = {"baseline": _file(baseline, rows), "candidate": _file(candidate, rows)}
-        cold = {
-            name: target.run(
-                BenchSpec(task="cold", models=(file,), rows=str(scratch / "rows.npz"), threads=device.threads),
-                f"loading {Path(file.path).name}",
-                timeout_s,
-            )
-            for name, file in files.items()
-            if name == "baseline" or not same
-        }
-        warm = target.run(
-            BenchSpec(
-                task="warm",
-                models=(files["baseline"], *([] if same else [files["candidate"]]), files["baseline"]),
-                rows=str(scratch / "rows.npz"),
-                threads=device.threads,
-                min_seconds=min_seconds,
-            ),
-            f"timing {Path(files['candidate'].path).name}",
-            timeout_s,
-        )
-    return performance_of(baseline, candidate, cold, warm, f"{target.name}, {device.threads} thread(s)")
+        names = _write_rows(dataset, scratch)
+        session = _Session(target, scratch / "rows.npz", device.threads, min_seconds, timeout_s)
+        before, after = _file(baseline, names), _file(candidate, names)
+        same = baseline.artifact.digest == candidate.artifact.digest
+        cold = {"baseline": session.cold(before)} | ({} if same else {"candidate": session.cold(after)})
+        operators, reason = session.operators(after)
+        cold["baseline" if same else "candidate"]["operators"] = operators
+        warm = session.warm((before, before) if same else (before, after, before))
+    found = performance_of(baseline, candidate, cold, warm, f"{target.name}, {device.threads} thread(s)")
+    return found.model_copy(update={"not_measured": (reason,)}) if reason else found
+
+
+@dataclass(frozen=True)
+class _Session:
+    """The bench's tasks on one target, with the same rows and threads."""
+
+    target: Target
+    rows: Path
+    threads: int
+    min_seconds: float
+    timeout_s: float
+
+    def cold(self, file: BenchModel) -> dict[str, Any]:
+        return self._run(self._spec("cold", (file,)), f"loading {Path(file.path).name}")
+
+    def warm(self, files: tuple[BenchModel, ...]) -> dict[str, Any]:
+        return self._run(self._spec("warm", files), f"timing {Path(files[-2].path).name}")
+
+    def operators(self, file: BenchModel) -> tuple[list[dict[str, Any]], str]:
+        """Time by operator, or why it was not measured."""
+        spec = replace(self._spec("operators", (file,)), min_runs=_PROFILED_RUNS)
+        try:
+            return self._run(spec, "per-operator time")["operators"], ""
+        except UnsupportedError as e:
+            return [], str(e)
+
+    def _spec(self, task: str, files: tuple[BenchModel, ...]) -> BenchSpec:
+        return BenchSpec(task, files, str(self.rows), threads=self.threads, min_seconds=self.min_seconds)
+
+    def _run(self, spec: BenchSpec, what: str) -> dict[str, Any]:
+        return self.target.run(spec, what, self.timeout_s)
 
 
 def performance_of(
@@ -149,4 +169,6 @@ def _cost(exported: Exported, cold: Mapping[str, Any], series: Mapping[str, Any]
         first_ms=cold["first_ms"],
         peak_memory_mb=cold["peak_memory_mb"],
         added_memory_mb=cold["added_memory_mb"],
+        memory_steps=tuple((moment, held) for moment, held in cold["memory_steps"]),
+        operators=tuple(OperatorTime(**row) for row in cold.get("operators", ())),
     )

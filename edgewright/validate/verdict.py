@@ -72,6 +72,8 @@ def measurement_of(evaluation: Evaluation, performance: Performance, *, of_basel
         added_memory_mb=cost.added_memory_mb,
         noise_percent=performance.noise_percent,
         download_bytes=cost.download_bytes,
+        memory_steps=cost.memory_steps,
+        operators=cost.operators,
         not_measured=(*evaluation.not_measured, *performance.not_measured),
     )
 

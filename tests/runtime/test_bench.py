@@ -126,3 +126,18 @@ def test_quantized_tensors_are_stored_and_read_by_their_scale() -> None:
 def test_arrays_keep_names_that_numpy_itself_uses(tmp_path: Path) -> None:
     write_arrays(tmp_path / "a.npz", {"file": np.ones(2), "allow_pickle": np.zeros(1)})
     assert sorted(read_arrays(tmp_path / "a.npz")) == ["allow_pickle", "file"]
+
+
+def test_operator_times_name_the_models_operators(tmp_path: Path, rows: str) -> None:
+    answer = run(tmp_path, BenchSpec("operators", (scaled(tmp_path / "m.onnx", 1.0),), rows, min_runs=4))
+    (row,) = answer["operators"]
+    assert (row["operator"], row["calls"]) == ("MatMul", 1)
+    assert row["mean_us"] > 0
+
+
+def test_memory_is_shown_step_by_step(tmp_path: Path, rows: str) -> None:
+    if sys.platform != "linux":
+        pytest.skip("VmRSS is Linux's")
+    answer = run(tmp_path, BenchSpec("cold", (scaled(tmp_path / "m.onnx", 1.0),), rows))
+    moments = [moment for moment, _ in answer["memory_steps"]]
+    assert moments == ["runtime imported", "model loaded", "first inference", "ten more"]
