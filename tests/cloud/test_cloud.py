@@ -31,7 +31,7 @@ def client(url: str, token: str, **options: Any) -> CloudClient:
     return CloudClient(url, token, pause=lambda _: None, **options)
 
 
-def get(url: str, token: str = "") -> tuple[int, str]:
+def get(url: str, token: str = "none") -> tuple[int, str]:  # noqa: S107 - what a stranger sends
     reply = httpx.get(url, headers={"Authorization": f"Bearer {token}"})
     return reply.status_code, reply.text
 
