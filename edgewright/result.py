@@ -44,6 +44,15 @@ class Optimization(Value):
         made += [step.exported.artifact for step in self.steps if step.exported]
         return tuple(dict.fromkeys(a for a in made if a is not None))
 
+    def sizes(self) -> tuple[tuple[str, int], ...]:
+        """Bytes on disk after each step that was exported, the float32 baseline first."""
+        steps = [
+            (f"{step.technique}{'' if step.kept else ' (no benefit)'}", step.exported.artifact.size_bytes)
+            for step in self.steps
+            if step.exported
+        ]
+        return (("float32", self.baseline.artifact.size_bytes), *steps)
+
 
 class Tracking(Value):
     """Where the run's record went: MLflow's run id, or None while the record waits for the server."""

@@ -1,4 +1,4 @@
-"""The report files of a run: JSON, Markdown and a plot; linked from Prefect, kept in MLflow."""
+"""The report files of a run: JSON, Markdown, a page and a plot; linked from Prefect, kept in MLflow."""
 
 from pathlib import Path
 
@@ -13,6 +13,7 @@ __all__ = ["write_report"]
 def write_report(result: DeploymentResult) -> list[Path]:
     """Files under ``.edgewright/reports/<deployment id>``; empty where validation was not reached."""
     from edgewright.validate.plot import plot_report
+    from edgewright.validate.report_page import report_html
     from edgewright.validate.summary import report_markdown
 
     report, made = result.report, result.optimization
@@ -22,6 +23,7 @@ def write_report(result: DeploymentResult) -> list[Path]:
     files = {
         "report.json": report.model_dump_json(indent=2).encode(),
         "report.md": report_markdown(report, made.model.name, result.device).encode(),
+        "report.html": report_html(report, model=made.model.name, device=result.device, sizes=made.sizes()).encode(),
         "report.png": plot_report(report, made),
     }
     for name, content in files.items():

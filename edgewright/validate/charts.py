@@ -1,0 +1,96 @@
+"""Small charts as SVG text: they print sharply, need no script and no network."""
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+__all__ = ["bars", "distribution", "timeline"]
+
+_WIDTH = 640
+_BINS = 48
+
+
+def bars(rows: Sequence[tuple[str, float, str]], unit: str, title: str) -> str:
+    """Horizontal bars: (label, value, CSS class) each; ``title`` is read to those who cannot see."""
+    if not rows:
+        return ""
+    height, left, right = 34, 190, 110
+    longest = max(value for _, value, _ in rows) or 1.0
+    parts = []
+    for i, (label, value, kind) in enumerate(rows):
+        width = max(1.0, (_WIDTH - left - right) * value / longest)
+        y = i * height
+        parts.append(
+            f'<text x="{left - 8}" y="{y + 22}" text-anchor="end">{escape(label)}</text>'
+            f'<rect class="{escape(kind)}" x="{left}" y="{y + 6}" width="{width:.1f}" height="22" rx="3"/>'
+            f'<text class="value" x="{left + width + 8:.1f}" y="{y + 22}">{value:,.4g} {escape(unit)}</text>'
+        )
+    return _svg(len(rows) * height, title, "".join(parts))
+
+
+def distribution(series: Sequence[tuple[str, Sequence[float], str]], unit: str, title: str) -> str:
+    """Overlaid histograms on one axis, cut at the 99th percentile: (label, values, CSS class) each."""
+    shown = [(label, np.asarray(values, np.float64), kind) for label, values, kind in series if len(values)]
+    if not shown:
+        return ""
+    low = min(float(values.min()) for _, values, _ in shown)
+    high = max(float(np.percentile(values, 99)) for _, values, _ in shown)
+    edges = np.linspace(low, high if high > low else low + 1e-9, _BINS + 1)
+    shares = [(label, np.histogram(values, edges)[0] / len(values), kind) for label, values, kind in shown]
+    highest = max(float(share.max()) for _, share, _ in shares) or 1.0
+    plot, step = 180, _WIDTH / _BINS
+    parts = [
+        f'<rect class="{escape(kind)} overlaid" x="{i * step:.1f}" y="{plot * (1 - value / highest):.1f}" '
+        f'width="{step:.1f}" height="{plot * value / highest:.1f}"/>'
+        for _, share, kind in shares
+        for i, value in enumerate(share)
+        if value > 0
+    ]
+    parts.append(f'<line x1="0" y1="{plot}" x2="{_WIDTH}" y2="{plot}"/>')
+    for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
+        at = low + share * (high - low)
+        parts.append(
+            f'<text x="{share * _WIDTH:.0f}" y="{plot + 20}" text-anchor="{anchor}">{at:.4g} {escape(unit)}</text>'
+        )
+    parts.append(_legend([(label, kind) for label, _, kind in shown], _WIDTH - 190, 0))
+    return _svg(plot + 28, title, "".join(parts))
+
+
+def timeline(series: Sequence[tuple[str, Sequence[tuple[str, float]], str]], unit: str, title: str) -> str:
+    """One line per series through the same named moments: (label, [(moment, value)], CSS class) each."""
+    shown = [(label, points, kind) for label, points, kind in series if points]
+    if not shown:
+        return ""
+    plot, left, right = 150, 60, 60
+    values = [value for _, points, _ in shown for _, value in points]
+    low, high = min(values), max(values)
+    spread = (high - low) or 1.0
+    moments = [moment for moment, _ in shown[0][1]]
+    step = (_WIDTH - left - right) / max(1, len(moments) - 1)
+    parts = []
+    for _, points, kind in shown:
+        places = [(left + i * step, 16 + (plot - 24) * (1 - (v - low) / spread)) for i, (_, v) in enumerate(points)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f'<polyline class="{escape(kind)}" points="{path}"/>')
+        parts += [f'<circle class="{escape(kind)}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in places]
+    for i, moment in enumerate(moments):
+        parts.append(f'<text x="{left + i * step:.1f}" y="{plot + 18}" text-anchor="middle">{escape(moment)}</text>')
+    ends = [(f"{label}: {points[-1][1]:.1f} {unit} at the end", kind) for label, points, kind in shown]
+    parts.append(_legend(ends, 300, plot - 20 * len(ends) - 16))
+    return _svg(plot + 26, title, "".join(parts))
+
+
+def _legend(entries: Sequence[tuple[str, str]], x: float, y: float) -> str:
+    return "".join(
+        f'<rect class="{escape(kind)}" x="{x}" y="{y + i * 22}" width="14" height="14" rx="3"/>'
+        f'<text x="{x + 20}" y="{y + i * 22 + 12}">{escape(label)}</text>'
+        for i, (label, kind) in enumerate(entries)
+    )
+
+
+def _svg(height: int, title: str, content: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'
+        f"{content}</svg>"
+    )

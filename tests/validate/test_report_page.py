@@ -1,0 +1,153 @@
+"""The page as a browser shows it; what it says is checked without one too."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from edgewright.artifact import Artifact, Format
+from edgewright.measurement import (
+    Accuracy,
+    BudgetLine,
+    ClassAccuracy,
+    Emulation,
+    Instructions,
+    Latency,
+    Measurement,
+    OperatorTime,
+    Parity,
+    ValidationReport,
+)
+from edgewright.profile import Budget
+from edgewright.validate.report_page import report_html
+
+CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
+ACCURACY = Accuracy(metric="accuracy", value=0.9, low=0.88, high=0.92, rows=1000)
+HOSTILE = "<script>alert(1)</script>"
+
+
+def measurement(size: int, *, ran: bool = True) -> Measurement:
+    samples = tuple(1 + i / 100 for i in range(100))
+    return Measurement(
+        artifact=Artifact(path=Path("m.onnx"), format=Format.ONNX, digest=f"{size:064x}", size_bytes=size),
+        target="this machine",
+        accuracy=ACCURACY if ran else None,
+        parity=Parity(checked_by="onnxruntime 1.32", rows=1000, max_absolute=0.01, mean_absolute=0.001, agreement=0.999)
+        if ran
+        else Parity(checked_by=None),
+        latency=Latency(
+            p50_ms=1.5, p90_ms=1.9, p95_ms=1.95, p99_ms=1.99, mean_ms=1.5, min_ms=1.0, runs=100, sample_ms=samples
+        )
+        if ran
+        else None,
+        load_ms=20 if ran else None,
+        first_ms=2 if ran else None,
+        peak_memory_mb=80 if ran else None,
+        added_memory_mb=20 if ran else None,
+        noise_percent=1.5,
+        download_bytes=size // 2,
+        not_measured=() if ran else ("latency: Core ML runs on macOS and iOS only",),
+        memory_steps=(("runtime imported", 40.0), ("model loaded", 60.0)) if ran else (),
+        operators=(OperatorTime(operator="Conv", calls=2, mean_us=12.5),) if ran else (),
+    )
+
+
+def report(*, passed: bool = True, ran: bool = True) -> ValidationReport:
+    line = BudgetLine(
+        figure="size on disk", limit=3, measured=2 if passed else 4, unit="MB", status="met" if passed else "missed"
+    )
+    return ValidationReport(
+        source_accuracy=ACCURACY,
+        baseline=measurement(4_000_000, ran=ran),
+        candidate=measurement(1_000_000, ran=ran),
+        accuracy_drop_percent=0.1 if ran else None,
+        drop_low_percent=-0.2 if ran else None,
+        drop_high_percent=0.4 if ran else None,
+        drop_p_value=0.5 if ran else None,
+        drop_test="McNemar mid-p",
+        latency_ratio=0.5 if ran else None,
+        latency_ratio_low=0.45 if ran else None,
+        latency_ratio_high=0.55 if ran else None,
+        latency_verdict="faster" if ran else "not measured",
+        budget=Budget(max_size_mb=3),
+        lines=(line,),
+        passed=passed,
+        per_class=(ClassAccuracy(label=HOSTILE, rows=10, source=0.9, candidate=0.8),),
+        environment=(("machine", "x86_64"),),
+    )
+
+
+class Checker(HTMLParser):
+    """Tags must close in order, and nothing may be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in {"script", "link", "img", "iframe"}
+        assert not {name for name, _ in attrs} & {"src", "href", "onload"}
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize(("passed", "ran"), [(True, True), (False, True), (True, False)])
+def test_page_is_whole_and_fetches_nothing(passed: bool, ran: bool) -> None:
+    page = report_html(report(passed=passed, ran=ran), model=HOSTILE, device="Pixel 8")
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert not re.search(r"https?://|url\(|@import", page)
+
+
+def test_verdict_stands_first_with_its_cause() -> None:
+    page = report_html(report(passed=False), model="digits", device="Pixel 8")
+    assert (
+        page.index("over budget") < page.index("size on disk 4 MB misses its limit of 3 MB by 1") < page.index("<h2>")
+    )
+
+
+def test_what_was_not_measured_is_said_and_nothing_invented() -> None:
+    page = report_html(report(ran=False), model="digits", device="iPhone 15")
+    assert "Core ML runs on macOS and iOS only" in page
+    assert "nothing is claimed of its accuracy" in page
+    assert "p50" not in page
+
+
+def test_emulated_cores_show_counts_and_failures() -> None:
+    counted = Instructions(core="cortex-a76", integer=1000, simd=2000, load_store=3000, branch=400)
+    found = (
+        Emulation(core="cortex-a76", rows=32, max_relative=1e-7, instructions=counted),
+        Emulation(core="cortex-a53", failure="the process was ended by SIGILL"),
+    )
+    page = report_html(report(), model="digits", device="Raspberry Pi 5", emulations=found)
+    assert "6,400" in page
+    assert "ended by SIGILL" in page
+    assert "they are not a time" in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_browser_shows_the_page_within_its_width(tmp_path: Path, width: int) -> None:
+    page = tmp_path / "report.html"
+    probe = (
+        "<script>document.title = document.documentElement.scrollWidth <= window.innerWidth + 1 ? 'fits' : "
+        "'wider: ' + document.documentElement.scrollWidth</script></body>"
+    )
+    page.write_text(report_html(report(), model="digits", device="Pixel 8").replace("</body>", probe))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},2000", "--dump-dom"]
+    shown = subprocess.run(
+        [str(CHROMIUM), *options, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    assert "<title>fits</title>" in shown
+    assert shown.count("<section>") == 9
