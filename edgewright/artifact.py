@@ -69,10 +69,10 @@ class Artifact(Value):
 class Dataset(Value):
     """Real data, encoded as the model's inputs and split, in one ``.npz``.
 
-    Arrays: ``{split}.x.{input}`` (N, ...) in the input's dtype and ``{split}.y`` (N,) for the splits
-    ``calibration``, ``validation`` and ``test``; the source model's own answers ``test.reference.{output}``
-    (N, ...) float64 and, for classifiers, ``test.predicted`` (N,) class indices. Calibration and validation
-    rows are never test rows.
+    Arrays: ``{split}.x.{input}`` (N, ...) in the input's dtype and ``{split}.y`` (N,) for the splits ``train``,
+    ``calibration``, ``validation`` and ``test``; the source model's own answers ``test.reference.{output}`` (N, ...)
+    float64 and, for classifiers, ``test.predicted`` (N,) class indices. Calibration rows are training rows;
+    validation and test rows are in no other split.
     """
 
     artifact: Artifact

@@ -45,14 +45,14 @@ def _apply(
     model: ImportedModel, dataset: Dataset, device: DeviceProfile, precision: Precision, technique: AnyTechnique
 ) -> tuple[ImportedModel, Exported, Precision] | Refusal:
     """The changed model, its export, and the precision of that."""
-    if isinstance(technique, Quantize):
-        changed: ImportedModel | Refusal = model
-        precision = Precision(technique.dtype)
-    else:
-        changed = run(steps.transform, model, technique, dataset)
+    changed = steps.compress(model, technique, dataset)
     if isinstance(changed, Refusal):
         return changed
-    exported = run(steps.export, changed, dataset, device, precision)
+    if isinstance(technique, Quantize):
+        exported = run(steps.quantize, changed, technique, dataset, device)
+        precision = Precision(technique.dtype)
+    else:
+        exported = run(steps.export, changed, dataset, device, precision)
     return exported if isinstance(exported, Refusal) else (changed, exported, precision)
 
 

@@ -1,14 +1,27 @@
-"""Export and each compression technique, as parametrized tasks."""
+"""Export and each compression technique, as a parametrized task of its own."""
+
+from typing import assert_never
 
 from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
-from edgewright.errors import UnsupportedError
+from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.profile import DeviceProfile
-from edgewright.recipe import AnyTechnique
+from edgewright.recipe import (
+    AnyTechnique,
+    Cluster,
+    CompactWeights,
+    Decompose,
+    Distill,
+    Fuse,
+    Prune,
+    PruneChannels,
+    Quantize,
+    TrainQuantization,
+)
 from edgewright.result import Refusal
 from edgewright.store import Store
-from tasks.caching import step
+from tasks.caching import run, step
 
-__all__ = ["export", "transform"]
+__all__ = ["compress", "export", "quantize"]
 
 _EXPORT = (
     "edgewright.export",
@@ -17,11 +30,104 @@ _EXPORT = (
     "edgewright.child",
     *("torch", "litert-torch", "ai-edge-quantizer", "coremltools", "onnx", "onnxruntime"),
 )
+_OPTIMIZE = (
+    "edgewright.optimize",
+    "edgewright.intake.torch_graph",
+    "edgewright.child",
+    *("torch", "torch-pruning"),
+)
+
+Changed = ImportedModel | Refusal
 
 
 @step("Exporting to the platform's format", *_EXPORT)
 def export(model: ImportedModel, dataset: Dataset, device: DeviceProfile, precision: Precision) -> Exported | Refusal:
-    """Convert, and for int8 and float16 quantize, by the platform's own tools; a refusal is a result like another."""
+    """Convert by the platform's own tools; a refusal is a result like another."""
+    return _exported(model, dataset, device, precision)
+
+
+@step("Quantizing", *_EXPORT)
+def quantize(model: ImportedModel, params: Quantize, dataset: Dataset, device: DeviceProfile) -> Exported | Refusal:
+    """Quantize by the platform's own quantizer, calibrated on calibration rows."""
+    return _exported(model, dataset, device, Precision(params.dtype))
+
+
+@step("Pruning weights", *_OPTIMIZE)
+def prune(model: ImportedModel, params: Prune, dataset: Dataset) -> Changed:
+    """See `edgewright.optimize.prune`."""
+    return _changed(model, params, dataset)
+
+
+@step("Pruning channels", *_OPTIMIZE)
+def prune_channels(model: ImportedModel, params: PruneChannels, dataset: Dataset) -> Changed:
+    """See `edgewright.optimize.prune_channels`."""
+    return _changed(model, params, dataset)
+
+
+@step("Training with quantized weights", *_OPTIMIZE)
+def train_quantization(model: ImportedModel, params: TrainQuantization, dataset: Dataset) -> Changed:
+    """See `edgewright.optimize.train_quantization`."""
+    return _changed(model, params, dataset)
+
+
+@step("Clustering weights", *_OPTIMIZE)
+def cluster(model: ImportedModel, params: Cluster, dataset: Dataset) -> Changed:
+    """See `edgewright.optimize.cluster`."""
+    return _changed(model, params, dataset)
+
+
+@step("Choosing weights that code short", *_OPTIMIZE)
+def compact_weights(model: ImportedModel, params: CompactWeights, dataset: Dataset) -> Changed:
+    """See `edgewright.optimize.compact_weights`."""
+    return _changed(model, params, dataset)
+
+
+@step("Distilling", *_OPTIMIZE)
+def distill(model: ImportedModel, params: Distill, dataset: Dataset) -> Changed:
+    """See `edgewright.optimize.distill`."""
+    return _changed(model, params, dataset)
+
+
+@step("Decomposing layers", *_OPTIMIZE)
+def decompose(model: ImportedModel, params: Decompose, dataset: Dataset) -> Changed:
+    """See `edgewright.optimize.decompose`."""
+    return _changed(model, params, dataset)
+
+
+@step("Fusing layers", *_OPTIMIZE)
+def fuse(model: ImportedModel, params: Fuse, dataset: Dataset) -> Changed:
+    """See `edgewright.optimize.fuse`."""
+    return _changed(model, params, dataset)
+
+
+def compress(model: ImportedModel, params: AnyTechnique, dataset: Dataset) -> Changed:
+    """Run the task that the parameters' type selects; quantization is the export's, see `quantize`."""
+    match params:
+        case Prune():
+            return run(prune, model, params, dataset)
+        case PruneChannels():
+            return run(prune_channels, model, params, dataset)
+        case TrainQuantization():
+            return run(train_quantization, model, params, dataset)
+        case Cluster():
+            return run(cluster, model, params, dataset)
+        case CompactWeights():
+            return run(compact_weights, model, params, dataset)
+        case Distill():
+            return run(distill, model, params, dataset)
+        case Decompose():
+            return run(decompose, model, params, dataset)
+        case Fuse():
+            return run(fuse, model, params, dataset)
+        case Quantize():
+            return model
+        case _:
+            assert_never(params)
+
+
+def _exported(
+    model: ImportedModel, dataset: Dataset, device: DeviceProfile, precision: Precision
+) -> Exported | Refusal:
     from edgewright import export as exporters
 
     try:
@@ -32,9 +138,7 @@ def export(model: ImportedModel, dataset: Dataset, device: DeviceProfile, precis
         return Refusal(reason=str(e))
 
 
-@step("Compressing the network", "edgewright.optimize", "edgewright.intake.torch_graph", "edgewright.child", "torch")
-def transform(model: ImportedModel, params: AnyTechnique, dataset: Dataset) -> ImportedModel | Refusal:
-    """Apply one technique to the torch graph; see `edgewright.optimize.apply`."""
+def _changed(model: ImportedModel, params: AnyTechnique, dataset: Dataset) -> Changed:
     from edgewright import optimize
 
     if model.graph is None:

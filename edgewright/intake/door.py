@@ -119,7 +119,7 @@ def _arrays(source: Source, reference: NDArray[np.float64], predicted: NDArray[A
     """The arrays of `edgewright.artifact.Dataset`."""
     samples = source.samples
     arrays: dict[str, Any] = {}
-    for split in ("calibration", "validation", "test"):
+    for split in ("train", "calibration", "validation", "test"):
         rows = getattr(samples.rows, split)
         for name, values in samples.inputs.items():
             arrays[f"{split}.x.{name}"] = values[rows]

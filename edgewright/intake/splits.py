@@ -14,14 +14,16 @@ CALIBRATION_ROWS = 1000
 """Static quantization needs the range of activations: some hundred rows settle it."""
 VALIDATION_ROWS = 2000
 """A choice between candidates by accuracy: its standard error is then about 1 percentage point at most."""
+_VALIDATION_SHARE = 5
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Row numbers of each split; calibration and validation are never test rows."""
+    """Row numbers of each split; calibration rows are training rows, no others are in two splits."""
 
+    train: Indices
     calibration: Indices
     validation: Indices
     test: Indices
@@ -37,12 +39,16 @@ def split_rows(y: NDArray[Any], *, test_fraction: float, seed: int, classes: boo
     return np.setdiff1d(np.arange(len(y)), test), np.sort(test)
 
 
-def thinned(training: Indices, y: NDArray[Any], *, seed: int, classes: bool) -> tuple[Indices, Indices]:
-    """Disjoint rows (calibration, validation) out of the training rows, at most as many as are needed."""
+def thinned(training: Indices, y: NDArray[Any], *, seed: int, classes: bool) -> tuple[Indices, Indices, Indices]:
+    """Rows (train, calibration, validation) out of the training rows.
+
+    A fifth is for validation, at most as many as are needed; calibration is a part of the rest, all of which trains.
+    """
     generator = np.random.default_rng(seed + 1)
     order = _interleaved(training, y, generator) if classes else generator.permutation(training)
-    calibration = min(CALIBRATION_ROWS, max(len(order) // 2, 1))
-    return np.sort(order[:calibration]), np.sort(order[calibration : calibration + VALIDATION_ROWS])
+    validation = min(VALIDATION_ROWS, max(len(order) // _VALIDATION_SHARE, 1))
+    train = order[validation:]
+    return np.sort(train), np.sort(train[:CALIBRATION_ROWS]), np.sort(order[:validation])
 
 
 def _share(order: Indices, fraction: float) -> Indices:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgewright.artifact import Dataset, Exported, Format, Precision
 from edgewright.child import run_in_child
 from edgewright.errors import InputError, UnsupportedError
+from edgewright_runtime.bench import read_arrays, write_arrays
 from edgewright_runtime.encoding import quantize
 
 __all__ = ["GOLDEN_NAME", "GoldenVectors", "answers_of", "record", "run_rows"]
@@ -77,7 +78,7 @@ def answers_of(exported: Exported, rows: Arrays, scratch: Path) -> tuple[Arrays,
         ConversionError: the file crashes its runtime.
     """
     asked, answered = scratch / "rows.npz", scratch / "answers.npz"
-    np.savez(asked, allow_pickle=False, **rows)
+    write_arrays(asked, rows)
     if exported.artifact.format is Format.MLPACKAGE:
         try:
             made_by = _run_ml_program(exported, asked, answered)
@@ -85,7 +86,7 @@ def answers_of(exported: Exported, rows: Arrays, scratch: Path) -> tuple[Arrays,
             return None
     else:
         made_by = _run_in_runtime(exported, asked, answered)
-    found = _read(answered)
+    found = read_arrays(answered)
     return {spec.name: found[spec.name].astype(spec.dtype) for spec in exported.outputs}, made_by
 
 
@@ -95,8 +96,8 @@ def run_rows(path: str, fmt: str, inputs: Sequence[str], outputs: Sequence[str],
     from edgewright_runtime.backends import run_rows as run
 
     backend = load(path, fmt, input_names=inputs, output_names=outputs)
-    found: Mapping[str, NDArray[np.generic]] = run(backend, _read(Path(rows)))
-    np.savez(answers, allow_pickle=False, **{name: found[name] for name in outputs})
+    found: Mapping[str, NDArray[np.generic]] = run(backend, read_arrays(Path(rows)))
+    write_arrays(Path(answers), {name: found[name] for name in outputs})
     return f"{backend.name} {backend.version}"
 
 
