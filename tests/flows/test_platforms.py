@@ -1,0 +1,94 @@
+"""Real models to each platform: what the demo and the first example of the README promise."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewright.child import run_in_child
+from edgewright.result import DeploymentResult
+from flows.edge_deployment import deploy
+
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEWRIGHT_HOME", str(folder))
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def digits(home: Path) -> dict[str, Any]:
+    run_in_child("edgewright.demo:make_digits_cnn", {"folder": str(home)}, what="training")
+    return {"model": home / "digits_cnn.pt2", "data": home / "digits.npz"}
+
+
+def _accuracy(result: DeploymentResult) -> float:
+    assert result.report is not None
+    assert result.report.candidate.accuracy is not None
+    return result.report.candidate.accuracy.value
+
+
+@pytest.mark.parametrize(("platform", "form"), [("android", "tflite"), ("ios", "mlpackage"), ("edge_device", "onnx")])
+def test_int8_cnn_is_smaller_and_as_right_on_every_platform(digits: dict[str, Any], platform: str, form: str) -> None:
+    result = deploy(**digits, platform=platform, channel=platform)
+    assert result.error is None
+    assert result.optimization is not None
+    made = result.optimization
+    assert made.candidate.artifact.format.value == form
+    assert made.candidate.precision.value == "int8"
+    assert made.steps[0].kept
+    assert made.candidate.artifact.size_bytes < 0.35 * made.baseline.artifact.size_bytes
+    assert _accuracy(result) > 0.97
+    assert result.report is not None
+    measured = result.report.candidate
+    assert measured.parity.checked_by is not None
+    if platform == "ios":
+        assert measured.latency is None
+        assert any("Core ML" in reason for reason in measured.not_measured)
+
+
+def test_pruned_channels_reach_the_exported_file(digits: dict[str, Any], home: Path) -> None:
+    recipe = home / "half.yaml"
+    recipe.write_text(
+        "description: half the work\nmax_accuracy_drop_percent: 5\n"
+        "techniques: [{technique: prune_channels, ratio: 0.5, steps: 2, training: {epochs: 2}}]\n"
+    )
+    result = deploy(**digits, platform="edge_device", channel="pruned", recipe=str(recipe))
+    assert result.error is None
+    assert result.optimization is not None
+    made = result.optimization
+    assert made.steps[0].kept, made.steps[0].reason
+    assert made.candidate.artifact.size_bytes < 0.8 * made.baseline.artifact.size_bytes
+    assert _accuracy(result) > 0.9
+
+
+@pytest.mark.shared
+def test_churn_example_agrees_with_scikit_learn_on_every_row(home: Path, shared: Path) -> None:
+    result = deploy(
+        model=shared / "models" / "customer_churn.pkl",
+        data=shared / "data" / "telco_customer_churn.csv",
+        target="Churn",
+        platform="android",
+        channel="churn",
+        max_latency_ms=100,
+        max_memory_mb=50,
+    )
+    assert result.error is None
+    assert result.report is not None
+    parity = result.report.candidate.parity
+    assert parity.rows > 2000
+    assert parity.agreement == 1.0
+    assert parity.max_absolute is not None
+    assert parity.max_absolute < 1e-5
+    assert result.optimization is not None
+    assert not result.optimization.steps[0].kept
+    assert "thresholds" in result.optimization.steps[0].reason
