@@ -1,17 +1,23 @@
-"""``python -m edgewright_runtime``: install, check, predict, status and rollback on the device."""
+"""``python -m edgewright_runtime``: install, check, predict, bench, status, rollback, sync and run on the device."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgewright_runtime import __version__
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
 from edgewright_runtime.installation import Installation, Installed
+
+if TYPE_CHECKING:
+    from edgewright_runtime.device import Device
 
 __all__ = ["main"]
 
@@ -44,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--root", type=Path, default=Path(_DEFAULT_ROOT), help="where this device keeps its models")
         return added
 
+    def clouded(added: argparse.ArgumentParser, required: bool = False) -> argparse.ArgumentParser:
+        added.add_argument("--cloud", required=required, help="http(s):// address of the cloud")
+        added.add_argument("--token-file", type=Path, required=required, help="file with this device's token")
+        return added
+
     install = rooted(add("install", _install, "install what a channel offers"))
     install.add_argument("url", help="release repository: a folder, file:// or http(s)://")
     install.add_argument("--channel", default="stable")
@@ -58,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--threads", type=int, default=1)
     rooted(add("status", _status, "what is installed"))
     rooted(add("rollback", _rollback, "return to the release before, without network"))
+    bench = rooted(add("bench", _bench, "time the installed model on its golden rows"))
+    bench.add_argument("--runs", type=int, default=200)
+    bench.add_argument("--threads", type=int, default=1)
+    clouded(rooted(add("sync", _sync, "send what waits in the outbox")), required=True)
+    run = clouded(rooted(add("run", _run, "answer rows from stdin, one JSON a line, and keep the device up to date")))
+    run.add_argument("--repository", help="release repository to take updates from")
+    run.add_argument("--channel", default="stable")
+    run.add_argument("--interval", type=float, default=60.0, help="seconds between two rounds of upkeep")
     return parser
 
 
@@ -118,6 +137,80 @@ def _rollback(options: argparse.Namespace) -> dict[str, Any]:
     installation = Installation(options.root)
     with installation.exclusive():
         return {"status": "rolled back", "installed": _shown(installation.rollback())}
+
+
+def _bench(options: argparse.Namespace) -> dict[str, Any]:
+    from edgewright_runtime.golden import load_golden
+    from edgewright_runtime.predictor import Predictor
+
+    predictor = Predictor(_current(options.root).bundle, options.threads)
+    inputs, _ = load_golden(predictor.folder / predictor.manifest.golden.path)
+    rows = predictor.manifest.golden.rows
+    times = []
+    for i in range(options.runs):
+        row = {name: array[i % rows : i % rows + 1] for name, array in inputs.items()}
+        began = time.perf_counter()
+        predictor.predict_encoded(row)
+        times.append((time.perf_counter() - began) * 1000)
+    times.sort()
+    at = {f"p{q}_ms": round(times[min(len(times) * q // 100, len(times) - 1)], 4) for q in (50, 95, 99)}
+    backend = predictor.backend
+    return {"runtime": f"{backend.name} {backend.version}", "runs": options.runs, "threads": options.threads, **at}
+
+
+def _client(options: argparse.Namespace) -> Any:
+    from edgewright_runtime.cloud import CloudClient
+
+    if not options.cloud:
+        return None
+    if options.token_file is None:
+        raise EdgeRuntimeError("--cloud needs --token-file with this device's token")
+    return CloudClient(options.cloud, options.token_file.read_text().strip())
+
+
+def _sync(options: argparse.Namespace) -> dict[str, Any]:
+    from edgewright_runtime.offline import sync
+    from edgewright_runtime.outbox import Outbox
+
+    outbox = Outbox(options.root / "outbox.db")
+    done = sync(outbox, _client(options), {"release": _current(options.root).name, **outbox.counters()})
+    offer = f"{done.offer.channel}.{done.offer.version}" if done.offer else None
+    return {"sent": done.records, "batches": done.batches, "offer": offer}
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    """Answers go to stdout and upkeep to stderr, one JSON a line, until stdin ends."""
+    from edgewright_runtime.device import Device, Settings
+
+    settings = Settings(options.root, options.repository, options.channel, _client(options))
+    device = Device(settings)
+    ended = threading.Event()
+
+    def upkeep() -> None:
+        while not ended.wait(options.interval):
+            print(json.dumps({"upkeep": asdict(device.tick())}), file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=upkeep)
+    thread.start()
+    answered = 0
+    try:
+        for line in sys.stdin:
+            print(json.dumps(_answered(device, line)), flush=True)
+            answered += 1
+    finally:
+        ended.set()
+        thread.join()
+        device.flush()
+        last = device.tick()
+        device.close()
+    return {"answered": answered, "upkeep": asdict(last)}
+
+
+def _answered(device: Device, line: str) -> dict[str, Any]:
+    try:
+        return asdict(device.predict(json.loads(line)))
+    except (EdgeRuntimeError, ValueError) as e:
+        return {"error": str(e)}
 
 
 def _current(root: Path) -> Installed:

@@ -8,6 +8,7 @@ __all__ = [
     "RefusedError",
     "RollbackError",
     "TransportError",
+    "UnsuitableError",
 ]
 
 
@@ -21,6 +22,10 @@ class IntegrityError(EdgeRuntimeError):
 
 class RollbackError(EdgeRuntimeError):
     """An older version was offered as new, or there is no version to return to."""
+
+
+class UnsuitableError(EdgeRuntimeError):
+    """A bundle that is intact, but costs more on this device than its budget allows."""
 
 
 class BackendUnavailableError(EdgeRuntimeError):

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from edgewright_runtime.backends import run_rows
-from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.errors import IntegrityError, UnsuitableError
+from edgewright_runtime.monitor import resident_memory_mb
 from edgewright_runtime.predictor import Predictor
 
 __all__ = ["check_bundle", "check_bundle_in_child", "load_golden"]
 
 _TIMEOUT_S = 300.0
+_TIMED_RUNS = 30
+# Importing ONNX Runtime or LiteRT itself; the budget is of what the model adds.
+_RUNTIME_MEMORY_MB = 60.0
 
 
 def check_bundle(folder: Path, threads: int = 1) -> dict[str, float]:
@@ -26,7 +31,9 @@ def check_bundle(folder: Path, threads: int = 1) -> dict[str, float]:
 
     Raises:
         IntegrityError: a file is changed, or an output differs by more than the manifest's tolerance.
+        UnsuitableError: the budget of latency or memory is missed on this device.
     """
+    before_mb = resident_memory_mb()
     predictor = Predictor(folder, threads)
     golden = predictor.manifest.golden
     inputs, expected = load_golden(folder / golden.path)
@@ -42,7 +49,31 @@ def check_bundle(folder: Path, threads: int = 1) -> dict[str, float]:
                 f"{predictor.backend.name} {predictor.backend.version} does not run this model correctly here"
             )
         differences[name] = difference
+    _check_budget(predictor, inputs, before_mb)
     return differences
+
+
+def _check_budget(predictor: Predictor, inputs: dict[str, np.ndarray], before_mb: float | None) -> None:
+    """One look before activation; the health window after it looks longer."""
+    budget = predictor.manifest.budget
+    after_mb = resident_memory_mb()
+    if budget.max_memory_mb is not None and before_mb is not None and after_mb is not None:
+        added = after_mb - before_mb
+        if added > budget.max_memory_mb + _RUNTIME_MEMORY_MB:
+            raise UnsuitableError(f"the model adds {added:.1f} MB here, its budget is {budget.max_memory_mb:g} MB")
+    if budget.max_latency_ms is not None:
+        row = {name: array[:1] for name, array in inputs.items()}
+        times = []
+        for _ in range(_TIMED_RUNS):
+            began = time.perf_counter()
+            run_rows(predictor.backend, row)
+            times.append((time.perf_counter() - began) * 1000)
+        # The budget is of the p95; where even the median misses it, no luck of the moment is to blame.
+        if (median := sorted(times)[len(times) // 2]) > budget.max_latency_ms:
+            raise UnsuitableError(
+                f"one inference takes {median:.3g} ms here (median of {_TIMED_RUNS}), "
+                f"its budget is {budget.max_latency_ms:g} ms"
+            )
 
 
 def check_bundle_in_child(folder: Path, timeout_s: float = _TIMEOUT_S) -> None:

@@ -4,7 +4,7 @@
 ``ROOT/releases/CHANNEL.VERSION/``       ``release.json``, ``previous`` (a name) and ``bundle`` (a link)
 ``ROOT/bundles/DIGEST/``                 a bundle's files, complete and checked before they get this name
 ``ROOT/staging/``                        downloads under way
-``ROOT/highest/CHANNEL``, ``ROOT/refused/NAME``, ``ROOT/device_id``
+``ROOT/highest/CHANNEL``, ``ROOT/refused/NAME``, ``ROOT/trial``, ``ROOT/device_id``
 
 ``ROOT/current/bundle`` is the path an application opens.
 """
@@ -103,6 +103,10 @@ class Installation:
         """Whether this device went back from that release, or found that it does not work."""
         return (self.root / "refused" / name).exists()
 
+    def refusal(self, name: str) -> str:
+        """Why a release is not taken again."""
+        return (self.root / "refused" / name).read_text()
+
     def refuse(self, name: str, reason: str) -> None:
         """Never take that release again."""
         write_durably(self.root / "refused" / name, reason.encode())
@@ -117,6 +121,8 @@ class Installation:
         folder = self.root / "releases" / name
         if before is None or before.name != name:
             self._place_release(folder, release, content, before.name if before else "")
+            if before is not None:
+                self.begin_trial(name)
             self._point_to(name)
         self._raise_highest(release)
         return self.installed(name)
@@ -137,6 +143,31 @@ class Installation:
         self.refuse(now.name, "rolled back on this device")
         self._point_to(target.name)
         return target
+
+    def begin_trial(self, name: str) -> None:
+        """Put a release on trial: until `end_trial` its starts are counted. Written before it becomes current."""
+        write_durably(self.root / "trial", f"{name} 0".encode())
+
+    def trial_starts(self) -> int | None:
+        """How often the current release was started on trial; None where it is not on trial."""
+        path, current = self.root / "trial", self.current()
+        if current is None or not path.exists():
+            return None
+        name, _, starts = path.read_text().partition(" ")
+        return int(starts) if name == current.name else None
+
+    def count_trial_start(self) -> int | None:
+        """Count one more start of a release on trial."""
+        starts, current = self.trial_starts(), self.current()
+        if starts is None or current is None:
+            return None
+        write_durably(self.root / "trial", f"{current.name} {starts + 1}".encode())
+        return starts + 1
+
+    def end_trial(self) -> None:
+        """The current release has proved itself."""
+        (self.root / "trial").unlink(missing_ok=True)
+        sync_folder(self.root)
 
     def names_by_age(self) -> list[str]:
         """All releases on this device, the one that was installed first in front."""

@@ -1,6 +1,6 @@
-"""What the device tells of its predictions: one line of JSON a window, in a folder that is sent on when it suits.
+"""What the device tells of its predictions: one record a window, in a file or handed to the agent.
 
-Recording a prediction costs microseconds; the file is written once a window.
+Recording a prediction costs microseconds; a window is handed over when the next begins.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgewright_runtime.manifest import CONFIDENCE_BINS, Monitoring
 from edgewright_runtime.sketch import QuantileSketch
 from edgewright_runtime.telemetry import TelemetryRecord
 
-__all__ = ["Monitor", "resident_memory_mb"]
+__all__ = ["Monitor", "TelemetryFile", "resident_memory_mb"]
 
 _MAX_FILE_BYTES = 8 << 20  # telemetry must not fill the disk of a device that is offline for months
 _STATM = Path("/proc/self/statm")
@@ -30,15 +30,34 @@ def resident_memory_mb() -> float | None:
         return None
 
 
+class TelemetryFile:
+    """Appends windows to ``folder/RELEASE.jsonl``; beyond its bound a window is dropped and counted."""
+
+    def __init__(self, folder: Path, release: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{release}.jsonl"
+        self.dropped_windows = 0
+
+    def __call__(self, window: TelemetryRecord) -> None:
+        """Write one window."""
+        line = window.to_line().encode() + b"\n"
+        size = self._path.stat().st_size if self._path.exists() else 0
+        if size + len(line) > _MAX_FILE_BYTES:
+            self.dropped_windows += 1
+            return
+        with self._path.open("ab") as stream:
+            stream.write(line)
+
+
 class Monitor:
-    """Counts predictions and writes a `TelemetryRecord` a window to ``folder/RELEASE.jsonl``; safe from many threads.
+    """Counts predictions and hands a `TelemetryRecord` a window to ``sink``; safe from many threads.
 
     ``memory_before_mb`` is the process's memory before the model was loaded: the record holds what was added.
     """
 
     def __init__(
         self,
-        folder: Path,
+        sink: Callable[[TelemetryRecord], None],
         plan: Monitoring,
         *,
         device: str,
@@ -47,14 +66,12 @@ class Monitor:
         memory_before_mb: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / f"{release}.jsonl"
+        self._sink = sink
         self._plan = plan
         self._device, self._release, self._bundle = device, release, bundle
         self._memory_before_mb = memory_before_mb
         self._clock = clock
         self._lock = threading.Lock()
-        self.dropped_windows = 0
         self._begin()
 
     def record(
@@ -80,7 +97,7 @@ class Monitor:
                 self._correct += correct
 
     def flush(self) -> None:
-        """End the window now and write it, if it holds anything."""
+        """End the window now and hand it over, if it holds anything."""
         with self._lock:
             self._write()
 
@@ -92,13 +109,7 @@ class Monitor:
 
     def _write(self) -> None:
         if self._predictions:
-            line = self._window().to_line().encode() + b"\n"
-            size = self._path.stat().st_size if self._path.exists() else 0
-            if size + len(line) > _MAX_FILE_BYTES:
-                self.dropped_windows += 1
-            else:
-                with self._path.open("ab") as stream:
-                    stream.write(line)
+            self._sink(self._window())
         self._begin()
 
     def _window(self) -> TelemetryRecord:

@@ -95,7 +95,8 @@ class Updater:
             if beside and name in self._installation.names():
                 return Outcome("current", self._installation.installed(name))
             if self._installation.is_refused(name):
-                raise RollbackError(f"release {name} was rolled back on this device; waiting for a newer one")
+                reason = self._installation.refusal(name)
+                raise RollbackError(f"release {name} is not taken again ({reason}); waiting for a newer one")
             if not ignore_cohort and not in_cohort(self._installation.device_id(), release):
                 return Outcome("not_offered", before)
             self._fetch_bundle(release)
@@ -128,13 +129,21 @@ class Updater:
                 self._provide(entry, by_path[entry.path], staged, sources)
             for folder in [staged, *(p for p in staged.rglob("*") if p.is_dir())]:
                 sync_folder(folder)
-            check_bundle_in_child(staged)
+            self._try(staged, release)
             staged.replace(target)
             sync_folder(target.parent)
         else:
             check_manifest((target / MANIFEST_NAME).read_bytes(), release)
             open_bundle(target)
-            check_bundle_in_child(target)
+            self._try(target, release)
+
+    def _try(self, folder: Path, release: ReleaseDocument) -> None:
+        """Load and run the bundle in a child process; one that does not work here is not tried again."""
+        try:
+            check_bundle_in_child(folder)
+        except IntegrityError as e:
+            self._installation.refuse(f"{release.channel}.{release.version}", str(e))
+            raise
 
     def _keep_only(self, staged: Path) -> None:
         for other in self._installation.staging.iterdir():

@@ -16,7 +16,7 @@ from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.errors import RefusedError
 from edgewright_runtime.hybrid import Hybrid, Policy
 from edgewright_runtime.manifest import Monitoring
-from edgewright_runtime.monitor import Monitor
+from edgewright_runtime.monitor import Monitor, TelemetryFile
 from edgewright_runtime.offline import OfflineModel, sync
 from edgewright_runtime.outbox import Outbox
 from edgewright_runtime.predictor import Predictor
@@ -112,7 +112,7 @@ def test_sync_offers_the_current_release(
 
 def test_telemetry_that_was_synced_is_read_for_monitoring(serving: Serving, database: Database, tmp_path: Path) -> None:
     token = database.add_device("board")
-    watched = Monitor(tmp_path, Monitoring(), device="board", release="stable.1", bundle="b")
+    watched = Monitor(TelemetryFile(tmp_path, "stable.1"), Monitoring(), device="board", release="stable.1", bundle="b")
     for _ in range(30):
         watched.record(2.0, confidence=0.9, correct=True)
     watched.flush()

@@ -15,7 +15,7 @@ PACKAGE = Path(edgewright_runtime.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # The first names of what this distribution may import; the inference runtimes and psutil are extras.
 ALLOWED = {*sys.stdlib_module_names, "numpy", "edgewright_runtime"}
-EXTRAS = {"onnxruntime", "ai_edge_litert", "tflite_runtime", "psutil"}
+EXTRAS = {"onnxruntime", "ai_edge_litert", "tflite_runtime", "psutil", "zstandard"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
@@ -89,6 +89,7 @@ def test_wheel_holds_the_package_under_its_own_name(tmp_path: Path) -> None:
         "onnx",
         "litert",
         "monitor",
+        "zstd",
     }
     run = "import edgewright_runtime.updater as u; print(u.__file__)"
     done = subprocess.run(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewright_runtime.manifest import Monitoring
-from edgewright_runtime.monitor import Monitor, resident_memory_mb
+from edgewright_runtime.monitor import Monitor, TelemetryFile, resident_memory_mb
 from edgewright_runtime.sketch import QuantileSketch
 from edgewright_runtime.telemetry import TelemetryRecord
 
@@ -22,7 +22,7 @@ class Clock:
 
 def monitor(folder: Path, clock: Clock, **plan: object) -> Monitor:
     return Monitor(
-        folder,
+        TelemetryFile(folder, "stable.1"),
         Monitoring(window_s=60, **plan),
         device="d",
         release="stable.1",
@@ -65,13 +65,14 @@ def test_what_the_plan_switches_off_is_not_recorded(tmp_path: Path) -> None:
 
 def test_a_full_file_drops_windows_and_counts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgewright_runtime.monitor._MAX_FILE_BYTES", 600)
-    watched = monitor(tmp_path, Clock())
+    file = TelemetryFile(tmp_path, "stable.1")
+    watched = Monitor(file, Monitoring(), device="d", release="stable.1", bundle="b")
     for _ in range(5):
         watched.record(1.0)
         watched.flush()
 
-    assert len(lines(tmp_path)) + watched.dropped_windows == 5
-    assert watched.dropped_windows > 0
+    assert len(lines(tmp_path)) + file.dropped_windows == 5
+    assert file.dropped_windows > 0
 
 
 def test_eight_threads_lose_nothing(tmp_path: Path) -> None:

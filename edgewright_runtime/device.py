@@ -1,0 +1,306 @@
+"""Everything an application on a device needs behind one object: answers now, and upkeep when it suits.
+
+`Device.predict` answers and logs; `Device.tick` judges the last windows, steps down under strain, sends what waits,
+takes updates, and goes back from one that does not do well. Neither raises because the network or the cloud fails.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgewright_runtime.cloud import CloudClient
+from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError, TransportError
+from edgewright_runtime.hybrid import Answer, Hybrid, Policy
+from edgewright_runtime.installation import Installation
+from edgewright_runtime.monitor import Monitor, resident_memory_mb
+from edgewright_runtime.offline import OfflineModel, Privacy, sync
+from edgewright_runtime.outbox import Outbox, OutboxError
+from edgewright_runtime.predictor import Predictor
+from edgewright_runtime.registry import Constraints, Model, Registry
+from edgewright_runtime.sensors import Sensors
+from edgewright_runtime.telemetry import TelemetryRecord
+from edgewright_runtime.updater import Updater
+from edgewright_runtime.watch import Issue, Level, Limits, Watch, step_for
+
+__all__ = ["Device", "Settings", "Tick"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a device runs. Without ``repository`` it takes no updates, without ``cloud`` it sends nothing."""
+
+    root: Path
+    repository: str | None = None
+    channel: str = "stable"
+    cloud: CloudClient | None = None
+    policy: Policy = field(default_factory=Policy)
+    privacy: Privacy = field(default_factory=Privacy)
+    levels: tuple[Level, ...] = (Level("normal"),)
+    limits: Limits | None = None
+    cache_capacity: int = 1000
+    outbox_bytes: int = 64 << 20
+    quota_bytes: int = 0
+    trial_windows: int = 2
+    most_trial_starts: int = 3
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one round of upkeep did; ``errors`` are the things that did not work and will be tried again."""
+
+    release: str
+    level: str
+    issues: tuple[Issue, ...] = ()
+    sent: int = 0
+    installed: str | None = None
+    rolled_back: str | None = None
+    errors: tuple[str, ...] = ()
+
+
+class _Active:
+    """The model that answers now, with all that belongs to it."""
+
+    def __init__(self, device: Device, model: Model, level: Level) -> None:
+        settings, self.model = device.settings, model
+        self.lease = ExitStack()
+        folder = self.lease.enter_context(device.registry.in_use(model.folder))
+        before_mb = resident_memory_mb()
+        predictor = Predictor(folder, level.threads)
+        release = device.installation.installed(model.release).release
+        self.answers = OfflineModel(
+            Hybrid(predictor, model.release, cloud=settings.cloud, policy=settings.policy),
+            predictor.manifest,
+            model.release,
+            device.outbox,
+            privacy=settings.privacy,
+            key_file=settings.root / "hash_key",
+            cache_capacity=settings.cache_capacity,
+        )
+        self.monitor = Monitor(
+            device.windows.append,
+            release.monitoring,
+            device=device.installation.device_id(),
+            release=model.release,
+            bundle=release.bundle_digest,
+            memory_before_mb=before_mb,
+            clock=device.clock,
+        )
+        limits = settings.limits or Limits.of(release.monitoring)
+        self.watch = Watch(limits, release.monitoring, predictor.manifest.calibration)
+
+
+class Device:
+    """One device; `predict` is safe from many threads, `tick` is for one.
+
+    Raises:
+        EdgeRuntimeError: no model is installed, and none can be fetched.
+    """
+
+    def __init__(
+        self, settings: Settings, *, sensors: Sensors | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.installation = Installation(settings.root)
+        self.registry = Registry(self.installation)
+        self.outbox = Outbox(settings.root / "outbox.db", settings.outbox_bytes)
+        self.windows: list[TelemetryRecord] = []
+        self._sensors = sensors or Sensors()
+        self._level = 0
+        self._healthy_windows = 0
+        self._swap = threading.Lock()
+        self.not_logged = 0
+        self._give_up_on_trial()
+        if self.installation.current() is None:
+            errors: list[str] = []
+            if self._fetched_update(errors) is None:
+                raise EdgeRuntimeError("; ".join(errors) or f"{settings.root}: no model is installed")
+        self._active = self._opened_or_before()
+
+    def predict(self, raw: Any, *, user: str | None = None, truth: str | None = None) -> Answer:
+        """Answer one raw row or array, log it, and count it; ``truth`` is the right label where it is known.
+
+        Raises:
+            InputRejectedError: the input does not fit the model's manifest.
+        """
+        active = self._active
+        began = time.perf_counter()
+        answer = active.answers.predict(raw, user=user)
+        active.monitor.record(
+            (time.perf_counter() - began) * 1000,
+            max(answer.scores) if answer.label is not None else None,
+            None if truth is None else truth == answer.label,
+            fallback=answer.source not in {"edge", "cloud"},
+        )
+        return answer
+
+    def tick(self) -> Tick:
+        """One round of upkeep: judge, step, send, update."""
+        errors: list[str] = []
+        name = self._active.model.release
+        issues = self._judge()
+        rolled_back = self._judge_trial(issues)
+        if rolled_back is None:
+            self._step(issues, errors)
+        sent = self._send(errors)
+        installed = self._fetched_update(errors) if rolled_back is None else None
+        if installed is not None:
+            self._level = 0
+            self._replace()
+        return Tick(
+            release=self._active.model.release if installed or rolled_back else name,
+            level=self.settings.levels[self._level].name,
+            issues=tuple(issues),
+            sent=sent,
+            installed=installed,
+            rolled_back=rolled_back,
+            errors=tuple(errors),
+        )
+
+    def flush(self) -> None:
+        """End the running window, so that the next tick sees it."""
+        self._active.monitor.flush()
+
+    def close(self) -> None:
+        """End the window and release everything."""
+        self.flush()
+        for window in self.windows:
+            self._log({"kind": "telemetry", **json.loads(window.to_line())})
+        self._active.lease.close()
+        self.outbox.close()
+
+    def _judge(self) -> list[Issue]:
+        windows = [self.windows.pop(0) for _ in range(len(self.windows))]
+        reading = self._sensors.read()
+        issues: list[Issue] = []
+        for window in windows:
+            if window.release == self._active.model.release:
+                issues = self._active.watch.judge(window, reading)
+                self._healthy_windows = 0 if any(_condemns(issue) for issue in issues) else self._healthy_windows + 1
+            self._log({"kind": "telemetry", **json.loads(window.to_line())})
+        for issue in issues:
+            found = {"issue": issue.kind, "severity": issue.severity, "value": issue.value, "limit": issue.limit}
+            self._log({"kind": "issue", "release": self._active.model.release, **found})
+        return issues
+
+    def _judge_trial(self, issues: list[Issue]) -> str | None:
+        """End the trial of a new release, well or by going back; the name of the release that was given up."""
+        if self.installation.trial_starts() is None:
+            return None
+        condemning = next((issue for issue in issues if _condemns(issue)), None)
+        if condemning is None:
+            if self._healthy_windows >= self.settings.trial_windows:
+                self.installation.end_trial()
+            return None
+        given_up = self._active.model.release
+        self._go_back(f"{condemning.kind}: {condemning.value:.4g}, limit {condemning.limit:.4g}")
+        self._replace()
+        return given_up
+
+    def _give_up_on_trial(self) -> None:
+        """A release that never lived long enough to be judged has ended its process each time."""
+        starts = self.installation.count_trial_start()
+        if starts is not None and starts > self.settings.most_trial_starts:
+            self._go_back(f"it ended its process {starts - 1} times before it could be judged")
+
+    def _go_back(self, reason: str) -> None:
+        given_up = self.installation.current()
+        with self.installation.exclusive():
+            self.installation.rollback()
+        if given_up is not None:
+            self._log({"kind": "rollback", "release": given_up.name, "reason": reason})
+
+    def _opened_or_before(self) -> _Active:
+        """The current model; the one before it where the current one's files are damaged."""
+        try:
+            return self._opened()
+        except IntegrityError as e:
+            try:
+                self._go_back(str(e))
+            except RollbackError:
+                raise e from None
+            return self._opened()
+
+    def _step(self, issues: list[Issue], errors: list[str]) -> None:
+        levels = self.settings.levels
+        level = step_for(issues, levels, self._level)
+        if level == self._level:
+            return
+        before, self._level = self._level, level
+        try:
+            self._replace()
+        except EdgeRuntimeError as e:
+            self._level = before
+            errors.append(f"level {levels[level].name}: {e}")
+
+    def _send(self, errors: list[str]) -> int:
+        if self.settings.cloud is None:
+            return 0
+        not_logged = self.not_logged + self._active.answers.not_logged
+        status = {"release": self._active.model.release, "not_logged": not_logged}
+        try:
+            return sync(self.outbox, self.settings.cloud, {**status, **self.outbox.counters()}).records
+        except EdgeRuntimeError as e:
+            errors.append(f"sync: {e}")
+            return 0
+
+    def _fetched_update(self, errors: list[str]) -> str | None:
+        """Install what the channel offers; its name if that is new. What fails is told and tried again later."""
+        if self.settings.repository is None:
+            return None
+        updater = Updater(self.settings.repository, self.settings.channel, self.settings.root)
+        try:
+            outcome = updater.update(quota_bytes=self.settings.quota_bytes)
+        except EdgeRuntimeError as e:
+            errors.append(f"update: {e}")
+            if not isinstance(e, (RollbackError, TransportError)):
+                self._log({"kind": "refused", "channel": self.settings.channel, "reason": str(e)[:500]})
+            return None
+        return outcome.installed.name if outcome.status == "installed" and outcome.installed else None
+
+    def _replace(self) -> None:
+        """Put the model that belongs to the present level in place of the one that answers."""
+        fresh = self._opened()
+        with self._swap:
+            before, self._active = self._active, fresh
+        self._healthy_windows = 0
+        before.monitor.flush()
+        before.lease.close()
+
+    def _opened(self) -> _Active:
+        level = self.settings.levels[self._level]
+        return _Active(self, self._chosen(level), level)
+
+    def _chosen(self, level: Level) -> Model:
+        """The current release; under strain the best installed one within the level's limits."""
+        if level.max_latency_ms is None and level.max_memory_mb is None:
+            current = self.installation.current()
+            found = next((m for m in self.registry.models() if current is not None and m.release == current.name), None)
+            if found is None:
+                raise EdgeRuntimeError(f"{self.settings.root}: no usable model is installed")
+            return found
+        return self.registry.best_model(
+            Constraints(max_latency_ms=level.max_latency_ms, max_memory_mb=level.max_memory_mb)
+        )
+
+    def _log(self, content: dict[str, Any]) -> None:
+        try:
+            self.outbox.add({"time_s": self.clock(), **content})
+        except OutboxError:
+            self.not_logged += 1
+
+
+def _condemns(issue: Issue) -> bool:
+    """Whether an issue is the model's own fault, and grave.
+
+    Heat and an empty battery are not; drift tells of the inputs, which the model before would meet as well.
+    """
+    own = {"high_latency", "high_memory", "rising_fallbacks"}
+    return issue.kind in own and issue.severity == "critical"

@@ -1,0 +1,228 @@
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewright.deploy import publish
+from edgewright.monitor import MonitoringPlan
+from edgewright.package import Bundle
+from edgewright.profile import Budget
+from edgewright_runtime.device import Device, Settings
+from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, RollbackError, UnsuitableError
+from edgewright_runtime.golden import check_bundle
+from edgewright_runtime.installation import Installation
+from edgewright_runtime.sensors import Reading
+from edgewright_runtime.updater import Updater
+from edgewright_runtime.watch import Level, Limits
+from tests.bundles import table_parts
+
+ROW = {"tenure": 0.1, "charges": 0.1, "contract": "One year"}
+EASY = MonitoringPlan(max_latency_p95_ms=10_000, max_memory_mb=10_000)
+
+
+class Still:
+    """Sensors of a board that is told how it feels."""
+
+    reading = Reading()
+
+    def read(self) -> Reading:
+        return self.reading
+
+
+@pytest.fixture
+def repository(tmp_path: Path, table_bundle: Bundle) -> str:
+    publish(table_bundle, str(tmp_path / "repository"), "stable", monitoring=EASY)
+    return str(tmp_path / "repository")
+
+
+def device(tmp_path: Path, repository: str | None, **options: Any) -> Device:
+    return Device(Settings(tmp_path / "device", repository, **options), sensors=Still())
+
+
+def work(on: Device, rows: int = 60) -> None:
+    for i in range(rows):
+        on.predict({**ROW, "tenure": float(i)})
+    on.flush()
+
+
+def logged(on: Device, kind: str) -> list[dict[str, Any]]:
+    bodies = [json.loads(record.body) for record in on.outbox.batch(most=10_000, most_bytes=1 << 30)]
+    return [body for body in bodies if body["kind"] == kind]
+
+
+def test_first_start_fetches_a_model_and_answers_without_network_afterwards(tmp_path: Path, repository: str) -> None:
+    first = device(tmp_path, repository)
+    first.close()
+    shutil.rmtree(repository)
+
+    again = device(tmp_path, repository)
+    answer = again.predict(ROW)
+    tick = again.tick()
+
+    assert (answer.source, answer.model) == ("edge", "stable.1")
+    assert "cannot be read" in tick.errors[0]
+    with pytest.raises(InputRejectedError):
+        again.predict({})
+
+
+def test_device_with_no_model_and_no_network_says_so(tmp_path: Path) -> None:
+    with pytest.raises(EdgeRuntimeError, match="cannot be read"):
+        device(tmp_path, str(tmp_path / "nowhere"))
+    with pytest.raises(EdgeRuntimeError, match="no model is installed"):
+        device(tmp_path, None)
+
+
+def test_update_is_taken_between_two_answers_and_clears_the_cache(
+    tmp_path: Path, repository: str, newer_bundle: Bundle
+) -> None:
+    running = device(tmp_path, repository)
+    before = running.predict(ROW)
+    publish(newer_bundle, repository, "stable", monitoring=EASY)
+
+    tick = running.tick()
+    after = running.predict(ROW)
+
+    assert tick.installed == tick.release == "stable.2"
+    assert (before.model, after.model) == ("stable.1", "stable.2")
+    assert before.scores != after.scores
+    assert running.tick().installed is None
+
+
+def test_new_model_that_does_badly_is_given_up_reported_and_not_tried_again(
+    tmp_path: Path, repository: str, newer_bundle: Bundle
+) -> None:
+    running = device(tmp_path, repository)
+    publish(newer_bundle, repository, "stable", monitoring=MonitoringPlan(max_latency_p95_ms=1e-4, max_memory_mb=1e4))
+    running.tick()
+    ticks = []
+    for _ in range(3):
+        work(running)
+        ticks.append(running.tick())
+
+    assert [tick.rolled_back for tick in ticks] == [None, "stable.2", None]
+    assert running.predict(ROW).model == "stable.1"
+    assert "is not taken again" in ticks[2].errors[0]
+    (report,) = logged(running, "rollback")
+    assert report["release"] == "stable.2"
+    assert report["reason"].startswith("high_latency")
+    assert logged(running, "issue")
+
+
+def test_new_model_that_does_well_ends_its_trial(tmp_path: Path, repository: str, newer_bundle: Bundle) -> None:
+    running = device(tmp_path, repository)
+    publish(newer_bundle, repository, "stable", monitoring=EASY)
+    running.tick()
+    assert running.installation.trial_starts() == 0
+    for _ in range(2):
+        work(running)
+        running.tick()
+
+    assert running.installation.trial_starts() is None
+    assert running.predict(ROW).model == "stable.2"
+
+
+def test_model_that_ends_its_process_each_time_is_given_up(
+    tmp_path: Path, repository: str, newer_bundle: Bundle
+) -> None:
+    device(tmp_path, repository).close()
+    publish(newer_bundle, repository, "stable", monitoring=EASY)
+    Updater(repository, "stable", tmp_path / "device").update()
+
+    models = []
+    for _ in range(5):  # a start that is never followed by a judged window is what a crash looks like
+        running = device(tmp_path, None)
+        models.append(running.predict(ROW).model)
+        running.outbox.close()
+
+    assert models == ["stable.2"] * 3 + ["stable.1"] * 2
+
+
+def test_damaged_current_model_makes_room_for_the_one_before(
+    tmp_path: Path, repository: str, newer_bundle: Bundle
+) -> None:
+    device(tmp_path, repository).close()
+    publish(newer_bundle, repository, "stable", monitoring=EASY)
+    Updater(repository, "stable", tmp_path / "device").update()
+    (tmp_path / "device/current/bundle/churn.onnx").write_bytes(b"rotten")
+
+    running = device(tmp_path, None)
+
+    assert running.predict(ROW).model == "stable.1"
+    assert "churn.onnx" in logged(running, "rollback")[0]["reason"]
+
+
+def test_heat_steps_down_to_a_smaller_model_and_cool_air_back_up(tmp_path: Path) -> None:
+    repository = str(tmp_path / "repository")
+    for seed, (channel, memory_mb, accuracy) in enumerate([("stable", 40.0, 0.95), ("small", 2.0, 0.8)]):
+        parts = table_parts(tmp_path / channel, seed=seed + 20)
+        figures = parts.report.candidate.model_copy(
+            update={
+                "added_memory_mb": memory_mb,
+                "accuracy": parts.report.candidate.accuracy.model_copy(update={"value": accuracy}),
+            }
+        )
+        made = replace(parts, report=parts.report.model_copy(update={"candidate": figures}))
+        publish(made.build(), repository, channel, monitoring=EASY)
+    Updater(repository, "stable", tmp_path / "device").update()
+    Updater(repository, "small", tmp_path / "device").update(beside=True, quota_bytes=1 << 30)
+    levels = (Level("normal"), Level("cool", max_memory_mb=10))
+    running = device(tmp_path, None, levels=levels, limits=Limits(temperature_c=80))
+    seen = []
+    for celsius in (50, 90, 90, 90, 60, 60, 60, 60):
+        running._sensors.reading = Reading(temperature_c=celsius)
+        work(running)
+        tick = running.tick()
+        seen.append((tick.level, running.predict(ROW).model))
+
+    assert seen[0] == ("normal", "stable.1")
+    assert ("cool", "small.1") in seen
+    assert seen[-1] == ("normal", "stable.1")
+
+
+def test_model_over_its_budget_is_not_activated_and_not_tried_again(tmp_path: Path, repository: str) -> None:
+    parts = table_parts(tmp_path / "over", seed=30)
+    tight = parts.report.model_copy(update={"budget": Budget(max_latency_ms=1e-6)})
+    bundle = replace(parts, report=tight).build()
+    with pytest.raises(UnsuitableError, match="its budget is 1e-06 ms"):
+        check_bundle(bundle.artifact.path)
+    running = device(tmp_path, repository)
+    publish(bundle, repository, "stable")
+
+    first, second = running.tick(), running.tick()
+
+    assert "its budget is" in first.errors[0]
+    assert "is not taken again" in second.errors[0]
+    assert running.predict(ROW).model == "stable.1"
+    with pytest.raises(RollbackError):
+        Updater(repository, "stable", tmp_path / "device").update()
+    assert Installation(tmp_path / "device").current().name == "stable.1"
+
+
+def test_agent_answers_lines_and_keeps_what_it_logged(tmp_path: Path, repository: str) -> None:
+    rows = [json.dumps(ROW), "not json", json.dumps({"tenure": 1})]
+    command = [sys.executable, "-m", "edgewright_runtime", "run", "--root", str(tmp_path / "device")]
+    done = subprocess.run(
+        [*command, "--repository", repository, "--interval", "0.1"],
+        input="\n".join(rows),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    answers = [json.loads(line) for line in done.stdout.splitlines()[:3]]
+    assert answers[0]["model"] == "stable.1"
+    assert "error" in answers[1]
+    assert "'charges' is missing" in answers[2]["error"]
+    assert json.loads("".join(done.stdout.splitlines()[3:]))["answered"] == 3
+    status = subprocess.run(
+        [sys.executable, "-m", "edgewright_runtime", "bench", "--runs", "20", "--root", str(tmp_path / "device")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(status.stdout)["p95_ms"] > 0
