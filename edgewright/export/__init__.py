@@ -30,13 +30,14 @@ def export(
 
     Raises:
         UnsupportedError: no path for an operator, or a precision that means nothing for this model.
-        ConversionError: the converter rejected the graph.
+        ConversionError: the converter rejected the graph, or its file answers otherwise than the model on real rows;
+            it names the first layer where the two part.
     """
     refuse_meaningless(model, precision)
     match platform:
         case Platform.ANDROID:
             return android.export(model, dataset, precision, store)
         case Platform.IOS:
-            return ios.export(model, precision, store)
+            return ios.export(model, dataset, precision, store)
         case Platform.EDGE_DEVICE:
             return edge_device.export(model, dataset, precision, store, instruction_set=instruction_set)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
-from edgewright.export.declared import declared_by
+from edgewright.export.declared import checked
 from edgewright.export.refusal import graph_of
 from edgewright.export.reuse import reuse
 from edgewright.store import Store
@@ -22,12 +22,13 @@ def export(model: ImportedModel, dataset: Dataset, precision: Precision, store: 
     """A `.tflite` with batch 1; float16 and int8 are made of the float32 file, not converted again."""
     base = _float32(model, store)
     artifact = base if precision is Precision.FLOAT32 else _quantized(model, base, dataset, precision, store)
-    declared = declared_by(artifact.path, "tflite")
+    declared = checked(model, artifact, dataset, precision)
     return Exported(
         artifact=artifact,
         precision=precision,
         inputs=declared.inputs,
         outputs=declared.outputs,
+        notes=declared.notes,
         runtime=_RUNTIME,
         runtime_floor=_RUNTIME_FLOOR,
     )
@@ -40,10 +41,12 @@ def _float32(model: ImportedModel, store: Store) -> Artifact:
         arguments = {
             "graph": str(graph),
             "inputs": [dataclasses.asdict(spec) for spec in model.inputs],
-            "outputs": [spec.name for spec in model.outputs],
             "path": str(path),
         }
         run_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to LiteRT")
+        names = {"inputs": [s.name for s in model.inputs], "outputs": [s.name for s in model.outputs]}
+        # In a child of its own, since the converter's memory does not come back.
+        run_in_child(f"{_CHILD}:name_tensors", {"path": str(path), **names}, what=f"naming {model.name}'s tensors")
 
     parent = model.graph.digest if model.graph else None
     key = ("litert float32", parent, [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)])

@@ -36,7 +36,7 @@ def convert(
     module = torch_graph.load(Path(graph)).eval()
     examples = example_inputs(inputs)
     with torch.no_grad():
-        traced = torch.jit.trace(module, examples, check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(module, examples, check_trace=False)
     try:
         model = ct.convert(
             traced,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
-from edgewright.export.declared import declared_by
+from edgewright.export.declared import checked
 from edgewright.export.reuse import reuse
 from edgewright.store import Store
 
@@ -24,12 +24,13 @@ def export(
     artifact = base
     if precision is not Precision.FLOAT32:
         artifact = _quantized(model, base, dataset, precision, store=store, instruction_set=instruction_set)
-    declared = declared_by(artifact.path, "onnx_file")
+    declared = checked(model, artifact, dataset, precision)
     return Exported(
         artifact=artifact,
         precision=precision,
         inputs=declared.inputs,
         outputs=declared.outputs,
+        notes=declared.notes,
         runtime=_RUNTIME,
         runtime_floor=declared.runtime_floor or _RUNTIME_FLOOR,
     )

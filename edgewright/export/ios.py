@@ -4,9 +4,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-from edgewright.artifact import Artifact, Exported, Format, ImportedModel, Precision
+from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
-from edgewright.export.declared import declared_by
+from edgewright.export.declared import checked
 from edgewright.export.refusal import graph_of
 from edgewright.export.reuse import reuse
 from edgewright.store import Store
@@ -18,7 +18,7 @@ _RUNTIME = "coreml"
 _RUNTIME_FLOOR = "16.0"  # iOS 16: the oldest with compressed weights decoded as constexpr operators
 
 
-def export(model: ImportedModel, precision: Precision, store: Store) -> Exported:
+def export(model: ImportedModel, dataset: Dataset, precision: Precision, store: Store) -> Exported:
     """An `.mlpackage` for iOS 16 and later, batch 1.
 
     float16 computes in half precision (the Neural Engine's own); int8 stores the weights of that in 8 bits per
@@ -28,12 +28,13 @@ def export(model: ImportedModel, precision: Precision, store: Store) -> Exported
     artifact = _converted(model, compute, store)
     if precision is Precision.INT8:
         artifact = _quantized(model, artifact, store)
-    declared = declared_by(artifact.path, "mlpackage")
+    declared = checked(model, artifact, dataset, precision)
     return Exported(
         artifact=artifact,
         precision=precision,
         inputs=declared.inputs,
         outputs=declared.outputs,
+        notes=declared.notes,
         runtime=_RUNTIME,
         runtime_floor=_RUNTIME_FLOOR,
     )

@@ -4,24 +4,37 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import Precision
-from edgewright.errors import ConversionError
+from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import tflite
-from edgewright.export.calibration import calibration_rows
+from edgewright.export.calibration import CalibrationRows
 from edgewright.export.refusal import unsupported_precision
 
-__all__ = ["convert", "quantize"]
+__all__ = ["convert", "name_tensors", "quantize"]
 
 
-def convert(graph: str, inputs: list[dict[str, Any]], outputs: list[str], path: str) -> None:
-    """Torch graph to a float32 `.tflite` of batch 1, its tensors named as the source's."""
+def convert(graph: str, inputs: list[dict[str, Any]], path: str) -> None:
+    """Torch graph to a float32 `.tflite` of batch 1; inputs and outputs are numbered."""
     import litert_torch
+    import torch
 
     from edgewright.export.graph_input import example_inputs
     from edgewright.intake import torch_graph
 
     module = torch_graph.load(Path(graph)).eval()
-    litert_torch.convert(module, example_inputs(inputs)).export(path)
-    tflite.name_tensors(Path(path), [spec["name"] for spec in inputs], outputs)
+    try:
+        with torch.no_grad():
+            converted = litert_torch.convert(module, example_inputs(inputs))
+    except NotImplementedError as e:
+        raise UnsupportedError(f"LiteRT: {str(e).splitlines()[0]}; try the platform edge_device") from e
+    # The converter holds a copy by now; writing the file needs the memory.
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.new_empty(0)
+    converted.export(path)
+
+
+def name_tensors(path: str, inputs: list[str], outputs: list[str]) -> None:
+    """Name the tensors of a converted file as the source's; see `tflite.name_tensors`."""
+    tflite.name_tensors(Path(path), inputs, outputs)
 
 
 def quantize(source: str, name: str, precision: str, path: str, dataset: str | None = None) -> None:
@@ -59,6 +72,24 @@ def quantize(source: str, name: str, precision: str, path: str, dataset: str | N
 
 
 def _ranges(work: Any, source: Path, dataset: Path) -> Any:
-    key = tflite.load(source).signatureDefs[0].signatureKey.decode()
+    """Smallest and largest value of each tensor over the calibration rows."""
+    from ai_edge_quantizer.calibrator import CalibrationMode
+
+    model = tflite.load(source)
     names = [spec["name"] for spec in tflite.tensors(str(source))["inputs"]]
-    return work.calibrate({key: list(calibration_rows(dataset, names))})
+    rows = {model.signatureDefs[0].signatureKey.decode(): CalibrationRows(dataset, names)}
+    # The runtime's own profiler: the quantizer's default keeps every tensor, in twice the memory and time.
+    ranges = work.calibrate(rows, mode=CalibrationMode.CALIBRATION_PROFILER_BASED)
+    return _without_infinities(ranges, model.subgraphs[0])
+
+
+def _without_infinities(ranges: dict[str, Any], graph: Any) -> dict[str, Any]:
+    """A tensor padded with minus infinity before a maximum has the range of what was padded."""
+    import numpy as np
+
+    for operator in graph.operators:
+        for result in operator.outputs:
+            found = ranges.get(graph.tensors[result].name.decode())
+            if found is not None and not all(np.isfinite(found[side]).all() for side in ("min", "max")):
+                found.update(ranges[graph.tensors[operator.inputs[0]].name.decode()])
+    return ranges

@@ -58,8 +58,19 @@ class Evaluator:
                 self._constants.update(_results(operation, self._constants))
             else:
                 self._steps.append(operation)
+        self._last_used = self._last_uses()
         # Widened once: a half-precision weight would else be converted anew for every row.
         self._constants = {name: _operand(Reference(name), self._constants) for name in self._constants}
+
+    def _last_uses(self) -> list[set[str]]:
+        """For each step the values, constants and outputs left out, that no later step reads."""
+        needed = {*self._constants, *self.program.outputs}
+        last: list[set[str]] = []
+        for operation in reversed(self._steps):
+            read = {item.name for items in operation.operands.values() for item in items if isinstance(item, Reference)}
+            last.append((read | {result.name for result in operation.results}) - needed)
+            needed |= read
+        return last[::-1]
 
     @staticmethod
     def decode(operation: Operation) -> torch.Tensor:
@@ -72,16 +83,27 @@ class Evaluator:
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs for N rows; see `evaluate`."""
         rows = _rows(self.program.inputs, inputs)
-        answers = [self.trace({name: column[i] for name, column in rows.items()}) for i in range(_count(rows))]
+        answers = [self._row({name: column[i] for name, column in rows.items()}) for i in range(_count(rows))]
         return {name: np.concatenate([answer[name].numpy() for answer in answers]) for name in self.program.outputs}
 
     def trace(self, row: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Every value that one run gives, by its name in the program: inputs, intermediate results, outputs."""
+        """Every value that one run gives, by its name in the program, in the order of computation."""
+        kept: dict[str, Operand] = {}
+        self._row(row, kept)
+        return {name: value for name, value in kept.items() if isinstance(value, torch.Tensor)}
+
+    def _row(self, row: dict[str, torch.Tensor], kept: dict[str, Operand] | None = None) -> dict[str, torch.Tensor]:
+        """The outputs of one run; a value is dropped after its last use, unless all are kept."""
         values: dict[str, Operand] = {**self._constants, **row}
         with torch.no_grad():
-            for operation in self._steps:
-                values.update(_results(operation, values))
-        return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+            for operation, done in zip(self._steps, self._last_used, strict=True):
+                results = _results(operation, values)
+                values.update(results)
+                if kept is not None:
+                    kept.update(results)
+                for name in done:
+                    values.pop(name, None)
+        return {name: value for name in self.program.outputs if isinstance(value := values[name], torch.Tensor)}
 
 
 def _rows(declared: tuple[Declared, ...], inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from edgewright.artifact import Precision
 from edgewright.errors import ConversionError
 from edgewright.export import onnx_file
-from edgewright.export.calibration import calibration_rows
+from edgewright.export.calibration import CalibrationRows
 from edgewright.export.refusal import unsupported_precision
 
 __all__ = ["convert", "optimize", "quantize", "to_float16"]
@@ -108,7 +108,7 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]
     """Calibration rows in the form that the quantizer asks for."""
 
     def __init__(self, dataset: Path, inputs: list[str]) -> None:
-        self._rows: Iterator[dict[str, np.ndarray]] = calibration_rows(dataset, inputs)
+        self._rows: Iterator[dict[str, np.ndarray]] = iter(CalibrationRows(dataset, inputs))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._rows, None)

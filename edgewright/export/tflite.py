@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
@@ -38,7 +39,12 @@ def load(path: Path) -> Any:
 
 def save(model: Any, path: Path) -> None:
     """Write a ``ModelT``; the same model gives the same bytes."""
-    path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    held = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
+    # Large enough from the start: a builder that grows copies everything each time.
+    builder = flatbuffers.Builder(held + held // 64 + (1 << 16))
+    builder.Finish(model.Pack(builder), _IDENTIFIER)
+    with path.open("wb") as stream:
+        stream.write(memoryview(builder.Bytes)[builder.Head() :])
 
 
 def name_tensors(path: Path, inputs: list[str], outputs: list[str]) -> None:

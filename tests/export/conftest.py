@@ -1,5 +1,6 @@
 """A small convolutional network, exported once for every platform and precision."""
 
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -83,4 +84,6 @@ class Case:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(tmp_path_factory.mktemp("digits"))
+    with warnings.catch_warnings():  # of torch's exporter; the product runs it in a child process
+        warnings.simplefilter("ignore")
+        return Case(tmp_path_factory.mktemp("digits"))

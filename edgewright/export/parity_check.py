@@ -1,0 +1,124 @@
+"""An exported file against the model that it was converted from, on real rows. Runs in a child process."""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewright.artifact import Format
+from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.export.parting import first_parting
+from edgewright.export.runs import Arrays, outputs_of, trace_of
+
+__all__ = ["check"]
+
+_ROWS = 200
+# A comparison within rounding of a threshold may fall on either side: up to this share, such rows are only told.
+_TIES_SHARE = 0.01
+_READERS = {Format.TFLITE: "tflite", Format.MLPACKAGE: "mlpackage", Format.ONNX: "onnx_file"}
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    form: Format
+
+    @classmethod
+    def of(cls, fields: dict[str, str]) -> "_File":
+        return cls(Path(fields["path"]), Format(fields["format"]))
+
+
+def check(
+    *,
+    reference: dict[str, str],
+    exported: dict[str, str],
+    dataset: str,
+    inputs: list[str],
+    outputs: list[str],
+    limit: float | None,
+    has_thresholds: bool,
+) -> dict[str, Any]:
+    """What the exported file declares, and how far its outputs lie from the reference's.
+
+    Args:
+        reference: {path, format} of the ONNX import, or of the torch graph where it was changed since.
+        exported: {path, format} of the converted file.
+        dataset: the ``.npz`` with the rows.
+        inputs: names, in the model's order.
+        outputs: names, in the model's order.
+        limit: largest difference over the largest magnitude of each output; None: nothing is compared.
+        has_thresholds: the model's outputs jump, so a row may differ by rounding of one comparison.
+
+    Raises:
+        ConversionError: an output is farther off, with the first layer where the two part.
+    """
+    target = _File.of(exported)
+    declared: dict[str, Any] = importlib.import_module(f"edgewright.export.{_READERS[target.form]}").tensors(
+        str(target.path)
+    )
+    notes: list[str] = []
+    if limit is not None:
+        rows = _real_rows(Path(dataset), inputs)
+        notes = (
+            _compare(_File.of(reference), target, rows, outputs, limit, has_thresholds=has_thresholds) if rows else []
+        )
+    return {**declared, "notes": notes}
+
+
+def _compare(
+    reference: _File, target: _File, rows: Arrays, outputs: list[str], limit: float, *, has_thresholds: bool
+) -> list[str]:
+    try:
+        found = outputs_of(target.path, target.form, rows, outputs)
+    except UnsupportedError as e:
+        return [str(e)]
+    expected = outputs_of(reference.path, reference.form, rows, outputs)
+    count = len(next(iter(rows.values())))
+    notes = []
+    for name in outputs:
+        off = _relative(expected[name], found[name])
+        beyond = np.flatnonzero(~(off <= limit))
+        if not len(beyond):
+            continue
+        if (has_thresholds or expected[name].dtype.kind != "f") and len(beyond) <= _TIES_SHARE * count:
+            notes.append(f"output '{name}': {len(beyond)} of {count} rows differ, by a tie at a threshold")
+            continue
+        worst = int(np.nan_to_num(off, nan=np.inf).argmax())
+        row = {key: column[worst : worst + 1] for key, column in rows.items()}
+        raise ConversionError(
+            f"{target.path.name}: output '{name}' is off by {off[worst]:.2g} of its largest magnitude (limit {limit:g})"
+            f" in {len(beyond)} of {count} real rows; {_place(reference, target, row, limit)}"
+        )
+    return notes
+
+
+def _relative(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """For each row the largest difference, over the largest magnitude of all rows; labels: 1 where they differ."""
+    a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (expected, found))
+    if a.shape != b.shape:
+        raise ConversionError(f"an output has shape {found.shape}, the source's has {expected.shape}")
+    if expected.dtype.kind != "f":
+        return np.asarray((a != b).any(axis=1), np.float64)
+    scale = float(np.nanmax(np.abs(a), initial=0.0)) or 1.0
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    return np.asarray(np.where(same, 0.0, np.abs(a - b)).max(axis=1) / scale)
+
+
+def _place(reference: _File, target: _File, row: Arrays, limit: float) -> str:
+    parting = first_parting(
+        trace_of(reference.path, reference.form, row), trace_of(target.path, target.form, row), limit
+    )
+    return str(parting) if parting else "every intermediate result is found in both, so outputs are mixed up"
+
+
+def _real_rows(dataset: Path, inputs: list[str]) -> Arrays:
+    """Up to 200 rows of the validation split, else of the calibration split, spread evenly."""
+    with np.load(dataset, allow_pickle=False) as arrays:
+        for split in ("validation", "calibration"):
+            columns = {name: arrays[f"{split}.x.{name}"] for name in inputs if f"{split}.x.{name}" in arrays}
+            if len(columns) == len(inputs) and len(next(iter(columns.values()))):
+                chosen = np.unique(np.linspace(0, len(next(iter(columns.values()))) - 1, _ROWS).astype(int))
+                return {name: np.ascontiguousarray(column[chosen]) for name, column in columns.items()}
+    return {}

@@ -1,0 +1,111 @@
+"""A conversion that went wrong is refused, and the layer where it went wrong is named."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from edgewright.artifact import Format, Precision
+from edgewright.errors import ConversionError
+from edgewright.export import mlpackage, tflite
+from edgewright.export.declared import checked
+from edgewright.export.parting import first_parting
+from edgewright.profile import Platform
+from edgewright.store import Store
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torchvision.*")
+
+
+def damaged_tflite(source, folder):
+    """The bias of the dense layer dropped, as a published conversion once did: accuracy hardly showed it."""
+    model = tflite.load(source.path)
+    graph = model.subgraphs[0]
+    dense = next(o for o in graph.operators if tflite.operator_name(model, o) == "FULLY_CONNECTED")
+    buffer = model.buffers[graph.tensors[dense.inputs[2]].buffer]
+    buffer.data = np.zeros(len(buffer.data), np.uint8)
+    path = folder / "damaged.tflite"
+    tflite.save(model, path)
+    return path
+
+
+def damaged_mlpackage(source, folder):
+    """The first convolution padded on the wrong side."""
+    import shutil
+
+    path = folder / "damaged.mlpackage"
+    shutil.copytree(source.path, path)
+    specification = mlpackage.load(path)
+    block = mlpackage.program_of(specification, path)
+    pad = next(o for o in block.operations if o.type == "const" and o.outputs[0].name.endswith("pad_0"))
+    pad.attributes["val"].immediateValue.tensor.ints.values[:] = [2, 0, 1, 1]
+    (path / "Data/com.apple.CoreML/model.mlmodel").write_bytes(specification.SerializeToString())
+    return path
+
+
+def damaged_onnx(source, folder):
+    """The weights of the dense layer in another order."""
+    import onnx
+
+    model = onnx.load(source.path)
+    dense = next(n for n in model.graph.node if n.op_type == "Gemm")
+    weight = next(t for t in model.graph.initializer if t.name == dense.input[1])
+    changed = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight)[::-1].copy(), weight.name)
+    weight.CopyFrom(changed)
+    path = folder / "damaged.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("platform", "damage", "after"),
+    [
+        (Platform.ANDROID, damaged_tflite, "view|flatten|reshape|max_pool"),
+        (Platform.IOS, damaged_mlpackage, "part at layer"),
+        (Platform.EDGE_DEVICE, damaged_onnx, "view|flatten|reshape|max_pool"),
+    ],
+)
+def test_a_wrong_conversion_is_refused_and_placed(digits, tmp_path, platform, damage, after):
+    right = digits.exported(platform, Precision.FLOAT32).artifact
+    wrong = Store(tmp_path).put(damage(right, tmp_path), right.format)
+    with pytest.raises(ConversionError, match=rf"output 'probabilities' is off by .* real rows; they .*({after})"):
+        checked(digits.model, wrong, digits.dataset, Precision.FLOAT32)
+
+
+def test_a_right_conversion_is_accepted_against_the_graph_too(digits):
+    changed = digits.model.model_copy(
+        update={"graph": digits.model.graph.model_copy(update={"parent": "changed since"})}
+    )
+    right = digits.exported(Platform.ANDROID, Precision.FLOAT32).artifact
+    declared = checked(changed, right, digits.dataset, Precision.FLOAT32)
+    assert declared.notes == ()
+    assert [t.name for t in declared.outputs] == ["probabilities"]
+
+
+def test_a_missing_output_is_refused(digits):
+    renamed = dataclasses.replace(digits.model.outputs[0], name="scores")
+    model = digits.model.model_copy(update={"outputs": (renamed,)})
+    right = digits.exported(Platform.ANDROID, Precision.FLOAT32).artifact
+    with pytest.raises(ConversionError):
+        checked(model, right, digits.dataset, Precision.FLOAT32)
+
+
+def test_parting_is_after_the_last_value_that_both_have():
+    random = np.random.default_rng(0)
+    values = {name: random.normal(size=(1, 2, 3, 4)) for name in ("conv", "relu", "pool", "dense")}
+    fused = {"a": values["relu"].transpose(0, 2, 3, 1), "b": values["pool"], "c": values["dense"] + 1}
+    parting = first_parting(values, fused, 1e-4)
+    assert parting is not None
+    assert (parting.agreed, parting.parted) == ("pool", "dense")
+    assert first_parting(values, {**fused, "d": values["dense"]}, 1e-4) is None
+    nothing = first_parting(values, {"a": np.ones((1, 2, 3, 4))}, 1e-4)
+    assert nothing is not None
+    assert (nothing.agreed, nothing.parted) == (None, "conv")
+
+
+def test_formats_are_those_of_the_files(digits):
+    found = {p: digits.exported(p, Precision.FLOAT32).artifact.format for p in Platform}
+    assert found == {
+        Platform.ANDROID: Format.TFLITE,
+        Platform.IOS: Format.MLPACKAGE,
+        Platform.EDGE_DEVICE: Format.ONNX,
+    }
