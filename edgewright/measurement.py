@@ -75,12 +75,15 @@ class ClassAccuracy(Value):
 
 
 class Latency(Value):
-    """Warm latency of one inference at batch 1, milliseconds; ``sample_ms`` is an even choice of single runs."""
+    """Warm latency of one inference at batch 1, milliseconds; ``sample_ms`` is an even choice of single runs.
+
+    p90 and p99 are None where the target's own program does not print them.
+    """
 
     p50_ms: float
     p90_ms: float | None = None
     p95_ms: float
-    p99_ms: float
+    p99_ms: float | None = None
     mean_ms: float
     min_ms: float
     runs: int

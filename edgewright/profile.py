@@ -14,10 +14,13 @@ from edgewright.artifact import Value
 from edgewright.errors import ProfileError
 
 __all__ = [
+    "AdbConnection",
     "Budget",
     "DeviceProfile",
+    "ExportOptions",
     "Platform",
     "Policy",
+    "SshConnection",
     "device_names",
     "first_fault",
     "load_device",
@@ -55,7 +58,44 @@ class Policy(Value):
     min_battery_percent: float | None = Field(None, ge=0, le=100, description="Battery below which to do less.")
 
 
+class SshConnection(Value):
+    """How a board is reached. Host keys are checked: an unknown host is refused."""
+
+    host: str = Field(pattern=r"^[A-Za-z0-9][\w.:-]*$")
+    port: int = Field(22, gt=0, lt=65536)
+    user: str = Field(pattern=r"^[A-Za-z0-9_][\w.-]*$")
+    key: Path | None = Field(None, description="Private key; left out, ssh's own choice.")
+    known_hosts: Path | None = Field(None, description="Host keys to trust; left out, ssh's own file.")
+    folder: str = Field("edgewright", pattern=r"^[\w./-]+$", description="Working folder there; all files stay in it.")
+    python: str = Field("python3", pattern=r"^[\w./-]+$", description="Interpreter that has numpy and the runtime.")
+
+
+class AdbConnection(Value):
+    """How an Android phone is reached, and the LiteRT benchmark program built for it."""
+
+    benchmark_model: Path = Field(description="LiteRT's benchmark_model for the phone's instruction set.")
+    serial: str | None = Field(None, description="Which phone, where several are connected.")
+    folder: str = Field("/data/local/tmp/edgewright", pattern=r"^[\w./-]+$")
+
+
 Extension = Literal["neon", "fp16", "dotprod", "i8mm", "bf16", "sve", "sve2", "sme", "avx2", "avx_vnni", "avx512_vnni"]
+
+
+class ExportOptions(Value):
+    """How a model's file is shaped for the app that loads it; each default suits any app."""
+
+    integer_tensors: bool = Field(
+        False, description="Android, int8: inputs and outputs are int8 too, by the manifest's scale and zero point."
+    )
+    image_inputs: bool = Field(
+        False, description="iOS: inputs of one or three channels are typed as images (8-bit pixels, normalized inside)."
+    )
+    class_labels: bool = Field(
+        False, description="iOS: a classifier that names the class: its scores become a dictionary by label."
+    )
+    ort_format: bool = Field(
+        False, description="Edge device: the .ort format, for builds of ONNX Runtime that hold only what a model needs."
+    )
 
 
 class DeviceProfile(Value):
@@ -71,6 +111,7 @@ class DeviceProfile(Value):
     os_floor: str = Field(description="Oldest operating system that is supported.")
     runtime_floor: str = Field(description="Oldest version of the inference runtime that is supported.")
     budget: Budget = Budget()
+    export: ExportOptions = ExportOptions()
     extensions: tuple[Extension, ...] = Field((), description="Instruction set extensions that every core has.")
     app_memory_mb: int | None = Field(None, gt=0, description="Memory that one application may hold, MB.")
     accelerators: tuple[str, ...] = Field((), description="What else could run a model there, such as gpu.")
@@ -78,6 +119,8 @@ class DeviceProfile(Value):
         None, description="The core that stands for it under emulation."
     )
     policy: Policy = Policy()
+    ssh: SshConnection | None = Field(None, description="A real board: figures are taken there, over SSH.")
+    adb: AdbConnection | None = Field(None, description="A real phone: figures are taken there, over adb.")
 
 
 def profiles_folder() -> Path:
@@ -121,7 +164,7 @@ def first_fault(error: ValidationError, *models: type[BaseModel]) -> str:
     fault = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        shown: tuple[type[BaseModel], ...] = (*models, Budget, Policy)
+        shown: tuple[type[BaseModel], ...] = (*models, Budget, Policy, SshConnection, AdbConnection)
         known = sorted({field for model in shown for field in model.model_fields})
         near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(known)}"

@@ -16,12 +16,13 @@ from edgewright.validate import statistics
 from edgewright.validate.download import download_bytes
 from edgewright.validate.rows import read_rows
 from edgewright.validate.targets import Target
-from edgewright.validate.targets.local import LocalTarget
+from edgewright.validate.targets.choice import target_of
 from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
 
 __all__ = ["measure", "performance_of"]
 
 _PROFILED_RUNS = 20
+_THROTTLED = 0.9  # a lower clock after the run than this share of the one before it
 _ROWS = 64  # different real rows that the timing cycles through
 _CORE_ML = "latency, load time and memory: Core ML runs on macOS and iOS only"
 _CORE_ML_HERE = "latency, load time and memory: this version times no Core ML model; Xcode's performance report does"
@@ -41,7 +42,7 @@ def measure(
 
     The baseline is loaded twice there: how far its two copies differ is the machine's noise. Where candidate and
     baseline are the same file, that is all there is to measure. Threads are the profile's;
-    ``target`` is this machine with the device's memory as its bound where none is given.
+    ``target`` is the profile's own board or phone, else this machine with the device's memory as its bound.
 
     Raises:
         ConversionError: a model crashes its runtime, hangs, does not fit, or does not take the dataset's rows.
@@ -50,7 +51,7 @@ def measure(
     """
     if candidate.artifact.format is Format.MLPACKAGE:
         return _unmeasured(baseline, candidate, _CORE_ML_HERE if sys.platform == "darwin" else _CORE_ML, "this machine")
-    target = target or LocalTarget(memory_mb=device.memory_mb)
+    target = target or target_of(device)
     if target.emulated:
         return _unmeasured(baseline, candidate, f"latency: time on {target.name} means nothing", target.name)
     with Store().workspace() as scratch:
@@ -126,6 +127,9 @@ def _environment(warm: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     said = {key: str(value) for key, value in warm["machine"].items()}
     for moment in ("before", "after"):
         said.update({f"{key} {moment}": str(value) for key, value in warm.get(moment, {}).items()})
+    before, after = (warm.get(moment, {}).get("frequency_mhz") for moment in ("before", "after"))
+    if before and after and after < _THROTTLED * before:
+        said["throttled"] = f"yes: from {before:.0f} to {after:.0f} MHz"
     return tuple(said.items())
 
 

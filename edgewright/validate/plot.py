@@ -53,7 +53,7 @@ def _plot_latency(axes: Any, report: ValidationReport) -> None:
         shown.insert(0, ("float32", report.baseline, _BASELINE))
     for name, measured, colour in shown:
         if measured.latency is not None:
-            samples = [ms for ms in measured.latency.sample_ms if ms <= measured.latency.p99_ms]
+            samples = [ms for ms in measured.latency.sample_ms if ms <= (measured.latency.p99_ms or ms)]
             label = f"{name}: p50 {measured.latency.p50_ms:.3f}, p95 {measured.latency.p95_ms:.3f}"
             axes.hist(samples, bins=40, density=True, color=colour, alpha=0.6, label=label)
     axes.legend(frameon=False, fontsize="small")

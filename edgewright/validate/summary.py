@@ -1,6 +1,6 @@
 """A validation report as a table and as Markdown, for people."""
 
-from edgewright.measurement import Accuracy, Measurement, ValidationReport
+from edgewright.measurement import Accuracy, Latency, Measurement, ValidationReport
 
 __all__ = ["budget_rows", "report_markdown"]
 
@@ -47,13 +47,19 @@ def _figures(measured: Measurement) -> list[tuple[str, str]]:
         ("download", f"{measured.download_bytes:,} B"),
         ("accuracy", _accuracy(measured.accuracy)),
         (
-            "latency p50 / p95 / p99",
-            _joined((latency.p50_ms, latency.p95_ms, latency.p99_ms) if latency else (None,), "ms"),
+            "latency p50 / p95 (/ p99)",
+            _joined(_percentiles(latency), "ms"),
         ),
         ("load", _joined((measured.load_ms,), "ms")),
         ("peak memory", _joined((measured.peak_memory_mb,), "MB")),
         ("largest difference from the source", _joined((measured.parity.max_absolute,), "")),
     ]
+
+
+def _percentiles(latency: Latency | None) -> tuple[float | None, ...]:
+    if latency is None:
+        return (None,)
+    return (latency.p50_ms, latency.p95_ms, *([latency.p99_ms] if latency.p99_ms is not None else []))
 
 
 def _accuracy(accuracy: Accuracy | None) -> str:

@@ -28,6 +28,7 @@ def test_model_with_a_fraction_of_the_work_is_faster(dataset: Dataset, export: E
     assert found.runtime.startswith("onnxruntime ")
     for cost in (found.baseline, found.candidate):
         assert cost.latency is not None
+        assert cost.latency.p99_ms is not None
         assert 0 < cost.latency.min_ms <= cost.latency.p50_ms <= cost.latency.p95_ms <= cost.latency.p99_ms
         assert cost.latency.runs >= 60
         assert cost.load_ms is not None

@@ -1,0 +1,167 @@
+"""An Android phone through the ``adb`` command, by LiteRT's own ``benchmark_model``.
+
+The program takes random inputs and gives no outputs: it answers what a model costs on the phone, never how right it is.
+"""
+
+import re
+import statistics
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgewright.artifact import digest_of
+from edgewright.errors import ConversionError, DeviceUnreachableError, InputError, UnsupportedError
+from edgewright.profile import AdbConnection
+from edgewright_runtime.bench import BenchSpec
+
+__all__ = ["AdbTarget", "parse_benchmark"]
+
+_ROUNDS = 8  # invocations of each model, interleaved; each is one load, as an epoch of the bench is
+_TRANSFER_S = 300
+_GONE = re.compile(r"device '.*' not found|no devices|device offline|unauthorized|closed|cannot connect", re.IGNORECASE)
+_TIMINGS = re.compile(r"Inference timings in us: Init: (\S+), First inference: (\S+),.*Inference \(avg\): (\S+)")
+_COUNT = re.compile(r"count=(\d+) .*min=(\S+) .*avg=(\S+) .*p5=(\S+) median=(\S+) p95=(\S+)")
+_MEMORY = re.compile(r"Memory footprint delta from the start of the tool \(MB\): init=(\S+) overall=(\S+)")
+_DELEGATE = re.compile(r"(?:Explicitly applied|Applied|Created TensorFlow Lite) (\w+) delegate")
+
+
+@dataclass(frozen=True)
+class AdbTarget:
+    """A phone; ``serial`` in the connection chooses one of several."""
+
+    connection: AdbConnection
+    emulated: bool = False
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+        return f"Android phone {self.connection.serial or ''} over adb".replace("  ", " ")
+
+    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+        """See `Target.run`: the tasks ``cold`` and ``warm`` of ``.tflite`` files."""
+        if spec.task not in {"cold", "warm"}:
+            raise UnsupportedError(f"{what}: benchmark_model on a phone gives no answer to '{spec.task}'")
+        other = {model.format for model in spec.models} - {"tflite"}
+        if other:
+            raise UnsupportedError(f"{what}: benchmark_model reads .tflite files, not {', '.join(sorted(other))}")
+        program = self._pushed(self.connection.benchmark_model, what)
+        self._shell(f"chmod 755 {program}", what, _TRANSFER_S)
+        paths = [self._pushed(Path(model.path), what) for model in spec.models]
+        if spec.task == "cold":
+            return self._cold(self._benchmark(program, paths[0], spec, what, timeout_s))
+        return self._warm(program, paths, spec, what, timeout_s)
+
+    def _cold(self, found: dict[str, Any]) -> dict[str, Any]:
+        return {
+            **self._named(found),
+            "load_ms": found["init_us"] / 1000,
+            "first_ms": found["first_us"] / 1000,
+            "peak_memory_mb": None,
+            "added_memory_mb": found["memory_mb"],
+            "memory_steps": [],
+        }
+
+    def _warm(self, program: str, paths: list[str], spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+        taken: list[list[dict[str, Any]]] = [[] for _ in paths]
+        for turn in range(_ROUNDS):
+            order = range(len(paths)) if turn % 2 == 0 else reversed(range(len(paths)))
+            for i in order:
+                taken[i].append(self._benchmark(program, paths[i], spec, what, timeout_s))
+        return {**self._named(taken[0][0]), "series": [_series(runs) for runs in taken]}
+
+    def _named(self, found: dict[str, Any]) -> dict[str, Any]:
+        machine = {"machine": "Android", "delegate": found["delegate"] or "none (CPU, XNNPACK)"}
+        return {"runtime": "LiteRT benchmark_model", "version": "as given", "machine": machine}
+
+    def _benchmark(self, program: str, path: str, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+        runs = max(1, -(-spec.min_runs // _ROUNDS))
+        said = self._shell(
+            f"{program} --graph={path} --num_threads={spec.threads} --num_runs={runs} "
+            f"--min_secs={spec.min_seconds / _ROUNDS:.3f}",
+            what,
+            timeout_s,
+        )
+        return parse_benchmark(said, what)
+
+    def _pushed(self, file: Path, what: str) -> str:
+        """The file's path on the phone; pushed unless its digest is there already."""
+        if not file.is_file():
+            raise InputError(f"{what}: {file} is not there")
+        path = f"{self.connection.folder}/{digest_of(file)}{file.suffix}"
+        if "there" not in self._shell(f"[ -f {path} ] && echo there || mkdir -p {self.connection.folder}", what, 60):
+            self._adb(["push", str(file), f"{path}.part"], what, _TRANSFER_S)
+            self._shell(f"mv {path}.part {path}", what, 60)
+        return path
+
+    def _shell(self, command: str, what: str, timeout_s: float) -> str:
+        return self._adb(["shell", command], what, timeout_s)
+
+    def _adb(self, arguments: list[str], what: str, timeout_s: float) -> str:
+        serial = ["-s", self.connection.serial] if self.connection.serial else []
+        try:
+            done = subprocess.run(
+                ["adb", *serial, *arguments],  # noqa: S607 - the user's own adb, wherever PATH has it
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as e:
+            raise ConversionError(f"{what}: no answer after {timeout_s:g} s; the process was stopped") from e
+        except FileNotFoundError as e:
+            raise InputError(f"{what}: no adb command here (Debian: apt-get install adb)") from e
+        said = f"{done.stdout}\n{done.stderr}"
+        if done.returncode and _GONE.search(said):
+            raise DeviceUnreachableError(f"{what}: {self.name}: {_last_line(said)}")
+        if done.returncode:
+            raise ConversionError(f"{what}: {self.name}: exit code {done.returncode}: {_last_line(said)}")
+        return said
+
+
+def parse_benchmark(said: str, what: str) -> dict[str, Any]:
+    """The figures of one invocation of benchmark_model, microseconds and MB.
+
+    Raises:
+        ConversionError: no timings: the program failed on this model.
+        UnsupportedError: the program is too old to print percentiles.
+    """
+    timings, counts = _TIMINGS.search(said), _COUNT.findall(said)
+    if timings is None:
+        raise ConversionError(f"{what}: benchmark_model gave no timings: {_last_line(said)}")
+    if not counts:
+        raise UnsupportedError(f"{what}: this benchmark_model prints no median and p95: build one of 2024 or later")
+    runs, least, mean, _, median, p95 = counts[-1]  # the warm-up's counts come before the measured ones
+    memory, delegate = _MEMORY.search(said), _DELEGATE.search(said)
+    return {
+        "init_us": float(timings.group(1)),
+        "first_us": float(timings.group(2)),
+        "runs": int(runs),
+        "min_us": float(least),
+        "mean_us": float(mean),
+        "median_us": float(median),
+        "p95_us": float(p95),
+        "memory_mb": float(memory.group(2)) if memory else None,
+        "delegate": delegate.group(1) if delegate else None,
+    }
+
+
+def _series(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    medians = [run["median_us"] / 1000 for run in runs]
+    return {
+        "p50_ms": statistics.median(medians),
+        "p90_ms": None,  # the program prints neither p90 nor p99
+        "p95_ms": statistics.median(run["p95_us"] for run in runs) / 1000,
+        "p99_ms": None,
+        "mean_ms": statistics.fmean(run["mean_us"] for run in runs) / 1000,
+        "min_ms": min(run["min_us"] for run in runs) / 1000,
+        "runs": sum(run["runs"] for run in runs),
+        "block_medians_ms": [[median] for median in medians],
+        "sample_ms": medians,
+    }
+
+
+def _last_line(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no reason given"
