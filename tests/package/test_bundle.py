@@ -13,7 +13,7 @@ from edgewright.package import Bundle, read_bundle
 from edgewright.package.snippet import write_snippet
 from edgewright_runtime.golden import check_bundle, load_golden
 from edgewright_runtime.predictor import Predictor
-from tests.bundles import COLUMNS, LABELS, image_parts, softmax, table_parts
+from tests.bundles import COLUMNS, LABELS, softmax, table_parts
 
 
 def test_same_inputs_give_the_same_bytes_in_another_place_and_time(tmp_path: Path, table_bundle: Bundle) -> None:
@@ -123,9 +123,11 @@ def test_example_row_is_a_raw_row_that_the_device_accepts(table_bundle: Bundle) 
 
 @pytest.mark.parametrize("platform", ["ios", "android", "edge_device"])
 @pytest.mark.parametrize("kind", ["table", "image"])
-def test_snippet_names_what_the_model_needs(tmp_path: Path, platform: str, kind: str) -> None:
-    parts = table_parts(tmp_path) if kind == "table" else image_parts(tmp_path)
-    manifest = read_bundle(parts.build().artifact.path).manifest
+def test_snippet_names_what_the_model_needs(
+    tmp_path: Path, platform: str, kind: str, table_bundle: Bundle, image_bundle: Bundle
+) -> None:
+    bundle = table_bundle if kind == "table" else image_bundle
+    manifest = read_bundle(bundle.artifact.path).manifest
 
     text = write_snippet(tmp_path, replace(manifest, platform=platform)).read_text()
 
