@@ -73,6 +73,9 @@ def reshaped(b: Builder, op: Op, x: Operand, wanted: list[Any]) -> Operand:
     free = [i for i, s in enumerate(got) if isinstance(s, torch.SymInt)]
     if len(free) > 1:
         raise refuse(op, "more than one size depends on the batch")
+    if free == [0] and len(got) == 2 and b.rank(x) > 2 and str(got[0]) == str(b.shape(x)[0]):
+        # Exporters write a flatten as a reshape; the number of columns must follow when channels are pruned.
+        return b.call(torch.flatten, x, 1)
     return b.call(torch.reshape, x, [-1 if i in free else int(s) for i, s in enumerate(got)])
 
 
@@ -242,7 +245,10 @@ def expand(b: Builder, op: Op) -> Result:
         if isinstance(has, torch.SymInt) or (isinstance(wish, int) and wish == 1) or has == wish:
             sizes.append(-1)
         elif isinstance(wish, torch.SymInt):
-            raise refuse(op, "to the free batch size")
+            # Not broadcasting alone, but adding zeros of the batch's size stretches the axis.
+            stretched = b.filled([wish, *[1] * (len(wanted) - 1)], 0, b.dtype(x))
+            x = b.call(torch.add, x, stretched) if b.dtype(x) != torch.bool else b.call(torch.logical_or, x, stretched)
+            sizes.append(-1)
         else:
             sizes.append(wish)
     for _ in range(len(own) - b.rank(x)):
@@ -259,8 +265,10 @@ def tile(b: Builder, op: Op) -> Result:
 
 
 def constant_of_shape(b: Builder, op: Op) -> Result:
-    """ConstantOfShape, of a known shape."""
+    """ConstantOfShape; its first size may be that of the batch."""
     value = op.get("value", torch.zeros(1))
+    if isinstance(op.input(0), np.ndarray):
+        return b.filled(integers(op, 0) or [], value.reshape(-1)[0].item(), value.dtype)
     return torch.full(tensor(op, 0).tolist(), value.reshape(-1)[0].item(), dtype=value.dtype)
 
 
@@ -337,6 +345,8 @@ def space_to_depth(b: Builder, op: Op) -> Result:
     """SpaceToDepth."""
     x, block = operand(op, 0), op.get("blocksize")
     n, c, h, w = b.shape(x)
+    if op.get("mode", "DCR") == "CRD":
+        return b.call(functional.pixel_unshuffle, x, block)
     split_up = reshaped(b, op, x, [n, c, h // block, block, w // block, block])
     ordered = b.call(torch.permute, split_up, [0, 3, 5, 1, 2, 4])
     return reshaped(b, op, ordered, [n, c * block**2, h // block, w // block])
