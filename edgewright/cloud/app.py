@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import Field, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from edgewright.artifact import Value
 from edgewright.cloud.database import Database
@@ -145,10 +146,13 @@ def create_app(
 async def _body(request: Request) -> bytes:
     """The request's JSON, within its limits both packed and unpacked."""
     packed = b""
-    async for block in request.stream():
-        packed += block
-        if len(packed) > _MAX_BODY_BYTES:
-            raise HTTPException(413, f"more than {_MAX_BODY_BYTES} bytes")
+    try:
+        async for block in request.stream():
+            packed += block
+            if len(packed) > _MAX_BODY_BYTES:
+                raise HTTPException(413, f"more than {_MAX_BODY_BYTES} bytes")
+    except ClientDisconnect as e:
+        raise HTTPException(400, "the request broke off") from e
     if request.headers.get("content-encoding", "identity") == "identity":
         return packed
     if request.headers["content-encoding"] != "gzip":
