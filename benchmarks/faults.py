@@ -97,7 +97,7 @@ def kills(folder: Path, count: int, chance: random.Random, figures: Figures) -> 
     publish(bundles[0], str(repository), _CHANNEL)
     updater.Updater(str(repository), _CHANNEL, root).update()
     acknowledged: set[str] = set()
-    with _cloud(folder) as (url, token, database):
+    with running_cloud(f"sqlite:///{folder / 'cloud.db'}") as (url, token, database):
         device = _Victim(repository, root, CloudClient(url, token, attempts=1))
         for i in range(count):
             kind = _KINDS[i % len(_KINDS)]
@@ -206,11 +206,10 @@ def _is_whole(root: Path, before: int, kind: str) -> bool:
 
 
 @contextmanager
-def _cloud(folder: Path) -> Iterator[tuple[str, str, Database]]:
-    """The real server in a process of its own."""
-    url = f"sqlite:///{folder / 'cloud.db'}"
+def running_cloud(url: str) -> Iterator[tuple[str, str, Database]]:
+    """The real server in a process of its own, over the database at ``url``: its address, a device's token."""
     database = Database(url)
-    token = database.add_device("victim")
+    token = database.add_device("device")
     code = (
         "import sys, uvicorn\n"
         "from edgewright.cloud import Database\n"
