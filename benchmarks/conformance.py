@@ -80,10 +80,12 @@ def judge(name: str, operator: str, model: onnx.ModelProto, data: Any, rtol: flo
     reasons = []
     for way in WAYS:
         try:
-            wrong = next((w for inputs, outputs in data if (w := _wrong(model, inputs, outputs, way, rtol, atol))), None)
+            wrong = next(
+                (w for inputs, outputs in data if (w := _wrong(model, inputs, outputs, way, rtol, atol))), None
+            )
         except EdgewrightError as e:
             wrong = str(e).partition("; what still works")[0]
-        except Exception as e:  # noqa: BLE001 - a crash is a failed case, whatever it raises
+        except Exception as e:
             wrong = f"crash: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
         if wrong is None:
             return Verdict(name, operator, way)
@@ -91,13 +93,16 @@ def judge(name: str, operator: str, model: onnx.ModelProto, data: Any, rtol: flo
     return Verdict(name, operator, None, reasons[0])
 
 
-def _wrong(model: onnx.ModelProto, inputs: Sequence[Any], outputs: Sequence[Any], way: str, rtol: float, atol: float) -> str | None:
+def _wrong(
+    model: onnx.ModelProto, inputs: Sequence[Any], outputs: Sequence[Any], way: str, rtol: float, atol: float
+) -> str | None:
     """What is wrong with the answers; None where nothing is."""
     bound, free = _bound(model, inputs, {"free": len(inputs), "constant": 1, "folded": 0}[way])
     graph = import_onnx(bound)
     with torch.no_grad():
-        results = graph(*(torch.from_numpy(np.ascontiguousarray(x)) for x in free))
+        results = graph(*(torch.from_numpy(np.array(_array(x))) for x in free))
     results = results if isinstance(results, tuple) else (results,)
+    outputs = [_array(o) for o in outputs]
     for result, expected in zip(results, outputs, strict=True):
         got = result.numpy()
         if got.shape != np.shape(expected) or got.dtype != np.asarray(expected).dtype:
@@ -107,6 +112,11 @@ def _wrong(model: onnx.ModelProto, inputs: Sequence[Any], outputs: Sequence[Any]
     return None
 
 
+def _array(value: Any) -> Any:
+    """Some cases hold their data as protocol buffers."""
+    return numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)
+
+
 def _bound(model: onnx.ModelProto, inputs: Sequence[Any], free: int) -> tuple[onnx.ModelProto, list[Any]]:
     """The model with all but the first inputs made constants, and the inputs that are left."""
     changed = onnx.ModelProto()
@@ -114,7 +124,7 @@ def _bound(model: onnx.ModelProto, inputs: Sequence[Any], free: int) -> tuple[on
     constants = {i.name for i in model.graph.initializer}
     entries = [e for e in changed.graph.input if e.name not in constants]
     for entry, value in list(zip(entries, inputs, strict=False))[free:]:
-        changed.graph.initializer.append(numpy_helper.from_array(np.asarray(value), entry.name))
+        changed.graph.initializer.append(numpy_helper.from_array(_array(value), entry.name))
         changed.graph.input.remove(entry)
     return changed, list(inputs[:free])
 
@@ -133,9 +143,7 @@ def _operator_of(case: Any) -> str:
 
 def measure() -> dict[str, Any]:
     """Run everything; the figures that are kept on record, and all verdicts."""
-    verdicts = [
-        judge(c.name, _operator_of(c), c.model, c.data_sets, c.rtol, c.atol) for c in node_cases()
-    ]
+    verdicts = [judge(c.name, _operator_of(c), c.model, c.data_sets, c.rtol, c.atol) for c in node_cases()]
     known = {*HANDLERS, *ML_HANDLERS}
     declared = [v for v in verdicts if v.operator in known]
     light = [judge(n, n, m, [(i, o)], 1e-3, 1e-5) for n, m, i, o in light_cases()]
@@ -174,8 +182,8 @@ def page(measured: dict[str, Any]) -> str:
         [
             "# What the importer knows of ONNX",
             "",
-            f"Measured with the ONNX project's backend tests (onnx {onnx.__version__}) by `make conformance`; written by"
-            " `benchmarks/conformance.py`, not by hand. CI fails when a figure falls.",
+            f"Measured with the ONNX project's backend tests (onnx {onnx.__version__}) by `make conformance`; written "
+            "by `benchmarks/conformance.py`, not by hand. CI fails when a figure falls.",
             "",
             "| tests | passed | of | share |",
             "|---|---|---|---|",
@@ -184,8 +192,8 @@ def page(measured: dict[str, Any]) -> str:
             line("light_* networks", "light_models"),
             "",
             "A node test gives every operand as a graph input, also weights, shapes and axes. Of the tests passed, "
-            f"{f['ways']['free']} passed with all operands as inputs, {f['ways']['constant']} with all but the first as "
-            f"constants (as models hold them), {f['ways']['folded']} with all as constants, folded at import.",
+            f"{f['ways']['free']} passed with all operands as inputs, {f['ways']['constant']} with all but the first "
+            f"as constants (as models hold them), {f['ways']['folded']} with all as constants, folded at import.",
             "",
             "## Networks",
             "",

@@ -19,9 +19,9 @@ bitwise_not bitwise_or bitwise_right_shift bitwise_xor bmm broadcast_to cat ceil
 cos cosh cumprod cumsum det diagonal div einsum eq erf exp expm1 flatten flip floor floor_divide fmod full full_like
 gather ge gt index_select isinf isnan le linspace log log1p log2 log_softmax logical_and logical_not logical_or
 logical_xor logsumexp lt masked_fill matmul max maximum mean min minimum mm mul ne neg norm ones ones_like permute pow
-prod reciprocal relu remainder repeat_interleave reshape roll round rsqrt scatter select sigmoid sign sin sinh softmax
-sort split sqrt square squeeze stack std sub sum swapaxes take_along_dim tan tanh tile topk transpose tril triu
-true_divide unbind unflatten unsqueeze var where zeros zeros_like
+prod reciprocal relu remainder repeat_interleave reshape roll round rsqrt scatter scatter_reduce select sigmoid sign
+sin sinh softmax sort split sqrt square squeeze stack std sub sum swapaxes take_along_dim tan tanh tile topk transpose
+tril triu true_divide unbind unflatten unsqueeze var where zeros zeros_like
 """
 _FUNCTIONAL = """
 adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d avg_pool1d avg_pool2d avg_pool3d batch_norm celu conv1d

@@ -47,9 +47,12 @@ class Op:
     opset: int
     outputs: tuple[str, ...]
     input_names: tuple[str, ...] = ()
+    asked: set[str] = field(default_factory=set)
+    """Attributes that the handler has read; one that it has not could change the result silently."""
 
     def get(self, attribute: str, default: Any = None) -> Any:
         """An attribute, or what the specification says when it is left out."""
+        self.asked.add(attribute)
         return self.attributes.get(attribute, default)
 
     def input(self, index: int) -> Value:
@@ -156,6 +159,25 @@ class Builder:
         """What a function would return, shapes only, without adding it to the graph."""
         with self._mode, torch.no_grad():
             return function(*_mapped(args, self.fake), **_mapped(kwargs, self.fake))
+
+    def filled(self, sizes: Sequence[Any], value: Any, dtype: torch.dtype) -> Operand:
+        """A tensor of one value whose first size is that of the batch, made from an input: no size is read at run time.
+
+        Raises:
+            ValueError: another size than the first depends on the batch.
+        """
+        source = next(n for n in self.graph.nodes if n.op == "placeholder" and not is_static(self.shape(n)))
+        if is_static(sizes) or not is_static(sizes[1:]) or sizes[0] != self.shape(source)[0]:
+            raise ValueError("a size other than the first depends on the batch")
+        first = source
+        while self.rank(first) > 1:
+            first = cast(fx.Node, self.call(torch.select, first, 1, 0))
+        # A missing value times zero would stay missing.
+        zeros = self.call(torch.mul, self.call(torch.Tensor.to, self.call(torch.isnan, first), torch.float32), 0.0)
+        column = self.call(torch.reshape, self.call(torch.add, zeros, 0.0), [-1] + [1] * (len(sizes) - 1))
+        wide = self.call(torch.Tensor.expand, column, [-1, *sizes[1:]]) if any(s != 1 for s in sizes[1:]) else column
+        full = self.call(torch.add, wide, float(value))
+        return full if dtype == torch.float32 else self.call(torch.Tensor.to, full, dtype)
 
     def constant(self, tensor: torch.Tensor, name: str) -> fx.Node:
         """A constant as a node: a buffer that is read with get_attr."""

@@ -27,11 +27,13 @@ def with_float32_thresholds(estimator: Any, *, decimals: bool) -> Any:
 
     ``decimals``: the raw values are decimals of a table, not float32 numbers.
     """
-    if not list(_trees_of(_final(estimator))):
+    if not any([*_trees_of(_final(estimator)), *map(len, _histogram_trees_of(_final(estimator)))]):
         return estimator
     changed = copy.deepcopy(estimator)
     final = _final(changed)
     scalings = _taken_out(changed) if final is not changed else {}
+    for nodes in _histogram_trees_of(final):
+        _replace_histogram_thresholds(nodes, scalings, decimals=decimals)
     for tree in _trees_of(final):
         _replace_thresholds(tree, scalings, decimals=decimals)
     return changed
@@ -50,6 +52,22 @@ def _trees_of(model: Any) -> Iterator[Any]:
         return
     for part in np.asarray(model.estimators_, dtype=object).ravel():
         yield part.tree_
+
+
+def _histogram_trees_of(model: Any) -> Iterator[Any]:
+    """The node tables of histogram gradient boosting, which compares in float64 without rounding first."""
+    for group in getattr(model, "_predictors", []):
+        for predictor in group:
+            yield predictor.nodes
+
+
+def _replace_histogram_thresholds(nodes: Any, scalings: dict[int, Scaling], *, decimals: bool) -> None:
+    branches = np.flatnonzero((nodes["is_leaf"] == 0) & (nodes["is_categorical"] == 0))
+    for feature in np.unique(nodes["feature_idx"][branches]):
+        chosen = branches[nodes["feature_idx"][branches] == feature]
+        scaling = scalings.get(int(feature), lambda x: x)
+        thresholds = nodes["num_threshold"][chosen]
+        nodes["num_threshold"][chosen] = largest_passing(thresholds, scaling, decimals=decimals, rounded=False)
 
 
 def _taken_out(pipeline: Any) -> dict[int, Scaling]:
@@ -116,9 +134,11 @@ def _replace_thresholds(tree: Any, scalings: dict[int, Scaling], *, decimals: bo
 
 
 def largest_passing(
-    thresholds: NDArray[np.float64], scaling: Scaling, *, decimals: bool = False
+    thresholds: NDArray[np.float64], scaling: Scaling, *, decimals: bool = False, rounded: bool = True
 ) -> NDArray[np.float32]:
     """For each threshold the largest finite float32 ``x`` with ``float32(scaling(x)) <= threshold``.
+
+    ``rounded`` False leaves the float32 out of that comparison.
 
     Found by bisection over the order of the float32 numbers themselves (32 steps), so no rounding is guessed.
     """
@@ -130,7 +150,7 @@ def largest_passing(
         with np.errstate(over="ignore"):  # beyond float32 is infinite, which does not pass: as in scikit-learn
             numbers = _number(middle)
             raw = (numbers.astype(np.str_) if decimals else numbers).astype(np.float64)
-            scaled = scaling(raw).astype(np.float32)
+            scaled = scaling(raw).astype(np.float32) if rounded else scaling(raw)
         passes = scaled.astype(np.float64) <= thresholds
         low, high = np.where(passes, middle, low), np.where(passes, high, middle - 1)
     return _number(low)

@@ -104,7 +104,7 @@ def _config_of_hdf5(path: Path) -> Any:
 
 def _refuse_links(file: Any, path: Path) -> None:
     """Weights that lie in another file would be read from wherever the link points."""
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     def visit(group: Any) -> None:
         for name in group:

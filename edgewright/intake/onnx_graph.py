@@ -16,7 +16,19 @@ from torch import fx, nn
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake.builder import Builder, Op, Operand, Result, Value, refuse
 from edgewright.intake.onnx_nodes import needed_nodes
-from edgewright.intake.operators import convolution, elementwise, preprocessing, reduction, shape, trees
+from edgewright.intake.operators import (
+    attention,
+    convolution,
+    elementwise,
+    indexing,
+    kernels,
+    preprocessing,
+    quantized,
+    reduction,
+    sampling,
+    shape,
+    trees,
+)
 
 __all__ = ["HANDLERS", "ML_HANDLERS", "import_onnx"]
 
@@ -25,10 +37,18 @@ HANDLERS: dict[str, Callable[[Builder, Op], Result]] = {
     **elementwise.HANDLERS,
     **shape.HANDLERS,
     **reduction.HANDLERS,
+    **indexing.HANDLERS,
+    **sampling.HANDLERS,
+    **attention.HANDLERS,
+    **quantized.HANDLERS,
 }
 """Operators of the domain ai.onnx."""
 
-ML_HANDLERS: dict[str, Callable[[Builder, Op], Result]] = {**trees.HANDLERS, **preprocessing.HANDLERS}
+ML_HANDLERS: dict[str, Callable[[Builder, Op], Result]] = {
+    **trees.HANDLERS,
+    **preprocessing.HANDLERS,
+    **kernels.HANDLERS,
+}
 """Operators of the domain ai.onnx.ml."""
 
 _DTYPES: dict[int, torch.dtype] = {
@@ -46,8 +66,15 @@ _DTYPES: dict[int, torch.dtype] = {
     TensorProto.UINT64: torch.uint64,
     TensorProto.BOOL: torch.bool,
 }
+_WITHOUT_EFFECT = {"storage_order", "nodes_hitrates", "seed", "saturate", "momentum", "multi_class", "sorted"}
+"""Attributes that change no result in inference, or none of the types that are known."""
 _DEFAULT_DOMAIN = {"", "ai.onnx"}
-_ML_DOMAIN = "ai.onnx.ml"
+_TABLES: dict[str, Mapping[str, Callable[[Builder, Op], Result]]] = {
+    "": HANDLERS,
+    "ai.onnx": HANDLERS,
+    "ai.onnx.ml": ML_HANDLERS,
+    "com.microsoft": kernels.MICROSOFT_HANDLERS,
+}
 
 
 def import_onnx(model: onnx.ModelProto) -> fx.GraphModule:
@@ -84,15 +111,19 @@ def _converted(builder: Builder, node: onnx.NodeProto, op: Op) -> Result:
     )
     if sizes_only and op.kind in shape.HANDLERS_OF_DIMS:
         return shape.dims_or_constant(shape.HANDLERS_OF_DIMS[op.kind](op))
-    table = HANDLERS if node.domain in _DEFAULT_DOMAIN else ML_HANDLERS if node.domain == _ML_DOMAIN else {}
+    table = _TABLES.get(node.domain, {})
     if op.kind not in table:
         raise refuse(op, "not known to the importer")
     try:
-        return table[op.kind](builder, op)
+        result = table[op.kind](builder, op)
     except UnsupportedError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as e:
         raise refuse(op, f"cannot be expressed in torch ({str(e).strip().splitlines()[0][:160]})") from e
+    unread = set(op.attributes) - op.asked - _WITHOUT_EFFECT
+    if unread:
+        raise refuse(op, f"attribute {min(unread)} is not known to the importer")
+    return result
 
 
 def _op(node: onnx.NodeProto, values: Mapping[str, Value], opsets: Mapping[str, int]) -> Op:

@@ -13,7 +13,7 @@ numpy.ndarray numpy.dtype numpy.matrix numpy._core.multiarray._reconstruct numpy
 numpy._core.multiarray.scalar numpy.core.multiarray.scalar numpy._core.numeric._frombuffer
 numpy.core.numeric._frombuffer numpy.random._pickle.__randomstate_ctor numpy.random._pickle.__generator_ctor
 numpy.random._pickle.__bit_generator_ctor numpy.random._mt19937.MT19937 numpy.random._pcg64.PCG64
-numpy.random._mtrand.RandomState numpy.random.mtrand.RandomState numpy.ma.core.MaskedArray
+numpy.random._mtrand.RandomState numpy.random.mtrand.RandomState numpy.ma.core.MaskedArray numpy.ma.MaskedArray
 numpy.ma.core._mareconstruct scipy.sparse._csr.csr_matrix scipy.sparse._csc.csc_matrix scipy.sparse._coo.coo_matrix
 scipy.sparse._csr.csr_array scipy.sparse._csc.csc_array scipy.sparse._coo.coo_array scipy.sparse.csr.csr_matrix
 scipy.sparse.csc.csc_matrix scipy.interpolate._interpolate.interp1d scipy.interpolate._bsplines.BSpline
@@ -47,6 +47,11 @@ numpy.random.bit_generator.SeedSequence numpy.random.bit_generator.__pyx_unpickl
 sklearn._loss.loss.HalfTweedieLossIdentity sklearn._loss._loss.CyHalfTweedieLossIdentity
 sklearn._loss.loss.HalfTweedieLoss sklearn._loss._loss.CyHalfTweedieLoss
 sklearn.neural_network._stochastic_optimizers.AdamOptimizer sklearn.neural_network._stochastic_optimizers.SGDOptimizer
+sklearn.model_selection._split.StratifiedKFold sklearn.model_selection._split.KFold
+sklearn.model_selection._split.ShuffleSplit sklearn.model_selection._split.StratifiedShuffleSplit
+sklearn.model_selection._split.RepeatedKFold sklearn.model_selection._split.RepeatedStratifiedKFold
+sklearn.metrics._scorer._PassthroughScorer sklearn.utils._metadata_requests.MetadataRequest
+sklearn.utils._metadata_requests.MethodMetadataRequest
 sklearn.cluster._bisect_k_means._BisectingTree sklearn.cluster._kmeans._kmeans_single_lloyd
 sklearn.feature_selection._univariate_selection.f_classif
 sklearn.feature_selection._univariate_selection.f_regression sklearn.feature_selection._univariate_selection.chi2

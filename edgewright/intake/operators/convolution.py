@@ -224,15 +224,33 @@ def matmul(b: Builder, op: Op) -> Result:
 
 
 def max_pool(b: Builder, op: Op) -> Result:
-    """MaxPool without its optional Indices."""
-    if len(op.outputs) > 1:
-        raise refuse(op, "output Indices")
+    """MaxPool; its optional Indices count through the whole tensor, torch's through one channel."""
     x, rank, kernel, strides, dilations, (before, after) = _window(b, op, _MAX_POOL)
     ceil, symmetric = bool(op.get("ceil_mode", 0)), before == after
     if not symmetric or any(2 * p > k for p, k in zip(before, kernel, strict=True)):
         lowest = -float("inf") if b.dtype(x).is_floating_point else torch.iinfo(b.dtype(x)).min
         x, before = pad(b, x, before, after, lowest), [0] * rank
-    return b.call(_MAX_POOL[rank], x, kernel, strides, before, dilations, ceil)
+    if len(op.outputs) == 1:
+        return b.call(_MAX_POOL[rank], x, kernel, strides, before, dilations, ceil)
+    if not is_static(b.shape(x)) or not symmetric:
+        raise refuse(op, "output Indices with free sizes or asymmetric padding")
+    arguments = (x, kernel, strides, before, dilations, ceil, True)
+    values, within = b.several(2, _MAX_POOL[rank], *arguments)
+    return values, b.call(torch.add, _ordered(op, within, b), _channel_starts(b.shape(x)))
+
+
+def _channel_starts(sizes: Sequence[int]) -> torch.Tensor:
+    cells = int(torch.tensor(sizes[2:]).prod())
+    return (torch.arange(sizes[0] * sizes[1]) * cells).reshape(sizes[0], sizes[1], *[1] * (len(sizes) - 2))
+
+
+def _ordered(op: Op, within: Operand, b: Builder) -> Operand:
+    """Positions counted column by column where storage_order asks for it."""
+    if not op.get("storage_order", 0):
+        return within
+    height, width = b.shape(operand(op, 0))[2:]
+    row = b.call(torch.div, within, width, rounding_mode="floor")
+    return b.call(torch.add, b.call(torch.mul, b.call(torch.remainder, within, width), height), row)
 
 
 def average_pool(b: Builder, op: Op) -> Result:
@@ -240,7 +258,7 @@ def average_pool(b: Builder, op: Op) -> Result:
     x, rank, kernel, strides, dilations, (before, after) = _window(b, op, _AVG_POOL)
     ceil, counted = bool(op.get("ceil_mode", 0)), bool(op.get("count_include_pad", 0))
     if any(d != 1 for d in dilations):
-        raise refuse(op, "dilations")
+        return _dilated_average(b, op, x, kernel, strides, dilations, before, after)
     fits = before == after and all(2 * p <= k for p, k in zip(before, kernel, strict=True))
     if fits and not (ceil and counted):
         return b.call(_AVG_POOL[rank], x, kernel, strides, before, ceil, counted)
@@ -254,6 +272,39 @@ def average_pool(b: Builder, op: Op) -> Result:
     inside = pad(b, ones, before, after, 1.0 if counted else 0.0)
     share = b.call(_AVG_POOL[rank], pad(b, inside, [0] * rank, extra), kernel, strides)
     return b.call(torch.div, mean, share)
+
+
+def _window_sums(
+    b: Builder, op: Op, x: Operand, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> Operand:
+    """Sums over windows with gaps: a convolution of each channel with ones."""
+    channels = b.shape(x)[1]
+    ones = torch.ones((channels, 1, *kernel), dtype=b.dtype(x))
+    function = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[len(kernel)]
+    return b.call(function, x, ones, None, list(strides), [0] * len(kernel), list(dilations), channels)
+
+
+def _dilated_average(
+    b: Builder,
+    op: Op,
+    x: Operand,
+    kernel: list[int],
+    strides: list[int],
+    dilations: list[int],
+    before: list[int],
+    after: list[int],
+) -> Operand:
+    """AveragePool over windows with gaps: sums of the values over sums of what lies inside."""
+    sizes = b.shape(x)[2:]
+    if not is_static(sizes):
+        raise refuse(op, "dilations with a free spatial size")
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    extra = _ceil_extra(sizes, spans, strides, before, after) if op.get("ceil_mode", 0) else [0] * len(kernel)
+    end = [a + e for a, e in zip(after, extra, strict=True)]
+    ones = torch.ones((1, b.shape(x)[1], *sizes), dtype=b.dtype(x))
+    inside = pad(b, ones, before, after, float(bool(op.get("count_include_pad", 0))))
+    count = _window_sums(b, op, pad(b, inside, [0] * len(kernel), extra), kernel, strides, dilations)
+    return b.call(torch.div, _window_sums(b, op, pad(b, x, before, end), kernel, strides, dilations), count)
 
 
 def _ceil_extra(
@@ -301,8 +352,11 @@ def lp_pool(b: Builder, op: Op) -> Result:
         total = b.call(torch.sum, powers, list(range(2, b.rank(x))), True)
         return b.call(torch.pow, total, 1.0 / p)
     x, rank, kernel, strides, dilations, (before, after) = _window(b, op, _AVG_POOL)
-    if any(d != 1 for d in dilations) or op.get("ceil_mode", 0):
-        raise refuse(op, "dilations or ceil_mode")
+    if op.get("ceil_mode", 0):
+        raise refuse(op, "ceil_mode")
+    if any(d != 1 for d in dilations):
+        total = _window_sums(b, op, pad(b, powers, before, after), kernel, strides, dilations)
+        return b.call(torch.pow, total, 1.0 / p)
     mean = b.call(_AVG_POOL[rank], pad(b, powers, before, after), kernel, strides)
     cells = float(torch.tensor(kernel).prod())
     return b.call(torch.pow, b.call(torch.mul, mean, cells), 1.0 / p)
@@ -313,8 +367,8 @@ def dropout(b: Builder, op: Op) -> Result:
     x, share = operand(op, 0), op.input(1)
     ratio = float(share) if isinstance(share, torch.Tensor) else op.get("ratio", 0.5)
     training = op.input(2)
-    if training is not None and not (isinstance(training, torch.Tensor) and not bool(training)):
-        raise refuse(op, "training_mode")
+    if training is not None and not (isinstance(training, torch.Tensor) and (ratio == 0 or not bool(training))):
+        raise refuse(op, "training_mode: what it leaves out is random")
     y = b.module(layer_name(op), nn.Dropout(ratio), x)
     return (y, b.call(torch.ones_like, x, dtype=torch.bool))[: len(op.outputs)] if len(op.outputs) > 1 else y
 

@@ -4,6 +4,7 @@ Each handler follows the operator of the same name in the ONNX operator specific
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,6 +48,42 @@ def _folded(function: Callable[..., Any]) -> Handler:
         return result
 
     return handler
+
+
+_UNSIGNED = {torch.uint16, torch.uint32, torch.uint64}
+_SIGN = -(1 << 63)
+
+
+def _widened(handler: Handler) -> Handler:
+    """Unsigned integers, which torch stores but hardly computes with: computed in int64, given back as they were.
+
+    Sums and products of uint64 wrap alike in int64; its order does once both signs are flipped; its quotients do not.
+    """
+
+    def wide_handler(b: Builder, op: Op) -> Result:
+        dtypes = {b.dtype(operand(op, i)) for i in range(len(op.inputs))}
+        unsigned = dtypes & _UNSIGNED
+        if not unsigned:
+            return handler(b, op)
+        (dtype,) = unsigned
+        flip = dtype == torch.uint64 and op.kind in _ORDERED
+        if (dtype == torch.uint64 and op.kind in {"Div", "Mod", "Pow"}) or (dtype, op.get("direction")) == (
+            torch.uint64,
+            "RIGHT",
+        ):
+            raise refuse(op, "division of uint64")
+        long = [b.call(torch.Tensor.to, operand(op, i), torch.int64) for i in range(len(op.inputs))]
+        long = [b.call(torch.bitwise_xor, v, _SIGN) if flip else v for v in long]
+        result = handler(b, replace(op, inputs=tuple(long)))
+        if not isinstance(result, (torch.Tensor, torch.fx.Node)) or b.dtype(result) == torch.bool:
+            return result
+        result = b.call(torch.bitwise_xor, result, _SIGN) if flip else result
+        return b.call(torch.Tensor.to, result, dtype)
+
+    return wide_handler
+
+
+_ORDERED = {"Max", "Min", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"}
 
 
 def _legacy_broadcast(function: Callable[..., Any]) -> Handler:
@@ -250,7 +287,12 @@ def selu(b: Builder, op: Op) -> Result:
     return b.call(torch.mul, b.call(functional.elu, x, alpha), gamma)
 
 
-HANDLERS: dict[str, Handler] = {
+_OF_UNSIGNED = """
+Add Sub Mul Div Mod Max Min Greater Less GreaterOrEqual LessOrEqual BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot
+Equal Sum
+"""
+
+_HANDLERS: dict[str, Handler] = {
     **{kind: _plain(function) for kind, function in _PLAIN.items()},
     **{kind: _legacy_broadcast(function) for kind, function in _LEGACY.items()},
     **{kind: _layer(make) for kind, make in _LAYERS.items()},
@@ -276,4 +318,8 @@ HANDLERS: dict[str, Handler] = {
     "IsInf": is_inf,
     "BitShift": bit_shift,
     "Swish": swish,
+}
+
+HANDLERS: dict[str, Handler] = {
+    kind: _widened(handler) if kind in _OF_UNSIGNED.split() else handler for kind, handler in _HANDLERS.items()
 }

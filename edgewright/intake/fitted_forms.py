@@ -1,0 +1,96 @@
+"""Fitted estimators in a form that skl2onnx converts rightly: the same answers from simpler parts."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+__all__ = ["options_for", "plain_attributes", "with_convertible_parts"]
+
+_LINEAR = {"LinearSVC", "SVC", "NuSVC", "RidgeClassifier", "SGDClassifier", "Perceptron", "PassiveAggressiveClassifier"}
+
+
+def with_convertible_parts(estimator: Any) -> Any:
+    """A copy in which parts that skl2onnx knows not, or not rightly, are replaced by what says the same."""
+    return _replaced(copy.deepcopy(estimator))
+
+
+def _replaced(part: Any) -> Any:
+    if hasattr(part, "steps"):
+        part.steps = [(name, _replaced(step)) for name, step in part.steps]
+        return part
+    match type(part).__name__:
+        case "LinearDiscriminantAnalysis":
+            return _as_logistic_regression(part)
+        case "VotingClassifier":
+            part.flatten_transform = False  # concerns transform alone; skl2onnx refuses it for predict too
+            part.estimators_ = [_replaced(e) for e in part.estimators_]
+        case "TransformedTargetRegressor" if part.func is None and part.transformer is None:
+            return _replaced(part.regressor_)
+    return part
+
+
+def _as_logistic_regression(part: Any) -> Any:
+    """Linear discriminant analysis predicts as a logistic regression with its coefficients does."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression()
+    for name in ("coef_", "intercept_", "classes_", "n_features_in_", "feature_names_in_"):
+        if hasattr(part, name):
+            setattr(model, name, getattr(part, name))
+    return model
+
+
+def options_for(estimator: Any) -> Iterator[dict[int, dict[str, Any]] | None]:
+    """Options of skl2onnx to be tried in turn: each converter refuses those that it does not have."""
+    named: dict[int, dict[str, Any]] = {}
+    for part in _all_parts(estimator):
+        kind = type(part).__name__
+        if kind.startswith("KNeighbors"):
+            named[id(part)] = {"optim": "cdist"}
+        elif kind in _LINEAR and not hasattr(part, "predict_proba"):
+            named[id(part)] = {"raw_scores": True}
+        elif kind == "LocalOutlierFactor":
+            named[id(part)] = {"optim": "cdist"}
+    for zipmap in (True, False):
+        for inner in (True, False):
+            options = {key: dict(value) for key, value in named.items()} if inner else {}
+            if zipmap:
+                options.setdefault(id(estimator), {})["zipmap"] = False
+            yield options or None
+
+
+def _all_parts(estimator: Any) -> Iterator[Any]:
+    yield estimator
+    for _, step in getattr(estimator, "steps", []):
+        yield from _all_parts(step)
+    for name in ("best_estimator_", "estimator_", "final_estimator_"):
+        if hasattr(estimator, name):
+            yield from _all_parts(getattr(estimator, name))
+    for part in np.ravel(np.asarray(getattr(estimator, "estimators_", []), dtype=object)):
+        if hasattr(part, "predict"):
+            yield from _all_parts(part)
+
+
+@contextmanager
+def plain_attributes() -> Iterator[None]:
+    """While converting, numpy's booleans become integers: skl2onnx 1.20 writes some, protobuf takes none."""
+    from skl2onnx.common import _container
+
+    original = _container.make_node
+
+    def make_node(kind: str, inputs: Any, outputs: Any, **attributes: Any) -> Any:
+        plain = {k: _plain(v) if isinstance(v, (list, tuple, np.ndarray)) else v for k, v in attributes.items()}
+        return original(kind, inputs, outputs, **plain)
+
+    _container.make_node = make_node
+    try:
+        yield
+    finally:
+        _container.make_node = original
+
+
+def _plain(values: Any) -> Any:
+    return [int(v) if isinstance(v, (bool, np.bool_)) else v for v in values]

@@ -1,0 +1,128 @@
+"""Support vector machines and distances to stored rows.
+
+SVMClassifier and SVMRegressor follow the ai.onnx.ml specification and, where that leaves scores open, ONNX Runtime;
+CDist is ONNX Runtime's own (com.microsoft), which skl2onnx writes for nearest neighbours.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from edgewright.intake.builder import Builder, Op, Operand, Result, operand, refuse
+from edgewright.intake.operators.trees import label_of, post_transformed
+
+__all__ = ["HANDLERS", "MICROSOFT_HANDLERS"]
+
+
+def _kernel(b: Builder, op: Op, x: Operand, vectors: torch.Tensor) -> Operand:
+    """(N, F) and (V, F) -> (N, V)."""
+    gamma, offset, degree = op.get("kernel_params") or [1.0, 0.0, 3.0]
+    kind = op.get("kernel_type", "LINEAR")
+    if kind == "RBF":
+        # Differences first: the squares of large features would swallow small distances in float32.
+        return b.call(torch.exp, b.call(torch.mul, _squared_distances(b, x, vectors), -gamma))
+    products = b.call(torch.matmul, x, vectors.t().contiguous())
+    if kind == "LINEAR":
+        return products
+    scaled = b.call(torch.add, b.call(torch.mul, products, gamma), offset)
+    if kind == "POLY":
+        return b.call(torch.pow, scaled, degree)
+    if kind == "SIGMOID":
+        return b.call(torch.tanh, scaled)
+    raise refuse(op, f"kernel {kind}")
+
+
+def _squared_distances(b: Builder, x: Operand, vectors: torch.Tensor) -> Operand:
+    apart = b.call(torch.sub, b.call(torch.unsqueeze, x, 1), vectors.unsqueeze(0))
+    return b.call(torch.sum, b.call(torch.mul, apart, apart), [2])
+
+
+def _features(b: Builder, op: Op) -> Operand:
+    x = operand(op, 0)
+    return x if b.dtype(x) == torch.float32 else b.call(torch.Tensor.to, x, torch.float32)
+
+
+def svm_classifier(b: Builder, op: Op) -> Result:
+    """SVMClassifier: a vote between each pair of classes; its probabilities are not known here."""
+    x = _features(b, op)
+    labels = op.get("classlabels_ints") or op.get("classlabels_strings")
+    per_class, rho = op.get("vectors_per_class"), op.get("rho")
+    if not per_class:
+        raise refuse(op, "linear coefficients without vectors")
+    count = sum(per_class)
+    vectors = torch.tensor(op.get("support_vectors"), dtype=torch.float32).reshape(count, -1)
+    weights = _pair_weights(torch.tensor(op.get("coefficients"), dtype=torch.float32).reshape(-1, count), per_class)
+    pairs = b.call(torch.matmul, _kernel(b, op, x, vectors), weights)
+    pairs = b.call(torch.add, pairs, torch.tensor(rho, dtype=torch.float32))
+    if op.get("post_transform", "NONE") != "NONE":
+        raise refuse(op, f"post_transform {op.get('post_transform')}")
+    if op.get("prob_a"):
+        raise refuse(op, "probabilities, which libsvm finds by an iteration that the data end")
+    if len(labels) == 2:
+        scores = b.call(torch.cat, [b.call(torch.neg, pairs), pairs], 1)
+        return label_of(b, op, b.call(torch.neg, scores)), scores
+    return _winner(b, op, pairs, len(labels)), pairs
+
+
+def _pair_weights(coefficients: torch.Tensor, per_class: list[int]) -> torch.Tensor:
+    """(V, pairs): the dual coefficients of libsvm, laid out so that one product serves all pairs."""
+    starts = [sum(per_class[:i]) for i in range(len(per_class))]
+    columns = []
+    for i in range(len(per_class)):
+        for j in range(i + 1, len(per_class)):
+            column = torch.zeros(coefficients.shape[1])
+            of_i, of_j = (slice(starts[k], starts[k] + per_class[k]) for k in (i, j))
+            column[of_i], column[of_j] = coefficients[j - 1, of_i], coefficients[i, of_j]
+            columns.append(column)
+    return torch.stack(columns, dim=1)
+
+
+def _winner(b: Builder, op: Op, pairs: Operand, classes: int) -> Operand:
+    """The class with the most votes, the first among equals."""
+    chosen = torch.zeros((2, len(op.get("rho")), classes))
+    positions = [(i, j) for i in range(classes) for j in range(i + 1, classes)]
+    for pair, (i, j) in enumerate(positions):
+        chosen[0, pair, i], chosen[1, pair, j] = 1, 1
+    won = b.call(torch.Tensor.to, b.call(torch.gt, pairs, 0.0), torch.float32)
+    lost = b.call(torch.sub, 1.0, won)
+    votes = b.call(torch.add, b.call(torch.matmul, won, chosen[0]), b.call(torch.matmul, lost, chosen[1]))
+    return label_of(b, op, votes)
+
+
+def svm_regressor(b: Builder, op: Op) -> Result:
+    """SVMRegressor; ``one_class`` gives the sign of the decision."""
+    x = _features(b, op)
+    count = op.get("n_supports", 0)
+    coefficients = torch.tensor(op.get("coefficients"), dtype=torch.float32)
+    if count:
+        vectors = torch.tensor(op.get("support_vectors"), dtype=torch.float32).reshape(count, -1)
+        total = b.call(torch.matmul, _kernel(b, op, x, vectors), coefficients.reshape(count, 1))
+    else:
+        total = b.call(torch.matmul, x, coefficients.reshape(-1, 1))
+    total = b.call(torch.add, total, float(op.get("rho")[0]))
+    if op.get("one_class", 0):
+        one = torch.ones(())
+        return b.call(torch.where, b.call(torch.gt, total, 0.0), one, -one)
+    return post_transformed(b, op, total)
+
+
+def pairwise_distances(b: Builder, op: Op) -> Result:
+    """CDist: euclidean or squared euclidean distances, (N, F) and (V, F) -> (N, V)."""
+    vectors = operand(op, 1)
+    if not isinstance(vectors, torch.Tensor):
+        raise refuse(op, "rows that are computed")
+    squared = _squared_distances(b, operand(op, 0), vectors)
+    match op.get("metric", "sqeuclidean"):
+        case "sqeuclidean":
+            return squared
+        case "euclidean":
+            return b.call(torch.sqrt, squared)
+        case metric:
+            raise refuse(op, f"metric {metric}")
+
+
+Handler = Callable[[Builder, Op], Any]
+
+HANDLERS: dict[str, Handler] = {"SVMClassifier": svm_classifier, "SVMRegressor": svm_regressor}
+MICROSOFT_HANDLERS: dict[str, Handler] = {"CDist": pairwise_distances}

@@ -1,0 +1,50 @@
+"""Models that come in quantized: integers and their scales, kept as arithmetic on real numbers.
+
+Each handler follows the operator of the same name in the ONNX operator specification (ai.onnx).
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from edgewright.intake.builder import Builder, Op, Operand, Result, operand, refuse
+
+__all__ = ["HANDLERS"]
+
+
+def _aligned(b: Builder, op: Op, x: Operand, values: Operand) -> Operand:
+    """One scale for all, or one for each position on ``axis``."""
+    if b.rank(values) == 0 or (b.rank(values) == 1 and b.shape(values) == (1,)):
+        return b.call(torch.reshape, values, [])
+    if op.get("block_size", 0) or b.rank(values) != 1:
+        raise refuse(op, "scales of blocks")
+    axis = op.get("axis", 1) % b.rank(x)
+    return b.call(torch.reshape, values, [-1 if i == axis else 1 for i in range(b.rank(x))])
+
+
+def quantize_linear(b: Builder, op: Op) -> Result:
+    """QuantizeLinear to 8 or 16 bits: saturate(round(x / scale) + zero point)."""
+    x, scale, zero = operand(op, 0), operand(op, 1), op.input(2)
+    dtype = b.dtype(zero) if isinstance(zero, (torch.Tensor, torch.fx.Node)) else op.get("output_dtype") or torch.uint8
+    if not isinstance(dtype, torch.dtype) or dtype.is_floating_point:
+        raise refuse(op, f"to {dtype}")
+    y = b.call(torch.round, b.call(torch.div, x, _aligned(b, op, x, scale)))
+    if isinstance(zero, (torch.Tensor, torch.fx.Node)):
+        y = b.call(torch.add, y, b.call(torch.Tensor.to, _aligned(b, op, x, zero), b.dtype(x)))
+    limits = torch.iinfo(dtype)
+    return b.call(torch.Tensor.to, b.call(torch.clamp, y, limits.min, limits.max), dtype)
+
+
+def dequantize_linear(b: Builder, op: Op) -> Result:
+    """DequantizeLinear: (x - zero point) * scale."""
+    x, scale, zero = operand(op, 0), operand(op, 1), op.input(2)
+    real = b.call(torch.Tensor.to, x, b.dtype(scale))
+    if isinstance(zero, (torch.Tensor, torch.fx.Node)):
+        real = b.call(torch.sub, real, b.call(torch.Tensor.to, _aligned(b, op, x, zero), b.dtype(scale)))
+    return b.call(torch.mul, real, _aligned(b, op, x, scale))
+
+
+HANDLERS: dict[str, Callable[[Builder, Op], Result]] = {
+    "QuantizeLinear": quantize_linear,
+    "DequantizeLinear": dequantize_linear,
+}
