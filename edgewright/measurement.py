@@ -179,8 +179,9 @@ class Cost(Value):
 class Performance(Value):
     """Candidate beside baseline on one target, timed interleaved in one process.
 
-    ``ratio`` is candidate over baseline of the median latency; ``noise`` the same for the baseline against a second
-    copy of itself, in the same run: what this machine shows where nothing differs.
+    ``ratio`` is candidate over baseline of the lower-quartile latency, which a busy machine moves least; ``noise`` the
+    same for the baseline against a second copy of itself, in the same run: what this machine shows where nothing
+    differs.
     """
 
     target: str

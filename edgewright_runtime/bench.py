@@ -66,7 +66,8 @@ class BenchSpec:
     """What to measure. ``rows`` is the file of `write_arrays`: (N, ...) by input name, in real units, never quantized.
 
     ``warm`` takes at least ``min_runs`` runs of each model, ``min_rounds`` rounds and ``min_seconds``, spread over
-    ``epochs`` loads; after ``max_seconds`` no further epoch begins.
+    ``epochs`` loads, and further epochs until the standard error of every ratio to the first model is below
+    ``precision``; after ``max_seconds`` no further epoch begins.
     ``limit_mb`` bounds what the process may allocate beyond what it holds before the model is loaded, ``cores`` the
     processors it may use.
     """
@@ -80,7 +81,8 @@ class BenchSpec:
     min_rounds: int = 40
     min_seconds: float = 1.0
     epochs: int = 8
-    max_seconds: float = 30.0
+    max_seconds: float = 5.0
+    precision: float = 0.006
     limit_mb: float | None = None
     cores: int | None = None
     seed: int = 0
@@ -227,7 +229,7 @@ def _warm(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     gc.collect()
     gc.disable()
     try:
-        while not epochs or (len(epochs) < spec.epochs and time.perf_counter() - began < spec.max_seconds):
+        while not epochs or (time.perf_counter() - began < spec.max_seconds and not _precise(spec, epochs)):
             loaded = _load_all(spec, rows, chance)
             runtime = (loaded[0][0].name, loaded[0][0].version)
             epochs.append(_interleaved(spec, loaded, chance))
@@ -237,6 +239,25 @@ def _warm(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
         gc.enable()
     series = [_series([epoch[i] for epoch in epochs]) for i in range(len(spec.models))]
     return {"runtime": runtime[0], "version": runtime[1], "series": series}
+
+
+def _precise(spec: BenchSpec, epochs: Sequence[Sequence[Sequence[Sequence[int]]]]) -> bool:
+    """Whether every ratio to the first model is known well enough; a busy machine needs more epochs for it.
+
+    What ends the measurement is how precise it is, never what it found, so no verdict is favoured.
+    """
+    if len(epochs) < max(2, spec.epochs):
+        return False
+    logs = np.log([[_low(np.asarray([_low(np.asarray(b)) for b in blocks])) for blocks in epoch] for epoch in epochs])
+    ratios = logs[:, 1:] - logs[:, :1]
+    if not ratios.size:
+        return True
+    return bool((ratios.std(axis=0, ddof=1) / np.sqrt(len(epochs))).max() <= spec.precision)
+
+
+def _low(taken: np.ndarray) -> float:
+    """The lower quartile: what disturbs a machine only ever adds time, so the median moves with it and this less."""
+    return float(np.percentile(taken, 25))
 
 
 _Loaded = tuple[Backend, list[dict[str, np.ndarray]], int]
@@ -320,7 +341,7 @@ def _series(epochs: Sequence[Sequence[Sequence[int]]]) -> dict[str, Any]:
         "mean_ms": float(every.mean()),
         "min_ms": float(every.min()),
         "runs": len(every),
-        "block_medians_ms": [[float(np.median(block)) / 1e6 for block in blocks] for blocks in epochs],
+        "block_ms": [[_low(np.asarray(block)) / 1e6 for block in blocks] for blocks in epochs],
         "sample_ms": [round(float(v), 6) for v in every[::step][:_KEPT_SAMPLES]],
     }
 

@@ -106,9 +106,9 @@ def performance_of(
     Series are baseline, candidate, baseline again; or the baseline twice where the candidate is the same file.
     """
     series = warm["series"]
-    again = statistics.latency_ratio(series[0]["block_medians_ms"], series[-1]["block_medians_ms"])
+    again = statistics.latency_ratio(series[0]["block_ms"], series[-1]["block_ms"])
     same = len(series) == 2
-    ratio = again if same else statistics.latency_ratio(series[0]["block_medians_ms"], series[1]["block_medians_ms"])
+    ratio = again if same else statistics.latency_ratio(series[0]["block_ms"], series[1]["block_ms"])
     verdict: Verdict = "no difference that this machine can show" if same else statistics.latency_verdict(ratio, again)
     return Performance(
         target=target,

@@ -148,7 +148,8 @@ def _latency(report: ValidationReport) -> str:
     heads = ("ms", "p50", "p90", "p95", "p99", "mean", "least", "load", "first", "runs")
     samples = [(name, m.latency.sample_ms, _kind(name)) for name, m in pairs if m.latency is not None]
     ratio = (
-        f"<p>Median, candidate over baseline: <b>{report.latency_ratio:.3f}</b> (95% {report.latency_ratio_low:.3f} to "
+        f"<p>Lower-quartile latency, candidate over baseline: <b>{report.latency_ratio:.3f}</b> "
+        f"(95% {report.latency_ratio_low:.3f} to "
         f"{report.latency_ratio_high:.3f}). The same file against itself differs here by up to "
         f"{_figure(report.candidate.noise_percent)}%. Verdict: <b>{escape(report.latency_verdict)}</b>.</p>"
         if report.latency_ratio is not None

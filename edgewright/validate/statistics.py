@@ -22,6 +22,7 @@ __all__ = [
 
 _Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 _RESAMPLES = 2000
+_QUARTILE = 25
 _BLOCK = 200  # resamples at once: bounded memory, however many rows
 # Two loads of one file in one process differ by up to this much through where their memory happens to lie; a smaller
 # difference is never claimed (benchmarks/validation.py measures it).
@@ -98,10 +99,11 @@ def _resampled_r2(truth: Floats, predictions: Floats, seed: int) -> Floats:
 
 
 def latency_ratio(baseline_ms: Epochs, candidate_ms: Epochs, seed: int = 0) -> Interval:
-    """Candidate over baseline of the median latency, with a bootstrap interval.
+    """Candidate over baseline of the lower-quartile latency, with a bootstrap interval.
 
-    Both are block medians by epoch (one load of each model) and round; the ratio is the geometric mean over epochs
-    of the epoch's ratio of medians. Epochs are drawn first, then rounds within them: runs of one block share what
+    Both are lower quartiles of blocks, by epoch (one load of each model) and round; the ratio is the geometric mean
+    over epochs of the epoch's ratio of lower quartiles. What disturbs a machine only ever adds time: on a busy one
+    the median ratio varies twice as much. Epochs are drawn first, then rounds within them: runs of one block share what
     disturbed it, runs of one epoch share where the models lie in memory. Rounds are drawn as a whole, so what
     disturbed one round disturbs both models alike.
     """
@@ -111,7 +113,12 @@ def latency_ratio(baseline_ms: Epochs, candidate_ms: Epochs, seed: int = 0) -> I
     drawn = chance.integers(0, epochs, (_RESAMPLES, epochs))
     logs = resampled[drawn, np.arange(_RESAMPLES)[:, None]].mean(axis=1)
     point = float(
-        np.mean([math.log(np.median(c) / np.median(b)) for b, c in zip(baseline_ms, candidate_ms, strict=True)])
+        np.mean(
+            [
+                math.log(np.percentile(c, _QUARTILE) / np.percentile(b, _QUARTILE))
+                for b, c in zip(baseline_ms, candidate_ms, strict=True)
+            ]
+        )
     )
     widen = _small_sample_factor(epochs)
     low, high = (point + widen * (float(q) - point) for q in np.percentile(logs, [2.5, 97.5]))
@@ -136,7 +143,7 @@ def _small_sample_factor(groups: int) -> float:
 def _resampled_log_ratio(baseline_ms: Sequence[float], candidate_ms: Sequence[float], chance: Generator) -> Floats:
     drawn = chance.integers(0, len(baseline_ms), (_RESAMPLES, len(baseline_ms)))
     first, second = np.asarray(baseline_ms)[drawn], np.asarray(candidate_ms)[drawn]
-    logs: Floats = np.log(np.median(second, axis=1) / np.median(first, axis=1))
+    logs: Floats = np.log(np.percentile(second, _QUARTILE, axis=1) / np.percentile(first, _QUARTILE, axis=1))
     return logs
 
 

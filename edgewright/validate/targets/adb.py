@@ -157,7 +157,7 @@ def _series(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "mean_ms": statistics.fmean(run["mean_us"] for run in runs) / 1000,
         "min_ms": min(run["min_us"] for run in runs) / 1000,
         "runs": sum(run["runs"] for run in runs),
-        "block_medians_ms": [[median] for median in medians],
+        "block_ms": [[median] for median in medians],
         "sample_ms": medians,
     }
 

@@ -1,0 +1,201 @@
+"""How far validation's own verdicts can be trusted: repeatability, false alarms, a planted slowdown, overhead, counts.
+
+``make bench-validation`` runs it and writes ``benchmarks/results/validation.json``. Verdicts depend on how quiet the
+machine is: the load average of the run stands in the result. Without qemu the Arm part is left out, with the reason.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULT = Path(__file__).parent / "results" / "validation.json"
+WIDTH, LAYERS, PLANTED = 192, 60, 6  # six more layers of sixty: a slowdown of a tenth
+REPEATS = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--skip-arm", action="store_true")
+    arguments = parser.parse_args()
+    began = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("EDGEWRIGHT_HOME", str(Path(folder) / "home"))
+        found = {
+            "repeats": arguments.repeats,
+            **verdicts(Path(folder), arguments.repeats),
+            **overhead(Path(folder)),
+            **({} if arguments.skip_arm else arm(Path(folder))),
+            "load_average": {"before": began, "after": os.getloadavg()[0], "cores": os.cpu_count()},
+        }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(found, indent=2) + "\n")
+    print(RESULT.read_text())
+
+
+def chain(path: Path, layers: int, name: str) -> Path:
+    """``layers`` dense layers with ReLU; equal seeds give equal weights, ``name`` only other bytes."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    chance = np.random.default_rng(0)
+    nodes, weights = [], []
+    for i in range(layers):
+        matrix = (chance.normal(size=(WIDTH, WIDTH)) * np.sqrt(2 / WIDTH)).astype(np.float32)
+        weights.append(numpy_helper.from_array(matrix, f"w{i}"))
+        nodes.append(helper.make_node("MatMul", [f"h{i}", f"w{i}"], [f"m{i}"]))
+        nodes.append(helper.make_node("Relu", [f"m{i}"], [f"h{i + 1}"]))
+    shape = ["N", WIDTH]
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("h0", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(f"h{layers}", TensorProto.FLOAT, shape)],
+        weights,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def exported(path: Path, layers: int) -> Any:
+    from edgewright.artifact import Exported, Format, Precision
+    from edgewright.store import Store
+    from edgewright_runtime.manifest import TensorSpec
+
+    return Exported(
+        artifact=Store().put(path, Format.ONNX),
+        precision=Precision.FLOAT32,
+        inputs=(TensorSpec("h0", (-1, WIDTH), "float32"),),
+        outputs=(TensorSpec(f"h{layers}", (-1, WIDTH), "float32"),),
+        runtime="onnxruntime",
+        runtime_floor="1.18.0",
+    )
+
+
+def verdicts(folder: Path, repeats: int) -> dict[str, Any]:
+    """Twenty A/A comparisons of two equal files, and twenty with six layers more."""
+    from edgewright.artifact import Dataset, Format
+    from edgewright.profile import load_device
+    from edgewright.store import Store
+    from edgewright.validate import measure
+
+    rows = np.random.default_rng(1).normal(size=(64, WIDTH)).astype(np.float32)
+    np.savez(folder / "data.npz", **{"test.x.h0": rows, "test.y": np.zeros(64), "test.reference.y": np.zeros((64, 1))})
+    dataset = Dataset(
+        artifact=Store().put(folder / "data.npz", Format.DATASET), calibration_rows=0, validation_rows=0, test_rows=64
+    )
+    baseline = exported(chain(folder / "a.onnx", LAYERS, "a"), LAYERS)
+    equal = exported(chain(folder / "b.onnx", LAYERS, "b"), LAYERS)
+    slower = exported(chain(folder / "c.onnx", LAYERS + PLANTED, "c"), LAYERS + PLANTED)
+    device = load_device("generic_edge_device")
+    taken: dict[str, list[Any]] = {"equal": [], "slower": []}
+    began = time.perf_counter()
+    for i in range(repeats):
+        for name, candidate in (("equal", equal), ("slower", slower)):
+            taken[name].append(measure(baseline, candidate, dataset, device))
+            print(i, name, taken[name][-1].verdict, taken[name][-1].ratio, flush=True)
+    said = {name: [found.verdict for found in runs] for name, runs in taken.items()}
+    agreed = [Counter(words).most_common(1)[0][1] / repeats for words in said.values()]
+    return {
+        "verdict_agreement": min(agreed),
+        "aa_no_difference": said["equal"].count("no difference that this machine can show") / repeats,
+        "planted_slowdown_found": said["slower"].count("slower") / repeats,
+        "planted_ratio_median": statistics.median(found.ratio.value for found in taken["slower"]),
+        "noise_percent_median": statistics.median(found.noise_percent for found in taken["equal"]),
+        "seconds_per_comparison": (time.perf_counter() - began) / (2 * repeats),
+    }
+
+
+def overhead(folder: Path) -> dict[str, float]:
+    """The bench's loop against the runtime's own, interleaved in one process on the same session's model."""
+    import onnxruntime
+
+    from edgewright_runtime import backends, bench
+
+    path = chain(folder / "overhead.onnx", LAYERS, "overhead")
+    backend = backends.load(path, "onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feeds = {"h0": np.ones((1, WIDTH), np.float32)}
+    block, ours, bare = 50, [], []
+    for _ in range(200):
+        began = time.perf_counter_ns()
+        bench._time_block(backend, [feeds], 0, block - 1)  # runs one more, untimed, first
+        between = time.perf_counter_ns()
+        for _ in range(block):
+            session.run(None, feeds)
+        ours.append((between - began) / block)
+        bare.append((time.perf_counter_ns() - between) / block)
+    ratio = statistics.median(ours) / statistics.median(bare)
+    return {
+        "bench_overhead_ratio": ratio - 1,
+        "bench_overhead_us": (statistics.median(ours) - statistics.median(bare)) / 1000,
+        "overhead_model_us": statistics.median(bare) / 1000,
+    }
+
+
+def arm(folder: Path) -> dict[str, Any]:
+    """Executed instructions of the demo's models on three cores, twice each, and what the emulation costs."""
+    from edgewright.validate.targets.arm64 import CORES, EmulatedArm, missing_tools, set_up
+
+    if reason := missing_tools():
+        return {"arm_instructions": None, "arm_skipped": reason}
+    began = time.perf_counter()
+    root = set_up()
+    seconds, counts, runs = time.perf_counter() - began, {}, []
+    for name, spec in demo_files(folder):
+        for core in CORES:
+            totals = []
+            for _ in range(2):
+                began = time.perf_counter()
+                found = EmulatedArm(core, root).instructions(spec, f"counting {name}")
+                runs.append(time.perf_counter() - began)
+                totals.append(sum(found.values()))
+            spread = (max(totals) - min(totals)) / min(totals)
+            counts.setdefault(name, {})[core] = {**found, "total": min(totals), "spread": spread}
+            print(name, core, counts[name][core], flush=True)
+    return {"arm_instructions": counts, "arm_setup_s": seconds, "arm_run_s": statistics.median(runs)}
+
+
+def demo_files(folder: Path) -> list[tuple[str, Any]]:
+    """The demo's CNN in float32 and int8, and its boosted trees, for Android and for an Arm board."""
+    from edgewright import export, intake
+    from edgewright.artifact import Precision
+    from edgewright.child import run_in_child
+    from edgewright.data import load_data_spec
+    from edgewright.profile import Platform
+    from edgewright.store import Store
+    from edgewright.validate.rows import read_rows
+    from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
+
+    wanted = (
+        ("make_digits_cnn", "digits_cnn.pt2", "digits.npz", (Precision.FLOAT32, Precision.INT8)),
+        ("make_breast_cancer", "breast_cancer.pkl", "breast_cancer.yaml", (Precision.FLOAT32,)),
+    )
+    files = []
+    for maker, model, data, precisions in wanted:
+        run_in_child(f"edgewright.demo:{maker}", {"folder": str(folder)}, what=f"training {model}")
+        taken = intake.take_in(folder / model, load_data_spec(folder / data), Store())
+        held_out, rows = read_rows(taken.dataset), folder / f"{model}.rows.npz"
+        write_arrays(rows, {name: array[:4] for name, array in held_out.inputs.items()})
+        for platform in (Platform.ANDROID, Platform.EDGE_DEVICE):
+            for precision in precisions:
+                made = export.export(taken.model, taken.dataset, platform, precision, Store())
+                named = BenchModel(str(made.artifact.path), made.artifact.format.value, tuple(held_out.inputs))
+                scratch = str(folder / "outputs.npz")
+                spec = BenchSpec("marked", (named,), str(rows), outputs=scratch, min_runs=3)
+                files.append((f"{model.partition('.')[0]} {precision.value} {made.artifact.format.value}", spec))
+    return files
+
+
+if __name__ == "__main__":
+    main()
