@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
-.PHONY: setup test lint demo bench-pipeline clean
+.PHONY: setup test lint demo bench-pipeline bench-compression clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -27,6 +27,9 @@ lint: setup
 
 demo: setup
 	$(PY) -m flows.demo
+
+bench-compression: setup
+	$(PY) benchmarks/compression.py $(if $(FAST),--fast)
 
 bench-pipeline: setup
 	$(PY) benchmarks/pipeline.py

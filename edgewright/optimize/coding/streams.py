@@ -23,9 +23,12 @@ __all__ = [
 
 _RUN_LIMITS = (15, 31, 63, 127, 255)
 _LZMA_SETTINGS = tuple(lc + 9 * (lp + 5 * pb) for lc, lp, pb in ((3, 0, 2), (3, 0, 0), (0, 2, 2), (0, 0, 0)))
+# The strongest search takes a second a megabyte.
+_LARGE_BYTES = 1 << 22
 _UNIT = 64
 _FINE_LEVELS = 1 << 17
-_TRIAL_LEVELS = 1 << 15
+_TRIAL_LEVELS = 1 << 16
+_FEW = 1 << 14
 
 
 def number(value: int) -> bytes:
@@ -46,23 +49,25 @@ def code_bytes(data: bytes, *, quick: bool = False) -> tuple[int, bytes]:
     """The smallest of raw, deflate with the shared dictionary, and LZMA under a few settings, with its method."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
     candidates = [(Method.RAW, data), (Method.DEFLATE, packer.compress(data) + packer.flush())]
-    tried = _LZMA_SETTINGS[: 1 if quick else None]
+    tried = _LZMA_SETTINGS[: 1 if quick or len(data) > _LARGE_BYTES else None]
     candidates.extend((Method.LZMA, lzma_part(data, settings)) for settings in tried)
     return min(candidates, key=lambda c: len(c[1]))
 
 
 def lzma_part(data: bytes, settings: int) -> bytes:
     """One byte of settings, then a raw LZMA1 stream."""
-    filters: list[dict[str, int]] = [{**lzma_filters(settings, len(data))[0], "preset": 9 | lzma.PRESET_EXTREME}]
+    filters: list[dict[str, int]] = [
+        {**lzma_filters(settings, len(data))[0], "preset": 6 if len(data) > _LARGE_BYTES else 9 | lzma.PRESET_EXTREME}
+    ]
     return bytes([settings]) + lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters)
 
 
-def huffman_stream(levels: np.ndarray) -> bytes:
-    """(N,) levels behind one Huffman code; see `edgewright_runtime.ewz` for the layout."""
+def huffman_stream(levels: np.ndarray, *, fixed: bool = False) -> bytes:
+    """(N,) levels behind one Huffman code, or one of a fixed length; `edgewright_runtime.ewz` has the layout."""
     lowest = int(levels.min())
     symbols = levels.astype(np.int64) - lowest
     counts = np.bincount(symbols)
-    lengths = code_lengths(counts)
+    lengths = np.full(len(counts), max(1, int(len(counts) - 1).bit_length())) if fixed else code_lengths(counts)
     padded = np.concatenate([lengths, [0]])[: -(-len(lengths) // 2) * 2].reshape(-1, 2)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
     table = packer.compress((padded[:, 0] | padded[:, 1] << 4).astype(np.uint8).tobytes()) + packer.flush()
@@ -71,8 +76,8 @@ def huffman_stream(levels: np.ndarray) -> bytes:
     return head + block_bits.tobytes() + coded
 
 
-def runs_stream(levels: np.ndarray) -> bytes:
-    """Deep Compression's coding: runs of zeros and the values after them, each behind its own Huffman code."""
+def runs_stream(levels: np.ndarray, *, fixed: bool = False) -> bytes:
+    """Deep Compression's coding: runs of zeros and the values after them, each behind its own (Huffman) code."""
     at = np.flatnonzero(levels)
     values = levels[at]
     gaps = np.diff(at, prepend=-1) - 1
@@ -82,7 +87,7 @@ def runs_stream(levels: np.ndarray) -> bytes:
         runs = np.full(int(fillers.sum()) + len(at), longest, dtype=np.int64)
         runs[np.cumsum(fillers + 1) - 1] = rest
         head = number(longest) + number(len(runs)) + number(len(values))
-        coded = head + (huffman_stream(runs) + huffman_stream(values) if len(at) else b"")
+        coded = head + (huffman_stream(runs, fixed=fixed) + huffman_stream(values, fixed=fixed) if len(at) else b"")
         best = coded if not best or len(coded) < len(best) else best
     return best
 
@@ -102,13 +107,14 @@ def plan_context(levels: np.ndarray, blocks: tuple[int, ...]) -> ContextPlan:
     tried = []
     for transposed in (False, True) if levels.shape[0] > 1 else (False,):
         turned = levels.T if transposed else levels
-        rows = max(1, _TRIAL_LEVELS // turned.shape[1])
+        rows = max(1, _TRIAL_LEVELS // turned.shape[1]) if np.count_nonzero(levels) > _FEW else turned.shape[0]
         first = max(0, (turned.shape[0] - rows) // 2)
         part = turned[first : first + rows]
         for block in sorted({1, *(b for b in candidates if 1 < b < levels.shape[1])}):
             groups = (block, 1) if transposed else (1, block)
-            share = part.size / levels.size
-            tried.append((_planned(part, transposed, *groups).cost_bytes / share, transposed, *groups))
+            # Parts differ in how much they hold; what counts is what the layout makes of it.
+            share = (_planned(part, transposed, *groups).cost_bytes + 1) / (_entropy_bytes(part) + 1)
+            tried.append((share, transposed, *groups))
     _, transposed, row_group, group = min(tried)
     return _planned(levels.T if transposed else levels, transposed, row_group, group)
 
@@ -120,6 +126,12 @@ def _planned(turned: np.ndarray, transposed: bool, row_group: int, group: int) -
     cost = BitCost()
     code_levels(cost, shape, turned)
     return ContextPlan(shape, transposed, cost.cost_bits / 8)
+
+
+def _entropy_bytes(levels: np.ndarray) -> float:
+    """What an ideal code without context would take."""
+    _, counts = np.unique(levels, return_counts=True)
+    return float(-(counts * np.log2(counts / counts.sum())).sum() / 8)
 
 
 def _period(levels: np.ndarray) -> int:

@@ -27,9 +27,11 @@ from edgewright_runtime.ewz import DIGEST_BYTES, DTYPES, MAGIC, Method, Palette,
 
 __all__ = ["Coder", "Encoded", "TensorSpan", "encode"]
 
-Coder = Literal["auto", "huffman"]
-_MAX_TABLE = 1 << 12
+Coder = Literal["auto", "huffman", "fixed"]
+_MAX_TABLE = 1 << 14
 _CONTEXT_COUNTS = 1 << 22
+# Beyond a byte's worth of levels there is little for counts to learn.
+_CONTEXT_SPREAD = 512
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def encode(
 ) -> Encoded:
     """Code a file whose tensors lie at ``tensors`` (in order, not overlapping); checked by rebuilding it.
 
-    ``coder="huffman"`` leaves the context coder and LZMA out, for measuring what they add. ``context_levels`` is the
+    ``coder="huffman"`` leaves the context coder and LZMA out, ``"fixed"`` Huffman's codes too (indices and runs then
+    take whole bits), for measuring what each adds. ``context_levels`` is the
     largest tensor for the context coder, which decodes one to two million levels a second; above it Huffman's codes,
     which decode some ten times faster, are used.
     """
@@ -124,10 +127,7 @@ def _code_tensor(original: bytes, span: TensorSpan, coder: Coder, context_levels
     if palette is None:
         part = _Part(described + bytes([Palette.PLANES]))
         for plane in split_planes(raw.view(np.uint8).reshape(len(raw), -1)):
-            centre = int(np.argmax(np.bincount(plane)))
-            part.head += bytes([centre])
-            levels = plane.astype(np.int64).reshape(span.rows, span.columns) - centre
-            _add_stream(part, levels, span, coder, context_levels)
+            _add_plane(part, plane, span, coder, context_levels)
         return part
     head, levels = palette
     part = _Part(described + head, len(head))
@@ -147,7 +147,9 @@ def _float_palette(raw: np.ndarray) -> tuple[bytes, np.ndarray] | None:
     distinct, index, counts = np.unique(words, return_inverse=True, return_counts=True)
     values = distinct.view(raw.dtype)
     if raw.dtype.kind == "f" and np.isfinite(values).all():
-        uniform = _uniform_levels(raw, values)
+        # Extremes overflow in the search for a step; what overflows does not match, and no step is found.
+        with np.errstate(all="ignore"):
+            uniform = _uniform_levels(raw, values)
         if uniform is not None:
             return uniform
     # A codebook must cost less than the elements that it stands for.
@@ -196,6 +198,20 @@ def _same(raw: np.ndarray, levels: np.ndarray, step: np.float32) -> bool:
     return rebuilt.tobytes() == raw.tobytes()
 
 
+def _add_plane(part: _Part, plane: np.ndarray, span: TensorSpan, coder: Coder, context_levels: int) -> None:
+    """One byte of every element: as it is where nothing can be predicted, else as levels about the most frequent."""
+    method, coded = (Method.RAW, plane.tobytes()) if coder != "auto" else code_bytes(plane.tobytes(), quick=True)
+    centre = int(np.argmax(np.bincount(plane)))
+    levels = plane.astype(np.int64) - centre
+    if len(huffman_stream(levels)) >= len(coded):
+        part.head += bytes([0, method]) + number(len(coded))
+        part.streams.append(coded)
+        part.methods.append("bytes")
+    else:
+        part.head += bytes([centre])
+        _add_stream(part, levels.reshape(span.rows, span.columns), span, coder, context_levels)
+
+
 def _add_stream(part: _Part, levels: np.ndarray, span: TensorSpan, coder: Coder, context_levels: int) -> None:
     """Code (R, C) levels by the smallest coder and add them to their tensor."""
     if not levels.any():
@@ -204,15 +220,16 @@ def _add_stream(part: _Part, levels: np.ndarray, span: TensorSpan, coder: Coder,
         return
     flat = levels.reshape(-1)
     candidates = {}
-    if np.ptp(flat) < 1 << 12:
-        candidates["huffman"] = (Method.HUFFMAN, huffman_stream(flat))
+    if np.ptp(flat) < 1 << 14:
+        candidates["huffman"] = (Method.HUFFMAN, huffman_stream(flat, fixed=coder == "fixed"))
     if (flat == 0).mean() > 1 / 2:
-        candidates["runs"] = (Method.RUNS, runs_stream(flat))
+        candidates["runs"] = (Method.RUNS, runs_stream(flat, fixed=coder == "fixed"))
     if flat.min() >= 0 and flat.max() <= 255:
         data = flat.astype(np.uint8).tobytes()
-        candidates["bytes"] = (Method.RAW, data) if coder == "huffman" else code_bytes(data, quick=True)
+        candidates["bytes"] = (Method.RAW, data) if coder != "auto" else code_bytes(data, quick=True)
     best = min(candidates, key=lambda name: len(candidates[name][1]), default="")
-    plan = _context_plan(levels, span) if coder == "auto" and levels.size <= context_levels else None
+    suits = coder == "auto" and levels.size <= context_levels and np.ptp(flat) <= _CONTEXT_SPREAD
+    plan = _context_plan(levels, span) if suits else None
     if plan and (not best or plan.cost_bytes < len(candidates[best][1])):
         tag = bytes([Method.CONTEXT | 0x80 * plan.transposed])
         shape = plan.shape
