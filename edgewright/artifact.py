@@ -112,11 +112,15 @@ class Intake(Value):
 
 
 class Precision(StrEnum):
-    """In what an exported model stores its weights, and (int8) computes."""
+    """In what an exported model stores its weights, and (int8) computes.
+
+    ``dynamic_int8``: weights in 8 bits, activations quantized while the model runs, so nothing is calibrated.
+    """
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     INT8 = "int8"
+    DYNAMIC_INT8 = "dynamic_int8"
 
 
 class Exported(Value):

@@ -2,12 +2,14 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
 from edgewright.export.declared import checked
 from edgewright.export.refusal import graph_of
 from edgewright.export.reuse import reuse
+from edgewright.profile import ExportOptions
 from edgewright.store import Store
 
 __all__ = ["export"]
@@ -18,10 +20,16 @@ _RUNTIME = "litert"
 _RUNTIME_FLOOR = "1.0.1"
 
 
-def export(model: ImportedModel, dataset: Dataset, precision: Precision, store: Store) -> Exported:
+def export(
+    model: ImportedModel, dataset: Dataset, precision: Precision, store: Store, options: ExportOptions
+) -> Exported:
     """A `.tflite` with batch 1; float16 and int8 are made of the float32 file, not converted again."""
-    base = _float32(model, store)
-    artifact = base if precision is Precision.FLOAT32 else _quantized(model, base, dataset, precision, store)
+    artifact = _float32(model, store)
+    if precision is not Precision.FLOAT32:
+        arguments: dict[str, Any] = {"precision": precision.value, "labels": list(model.labels)}
+        if precision is Precision.INT8:
+            arguments |= {"dataset": str(dataset.artifact.path), "integer_tensors": options.integer_tensors}
+        artifact = _quantized(model, artifact, store, arguments)
     declared = checked(model, artifact, dataset, precision)
     return Exported(
         artifact=artifact,
@@ -35,7 +43,7 @@ def export(model: ImportedModel, dataset: Dataset, precision: Precision, store: 
 
 
 def _float32(model: ImportedModel, store: Store) -> Artifact:
-    graph = graph_of(model, "android")
+    graph, description = graph_of(model, "android"), _description(model)
 
     def convert(path: Path) -> None:
         arguments = {
@@ -44,20 +52,36 @@ def _float32(model: ImportedModel, store: Store) -> Artifact:
             "path": str(path),
         }
         run_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to LiteRT")
-        names = {"inputs": [s.name for s in model.inputs], "outputs": [s.name for s in model.outputs]}
         # In a child of its own, since the converter's memory does not come back.
-        run_in_child(f"{_CHILD}:name_tensors", {"path": str(path), **names}, what=f"naming {model.name}'s tensors")
+        named = {"path": str(path), "description": description, "labels": list(model.labels)}
+        run_in_child(f"{_CHILD}:describe", named, what=f"describing {model.name}'s .tflite")
 
     parent = model.graph.digest if model.graph else None
-    key = ("litert float32", parent, [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)])
+    tensors = [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)]
+    key = ("litert float32", parent, tensors, description, model.labels)
     return reuse(store, key, convert, name=f"{model.name}.tflite", form=Format.TFLITE, parent=parent)
 
 
-def _quantized(model: ImportedModel, base: Artifact, dataset: Dataset, precision: Precision, store: Store) -> Artifact:
+def _quantized(model: ImportedModel, base: Artifact, store: Store, arguments: dict[str, Any]) -> Artifact:
     with store.workspace() as folder:
         path = folder / f"{model.name}.tflite"
-        arguments = {"source": str(base.path), "name": model.name, "precision": precision.value, "path": str(path)}
-        if precision is Precision.INT8:
-            arguments["dataset"] = str(dataset.artifact.path)
+        arguments = {"source": str(base.path), "name": model.name, "path": str(path), **arguments}
         run_in_child(f"{_CHILD}:quantize", arguments, what=f"quantizing {model.name} for LiteRT")
         return store.put(path, Format.TFLITE, parent=base.digest)
+
+
+def _description(model: ImportedModel) -> dict[str, Any]:
+    """What the metadata says: see `edgewright.export.tflite_metadata.attach`."""
+    classes = len(model.labels)
+    labelled = [s.name for s in model.outputs if classes and s.shape[-1:] == (classes,) and s.dtype.startswith("float")]
+    return {
+        "name": model.name,
+        "description": f"{model.task.value}{f', {classes} classes' if classes else ''}",
+        "version": model.source.digest[:12],
+        "author": "Converted by Edgewright",
+        "mean": model.preprocessing.mean,
+        "scale": model.preprocessing.scale,
+        "inputs": [spec.name for spec in model.inputs],
+        "outputs": [spec.name for spec in model.outputs],
+        "labelled": labelled[0] if labelled else None,
+    }

@@ -14,6 +14,8 @@ __all__ = ["convert", "quantize"]
 _SHOWN = ("short_description", "author", "version")
 # coremltools keeps tensors below 2,048 elements as they are; a model for small devices consists of such tensors.
 _LEAST_QUANTIZED_ELEMENTS = 256
+_PALETTE_BITS = (1, 2, 4, 6, 8)  # the widths that constexpr_lut_to_dense has
+_WORTH_A_DECODER = 0.8  # of the plain size; above it the weight is left as it is
 
 
 def convert(
@@ -52,6 +54,7 @@ def convert(
         )
     except NotImplementedError as e:
         raise UnsupportedError(f"Core ML: {str(e).splitlines()[0]}; try the platforms android or edge_device") from e
+    model = _stored_without_loss(model)
     _describe(model, inputs, outputs, description)
     model.save(path)
     mlpackage.make_reproducible(Path(path))
@@ -76,6 +79,35 @@ def quantize(source: str, name: str, path: str) -> None:
         raise unsupported_precision(
             name, Precision.INT8, f"no weight has more than {_LEAST_QUANTIZED_ELEMENTS} elements"
         )
+
+
+def _stored_without_loss(model: Any) -> Any:
+    """Weights that share few values become a palette, those with many zeros a bit mask and the rest.
+
+    What clustering and pruning made of them would else take full size on the device; the numbers stay the same.
+    """
+    import coremltools.optimize.coreml as compression
+
+    weights = compression.get_weights_metadata(model, weight_threshold=_LEAST_QUANTIZED_ELEMENTS)
+    palettes: list[str] = []
+    sparse: list[str] = []
+    for name, weight in weights.items():
+        bits = next((n for n in _PALETTE_BITS if weight.unique_values <= 2**n), None)
+        of_sparse = (1 - weight.sparsity) + 1 / (8 * weight.val.dtype.itemsize)
+        of_palette = bits / (8 * weight.val.dtype.itemsize) + 2**bits / weight.val.size if bits else 1.0
+        if min(of_sparse, of_palette) < _WORTH_A_DECODER:
+            (palettes if of_palette <= of_sparse else sparse).append(name)
+    if palettes:
+        by_palette = compression.OpPalettizerConfig(mode="unique", weight_threshold=0)
+        config = compression.OptimizationConfig(op_name_configs=dict.fromkeys(palettes, by_palette))
+        model = compression.palettize_weights(model, config)
+    if sparse:
+        by_mask = compression.OpThresholdPrunerConfig(
+            threshold=0.0, minimum_sparsity_percentile=0.0, weight_threshold=0
+        )
+        config = compression.OptimizationConfig(op_name_configs=dict.fromkeys(sparse, by_mask))
+        model = compression.prune_weights(model, config)
+    return model
 
 
 def _coremltools() -> Any:

@@ -7,6 +7,7 @@ from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedMod
 from edgewright.child import run_in_child
 from edgewright.export.declared import checked
 from edgewright.export.reuse import reuse
+from edgewright.profile import ExportOptions
 from edgewright.store import Store
 
 __all__ = ["export"]
@@ -17,13 +18,26 @@ _RUNTIME_FLOOR = "1.14"
 
 
 def export(
-    model: ImportedModel, dataset: Dataset, precision: Precision, store: Store, *, instruction_set: str
+    model: ImportedModel,
+    dataset: Dataset,
+    precision: Precision,
+    store: Store,
+    *,
+    instruction_set: str,
+    options: ExportOptions,
 ) -> Exported:
     """An `.onnx` with a free batch axis, optimized offline by the passes that hold for every processor."""
-    base = _float32(model, store)
-    artifact = base
-    if precision is not Precision.FLOAT32:
-        artifact = _quantized(model, base, dataset, precision, store=store, instruction_set=instruction_set)
+    artifact = _float32(model, store)
+    match precision:
+        case Precision.FLOAT16:
+            artifact = _made_of(artifact, model.name, store, "to_float16", {})
+        case Precision.INT8:
+            arguments = {"dataset": str(dataset.artifact.path), "instruction_set": instruction_set}
+            artifact = _made_of(artifact, model.name, store, "quantize", arguments)
+        case Precision.DYNAMIC_INT8:
+            artifact = _made_of(artifact, model.name, store, "quantize_dynamically", {})
+        case Precision.FLOAT32:
+            pass
     declared = checked(model, artifact, dataset, precision)
     return Exported(
         artifact=artifact,
@@ -56,15 +70,9 @@ def _float32(model: ImportedModel, store: Store) -> Artifact:
     return reuse(store, key, convert, name=f"{model.name}.onnx", form=Format.ONNX, parent=start.digest)
 
 
-def _quantized(
-    model: ImportedModel, base: Artifact, dataset: Dataset, precision: Precision, *, store: Store, instruction_set: str
-) -> Artifact:
+def _made_of(base: Artifact, name: str, store: Store, change: str, arguments: dict[str, str]) -> Artifact:
     with store.workspace() as folder:
-        path = folder / f"{model.name}.onnx"
-        arguments = {"source": str(base.path), "name": model.name, "path": str(path)}
-        if precision is Precision.FLOAT16:
-            run_in_child(f"{_CHILD}:to_float16", arguments, what=f"converting {model.name} to float16")
-        else:
-            arguments |= {"dataset": str(dataset.artifact.path), "instruction_set": instruction_set}
-            run_in_child(f"{_CHILD}:quantize", arguments, what=f"quantizing {model.name} for ONNX Runtime")
+        path = folder / f"{name}.onnx"
+        given = {"source": str(base.path), "name": name, "path": str(path), **arguments}
+        run_in_child(f"{_CHILD}:{change}", given, what=f"making {name}'s ONNX smaller")
         return store.put(path, Format.ONNX, parent=base.digest)

@@ -7,8 +7,9 @@ from pathlib import Path
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
 from edgewright.export.declared import checked
-from edgewright.export.refusal import graph_of
+from edgewright.export.refusal import graph_of, unsupported_precision
 from edgewright.export.reuse import reuse
+from edgewright.profile import ExportOptions
 from edgewright.store import Store
 
 __all__ = ["export"]
@@ -18,12 +19,16 @@ _RUNTIME = "coreml"
 _RUNTIME_FLOOR = "16.0"  # iOS 16: the oldest with compressed weights decoded as constexpr operators
 
 
-def export(model: ImportedModel, dataset: Dataset, precision: Precision, store: Store) -> Exported:
+def export(
+    model: ImportedModel, dataset: Dataset, precision: Precision, store: Store, options: ExportOptions
+) -> Exported:
     """An `.mlpackage` for iOS 16 and later, batch 1.
 
     float16 computes in half precision (the Neural Engine's own); int8 stores the weights of that in 8 bits per
     channel, activations stay float16. Inputs and outputs are float32 at every precision.
     """
+    if precision is Precision.DYNAMIC_INT8:
+        raise unsupported_precision(model.name, precision, "Core ML's int8 is of weights only already: use int8")
     compute = Precision.FLOAT32 if precision is Precision.FLOAT32 else Precision.FLOAT16
     artifact = _converted(model, compute, store)
     if precision is Precision.INT8:

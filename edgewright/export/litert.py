@@ -5,11 +5,13 @@ from typing import Any
 
 from edgewright.artifact import Precision
 from edgewright.errors import ConversionError, UnsupportedError
-from edgewright.export import tflite
+from edgewright.export import tflite, tflite_metadata
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.refusal import unsupported_precision
 
-__all__ = ["convert", "name_tensors", "quantize"]
+__all__ = ["convert", "describe", "quantize"]
+
+_STORED = {Precision.FLOAT16: "float16", Precision.INT8: "int8", Precision.DYNAMIC_INT8: "int8"}
 
 
 def convert(graph: str, inputs: list[dict[str, Any]], path: str) -> None:
@@ -32,43 +34,71 @@ def convert(graph: str, inputs: list[dict[str, Any]], path: str) -> None:
     converted.export(path)
 
 
-def name_tensors(path: str, inputs: list[str], outputs: list[str]) -> None:
-    """Name the tensors of a converted file as the source's; see `tflite.name_tensors`."""
-    tflite.name_tensors(Path(path), inputs, outputs)
+def describe(path: str, description: dict[str, Any], labels: list[str]) -> None:
+    """Name the tensors of a converted file as the source's and add metadata that Android's tools read."""
+    file = Path(path)
+    model = tflite.load(file)
+    tflite.name_tensors(model, description["inputs"], description["outputs"])
+    tflite_metadata.attach(model, description)
+    tflite.save(model, file)
+    tflite_metadata.attach_labels(file, labels if description["labelled"] else [])
 
 
-def quantize(source: str, name: str, precision: str, path: str, dataset: str | None = None) -> None:
-    """A float32 `.tflite` in fewer bits; inputs and outputs stay float.
+def quantize(
+    *,
+    source: str,
+    name: str,
+    precision: str,
+    path: str,
+    labels: list[str],
+    dataset: str | None = None,
+    integer_tensors: bool = False,
+) -> None:
+    """A float32 `.tflite` in fewer bits; inputs and outputs stay float unless `integer_tensors`.
 
     int8 is static_wi8_ai8 of ai-edge-quantizer: weights per channel and symmetric, activations per tensor.
 
     Raises:
         UnsupportedError: the quantizer found no operator to quantize.
     """
-    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer import quantizer
+
+    work = quantizer.Quantizer(source)
+    _recipe(work, Precision(precision), integer_tensors=integer_tensors)
+    ranges = None
+    if work.need_calibration:
+        if dataset is None:
+            raise ConversionError(f"{name}: {precision} needs a dataset to calibrate with")
+        ranges = _ranges(work, Path(source), Path(dataset))
+    Path(path).write_bytes(work.quantize(ranges, enable_progress_report=False).quantized_model)
+    model = tflite.load(Path(path))
+    if not any(tflite.DTYPES[t.type] == _STORED[Precision(precision)] for t in model.subgraphs[0].tensors):
+        raise unsupported_precision(name, Precision(precision), "it holds no convolution or dense layer to quantize")
+    tflite_metadata.attach_labels(Path(path), labels if tflite_metadata.has_labels(model) else [])
+
+
+def _recipe(work: Any, precision: Precision, *, integer_tensors: bool) -> None:
+    """Tell the quantizer what to do."""
+    from ai_edge_quantizer import recipe
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.qtyping import TFLOperationName
 
-    work = quantizer.Quantizer(source)
-    ranges = None
-    if precision == Precision.FLOAT16:
-        work.add_weight_only_config(
-            regex=".*",
-            operation_name=TFLOperationName.ALL_SUPPORTED,
-            num_bits=16,
-            algorithm_key=AlgorithmName.FLOAT_CASTING,
-        )
-    elif dataset is not None:
-        work.load_quantization_recipe(recipe.static_wi8_ai8())
-        for side in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
-            work.update_quantization_recipe(".*", side, algorithm_key=AlgorithmName.NO_QUANTIZE)
-        ranges = _ranges(work, Path(source), Path(dataset))
-    else:
-        raise ConversionError(f"{name}: {precision} needs a dataset to calibrate with")
-    Path(path).write_bytes(work.quantize(ranges, enable_progress_report=False).quantized_model)
-    wanted = {Precision.FLOAT16: "float16", Precision.INT8: "int8"}[Precision(precision)]
-    if not any(tflite.DTYPES[t.type] == wanted for t in tflite.load(Path(path)).subgraphs[0].tensors):
-        raise unsupported_precision(name, Precision(precision), "it holds no convolution or dense layer to quantize")
+    match precision:
+        case Precision.FLOAT16:
+            work.add_weight_only_config(
+                regex=".*",
+                operation_name=TFLOperationName.ALL_SUPPORTED,
+                num_bits=16,
+                algorithm_key=AlgorithmName.FLOAT_CASTING,
+            )
+        case Precision.DYNAMIC_INT8:
+            work.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+        case Precision.INT8:
+            work.load_quantization_recipe(recipe.static_wi8_ai8())
+            for side in () if integer_tensors else (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
+                work.update_quantization_recipe(".*", side, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        case _:
+            raise UnsupportedError(f"LiteRT files are not quantized to {precision}")
 
 
 def _ranges(work: Any, source: Path, dataset: Path) -> Any:

@@ -16,7 +16,7 @@ from edgewright.export import onnx_file
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.refusal import unsupported_precision
 
-__all__ = ["convert", "optimize", "quantize", "to_float16"]
+__all__ = ["convert", "optimize", "quantize", "quantize_dynamically", "to_float16"]
 
 _OPSET = 18  # the oldest that torch's exporter writes by itself, so the oldest runtimes can load it
 # onnxruntime.quantization.quantize_static's own documentation ("Choosing parameters for CPU inference"): unsigned
@@ -89,6 +89,26 @@ def quantize(source: str, name: str, dataset: str, instruction_set: str, path: s
     model = onnx_file.load(Path(path))
     if not any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1 for t in model.graph.initializer):
         raise unsupported_precision(name, Precision.INT8, "it holds no convolution or dense layer to quantize")
+    onnx_file.strip(model)
+    onnx.save(model, path)
+
+
+def quantize_dynamically(source: str, name: str, path: str) -> None:
+    """Weights of dense layers in 8 bits, activations quantized at run time.
+
+    Convolutions stay float: ONNX Runtime's ConvInteger was measured six times slower than a float convolution.
+
+    Raises:
+        UnsupportedError: there is no dense layer.
+    """
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(
+        source, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+    )
+    model = onnx_file.load(Path(path))
+    if not any("Integer" in node.op_type or "Quantize" in node.op_type for node in model.graph.node):
+        raise unsupported_precision(name, Precision.DYNAMIC_INT8, "it holds no dense layer to quantize")
     onnx_file.strip(model)
     onnx.save(model, path)
 

@@ -35,4 +35,4 @@ def graph_of(model: ImportedModel, platform: str) -> Path:
 
 def unsupported_precision(name: str, precision: Precision, why: str) -> UnsupportedError:
     """The one wording for a quantizer that found nothing to do."""
-    return UnsupportedError(f"{name}: {precision} has no benefit here: {why}; use float32")
+    return UnsupportedError(f"{name}: {precision} has no benefit here: {why}")

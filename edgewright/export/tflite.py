@@ -47,7 +47,7 @@ def save(model: Any, path: Path) -> None:
         stream.write(memoryview(builder.Bytes)[builder.Head() :])
 
 
-def name_tensors(path: Path, inputs: list[str], outputs: list[str]) -> None:
+def name_tensors(model: Any, inputs: list[str], outputs: list[str]) -> None:
     """Give the signature's inputs and outputs the source model's names, in its order, and layers their own.
 
     The converter numbers inputs and outputs (``args_0``, ``output_0``); an app looks them up by name.
@@ -55,7 +55,6 @@ def name_tensors(path: Path, inputs: list[str], outputs: list[str]) -> None:
     Raises:
         ConversionError: the file has another number of inputs or outputs than the source.
     """
-    model = load(path)
     signature, graph = model.signatureDefs[0], model.subgraphs[0]
     for kind, maps, names in (("inputs", signature.inputs, inputs), ("outputs", signature.outputs, outputs)):
         if len(maps) != len(names):
@@ -71,7 +70,6 @@ def name_tensors(path: Path, inputs: list[str], outputs: list[str]) -> None:
     for entry in (*signature.inputs, *signature.outputs):
         if entry.name not in taken:  # quantizers find tensors by name: it must stay unique
             graph.tensors[entry.tensorIndex].name = entry.name
-    save(model, path)
 
 
 def tensors(path: str) -> dict[str, list[dict[str, Any]]]:
