@@ -196,10 +196,8 @@ class Performance(Value):
 
     @property
     def noise_percent(self) -> float | None:
-        """The largest difference that the interval of the A/A run allows, percent."""
-        if self.noise is None:
-            return None
-        return 100 * max(abs(self.noise.low - 1), abs(self.noise.high - 1))
+        """How far the baseline was from a second copy of itself, percent."""
+        return None if self.noise is None else 100 * abs(self.noise.value - 1)
 
 
 class Measurement(Value):
