@@ -150,7 +150,7 @@ def _latency(report: ValidationReport) -> str:
     ratio = (
         f"<p>Lower-quartile latency, candidate over baseline: <b>{report.latency_ratio:.3f}</b> "
         f"(95% {report.latency_ratio_low:.3f} to "
-        f"{report.latency_ratio_high:.3f}). The same file against itself differs here by up to "
+        f"{report.latency_ratio_high:.3f}). The same file against itself differed here by "
         f"{_figure(report.candidate.noise_percent)}%. Verdict: <b>{escape(report.latency_verdict)}</b>.</p>"
         if report.latency_ratio is not None
         else ""
