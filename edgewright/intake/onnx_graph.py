@@ -66,7 +66,11 @@ _DTYPES: dict[int, torch.dtype] = {
     TensorProto.UINT64: torch.uint64,
     TensorProto.BOOL: torch.bool,
 }
-_WITHOUT_EFFECT = {"storage_order", "nodes_hitrates", "seed", "saturate", "momentum", "multi_class", "sorted"}
+_WITHOUT_EFFECT = {"storage_order", "nodes_hitrates", "seed", "saturate", "momentum", "multi_class", "sorted"} | {
+    "stash_type",
+    "round_mode",
+    "inputdimensions",
+}
 """Attributes that change no result in inference, or none of the types that are known."""
 _DEFAULT_DOMAIN = {"", "ai.onnx"}
 _TABLES: dict[str, Mapping[str, Callable[[Builder, Op], Result]]] = {

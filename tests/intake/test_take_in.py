@@ -31,6 +31,7 @@ def taken(path, spec, folder, name="model") -> Intake:
 
 
 def graph_answers(intake, inputs):
+    assert intake.model.graph is not None, intake.model.graph_refusal
     graph = torch_graph.load(intake.model.graph.path)
     with torch.no_grad():
         return graph(torch.from_numpy(inputs)).numpy()

@@ -35,6 +35,7 @@ def padding_of(
 ) -> tuple[list[int], list[int]]:
     """Padding before and after each spatial axis, with ``auto_pad`` resolved against the input's ``sizes``."""
     mode, rank = op.get("auto_pad", "NOTSET"), len(kernel)
+    pads = op.get("pads") or [0] * (2 * rank)
     if mode == "VALID":
         return [0] * rank, [0] * rank
     if mode in {"SAME_UPPER", "SAME_LOWER"}:
@@ -45,7 +46,6 @@ def padding_of(
         total = [max((-(-n // s) - 1) * s + e - n, 0) for n, s, e in zip(sizes, strides, extents, strict=True)]
         small, large = [t // 2 for t in total], [t - t // 2 for t in total]
         return (small, large) if mode == "SAME_UPPER" else (large, small)
-    pads = op.get("pads") or [0] * (2 * rank)
     return list(pads[:rank]), list(pads[rank:])
 
 

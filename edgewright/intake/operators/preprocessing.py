@@ -23,8 +23,8 @@ def _float(b: Builder, x: Operand) -> Operand:
 def one_hot_encoder(b: Builder, op: Op) -> Result:
     """OneHotEncoder: (..., ) -> (..., categories) float32; what is in no category gives zeros."""
     categories = op.get("cats_int64s")
-    if categories is None:
-        raise refuse(op, "categories that are text")
+    if categories is None or not op.get("zeros", 1):
+        raise refuse(op, "categories that are text, or an error for unknown ones")
     x = _float(b, operand(op, 0))
     wide = b.call(torch.unsqueeze, x, -1)
     return b.call(torch.Tensor.to, b.call(torch.eq, wide, torch.tensor(categories, dtype=torch.float32)), torch.float32)
@@ -32,6 +32,7 @@ def one_hot_encoder(b: Builder, op: Op) -> Result:
 
 def label_encoder(b: Builder, op: Op) -> Result:
     """LabelEncoder between numbers: the position of the equal key picks the value, or the default."""
+    default, default_int64, default_float = (op.get(f"default_{kind}") for kind in ("tensor", "int64", "float"))
     keys = next((op.get(k) for k in ("keys_floats", "keys_int64s", "keys_tensor") if op.get(k) is not None), None)
     values = next(
         (op.get(k) for k in ("values_floats", "values_int64s", "values_tensor") if op.get(k) is not None), None
@@ -42,12 +43,12 @@ def label_encoder(b: Builder, op: Op) -> Result:
     known = torch.as_tensor(keys).to(torch.float32)
     results = torch.as_tensor(values)
     dtype = torch.int64 if results.dtype == torch.int64 else torch.float32
-    default = op.get("default_tensor")
-    fallback = (
-        default.reshape(-1)[0]
-        if default is not None
-        else (op.get("default_int64", -1) if dtype == torch.int64 else op.get("default_float", -0.0))
-    )
+    if default is not None:
+        fallback = default.reshape(-1)[0]
+    elif dtype == torch.int64:
+        fallback = -1 if default_int64 is None else default_int64
+    else:
+        fallback = 0.0 if default_float is None else default_float
     wide = b.call(torch.unsqueeze, _float(b, x), -1)
     hit = b.call(torch.eq, wide, known)
     if known.isnan().any():

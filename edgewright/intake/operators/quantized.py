@@ -14,18 +14,20 @@ __all__ = ["HANDLERS"]
 
 def _aligned(b: Builder, op: Op, x: Operand, values: Operand) -> Operand:
     """One scale for all, or one for each position on ``axis``."""
+    axis, blocks = op.get("axis", 1), op.get("block_size", 0)
     if b.rank(values) == 0 or (b.rank(values) == 1 and b.shape(values) == (1,)):
         return b.call(torch.reshape, values, [])
-    if op.get("block_size", 0) or b.rank(values) != 1:
+    if blocks or b.rank(values) != 1:
         raise refuse(op, "scales of blocks")
-    axis = op.get("axis", 1) % b.rank(x)
+    axis = axis % b.rank(x)
     return b.call(torch.reshape, values, [-1 if i == axis else 1 for i in range(b.rank(x))])
 
 
 def quantize_linear(b: Builder, op: Op) -> Result:
     """QuantizeLinear to 8 or 16 bits: saturate(round(x / scale) + zero point)."""
     x, scale, zero = operand(op, 0), operand(op, 1), op.input(2)
-    dtype = b.dtype(zero) if isinstance(zero, (torch.Tensor, torch.fx.Node)) else op.get("output_dtype") or torch.uint8
+    given = op.get("output_dtype") or torch.uint8
+    dtype = b.dtype(zero) if isinstance(zero, (torch.Tensor, torch.fx.Node)) else given
     if not isinstance(dtype, torch.dtype) or dtype.is_floating_point:
         raise refuse(op, f"to {dtype}")
     y = b.call(torch.round, b.call(torch.div, x, _aligned(b, op, x, scale)))

@@ -20,12 +20,12 @@ def _reduction(reduce: Callable[[Builder, Operand, list[int], bool], Operand]) -
     def handler(b: Builder, op: Op) -> Result:
         x = operand(op, 0)
         axes = axes_of(op, 1, b.rank(x))
-        nothing = bool(op.get("noop_with_empty_axes", 0))
+        nothing, keep = bool(op.get("noop_with_empty_axes", 0)), bool(op.get("keepdims", 1))
         if not axes:
             if nothing:
                 return x
             axes = list(range(b.rank(x)))
-        return reduce(b, x, axes, bool(op.get("keepdims", 1)))
+        return reduce(b, x, axes, keep)
 
     return handler
 

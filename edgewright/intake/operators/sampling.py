@@ -17,6 +17,13 @@ from edgewright.intake.operators.shape import integers
 
 __all__ = ["HANDLERS"]
 
+# All are honoured below; which of them are read depends on the mode.
+_SETTINGS = {"antialias", "axes", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside", "mode"} | {
+    "extrapolation_value",
+    "keep_aspect_ratio_policy",
+    "nearest_mode",
+    "scales",
+}
 _ALIGNED = {"half_pixel": False, "pytorch_half_pixel": False, "align_corners": True}
 
 
@@ -25,6 +32,7 @@ def resize(b: Builder, op: Op) -> Result:
     x = operand(op, 0)
     if not is_static(b.shape(x)[1:]):
         raise refuse(op, "free sizes")
+    op.asked.update(_SETTINGS)
     sizes, scales = _goal(b, op, x)
     changed = [axis for axis in range(b.rank(x)) if sizes[axis] is not None]
     common = _by_torch(b, op, x, sizes, scales)

@@ -126,7 +126,8 @@ def unsqueeze(b: Builder, op: Op) -> Result:
 def concat(b: Builder, op: Op) -> Result:
     """Concat."""
     parts = [operand(op, i) for i in range(len(op.inputs))]
-    return parts[0] if len(parts) == 1 else b.call(torch.cat, parts, op.get("axis", 1))
+    axis = op.get("axis", 1)
+    return parts[0] if len(parts) == 1 else b.call(torch.cat, parts, axis)
 
 
 def split(b: Builder, op: Op) -> Result:
