@@ -274,6 +274,7 @@ class ValidationReport(Value):
     drop_test: str = ""
     per_class: tuple[ClassAccuracy, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    emulations: tuple[Emulation, ...] = ()
 
     @property
     def violations(self) -> tuple[BudgetLine, ...]:

@@ -3,11 +3,12 @@
 from typing import Literal
 
 from edgewright.artifact import Dataset, Exported, ImportedModel
-from edgewright.measurement import Benefit, Evaluation, Performance, ValidationReport
+from edgewright.measurement import Benefit, Emulation, Evaluation, Performance, ValidationReport
 from edgewright.profile import Budget, DeviceProfile
+from edgewright.validate.targets.arm64 import Core
 from tasks.caching import step
 
-__all__ = ["benefit", "evaluate", "judge", "measure"]
+__all__ = ["benefit", "emulate", "evaluate", "judge", "measure"]
 
 _RUNTIMES = ("ai-edge-litert", "onnxruntime", "numpy")
 _MEASURE = ("edgewright.validate", "edgewright.measurement", "edgewright_runtime", *_RUNTIMES)
@@ -33,14 +34,28 @@ def measure(
     return validate.measure(baseline, candidate, dataset, device)
 
 
+@step("Running on an emulated Arm core", *_MEASURE)
+def emulate(candidate: Exported, dataset: Dataset, core: Core) -> tuple[Emulation, ...]:
+    """Whether it runs there, agrees, and what it executes; see `edgewright.validate.emulate`."""
+    from edgewright import validate
+
+    return validate.emulate(candidate, dataset, [core])
+
+
 @step("Judging against the budget", *_MEASURE)
 def judge(
-    baseline: Evaluation, candidate: Evaluation, performance: Performance, budget: Budget, max_drop_percent: float
+    baseline: Evaluation,
+    candidate: Evaluation,
+    performance: Performance,
+    budget: Budget,
+    max_drop_percent: float,
+    emulations: tuple[Emulation, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> ValidationReport:
     """Hold every figure against its limit; see `edgewright.validate.judge`."""
     from edgewright import validate
 
-    return validate.judge(baseline, candidate, performance, budget, max_drop_percent)
+    return validate.judge(baseline, candidate, performance, budget, max_drop_percent, emulations, notes)
 
 
 @step("Judging whether the technique was worth it", *_MEASURE)

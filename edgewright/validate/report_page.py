@@ -18,12 +18,11 @@ def report_html(
     model: str,
     device: str,
     sizes: Sequence[tuple[str, int]] = (),
-    emulations: Sequence[Emulation] = (),
 ) -> str:
     """The page, without script and without anything from the network.
 
     ``sizes`` are bytes on disk after each step, the source's float32 file first; left out, baseline and candidate
-    stand for them. ``emulations`` are those of the candidate.
+    stand for them.
     """
     steps = sizes or (
         ("float32 baseline", report.baseline.artifact.size_bytes),
@@ -38,7 +37,7 @@ def report_html(
         ("Memory", _memory(report)),
         ("Time by operator", _operators(report.candidate)),
         ("Size", _sizes(steps, report)),
-        ("On an Arm core (emulated)", _emulated(emulations)),
+        ("On an Arm core (emulated)", _emulated(report.emulations)),
         ("Environment", _table(("", ""), [(escape(k), escape(v)) for k, v in report.environment])),
         ("Not measured", _not_measured(report)),
     )

@@ -4,6 +4,7 @@ from edgewright.measurement import (
     Benefit,
     BudgetLine,
     Cost,
+    Emulation,
     Evaluation,
     Measurement,
     Performance,
@@ -25,15 +26,18 @@ def judge(
     performance: Performance,
     budget: Budget,
     max_accuracy_drop_percent: float,
+    emulations: tuple[Emulation, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> ValidationReport:
     """Every limit met, missed or not measured. The accuracy limit is the budget's where it has one, else the recipe's.
 
     A limit is held against the figure itself; whether a drop is more than chance stands beside it, as the paired
-    test's interval and p value. A limit whose figure was not measured is not missed, and never said to be met.
+    test's interval and p value. A limit whose figure was not measured is not missed, and never said to be met. An
+    emulated core on which the candidate does not run is a limit of no failures, missed.
     """
     limit = budget.max_accuracy_drop_percent or max_accuracy_drop_percent
     measured = measurement_of(candidate, performance, of_baseline=False)
-    lines = _lines(measured, candidate, budget, limit)
+    lines = (*_lines(measured, candidate, budget, limit), *(_emulated_line(found) for found in emulations))
     drop, ratio = candidate.drop, performance.ratio
     return ValidationReport(
         source_accuracy=candidate.source_accuracy,
@@ -51,9 +55,10 @@ def judge(
         budget=budget.model_copy(update={"max_accuracy_drop_percent": limit}),
         lines=lines,
         passed=all(line.status != "missed" for line in lines),
-        notes=_notes(candidate, lines, limit),
+        notes=(*_notes(candidate, lines, limit), *(f"{e.core}: {e.failure}" for e in emulations if e.failure), *notes),
         per_class=candidate.per_class,
         environment=performance.environment,
+        emulations=emulations,
     )
 
 
@@ -140,6 +145,17 @@ def _lines(measured: Measurement, candidate: Evaluation, budget: Budget, drop_li
         ("accuracy drop", drop_limit, candidate.drop.percent if candidate.drop else None, "percentage points"),
     )
     return tuple(_line(figure, limit, value, unit) for figure, limit, value, unit in held if limit is not None)
+
+
+def _emulated_line(found: Emulation) -> BudgetLine:
+    failures = 1 if found.failure else 0
+    return BudgetLine(
+        figure=f"failures on an emulated {found.core}",
+        limit=0,
+        measured=failures,
+        unit="failures",
+        status="missed" if failures else "met",
+    )
 
 
 def _line(figure: str, limit: float, value: float | None, unit: str) -> BudgetLine:

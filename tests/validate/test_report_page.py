@@ -126,7 +126,8 @@ def test_emulated_cores_show_counts_and_failures() -> None:
         Emulation(core="cortex-a76", rows=32, max_relative=1e-7, instructions=counted),
         Emulation(core="cortex-a53", failure="the process was ended by SIGILL"),
     )
-    page = report_html(report(), model="digits", device="Raspberry Pi 5", emulations=found)
+    judged = report().model_copy(update={"emulations": found})
+    page = report_html(judged, model="digits", device="Raspberry Pi 5")
     assert "6,400" in page
     assert "ended by SIGILL" in page
     assert "they are not a time" in page

@@ -7,6 +7,7 @@ from edgewright.measurement import (
     Accuracy,
     AccuracyDrop,
     Cost,
+    Emulation,
     Evaluation,
     Interval,
     Latency,
@@ -132,3 +133,13 @@ def test_loss_beyond_chance_and_limit_undoes_the_benefit() -> None:
     assert "accuracy falls by 3.00 percentage points" in found.cause
     assert benefit(evaluation(), evaluation(3.0, 0.2), smaller, 1.0).useful
     assert benefit(evaluation(), evaluation(0.5, 0.001), smaller, 1.0).useful
+
+
+def test_core_on_which_it_does_not_run_is_a_missed_limit() -> None:
+    found = (Emulation(core="cortex-a53", failure="the process was ended by SIGILL"), Emulation(core="cortex-a76"))
+    report = judge(evaluation(), evaluation(), SAME, NO_BUDGET, 1.0, found, ("a note",))
+    assert not report.passed
+    assert [line.sentence() for line in report.violations] == [
+        "failures on an emulated cortex-a53 1 failures misses its limit of 0 failures by 1"
+    ]
+    assert report.notes == ("cortex-a53: the process was ended by SIGILL", "a note")

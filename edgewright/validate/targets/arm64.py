@@ -23,7 +23,7 @@ from edgewright.store import Store, home
 from edgewright.validate.targets.local import run_bench
 from edgewright_runtime.bench import MARK, BenchSpec
 
-__all__ = ["CORES", "Core", "EmulatedArm", "missing_tools", "set_up"]
+__all__ = ["CORES", "Core", "EmulatedArm", "is_set_up", "missing_tools", "set_up"]
 
 Core = Literal["cortex-a53", "cortex-a72", "cortex-a76"]
 
@@ -123,6 +123,19 @@ def _qemu_major() -> int:
     return int(found.group(1)) if found else 0
 
 
+def is_set_up() -> bool:
+    """Whether a model can be emulated without fetching anything."""
+    return missing_tools() is None and _root().is_dir()
+
+
+def _versions() -> list[str]:
+    return [f"{name}=={metadata.version(name)}" for name in _RUNTIMES]
+
+
+def _root() -> Path:
+    return home() / "targets" / f"arm64-{_SUITE}-{'-'.join(v.partition('==')[2] for v in _versions())}"
+
+
 def set_up(*, timeout_s: float = 900) -> Path:
     """The root file system, made once and kept: no Arm code runs for it, and no root rights are needed.
 
@@ -132,8 +145,7 @@ def set_up(*, timeout_s: float = 900) -> Path:
     """
     if reason := missing_tools():
         raise UnsupportedError(f"emulated Arm target: {reason}")
-    versions = [f"{name}=={metadata.version(name)}" for name in _RUNTIMES]
-    root = home() / "targets" / f"arm64-{_SUITE}-{'-'.join(v.partition('==')[2] for v in versions)}"
+    versions, root = _versions(), _root()
     if root.is_dir():
         return root
     with Store().workspace() as scratch:
