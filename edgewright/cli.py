@@ -77,11 +77,15 @@ def deploy(
     # All of this is cheap and writes nothing; only then is an orchestrator started.
     request = resolve(**asked)  # type: ignore[arg-type]
     preflight(request.model, request.data)
-    with steps_shown():
-        with progress.during("Starting the orchestrator"):
-            _use_running_servers()
-            pipeline = _project_module("flows.edge_deployment")
-        result = pipeline.deploy(**asked, repository=repository, channel=channel)
+    try:
+        with steps_shown():
+            with progress.during("Starting the orchestrator"):
+                _use_running_servers()
+                pipeline = _project_module("flows.edge_deployment")
+            result = pipeline.deploy(**asked, repository=repository, channel=channel)
+    except KeyboardInterrupt:
+        errors.print("interrupted; nothing is half-written, the same command goes on where it stopped")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if json_file is not None:
         replace_file(json_file.absolute(), result.model_dump_json(indent=2).encode())
     console.print(results_table([result], console.width))
@@ -146,7 +150,6 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
-        errors.print("interrupted; nothing is half-written, the same command goes on where it stopped")
         code = EXIT_INTERRUPTED
     except typer.TyperException as e:
         said = e.format_message() if hasattr(e, "format_message") else str(e)

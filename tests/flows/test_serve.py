@@ -47,7 +47,7 @@ class Servers:
         return "Ctrl-C stops" in self.log.read_text()
 
     def call(self, path: str, body: Any = None) -> Any:
-        request = urllib.request.Request(  # noqa: S310
+        request = urllib.request.Request(
             f"http://127.0.0.1:{self.prefect}/api{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"content-type": "application/json"},
