@@ -9,7 +9,7 @@ from edgewright.errors import UnsupportedError
 from edgewright.export import mlpackage
 from edgewright.export.refusal import unsupported_precision
 
-__all__ = ["convert", "quantize"]
+__all__ = ["convert", "quantize", "scores_output"]
 
 _SHOWN = ("short_description", "author", "version")
 # coremltools keeps tensors below 2,048 elements as they are; a model for small devices consists of such tensors.
@@ -26,8 +26,21 @@ def convert(
     compute: str,
     description: dict[str, str],
     path: str,
+    pixels: dict[str, float] | None = None,
+    labels: list[str] | None = None,
 ) -> None:
-    """Torch graph to an ML program that computes in float32 or float16, tensors named as the source's."""
+    """Torch graph to an ML program that computes in float32 or float16, tensors named as the source's.
+
+    Args:
+        graph: the torch graph's file.
+        inputs: fields of `TensorSpec`, in the model's order.
+        outputs: likewise.
+        compute: ``float32`` or ``float16``.
+        description: texts that Xcode shows.
+        path: the package to write.
+        pixels: ``scale`` and ``mean`` of ``(pixel - mean) * scale``, to type image inputs as images; None: tensors.
+        labels: the class names, to make a classifier of it; None: scores as they are.
+    """
     ct = _coremltools()
     import numpy as np
     import torch
@@ -42,11 +55,9 @@ def convert(
     try:
         model = ct.convert(
             traced,
-            inputs=[
-                ct.TensorType(spec["name"], shape=tuple(example.shape), dtype=_stored(np.dtype(spec["dtype"])))
-                for spec, example in zip(inputs, examples, strict=True)
-            ],
+            inputs=[_input(ct, spec, example, pixels) for spec, example in zip(inputs, examples, strict=True)],
             outputs=[ct.TensorType(spec["name"], dtype=_stored(np.dtype(spec["dtype"]))) for spec in outputs],
+            classifier_config=_classifier(ct, outputs, labels),
             convert_to="mlprogram",
             compute_precision=ct.precision.FLOAT32 if compute == Precision.FLOAT32 else ct.precision.FLOAT16,
             minimum_deployment_target=ct.target.iOS16,
@@ -119,6 +130,40 @@ def _coremltools() -> Any:
     return coremltools
 
 
+def _input(ct: Any, spec: dict[str, Any], example: Any, pixels: dict[str, float] | None) -> Any:
+    import numpy as np
+
+    shape = tuple(example.shape)
+    if pixels is None:
+        return ct.TensorType(spec["name"], shape=shape, dtype=_stored(np.dtype(spec["dtype"])))
+    channels = shape[1] if len(shape) == 4 else 0
+    if channels not in {1, 3}:
+        raise UnsupportedError(f"input '{spec['name']}' of shape {shape} is no image (1, 1 or 3, height, width)")
+    layout = ct.colorlayout.RGB if channels == 3 else ct.colorlayout.GRAYSCALE
+    bias = [-pixels["mean"] * pixels["scale"]] * channels
+    return ct.ImageType(
+        spec["name"], shape=shape, scale=pixels["scale"], bias=bias if channels == 3 else bias[0], color_layout=layout
+    )
+
+
+def _classifier(ct: Any, outputs: list[dict[str, Any]], labels: list[str] | None) -> Any:
+    if labels is None:
+        return None
+    return ct.ClassifierConfig(labels, predicted_probabilities_output=scores_output(outputs, labels))
+
+
+def scores_output(outputs: list[dict[str, Any]], labels: list[str]) -> str:
+    """The output that holds one score a class.
+
+    Raises:
+        UnsupportedError: none does.
+    """
+    for spec in outputs:
+        if len(spec["shape"]) == 2 and spec["shape"][1] == len(labels) and spec["dtype"].startswith("float"):
+            return str(spec["name"])
+    raise UnsupportedError(f"no output holds a score for each of the {len(labels)} classes; leave class_labels off")
+
+
 def _stored(dtype: Any) -> Any:
     """Core ML has float32 and int32 inputs; wider ones are narrowed as its own converter does."""
     import numpy as np
@@ -137,7 +182,10 @@ def _describe(
     for spec in inputs:
         model.input_description[spec["name"]] = f"{spec['dtype']} {_shape(spec)}"
     classes = f" of the classes {description['classes']}" if "classes" in description else ""
+    given = set(model.output_description)
     for spec in outputs:
+        if spec["name"] not in given:  # a classifier's scores: Core ML describes its own outputs
+            continue
         model.output_description[spec["name"]] = f"{spec['dtype']} {_shape(spec)}{classes}"
 
 

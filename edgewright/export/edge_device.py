@@ -39,12 +39,16 @@ def export(
         case Precision.FLOAT32:
             pass
     declared = checked(model, artifact, dataset, precision)
+    notes = declared.notes
+    if options.ort_format:
+        artifact, needed = _ort(artifact, model.name, store)
+        notes = (*notes, f"operators for a reduced build of ONNX Runtime: {needed}")
     return Exported(
         artifact=artifact,
         precision=precision,
         inputs=declared.inputs,
         outputs=declared.outputs,
-        notes=declared.notes,
+        notes=notes,
         runtime=_RUNTIME,
         runtime_floor=declared.runtime_floor or _RUNTIME_FLOOR,
     )
@@ -76,3 +80,11 @@ def _made_of(base: Artifact, name: str, store: Store, change: str, arguments: di
         given = {"source": str(base.path), "name": name, "path": str(path), **arguments}
         run_in_child(f"{_CHILD}:{change}", given, what=f"making {name}'s ONNX smaller")
         return store.put(path, Format.ONNX, parent=base.digest)
+
+
+def _ort(base: Artifact, name: str, store: Store) -> tuple[Artifact, str]:
+    with store.workspace() as folder:
+        path = folder / f"{name}.ort"
+        given = {"source": str(base.path), "path": str(path)}
+        needed = run_in_child(f"{_CHILD}:to_ort", given, what=f"writing {name} in the .ort format").value
+        return store.put(path, Format.ONNX, parent=base.digest), needed

@@ -30,7 +30,7 @@ def export(
     if precision is Precision.DYNAMIC_INT8:
         raise unsupported_precision(model.name, precision, "Core ML's int8 is of weights only already: use int8")
     compute = Precision.FLOAT32 if precision is Precision.FLOAT32 else Precision.FLOAT16
-    artifact = _converted(model, compute, store)
+    artifact = _converted(model, compute, store, options)
     if precision is Precision.INT8:
         artifact = _quantized(model, artifact, store)
     declared = checked(model, artifact, dataset, precision)
@@ -45,9 +45,11 @@ def export(
     )
 
 
-def _converted(model: ImportedModel, compute: Precision, store: Store) -> Artifact:
+def _converted(model: ImportedModel, compute: Precision, store: Store, options: ExportOptions) -> Artifact:
     graph = graph_of(model, "ios")
-    description = _description(model)
+    description = _description(model, options)
+    pixels = {"scale": model.preprocessing.scale, "mean": model.preprocessing.mean} if options.image_inputs else None
+    labels = list(model.labels) if options.class_labels and model.labels else None
 
     def convert(path: Path) -> None:
         arguments = {
@@ -56,13 +58,15 @@ def _converted(model: ImportedModel, compute: Precision, store: Store) -> Artifa
             "outputs": [dataclasses.asdict(spec) for spec in model.outputs],
             "compute": compute.value,
             "description": description,
+            "pixels": pixels,
+            "labels": labels,
             "path": str(path),
         }
         run_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to Core ML")
 
     parent = model.graph.digest if model.graph else None
     tensors = [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)]
-    key = ("coreml", compute.value, parent, tensors, description)
+    key = ("coreml", compute.value, parent, tensors, description, pixels, labels)
     return reuse(store, key, convert, name=f"{model.name}.mlpackage", form=Format.MLPACKAGE, parent=parent)
 
 
@@ -74,7 +78,7 @@ def _quantized(model: ImportedModel, base: Artifact, store: Store) -> Artifact:
         return store.put(path, Format.MLPACKAGE, parent=base.digest)
 
 
-def _description(model: ImportedModel) -> dict[str, str]:
+def _description(model: ImportedModel, options: ExportOptions) -> dict[str, str]:
     """What Xcode shows of a model; nothing in it changes between two builds of the same source."""
     classes = f", {len(model.labels)} classes" if model.labels else ""
     texts = {
@@ -86,4 +90,9 @@ def _description(model: ImportedModel) -> dict[str, str]:
     }
     if model.labels:
         texts["classes"] = json.dumps(list(model.labels))
+        scores = [s.name for s in model.outputs if s.shape[1:] == (len(model.labels),) and s.dtype.startswith("float")]
+        if options.class_labels and scores:
+            texts["scores"] = scores[0]
+    if options.image_inputs:
+        texts |= {"pixel_scale": repr(model.preprocessing.scale), "pixel_mean": repr(model.preprocessing.mean)}
     return texts

@@ -13,7 +13,7 @@ import torch
 
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.export.mil_operators import OPERATORS, Arguments, Operand
-from edgewright.export.mil_program import Declared, Operation, Program, Reference, Value, read_program
+from edgewright.export.mil_program import Declared, Operation, Pixels, Program, Reference, Value, read_program
 
 __all__ = ["Evaluator", "evaluate"]
 
@@ -28,7 +28,8 @@ def evaluate(path: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]
 
     Args:
         path: the `.mlpackage` folder.
-        inputs: {input: (N, ...)} where the package declares a batch of 1; each row is run by itself.
+        inputs: {input: (N, ...)} where the package declares a batch of 1; each row is run by itself. Inputs typed as
+            images are given as the source model takes them, and turned into the pixels that an app would give.
 
     Returns:
         {output: (N, ...)} in the dtype that the package declares.
@@ -64,7 +65,7 @@ class Evaluator:
 
     def _last_uses(self) -> list[set[str]]:
         """For each step the values, constants and outputs left out, that no later step reads."""
-        needed = {*self._constants, *self.program.outputs}
+        needed = {*self._constants, *self.program.outputs.values()}
         last: list[set[str]] = []
         for operation in reversed(self._steps):
             read = {item.name for items in operation.operands.values() for item in items if isinstance(item, Reference)}
@@ -82,9 +83,11 @@ class Evaluator:
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs for N rows; see `evaluate`."""
-        rows = _rows(self.program.inputs, inputs)
+        pixels = {name: _as_pixels(inputs[name], of) for name, of in self.program.pixels.items() if name in inputs}
+        rows = _rows(self.program.inputs, {**inputs, **pixels})
         answers = [self._row({name: column[i] for name, column in rows.items()}) for i in range(_count(rows))]
-        return {name: np.concatenate([answer[name].numpy() for answer in answers]) for name in self.program.outputs}
+        outputs = self.program.outputs
+        return {name: np.concatenate([a[value].numpy() for a in answers]) for name, value in outputs.items()}
 
     def trace(self, row: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Every value that one run gives, by its name in the program, in the order of computation."""
@@ -103,7 +106,14 @@ class Evaluator:
                     kept.update(results)
                 for name in done:
                     values.pop(name, None)
-        return {name: value for name in self.program.outputs if isinstance(value := values[name], torch.Tensor)}
+        outputs = {name: values[name] for name in self.program.outputs.values()}
+        return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+
+
+def _as_pixels(column: np.ndarray, pixels: Pixels) -> np.ndarray:
+    """The 8-bit pixels that an app would give for an input of the source model."""
+    whole: np.ndarray = np.clip(np.round(column / pixels.scale + pixels.mean), 0, 255).astype(np.float32)
+    return whole
 
 
 def _rows(declared: tuple[Declared, ...], inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:

@@ -15,7 +15,21 @@ import numpy as np
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import mlpackage
 
-__all__ = ["Declared", "Operation", "Program", "Reference", "Value", "read_program"]
+__all__ = [
+    "MEAN_NOTE",
+    "SCALE_NOTE",
+    "SCORES_NOTE",
+    "Declared",
+    "Operation",
+    "Pixels",
+    "Program",
+    "Reference",
+    "Value",
+    "read_program",
+]
+
+# Keys of the package's own metadata, written by `edgewright.export.coreml`.
+SCORES_NOTE, SCALE_NOTE, MEAN_NOTE = "edgewright.scores", "edgewright.pixel_scale", "edgewright.pixel_mean"
 
 Value = np.ndarray | str
 _SENTINEL = 0xDEADBEEF
@@ -54,12 +68,25 @@ class Operation:
 
 
 @dataclass(frozen=True)
+class Pixels:
+    """An input typed as an image: the app gives 8-bit pixels, the source model took ``(pixel - mean) * scale``."""
+
+    scale: float
+    mean: float
+
+
+@dataclass(frozen=True)
 class Program:
-    """The main function: what it takes, what it does, what it gives."""
+    """The main function: what it takes, what it does, what it gives.
+
+    ``outputs`` names a result of the program for each output of the model; a classifier's scores, which Core ML gives
+    as a dictionary by label, stand under the name that they have in the source model.
+    """
 
     inputs: tuple[Declared, ...]
     operations: tuple[Operation, ...]
-    outputs: tuple[str, ...]
+    outputs: dict[str, str]
+    pixels: dict[str, Pixels]
 
 
 def read_program(path: Path) -> Program:
@@ -74,11 +101,28 @@ def read_program(path: Path) -> Program:
     block = mlpackage.program_of(specification, path)
     function = specification.mlProgram.functions["main"]
     reader = _Reader(path)
+    notes = specification.description.metadata.userDefined
+    classifier = next((operation for operation in block.operations if operation.type == "classify"), None)
+    outputs = {name: name for name in block.outputs}
+    if classifier is not None:
+        scores = classifier.inputs["probabilities"].arguments[0].name
+        own = {result.name for result in classifier.outputs}
+        outputs = {name: name for name in outputs if name not in own} | {notes.get(SCORES_NOTE, scores): scores}
     return Program(
         inputs=tuple(_declared(value) for value in function.inputs),
-        operations=tuple(reader.operation(operation) for operation in block.operations),
-        outputs=tuple(block.outputs),
+        operations=tuple(reader.operation(o) for o in block.operations if o.type != "classify"),
+        outputs=outputs,
+        pixels=_pixels(specification.description, notes),
     )
+
+
+def _pixels(description: Any, notes: Any) -> dict[str, Pixels]:
+    images = [feature.name for feature in description.input if feature.type.WhichOneof("Type") == "imageType"]
+    if not images:
+        return {}
+    if SCALE_NOTE not in notes or MEAN_NOTE not in notes:
+        raise UnsupportedError(f"the image input '{images[0]}' does not say how its pixels become the model's input")
+    return dict.fromkeys(images, Pixels(float(notes[SCALE_NOTE]), float(notes[MEAN_NOTE])))
 
 
 class _Reader:

@@ -16,7 +16,7 @@ from edgewright.export import onnx_file
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.refusal import unsupported_precision
 
-__all__ = ["convert", "optimize", "quantize", "quantize_dynamically", "to_float16"]
+__all__ = ["convert", "optimize", "quantize", "quantize_dynamically", "to_float16", "to_ort"]
 
 _OPSET = 18  # the oldest that torch's exporter writes by itself, so the oldest runtimes can load it
 # onnxruntime.quantization.quantize_static's own documentation ("Choosing parameters for CPU inference"): unsigned
@@ -122,6 +122,25 @@ def to_float16(source: str, name: str, path: str) -> None:
         raise unsupported_precision(name, Precision.FLOAT16, "it holds no float32 weight")
     onnx_file.strip(model)
     onnx.save(model, path)
+
+
+def to_ort(source: str, path: str) -> str:
+    """Write the ``.ort`` format and return the operators it needs, in the form that a reduced build is configured with.
+
+    https://onnxruntime.ai/docs/reference/ort-format-models.html
+    """
+    from onnxruntime.tools.ort_format_model import create_config_from_models
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = path
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    config = Path(path).with_suffix(".config")
+    create_config_from_models([Path(path)], config, enable_type_reduction=False)
+    lines = [line for line in config.read_text().splitlines() if line and not line.startswith("#")]
+    config.unlink()
+    return " ".join(lines)
 
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc]

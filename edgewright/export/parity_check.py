@@ -9,6 +9,7 @@ import numpy as np
 
 from edgewright.artifact import Format
 from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.export.gpu import gpu_report
 from edgewright.export.parting import first_parting
 from edgewright.export.runs import Arrays, outputs_of, trace_of
 
@@ -59,12 +60,13 @@ def check(
         str(target.path)
     )
     notes: list[str] = []
+    about_gpu = gpu_report(target.path) if target.form is Format.TFLITE else []
     if limit is not None:
         rows = _real_rows(Path(dataset), inputs)
         notes = (
             _compare(_File.of(reference), target, rows, outputs, limit, has_thresholds=has_thresholds) if rows else []
         )
-    return {**declared, "notes": notes}
+    return {**declared, "notes": [*notes, *about_gpu]}
 
 
 def _compare(
