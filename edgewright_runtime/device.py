@@ -26,7 +26,7 @@ from edgewright_runtime.predictor import Predictor
 from edgewright_runtime.registry import Constraints, Model, Registry
 from edgewright_runtime.sensors import Sensors
 from edgewright_runtime.telemetry import TelemetryRecord
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.updater import Outcome, Updater
 from edgewright_runtime.watch import Issue, Level, Limits, Watch, step_for
 
 __all__ = ["Device", "Settings", "Tick"]
@@ -60,6 +60,8 @@ class Tick:
     issues: tuple[Issue, ...] = ()
     sent: int = 0
     installed: str | None = None
+    downloaded_bytes: int = 0
+    patched: tuple[str, ...] = ()
     rolled_back: str | None = None
     errors: tuple[str, ...] = ()
 
@@ -131,35 +133,35 @@ class Device:
             InputRejectedError: the input does not fit the model's manifest.
         """
         active = self._active
-        began = time.perf_counter()
         answer = active.answers.predict(raw, user=user)
         active.monitor.record(
-            (time.perf_counter() - began) * 1000,
+            None if answer.source == "cache" else answer.latency_ms,
             max(answer.scores) if answer.label is not None else None,
             None if truth is None else truth == answer.label,
-            fallback=answer.source not in {"edge", "cloud"},
+            fallback=answer.source not in {"edge", "cloud", "cache"},
         )
         return answer
 
     def tick(self) -> Tick:
         """One round of upkeep: judge, step, send, update."""
         errors: list[str] = []
-        name = self._active.model.release
         issues = self._judge()
         rolled_back = self._judge_trial(issues)
         if rolled_back is None:
             self._step(issues, errors)
         sent = self._send(errors)
-        installed = self._fetched_update(errors) if rolled_back is None else None
-        if installed is not None:
+        outcome = self._fetched_update(errors) if rolled_back is None else None
+        if outcome is not None:
             self._level = 0
             self._replace()
         return Tick(
-            release=self._active.model.release if installed or rolled_back else name,
+            release=self._active.model.release,
             level=self.settings.levels[self._level].name,
             issues=tuple(issues),
             sent=sent,
-            installed=installed,
+            installed=outcome.installed.name if outcome and outcome.installed else None,
+            downloaded_bytes=outcome.downloaded_bytes if outcome else 0,
+            patched=outcome.patched if outcome else (),
             rolled_back=rolled_back,
             errors=tuple(errors),
         )
@@ -183,12 +185,19 @@ class Device:
         for window in windows:
             if window.release == self._active.model.release:
                 issues = self._active.watch.judge(window, reading)
-                self._healthy_windows = 0 if any(_condemns(issue) for issue in issues) else self._healthy_windows + 1
+                self._count_healthy(window, issues)
             self._log({"kind": "telemetry", **json.loads(window.to_line())})
         for issue in issues:
             found = {"issue": issue.kind, "severity": issue.severity, "value": issue.value, "limit": issue.limit}
             self._log({"kind": "issue", "release": self._active.model.release, **found})
         return issues
+
+    def _count_healthy(self, window: TelemetryRecord, issues: list[Issue]) -> None:
+        """Windows in a row that speak for the model; one in which it never ran says nothing."""
+        if any(_condemns(issue) for issue in issues):
+            self._healthy_windows = 0
+        elif window.latency.total or not self._active.watch.plan.enable_performance_tracking:
+            self._healthy_windows += 1
 
     def _judge_trial(self, issues: list[Issue]) -> str | None:
         """End the trial of a new release, well or by going back; the name of the release that was given up."""
@@ -251,8 +260,8 @@ class Device:
             errors.append(f"sync: {e}")
             return 0
 
-    def _fetched_update(self, errors: list[str]) -> str | None:
-        """Install what the channel offers; its name if that is new. What fails is told and tried again later."""
+    def _fetched_update(self, errors: list[str]) -> Outcome | None:
+        """Install what the channel offers; None if it is not new. What fails is told and tried again later."""
         if self.settings.repository is None:
             return None
         updater = Updater(self.settings.repository, self.settings.channel, self.settings.root)
@@ -263,7 +272,7 @@ class Device:
             if not isinstance(e, (RollbackError, TransportError)):
                 self._log({"kind": "refused", "channel": self.settings.channel, "reason": str(e)[:500]})
             return None
-        return outcome.installed.name if outcome.status == "installed" and outcome.installed else None
+        return outcome if outcome.status == "installed" else None
 
     def _replace(self) -> None:
         """Put the model that belongs to the present level in place of the one that answers."""

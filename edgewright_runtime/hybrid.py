@@ -44,8 +44,8 @@ class Answer:
     """One answer.
 
     ``source``: ``edge``, ``cloud``, ``edge_fallback`` (unsure, and the cloud did not answer in time), ``last_good``
-    (the model failed; an earlier answer) or ``default``. ``scores`` are calibrated probabilities by class, or the
-    value of a regressor, whose confidence is None. ``model`` names what answered.
+    (the model failed; an earlier answer), ``default``, or ``cache`` (see `offline`). ``scores`` are calibrated
+    probabilities by class, or the value of a regressor, whose confidence is None. ``model`` names what answered.
     """
 
     source: str

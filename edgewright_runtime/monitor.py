@@ -76,19 +76,22 @@ class Monitor:
 
     def record(
         self,
-        latency_ms: float,
+        latency_ms: float | None,
         confidence: float | None = None,
         correct: bool | None = None,
         *,
         fallback: bool = False,
     ) -> None:
-        """Count one prediction; ``correct`` is None where the truth is not known."""
+        """Count one prediction; ``correct`` is None where the truth is not known.
+
+        ``latency_ms`` is None where the model did not run: an answer from the cache says nothing of its speed.
+        """
         with self._lock:
             if self._clock() >= self._start_s + self._plan.window_s:
                 self._write()
             self._predictions += 1
             self._fallbacks += fallback
-            if self._plan.enable_performance_tracking:
+            if latency_ms is not None and self._plan.enable_performance_tracking:
                 self._latency.add(latency_ms)
             if confidence is not None:
                 self._confidence[min(int(confidence * CONFIDENCE_BINS), CONFIDENCE_BINS - 1)] += 1

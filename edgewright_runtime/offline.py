@@ -8,7 +8,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,25 +92,27 @@ class OfflineModel:
         Raises:
             InputRejectedError: the input does not fit the manifest.
         """
+        began = time.perf_counter()
         key = feeds_key(encode(raw, self._manifest.inputs, self._manifest.preprocessing))
         answer = self.cache.get(key, self._version)
-        cached = answer is not None
         if answer is None:
             answer = self._model.predict(raw)
             if answer.source in {"edge", "cloud"}:  # a fallback may be better next time
                 self.cache.put(key, self._version, answer)
+        else:
+            answer = replace(answer, source="cache", latency_ms=(time.perf_counter() - began) * 1000)
         try:
-            self._outbox.add(self._entry(answer, key, raw, user, cached=cached))
+            self._outbox.add(self._entry(answer, key, raw, user))
         except OutboxError:
             self.not_logged += 1
         return answer
 
-    def _entry(self, answer: Answer, key: bytes, raw: Any, user: str | None, *, cached: bool) -> dict[str, Any]:
+    def _entry(self, answer: Answer, key: bytes, raw: Any, user: str | None) -> dict[str, Any]:
         entry: dict[str, Any] = {
             "kind": "prediction",
             "time_s": self._clock(),
             "release": self._version,
-            "source": "cache" if cached else answer.source,
+            "source": answer.source,
             "label": answer.label,
             "confidence": answer.confidence,
             "latency_ms": answer.latency_ms,

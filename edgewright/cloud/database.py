@@ -124,18 +124,27 @@ class Database:
                 for i, seen, n, status in connection.execute(query)
             ]
 
-    def count(self) -> int:
-        """Records of all devices."""
+    def count(self, kind: str | None = None) -> int:
+        """Records of all devices, of one kind or of all."""
+        query = sa.select(sa.func.count()).select_from(_records)
         with self._engine.connect() as connection:
-            return int(connection.execute(sa.select(sa.func.count()).select_from(_records)).scalar_one())
+            return int(connection.execute(query if kind is None else query.where(_records.c.kind == kind)).scalar_one())
+
+    def bodies(self, kind: str) -> list[dict[str, Any]]:
+        """What devices sent of one kind (``rollback``, ``issue``, ``refused``), oldest first, with the device."""
+        query = sa.select(_records.c.device, _records.c.body).where(_records.c.kind == kind)
+        with self._engine.connect() as connection:
+            found = connection.execute(query.order_by(_records.c.received_s, _records.c.key)).all()
+        return [{"device": device, **json.loads(body)} for device, body in found]
 
     def telemetry(self) -> Telemetry:
         """The windows that devices sent, as the monitoring flow reads them; bad ones are counted."""
-        query = sa.select(_records.c.device, _records.c.body).where(_records.c.kind == "telemetry")
         records, malformed, first_fault = [], 0, None
         with self._engine.connect() as connection:
+            query = sa.select(_records.c.device, _records.c.body).where(_records.c.kind == "telemetry")
             for device, body in connection.execute(query.order_by(_records.c.received_s, _records.c.key)):
-                window = {k: v for k, v in json.loads(body).items() if k != "kind"}
+                # What the outbox adds to every record is no part of a window.
+                window = {k: v for k, v in json.loads(body).items() if k not in {"kind", "time_s"}}
                 try:
                     records.append(TelemetryRecord.from_line(json.dumps(window).encode()))
                 except IntegrityError as e:
