@@ -25,7 +25,8 @@ from edgewright.recipe import load_recipe, recipe_names
 from edgewright.request import DEFAULT_RECIPE, resolve
 from edgewright.result import STAGES
 from edgewright.store import home, replace_file
-from edgewright.table import explanation, results_table
+from edgewright.table import comparison_table, explanation, results_table
+from edgewright.validate.commands import target_app
 
 __all__ = ["app", "configure_orchestration", "main", "steps_shown"]
 
@@ -36,6 +37,7 @@ EXIT_INTERRUPTED = 130
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 profiles = typer.Typer(no_args_is_help=True, help="Device profiles and recipes.")
 app.add_typer(profiles, name="profiles")
+app.add_typer(target_app, name="target")
 
 console = Console()
 errors = Console(stderr=True)
@@ -101,6 +103,20 @@ def inspect(path: Annotated[Path, typer.Argument(help="A model, an exported file
     from edgewright.inspection import describe_path
 
     console.print(describe_path(path))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Ids of MLflow runs or deployments, or their first letters.")],
+    html: Annotated[Path, typer.Option(help="Where the page with the Pareto plots goes.")] = Path("comparison.html"),
+) -> None:
+    """Runs side by side, read from MLflow: a table here, accuracy against latency and size on a page."""
+    from edgewright.validate.comparison import comparison_html
+
+    found = _project_module("tasks.compare").read_runs(runs)
+    replace_file(html.absolute(), comparison_html(found).encode())
+    console.print(comparison_table(found))
+    console.print(f"plots: {html.absolute()}", soft_wrap=True)
 
 
 @app.command()

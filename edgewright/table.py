@@ -6,8 +6,9 @@ from rich.table import Table
 
 from edgewright.measurement import Accuracy, Measurement
 from edgewright.result import DeploymentResult
+from edgewright.validate.comparison import ComparedRun
 
-__all__ = ["COLUMNS", "explanation", "result_cells", "results_table"]
+__all__ = ["COLUMNS", "comparison_table", "explanation", "result_cells", "results_table"]
 
 COLUMNS = (
     "model",
@@ -40,6 +41,15 @@ def results_table(results: Sequence[DeploymentResult], width: int) -> Table:
     table = Table("", *(row[0] for row in cells), title="Deployments")
     for i, name in enumerate(COLUMNS[1:], start=1):
         table.add_row(name, *(row[i] for row in cells))
+    return table
+
+
+def comparison_table(runs: Sequence[ComparedRun]) -> Table:
+    """A column for each run, a row for each figure that any of them has."""
+    table = Table("", *(f"{run.name}\n{run.run_id[:8]}" for run in runs), title="Runs")
+    for figure in sorted({name for run in runs for name in run.metrics}):
+        cells = (f"{run.metrics[figure]:.6g}" if figure in run.metrics else "not measured" for run in runs)
+        table.add_row(figure, *cells)
     return table
 
 

@@ -136,6 +136,11 @@ def _exported(
         )
     except UnsupportedError as e:
         return Refusal(reason=str(e))
+    except ConversionError as e:
+        # A network that half precision changes is none the worse in float32.
+        if precision is Precision.FLOAT32:
+            raise
+        return Refusal(reason=str(e))
 
 
 def _changed(model: ImportedModel, params: AnyTechnique, dataset: Dataset) -> Changed:

@@ -16,7 +16,7 @@ from tasks.caching import step
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["keep_record", "pending_records", "tracking_uri", "upload_record"]
+__all__ = ["keep_record", "limit_retries", "pending_records", "tracking_uri", "upload_record"]
 
 _RECORD_TAG = "edgewright.record"
 _COMPLETE_TAG = "edgewright.complete"
@@ -54,12 +54,17 @@ def upload_record(path: Path) -> str:
     return run_id
 
 
-def _uploaded(record: TrackingRecord) -> str:
+def limit_retries() -> None:
+    """Before MLflow is imported: answer within seconds whether its server is there."""
     # The defaults would try a server that is down for minutes (5 times with growing pauses).
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
+
+def _uploaded(record: TrackingRecord) -> str:
+    limit_retries()
     import requests
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException

@@ -149,7 +149,7 @@ def test_mlflow_has_parent_stages_and_registered_version(first: DeploymentResult
     nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     assert {child.info.run_name for child in nested} == set(STAGES)
     names = {f.path for f in client.list_artifacts(run.info.run_id)}
-    assert {"report.json", "report.md", "report.png"} < names
+    assert {"report.html", "report.json", "report.md", "report.png"} < names
     champion = client.get_model_version_by_alias("cancer-edge_device", "champion")
     assert first.bundle is not None
     assert champion.tags["platform"] == "edge_device"

@@ -1,0 +1,57 @@
+"""Reads pipeline runs back from tracking, by MLflow's id, by the deployment's, or by the start of either."""
+
+from collections.abc import Sequence
+
+from edgewright.errors import InputError, TrackingUnavailableError
+from edgewright.validate.comparison import ComparedRun
+from tasks.tracking import limit_retries, tracking_uri
+
+__all__ = ["read_runs"]
+
+_MOST_RUNS = 5000
+_LEAST_PREFIX = 6  # shorter starts of an id name too many runs
+
+
+def read_runs(run_ids: Sequence[str]) -> list[ComparedRun]:
+    """The figures of these runs, in the order asked for.
+
+    Raises:
+        InputError: an id that no run has, or several.
+        TrackingUnavailableError: the tracking server did not answer.
+    """
+    limit_retries()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=tracking_uri())
+    try:
+        experiments = [str(found.experiment_id) for found in client.search_experiments()]
+        runs = client.search_runs(experiments, max_results=_MOST_RUNS) if experiments else []
+    except MlflowException as e:
+        raise TrackingUnavailableError(f"the tracking server at {tracking_uri()} did not answer: {e.message}") from e
+    pipelines = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    names = {
+        name: run for run in pipelines for name in (str(run.info.run_id), run.data.tags.get("deployment_id")) if name
+    }
+    found = [names[_whole(asked, list(names))] for asked in run_ids]
+    return [
+        ComparedRun(
+            run_id=str(run.info.run_id),
+            name=str(run.info.run_name),
+            tags={k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")},
+            metrics=dict(run.data.metrics),
+        )
+        for run in found
+    ]
+
+
+def _whole(asked: str, known: Sequence[str]) -> str:
+    matching = [
+        run_id for run_id in known if run_id == asked or (len(asked) >= _LEAST_PREFIX and run_id.startswith(asked))
+    ]
+    if len(matching) == 1:
+        return matching[0]
+    problem = "no run has" if not matching else f"{len(matching)} runs have"
+    raise InputError(
+        f"{problem} the id '{asked}' at {tracking_uri()}; give a run's id, or its first {_LEAST_PREFIX} letters"
+    )
