@@ -222,14 +222,14 @@ def running_cloud(url: str) -> Iterator[tuple[str, str, Database]]:
         "server.startup = told\n"
         "server.run()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}", token, database
-    finally:
-        process.terminate()
-        process.wait()
-        database.close()
+    with subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}", token, database
+        finally:
+            process.terminate()
+            process.wait()
+            database.close()
 
 
 def _keys(database: Database) -> set[str]:
