@@ -78,7 +78,8 @@ def deploy(
 
     # All of this is cheap and writes nothing; only then is an orchestrator started.
     request = resolve(**asked)  # type: ignore[arg-type]
-    preflight(request.model, request.data)
+    with steps_shown(), progress.during("Looking into the model and its data"):
+        preflight(request.model, request.data)
     try:
         with steps_shown():
             with progress.during("Starting the orchestrator"):
@@ -102,7 +103,9 @@ def inspect(path: Annotated[Path, typer.Argument(help="A model, an exported file
     """What a file is: format, inputs, outputs, dtypes actually stored, size, sparsity, digest, lineage."""
     from edgewright.inspection import describe_path
 
-    console.print(describe_path(path))
+    with steps_shown(), progress.during(f"Reading {path.name}"):
+        table = describe_path(path)
+    console.print(table)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from rich.table import Table
 from edgewright.errors import InputError
 from edgewright.export.stored import StoredModel, describe
 from edgewright.package import BundleContent, read_bundle
+from edgewright.store import Store
 from edgewright_runtime.manifest import MANIFEST_NAME, TensorSpec
 
 __all__ = ["describe_path"]
@@ -30,7 +31,9 @@ def describe_path(path: Path) -> Table:
         content = read_bundle(path)
         rows = [*_bundle_rows(content), *_model_rows(describe(path / content.manifest.model))]
     else:
-        rows = list(_model_rows(describe(path)))
+        model = describe(path)
+        made_of = Store().ancestors(model.digest)
+        rows = [*_model_rows(model), ("lineage", "\n".join(made_of) or "not made in this store")]
     for name, value in rows:
         table.add_row(name, value)
     return table

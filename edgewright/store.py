@@ -11,6 +11,8 @@ from edgewright.artifact import Artifact, Format, digest_of, size_of
 
 __all__ = ["Store", "home", "replace_file"]
 
+_MOST_ANCESTORS = 100
+
 
 def home() -> Path:
     """The folder for everything Edgewright keeps: ``EDGEWRIGHT_HOME``, else ``.edgewright`` here."""
@@ -43,7 +45,17 @@ class Store:
                 _copy(path, staged / target.name)
                 _sync(staged)
                 _place(staged, target)
+        if parent is not None and parent != digest:
+            replace_file(self.root / "lineage" / digest, parent.encode())
         return Artifact(path=target, format=form, digest=digest, size_bytes=size_of(target), parent=parent)
+
+    def ancestors(self, digest: str) -> list[str]:
+        """Digests of what an artifact was made of, nearest first; empty where the store did not make it."""
+        found: list[str] = []
+        while (record := self.root / "lineage" / digest).is_file() and len(found) < _MOST_ANCESTORS:
+            digest = record.read_text()
+            found.append(digest)
+        return found
 
     def holds(self, artifact: Artifact) -> bool:
         """Whether the artifact's content is still there, unchanged."""

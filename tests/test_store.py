@@ -68,3 +68,13 @@ def test_replace_file_leaves_the_old_content_when_it_fails(tmp_path: Path, monke
         replace_file(target, b"new")
     assert target.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["index.json"]
+
+
+def test_lineage_is_followed_to_the_source(store: Store, tmp_path: Path) -> None:
+    for name in ("source", "graph", "exported"):
+        (tmp_path / name).write_text(name)
+    source = store.put(tmp_path / "source", Format.PT2)
+    graph = store.put(tmp_path / "graph", Format.TORCH_GRAPH, parent=source.digest)
+    exported = store.put(tmp_path / "exported", Format.TFLITE, parent=graph.digest)
+    assert store.ancestors(exported.digest) == [graph.digest, source.digest]
+    assert store.ancestors(source.digest) == []

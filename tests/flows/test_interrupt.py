@@ -75,3 +75,9 @@ def test_a_run_that_is_cut_off_goes_on_where_it_was(line: list[str], tmp_path: P
     assert again.returncode == 0, (tmp_path / "log.txt").read_text()
     assert json.loads((tmp_path / "result.json").read_text())["status"] == "succeeded"
     assert {path: path.stat().st_mtime_ns for path in kept} == written
+
+    over = _start([*line, "--max-size-mb", "0.000001"], tmp_path)
+    over.wait(200)
+    assert over.returncode == 2
+    assert "misses its limit of 1e-06 MB" in (tmp_path / "log.txt").read_text()
+    assert json.loads((tmp_path / "result.json").read_text())["status"] == "failed"
