@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgewright.cloud import Database
+from edgewright.cloud.database import Database
 from edgewright.deploy import publish
 from edgewright.package import Bundle
 from edgewright_runtime import updater
@@ -212,7 +212,7 @@ def running_cloud(url: str) -> Iterator[tuple[str, str, Database]]:
     token = database.add_device("device")
     code = (
         "import sys, uvicorn\n"
-        "from edgewright.cloud import Database\n"
+        "from edgewright.cloud.database import Database\n"
         "from edgewright.cloud.app import create_app\n"
         "server = uvicorn.Server(uvicorn.Config(create_app(Database(sys.argv[1])), port=0, log_level='error'))\n"
         "startup = server.startup\n"

@@ -24,7 +24,7 @@ from network import Network  # noqa: E402 - found beside this file
 from edgewright import validate  # noqa: E402
 from edgewright.artifact import Precision  # noqa: E402
 from edgewright.child import run_in_child  # noqa: E402
-from edgewright.cloud import Database  # noqa: E402
+from edgewright.cloud.database import Database  # noqa: E402
 from edgewright.data import DataSpec  # noqa: E402
 from edgewright.deploy import publish  # noqa: E402
 from edgewright.export import export  # noqa: E402
@@ -64,7 +64,7 @@ class Stage:
         )
         threading.Thread(target=self._web.serve_forever, daemon=True).start()
         port = _free_port()
-        cloud = ["-m", "edgewright.cloud", "--database", url, "serve", "--port", str(port)]
+        cloud = ["-m", "edgewright.cloud", "serve", "--database", url, "--port", str(port)]
         self._cloud = subprocess.Popen([sys.executable, *cloud, "--bundle", str(large.artifact.path)])
         until(lambda: _answers(port), "the cloud answers")
         self.networks = [Network(port), Network(self._web.server_port)]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from edgewright.cloud import Database
 from edgewright.cloud.app import create_app
+from edgewright.cloud.database import Database
 from tests.bundles import image_bundle, newer_bundle, table_bundle
 
 __all__ = ["image_bundle", "newer_bundle", "table_bundle"]

@@ -1,5 +1,7 @@
 import gzip
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from edgewright.cloud import Database
+from edgewright.cloud.database import Database
 from edgewright.deploy import publish
 from edgewright.errors import InputError
 from edgewright.package import Bundle
@@ -224,3 +226,16 @@ def test_logged_predictions_arrive_as_they_were_made(
 
     assert database.count() == 3
     assert outbox.counters()["waiting"] == 0
+
+
+def test_command_registers_a_device_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgewright.cloud", "add-device", "board", "--database"]
+    url = f"sqlite:///{tmp_path / 'c.db'}"
+
+    first = subprocess.run([*command, url], capture_output=True, text=True, check=True)
+    second = subprocess.run([*command, url], capture_output=True, text=True, check=False)
+
+    opened = Database(url)
+    assert opened.device_of(first.stdout.strip()) == "board"
+    opened.close()
+    assert (second.returncode, second.stderr) == (1, "error: device 'board' is registered already\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.cloud import Database
+from edgewright.cloud.database import Database
 from edgewright.errors import InputError
 from tests.cloud.postgres import postgres_binaries, running_postgres
 
