@@ -17,7 +17,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt overrides.txt
 	touch $@
 
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -31,8 +31,30 @@ demo: setup
 bench-compression: setup
 	$(PY) benchmarks/compression.py $(if $(FAST),--fast)
 
+# Benchmarks write JSON under benchmarks/results.
 bench-pipeline: setup
 	$(PY) benchmarks/pipeline.py
+
+bench-compression: setup
+	$(PY) benchmarks/compression.py
+
+bench-conversion: setup
+	$(PY) benchmarks/conversion.py
+
+bench-runtime: setup
+	$(PY) benchmarks/runtime.py
+
+bench-validation: setup
+	$(PY) benchmarks/validation.py
+
+conformance: setup
+	$(PY) benchmarks/conformance.py
+
+faults: setup
+	$(PY) benchmarks/faults.py
+
+matrix: setup
+	$(PY) benchmarks/matrix.py
 
 clean:
 	rm -rf $(VENV)

@@ -8,7 +8,7 @@ from edgewright.measurement import Accuracy, Measurement
 from edgewright.result import DeploymentResult
 from edgewright.validate.comparison import ComparedRun
 
-__all__ = ["COLUMNS", "comparison_table", "explanation", "result_cells", "results_table"]
+__all__ = ["COLUMNS", "comparison_table", "explanation", "result_cells", "results_markdown", "results_table"]
 
 COLUMNS = (
     "model",
@@ -42,6 +42,12 @@ def results_table(results: Sequence[DeploymentResult], width: int) -> Table:
     for i, name in enumerate(COLUMNS[1:], start=1):
         table.add_row(name, *(row[i] for row in cells))
     return table
+
+
+def results_markdown(results: Sequence[DeploymentResult]) -> str:
+    """The same table for a page."""
+    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *map(result_cells, results)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def comparison_table(runs: Sequence[ComparedRun]) -> Table:

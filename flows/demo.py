@@ -11,8 +11,8 @@ from edgewright.errors import EdgewrightError
 from edgewright.profile import Platform
 from edgewright.progress import progress
 from edgewright.result import DeploymentResult
-from edgewright.store import home
-from edgewright.table import explanation, results_table
+from edgewright.store import home, replace_file
+from edgewright.table import explanation, results_markdown, results_table
 
 console = Console()
 
@@ -40,9 +40,11 @@ def main() -> None:
     for result in results:
         console.print(f"[bold]{result.device}[/]", soft_wrap=True)
         console.print(explanation(result), soft_wrap=True, highlight=False)
+    replace_file(home() / "demo" / "results.md", results_markdown(results).encode())
     console.print(results_table(results, console.width))
     console.print(f"{len(results)} deployments in {time.perf_counter() - began:.0f} s, training included.")
-    console.print(f"Bundles      {home() / 'objects'}\nReleases     {home() / 'releases'}")
+    console.print(f"Bundles      {home() / 'objects'}\nReleases     {home() / 'releases'}", soft_wrap=True)
+    console.print(f"This table   {home() / 'demo' / 'results.md'}", soft_wrap=True)
     console.print("MLflow runs  experiment 'edgewright'; `edgewright ui` shows them and the Prefect runs:")
     console.print("             http://127.0.0.1:4200 (Prefect)   http://127.0.0.1:5000 (MLflow)")
     failed = [result for result in results if result.status == "failed"]
