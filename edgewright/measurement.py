@@ -21,6 +21,7 @@ __all__ = [
     "OperatorTime",
     "Parity",
     "Performance",
+    "Sustained",
     "ValidationReport",
     "Verdict",
 ]
@@ -176,6 +177,22 @@ class Cost(Value):
     operators: tuple[OperatorTime, ...] = ()
 
 
+class Sustained(Value):
+    """The candidate without pause: what heat does to it on this target.
+
+    ``low_ms`` is the lower-quartile latency of each window of ``seconds`` / 10; ``temperature_c`` is that at its end.
+    """
+
+    seconds: float
+    low_ms: tuple[float, ...]
+    temperature_c: tuple[float, ...] = ()
+
+    @property
+    def drift(self) -> float:
+        """Latency of the last window over that of the first."""
+        return self.low_ms[-1] / self.low_ms[0]
+
+
 class Performance(Value):
     """Candidate beside baseline on one target, timed interleaved in one process.
 
@@ -193,6 +210,7 @@ class Performance(Value):
     verdict: Verdict
     not_measured: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    sustained: Sustained | None = None
 
     @property
     def noise_percent(self) -> float | None:
@@ -275,6 +293,7 @@ class ValidationReport(Value):
     per_class: tuple[ClassAccuracy, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     emulations: tuple[Emulation, ...] = ()
+    sustained: Sustained | None = None
 
     @property
     def violations(self) -> tuple[BudgetLine, ...]:

@@ -6,6 +6,7 @@
 - ``cold``     one model in a fresh process: load, first inference, memory;
 - ``warm``     several models loaded at once, timed in interleaved blocks, so that what disturbs the machine
   disturbs all of them alike;
+- ``sustained`` one model without pause, in windows: what heat does to it;
 - ``operators`` one model: where its time goes, by the runtime's own profiler;
 - ``marked``   one model, a mark before and after each inference: under the emulator, its plugin counts the
   instructions between two marks.
@@ -47,6 +48,7 @@ _STABLE = 0.05  # two successive warm-up blocks within 5% of each other
 _PREFIX = "a."
 _MARKED_WARM_UP = 3
 _SHOWN_OPERATORS = 10
+_WINDOWS = 10
 MARK = 0x45444745  # "EDGE": above the largest process id that Linux hands out (2^22)
 _KEPT_SAMPLES = 1000  # single latencies kept for the distribution plot
 
@@ -94,7 +96,14 @@ def bench(spec: BenchSpec) -> dict[str, Any]:
     Raises:
         EdgeRuntimeError: a file that its runtime refuses, rows that do not fit, outputs that are not numbers.
     """
-    tasks = {"outputs": _outputs, "cold": _cold, "warm": _warm, "marked": _marked, "operators": _operators}
+    tasks = {
+        "outputs": _outputs,
+        "cold": _cold,
+        "warm": _warm,
+        "marked": _marked,
+        "operators": _operators,
+        "sustained": _sustained,
+    }
     if spec.task not in tasks:
         raise InputRejectedError(f"unknown bench task '{spec.task}'; known: {', '.join(tasks)}")
     _limit_cores(spec)
@@ -344,6 +353,20 @@ def _series(epochs: Sequence[Sequence[Sequence[int]]]) -> dict[str, Any]:
         "block_ms": [[_low(np.asarray(block)) / 1e6 for block in blocks] for blocks in epochs],
         "sample_ms": [round(float(v), 6) for v in every[::step][:_KEPT_SAMPLES]],
     }
+
+
+def _sustained(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """``min_seconds`` of inferences without pause; lower-quartile latency and sensors at the end of each window."""
+    backend = _load(spec.models[0], spec.threads)
+    feeds = _single_rows(backend, rows, 64)
+    runs = _warm_up(backend, feeds)
+    windows = []
+    for _ in range(_WINDOWS):
+        ends, taken = time.perf_counter() + spec.min_seconds / _WINDOWS, list[int]()
+        while not taken or time.perf_counter() < ends:
+            taken += _time_block(backend, feeds, len(taken), runs)
+        windows.append({"low_ms": _low(np.asarray(taken)) / 1e6, "runs": len(taken), **sensors()})
+    return {"runtime": backend.name, "version": backend.version, "windows": windows}
 
 
 def _marked(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format
 from edgewright.errors import UnsupportedError
-from edgewright.measurement import Cost, Interval, Latency, OperatorTime, Performance, Verdict
+from edgewright.measurement import Cost, Interval, Latency, OperatorTime, Performance, Sustained, Verdict
 from edgewright.profile import DeviceProfile
 from edgewright.store import Store
 from edgewright.validate import statistics
@@ -21,6 +21,7 @@ from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
 
 __all__ = ["measure", "performance_of"]
 
+_BOARD_SECONDS = 60.0
 _PROFILED_RUNS = 20
 _THROTTLED = 0.9  # a lower clock after the run than this share of the one before it
 _ROWS = 64  # different real rows that the timing cycles through
@@ -36,6 +37,7 @@ def measure(
     *,
     target: Target | None = None,
     min_seconds: float = 1.0,
+    sustained_seconds: float | None = None,
     timeout_s: float = 300,
 ) -> Performance:
     """Cold figures of each model from a process of its own, warm ones interleaved in one process with both.
@@ -43,6 +45,7 @@ def measure(
     The baseline is loaded twice there: how far its two copies differ is the machine's noise. Where candidate and
     baseline are the same file, that is all there is to measure. Threads are the profile's;
     ``target`` is the profile's own board or phone, else this machine with the device's memory as its bound.
+    ``sustained_seconds`` of the candidate without pause show what heat does to it; on a board a minute by default.
 
     Raises:
         ConversionError: a model crashes its runtime, hangs, does not fit, or does not take the dataset's rows.
@@ -63,8 +66,11 @@ def measure(
         operators, reason = session.operators(after)
         cold["baseline" if same else "candidate"]["operators"] = operators
         warm = session.warm((before, before) if same else (before, after, before))
-    found = performance_of(baseline, candidate, cold, warm, f"{target.name}, {device.threads} thread(s)")
-    return found.model_copy(update={"not_measured": (reason,)}) if reason else found
+        found = performance_of(baseline, candidate, cold, warm, f"{target.name}, {device.threads} thread(s)")
+        if sustained_seconds is None and device.ssh is not None:
+            sustained_seconds = _BOARD_SECONDS
+        sustained = session.sustained(after, sustained_seconds) if sustained_seconds else None
+    return found.model_copy(update={"not_measured": (reason,) if reason else (), "sustained": sustained})
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,15 @@ class _Session:
             return self._run(spec, "per-operator time")["operators"], ""
         except UnsupportedError as e:
             return [], str(e)
+
+    def sustained(self, file: BenchModel, seconds: float) -> Sustained:
+        spec = replace(self._spec("sustained", (file,)), min_seconds=seconds)
+        windows = self.target.run(spec, f"heating with {Path(file.path).name}", self.timeout_s + seconds)["windows"]
+        return Sustained(
+            seconds=seconds,
+            low_ms=tuple(window["low_ms"] for window in windows),
+            temperature_c=tuple(window["temperature_c"] for window in windows if "temperature_c" in window),
+        )
 
     def _spec(self, task: str, files: tuple[BenchModel, ...]) -> BenchSpec:
         return BenchSpec(task, files, str(self.rows), threads=self.threads, min_seconds=self.min_seconds)

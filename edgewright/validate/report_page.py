@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from edgewright.measurement import Accuracy, BudgetLine, Emulation, Measurement, ValidationReport
+from edgewright.measurement import Accuracy, BudgetLine, Emulation, Measurement, Sustained, ValidationReport
 from edgewright.validate import charts
 
 __all__ = ["report_html"]
@@ -34,6 +34,7 @@ def report_html(
         ("Per class", _per_class(report)),
         ("Parity with the source model", _parity(report.candidate)),
         ("Latency", _latency(report)),
+        ("Without pause", _sustained(report.sustained)),
         ("Memory", _memory(report)),
         ("Time by operator", _operators(report.candidate)),
         ("Size", _sizes(steps, report)),
@@ -164,6 +165,21 @@ def _kind(name: str) -> str:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
+
+
+def _sustained(found: Sustained | None) -> str:
+    if found is None:
+        return ""
+    points = [(f"{(i + 1) * found.seconds / len(found.low_ms):.3g} s", ms) for i, ms in enumerate(found.low_ms)]
+    heat = (
+        f" Hottest sensor: {found.temperature_c[0]:.0f} to {found.temperature_c[-1]:.0f} °C."
+        if found.temperature_c
+        else ""
+    )
+    return (
+        charts.timeline([("candidate", points, "candidate")], "ms", "Latency over a sustained run")
+        + f"<p>The last window took {found.drift:.3f} of the first one's time.{heat}</p>"
+    )
 
 
 def _memory(report: ValidationReport) -> str:

@@ -59,6 +59,7 @@ def judge(
         per_class=candidate.per_class,
         environment=performance.environment,
         emulations=emulations,
+        sustained=performance.sustained,
     )
 
 

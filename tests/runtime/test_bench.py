@@ -141,3 +141,9 @@ def test_memory_is_shown_step_by_step(tmp_path: Path, rows: str) -> None:
     answer = run(tmp_path, BenchSpec("cold", (scaled(tmp_path / "m.onnx", 1.0),), rows))
     moments = [moment for moment, _ in answer["memory_steps"]]
     assert moments == ["runtime imported", "model loaded", "first inference", "ten more"]
+
+
+def test_sustained_run_is_cut_into_windows(tmp_path: Path, rows: str) -> None:
+    answer = run(tmp_path, BenchSpec("sustained", (scaled(tmp_path / "m.onnx", 1.0),), rows, min_seconds=0.2))
+    assert len(answer["windows"]) == 10
+    assert all(window["low_ms"] > 0 and window["runs"] > 0 for window in answer["windows"])

@@ -19,6 +19,7 @@ from edgewright.measurement import (
     Measurement,
     OperatorTime,
     Parity,
+    Sustained,
     ValidationReport,
 )
 from edgewright.profile import Budget
@@ -77,6 +78,7 @@ def report(*, passed: bool = True, ran: bool = True) -> ValidationReport:
         passed=passed,
         per_class=(ClassAccuracy(label=HOSTILE, rows=10, source=0.9, candidate=0.8),),
         environment=(("machine", "x86_64"),),
+        sustained=Sustained(seconds=60, low_ms=(1.0, 1.25), temperature_c=(40, 71)) if ran else None,
     )
 
 
@@ -120,6 +122,12 @@ def test_what_was_not_measured_is_said_and_nothing_invented() -> None:
     assert "p50" not in page
 
 
+def test_heat_is_shown() -> None:
+    page = report_html(report(), model="digits", device="Raspberry Pi 5")
+    assert "1.250 of the first one's time" in page
+    assert "40 to 71" in page
+
+
 def test_emulated_cores_show_counts_and_failures() -> None:
     counted = Instructions(core="cortex-a76", integer=1000, simd=2000, load_store=3000, branch=400)
     found = (
@@ -151,4 +159,4 @@ def test_browser_shows_the_page_within_its_width(tmp_path: Path, width: int) -> 
         check=True,
     ).stdout
     assert "<title>fits</title>" in shown
-    assert shown.count("<section>") == 9
+    assert shown.count("<section>") == 10

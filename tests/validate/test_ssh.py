@@ -105,7 +105,10 @@ def test_profile_with_a_board_is_measured_there(
     device = load_device("raspberry_pi_5").model_copy(update={"ssh": board})
     assert target_of(device).name == "127.0.0.1 over SSH"
     model = export(weights)
-    found = measure(model, model, dataset, device, min_seconds=0.1)
+    found = measure(model, model, dataset, device, min_seconds=0.1, sustained_seconds=0.5)
+    assert found.sustained is not None
+    assert len(found.sustained.low_ms) == 10
+    assert found.sustained.drift > 0
     assert found.target.startswith("127.0.0.1 over SSH")
     assert found.candidate.latency is not None
 
