@@ -23,8 +23,8 @@ from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_a
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = pytest.mark.skipif(
-    SSHD is None or shutil.which("ssh") is None,
-    reason="no sshd here (Debian: apt-get install openssh-server openssh-client)",
+    SSHD is None or shutil.which("ssh") is None or shutil.which("ps") is None,
+    reason="no sshd, ssh or ps here (Debian: apt-get install openssh-server openssh-client procps)",
 )
 Export = Callable[..., Exported]
 

@@ -48,30 +48,30 @@ class SshTarget:
             rows=self._pushed(Path(spec.rows), held, what),
             outputs="outputs.npz" if spec.outputs else "",
         )
-        runtime = self._pushed_runtime(held, what)
+        unpack, runtime = self._pushed_runtime(held, what)
         folder = f"{self._folder}/runs/{uuid.uuid4().hex}"
         try:
-            return self._bench(there, spec, folder, runtime, what, timeout_s)
+            return self._bench(there, spec, folder, f"{unpack} && PYTHONPATH={runtime}", what, timeout_s)
         finally:
             self._tidy(folder)
 
     def _bench(
-        self, there: BenchSpec, spec: BenchSpec, folder: str, runtime: str, what: str, timeout_s: float
+        self, there: BenchSpec, spec: BenchSpec, folder: str, prefix: str, what: str, timeout_s: float
     ) -> dict[str, Any]:
-        self._send(spec_json(there).encode(), f"mkdir -p {folder} && cat > {folder}/spec.json", what)
+        """One call does it all: each costs a handshake. The answer comes on stdout, the end of the log on stderr."""
         command = (
-            f"cd {folder} && PYTHONPATH={runtime} timeout -k 2 {timeout_s:g} {self.connection.python} "
-            "-m edgewright_runtime.bench --spec spec.json --out answer.json > log.txt 2>&1"
+            f"mkdir -p {folder} && cd {folder} && cat > spec.json && {prefix} timeout -k 2 {timeout_s:g} "
+            f"{self.connection.python} -m edgewright_runtime.bench --spec spec.json --out answer.json > log.txt 2>&1; "
+            f"code=$?; tail -c {_TAIL_BYTES} log.txt >&2; cat answer.json 2>/dev/null; "
+            f"[ $code -eq {_UNREACHABLE} ] && exit 1; exit $code"
         )
-        code = self._call(command, what, timeout_s + _CONNECT_S * 3).returncode
-        if code == _TIMED_OUT:
+        done = self._call(command, what, timeout_s + _CONNECT_S * 3, spec_json(there).encode())
+        if done.returncode == _TIMED_OUT:
             raise ConversionError(f"{what}: no answer after {timeout_s:g} s; the process was stopped")
-        log = self._said(f"tail -c {_TAIL_BYTES} {folder}/log.txt", what)
-        content = self._said(f"cat {folder}/answer.json 2>/dev/null || true", what) or None
-        answer = answer_of(content, code, log, what)
+        said = done.stdout.decode(errors="replace")
+        answer = answer_of(said or None, done.returncode, done.stderr.decode(errors="replace"), what)
         if spec.outputs:
-            done = self._call(f"cat {folder}/outputs.npz", what, _TRANSFER_S)
-            Path(spec.outputs).write_bytes(done.stdout)
+            Path(spec.outputs).write_bytes(self._call(f"cat {folder}/outputs.npz", what, _TRANSFER_S).stdout)
         return answer
 
     @property
@@ -90,14 +90,14 @@ class SshTarget:
             held.add(name)
         return f"../../files/{name}"
 
-    def _pushed_runtime(self, held: set[str], what: str) -> str:
+    def _pushed_runtime(self, held: set[str], what: str) -> tuple[str, str]:
+        """The command that unpacks the runtime there, and the folder it is in."""
         name = f"runtime-{hashlib.sha256(_runtime_archive()).hexdigest()[:16]}.tar"
         folder = f"{self._folder}/runtime/{name.removesuffix('.tar')}"
         if name not in held:
             self._place(_runtime_archive(), f"{self._folder}/files/{name}", what)
         # Unpacking again costs little, and mends a folder that a reboot left half-made.
-        self._said(f"mkdir -p {folder} && tar -x -f {self._folder}/files/{name} -C {folder}", what)
-        return folder
+        return f"mkdir -p {folder} && tar -x -f {self._folder}/files/{name} -C {folder}", folder
 
     def _place(self, content: bytes, path: str, what: str) -> None:
         self._send(content, f"cat > {path}.part && mv {path}.part {path}", what)
