@@ -120,9 +120,9 @@ class CompactWeights(Technique):
     price: float = Field(
         1e-6, gt=0, description="Expected loss (nats; squared error for regressors) that one coded bit may save."
     )
-    rows: int = Field(4000, ge=1, description="Calibration rows that the input statistics are taken from, at most.")
+    rows: int = Field(8000, ge=1, description="Calibration rows that the input statistics are taken from, at most.")
     augment: float = Field(
-        0.6,
+        1.0,
         ge=0,
         le=3,
         description="Warps calibration images (as in training): a network knows its training rows by heart, and what "

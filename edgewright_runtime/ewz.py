@@ -93,7 +93,7 @@ def is_ewz(data: bytes) -> bool:
 def rebuild(data: bytes, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> bytes:
     """The original file, byte for byte.
 
-    Memory: at most about ten times the original's size, which is checked against ``limit_bytes`` before anything is
+    Memory: at most some twenty times the original's size, which is checked against ``limit_bytes`` before anything is
     allocated. Pass the size that a signed manifest states: then no file, however made, costs more.
 
     Raises:
@@ -186,7 +186,7 @@ class _Reader:
             shift += 7
 
     def signed(self) -> int:
-        value = self.number(1 << 33)
+        value = self.number(1 << 18)
         return -(value >> 1) - 1 if value & 1 else value >> 1
 
 
@@ -306,7 +306,7 @@ def _decode_tensor(tensor: _Tensor, reader: _Reader, context: RansDecoder | None
 def _decode_levels(stream: _Stream, count: int, reader: _Reader, context: RansDecoder | None) -> np.ndarray:
     """(count,) integers in the tensor's own order."""
     if stream.method == Method.ZERO:
-        return np.zeros(count, dtype=np.int64)
+        return np.zeros(count, dtype=np.int32)
     if stream.method == Method.CONTEXT:
         if stream.shape is None or context is None:
             raise IntegrityError(".ewz file: a context-coded tensor without its stream")
@@ -317,7 +317,7 @@ def _decode_levels(stream: _Stream, count: int, reader: _Reader, context: RansDe
         return _decode_huffman(_Reader(data), count)
     if stream.method == Method.RUNS:
         return _decode_runs(_Reader(data), count)
-    return np.frombuffer(_decode_bytes(stream.method, data, count), dtype=np.uint8).astype(np.int64)
+    return np.frombuffer(_decode_bytes(stream.method, data, count), dtype=np.uint8).astype(np.int32)
 
 
 def _decode_huffman(reader: _Reader, count: int) -> np.ndarray:
@@ -338,13 +338,13 @@ def _decode_runs(reader: _Reader, count: int) -> np.ndarray:
     A run of ``longest`` zeros is followed by no value (Deep Compression's filler), every other one by the next value.
     """
     longest, run_count, value_count = reader.number(_MAX_ALPHABET), reader.number(count), reader.number(count)
-    runs = _decode_huffman(reader, run_count) if run_count else np.zeros(0, np.int64)
-    values = _decode_huffman(reader, value_count) if value_count else np.zeros(0, np.int64)
+    runs = _decode_huffman(reader, run_count) if run_count else np.zeros(0, np.int32)
+    values = _decode_huffman(reader, value_count) if value_count else np.zeros(0, np.int32)
     full = runs == longest
     ends = np.cumsum(runs + ~full)
     if runs.min(initial=0) < 0 or int((~full).sum()) != value_count or (len(ends) and int(ends[-1]) > count):
         raise IntegrityError(".ewz file: runs of zeros do not fit their tensor")
-    levels = np.zeros(count, dtype=np.int64)
+    levels = np.zeros(count, dtype=np.int32)
     levels[ends[~full] - 1] = values
     return levels
 

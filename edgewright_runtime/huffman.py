@@ -38,9 +38,9 @@ def canonical_codes(lengths: np.ndarray) -> np.ndarray:
 
 
 def decode_symbols(data: bytes, lengths: np.ndarray, block_bits: np.ndarray, count: int) -> np.ndarray:
-    """Decode ``count`` symbols, (count,) int64, from blocks of the given sizes in bits.
+    """Decode ``count`` symbols, (count,) int32, from blocks of the given sizes in bits.
 
-    Memory: 8 bytes a symbol, besides the data.
+    Memory: 8 bytes a symbol and 9 bytes a byte of data.
 
     Raises:
         IntegrityError: a code that no symbol has, or blocks that do not end where they should.
@@ -52,7 +52,7 @@ def decode_symbols(data: bytes, lengths: np.ndarray, block_bits: np.ndarray, cou
     # A corrupt block may run over its end by its symbols' longest codes, and no further.
     padded = np.frombuffer(data + bytes(BLOCK_SYMBOLS * MAX_LENGTH // 8 + 4), dtype=np.uint8).astype(np.int64)
     position = ends - block_bits
-    out = np.zeros((BLOCK_SYMBOLS, len(ends)), dtype=np.int64)
+    out = np.zeros((BLOCK_SYMBOLS, len(ends)), dtype=np.int32)
     in_last = count - (len(ends) - 1) * BLOCK_SYMBOLS
     for step in range(min(BLOCK_SYMBOLS, count)):
         # Only the last block may be short.
@@ -73,7 +73,7 @@ def decode_symbols(data: bytes, lengths: np.ndarray, block_bits: np.ndarray, cou
 
 def _lookup(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     codes = canonical_codes(lengths)
-    symbol_of = np.full(1 << MAX_LENGTH, -1, dtype=np.int64)
+    symbol_of = np.full(1 << MAX_LENGTH, -1, dtype=np.int32)
     length_of = np.full(1 << MAX_LENGTH, MAX_LENGTH, dtype=np.int64)
     for symbol in np.flatnonzero(lengths).tolist():
         shift = MAX_LENGTH - int(lengths[symbol])

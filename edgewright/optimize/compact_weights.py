@@ -155,8 +155,11 @@ def _compact_layer(
     # What reproduces the original's outputs best from the inputs as the compacted layers before give them.
     target = torch.linalg.solve(damped, (weight @ (cross - hessian)).T).T + weight
     target[:, dead] = 0
-    problem = _Problem(target, damped, per_output.double().clamp_min(1e-12), price)
-    chosen = problem.solve()
+    # What carries most energy is settled first: what is left then lands where it does least.
+    order = damped.diagonal().argsort(descending=True, stable=True)
+    problem = _Problem(target[:, order], damped[order][:, order], per_output.double().clamp_min(1e-12), price)
+    chosen = torch.empty_like(target, dtype=torch.float32)
+    chosen[:, order] = problem.solve()
     layer.weight.copy_(chosen.reshape(layer.weight.shape).float())
     if layer.bias is not None:
         bias = layer.bias.double() + weight @ mean_before - layer.weight.flatten(1).double() @ mean_now

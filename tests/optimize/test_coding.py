@@ -139,6 +139,12 @@ def test_a_core_ml_weight_file_comes_back_and_its_tensors_are_found(tmp_path):
     assert rebuild(encode_file(path).data) == content
 
 
+@pytest.mark.parametrize("count", [3000, 9000, 70_000])
+def test_a_fine_grid_comes_back_whatever_the_number_of_its_levels(count):
+    content = (np.arange(count, dtype=np.float32) * np.float32(0.001)).tobytes()
+    assert rebuild(encode(content, [TensorSpan(0, "<f4", 1, count)]).data) == content
+
+
 def test_a_file_of_no_known_kind_is_refused(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_bytes(b"\xff\xff\xff not a model" * 20)

@@ -29,6 +29,7 @@ __all__ = ["Coder", "Encoded", "TensorSpan", "encode"]
 
 Coder = Literal["auto", "huffman", "fixed"]
 _MAX_TABLE = 1 << 14
+_MAX_LEVEL = 1 << 12
 _CONTEXT_COUNTS = 1 << 22
 # Beyond a byte's worth of levels there is little for counts to learn.
 _CONTEXT_SPREAD = 512
@@ -177,7 +178,7 @@ def _uniform_levels(raw: np.ndarray, values: np.ndarray) -> tuple[bytes, np.ndar
         step = np.float32(min(sizes[0], gaps[gaps > sizes[-1] * 1e-4].min(initial=sizes[0])) / divisor)
         step = _refined(sizes, step)
         levels = np.rint(raw.astype(np.float64) / step)
-        if np.abs(levels).max() < 1 << 15 and _same(raw, levels, step):
+        if np.abs(levels).max() < _MAX_LEVEL and _same(raw, levels, step):
             return bytes([Palette.UNIFORM]) + step.tobytes(), levels.astype(np.int64)
     return None
 
