@@ -34,6 +34,7 @@ class Format(StrEnum):
     """What a file is, once it was looked into; never judged by the name alone."""
 
     PT2 = "pt2"
+    TORCH_FACTORY = "torch_factory"
     SKLEARN = "sklearn"
     ONNX = "onnx"
     KERAS = "keras"

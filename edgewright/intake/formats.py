@@ -9,8 +9,8 @@ from edgewright.intake.archives import opened_archive
 __all__ = ["KNOWN", "detect_format"]
 
 KNOWN = (
-    "a torch.export program (.pt2), a scikit-learn model (.pkl, .joblib, .skops), ONNX (.onnx), "
-    "Keras (.keras, .h5) or a TensorFlow SavedModel folder"
+    "a torch.export program (.pt2), a .yaml that names a module factory, a scikit-learn model (.pkl, .joblib, .skops), "
+    "ONNX (.onnx), Keras (.keras, .h5) or a TensorFlow SavedModel folder"
 )
 _HEAD_BYTES = 64
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -62,6 +62,8 @@ def detect_format(path: Path) -> Format:
         if last != b".":
             raise InputError(f"{path}: a truncated pickle: it does not end with STOP")
         return Format.SKLEARN
+    if path.suffix in {".yaml", ".yml"}:
+        return Format.TORCH_FACTORY
     if _is_onnx(head):
         return Format.ONNX
     raise InputError(f"{path}: unknown format (starts with {head[:8].hex(' ')}); expected {KNOWN}")

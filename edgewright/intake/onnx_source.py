@@ -70,8 +70,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             _inspect_external(tensor, path)
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
-        onnx.checker.check_model(model)
-    except Exception as e:  # the checker raises its own and protobuf's errors
+    except (OSError, ValueError, onnx.checker.ValidationError) as e:
         raise InputError(f"{path}: damaged: {_line(e)}") from e
     return model
 

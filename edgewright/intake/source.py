@@ -51,6 +51,10 @@ def opened(path: Path, kind: Format, data: DataSpec, *, checking: bool = False) 
             from edgewright.intake.torch_source import TorchSource
 
             return TorchSource(path, data)
+        case Format.TORCH_FACTORY:
+            from edgewright.intake.factory_source import FactorySource
+
+            return FactorySource(path, data)
         case Format.SKLEARN:
             from edgewright.intake.sklearn_model import SklearnSource
 

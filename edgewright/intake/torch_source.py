@@ -26,8 +26,8 @@ _ROWS_AT_ONCE = 256
 class TorchSource(TensorSource):
     """A torch.export program over arrays."""
 
-    def __init__(self, path: Path, data: DataSpec) -> None:
-        self.program = load_program(path)
+    def __init__(self, path: Path, data: DataSpec, program: Any = None) -> None:
+        self.program = load_program(path) if program is None else program
         inputs, outputs = _signature(self.program, path)
         self.inputs = inputs
         super().__init__(inputs, outputs, data)
@@ -73,6 +73,7 @@ def answers(program: Any, inputs: list[NDArray[Any]]) -> list[NDArray[np.float64
     """What the program itself says, one array for each output; a fixed batch is fed piece by piece."""
     module, rows = program.module(), len(inputs[0])
     step = _batch_size(program)
+    named = list(program.call_spec.in_spec.child(1).context or [])  # inputs that were exported by keyword
     found: list[list[NDArray[np.float64]]] = []
     with torch.no_grad():
         for start in range(0, rows, step or _ROWS_AT_ONCE):
@@ -80,7 +81,7 @@ def answers(program: Any, inputs: list[NDArray[Any]]) -> list[NDArray[np.float64
             short = (step or len(piece[0])) - len(piece[0])
             if short:
                 piece = [torch.cat([p, p[-1:].expand(short, *p.shape[1:])]) for p in piece]
-            result = module(*piece)
+            result = module(*piece[: len(piece) - len(named)], **dict(zip(named, piece[-len(named) :], strict=False)))
             results = result if isinstance(result, (tuple, list)) else (result,)
             kept = len(piece[0]) - short
             found.append([r[:kept].double().numpy() for r in results])

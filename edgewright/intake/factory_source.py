@@ -1,0 +1,99 @@
+"""A PyTorch module made by the user's own function, with weights from a file: exported here, then a program as any.
+
+The user names the function, so it is the user's code that runs; the weights are data and are read as such.
+Runs in a child process: imports torch.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import Field, ValidationError
+
+from edgewright.artifact import Value
+from edgewright.data import DataSpec
+from edgewright.errors import ConversionError, InputError, UntrustedModelError
+from edgewright.intake.torch_source import TorchSource
+from edgewright.profile import first_fault
+
+__all__ = ["FactorySource"]
+
+_EXAMPLE_ROWS = 2  # torch.export takes a batch of 1 for a constant
+
+
+class Description(Value):
+    """The ``.yaml`` that stands for the model."""
+
+    factory: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="package.module:function.")
+    weights: Path | None = Field(None, description="A .safetensors or a state dict (.pt), relative to this file.")
+    inputs: dict[str, tuple[int, ...]] = Field(description="Shape of each input without the batch axis, by its name.")
+
+
+class FactorySource(TorchSource):
+    """A module over arrays; its batch size stays free, its BatchNorm live."""
+
+    def __init__(self, path: Path, data: DataSpec) -> None:
+        description = _read(path)
+        module = _made(description, path)
+        if description.weights is not None:
+            _load_weights(module, path.parent / description.weights)
+        super().__init__(path, data, _exported(module, description, path))
+
+
+def _read(path: Path) -> Description:
+    try:
+        return Description.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as e:
+        raise InputError(f"model file {path}: cannot be read: {str(e).splitlines()[0]}") from e
+    except ValidationError as e:
+        raise InputError(f"model file {path}: {first_fault(e, Description)}") from e
+
+
+def _made(description: Description, path: Path) -> torch.nn.Module:
+    module, _, function = description.factory.partition(":")
+    sys.path.insert(0, str(path.parent.absolute()))
+    try:
+        made = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, TypeError) as e:
+        raise InputError(f"{path}: {description.factory} cannot be called: {str(e).splitlines()[0]}") from e
+    finally:
+        sys.path.pop(0)
+    if not isinstance(made, torch.nn.Module):
+        raise InputError(f"{path}: {description.factory} returned a {type(made).__name__}, not a torch.nn.Module")
+    return made.eval()
+
+
+def _load_weights(module: torch.nn.Module, path: Path) -> None:
+    import pickle
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        module.load_state_dict(state)
+    except FileNotFoundError as e:
+        raise InputError(f"{path}: no such file") from e
+    except pickle.UnpicklingError as e:
+        raise UntrustedModelError(
+            f"{path}: more than tensors: {str(e).splitlines()[0][:160]}; nothing of it has run"
+        ) from e
+    except (SafetensorError, OSError, EOFError) as e:
+        raise InputError(f"{path}: damaged weights: {str(e).splitlines()[0]}") from e
+    except (RuntimeError, TypeError, AttributeError) as e:
+        said = " ".join(str(e).split())[:240]
+        raise InputError(f"{path}: the weights do not fit the module: {said}") from e
+
+
+def _exported(module: torch.nn.Module, description: Description, path: Path) -> Any:
+    examples = tuple(torch.rand(_EXAMPLE_ROWS, *shape) for shape in description.inputs.values())
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    try:
+        return torch.export.export(module, examples, dynamic_shapes=tuple({0: batch} for _ in examples))
+    except Exception as e:  # torch.export raises whatever the module's code meets
+        raise ConversionError(
+            f"{path}: torch.export: {(str(e).strip() or type(e).__name__).splitlines()[0][:240]}"
+        ) from e

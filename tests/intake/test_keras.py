@@ -1,0 +1,190 @@
+"""Keras files and SavedModels, old and new; TensorFlow runs in children only, never in this process."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from edgewright.artifact import Format, Intake
+from edgewright.data import DataSpec
+from edgewright.errors import InputError, UntrustedModelError
+from edgewright.intake import detect_format, door, torch_graph
+from edgewright.intake.keras_guard import inspect_keras_file
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+NETWORK = """
+import os, sys
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+legacy = sys.argv[1] == "legacy"
+if legacy:
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    import tf_keras as keras
+else:
+    import keras
+import numpy as np
+L = keras.layers
+keras.utils.set_random_seed(0)
+model = keras.Sequential([
+    keras.Input((8, 8, 1)), L.Conv2D(6, 3, padding="same", use_bias=False), L.BatchNormalization(), L.ReLU(),
+    L.DepthwiseConv2D(3, strides=2, padding="same"), L.BatchNormalization(), L.ReLU(6.0),
+    L.GlobalAveragePooling2D(), L.Dropout(0.2), L.Dense(10, activation="softmax"),
+])
+model.compile("adam", "sparse_categorical_crossentropy")
+model.fit(np.random.rand(64, 8, 8, 1), np.random.randint(0, 10, 64), verbose=0)
+for path in sys.argv[2:]:
+    model.export(path) if path.endswith("exported") else model.save(path)
+"""
+
+
+def saved(kind, *paths):
+    command = [sys.executable, "-c", NETWORK, kind, *map(str, paths)]
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
+
+
+@pytest.fixture(scope="session")
+def keras_3(folder):
+    saved("modern", folder / "m3.keras", folder / "m3.h5")
+    return folder / "m3.keras"
+
+
+@pytest.fixture(scope="session")
+def keras_2(folder):
+    saved("legacy", folder / "m2.h5", folder / "m2_saved_model")
+    return folder / "m2.h5"
+
+
+def taken(path, data, folder):
+    spec = DataSpec(path=data, scale=1 / 16)
+    return Intake.model_validate_json(door.take_in(str(path), spec.model_dump_json(), str(folder / "store"), "model"))
+
+
+def assert_agrees(intake, normalizations):
+    assert intake.model.graph is not None, intake.model.graph_refusal
+    arrays = np.load(intake.dataset.artifact.path)
+    graph = torch_graph.load(intake.model.graph.path)
+    with torch.no_grad():
+        got = graph(torch.from_numpy(arrays[f"test.x.{intake.model.inputs[0].name}"])).numpy()
+    np.testing.assert_allclose(got, arrays["test.reference.output"], atol=1e-5)
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in graph.modules()) == normalizations
+
+
+def test_a_keras_3_file_keeps_its_batch_normalization(keras_3, digits_npz, tmp_path):
+    assert detect_format(keras_3) is Format.KERAS
+    intake = taken(keras_3, digits_npz, tmp_path)
+    assert_agrees(intake, 2)
+    assert intake.model.inputs[0].shape == (-1, 8, 8, 1)
+    assert any("keras 3" in note for note in intake.model.notes)
+
+
+def test_a_keras_2_file_falls_back_on_its_own_loader_and_says_so(keras_2, digits_npz, tmp_path):
+    """DepthwiseConv2D(groups=1) of 2020-2023 is what today's loader refuses."""
+    intake = taken(keras_2, digits_npz, tmp_path)
+    assert_agrees(intake, 2)
+    assert any("the loader of Keras 2, since today's failed" in note for note in intake.model.notes)
+
+
+@pytest.mark.slow
+def test_a_keras_2_saved_model_with_optimizer_slots(keras_2, digits_npz, tmp_path):
+    folder = keras_2.parent / "m2_saved_model"
+    assert detect_format(folder) is Format.SAVED_MODEL
+    assert_agrees(taken(folder, digits_npz, tmp_path), 2)
+
+
+@pytest.mark.slow
+def test_a_keras_3_file_in_hdf5(keras_3, digits_npz, tmp_path):
+    assert_agrees(taken(keras_3.parent / "m3.h5", digits_npz, tmp_path), 2)
+
+
+def archive(path, config):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("metadata.json", "{}")
+        file.writestr("config.json", json.dumps(config))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ({"module": "keras.layers", "class_name": "Lambda", "config": {}}, "Lambda"),
+        ({"module": "os", "class_name": "system", "config": "true"}, r"os\.system"),
+        ({"module": "builtins", "class_name": "function", "config": "eval"}, "function"),
+        ({"module": "keras.utils", "class_name": "get_file", "config": {}}, r"keras\.utils"),
+        ({"module": "keras.src.utils.file_utils", "class_name": "get_file", "config": {}}, "file_utils"),
+        (
+            {"module": "keras.layers", "class_name": "StringLookup", "config": {"vocabulary": "/etc/passwd"}},
+            "StringLookup",
+        ),
+        ({"module": "kerasevil", "class_name": "Dense", "config": {}}, "kerasevil"),
+    ],
+)
+def test_a_layer_that_carries_code_is_refused(tmp_path, layer, words):
+    config = {"module": "keras", "class_name": "Sequential", "config": {"layers": [layer]}}
+    with pytest.raises(UntrustedModelError, match=words):
+        inspect_keras_file(archive(tmp_path / "m.keras", config))
+
+
+def test_an_hdf5_file_with_a_lambda_or_a_link_is_refused(tmp_path):
+    import h5py
+
+    config = {"class_name": "Sequential", "config": {"layers": [{"class_name": "Lambda", "config": {}}]}}
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(UntrustedModelError, match="Lambda"):
+        inspect_keras_file(tmp_path / "m.h5")
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file.attrs["model_config"] = "{}"
+        file["weights"] = h5py.ExternalLink("/etc/passwd", "/")
+    with pytest.raises(UntrustedModelError, match="link"):
+        inspect_keras_file(tmp_path / "link.h5")
+
+
+def test_weights_without_a_model_are_refused(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["weights"] = np.zeros(3)
+    with pytest.raises(InputError, match="no model"):
+        inspect_keras_file(tmp_path / "w.h5")
+
+
+def test_truncated_files_are_refused(tmp_path, keras_3):
+    for source in (keras_3, keras_3.parent / "m3.h5"):
+        content = source.read_bytes()
+        for part in (0.3, 0.7, 0.99):
+            path = tmp_path / source.name
+            path.write_bytes(content[: int(len(content) * part)])
+            with pytest.raises(InputError):
+                detect_format(path)
+                inspect_keras_file(path)
+
+
+HOSTILE = """
+import sys
+import tensorflow as tf
+class Model(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec((None, 8, 8, 1), tf.float32)])
+    def call(self, x):
+        y = tf.py_function(lambda v: v, [x], tf.float32)
+        return tf.reduce_sum(tf.ensure_shape(y, (None, 8, 8, 1)), [1, 2])
+class Reader(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec((None, 8, 8, 1), tf.float32)])
+    def call(self, x):
+        content = tf.strings.length(tf.io.read_file("/etc/passwd"))
+        return tf.reduce_sum(x, [1, 2]) + tf.cast(content, tf.float32)
+model = Model() if sys.argv[1] == "python" else Reader()
+tf.saved_model.save(model, sys.argv[2], signatures=model.call)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "words"), [("python", "EagerPyFunc"), ("file", "ReadFile")])
+def test_a_saved_model_that_reaches_outside_is_refused(tmp_path, digits_npz, kind, words):
+    command = [sys.executable, "-c", HOSTILE, kind, str(tmp_path / "m")]
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    with pytest.raises(UntrustedModelError, match=words):
+        door.check(str(tmp_path / "m"), DataSpec(path=digits_npz).model_dump_json())

@@ -1,0 +1,131 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from edgewright.artifact import Intake
+from edgewright.data import DataSpec
+from edgewright.errors import InputError, UnsupportedError
+from edgewright.intake import door, preflight, torch_graph
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+WEIGHT = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
+
+
+def network(shape=("n", 8, 8), opset=18, extra_output=False):
+    x = helper.make_tensor_value_info("image:0", TensorProto.FLOAT, list(shape))
+    y = helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)
+    nodes = [
+        helper.make_node("Flatten", ["image:0"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["scores"]),
+    ]
+    outputs = [y]
+    if extra_output:
+        nodes.append(helper.make_node("ArgMax", ["scores"], ["label"], axis=1, keepdims=0))
+        outputs.append(helper.make_tensor_value_info("label", TensorProto.INT64, None))
+    graph = helper.make_graph(nodes, "g", [x], outputs, [numpy_helper.from_array(WEIGHT, "weight")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def taken(path, spec, folder):
+    return Intake.model_validate_json(door.take_in(str(path), spec.model_dump_json(), str(folder), "model"))
+
+
+def refused(path, spec, words, kind=InputError):
+    with pytest.raises(kind, match=words) as error:
+        door.check(str(path), spec.model_dump_json())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("opset", [7, 11, 18, 22])
+def test_old_and_new_operator_sets(tmp_path, digits_npz, opset):
+    onnx.save(network(opset=opset), tmp_path / "m.onnx")
+    intake = taken(tmp_path / "m.onnx", DataSpec(path=digits_npz), tmp_path / "s")
+    arrays = np.load(intake.dataset.artifact.path)
+    got = torch_graph.load(intake.model.graph.path)(torch.from_numpy(arrays["test.x.image_0"]))
+    np.testing.assert_allclose(got.detach().numpy(), arrays["test.reference.scores"], rtol=1e-5, atol=1e-3)
+    assert intake.model.inputs[0].shape == (-1, 8, 8)
+
+
+def test_a_label_beside_the_scores_is_left_out_and_said_so(tmp_path, digits_npz):
+    onnx.save(network(extra_output=True), tmp_path / "m.onnx")
+    intake = taken(tmp_path / "m.onnx", DataSpec(path=digits_npz), tmp_path / "s")
+    assert [o.name for o in intake.model.outputs] == ["scores"]
+    assert any("label" in note for note in intake.model.notes)
+
+
+def test_free_sizes_are_asked_for_by_name(tmp_path, digits_npz):
+    onnx.save(network(("n", "height", "width")), tmp_path / "m.onnx")
+    refused(tmp_path / "m.onnx", DataSpec(path=digits_npz), r"axis 1 has a free size \(height\).*--shape image:0=1")
+    spec = DataSpec(path=digits_npz, shapes={"image:0": (1, 8, 8)})
+    assert taken(tmp_path / "m.onnx", spec, tmp_path / "s").model.graph is not None
+    refused(tmp_path / "m.onnx", DataSpec(path=digits_npz, shapes={"picture": (1, 8, 8)}), "no such input")
+
+
+def test_an_opset_older_than_seven_is_refused(tmp_path, digits_npz):
+    onnx.save(network(opset=6), tmp_path / "m.onnx")
+    refused(tmp_path / "m.onnx", DataSpec(path=digits_npz), "opset 6", UnsupportedError)
+
+
+def external(folder, location):
+    model = network()
+    (tensor,) = model.graph.initializer
+    data = tensor.raw_data
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("length", str(len(data)))):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    return folder / "m.onnx", data
+
+
+def test_external_data_is_brought_inside(tmp_path, digits_npz):
+    path, data = external(tmp_path, "weights.bin")
+    (tmp_path / "weights.bin").write_bytes(data)
+    intake = taken(path, DataSpec(path=digits_npz), tmp_path / "s")
+    np.testing.assert_array_equal(numpy_helper.to_array(onnx.load(intake.model.onnx.path).graph.initializer[0]), WEIGHT)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "sub/../../secret.bin", ""])
+def test_external_data_outside_the_folder_is_refused(tmp_path, digits_npz, location):
+    (tmp_path / "secret.bin").write_bytes(b"\0" * 4096)
+    inside = tmp_path / "model"
+    inside.mkdir()
+    path, _ = external(inside, location)
+    refused(path, DataSpec(path=digits_npz), "outside the model's folder")
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path, digits_npz):
+    (tmp_path / "secret.bin").write_bytes(b"\0" * 4096)
+    inside = tmp_path / "model"
+    inside.mkdir()
+    (inside / "weights.bin").symlink_to(tmp_path / "secret.bin")
+    path, _ = external(inside, "weights.bin")
+    refused(path, DataSpec(path=digits_npz), "outside the model's folder")
+
+
+def test_external_data_that_is_missing_or_short_is_refused(tmp_path, digits_npz):
+    path, data = external(tmp_path, "weights.bin")
+    refused(path, DataSpec(path=digits_npz), "missing")
+    (tmp_path / "weights.bin").write_bytes(data[:-1])
+    refused(path, DataSpec(path=digits_npz), "truncated")
+
+
+def test_a_model_cut_off_anywhere_is_an_input_error(tmp_path, digits_npz):
+    content = network().SerializeToString()
+    path = tmp_path / "m.onnx"
+    for end in range(0, len(content) - 1, 97):
+        path.write_bytes(content[:end])
+        with pytest.raises((InputError, UnsupportedError)):
+            door.check(str(path), DataSpec(path=digits_npz).model_dump_json())
+
+
+def test_a_damaged_model_does_not_take_this_process_with_it(tmp_path, digits_npz):
+    random, content = np.random.default_rng(0), bytearray(network().SerializeToString())
+    for position in random.integers(0, 200, 40):
+        content[position] = random.integers(0, 256)
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(InputError):
+        preflight(tmp_path / "m.onnx", DataSpec(path=digits_npz))
