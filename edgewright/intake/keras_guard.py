@@ -28,12 +28,11 @@ _MODULES = (
     "keras.metrics",
     "keras.dtype_policies",
     "keras.mixed_precision",
-    "keras",
 )
 # Layers that carry code of their own, or whose settings name a file or an address to read.
 _REFUSED_CLASSES = frozenset(
     {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "StringLookup", "IntegerLookup"}
-    | {"TextVectorization", "Hashing", "function", "__lambda__", "TFOpLambda_eval"}
+    | {"TextVectorization", "Hashing", "function", "__lambda__"}
 )
 _REFUSED_OPERATIONS = (
     "PyFunc",
@@ -68,15 +67,7 @@ def inspect_keras_file(path: Path) -> None:
             raise UntrustedModelError(
                 f"{path}: holds a {name}, which carries code or reads files; replace it and save again"
             )
-        if (
-            module is not None
-            and not str(module).startswith(tuple(f"{m}." for m in _MODULES))
-            and module not in _MODULES
-        ):
-            raise UntrustedModelError(
-                f"{path}: asks for {module}.{name}, which is outside Keras; nothing of it has run"
-            )
-        if str(module).startswith("keras.") and str(module).split(".")[1] in {"utils", "saving", "ops", "datasets"}:
+        if module not in {None, "keras"} and not f"{module}.".startswith(tuple(f"{m}." for m in _MODULES)):
             raise UntrustedModelError(f"{path}: asks for {module}.{name}, which is no layer; nothing of it has run")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import onnx
 
-__all__ = ["drop_unused", "has_trees", "needed_nodes", "rename_ends"]
+__all__ = ["drop_unused", "has_trees", "needed_nodes", "plain_name", "rename_ends"]
 
 _INVALID = re.compile(r"\W|^(?=\d)")
 
@@ -37,10 +37,15 @@ def drop_unused(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(constants)
 
 
+def plain_name(name: str) -> str:
+    """A name that every target takes for an identifier."""
+    return _INVALID.sub("_", name)
+
+
 def rename_ends(model: onnx.ModelProto, wanted: Mapping[str, str] | None = None) -> None:
     """Give inputs and outputs the ``wanted`` names, by default their own made fit for every target's identifiers."""
     ends = [*model.graph.input, *model.graph.output]
-    names = dict(wanted) if wanted is not None else {e.name: _INVALID.sub("_", e.name) for e in ends}
+    names = dict(wanted) if wanted is not None else {e.name: plain_name(e.name) for e in ends}
     for entry in [*ends, *model.graph.value_info, *model.graph.initializer]:
         entry.name = names.get(entry.name, entry.name)
     for node in model.graph.node:

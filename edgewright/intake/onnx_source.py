@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
-from edgewright.intake.onnx_nodes import drop_unused, has_trees, rename_ends
+from edgewright.intake.onnx_nodes import drop_unused, has_trees, plain_name, rename_ends
 from edgewright.intake.source import TensorSource
 from edgewright_runtime.manifest import TensorSpec
 
@@ -29,7 +29,7 @@ class OnnxSource(TensorSource):
         self.model = load_onnx(path)
         notes = _keep_scores(self.model, path)
         rename_ends(self.model)
-        inputs = _inputs(self.model, data.shapes, path)
+        inputs = _inputs(self.model, {plain_name(name): shape for name, shape in data.shapes.items()}, path)
         self.session = _session(self.model, path)
         super().__init__(inputs, _output(self.session, inputs, path), data)
         self.notes, self.float32_only = notes, has_trees(self.model)

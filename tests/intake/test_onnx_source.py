@@ -57,7 +57,7 @@ def test_a_label_beside_the_scores_is_left_out_and_said_so(tmp_path, digits_npz)
 
 def test_free_sizes_are_asked_for_by_name(tmp_path, digits_npz):
     onnx.save(network(("n", "height", "width")), tmp_path / "m.onnx")
-    refused(tmp_path / "m.onnx", DataSpec(path=digits_npz), r"axis 1 has a free size \(height\).*--shape image:0=1")
+    refused(tmp_path / "m.onnx", DataSpec(path=digits_npz), r"axis 1 has a free size \(height\).*--shape image_0=1")
     spec = DataSpec(path=digits_npz, shapes={"image:0": (1, 8, 8)})
     assert taken(tmp_path / "m.onnx", spec, tmp_path / "s").model.graph is not None
     refused(tmp_path / "m.onnx", DataSpec(path=digits_npz, shapes={"picture": (1, 8, 8)}), "no such input")
