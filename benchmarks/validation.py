@@ -118,7 +118,8 @@ def overhead(folder: Path) -> dict[str, float]:
     """The bench's loop against the runtime's own, interleaved in one process on the same session's model."""
     import onnxruntime
 
-    from edgewright_runtime import backends, bench
+    from edgewright_runtime import backends
+    from edgewright_runtime.bench_timing import time_block
 
     path = chain(folder / "overhead.onnx", LAYERS, "overhead")
     backend = backends.load(path, "onnx")
@@ -129,7 +130,7 @@ def overhead(folder: Path) -> dict[str, float]:
     block, ours, bare = 50, [], []
     for _ in range(200):
         began = time.perf_counter_ns()
-        bench._time_block(backend, [feeds], 0, block - 1)  # runs one more, untimed, first
+        time_block(backend, [feeds], 0, block - 1)  # runs one more, untimed, first
         between = time.perf_counter_ns()
         for _ in range(block):
             session.run(None, feeds)

@@ -15,7 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 from edgewright_runtime import bench
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
 from edgewright_runtime.errors import InputRejectedError
-from edgewright_runtime.manifest import TensorSpec
 
 FEATURES = 8
 
@@ -113,14 +112,6 @@ def test_missing_input_is_named(tmp_path: Path) -> None:
     write_arrays(rows, {"z": np.zeros((2, FEATURES), np.float32)})
     with pytest.raises(InputRejectedError, match=r"inputs \['x'\] are not among the rows' arrays \['z'\]"):
         bench.bench(BenchSpec("cold", (scaled(tmp_path / "m.onnx", 1.0),), str(rows)))
-
-
-def test_quantized_tensors_are_stored_and_read_by_their_scale() -> None:
-    spec = TensorSpec("x", (1, 4), "int8", 0.5, -3)
-    stored = bench._stored(spec, np.array([[-1000.0, 0.0, 0.74, 1000.0]]))
-    assert stored.dtype == np.int8
-    assert stored.tolist() == [[-128, -3, -2, 127]]
-    np.testing.assert_allclose(bench._real(spec, stored), [[-62.5, 0.0, 0.5, 65.0]])
 
 
 def test_arrays_keep_names_that_numpy_itself_uses(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""What the bench measures, and on which rows: the part of it that a workstation writes and a device reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgewright_runtime.backends import Backend, load
+from edgewright_runtime.encoding import quantize
+from edgewright_runtime.errors import InputRejectedError
+
+__all__ = [
+    "BenchModel",
+    "BenchSpec",
+    "load_model",
+    "read_arrays",
+    "single_rows",
+    "spec_json",
+    "spec_of",
+    "stored_feeds",
+    "write_arrays",
+]
+
+_PREFIX = "a."
+
+
+@dataclass(frozen=True)
+class BenchModel:
+    """One model file and the names its tensors go by in the rows, in the file's order."""
+
+    path: str
+    format: str
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchSpec:
+    """What to measure. ``rows`` is the file of `write_arrays`: (N, ...) by input name, in real units, never quantized.
+
+    ``warm`` takes at least ``min_runs`` runs of each model, ``min_rounds`` rounds and ``min_seconds``, spread over
+    ``epochs`` loads, and further epochs until the standard error of every ratio to the first model is below
+    ``precision``; after ``max_seconds`` no further epoch begins.
+    ``limit_mb`` bounds what the process may allocate beyond what it holds before the model is loaded, ``cores`` the
+    processors it may use.
+    """
+
+    task: str
+    models: tuple[BenchModel, ...]
+    rows: str
+    threads: int = 1
+    outputs: str = ""
+    min_runs: int = 60
+    min_rounds: int = 40
+    min_seconds: float = 1.0
+    epochs: int = 8
+    max_seconds: float = 5.0
+    precision: float = 0.006
+    limit_mb: float | None = None
+    cores: int | None = None
+    seed: int = 0
+
+
+def spec_json(spec: BenchSpec) -> str:
+    """A specification as the file that ``--spec`` reads."""
+    return json.dumps(asdict(spec))
+
+
+def spec_of(content: Mapping[str, Any]) -> BenchSpec:
+    """What `spec_json` wrote.
+
+    Raises:
+        InputRejectedError: a key that is not known.
+    """
+    known = {f.name for f in fields(BenchSpec)}
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise InputRejectedError(f"unknown keys {unknown} in the bench specification; known: {sorted(known)}")
+    models = tuple(
+        BenchModel(m["path"], m["format"], tuple(m.get("input_names", ())), tuple(m.get("output_names", ())))
+        for m in content["models"]
+    )
+    return BenchSpec(**{**content, "models": models})
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Arrays by name as an ``.npz``, whatever the names: a prefix keeps them apart from `numpy.savez`'s parameters."""
+    prefixed: Any = {_PREFIX + name: array for name, array in arrays.items()}
+    np.savez(path, **prefixed)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What `write_arrays` wrote."""
+    with np.load(path, allow_pickle=False) as archive:
+        return {name[len(_PREFIX) :]: archive[name] for name in archive.files}
+
+
+def load_model(model: BenchModel, threads: int) -> Backend:
+    """The model in its own runtime, its tensors under the names that the rows use."""
+    return load(
+        model.path,
+        model.format,
+        threads,
+        input_names=model.input_names or None,
+        output_names=model.output_names or None,
+    )
+
+
+def stored_feeds(backend: Backend, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows in real units as the model's input tensors store them, (N, ...) each.
+
+    Raises:
+        InputRejectedError: an input that no array has.
+    """
+    missing = [spec.name for spec in backend.inputs if spec.name not in rows]
+    if missing:
+        raise InputRejectedError(f"the model's inputs {missing} are not among the rows' arrays {sorted(rows)}")
+    return {spec.name: quantize(rows[spec.name], spec) for spec in backend.inputs}
+
+
+def single_rows(backend: Backend, rows: Mapping[str, np.ndarray], limit: int) -> list[dict[str, np.ndarray]]:
+    """Up to ``limit`` different rows, each as the feeds of one inference at the file's own batch (1 where free)."""
+    batch = max(1, *(spec.shape[0] if spec.shape else 1 for spec in backend.inputs))
+    few = {name: np.asarray(array[: limit * batch]) for name, array in rows.items()}
+    stored = stored_feeds(backend, few)
+    count = len(next(iter(stored.values()))) // batch
+    if count == 0:
+        raise InputRejectedError(f"the model takes {batch} rows at a time, fewer were given")
+    return [{name: a[i * batch : (i + 1) * batch].copy() for name, a in stored.items()} for i in range(count)]

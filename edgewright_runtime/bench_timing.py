@@ -1,0 +1,163 @@
+"""Latency: warm, in interleaved blocks over several loads; and without pause, for what heat does."""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgewright_runtime.backends import Backend
+from edgewright_runtime.bench_spec import BenchSpec, load_model, single_rows
+from edgewright_runtime.sensors import Sensors
+
+__all__ = ["sustained", "time_block", "warm"]
+
+_ROWS = 64  # different rows that the timing cycles through
+_BLOCK_NS = 4_000_000  # long enough that the switch from one model to the next does not show
+_MAX_BLOCK_RUNS = 200
+_WARM_UP_NS = 100_000_000  # stop warming up after this, stable or not
+_STABLE = 0.05  # two successive warm-up blocks within 5% of each other
+_WINDOWS = 10
+_KEPT_SAMPLES = 1000  # single latencies kept for the distribution plot
+
+
+def warm(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Epochs of interleaved blocks; each epoch loads every model anew, in a random order.
+
+    Where a model's weights happen to lie in memory moves its latency by some percent for as long as it is loaded.
+    One load of each would take that for a difference between the models; several loads show it as the noise it is.
+    """
+    chance = random.Random(spec.seed)  # noqa: S311 - an order is no secret
+    epochs: list[list[list[list[int]]]] = []
+    runtime, began = ("", ""), time.perf_counter()
+    gc.collect()
+    gc.disable()
+    try:
+        while not epochs or (time.perf_counter() - began < spec.max_seconds and not _precise(spec, epochs)):
+            loaded = _load_all(spec, rows, chance)
+            runtime = (loaded[0][0].name, loaded[0][0].version)
+            epochs.append(_interleaved(spec, loaded, chance))
+            del loaded
+            gc.collect()
+    finally:
+        gc.enable()
+    series = [_series([epoch[i] for epoch in epochs]) for i in range(len(spec.models))]
+    return {"runtime": runtime[0], "version": runtime[1], "series": series}
+
+
+def _precise(spec: BenchSpec, epochs: Sequence[Sequence[Sequence[Sequence[int]]]]) -> bool:
+    """Whether every ratio to the first model is known well enough; a busy machine needs more epochs for it.
+
+    What ends the measurement is how precise it is, never what it found, so no verdict is favoured.
+    """
+    if len(epochs) < max(2, spec.epochs):
+        return False
+    logs = np.log([[_low(np.asarray([_low(np.asarray(b)) for b in blocks])) for blocks in epoch] for epoch in epochs])
+    ratios = logs[:, 1:] - logs[:, :1]
+    if not ratios.size:
+        return True
+    return bool((ratios.std(axis=0, ddof=1) / np.sqrt(len(epochs))).max() <= spec.precision)
+
+
+def _low(taken: np.ndarray) -> float:
+    """The lower quartile: what disturbs a machine only ever adds time, so the median moves with it and this less."""
+    return float(np.percentile(taken, 25))
+
+
+_Loaded = tuple[Backend, list[dict[str, np.ndarray]], int]
+
+
+def _load_all(spec: BenchSpec, rows: Mapping[str, np.ndarray], chance: random.Random) -> list[_Loaded]:
+    """Every model with its feeds and the number of runs that fill a block, warmed up."""
+    order = list(range(len(spec.models)))
+    chance.shuffle(order)
+    loaded: dict[int, _Loaded] = {}
+    for i in order:
+        backend = load_model(spec.models[i], spec.threads)
+        feeds = single_rows(backend, rows, _ROWS)
+        loaded[i] = (backend, feeds, _warm_up(backend, feeds))
+    return [loaded[i] for i in range(len(spec.models))]
+
+
+def time_block(backend: Backend, feeds: Sequence[dict[str, np.ndarray]], start: int, runs: int) -> list[int]:
+    """Nanoseconds of each of ``runs`` inferences, cycling through ``feeds`` from ``start`` on."""
+    clock, run, count = time.perf_counter_ns, backend.run, len(feeds)
+    run(feeds[start % count])  # brings this model's weights back into the caches; not timed
+    taken = []
+    for i in range(start, start + runs):
+        feed = feeds[i % count]
+        began = clock()
+        run(feed)
+        taken.append(clock() - began)
+    return taken
+
+
+def _warm_up(backend: Backend, feeds: Sequence[dict[str, np.ndarray]]) -> int:
+    """Run until two blocks agree; the number of runs that fill a block."""
+    began = time.perf_counter_ns()
+    runs, previous = 1, 0.0
+    while True:
+        median = float(np.median(time_block(backend, feeds, 0, runs)))
+        stable = previous > 0 and abs(median - previous) <= _STABLE * previous
+        if (stable and runs > 1) or time.perf_counter_ns() - began > _WARM_UP_NS:
+            return int(min(_MAX_BLOCK_RUNS, max(1, _BLOCK_NS // max(median, 1.0))))
+        previous, runs = median, min(runs * 2, _MAX_BLOCK_RUNS)
+
+
+def _interleaved(spec: BenchSpec, loaded: Sequence[_Loaded], chance: random.Random) -> list[list[list[int]]]:
+    """One epoch's latencies, ns: ``[model][block][run]``; each round runs every model once, in a new random order."""
+    order = list(range(len(loaded)))
+    blocks: list[list[list[int]]] = [[] for _ in loaded]
+    began = time.perf_counter()
+    while True:
+        chance.shuffle(order)
+        rounds = len(blocks[0])
+        for i in order:
+            backend, feeds, runs = loaded[i]
+            blocks[i].append(time_block(backend, feeds, rounds * runs, runs))
+        rounds, seconds = rounds + 1, time.perf_counter() - began
+        least_runs = rounds * min(runs for _, _, runs in loaded)
+        if rounds * spec.epochs < spec.min_rounds or least_runs * spec.epochs < spec.min_runs:
+            continue
+        if seconds * spec.epochs >= spec.min_seconds:
+            return blocks
+
+
+def _series(epochs: Sequence[Sequence[Sequence[int]]]) -> dict[str, Any]:
+    every = np.concatenate([np.asarray(block, np.float64) for blocks in epochs for block in blocks]) / 1e6
+    p50, p90, p95, p99 = np.percentile(every, [50, 90, 95, 99])
+    step = max(1, len(every) // _KEPT_SAMPLES)
+    return {
+        "p50_ms": float(p50),
+        "p90_ms": float(p90),
+        "p95_ms": float(p95),
+        "p99_ms": float(p99),
+        "mean_ms": float(every.mean()),
+        "min_ms": float(every.min()),
+        "runs": len(every),
+        "block_ms": [[_low(np.asarray(block)) / 1e6 for block in blocks] for blocks in epochs],
+        "sample_ms": [round(float(v), 6) for v in every[::step][:_KEPT_SAMPLES]],
+    }
+
+
+def sustained(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """``min_seconds`` of inferences without pause; lower-quartile latency and sensors at the end of each window."""
+    backend = load_model(spec.models[0], spec.threads)
+    feeds = single_rows(backend, rows, _ROWS)
+    runs = _warm_up(backend, feeds)
+    windows, look = [], Sensors()
+    for _ in range(_WINDOWS):
+        ends, taken = time.perf_counter() + spec.min_seconds / _WINDOWS, list[int]()
+        while not taken or time.perf_counter() < ends:
+            taken += time_block(backend, feeds, len(taken), runs)
+        windows.append({"low_ms": _low(np.asarray(taken)) / 1e6, "runs": len(taken), **_heat(look)})
+    return {"runtime": backend.name, "version": backend.version, "windows": windows}
+
+
+def _heat(look: Sensors) -> dict[str, Any]:
+    temperature = look.read().temperature_c
+    return {} if temperature is None else {"temperature_c": temperature}
