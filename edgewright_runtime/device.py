@@ -118,6 +118,7 @@ class Device:
         self._level = 0
         self._healthy_windows = 0
         self._swap = threading.Lock()
+        self._retired: list[_Active] = []
         self.not_logged = 0
         self._give_up_on_trial()
         if self.installation.current() is None:
@@ -145,8 +146,9 @@ class Device:
     def tick(self) -> Tick:
         """One round of upkeep: judge, step, send, update."""
         errors: list[str] = []
+        self._settle_retired()
         issues = self._judge()
-        rolled_back = self._judge_trial(issues)
+        rolled_back = self._judge_trial(issues, errors)
         if rolled_back is None:
             self._step(issues, errors)
         sent = self._send(errors)
@@ -172,6 +174,7 @@ class Device:
 
     def close(self) -> None:
         """End the window and release everything."""
+        self._settle_retired()
         self.flush()
         for window in self.windows:
             self._log({"kind": "telemetry", **json.loads(window.to_line())})
@@ -199,7 +202,7 @@ class Device:
         elif window.latency.total or not self._active.watch.plan.enable_performance_tracking:
             self._healthy_windows += 1
 
-    def _judge_trial(self, issues: list[Issue]) -> str | None:
+    def _judge_trial(self, issues: list[Issue], errors: list[str]) -> str | None:
         """End the trial of a new release, well or by going back; the name of the release that was given up."""
         if self.installation.trial_starts() is None:
             return None
@@ -209,15 +212,23 @@ class Device:
                 self.installation.end_trial()
             return None
         given_up = self._active.model.release
-        self._go_back(f"{condemning.kind}: {condemning.value:.4g}, limit {condemning.limit:.4g}")
-        self._replace()
+        try:
+            self._go_back(f"{condemning.kind}: {condemning.value:.4g}, limit {condemning.limit:.4g}")
+            self._replace()
+        except EdgeRuntimeError as e:
+            errors.append(f"rollback: {e}")  # a model that does badly is better than none
+            return None
         return given_up
 
     def _give_up_on_trial(self) -> None:
         """A release that never lived long enough to be judged has ended its process each time."""
         starts = self.installation.count_trial_start()
-        if starts is not None and starts > self.settings.most_trial_starts:
+        if starts is None or starts <= self.settings.most_trial_starts:
+            return
+        try:
             self._go_back(f"it ended its process {starts - 1} times before it could be judged")
+        except RollbackError as e:
+            self._log({"kind": "rollback_failed", "reason": str(e)})
 
     def _go_back(self, reason: str) -> None:
         given_up = self.installation.current()
@@ -280,8 +291,14 @@ class Device:
         with self._swap:
             before, self._active = self._active, fresh
         self._healthy_windows = 0
-        before.monitor.flush()
-        before.lease.close()
+        self._retired.append(before)
+
+    def _settle_retired(self) -> None:
+        """Take the last figures of models that were replaced: an answer under way then was counted afterwards."""
+        for retired in self._retired:
+            retired.monitor.flush()
+            retired.lease.close()
+        self._retired.clear()
 
     def _opened(self) -> _Active:
         level = self.settings.levels[self._level]

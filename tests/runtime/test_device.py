@@ -3,20 +3,24 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgewright.deploy import publish
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
 from edgewright.profile import Budget
+from edgewright_runtime.confidence import calibrated
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, RollbackError, UnsuitableError
 from edgewright_runtime.golden import check_bundle
 from edgewright_runtime.installation import Installation
+from edgewright_runtime.predictor import Predictor
 from edgewright_runtime.sensors import Reading
 from edgewright_runtime.updater import Updater
 from edgewright_runtime.watch import Level, Limits
@@ -205,6 +209,45 @@ def test_model_over_its_budget_is_not_activated_and_not_tried_again(tmp_path: Pa
     with pytest.raises(RollbackError):
         Updater(repository, "stable", tmp_path / "device").update()
     assert Installation(tmp_path / "device").current().name == "stable.1"
+
+
+def test_eight_threads_answer_and_log_while_the_model_is_replaced(
+    tmp_path: Path, repository: str, newer_bundle: Bundle
+) -> None:
+    running = device(tmp_path, repository)
+    by_model: dict[str, dict[float, tuple[float, ...]]] = {"stable.1": {}, "stable.2": {}}
+    failures: list[Exception] = []
+
+    def ask(worker: int) -> None:
+        try:
+            for n in range(30):
+                tenure = worker + n / 100
+                answer = running.predict({**ROW, "tenure": tenure})
+                by_model[answer.model][tenure] = answer.scores
+        except Exception as e:
+            failures.append(e)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    publish(newer_bundle, repository, "stable", monitoring=EASY)
+    running.tick()
+    for thread in threads:
+        thread.join()
+    ask(8)
+    running.flush()
+    running.tick()
+
+    assert not failures
+    assert sum(len(answers) for answers in by_model.values()) == 270
+    assert len(by_model["stable.2"]) >= 30
+    assert len(logged(running, "prediction")) == 270
+    assert sum(window["predictions"] for window in logged(running, "telemetry")) == 270
+    for model, answers in by_model.items():
+        alone = Predictor(tmp_path / "device/releases" / model / "bundle")
+        for tenure, scores in answers.items():
+            expected = alone.predict({**ROW, "tenure": tenure}).scores
+            np.testing.assert_allclose(scores, calibrated(expected, alone.manifest.calibration)[0], atol=1e-6)
 
 
 def test_agent_answers_lines_and_keeps_what_it_logged(tmp_path: Path, repository: str) -> None:

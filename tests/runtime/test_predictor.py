@@ -170,7 +170,12 @@ def test_link_in_place_of_a_file_is_not_followed(copy: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("key", "value", "error", "message"),
     [
-        ("runtime", {"name": "onnxruntime", "minimum_version": "99.0"}, BackendUnavailableError, "at least 99.0"),
+        (
+            "runtime",
+            {"name": "onnxruntime", "minimum_version": "99.0", "accelerator": None},
+            BackendUnavailableError,
+            "at least 99.0",
+        ),
         (
             "inputs",
             [{"name": "x", "shape": [-1, 3], "dtype": "int8", "scale": 0.1, "zero_point": 0}],
