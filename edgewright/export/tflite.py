@@ -4,6 +4,7 @@ Schema: https://github.com/google-ai-edge/LiteRT, ``tflite/schema/schema.fbs``.
 """
 
 import re
+import struct
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,15 @@ def load(path: Path) -> Any:
     """The file as the schema's mutable ``ModelT``.
 
     Raises:
-        InputError: not a `.tflite` file.
+        InputError: not a `.tflite` file, or a damaged one.
     """
     content = path.read_bytes()
     if content[4:8] != _IDENTIFIER:
         raise InputError(f"{path}: not a .tflite file (no TFL3 at byte 4); was it cut off or renamed?")
-    return flatbuffer_utils.read_model_from_bytearray(content)
+    try:
+        return flatbuffer_utils.read_model_from_bytearray(content)
+    except (struct.error, ValueError, TypeError, IndexError, AttributeError) as e:
+        raise InputError(f"{path}: a truncated or damaged .tflite: {str(e).splitlines()[0]}") from e
 
 
 def save(model: Any, path: Path) -> None:

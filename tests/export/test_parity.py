@@ -77,7 +77,7 @@ def test_a_right_conversion_is_accepted_against_the_graph_too(digits):
     )
     right = digits.exported(Platform.ANDROID, Precision.FLOAT32).artifact
     declared = checked(changed, right, digits.dataset, Precision.FLOAT32)
-    assert declared.notes == ()
+    assert not [note for note in declared.notes if "differ" in note]
     assert [t.name for t in declared.outputs] == ["probabilities"]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from flatbuffers import encode, number_types
 from flatbuffers.table import Table
@@ -15,6 +16,7 @@ from torch import fx, nn
 from edgewright.artifact import Format, ImportedModel, ModelTask, Precision
 from edgewright.errors import UnsupportedError
 from edgewright.export import export, mlpackage, tflite
+from edgewright.export.gpu import gpu_report
 from edgewright.export.mil_evaluator import evaluate
 from edgewright.export.stored import describe
 from edgewright.intake import torch_graph
@@ -226,13 +228,13 @@ def test_ort_format_runs_and_names_its_operators(digits):
 
 
 def test_gpu_report_names_what_falls_back(digits, tmp_path):
-    from edgewright.export.gpu import gpu_report
-
-    path = digits.exported(Platform.ANDROID, Precision.FLOAT32).artifact.path
-    assert gpu_report(path) == ["GPU delegate: every operator can run there, by LiteRT's analyzer"]
-    model = tflite.load(path)
-    for tensor in model.subgraphs[0].tensors:
-        if tensor.name == b"image":
-            tensor.type = 4  # int64, which no GPU kernel takes
+    exported = digits.exported(Platform.ANDROID, Precision.FLOAT32)
+    assert exported.notes == ("GPU delegate: all 7 operators can run there",)
+    model = tflite.load(exported.artifact.path)
+    for code in model.operatorCodes:
+        if code.builtinCode == schema.BuiltinOperator.SOFTMAX:
+            code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.TOPK_V2
+    next(t for t in model.subgraphs[0].tensors if t.name == b"image").type = schema.TensorType.INT64
     tflite.save(model, tmp_path / "odd.tflite")
-    assert gpu_report(tmp_path / "odd.tflite")[0].startswith("GPU delegate: falls back to the CPU for: ")
+    found = gpu_report(tmp_path / "odd.tflite")
+    assert found == ["GPU delegate: 2 of 7 operators fall back to the CPU: RESHAPE on int64, TOPK_V2"]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgewright.errors import ConversionError, InputError
 from edgewright.export import mlpackage
 from edgewright.export.mil_evaluator import Evaluator
 from edgewright.export.mil_program import Operation, read_program
@@ -25,7 +26,10 @@ _NO_WEIGHT = {"int32", "int16", "uint16", "bool", "str"}
 
 def read(path: str, form: str) -> dict[str, Any]:
     """What a Core ML package stores."""
-    program = read_program(Path(path))
+    try:
+        program = read_program(Path(path))
+    except ConversionError as e:
+        raise InputError(f"damaged: {e}") from e
     tally = Tally()
     for operation in program.operations:
         if operation.kind == "const":
