@@ -43,7 +43,8 @@ def rounded_to(bits: int) -> Callable[[torch.Tensor], torch.Tensor]:
     def change(weight: torch.Tensor) -> torch.Tensor:
         scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / limit
         scale = scale.reshape(-1, *[1] * (weight.ndim - 1))
-        return torch.round(weight / scale) * scale
+        rounded: torch.Tensor = torch.round(weight / scale) * scale
+        return rounded
 
     return change
 
