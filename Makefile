@@ -4,7 +4,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
-.PHONY: setup test lint demo bench-pipeline bench-compression clean
+.PHONY: setup test lint demo clean conformance faults matrix \
+        bench-pipeline bench-compression bench-conversion bench-runtime bench-validation
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -34,9 +35,6 @@ bench-compression: setup
 # Benchmarks write JSON under benchmarks/results.
 bench-pipeline: setup
 	$(PY) benchmarks/pipeline.py
-
-bench-compression: setup
-	$(PY) benchmarks/compression.py
 
 bench-conversion: setup
 	$(PY) benchmarks/conversion.py
