@@ -151,7 +151,7 @@ def _lines(measured: Measurement, candidate: Evaluation, budget: Budget, drop_li
 def _emulated_line(found: Emulation) -> BudgetLine:
     failures = 1 if found.failure else 0
     return BudgetLine(
-        figure=f"failures on an emulated {found.core}",
+        figure=f"emulated {found.core}",
         limit=0,
         measured=failures,
         unit="failures",

@@ -140,6 +140,6 @@ def test_core_on_which_it_does_not_run_is_a_missed_limit() -> None:
     report = judge(evaluation(), evaluation(), SAME, NO_BUDGET, 1.0, found, ("a note",))
     assert not report.passed
     assert [line.sentence() for line in report.violations] == [
-        "failures on an emulated cortex-a53 1 failures misses its limit of 0 failures by 1"
+        "emulated cortex-a53 1 failures misses its limit of 0 failures by 1"
     ]
     assert report.notes == ("cortex-a53: the process was ended by SIGILL", "a note")
