@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from edgewright.cloud.commands import cloud_app
 from edgewright.errors import EdgewrightError, InputError, ProfileError
 from edgewright.profile import device_names, load_device
 from edgewright.progress import Event, progress
@@ -38,6 +39,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 profiles = typer.Typer(no_args_is_help=True, help="Device profiles and recipes.")
 app.add_typer(profiles, name="profiles")
 app.add_typer(target_app, name="target")
+app.add_typer(cloud_app, name="cloud")
 
 console = Console()
 errors = Console(stderr=True)

@@ -23,16 +23,22 @@ EXPERIMENT = "edgewright-monitoring"
 
 
 @flow(name="monitor", description="Device telemetry against the figures of validation.", result_serializer="json")
-def monitor(repository: str | None = None, channel: str = "stable", telemetry: Path | None = None) -> Health:
+def monitor(
+    repository: str | None = None,
+    channel: str = "stable",
+    telemetry: Path | None = None,
+    database: str | None = None,
+) -> Health:
     """Compute windows, find issues, show them in Prefect, and log the windows to MLflow where there are any.
 
     Args:
         repository: Release repository: a folder or any fsspec URL; .edgewright/releases if empty.
         channel: Channel whose current release is watched.
         telemetry: Folder of JSON-lines files that devices sent; .edgewright/telemetry if empty.
+        database: SQLAlchemy URL of the database of `edgewright cloud`, read instead of the folder.
     """
     promise = current_promise(repository or str(home() / "releases"), channel)
-    health = run(check_release, promise, telemetry or home() / "telemetry")
+    health = run(check_release, promise, telemetry or home() / "telemetry", database)
     if health.issues:
         rows = [issue.model_dump(mode="json") for issue in health.issues]
         create_table_artifact(key=f"issues-{channel}", table=rows, description="Issues in the field")

@@ -10,9 +10,9 @@ __all__ = ["check_release"]
 
 
 @step("Reading device telemetry")
-def check_release(promise: Promise, telemetry: Path) -> Health:
+def check_release(promise: Promise, telemetry: Path, database: str | None = None) -> Health:
     """Windows and issues of what devices reported, against the figures the release was validated with."""
     from edgewright import monitor
 
-    found = monitor.read_telemetry(telemetry if telemetry.exists() else [])
+    found = monitor.read_telemetry(database or (telemetry if telemetry.exists() else []))
     return monitor.check_health(found, promise.plan, promise.report)

@@ -13,6 +13,7 @@ import pytest
 from edgewright.cloud.database import Database
 from edgewright.deploy import publish
 from edgewright.errors import InputError
+from edgewright.monitor import read_telemetry
 from edgewright.package import Bundle
 from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.errors import RefusedError
@@ -128,6 +129,28 @@ def test_telemetry_that_was_synced_is_read_for_monitoring(serving: Serving, data
     assert [record.predictions for record in telemetry.records] == [30]
     assert telemetry.malformed == 1
     assert telemetry.first_fault.startswith("device board: ")
+
+
+def test_monitoring_reads_the_database_by_its_url(serving: Serving, database: Database, tmp_path: Path) -> None:
+    token = database.add_device("board")
+    outbox = Outbox(tmp_path / "o.db")
+    watched = Monitor(
+        lambda window: outbox.add({"kind": "telemetry", "time_s": 1.0, **json.loads(window.to_line())}),
+        Monitoring(),
+        device="board",
+        release="stable.1",
+        bundle="b",
+    )
+    watched.record(2.0)
+    watched.flush()
+    sync(outbox, client(serving(), token), {})
+
+    telemetry = read_telemetry(f"sqlite:///{tmp_path / 'cloud.db'}")
+
+    assert [record.release for record in telemetry.records] == ["stable.1"]
+    assert telemetry.malformed == 0
+    with pytest.raises(InputError, match="no such file"):
+        read_telemetry(str(tmp_path / "nowhere"))
 
 
 def test_without_its_token_a_device_is_refused(serving: Serving, database: Database) -> None:
