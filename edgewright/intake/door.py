@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgewright.artifact import Artifact, Dataset, Format, ImportedModel, Intake, ModelTask
 from edgewright.data import DataSpec
-from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.errors import ConversionError, EdgewrightError, InputError, UnsupportedError
 from edgewright.intake.formats import detect_format
 from edgewright.intake.source import Source, opened
 from edgewright.store import Store
@@ -27,14 +27,13 @@ _TIES = 0.01  # share of rows that may stand on the other side of a tree's float
 
 def check(model: str, data: str) -> None:
     """Load the model, read and encode the data, and forget both; raises what `edgewright.intake.preflight` says."""
-    opened(Path(model), detect_format(Path(model)), DataSpec.model_validate_json(data), checking=True)
+    _opened(Path(model), DataSpec.model_validate_json(data), checking=True)
 
 
 def take_in(model: str, data: str, store: str, name: str) -> str:
     """`edgewright.intake.take_in` with JSON in and out."""
     path, spec, place = Path(model), DataSpec.model_validate_json(data), Store(Path(store))
-    kind = detect_format(path)
-    source = opened(path, kind, spec)
+    source = _opened(path, spec, checking=False)
     exported = source.to_onnx(name)
     graph, refusal = _imported(exported)
     reference, predicted = source.answers()
@@ -54,7 +53,7 @@ def take_in(model: str, data: str, store: str, name: str) -> str:
 
             torch_graph.save(graph, graph_file)
         np.savez(data_file, **_arrays(source, reference, predicted))
-        origin = place.put(path, kind)
+        origin = place.put(path, detect_format(path))
         made = place.put(onnx_file, Format.ONNX, parent=origin.digest)
         inside = None if graph is None else place.put(graph_file, Format.TORCH_GRAPH, parent=made.digest)
         rows = place.put(data_file, Format.DATASET, parent=origin.digest)
@@ -68,6 +67,16 @@ def take_in(model: str, data: str, store: str, name: str) -> str:
             notes=source.samples.notes,
         ),
     ).model_dump_json()
+
+
+def _opened(path: Path, spec: DataSpec, *, checking: bool) -> Source:
+    try:
+        return opened(path, detect_format(path), spec, checking=checking)
+    except EdgewrightError:
+        raise
+    except Exception as e:  # what a damaged file makes a framework raise has no limit
+        said = (str(e).strip() or "no message").splitlines()[0][:200]
+        raise InputError(f"{path}: damaged, or not what it seems: {type(e).__name__}: {said}") from e
 
 
 def _imported(model: onnx.ModelProto) -> tuple[Any, str | None]:

@@ -22,7 +22,7 @@ from edgewright.intake.arrays import read_arrays
 from edgewright.intake.keras_guard import inspect_keras_file, inspect_saved_model
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["convert"]
+__all__ = ["convert", "load"]
 
 _OPSET = 18
 _ROWS_AT_ONCE = 256
@@ -51,7 +51,7 @@ def convert(path: str, kind: str, data: str, folder: str, legacy: bool, checking
     inspect = inspect_saved_model if kind == Format.SAVED_MODEL else inspect_keras_file
     inspect(source)
     try:
-        loaded = _load(source, Format(kind), spec, legacy=legacy)
+        loaded = load(source, Format(kind), spec, legacy=legacy)
     except (InputError, UnsupportedError):
         raise
     except Exception as e:  # TensorFlow's loaders raise whatever they meet
@@ -69,7 +69,8 @@ def convert(path: str, kind: str, data: str, folder: str, legacy: bool, checking
     }
 
 
-def _load(path: Path, kind: Format, spec: DataSpec, *, legacy: bool) -> Loaded:
+def load(path: Path, kind: Format, spec: DataSpec, *, legacy: bool) -> Loaded:
+    """The model, by Keras 3 and TensorFlow's own loader or, `legacy`, by that of Keras 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.simplefilter("ignore")
     if kind is Format.SAVED_MODEL:

@@ -19,9 +19,11 @@ from edgewright.intake.onnx_nodes import needed_nodes
 from edgewright.intake.operators import (
     attention,
     convolution,
+    dims,
     elementwise,
     indexing,
     kernels,
+    pooling,
     preprocessing,
     quantized,
     reduction,
@@ -34,6 +36,7 @@ __all__ = ["HANDLERS", "ML_HANDLERS", "import_onnx"]
 
 HANDLERS: dict[str, Callable[[Builder, Op], Result]] = {
     **convolution.HANDLERS,
+    **pooling.HANDLERS,
     **elementwise.HANDLERS,
     **shape.HANDLERS,
     **reduction.HANDLERS,
@@ -113,8 +116,8 @@ def _converted(builder: Builder, node: onnx.NodeProto, op: Op) -> Result:
     sizes_only = not any(isinstance(v, fx.Node) for v in op.inputs) and any(
         isinstance(v, np.ndarray) for v in op.inputs
     )
-    if sizes_only and op.kind in shape.HANDLERS_OF_DIMS:
-        return shape.dims_or_constant(shape.HANDLERS_OF_DIMS[op.kind](op))
+    if sizes_only and op.kind in dims.HANDLERS_OF_DIMS:
+        return shape.dims_or_constant(dims.HANDLERS_OF_DIMS[op.kind](op))
     table = _TABLES.get(node.domain, {})
     if op.kind not in table:
         raise refuse(op, "not known to the importer")

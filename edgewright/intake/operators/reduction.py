@@ -100,10 +100,13 @@ def cumulative_sum(b: Builder, op: Op) -> Result:
 
 
 def top_k(b: Builder, op: Op) -> Result:
-    """TopK; the lower index wins among equals."""
+    """TopK; the lower index wins among equal integers."""
     x = operand(op, 0)
     count = op.get("k") if op.opset < 10 else int(tensor(op, 1).reshape(-1)[0])
     axis, largest = op.get("axis", -1) % b.rank(x), bool(op.get("largest", 1))
+    if b.dtype(x).is_floating_point:
+        # The targets convert this one and no sort; among equal floats, which are rare, any may win.
+        return b.several(2, torch.topk, x, count, axis, largest, True)
     values, order = b.several(2, torch.sort, x, stable=True, dim=axis, descending=largest)
     index = (slice(None),) * axis + (slice(0, count),)
     import operator

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
 from torch.nn import functional
 
 from edgewright.intake.builder import Builder, Dims, Op, Operand, Result, Value, is_static, operand, refuse, tensor
 
-__all__ = ["HANDLERS", "HANDLERS_OF_DIMS", "axes_of", "dims_or_constant", "integers"]
+__all__ = ["HANDLERS", "axes_of", "dims_or_constant", "integers"]
 
 
 def integers(op: Op, index: int, attribute: str | None = None) -> list[Any] | None:
@@ -358,46 +357,6 @@ def _object(sizes: tuple[Any, ...]) -> Dims:
     array[:] = sizes
     return array
 
-
-def _dims(op: Op, index: int) -> Dims:
-    value = op.input(index)
-    if isinstance(value, fx.Node) or value is None:
-        raise refuse(op, "mixes sizes that depend on the batch with data")
-    if isinstance(value, torch.Tensor):
-        return value.numpy().astype(object)
-    return value
-
-
-def _dims_slice(op: Op) -> Any:
-    (start,), (end,) = integers(op, 1, "starts") or [0], integers(op, 2, "ends") or [0]
-    (step,) = integers(op, 4) or [1]
-    return _dims(op, 0)[slice(start, end, step)]
-
-
-def _dims_gather(op: Op) -> Any:
-    return np.take(_dims(op, 0), tensor(op, 1).numpy(), axis=op.get("axis", 0))
-
-
-def _dims_div(op: Op) -> Any:
-    return _dims(op, 0) // _dims(op, 1)
-
-
-HANDLERS_OF_DIMS: dict[str, Any] = {
-    "Identity": lambda op: _dims(op, 0),
-    "Cast": lambda op: _dims(op, 0),
-    "Gather": _dims_gather,
-    "Slice": _dims_slice,
-    "Concat": lambda op: np.concatenate([_dims(op, i) for i in range(len(op.inputs))]),
-    "Squeeze": lambda op: _dims(op, 0).reshape(()),
-    "Unsqueeze": lambda op: _dims(op, 0).reshape(1),
-    "Reshape": lambda op: _dims(op, 0).reshape(tensor(op, 1).tolist()),
-    "Add": lambda op: _dims(op, 0) + _dims(op, 1),
-    "Sub": lambda op: _dims(op, 0) - _dims(op, 1),
-    "Mul": lambda op: _dims(op, 0) * _dims(op, 1),
-    "Div": _dims_div,
-    "ReduceProd": lambda op: np.prod(_dims(op, 0), keepdims=bool(op.get("keepdims", 1))),
-}
-"""Arithmetic on sizes that depend on the batch: it leaves nothing in the graph."""
 
 HANDLERS = {
     "Shape": shape,
