@@ -45,7 +45,7 @@ def _kotlin(manifest: Manifest) -> tuple[str, str]:
     content = _filled(
         "android.kt",
         PREDICT=_template("android_table.kt") if table else _kotlin_arrays(manifest),
-        FIELDS=f"    private val labels = listOf({_quoted(_labels(manifest))})\n" if classifies else "",
+        FIELDS=f"    private val labels = listOf({_quoted(_labels(manifest), 'kotlin')})\n" if classifies else "",
         LABEL_FIELD="val label: String, " if classifies else "",
         OUTPUTS="\n".join(
             f'        answers["{o.name}"] = buffer({_ELEMENTS[o.dtype][4] * _row_size(o)})' for o in manifest.outputs
@@ -98,7 +98,7 @@ def _kotlin_meaning(manifest: Manifest) -> str:
 def _swift(manifest: Manifest) -> tuple[str, str]:
     classifies = manifest.task == "classification"
     table = bool(manifest.preprocessing.columns)
-    fields = f"    private let labels = [{_quoted(_labels(manifest))}]\n" if classifies else ""
+    fields = f"    private let labels = [{_quoted(_labels(manifest), 'swift')}]\n" if classifies else ""
     content = _filled(
         "ios.swift",
         PREDICT=_template("ios_table.swift") if table else _swift_arrays(manifest),
@@ -245,9 +245,18 @@ def _identifier(name: str) -> str:
     return plain if plain[:1].isalpha() else f"input_{plain}"
 
 
-def _quoted(words: tuple[str, ...]) -> str:
-    # A JSON string is a Swift and a Kotlin one, once interpolation is kept out.
-    return ", ".join(json.dumps(word, ensure_ascii=False).replace("$", "\\$") for word in words)
+def _quoted(words: tuple[str, ...], language: str) -> str:
+    return ", ".join(f'"{"".join(_escaped(c, language) for c in word)}"' for word in words)
+
+
+def _escaped(character: str, language: str) -> str:
+    if character in '"\\' or (
+        character == "$" and language == "kotlin"
+    ):  # Kotlin interpolates, Swift knows no such escape
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    return f"\\u{{{ord(character):x}}}" if language == "swift" else json.dumps(character)[1:-1]
 
 
 def _comment(text: str) -> str:

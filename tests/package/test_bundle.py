@@ -139,3 +139,17 @@ def test_snippet_names_what_the_model_needs(
         assert f'"{manifest.inputs[0].name}"' in text
     if kind == "table":
         assert all(column.name in text for column in COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("platform", "quoted"),
+    [("android", r'"a\"\$b", "c\\d", "e\u0007"'), ("ios", r'"a\"$b", "c\\d", "e\u{7}"')],
+)
+def test_labels_are_valid_literals_of_the_language(
+    tmp_path: Path, table_bundle: Bundle, platform: str, quoted: str
+) -> None:
+    manifest = read_bundle(table_bundle.artifact.path).manifest
+
+    text = write_snippet(tmp_path, replace(manifest, platform=platform, labels=('a"$b', "c\\d", "e\a"))).read_text()
+
+    assert quoted in text
