@@ -91,7 +91,7 @@ FULL = (
             bias_levels=7,
             training=Training(epochs=7, learning_rate=1e-3, augment=0.6, precision="bfloat16"),
         ),
-        (6e-8, 1.5e-8, 4.2e-9),
+        (1.5e-7, 3e-8, 5.5e-9),
         {"P": {"ratio": 12}, "P+Q": {"ratio": 33}, "P+Q+H": {"ratio": 39, "test_error_percent": 0.74}},
         ((13_059, 2.14), (48_588, 0.80)),
     ),
