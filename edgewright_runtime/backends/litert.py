@@ -52,6 +52,10 @@ class LiteRTBackend:
         check_feeds(self.inputs, feeds)
         if any(feeds[name].shape != self._allocated[name] for name, _ in self._in):
             self._resize(feeds)
+        return self.infer(feeds)
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One inference of feeds that fit; see `Backend.infer`."""
         for name, index in self._in:
             self._interpreter.set_tensor(index, feeds[name])
         try:

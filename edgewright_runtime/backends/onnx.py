@@ -57,6 +57,10 @@ class OnnxBackend:
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; see `Backend.run`."""
         check_feeds(self.inputs, feeds)
+        return self.infer(feeds)
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One inference of feeds that fit; see `Backend.infer`."""
         results = self._session.run(self._own_outputs, {own: feeds[name] for name, own in self._own_inputs})
         return {spec.name: result for spec, result in zip(self.outputs, results)}
 
