@@ -70,9 +70,8 @@ def main() -> None:
         power_cuts(Path(folder), _CONTROL_CUTS, chance, control, ignore_syncs=True)
         figures.control_lost = control.lost
     print(json.dumps(asdict(figures), indent=1))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(asdict(figures), indent=1) + "\n")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(asdict(figures), indent=1) + "\n")
     if not figures.control_lost:
         sys.exit("FAILED: the control lost nothing, so the simulation proves nothing")
     if figures.lost or figures.half or figures.server_count != figures.device_count:
@@ -84,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--power-cuts", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "faults.json")
     return parser
 
 
