@@ -230,22 +230,24 @@ class Device:
         except RollbackError as e:
             self._log({"kind": "rollback_failed", "reason": str(e)})
 
-    def _go_back(self, reason: str) -> None:
+    def _go_back(self, reason: str, *, take_again: bool = False) -> None:
         given_up = self.installation.current()
         with self.installation.exclusive():
-            self.installation.rollback()
+            self.installation.rollback(take_again=take_again)
         if given_up is not None:
             self._log({"kind": "rollback", "release": given_up.name, "reason": reason})
 
     def _opened_or_before(self) -> _Active:
-        """The current model; the one before it where the current one's files are damaged."""
+        """The current model; where its files are damaged the one before it, or the same one fetched again."""
         try:
             return self._opened()
         except IntegrityError as e:
             try:
-                self._go_back(str(e))
+                self._go_back(str(e), take_again=True)
             except RollbackError:
-                raise e from None
+                if self.settings.repository is None:
+                    raise e from None
+                Updater(self.settings.repository, self.settings.channel, self.settings.root).update(repair=True)
             return self._opened()
 
     def _step(self, issues: list[Issue], errors: list[str]) -> None:

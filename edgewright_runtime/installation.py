@@ -127,8 +127,10 @@ class Installation:
         self._raise_highest(release)
         return self.installed(name)
 
-    def rollback(self) -> Installed:
-        """Return to the release before the current one, without network; the current one is not taken again.
+    def rollback(self, *, take_again: bool = False) -> Installed:
+        """Return to the release before the current one, without network.
+
+        The current one is not taken again, unless ``take_again``: where its files were damaged, not its model bad.
 
         Raises:
             RollbackError: there is none, or it is damaged.
@@ -140,7 +142,8 @@ class Installation:
             target = self.installed(now.previous)
         except IntegrityError as e:
             raise RollbackError(f"the earlier release {now.previous} cannot be used: {e}") from e
-        self.refuse(now.name, "rolled back on this device")
+        if not take_again:
+            self.refuse(now.name, "rolled back on this device")
         self._point_to(target.name)
         return target
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from edgewright_runtime.bundle import check_file, open_bundle
+from edgewright_runtime.bundle import check_file, file_digest, open_bundle
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError
 from edgewright_runtime.golden import check_bundle_in_child
-from edgewright_runtime.installation import Installation, Installed, sync_folder
+from edgewright_runtime.installation import Installation, Installed, discard, sync_folder
 from edgewright_runtime.manifest import MANIFEST_NAME, FileEntry
 from edgewright_runtime.patch import MAX_PATCHED_BYTES, apply_patch
 from edgewright_runtime.registry import Registry
@@ -72,11 +72,14 @@ class Updater:
         self._patched: list[str] = []
         self._patch_failures: list[str] = []
 
-    def update(self, *, ignore_cohort: bool = False, beside: bool = False, quota_bytes: int = 0) -> Outcome:
+    def update(
+        self, *, ignore_cohort: bool = False, beside: bool = False, repair: bool = False, quota_bytes: int = 0
+    ) -> Outcome:
         """Install the channel's current release, if it is new and for this device.
 
         ``beside`` keeps it among the installed models without making it the current one. Older releases are deleted
-        until all bundles take at most ``quota_bytes``.
+        until all bundles take at most ``quota_bytes``. ``repair`` checks the current release too, and fetches its
+        bundle again if a file of it is damaged.
 
         Nothing that was installed is touched before the new release has passed every check.
 
@@ -90,7 +93,7 @@ class Updater:
             before = self._installation.current()
             release, content = self._latest_release()
             name = f"{release.channel}.{release.version}"
-            if before is not None and before.name == name:
+            if before is not None and before.name == name and not repair:
                 return Outcome("current", before)
             if beside and name in self._installation.names():
                 return Outcome("current", self._installation.installed(name))
@@ -117,6 +120,8 @@ class Updater:
     def _fetch_bundle(self, release: ReleaseDocument) -> None:
         """Put a complete, checked and tried bundle in place; what an earlier attempt left is used."""
         target = self._installation.bundle_folder(release.manifest.sha256)
+        if target.exists() and not _is_sound(target, release):
+            discard(target)
         if not target.exists():
             staged = self._installation.staging / release.manifest.sha256
             self._keep_only(staged)
@@ -133,8 +138,6 @@ class Updater:
             staged.replace(target)
             sync_folder(target.parent)
         else:
-            check_manifest((target / MANIFEST_NAME).read_bytes(), release)
-            open_bundle(target)
             self._try(target, release)
 
     def _try(self, folder: Path, release: ReleaseDocument) -> None:
@@ -210,6 +213,14 @@ class Updater:
         for block in blocks:
             self._downloaded_bytes += len(block)
             yield block
+
+
+def _is_sound(folder: Path, release: ReleaseDocument) -> bool:
+    try:
+        open_bundle(folder)
+    except IntegrityError:
+        return False
+    return file_digest(folder / MANIFEST_NAME) == release.manifest.sha256
 
 
 def _is(path: Path, entry: FileEntry) -> bool:

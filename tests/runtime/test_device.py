@@ -17,7 +17,13 @@ from edgewright.package import Bundle
 from edgewright.profile import Budget
 from edgewright_runtime.confidence import calibrated
 from edgewright_runtime.device import Device, Settings
-from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, RollbackError, UnsuitableError
+from edgewright_runtime.errors import (
+    EdgeRuntimeError,
+    InputRejectedError,
+    IntegrityError,
+    RollbackError,
+    UnsuitableError,
+)
 from edgewright_runtime.golden import check_bundle
 from edgewright_runtime.installation import Installation
 from edgewright_runtime.predictor import Predictor
@@ -158,10 +164,21 @@ def test_damaged_current_model_makes_room_for_the_one_before(
     Updater(repository, "stable", tmp_path / "device").update()
     (tmp_path / "device/current/bundle/churn.onnx").write_bytes(b"rotten")
 
-    running = device(tmp_path, None)
+    running = device(tmp_path, repository)
 
     assert running.predict(ROW).model == "stable.1"
     assert "churn.onnx" in logged(running, "rollback")[0]["reason"]
+    assert running.tick().installed == "stable.2", "damage is not the release's fault"
+    assert running.predict(ROW).model == "stable.2"
+
+
+def test_damaged_only_model_is_fetched_again(tmp_path: Path, repository: str) -> None:
+    device(tmp_path, repository).close()
+    (tmp_path / "device/current/bundle/churn.onnx").write_bytes(b"rotten")
+
+    with pytest.raises(IntegrityError, match=r"churn\.onnx"):
+        device(tmp_path, None)
+    assert device(tmp_path, repository).predict(ROW).model == "stable.1"
 
 
 def test_heat_steps_down_to_a_smaller_model_and_cool_air_back_up(tmp_path: Path) -> None:
