@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.errors import UntrustedModelError
+from edgewright.errors import InputError, UntrustedModelError
 from edgewright.intake.pt2_guard import inspect_program
 
 
@@ -81,6 +81,18 @@ def test_python_in_a_size_is_refused(tmp_path, digits_pt2, source):
     path = changed(digits_pt2, tmp_path / "m.pt2", "models/model.json", poison)
     with pytest.raises(UntrustedModelError, match="no arithmetic"):
         inspect_program(path)
+
+
+def test_a_flipped_bit_in_the_weights_is_found(tmp_path, digits_pt2):
+    with zipfile.ZipFile(digits_pt2) as archive:
+        entry = next(e for e in archive.infolist() if e.filename.endswith("weights/weight_0"))
+        weights = archive.read(entry)
+    content = bytearray(digits_pt2.read_bytes())
+    position = content.find(weights, entry.header_offset)
+    content[position + 3] ^= 1
+    (tmp_path / "m.pt2").write_bytes(content)
+    with pytest.raises(InputError, match="check sum"):
+        inspect_program(tmp_path / "m.pt2")
 
 
 def test_compiled_code_is_refused(tmp_path, digits_pt2):

