@@ -82,14 +82,14 @@ FULL = (
         "lenet_5_caffe.pt2",
         lenet_5,
         Prune(
-            sparsity=0.9908,
+            sparsity=0.988,
             ramp=0.6,
-            training=Training(epochs=14, learning_rate=2e-3, augment=0.6, precision="bfloat16"),
+            training=Training(epochs=28, learning_rate=2e-3, augment=0.6, precision="bfloat16"),
         ),
         TrainQuantization(
-            levels=2,
+            levels=3,
             bias_levels=7,
-            training=Training(epochs=7, learning_rate=1e-3, augment=0.6, precision="bfloat16"),
+            training=Training(epochs=16, learning_rate=1e-3, augment=0.6, precision="bfloat16"),
         ),
         (1.5e-7, 3e-8, 5.5e-9),
         {"P": {"ratio": 12}, "P+Q": {"ratio": 33}, "P+Q+H": {"ratio": 39, "test_error_percent": 0.74}},
