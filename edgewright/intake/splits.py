@@ -1,4 +1,4 @@
-"""Which rows are for calibration, validation and test; decided by the seed alone. No ML framework is imported here."""
+"""Which rows train, calibrate, validate and test; decided by the seed alone. No ML framework is imported here."""
 
 from dataclasses import dataclass
 from typing import Any

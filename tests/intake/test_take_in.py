@@ -95,9 +95,13 @@ def test_splits_are_disjoint_stratified_and_depend_on_the_seed_alone(digits_pt2,
     assert first.model.graph.digest == again.model.graph.digest
     assert first.model.onnx.digest == again.model.onnx.digest
     arrays = np.load(first.dataset.artifact.path)
-    rows = {s: {x.tobytes() for x in arrays[f"{s}.x.input"]} for s in ("calibration", "validation", "test")}
-    assert not rows["calibration"] & rows["test"]
+    splits = ("train", "calibration", "validation", "test")
+    rows = {s: {x.tobytes() for x in arrays[f"{s}.x.input"]} for s in splits}
+    assert rows["calibration"] <= rows["train"]
+    assert not rows["train"] & rows["test"]
+    assert not rows["train"] & rows["validation"]
     assert not rows["validation"] & rows["test"]
+    assert sum(len(arrays[f"{s}.y"]) for s in splits if s != "calibration") == 1797
     shares = np.bincount(arrays["test.y"]) / len(arrays["test.y"])
     assert shares.min() > 0.08
     other = read_arrays(DataSpec(path=digits_npz, seed=1), first.model.inputs)
@@ -112,7 +116,7 @@ def test_explicit_test_arrays_stay_the_test_split(digits_npz, tmp_path):
     )
     samples = read_arrays(DataSpec(path=path), (TensorSpec("input", (-1, 1, 8, 8), "float32"),))
     np.testing.assert_array_equal(samples.y[samples.rows.test], whole["y"][1500:])
-    assert max(samples.rows.calibration.max(), samples.rows.validation.max()) < 1500
+    assert max(samples.rows.train.max(), samples.rows.validation.max()) < 1500
 
 
 TABLE = """id,colour,size,price,label
