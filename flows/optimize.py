@@ -11,6 +11,7 @@ from edgewright.profile import DeviceProfile
 from edgewright.recipe import AnyTechnique, Quantize, Recipe
 from edgewright.result import Optimization, Refusal, Step
 from edgewright.validate.machine import machine
+from edgewright.validate.requirements import unmet
 from tasks import optimize as steps
 from tasks.caching import run
 from tasks.intake import take_in
@@ -24,7 +25,7 @@ def optimize(model: Path, data: DataSpec, device: DeviceProfile, recipe: Recipe)
     """Every technique is exported and judged on the validation rows; the test rows are not looked at here."""
     taken = run(take_in, model, data)
     imported, dataset, precision = taken.model, taken.dataset, Precision.FLOAT32
-    baseline = _required(run(steps.export, imported, dataset, device, precision))
+    baseline = _required(run(steps.export, imported, dataset, device, precision), device)
     kept, done = baseline, list[Step]()
     for technique in recipe.techniques:
         made = _apply(imported, dataset, device, precision, technique)
@@ -71,9 +72,12 @@ def _judge(
     return verdict.useful, verdict.cause
 
 
-def _required(exported: Exported | Refusal) -> Exported:
+def _required(exported: Exported | Refusal, device: DeviceProfile) -> Exported:
+    """The float32 export; what the device cannot run is found before anything is measured."""
     if isinstance(exported, Refusal):
         raise UnsupportedError(exported.reason)
+    if missing := unmet(exported, device):
+        raise UnsupportedError("; ".join(missing))
     return exported
 
 
