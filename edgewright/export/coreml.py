@@ -103,13 +103,14 @@ def _stored_without_loss(model: Any) -> Any:
     palettes: list[str] = []
     sparse: list[str] = []
     for name, weight in weights.items():
-        bits = next((n for n in _PALETTE_BITS if weight.unique_values <= 2**n), None)
+        # One value alone needs no palette, and coremltools writes none for it.
+        bits = next((n for n in _PALETTE_BITS if 2 <= weight.unique_values <= 2**n), None)
         of_sparse = (1 - weight.sparsity) + 1 / (8 * weight.val.dtype.itemsize)
         of_palette = bits / (8 * weight.val.dtype.itemsize) + 2**bits / weight.val.size if bits else 1.0
         if min(of_sparse, of_palette) < _WORTH_A_DECODER:
             (palettes if of_palette <= of_sparse else sparse).append(name)
     if palettes:
-        by_palette = compression.OpPalettizerConfig(mode="unique", weight_threshold=0)
+        by_palette = compression.OpPalettizerConfig(mode="custom", lut_function=_palette_of, weight_threshold=0)
         config = compression.OptimizationConfig(op_name_configs=dict.fromkeys(palettes, by_palette))
         model = compression.palettize_weights(model, config)
     if sparse:
@@ -119,6 +120,16 @@ def _stored_without_loss(model: Any) -> Any:
         config = compression.OptimizationConfig(op_name_configs=dict.fromkeys(sparse, by_mask))
         model = compression.prune_weights(model, config)
     return model
+
+
+def _palette_of(weight: Any) -> tuple[Any, Any]:
+    """The values of a weight, padded to a size that iOS 16's look-up tables have, and the index of each element."""
+    import numpy as np
+
+    values, indices = np.unique(weight, return_inverse=True)
+    bits = next(n for n in _PALETTE_BITS if len(values) <= 2**n)
+    palette = np.pad(values, (0, 2**bits - len(values)), mode="edge")
+    return palette, indices.reshape(weight.shape).astype(np.uint8)
 
 
 def _coremltools() -> Any:

@@ -41,7 +41,7 @@ def strip(model: onnx.ModelProto) -> None:
     model.producer_name, model.producer_version = "", ""
     del model.metadata_props[:]
     _strip_graph(model.graph)
-    used = {"", *_domains(model.graph), *(n.domain for f in model.functions for n in f.node)}
+    used = {"", "ai.onnx", *_domains(model.graph), *(n.domain for f in model.functions for n in f.node)}
     kept = sorted((o.domain, o.version) for o in model.opset_import if o.domain in used)
     del model.opset_import[:]
     model.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in kept)

@@ -18,6 +18,7 @@ from edgewright.export.refusal import unsupported_precision
 
 __all__ = ["convert", "optimize", "quantize", "quantize_dynamically", "to_float16", "to_ort"]
 
+_QUANTIZED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _OPSET = 18  # the oldest that torch's exporter writes by itself, so the oldest runtimes can load it
 # onnxruntime.quantization.quantize_static's own documentation ("Choosing parameters for CPU inference"): unsigned
 # activations on x86, whose dot product multiplies u8 by s8; signed and symmetric ones on Arm, whose kernels
@@ -72,19 +73,25 @@ def quantize(source: str, name: str, dataset: str, instruction_set: str, path: s
     Raises:
         UnsupportedError: no operator was quantized.
     """
+    if not any(node.op_type in _QUANTIZED for node in onnx_file.load(Path(source)).graph.node):
+        raise unsupported_precision(name, Precision.INT8, "it holds no convolution or dense layer to quantize")
     prepared = Path(path).with_suffix(".prepared.onnx")
     quant_pre_process(source, str(prepared), skip_symbolic_shape=True)
     activations = _ACTIVATIONS[instruction_set]
-    quantize_static(
-        str(prepared),
-        path,
-        _Rows(Path(dataset), [spec["name"] for spec in onnx_file.tensors(source)["inputs"]]),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=activations,
-        weight_type=QuantType.QInt8,
-        extra_options={"ActivationSymmetric": activations is QuantType.QInt8, "WeightSymmetric": True},
-    )
+    rows, names = Path(dataset), [spec["name"] for spec in onnx_file.tensors(source)["inputs"]]
+    choices = {
+        "quant_format": QuantFormat.QDQ,
+        "per_channel": True,
+        "activation_type": activations,
+        "weight_type": QuantType.QInt8,
+    }
+    extra = {"ActivationSymmetric": activations is QuantType.QInt8, "WeightSymmetric": True}
+    try:
+        quantize_static(str(prepared), path, _Rows(rows, names), extra_options=extra, **choices)
+    except ValueError:
+        # ONNX Runtime 1.32 compares a vector of scales as one number when it widens scales for a dense layer's bias.
+        extra["QDQDisableWeightAdjustForInt32Bias"] = True
+        quantize_static(str(prepared), path, _Rows(rows, names), extra_options=extra, **choices)
     prepared.unlink()
     model = onnx_file.load(Path(path))
     if not any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1 for t in model.graph.initializer):

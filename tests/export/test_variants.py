@@ -106,13 +106,14 @@ def test_metadata_holds_labels_and_normalization(digits, precision):
 
 @pytest.fixture(scope="module")
 def shared_weights(tmp_path_factory) -> tuple[ImportedModel, Store, nn.Sequential]:
-    """One layer of 16 shared values, one of which three quarters are zero."""
+    """One layer of 11 shared values, and one of which three quarters are zero."""
     folder = tmp_path_factory.mktemp("shared")
     store = Store(folder / "store")
     torch.manual_seed(2)
     source = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)).eval()
     with torch.no_grad():
-        source[0].weight.copy_(torch.linspace(-0.5, 0.5, 16)[torch.randint(16, (64, 64))])
+        # 11 values: not a size that a look-up table has, so it is padded to 16
+        source[0].weight.copy_(torch.linspace(-0.5, 0.5, 11)[torch.randint(11, (64, 64))])
         source[2].weight.mul_((torch.rand(32, 64) > 0.75).float())
     torch_graph.save(fx.symbolic_trace(source), folder / "shared.graph")
     graph = store.put(folder / "shared.graph", Format.TORCH_GRAPH, parent="its own")
