@@ -138,6 +138,7 @@ class Updater:
             staged.replace(target)
             sync_folder(target.parent)
         else:
+            check_manifest((target / MANIFEST_NAME).read_bytes(), release)
             self._try(target, release)
 
     def _try(self, folder: Path, release: ReleaseDocument) -> None:
