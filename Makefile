@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
-.PHONY: setup test lint demo clean conformance faults matrix \
+.PHONY: setup test test-slow lint demo clean conformance faults matrix \
         bench-pipeline bench-compression bench-conversion bench-runtime bench-validation
 .DEFAULT_GOAL := setup
 
@@ -18,7 +18,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt overrides.txt
 	touch $@
 
 test: setup
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
+
+# What takes minutes: legacy loaders, emulated cores, and the figures of the importer against those on record.
+test-slow: setup
+	$(PY) -m pytest -n 2 --dist loadfile -m slow
+	$(PY) benchmarks/conformance.py --check
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -23,7 +23,7 @@ from edgewright.errors import EdgewrightError, InputError, ProfileError
 from edgewright.profile import device_names, load_device
 from edgewright.progress import Event, progress
 from edgewright.recipe import load_recipe, recipe_names
-from edgewright.request import DEFAULT_RECIPE, resolve
+from edgewright.request import DEFAULT_RECIPE, parse_shape, resolve
 from edgewright.result import STAGES
 from edgewright.store import home, replace_file
 from edgewright.table import comparison_table, explanation, results_table
@@ -31,6 +31,10 @@ from edgewright.validate.commands import target_app
 
 __all__ = ["app", "configure_orchestration", "main", "steps_shown"]
 
+MODEL_HELP = (
+    "A trained model: .pt2, .pkl, .joblib, .skops, .onnx, .keras, .h5, a SavedModel folder, "
+    "or a .yaml that names a PyTorch factory and its weights."
+)
 EXIT_FAILED = 1
 EXIT_OVER_BUDGET = 2
 EXIT_INTERRUPTED = 130
@@ -47,7 +51,7 @@ errors = Console(stderr=True)
 
 @app.command()
 def deploy(
-    model: Annotated[Path, typer.Argument(help="A trained model: .pt2, .pkl, .joblib, .skops, .onnx.")],
+    model: Annotated[Path, typer.Argument(help=MODEL_HELP)],
     data: Annotated[Path, typer.Option(help="Real data: .csv, .parquet, .npz, or a .yaml that describes one.")],
     target: Annotated[str | None, typer.Option(help="The column with the true answers.")] = None,
     device: Annotated[str | None, typer.Option(help="A device profile: a name, or your own .yaml.")] = None,
@@ -61,6 +65,7 @@ def deploy(
     max_accuracy_drop: Annotated[float | None, typer.Option(help="Limit of the loss, percentage points.")] = None,
     repository: Annotated[str | None, typer.Option(help="Release repository: a folder or any fsspec URL.")] = None,
     channel: Annotated[str, typer.Option(help="Release channel.")] = "stable",
+    shape: Annotated[list[str] | None, typer.Option(help="Sizes of an ONNX input's free axes: name=1,3,224.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole result to this file.")] = None,
 ) -> None:
     """Optimize, validate, package, release and monitor one model on one platform."""
@@ -75,6 +80,7 @@ def deploy(
         "max_memory_mb": max_memory_mb,
         "max_size_mb": max_size_mb,
         "max_accuracy_drop": max_accuracy_drop,
+        "shapes": dict(parse_shape(text) for text in shape or ()),
     }
     from edgewright.intake import preflight
 

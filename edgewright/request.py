@@ -1,5 +1,6 @@
 """What a user asks for, checked as a whole before any work starts. No ML framework is imported here."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgewright.artifact import Value
@@ -8,7 +9,7 @@ from edgewright.errors import InputError, ProfileError
 from edgewright.profile import Budget, DeviceProfile, Platform, load_device
 from edgewright.recipe import Recipe, load_recipe
 
-__all__ = ["DEFAULT_RECIPE", "DeploymentRequest", "resolve"]
+__all__ = ["DEFAULT_RECIPE", "DeploymentRequest", "parse_shape", "resolve"]
 
 DEFAULT_RECIPE = "int8"
 
@@ -35,6 +36,7 @@ def resolve(
     max_memory_mb: float | None = None,
     max_size_mb: float | None = None,
     max_accuracy_drop: float | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> DeploymentRequest:
     """Look up the device and the recipe, and merge the budget: a limit given here replaces the device's own.
 
@@ -56,10 +58,13 @@ def resolve(
     for path, what in ((model, "model"), (data, "data")):
         if not path.exists():
             raise InputError(f"{what} {path}: no such file")
+    spec = load_data_spec(data.absolute(), target)
+    if shapes:
+        spec = spec.model_copy(update={"shapes": {name: tuple(sizes) for name, sizes in shapes.items()}})
     limits = {**profile.budget.model_dump(), **{k: v for k, v in given.items() if v is not None}}
     return DeploymentRequest(
         model=model.absolute(),
-        data=load_data_spec(data.absolute(), target),
+        data=spec,
         device=profile,
         recipe=load_recipe(recipe),
         budget=Budget.model_validate(limits),
@@ -75,3 +80,19 @@ def _device(platform: str | None, device: str | None) -> DeviceProfile:
     if platform is not None and profile.platform != platform:
         raise ProfileError(f"device '{profile.name}' is {profile.platform}, not {platform}; leave --platform out")
     return profile
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """``"image=1,3,224,224"`` as a name and its sizes.
+
+    Raises:
+        InputError: anything else.
+    """
+    name, _, sizes = text.partition("=")
+    try:
+        shape = tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        shape = ()
+    if not name or not shape or min(shape) < 1:
+        raise InputError(f"--shape {text}: expected the input's name and its sizes, such as image=1,3,224,224")
+    return name, shape

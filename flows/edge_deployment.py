@@ -56,6 +56,7 @@ def edge_deployment(
     max_memory_mb: Limit = None,
     max_size_mb: Limit = None,
     max_accuracy_drop: Limit = None,
+    shapes: dict[str, list[int]] | None = None,
     repository: str | None = None,
     channel: str = "stable",
     enable_performance_tracking: bool = True,
@@ -64,7 +65,7 @@ def edge_deployment(
     """Run the five stages; a failing one ends the run, and the state carries the result up to there.
 
     Args:
-        model: A trained model: .pt2, .pkl, .joblib, .skops or .onnx.
+        model: A trained model: .pt2, .pkl, .joblib, .skops, .onnx, .keras, .h5, SavedModel, or a factory's .yaml.
         data: Real data: .csv, .parquet, .npz, or a .yaml that describes one.
         target: The column with the true answers.
         platform: Deploy to that platform's generic device.
@@ -74,6 +75,7 @@ def edge_deployment(
         max_memory_mb: Limit of the memory that loading and running the model adds, MB.
         max_size_mb: Limit of the model file on the device, MB.
         max_accuracy_drop: Limit of the loss against the source model, percentage points.
+        shapes: Sizes of an ONNX input whose axes are free, by its name: {"image": [1, 3, 224, 224]}.
         repository: Release repository: a folder or any fsspec URL; .edgewright/releases if empty.
         channel: Release channel.
         enable_performance_tracking: Devices record latency and memory.
@@ -90,6 +92,7 @@ def edge_deployment(
         max_memory_mb=max_memory_mb,
         max_size_mb=max_size_mb,
         max_accuracy_drop=max_accuracy_drop,
+        shapes=shapes,
     )
     journal = Journal(str(flow_run.id or uuid4()), request)
     watch = {

@@ -6,7 +6,7 @@ import pytest
 from edgewright.errors import InputError, ProfileError
 from edgewright.profile import load_device
 from edgewright.recipe import load_recipe
-from edgewright.request import resolve
+from edgewright.request import parse_shape, resolve
 
 
 @pytest.fixture
@@ -76,3 +76,13 @@ def test_a_wrong_recipe_names_key_and_value(tmp_path: Path) -> None:
     path.write_text("description: x\ntechniques: [{technique: quantize, dtype: int3}]\n")
     with pytest.raises(ProfileError, match="dtype = 'int3'"):
         load_recipe(str(path))
+
+
+def test_shapes_are_read_by_name() -> None:
+    assert parse_shape("image=1,3,224,224") == ("image", (1, 3, 224, 224))
+
+
+@pytest.mark.parametrize("text", ["image", "=1,2", "image=", "image=1,x", "image=1,0"])
+def test_a_wrong_shape_is_one_line(text: str) -> None:
+    with pytest.raises(InputError, match="such as image=1,3,224,224"):
+        parse_shape(text)
