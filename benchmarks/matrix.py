@@ -201,7 +201,8 @@ def _page(rows: list[dict[str, Any]]) -> str:
         "# Every source on every platform", "",
         "Made by `make matrix` (`benchmarks/matrix.py`); the figures are in `benchmarks/results/matrix.json`.", "",
         "Each cell: size of the file; largest difference from the source's output, over that output's largest",
-        "magnitude, on the test rows; loss of accuracy in percentage points (R² points for regressors); seconds to convert.", "",
+        "magnitude, on the test rows; loss of accuracy in percentage points (R² points for regressors); seconds to",
+        "convert.", "",
         "The iOS file is checked by this project's evaluator of the saved package, which is not Core ML itself.", "",
         "| source | precision | " + " | ".join(p.value for p in Platform) + " |", "|" + " --- |" * (2 + len(Platform)),
     ]  # fmt: skip
