@@ -87,9 +87,9 @@ FULL = (
             training=Training(epochs=28, learning_rate=2e-3, augment=0.6, precision="bfloat16"),
         ),
         TrainQuantization(
-            levels=3,
-            bias_levels=7,
-            training=Training(epochs=16, learning_rate=1e-3, augment=0.6, precision="bfloat16"),
+            levels=7,
+            bias_levels=15,
+            training=Training(epochs=12, learning_rate=5e-4, augment=0.6, precision="bfloat16"),
         ),
         (1.5e-7, 3e-8, 5.5e-9),
         {"P": {"ratio": 12}, "P+Q": {"ratio": 33}, "P+Q+H": {"ratio": 39, "test_error_percent": 0.74}},
