@@ -52,8 +52,16 @@ class Servers:
             data=None if body is None else json.dumps(body).encode(),
             headers={"content-type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            return json.loads(answer.read())
+        # Prefect answers 503 while SQLite is locked, and its own clients ask again.
+        for _ in range(10):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                    return json.loads(answer.read())
+            except urllib.error.HTTPError as e:
+                if e.code != 503:
+                    raise
+            time.sleep(1)
+        raise TimeoutError(path)
 
 
 @pytest.fixture(scope="module")
