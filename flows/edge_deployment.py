@@ -10,6 +10,7 @@ from uuid import uuid4
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Failed
 from pydantic import Field
 
@@ -100,7 +101,9 @@ def edge_deployment(
         "enable_accuracy_monitoring": enable_accuracy_monitoring,
     }
     try:
-        _run_stages(journal, request, repository or str(home() / "releases"), channel, watch)
+        # The pipeline's own heartbeat tells a crash; a stage would wait up to a second for its thread to end.
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            _run_stages(journal, request, repository or str(home() / "releases"), channel, watch)
     except EdgewrightError as e:
         journal.error = e
     except Exception as e:
