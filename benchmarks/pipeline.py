@@ -51,12 +51,12 @@ def plain(demo: Path) -> dict[str, float]:
     from edgewright.store import Store, home
 
     began, store = time.perf_counter(), Store()
+    first = resolve(**_asked(demo, PLATFORMS[0]))
+    taken = intake.take_in(first.model, first.data, store)
+    model, dataset = taken.model, taken.dataset
     for platform in PLATFORMS:
         request = resolve(**_asked(demo, platform))
         device, limit = request.device, request.recipe.max_accuracy_drop_percent
-        intake.preflight(request.model, request.data)
-        taken = intake.take_in(request.model, request.data, store)
-        model, dataset = taken.model, taken.dataset
         convert = {"instruction_set": device.instruction_set}
         baseline = kept = export.export(model, dataset, device.platform, Precision.FLOAT32, store, **convert)
         for technique in request.recipe.techniques:
