@@ -16,6 +16,7 @@ from edgewright.profile import first_fault, profiles_folder
 
 __all__ = [
     "AnyTechnique",
+    "Calibration",
     "Cluster",
     "CompactWeights",
     "Decompose",
@@ -33,6 +34,9 @@ __all__ = [
 ]
 
 
+Calibration = Literal["min_max", "percentile", "entropy", "mse"]
+
+
 class Technique(Value):
     """Base of every technique's parameters."""
 
@@ -46,8 +50,21 @@ class Quantize(Technique):
     """Store weights (and, for int8, activations) in fewer bits, by the platform's own quantizer."""
 
     technique: Literal["quantize"] = "quantize"
-    dtype: Literal["int8", "float16"] = Field(
-        "int8", description="int8: static, per channel, calibrated on training rows; float16: weights halved."
+    dtype: Literal["int8", "dynamic_int8", "float16"] = Field(
+        "int8",
+        description="int8: static, per channel, calibrated on training rows; dynamic_int8: weights in 8 bits, "
+        "activations quantized at run time; float16: weights halved.",
+    )
+    calibration: Calibration = Field(
+        "min_max",
+        description="How int8 finds the range of activations: all of it, or clipped by percentile, by entropy "
+        "(Kullback-Leibler) or to the least squared error (mse).",
+    )
+    percentile: float = Field(99.99, gt=50, le=100, description="Share of the values kept, of that calibration alone.")
+    float_layers: Literal["auto"] | tuple[str, ...] = Field(
+        "auto",
+        description="Layers that int8 leaves in float: by name, or as few of the most sensitive as the accuracy limit "
+        "needs on the validation rows.",
     )
 
 

@@ -4,39 +4,95 @@
 
 import copy
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
+from edgewright.optimize.ranges import streamed_ranges
 from edgewright.optimize.training import weight_names
+from edgewright.recipe import Calibration
 
-__all__ = ["rounded_to", "sensitivity"]
+__all__ = ["int8_sensitivity", "rounded_to", "sensitivity", "spread_over", "watched"]
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+_BATCH = 32
 
 
 @torch.no_grad()
 def sensitivity(
-    model: nn.Module, inputs: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
+    model: nn.Module,
+    inputs: torch.Tensor,
+    change: Change,
+    change_input: dict[str, Change] | None = None,
 ) -> dict[str, float]:
     """For each linear and convolution layer, 10 log10(signal power / error power) of its own output, dB, when
-    ``change`` is applied to its weights and to no other's. ``inputs`` (N, ...) are calibration rows.
+    ``change`` is applied to its weights, and that of ``change_input`` with its name to its input, and to no other's.
+    ``inputs`` (N, ...) are calibration rows; they pass through the model once.
 
     Infinite where the output does not change. The smallest figures name the layers to leave as they are.
     """
-    original, changed = model.eval(), copy.deepcopy(model).eval()
-    ratios = {}
-    for name in (weight.removesuffix(".weight") for weight in weight_names(model)):
-        layer, kept = changed.get_submodule(name), original.get_submodule(name)
-        layer.get_parameter("weight").copy_(change(kept.get_parameter("weight")))
-        exact, rough = _output(original, name, inputs), _output(changed, name, inputs)
-        layer.get_parameter("weight").copy_(kept.get_parameter("weight"))
-        signal, noise = float((exact**2).mean()), float(((rough - exact) ** 2).mean())
-        ratios[name] = 10 * math.log10(signal / noise) if noise else math.inf
-    return ratios
+    powers: dict[str, list[float]] = {}
+    rough_layers = {name: copy.deepcopy(model.get_submodule(name)) for name in _layers(model)}
+    for layer in rough_layers.values():
+        layer.get_parameter("weight").copy_(change(layer.get_parameter("weight")))
+
+    def compare(name: str, given: torch.Tensor, exact: torch.Tensor) -> None:
+        rough = rough_layers[name](change_input[name](given) if change_input else given)
+        power = powers.setdefault(name, [0.0, 0.0])
+        power[0] += float((exact**2).sum(dtype=torch.float64))
+        power[1] += float(((rough - exact) ** 2).sum(dtype=torch.float64))
+
+    with watched(model.eval(), compare):
+        for batch in inputs.split(_BATCH):
+            model(batch)
+    return {
+        name: 10 * math.log10(signal / noise) if noise and signal else (math.inf if not noise else -math.inf)
+        for name, (signal, noise) in powers.items()
+    }
 
 
-def rounded_to(bits: int) -> Callable[[torch.Tensor], torch.Tensor]:
+@torch.no_grad()
+def int8_sensitivity(
+    model: nn.Module, inputs: torch.Tensor, method: Calibration, percentile: float
+) -> dict[str, float]:
+    """`sensitivity` to static int8: weights per output channel, the layer's input in 256 levels of its range."""
+
+    def rows() -> Iterator[dict[str, np.ndarray]]:
+        seen: dict[str, np.ndarray] = {}
+        with watched(model.eval(), lambda name, given, _: seen.update({name: given.numpy()})):
+            for batch in inputs.split(_BATCH):
+                model(batch)
+                yield seen
+
+    ranges = streamed_ranges(rows, method, percentile)
+    return sensitivity(model, inputs, rounded_to(8), {name: spread_over(*bounds) for name, bounds in ranges.items()})
+
+
+@contextmanager
+def watched(model: nn.Module, watch: Callable[[str, torch.Tensor, torch.Tensor], None]) -> Iterator[None]:
+    """Call ``watch(name, input, output)`` at each linear and convolution layer."""
+    handles = []
+    for name in _layers(model):
+
+        def hook(_: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor, name: str = name) -> None:
+            watch(name, given[0], output)
+
+        handles.append(model.get_submodule(name).register_forward_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _layers(model: nn.Module) -> list[str]:
+    return [weight.removesuffix(".weight") for weight in weight_names(model)]
+
+
+def rounded_to(bits: int) -> Change:
     """Symmetric rounding of a weight (O, ...) to ``bits`` bits, one scale for each output channel."""
     limit = 2 ** (bits - 1) - 1
 
@@ -49,15 +105,14 @@ def rounded_to(bits: int) -> Callable[[torch.Tensor], torch.Tensor]:
     return change
 
 
-def _output(model: nn.Module, name: str, inputs: torch.Tensor) -> torch.Tensor:
-    seen: list[torch.Tensor] = []
+def spread_over(low: float, high: float, levels: int = 256) -> Change:
+    """Rounding of an activation to ``levels`` between ``low`` and ``high``, clipped outside, zero kept exact."""
+    step = (high - low) / (levels - 1)
+    zero = round(-low / step) if step else 0
 
-    def watch(_: nn.Module, __: Any, output: torch.Tensor) -> None:
-        seen.append(output)
+    def change(value: torch.Tensor) -> torch.Tensor:
+        if not step:
+            return torch.zeros_like(value)
+        return (torch.round(value / step).clamp(-zero, levels - 1 - zero)) * step
 
-    handle = model.get_submodule(name).register_forward_hook(watch)
-    try:
-        model(inputs)
-    finally:
-        handle.remove()
-    return torch.cat(seen)
+    return change

@@ -2,10 +2,11 @@
 
 import math
 
+import pytest
 import torch
 from torch import nn
 
-from edgewright.optimize.sensitivity import rounded_to, sensitivity
+from edgewright.optimize.sensitivity import int8_sensitivity, rounded_to, sensitivity, spread_over
 
 
 def network() -> nn.Sequential:
@@ -37,3 +38,25 @@ def test_the_model_is_left_as_it_was_and_no_change_is_infinite():
     ratios = sensitivity(model, torch.randn(20, 8), lambda w: w)
     assert all(math.isinf(r) for r in ratios.values())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_layer_whose_input_has_an_outlier_bears_int8_badly():
+    model, inputs = network(), torch.randn(200, 8)
+    with torch.no_grad():  # one unit a thousand times larger than the others, which its weight does not use
+        model[0].weight[0], model[0].bias[0], model[2].weight[:, 0] = 0.0, 1000.0, 0.0
+    widest, clipped = (int8_sensitivity(model, inputs, method, 99.0)["2"] for method in ("min_max", "mse"))
+    plain = int8_sensitivity(network(), inputs, "min_max", 99.0)["2"]
+    assert plain > 30
+    assert widest < 5
+    assert clipped == pytest.approx(widest, abs=1)  # a constant that is part of every row is no tail
+
+
+def test_activations_count_beside_weights():
+    model, inputs = network(), torch.randn(200, 8)
+    both, weights = int8_sensitivity(model, inputs, "min_max", 99.0), sensitivity(model, inputs, rounded_to(8))
+    assert all(weights[name] - 20 < both[name] < weights[name] for name in weights)
+
+
+def test_zero_is_exact_in_any_range():
+    assert spread_over(-0.77, 3.1)(torch.zeros(3)).tolist() == [0, 0, 0]
+    assert spread_over(0.0, 0.0)(torch.ones(2)).tolist() == [0, 0]
