@@ -151,7 +151,7 @@ def _op(node: onnx.NodeProto, values: Mapping[str, Value], opsets: Mapping[str, 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
     value = helper.get_attribute_value(attribute)
-    if attribute.name in {"to", "dtype"} and isinstance(value, int):
+    if attribute.name in {"to", "dtype", "output_dtype"} and isinstance(value, int):
         return _DTYPES.get(value, TensorProto.DataType.Name(value))
     if isinstance(value, TensorProto):
         return _tensor(value)

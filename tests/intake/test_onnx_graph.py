@@ -175,3 +175,37 @@ def test_a_light_network_of_the_onnx_project():
     with torch.no_grad():
         got = import_onnx(model)(torch.from_numpy(x))
     np.testing.assert_allclose(got.numpy(), numpy_helper.to_array(expected), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "expected"),
+    [("Div", {}, np.floor_divide), ("Mod", {}, np.remainder), ("BitShift", {"direction": "RIGHT"}, np.right_shift)],
+)
+def test_unsigned_numbers_of_64_bits_are_divided_as_such(operator, attributes, expected):
+    """torch has no such arithmetic; beyond 2**63 int64 would take them for negative ones."""
+    edges = np.array([0, 1, 2, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 2, 2**64 - 1], np.uint64)
+    left = np.concatenate([np.repeat(edges, 8), RANDOM.integers(0, 2**64, 500, np.uint64)])
+    right = np.concatenate(
+        [np.tile(edges, 8), RANDOM.integers(1, 2**64, 500, np.uint64) >> RANDOM.integers(0, 63, 500).astype(np.uint64)]
+    )
+    right = right % 64 if operator == "BitShift" else np.maximum(right, 1)
+    ends = [helper.make_tensor_value_info(name, TensorProto.UINT64, [len(left)]) for name in "abc"]
+    node = helper.make_node(operator, ["a", "b"], ["c"], **attributes)
+    got = import_onnx(helper.make_model(helper.make_graph([node], "g", ends[:2], ends[2:])))
+    answers = got(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+    np.testing.assert_array_equal(answers, expected(left, right))
+
+
+def test_a_seeded_dropout_in_training_leaves_out_what_the_reference_leaves_out():
+    from onnx.reference import ReferenceEvaluator
+
+    constants = {"ratio": np.float32(0.4), "training": np.array(True)}
+    nodes = [helper.make_node("Dropout", ["x", "ratio", "training"], ["y"], seed=3)]
+    model, x = model_of(nodes, [4, 5], constants), weights(4, 5)
+    (expected,) = ReferenceEvaluator(model).run(None, {"x": x})
+    np.testing.assert_allclose(import_onnx(model)(torch.from_numpy(x)).numpy(), expected, rtol=1e-6)
+    with pytest.raises(UnsupportedError, match=r"Dropout.*random"):
+        import_onnx(model_of(nodes, ["n", 5], constants))
+    nodes = [helper.make_node("Dropout", ["x", "ratio", "training"], ["y"])]
+    with pytest.raises(UnsupportedError, match="without a seed"):
+        import_onnx(model_of(nodes, [4, 5], constants))

@@ -67,7 +67,7 @@ def attention(b: Builder, op: Op) -> Result:
     if repeats > 1:
         key, value = (b.call(torch.repeat_interleave, t, repeats, 1) for t in (key, value))
     scale = op.get("scale") or 1 / math.sqrt(b.shape(query)[3])
-    root = math.sqrt(scale)
+    root = torch.tensor(math.sqrt(scale)).to(b.dtype(query)).item()  # the specification rounds it to the input's type
     transposed = b.call(torch.transpose, b.call(torch.mul, key, root), 2, 3)
     scores = b.call(torch.matmul, b.call(torch.mul, query, root), transposed)
     y, seen = _attended(b, op, scores, value, past)
@@ -99,7 +99,7 @@ def _attended(b: Builder, op: Op, scores: Operand, value: Operand, past: Any) ->
     dtype = b.dtype(masked)
     precise = op.get("softmax_precision")
     wide = masked if precise is None else b.call(torch.Tensor.to, masked, torch.float32)
-    weights = b.call(torch.softmax, wide, -1)
+    weights = _softmax(b, wide)
     weights = weights if b.dtype(weights) == dtype else b.call(torch.Tensor.to, weights, dtype)
     if empty is not None:
         weights = b.call(torch.where, empty, torch.zeros((), dtype=dtype), weights)
@@ -107,28 +107,64 @@ def _attended(b: Builder, op: Op, scores: Operand, value: Operand, past: Any) ->
     return b.call(torch.matmul, weights, value), stages[op.get("qk_matmul_output_mode", 0)]
 
 
+def _softmax(b: Builder, scores: Operand) -> Operand:
+    """Over the keys. In half precision each step is rounded, as the specification's own function body does."""
+    if b.dtype(scores) not in {torch.float16, torch.bfloat16}:
+        return b.call(torch.softmax, scores, -1)
+    powers = b.call(torch.exp, b.call(torch.sub, scores, b.call(torch.amax, scores, [-1], True)))
+    return b.call(torch.div, powers, b.call(torch.sum, powers, [-1], True))
+
+
 def _bias(b: Builder, op: Op, scores: Operand, past: Any) -> Operand | None:
-    mask: Value = op.input(3)
-    if op.input(6) is not None:
-        raise refuse(op, "nonpad_kv_seqlen")
+    """What is added to the scores: the mask, and minus infinity where position or padding forbids a look."""
+    bias = _mask(b, op, scores)
+    allowed = _allowed(b, op, scores, past)
+    if allowed is None:
+        return bias
     dtype = b.dtype(scores)
+    zero, lowest = torch.zeros((), dtype=dtype), torch.tensor(-float("inf"), dtype=dtype)
+    positions = b.call(torch.where, allowed, zero, lowest)
+    return positions if bias is None else b.call(torch.add, bias, positions)
+
+
+def _mask(b: Builder, op: Op, scores: Operand) -> Operand | None:
+    """The mask as numbers to be added, padded to the length of the keys."""
+    mask: Value = op.input(3)
+    if not isinstance(mask, (torch.Tensor, fx.Node)):
+        return None
+    dtype = b.dtype(scores)
+    if b.dtype(mask) == torch.bool:
+        zero, lowest = torch.zeros((), dtype=dtype), torch.tensor(-float("inf"), dtype=dtype)
+        mask = b.call(torch.where, mask, zero, lowest)
+    missing = b.shape(scores)[-1] - b.shape(mask)[-1]
+    return b.call(functional.pad, mask, [0, missing], "constant", -float("inf")) if missing else mask
+
+
+def _allowed(b: Builder, op: Op, scores: Operand, past: Any) -> Operand | None:
+    """(queries, keys), or (N, 1, queries, keys) where lengths differ: which query may see which key, None for all."""
+    left, right = op.get("left_window_size", -1), op.get("right_window_size", -1)
+    lengths, causal = op.input(6), bool(op.get("is_causal", 0))
     rows, columns = b.shape(scores)[-2:]
-    bias: Operand | None = None
-    if isinstance(mask, (torch.Tensor, fx.Node)):
-        bias = mask
-        if b.dtype(mask) == torch.bool:
-            zero, lowest = torch.zeros((), dtype=dtype), torch.tensor(-float("inf"), dtype=dtype)
-            bias = b.call(torch.where, mask, zero, lowest)
-        missing = columns - b.shape(mask)[-1]
-        if missing:
-            bias = b.call(functional.pad, bias, [0, missing], "constant", -float("inf"))
-    if op.get("is_causal", 0):
-        if not is_static([rows, columns, past]):
-            raise refuse(op, "is_causal with free sizes")
-        allowed = torch.tril(torch.ones((rows, columns), dtype=torch.bool), past)
-        causal = torch.zeros((rows, columns), dtype=dtype).masked_fill(~allowed, -float("inf"))
-        bias = causal if bias is None else b.call(torch.add, bias, causal)
-    return bias
+    known = isinstance(lengths, (torch.Tensor, fx.Node))
+    if not known and not causal and left < 0 and right < 0:
+        return None
+    if not is_static([rows, columns, past]):
+        raise refuse(op, "is_causal, windows or nonpad_kv_seqlen with free sizes")
+    keys = torch.arange(columns)
+    # A query's place among the keys: those of a cache come before it.
+    first: Any = past
+    if isinstance(lengths, (torch.Tensor, fx.Node)):
+        lengths = b.call(torch.reshape, lengths, [-1, 1, 1, 1])
+        first = b.call(torch.sub, lengths, rows)
+    ahead = b.call(torch.sub, keys, b.call(torch.add, torch.arange(rows).reshape(rows, 1), first))
+    limits = [(torch.le, 0)] * causal + [(torch.ge, -left)] * (left >= 0) + [(torch.le, right)] * (right >= 0)
+    tests = [b.call(compare, ahead, limit) for compare, limit in limits]
+    if isinstance(lengths, (torch.Tensor, fx.Node)):
+        tests.append(b.call(torch.gt, lengths, keys))
+    allowed = tests[0]
+    for test in tests[1:]:
+        allowed = b.call(torch.logical_and, allowed, test)
+    return allowed
 
 
 HANDLERS: dict[str, Callable[[Builder, Op], Result]] = {

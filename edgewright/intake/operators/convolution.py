@@ -6,6 +6,7 @@ Each handler follows the operator of the same name in the ONNX operator specific
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -114,7 +115,7 @@ def batch_normalization(b: Builder, op: Op) -> Result:
     """BatchNormalization, kept as a layer so that it can be re-estimated after pruning."""
     x = operand(op, 0)
     if op.get("training_mode", 0):
-        raise refuse(op, "training_mode")
+        return _by_batch_statistics(b, op)
     scale, shift, mean, variance = (tensor(op, i) for i in range(1, 5))
     if b.rank(x) not in _BATCH_NORM:
         raise refuse(op, f"an input of {b.rank(x)} axes; 2 to 5 are known")
@@ -122,6 +123,24 @@ def batch_normalization(b: Builder, op: Op) -> Result:
     layer = layer.to(scale.dtype)
     _loaded(layer, weight=scale, bias=shift, running_mean=mean, running_var=variance)
     return b.module(layer_name(op), layer, x)
+
+
+def _by_batch_statistics(b: Builder, op: Op) -> Result:
+    """BatchNormalization as in training: by the batch's own mean and variance; the running ones are outputs."""
+    x, scale, shift, mean, variance = (operand(op, i) for i in range(5))
+    axes = [i for i in range(b.rank(x)) if i != 1]
+    own_mean = b.call(torch.mean, x, axes, True)
+    centred = b.call(torch.sub, x, own_mean)
+    own_variance = b.call(torch.mean, b.call(torch.mul, centred, centred), axes, True)
+    inverse = b.call(torch.rsqrt, b.call(torch.add, own_variance, op.get("epsilon", 1e-5)))
+    wide = [-1] + [1] * (b.rank(x) - 2)
+    y = b.call(torch.mul, b.call(torch.mul, centred, inverse), b.call(torch.reshape, scale, wide))
+    y, kept = b.call(torch.add, y, b.call(torch.reshape, shift, wide)), op.get("momentum", 0.9)
+    running = [
+        b.call(torch.add, b.call(torch.mul, old, kept), b.call(torch.mul, b.call(torch.reshape, own, [-1]), 1 - kept))
+        for old, own in ((mean, own_mean), (variance, own_variance))
+    ]
+    return (y, *running)[: len(op.outputs)]
 
 
 def instance_normalization(b: Builder, op: Op) -> Result:
@@ -203,9 +222,19 @@ def dropout(b: Builder, op: Op) -> Result:
     ratio = float(share) if isinstance(share, torch.Tensor) else op.get("ratio", 0.5)
     training = op.input(2)
     if training is not None and not (isinstance(training, torch.Tensor) and (ratio == 0 or not bool(training))):
-        raise refuse(op, "training_mode: what it leaves out is random")
+        return _seeded_dropout(b, op, x, ratio)
     y = b.module(layer_name(op), nn.Dropout(ratio), x)
     return (y, b.call(torch.ones_like, x, dtype=torch.bool))[: len(op.outputs)] if len(op.outputs) > 1 else y
+
+
+def _seeded_dropout(b: Builder, op: Op, x: Operand, ratio: float) -> Result:
+    """Dropout in training with a seed: ONNX's reference draws the same mask each time, so it is a constant."""
+    training, seed, shape = op.input(2), op.get("seed"), b.shape(x)
+    if seed is None or not isinstance(training, torch.Tensor) or not is_static(shape):
+        raise refuse(op, "training_mode without a seed, or with free sizes: what it leaves out is random")
+    mask = torch.from_numpy(np.random.RandomState(seed).uniform(0, 1.0, shape) >= ratio)
+    kept = torch.where(mask, 1 / (1 - ratio), 0.0).to(b.dtype(x))
+    return (b.call(torch.mul, x, kept), mask)[: len(op.outputs)]
 
 
 def local_response_normalization(b: Builder, op: Op) -> Result:

@@ -57,7 +57,8 @@ _SIGN = -(1 << 63)
 def _widened(handler: Handler) -> Handler:
     """Unsigned integers, which torch stores but hardly computes with: computed in int64, given back as they were.
 
-    Sums and products of uint64 wrap alike in int64; its order does once both signs are flipped; its quotients do not.
+    Sums and products of uint64 wrap alike in int64; its order does once both signs are flipped; its quotients and
+    right shifts have a way of their own.
     """
 
     def wide_handler(b: Builder, op: Op) -> Result:
@@ -66,15 +67,15 @@ def _widened(handler: Handler) -> Handler:
         if not unsigned:
             return handler(b, op)
         (dtype,) = unsigned
-        flip = dtype == torch.uint64 and op.kind in _ORDERED
-        if (dtype == torch.uint64 and op.kind in {"Div", "Mod", "Pow"}) or (dtype, op.get("direction")) == (
-            torch.uint64,
-            "RIGHT",
-        ):
-            raise refuse(op, "division of uint64")
+        wide = dtype == torch.uint64
+        flip = wide and op.kind in _ORDERED
         long = [b.call(torch.Tensor.to, operand(op, i), torch.int64) for i in range(len(op.inputs))]
         long = [b.call(torch.bitwise_xor, v, _SIGN) if flip else v for v in long]
-        result = handler(b, replace(op, inputs=tuple(long)))
+        if wide and (op.kind in {"Div", "Mod"} or op.get("direction") == "RIGHT"):
+            op.get("fmod")  # signs are all that it changes
+            result: Result = _UNSIGNED_64[op.kind](b, *long)
+        else:
+            result = handler(b, replace(op, inputs=tuple(long)))
         if not isinstance(result, (torch.Tensor, torch.fx.Node)) or b.dtype(result) == torch.bool:
             return result
         result = b.call(torch.bitwise_xor, result, _SIGN) if flip else result
@@ -83,6 +84,39 @@ def _widened(handler: Handler) -> Handler:
     return wide_handler
 
 
+def _quotient_64(b: Builder, x: Operand, y: Operand) -> Operand:
+    """``x / y`` of unsigned numbers in the bits of int64 (Warren, "Hacker's Delight", section 9-3).
+
+    Half of ``x`` is divided, which is never negative; twice that quotient falls short by one at most.
+    """
+    half = b.call(torch.div, _shifted_right_64(b, x, torch.ones((), dtype=torch.int64)), y, rounding_mode="trunc")
+    guess = b.call(torch.bitwise_left_shift, half, 1)
+    rest = b.call(torch.sub, x, b.call(torch.mul, guess, y))
+    exact = b.call(torch.add, guess, b.call(torch.Tensor.to, _not_below_64(b, rest, y), torch.int64))
+    large = b.call(torch.Tensor.to, _not_below_64(b, x, y), torch.int64)
+    return b.call(torch.where, b.call(torch.lt, y, 0), large, exact)
+
+
+def _remainder_64(b: Builder, x: Operand, y: Operand) -> Operand:
+    return b.call(torch.sub, x, b.call(torch.mul, _quotient_64(b, x, y), y))
+
+
+def _shifted_right_64(b: Builder, x: Operand, count: Operand) -> Operand:
+    """One step without the sign, then the rest of them, which find no sign to carry along."""
+    once = b.call(torch.bitwise_and, b.call(torch.bitwise_right_shift, x, 1), ~_SIGN)
+    rest = b.call(torch.bitwise_right_shift, once, b.call(torch.clamp, b.call(torch.sub, count, 1), 0, 63))
+    return b.call(torch.where, b.call(torch.eq, count, 0), x, rest)
+
+
+def _not_below_64(b: Builder, x: Operand, y: Operand) -> Operand:
+    return b.call(torch.ge, b.call(torch.bitwise_xor, x, _SIGN), b.call(torch.bitwise_xor, y, _SIGN))
+
+
+_UNSIGNED_64: dict[str, Callable[[Builder, Operand, Operand], Operand]] = {
+    "Div": _quotient_64,
+    "Mod": _remainder_64,
+    "BitShift": _shifted_right_64,
+}
 _ORDERED = {"Max", "Min", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"}
 
 

@@ -3,6 +3,7 @@
 Each handler follows the operator of the same name in the ONNX operator specification (ai.onnx).
 """
 
+import operator
 from collections.abc import Callable
 
 import torch
@@ -13,20 +14,27 @@ __all__ = ["HANDLERS"]
 
 
 def _aligned(b: Builder, op: Op, x: Operand, values: Operand) -> Operand:
-    """One scale for all, or one for each position on ``axis``."""
-    axis, blocks = op.get("axis", 1), op.get("block_size", 0)
+    """One scale for all, one for each position on ``axis``, or one for each block of ``block_size`` positions."""
+    axis, size = op.get("axis", 1), op.get("block_size", 0)
     if b.rank(values) == 0 or (b.rank(values) == 1 and b.shape(values) == (1,)):
         return b.call(torch.reshape, values, [])
-    if blocks or b.rank(values) != 1:
-        raise refuse(op, "scales of blocks")
     axis = axis % b.rank(x)
+    if size:
+        length = b.shape(x)[axis]
+        if not isinstance(length, int) or b.rank(values) != b.rank(x) or b.shape(values)[axis] != -(-length // size):
+            raise refuse(op, f"scales of shape {tuple(b.shape(values))} for blocks of {size}")
+        wide = b.call(torch.repeat_interleave, values, size, axis)
+        return b.call(operator.getitem, wide, (slice(None),) * axis + (slice(0, length),))
+    if b.rank(values) != 1:
+        raise refuse(op, f"scales of {b.rank(values)} axes without block_size")
     return b.call(torch.reshape, values, [-1 if i == axis else 1 for i in range(b.rank(x))])
 
 
 def quantize_linear(b: Builder, op: Op) -> Result:
     """QuantizeLinear to 8 or 16 bits: saturate(round(x / scale) + zero point)."""
     x, scale, zero = operand(op, 0), operand(op, 1), op.input(2)
-    given = op.get("output_dtype") or torch.uint8
+    given = op.get("output_dtype", "UNDEFINED")
+    given = torch.uint8 if given == "UNDEFINED" else given
     dtype = b.dtype(zero) if isinstance(zero, (torch.Tensor, torch.fx.Node)) else given
     if not isinstance(dtype, torch.dtype) or dtype.is_floating_point:
         raise refuse(op, f"to {dtype}")

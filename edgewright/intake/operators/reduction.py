@@ -52,9 +52,27 @@ def _prod(b: Builder, x: Operand, axes: list[int], keep: bool) -> Operand:
 
 def _extreme(function: Callable[..., Any]) -> Callable[[Builder, Operand, list[int], bool], Operand]:
     def reduce(b: Builder, x: Operand, axes: list[int], keep: bool) -> Operand:
-        return b.call(function, x, axes, keep) if axes else x
+        if not any(b.shape(x)[axis] == 0 for axis in axes):
+            return b.call(function, x, axes, keep) if axes else x
+        sizes = [1 if i in axes else s for i, s in enumerate(b.shape(x)) if keep or i not in axes]
+        nothing = _least(b.dtype(x)) if function is torch.amax else _greatest(b.dtype(x))
+        return nothing.expand(sizes)
 
     return reduce
+
+
+def _least(dtype: torch.dtype) -> torch.Tensor:
+    """What the maximum of nothing is."""
+    if dtype == torch.bool:
+        return torch.tensor(False)
+    return torch.tensor(-float("inf") if dtype.is_floating_point else torch.iinfo(dtype).min, dtype=dtype)
+
+
+def _greatest(dtype: torch.dtype) -> torch.Tensor:
+    """What the minimum of nothing is."""
+    if dtype == torch.bool:
+        return torch.tensor(True)
+    return torch.tensor(float("inf") if dtype.is_floating_point else torch.iinfo(dtype).max, dtype=dtype)
 
 
 def _sum_square(b: Builder, x: Operand, axes: list[int], keep: bool) -> Operand:

@@ -38,16 +38,21 @@ def resize(b: Builder, op: Op) -> Result:
     common = _by_torch(b, op, x, sizes, scales)
     if common is not None:
         return common
-    dtype = b.dtype(x)
+    dtype, beyond = b.dtype(x), torch.zeros((1,) * b.rank(x), dtype=torch.bool)
     for axis in changed:
         length, goal = b.shape(x)[axis], int(sizes[axis] or 0)
         if not isinstance(length, int):
             raise refuse(op, "along the batch axis")
         weights = _weights(op, length, goal, scales[axis] or 1.0, _region(op, axis, b.rank(x)))
+        outside = torch.from_numpy((weights == 0).all(axis=1))
+        beyond = beyond | outside.reshape([-1 if i == axis else 1 for i in range(b.rank(x))])
         if op.get("mode", "nearest") == "nearest" and (weights.sum(axis=1) == 1).all():
             x = b.call(torch.index_select, x, axis, torch.from_numpy(weights.argmax(axis=1)))
             continue
         x = _matrix_along(b, x, axis, torch.from_numpy(weights))
+    fill = op.get("extrapolation_value", 0.0)
+    if fill != 0 and beyond.any():
+        x = b.call(torch.where, beyond, torch.tensor(fill, dtype=b.dtype(x)), x)
     return x if b.dtype(x) == dtype else b.call(torch.Tensor.to, x, dtype)
 
 
@@ -125,14 +130,11 @@ def _region(op: Op, axis: int, rank: int) -> tuple[float, float]:
 
 
 def _weights(op: Op, length: int, goal: int, scale: float, region: tuple[float, float]) -> NDArray[np.float64]:
-    """(goal, length): how much each input cell gives to each output cell."""
+    """(goal, length): how much each input cell gives to each output cell; nothing to one that lies outside."""
     weights = np.zeros((goal, length))
-    fill = op.get("extrapolation_value", 0.0)
     for out in range(goal):
         at = _source(op, out, length, goal, scale, region)
         if op.get("coordinate_transformation_mode") == "tf_crop_and_resize" and not 0 <= at <= length - 1:
-            if fill != 0:
-                raise refuse(op, "an extrapolation_value other than 0")
             continue
         cells, shares = _shares(op, at, scale)
         inside = (cells >= 0) & (cells < length)
