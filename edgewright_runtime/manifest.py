@@ -43,7 +43,7 @@ _MAX_RANK = 8
 _MAX_DIMENSION = 1 << 31
 _PLATFORMS = ("ios", "android", "edge_device")
 _FORMATS = ("tflite", "mlpackage", "onnx")
-_PRECISIONS = ("float32", "float16", "int8")
+_PRECISIONS = ("float32", "float16", "int8", "dynamic_int8", "int4")
 _TASKS = ("classification", "regression")
 _DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
 
