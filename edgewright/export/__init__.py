@@ -8,6 +8,7 @@ from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
 from edgewright.export import android, edge_device, ios
 from edgewright.export.refusal import refuse_meaningless
 from edgewright.profile import ExportOptions, Platform
+from edgewright.recipe import Quantize
 from edgewright.store import Store
 
 __all__ = ["export"]
@@ -22,12 +23,14 @@ def export(
     *,
     instruction_set: str = "arm64",
     options: ExportOptions = ExportOptions(),  # noqa: B008 - frozen
+    quantization: Quantize = Quantize(),  # noqa: B008 - frozen
 ) -> Exported:
     """Convert a model for a platform: `.tflite`, `.mlpackage` or `.onnx`.
 
     int8 is calibrated on the dataset's calibration rows only. Inputs and outputs keep the source model's names, order
     and real-number dtypes at every precision, so a device's code does not change with it, unless `options` say
-    otherwise. The same arguments give the same bytes.
+    otherwise. `quantization` says how int8 is calibrated and which layers it leaves in float. The same arguments give
+    the same bytes.
 
     Raises:
         UnsupportedError: no path for an operator, or a precision that means nothing for this model.
@@ -37,10 +40,16 @@ def export(
     refuse_meaningless(model, precision)
     match platform:
         case Platform.ANDROID:
-            return android.export(model, dataset, precision, store, options)
+            return android.export(model, dataset, precision, store, options, quantization)
         case Platform.IOS:
-            return ios.export(model, dataset, precision, store, options)
+            return ios.export(model, dataset, precision, store, options, quantization)
         case Platform.EDGE_DEVICE:
             return edge_device.export(
-                model, dataset, precision, store, instruction_set=instruction_set, options=options
+                model,
+                dataset,
+                precision,
+                store,
+                instruction_set=instruction_set,
+                options=options,
+                quantization=quantization,
             )

@@ -9,9 +9,10 @@ from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedMod
 from edgewright.child import run_in_child
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export.declared import checked
-from edgewright.export.refusal import graph_of
+from edgewright.export.refusal import graph_of, quantization_arguments
 from edgewright.export.reuse import reuse
 from edgewright.profile import ExportOptions
+from edgewright.recipe import Quantize
 from edgewright.store import Store, replace_file
 
 __all__ = ["export"]
@@ -25,7 +26,12 @@ _RUNTIME_FLOOR = "1.0.1"
 
 
 def export(
-    model: ImportedModel, dataset: Dataset, precision: Precision, store: Store, options: ExportOptions
+    model: ImportedModel,
+    dataset: Dataset,
+    precision: Precision,
+    store: Store,
+    options: ExportOptions,
+    quantization: Quantize,
 ) -> Exported:
     """A `.tflite` with batch 1; float16 and int8 are made of the float32 file, not converted again."""
     artifact, notes = _fastest_float32(model, dataset, store)
@@ -33,6 +39,7 @@ def export(
         arguments: dict[str, Any] = {"precision": precision.value, "labels": list(model.labels)}
         if precision is Precision.INT8:
             arguments |= {"dataset": str(dataset.artifact.path), "integer_tensors": options.integer_tensors}
+            arguments |= quantization_arguments(model, quantization)
         artifact = _quantized(model, artifact, store, arguments)
     declared = checked(model, artifact, dataset, precision)
     return Exported(

@@ -1,6 +1,7 @@
 """The child's side of iOS exports: coremltools, and only what it needs."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from edgewright.artifact import Precision
 from edgewright.errors import UnsupportedError
 from edgewright.export import mlpackage
 from edgewright.export.refusal import unsupported_precision
+from edgewright.export.weight_match import weights_of_layers
 
 __all__ = ["convert", "quantize", "scores_output"]
 
@@ -71,8 +73,9 @@ def convert(
     mlpackage.make_reproducible(Path(path))
 
 
-def quantize(source: str, name: str, path: str) -> None:
-    """An ML program with its weights in 8 bits: linear, symmetric, one scale per output channel.
+def quantize(source: str, name: str, path: str, graph: str = "", float_layers: Sequence[str] = ()) -> None:
+    """An ML program with its weights in 8 bits: linear, symmetric, one scale per output channel; those of the
+    ``float_layers`` of the torch graph stay as they are.
 
     Raises:
         UnsupportedError: it holds no weight large enough.
@@ -84,7 +87,13 @@ def quantize(source: str, name: str, path: str) -> None:
     config = compression.OpLinearQuantizerConfig(
         mode="linear_symmetric", dtype="int8", weight_threshold=_LEAST_QUANTIZED_ELEMENTS
     )
-    compression.linear_quantize_weights(model, compression.OptimizationConfig(global_config=config)).save(path)
+    kept: dict[str, None] = {}
+    if float_layers:
+        weights = compression.get_weights_metadata(model, weight_threshold=0)
+        values = {at: weight.val for at, weight in weights.items()}
+        kept = dict.fromkeys(weights_of_layers(Path(graph), float_layers, values))
+    choices = compression.OptimizationConfig(global_config=config, op_name_configs=kept)
+    compression.linear_quantize_weights(model, choices).save(path)
     mlpackage.make_reproducible(Path(path))
     if "constexpr_affine_dequantize" not in mlpackage.operators(Path(path)):
         raise unsupported_precision(

@@ -2,12 +2,15 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
 from edgewright.export.declared import checked
+from edgewright.export.refusal import quantization_arguments
 from edgewright.export.reuse import reuse
 from edgewright.profile import ExportOptions
+from edgewright.recipe import Quantize
 from edgewright.store import Store
 
 __all__ = ["export"]
@@ -25,6 +28,7 @@ def export(
     *,
     instruction_set: str,
     options: ExportOptions,
+    quantization: Quantize,
 ) -> Exported:
     """An `.onnx` with a free batch axis, optimized offline by the passes that hold for every processor."""
     artifact = _float32(model, store)
@@ -33,6 +37,7 @@ def export(
             artifact = _made_of(artifact, model.name, store, "to_float16", {})
         case Precision.INT8:
             arguments = {"dataset": str(dataset.artifact.path), "instruction_set": instruction_set}
+            arguments |= quantization_arguments(model, quantization)
             artifact = _made_of(artifact, model.name, store, "quantize", arguments)
         case Precision.DYNAMIC_INT8:
             artifact = _made_of(artifact, model.name, store, "quantize_dynamically", {})
@@ -74,7 +79,7 @@ def _float32(model: ImportedModel, store: Store) -> Artifact:
     return reuse(store, key, convert, name=f"{model.name}.onnx", form=Format.ONNX, parent=start.digest)
 
 
-def _made_of(base: Artifact, name: str, store: Store, change: str, arguments: dict[str, str]) -> Artifact:
+def _made_of(base: Artifact, name: str, store: Store, change: str, arguments: dict[str, Any]) -> Artifact:
     with store.workspace() as folder:
         path = folder / f"{name}.onnx"
         given = {"source": str(base.path), "name": name, "path": str(path), **arguments}

@@ -7,9 +7,10 @@ from pathlib import Path
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
 from edgewright.export.declared import checked
-from edgewright.export.refusal import graph_of, unsupported_precision
+from edgewright.export.refusal import graph_of, quantization_arguments, unsupported_precision
 from edgewright.export.reuse import reuse
 from edgewright.profile import ExportOptions
+from edgewright.recipe import Quantize
 from edgewright.store import Store
 
 __all__ = ["export"]
@@ -20,7 +21,12 @@ _RUNTIME_FLOOR = "16.0"  # iOS 16: the oldest with compressed weights decoded as
 
 
 def export(
-    model: ImportedModel, dataset: Dataset, precision: Precision, store: Store, options: ExportOptions
+    model: ImportedModel,
+    dataset: Dataset,
+    precision: Precision,
+    store: Store,
+    options: ExportOptions,
+    quantization: Quantize,
 ) -> Exported:
     """An `.mlpackage` for iOS 16 and later, batch 1.
 
@@ -32,7 +38,7 @@ def export(
     compute = Precision.FLOAT32 if precision is Precision.FLOAT32 else Precision.FLOAT16
     artifact = _converted(model, compute, store, options)
     if precision is Precision.INT8:
-        artifact = _quantized(model, artifact, store)
+        artifact = _quantized(model, artifact, store, quantization)
     declared = checked(model, artifact, dataset, precision)
     return Exported(
         artifact=artifact,
@@ -70,10 +76,13 @@ def _converted(model: ImportedModel, compute: Precision, store: Store, options: 
     return reuse(store, key, convert, name=f"{model.name}.mlpackage", form=Format.MLPACKAGE, parent=parent)
 
 
-def _quantized(model: ImportedModel, base: Artifact, store: Store) -> Artifact:
+def _quantized(model: ImportedModel, base: Artifact, store: Store, quantization: Quantize) -> Artifact:
+    # Activations stay half precision, so there is no range to calibrate.
+    told = quantization_arguments(model, quantization)
     with store.workspace() as folder:
         path = folder / f"{model.name}.mlpackage"
         arguments = {"source": str(base.path), "name": model.name, "path": str(path)}
+        arguments |= {name: told[name] for name in ("graph", "float_layers")}
         run_in_child(f"{_CHILD}:quantize", arguments, what=f"quantizing {model.name} for Core ML")
         return store.put(path, Format.MLPACKAGE, parent=base.digest)
 

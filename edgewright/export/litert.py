@@ -1,16 +1,24 @@
 """The child's side of Android exports; what is imported here, only a child process pays for."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgewright.artifact import Precision
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import tflite, tflite_metadata
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.refusal import unsupported_precision
+from edgewright.export.weight_match import weights_of_layers
+from edgewright.optimize.ranges import streamed_ranges
+from edgewright.recipe import Calibration
 
 __all__ = ["convert", "describe", "quantize"]
 
+_WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
+_OPERATION = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}  # the quantizer's name for it
 _STORED = {Precision.FLOAT16: "float16", Precision.INT8: "int8", Precision.DYNAMIC_INT8: "int8"}
 
 
@@ -53,10 +61,15 @@ def quantize(
     labels: list[str],
     dataset: str | None = None,
     integer_tensors: bool = False,
+    calibration: Calibration = "min_max",
+    percentile: float = 99.99,
+    float_layers: Sequence[str] = (),
+    graph: str = "",
 ) -> None:
     """A float32 `.tflite` in fewer bits; inputs and outputs stay float unless `integer_tensors`.
 
-    int8 is static_wi8_ai8 of ai-edge-quantizer: weights per channel and symmetric, activations per tensor.
+    int8 is static_wi8_ai8 of ai-edge-quantizer: weights per channel and symmetric, activations per tensor, whose
+    ranges ``calibration`` finds. ``float_layers`` of the torch graph stay float.
 
     Raises:
         UnsupportedError: the quantizer found no operator to quantize.
@@ -65,11 +78,15 @@ def quantize(
 
     work = quantizer.Quantizer(source)
     _recipe(work, Precision(precision), integer_tensors=integer_tensors)
+    if float_layers:
+        _keep_float(work, Path(source), Path(graph), float_layers)
     ranges = None
     if work.need_calibration:
         if dataset is None:
             raise ConversionError(f"{name}: {precision} needs a dataset to calibrate with")
         ranges = _ranges(work, Path(source), Path(dataset))
+        if calibration != "min_max":
+            _clip(ranges, Path(source), Path(dataset), calibration, percentile)
     Path(path).write_bytes(work.quantize(ranges, enable_progress_report=False).quantized_model)
     model = tflite.load(Path(path))
     if not any(tflite.DTYPES[t.type] == _STORED[Precision(precision)] for t in model.subgraphs[0].tensors):
@@ -101,6 +118,63 @@ def _recipe(work: Any, precision: Precision, *, integer_tensors: bool) -> None:
             raise UnsupportedError(f"LiteRT files are not quantized to {precision}")
 
 
+def _keep_float(work: Any, source: Path, graph: Path, layers: Sequence[str]) -> None:
+    """A recipe of its own for each operator that computes one of the layers: leave it as it is."""
+    import re
+
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    model = tflite.load(source)
+    tensors = model.subgraphs[0].tensors
+    weights: dict[str, Any] = {}
+    places: dict[str, tuple[str, str]] = {}
+    for operator in model.subgraphs[0].operators:
+        kind = tflite.operator_name(model, operator)
+        constant = next(
+            (i for i in operator.inputs if i >= 0 and model.buffers[tensors[i].buffer].data is not None), -1
+        )
+        if kind in _WEIGHTED and constant >= 0 and tflite.DTYPES[tensors[constant].type] == "float32":
+            name = tensors[constant].name.decode()
+            weights[name] = model.buffers[tensors[constant].buffer].data.view("<f4")
+            places[name] = (tensors[operator.outputs[0]].name.decode(), kind)
+    for name in sorted(weights_of_layers(graph, layers, weights)):
+        output, kind = places[name]
+        operation = TFLOperationName[_OPERATION.get(kind, kind)]
+        work.update_quantization_recipe(re.escape(output), operation, algorithm_key=AlgorithmName.NO_QUANTIZE)
+
+
+def _clip(ranges: dict[str, Any], source: Path, dataset: Path, method: Calibration, percentile: float) -> None:
+    """Narrow the ranges of the real activations to what the method leaves of them."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        str(source),
+        experimental_preserve_all_tensors=True,
+        # A delegate computes groups of operators at once and leaves the tensors between them unset.
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    names = [spec["name"] for spec in tflite.tensors(str(source))["inputs"]]
+    run, rows = interpreter.get_signature_runner(), CalibrationRows(dataset, names)
+    model = tflite.load(source)
+    written = {int(i) for operator in model.subgraphs[0].operators for i in operator.outputs}
+    written |= {int(i) for i in model.subgraphs[0].inputs}
+    places = {
+        d["name"]: d["index"]
+        for d in interpreter.get_tensor_details()
+        if d["index"] in written and d["name"] in ranges and d["dtype"] == np.float32
+    }
+
+    def values() -> Iterator[dict[str, np.ndarray]]:
+        for row in rows:
+            run(**row)
+            yield {name: interpreter.get_tensor(index) for name, index in places.items()}
+
+    for name, bounds in streamed_ranges(values, method, percentile).items():
+        for side, bound in zip(("min", "max"), bounds, strict=True):
+            ranges[name][side] = np.full_like(ranges[name][side], bound)
+
+
 def _ranges(work: Any, source: Path, dataset: Path) -> Any:
     """Smallest and largest value of each tensor over the calibration rows."""
     from ai_edge_quantizer import recipe_manager
@@ -121,15 +195,11 @@ def _ranges(work: Any, source: Path, dataset: Path) -> Any:
 
 
 def _widest(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    import numpy as np
-
     return {"min": np.minimum(known["min"], found["min"]), "max": np.maximum(known["max"], found["max"])}
 
 
 def _without_infinities(ranges: dict[str, Any], graph: Any) -> dict[str, Any]:
     """A tensor padded with minus infinity before a maximum has the range of what was padded."""
-    import numpy as np
-
     for operator in graph.operators:
         for result in operator.outputs:
             found = ranges.get(graph.tensors[result].name.decode())

@@ -1,13 +1,14 @@
 """The child's side of edge-device exports: ONNX Runtime's optimizer and quantizer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgewright.artifact import Precision
@@ -15,6 +16,9 @@ from edgewright.errors import ConversionError
 from edgewright.export import onnx_file
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.refusal import unsupported_precision
+from edgewright.export.weight_match import weights_of_layers
+from edgewright.optimize.ranges import streamed_ranges
+from edgewright.recipe import Calibration
 
 __all__ = ["convert", "optimize", "quantize", "quantize_dynamically", "to_float16", "to_ort"]
 
@@ -67,10 +71,23 @@ def optimize(source: str, path: str) -> None:
     onnx.save(model, path)
 
 
-def quantize(source: str, name: str, dataset: str, instruction_set: str, path: str) -> None:
+def quantize(
+    *,
+    source: str,
+    name: str,
+    dataset: str,
+    instruction_set: str,
+    path: str,
+    calibration: Calibration = "min_max",
+    percentile: float = 99.99,
+    float_layers: Sequence[str] = (),
+    graph: str = "",
+) -> None:
     """Static int8 in QDQ form: weights signed per channel, activations as the processor multiplies them fastest.
 
     Raises:
+    ``float_layers`` of the torch graph stay float; ``calibration`` finds the ranges of activations.
+
         UnsupportedError: no operator was quantized.
     """
     if not any(node.op_type in _QUANTIZED for node in onnx_file.load(Path(source)).graph.node):
@@ -78,20 +95,24 @@ def quantize(source: str, name: str, dataset: str, instruction_set: str, path: s
     prepared = Path(path).with_suffix(".prepared.onnx")
     quant_pre_process(source, str(prepared), skip_symbolic_shape=True)
     activations = _ACTIVATIONS[instruction_set]
-    rows, names = Path(dataset), [spec["name"] for spec in onnx_file.tensors(source)["inputs"]]
-    choices = {
+    names = [spec["name"] for spec in onnx_file.tensors(source)["inputs"]]
+    rows = CalibrationRows(Path(dataset), names)
+    choices: dict[str, Any] = {
+        "nodes_to_exclude": _nodes_of(prepared, Path(graph), float_layers) if float_layers else [],
         "quant_format": QuantFormat.QDQ,
         "per_channel": True,
         "activation_type": activations,
         "weight_type": QuantType.QInt8,
     }
     extra = {"ActivationSymmetric": activations is QuantType.QInt8, "WeightSymmetric": True}
+    if calibration != "min_max":
+        choices["calibration_cache_path"] = _calibrated(prepared, rows, calibration, percentile)
     try:
-        quantize_static(str(prepared), path, _Rows(rows, names), extra_options=extra, **choices)
+        quantize_static(str(prepared), path, _Rows(rows), extra_options=extra, **choices)
     except ValueError:
         # ONNX Runtime 1.32 compares a vector of scales as one number when it widens scales for a dense layer's bias.
         extra["QDQDisableWeightAdjustForInt32Bias"] = True
-        quantize_static(str(prepared), path, _Rows(rows, names), extra_options=extra, **choices)
+        quantize_static(str(prepared), path, _Rows(rows), extra_options=extra, **choices)
     prepared.unlink()
     model = onnx_file.load(Path(path))
     if not any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1 for t in model.graph.initializer):
@@ -101,6 +122,44 @@ def quantize(source: str, name: str, dataset: str, instruction_set: str, path: s
 
 
 def quantize_dynamically(source: str, name: str, path: str) -> None:
+def _nodes_of(path: Path, graph: Path, layers: Sequence[str]) -> list[str]:
+    """The names of the nodes that compute the torch graph's layers; nodes without a name are given one."""
+    model = onnx_file.load(path)
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+    onnx.save(model, path)
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = {
+        name: node.name
+        for node in model.graph.node
+        if node.op_type in _QUANTIZED
+        for name in node.input[:2]
+        if name in initializers
+    }
+    weights = {name: onnx.numpy_helper.to_array(initializers[name]) for name in nodes}
+    return [nodes[name] for name in sorted(weights_of_layers(graph, layers, weights))]
+
+
+def _calibrated(path: Path, rows: CalibrationRows, method: Calibration, percentile: float) -> Path:
+    """The ranges of all real values of the model, in the file that `quantize_static` takes instead of rows."""
+    model = onnx_file.load(path)
+    declared = {value.name for value in model.graph.output}
+    names = [name for node in model.graph.node for name in node.output if name]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in declared)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def values() -> Iterator[dict[str, np.ndarray]]:
+        for row in rows:
+            given = row | dict(zip(names, session.run(names, row), strict=True))
+            yield {n: v for n, v in given.items() if isinstance(v, np.ndarray) and v.dtype == np.float32}
+
+    ranges = streamed_ranges(values, method, percentile)
+    data = {name: tuple(np.array(bound, dtype=np.float32) for bound in bounds) for name, bounds in ranges.items()}
+    made = path.with_suffix(".ranges.json")
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), made)
+    return made
+
+
     """Weights of dense layers in 8 bits, activations quantized at run time.
 
     Convolutions stay float: ONNX Runtime's ConvInteger was measured six times slower than a float convolution.
@@ -153,8 +212,8 @@ def to_ort(source: str, path: str) -> str:
 class _Rows(CalibrationDataReader):  # type: ignore[misc]
     """Calibration rows in the form that the quantizer asks for."""
 
-    def __init__(self, dataset: Path, inputs: list[str]) -> None:
-        self._rows: Iterator[dict[str, np.ndarray]] = iter(CalibrationRows(dataset, inputs))
+    def __init__(self, rows: CalibrationRows) -> None:
+        self._rows: Iterator[dict[str, np.ndarray]] = iter(rows)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._rows, None)

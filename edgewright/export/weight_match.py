@@ -1,0 +1,57 @@
+"""Which weights of a converted file are those of which layer of the torch graph. Runs in a child process.
+
+Converters rename layers, transpose their weights and fold BatchNorm into them; the values stay. So a layer is found by
+a fingerprint that no transposition changes: how many numbers, their sums of sizes and of squares, their extremes.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.errors import UnsupportedError
+
+__all__ = ["weights_of_layers"]
+
+# Half precision rounds by 2^-11 of a value; folding a norm by far less.
+_TOLERANCE = 2e-3
+
+
+def weights_of_layers(graph: Path, layers: Iterable[str], weights: Mapping[str, NDArray[Any]]) -> set[str]:
+    """The names of those of the file's ``weights`` that hold the weights of the graph's ``layers``.
+
+    Raises:
+        UnsupportedError: the graph has no such layer, or the file no such weight.
+    """
+    from edgewright.intake import torch_graph
+    from edgewright.optimize.fuse import fuse
+    from edgewright.optimize.training import weight_names
+
+    model = torch_graph.load(graph)
+    tensors = [dict(m.named_parameters()) for m in (model, fuse(model))]
+    known = [name.removesuffix(".weight") for name in weight_names(model)]
+    prints = {name: _fingerprint(values) for name, values in weights.items()}
+    found: set[str] = set()
+    for layer in layers:
+        if layer not in known:
+            raise UnsupportedError(f"float_layers: the model has no layer '{layer}'; it has: {', '.join(known)}")
+        forms = [_fingerprint(t[f"{layer}.weight"].detach().numpy()) for t in tensors if f"{layer}.weight" in t]
+        alike = {name for name, other in prints.items() if any(_alike(form, other) for form in forms)}
+        if not alike:
+            raise UnsupportedError(f"float_layers: the converted file holds no weight with the values of '{layer}'")
+        found |= alike
+    return found
+
+
+def _fingerprint(values: NDArray[Any]) -> tuple[int, NDArray[np.float64]]:
+    flat = values.astype(np.float64).reshape(-1)
+    if not flat.size:
+        return 0, np.zeros(4)
+    return flat.size, np.array([np.abs(flat).sum(), np.sqrt((flat**2).sum()), flat.min(), flat.max()])
+
+
+def _alike(one: tuple[int, NDArray[np.float64]], other: tuple[int, NDArray[np.float64]]) -> bool:
+    scale = np.maximum(np.abs(one[1]), np.abs(one[1]).max() * 1e-3) if one[0] else 1.0
+    return one[0] == other[0] and bool((np.abs(one[1] - other[1]) <= _TOLERANCE * scale).all())

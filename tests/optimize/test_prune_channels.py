@@ -1,0 +1,20 @@
+"""Structured pruning to a target."""
+
+import pytest
+
+from edgewright.optimize.prune_channels import multiply_accumulates, prune_channels
+from edgewright.optimize.training import predictions
+from edgewright.recipe import PruneChannels, Training
+from tests.optimize.networks import CLASSES, accuracy
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*pruning.*:UserWarning")
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "taylor", "batchnorm"])
+def test_prune_channels_removes_the_operations_it_says(model, rows, importance):
+    params = PruneChannels(ratio=0.5, importance=importance, steps=2, training=Training(epochs=3, learning_rate=3e-3))
+    narrow = prune_channels(model, params, rows)
+    example = rows.inputs[:1]
+    assert multiply_accumulates(narrow, example) <= 0.5 * multiply_accumulates(model, example)
+    assert predictions(narrow, example).shape == (1, CLASSES)
+    assert accuracy(narrow, rows) > accuracy(model, rows) - 0.08
