@@ -18,6 +18,7 @@ __all__ = [
     "Budget",
     "DeviceProfile",
     "ExportOptions",
+    "Kernels",
     "Platform",
     "Policy",
     "SshConnection",
@@ -56,6 +57,16 @@ class Policy(Value):
 
     max_temperature_c: float | None = Field(None, gt=0, description="Hottest sensor, degrees Celsius.")
     min_battery_percent: float | None = Field(None, ge=0, le=100, description="Battery below which to do less.")
+
+
+class Kernels(Value):
+    """Which arithmetic kernels run the model on the device; left out, the inference runtime's own choice."""
+
+    xnnpack: bool | None = Field(None, description="LiteRT's XNNPACK delegate; ONNX Runtime's, where its build has it.")
+    kleidiai: bool | None = Field(None, description="ONNX Runtime's KleidiAI kernels for Arm.")
+    bfloat16: bool | None = Field(
+        None, description="ONNX Runtime's bfloat16 matrix products on Arm cores that have them: faster, less exact."
+    )
 
 
 class SshConnection(Value):
@@ -122,6 +133,7 @@ class DeviceProfile(Value):
     ssh: SshConnection | None = Field(None, description="A real board: figures are taken there, over SSH.")
     adb: AdbConnection | None = Field(None, description="A real phone: figures are taken there, over adb.")
 
+    kernels: Kernels = Kernels()
 
 def profiles_folder() -> Path:
     """``EDGEWRIGHT_PROFILES``, else the folder in the checkout, else the one that the wheel installed."""
@@ -164,7 +176,7 @@ def first_fault(error: ValidationError, *models: type[BaseModel]) -> str:
     fault = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        shown: tuple[type[BaseModel], ...] = (*models, Budget, Policy, SshConnection, AdbConnection)
+        shown: tuple[type[BaseModel], ...] = (*models, Budget, Policy, Kernels, SshConnection, AdbConnection)
         known = sorted({field for model in shown for field in model.model_fields})
         near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(known)}"

@@ -66,12 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     predict = rooted(add("predict", _predict, "answer rows with the installed model"))
     predict.add_argument("rows", help="a .json file (one row, or a list), a .npy array, or - for JSON on stdin")
     predict.add_argument("--bundle", type=Path, help="a bundle's folder, instead of the installed one")
-    predict.add_argument("--threads", type=int, default=1)
+    predict.add_argument("--threads", type=int, help="as the manifest says if left out")
     rooted(add("status", _status, "what is installed"))
-    rooted(add("rollback", _rollback, "return to the release before, without network"))
+    rollback = rooted(add("rollback", _rollback, "return to an earlier release, without network"))
+    rollback.add_argument("--to", help="a kept release, as `status` names it; the one before the current if left out")
     bench = rooted(add("bench", _bench, "time the installed model on its golden rows"))
     bench.add_argument("--runs", type=int, default=200)
-    bench.add_argument("--threads", type=int, default=1)
+    bench.add_argument("--threads", type=int, help="as the manifest says if left out")
     clouded(rooted(add("sync", _sync, "send what waits in the outbox")), required=True)
     run = clouded(rooted(add("run", _run, "answer rows from stdin, one JSON a line, and keep the device up to date")))
     run.add_argument("--repository", help="release repository to take updates from")
@@ -136,7 +137,7 @@ def _status(options: argparse.Namespace) -> dict[str, Any]:
 def _rollback(options: argparse.Namespace) -> dict[str, Any]:
     installation = Installation(options.root)
     with installation.exclusive():
-        return {"status": "rolled back", "installed": _shown(installation.rollback())}
+        return {"status": "rolled back", "installed": _shown(installation.rollback(options.to))}
 
 
 def _bench(options: argparse.Namespace) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
     times.sort()
     at = {f"p{q}_ms": round(times[min(len(times) * q // 100, len(times) - 1)], 4) for q in (50, 95, 99)}
     backend = predictor.backend
-    return {"runtime": f"{backend.name} {backend.version}", "runs": options.runs, "threads": options.threads, **at}
+    return {"runtime": f"{backend.name} {backend.version}", "runs": options.runs, "threads": predictor.threads, **at}
 
 
 def _client(options: argparse.Namespace) -> Any:
@@ -195,8 +196,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     answered = 0
     try:
         for line in sys.stdin:
+            began = time.monotonic()
             print(json.dumps(_answered(device, line)), flush=True)
             answered += 1
+            if device.interval_s:  # under heat or with a low battery: see `Level`
+                time.sleep(max(began + device.interval_s - time.monotonic(), 0))
     finally:
         ended.set()
         thread.join()

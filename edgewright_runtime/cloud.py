@@ -55,6 +55,11 @@ class Breaker:
             self._try_at = self._clock() + self._pause_s
             return True
 
+    def is_open(self) -> bool:
+        """Whether a request would be refused now; unlike `admits` this takes no turn."""
+        with self._lock:
+            return self._failed >= self._allowed and self._clock() < self._try_at
+
     def succeeded(self) -> None:
         """Close the breaker."""
         with self._lock:

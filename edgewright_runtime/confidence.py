@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from edgewright_runtime.manifest import CONFIDENCE_BINS, Calibration
 
-__all__ = ["calibrated", "confidence_bins", "entropy_confidence", "margin_confidence", "population_stability_index"]
+__all__ = [
+    "calibrated",
+    "confidence_bins",
+    "entropy_confidence",
+    "margin_confidence",
+    "population_stability_index",
+    "wilson_high",
+]
 
 _TINY = 1e-12
 # A bin that the reference left empty would make any first visitor infinitely surprising.
 _LEAST_SHARE = 1e-4
+_Z_95 = 1.959964
 
 
 def calibrated(probabilities: np.ndarray, calibration: Calibration | None) -> np.ndarray:
@@ -48,3 +58,11 @@ def population_stability_index(reference: np.ndarray, found: np.ndarray) -> floa
     expected = np.maximum(np.asarray(reference, float) / np.sum(reference), _LEAST_SHARE)
     actual = np.maximum(np.asarray(found, float) / np.sum(found), _LEAST_SHARE)
     return float(((actual - expected) * np.log(actual / expected)).sum())
+
+
+def wilson_high(share: float, rows: int) -> float:
+    """Upper bound of the 95% Wilson score interval of a share (0-1) that ``rows`` rows showed."""
+    z2 = _Z_95**2
+    centre = share + z2 / (2 * rows)
+    spread = _Z_95 * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2))
+    return (centre + spread) / (1 + z2 / rows)

@@ -11,12 +11,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgewright_runtime.cloud import CloudClient
-from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError, TransportError
+from edgewright_runtime.errors import (
+    EdgeRuntimeError,
+    InputRejectedError,
+    IntegrityError,
+    RollbackError,
+    TransportError,
+)
 from edgewright_runtime.hybrid import Answer, Hybrid, Policy
 from edgewright_runtime.installation import Installation
 from edgewright_runtime.monitor import Monitor, resident_memory_mb
@@ -27,14 +33,21 @@ from edgewright_runtime.registry import Constraints, Model, Registry
 from edgewright_runtime.sensors import Sensors
 from edgewright_runtime.telemetry import TelemetryRecord
 from edgewright_runtime.updater import Outcome, Updater
-from edgewright_runtime.watch import Issue, Level, Limits, Watch, step_for
+from edgewright_runtime.watch import Issue, Level, Limits, Watch, levels_of, step_for
 
 __all__ = ["Device", "Settings", "Tick"]
+
+# Heat, an empty battery and a network that is down are not the model's fault.
+_OWN_FAULTS = {"high_latency", "high_memory", "high_errors", "low_accuracy"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a device runs. Without ``repository`` it takes no updates, without ``cloud`` it sends nothing."""
+    """How a device runs. Without ``repository`` it takes no updates, without ``cloud`` it sends nothing.
+
+    ``levels`` and ``limits`` are those of the release's monitoring plan, which has them from the device's profile, if
+    left out. ``default`` answers where the model fails and has never answered.
+    """
 
     root: Path
     repository: str | None = None
@@ -42,8 +55,9 @@ class Settings:
     cloud: CloudClient | None = None
     policy: Policy = field(default_factory=Policy)
     privacy: Privacy = field(default_factory=Privacy)
-    levels: tuple[Level, ...] = (Level("normal"),)
+    levels: tuple[Level, ...] | None = None
     limits: Limits | None = None
+    default: Answer | None = None
     cache_capacity: int = 1000
     outbox_bytes: int = 64 << 20
     quota_bytes: int = 0
@@ -76,8 +90,11 @@ class _Active:
         before_mb = resident_memory_mb()
         predictor = Predictor(folder, level.threads)
         release = device.installation.installed(model.release).release
+        policy = settings.policy
+        if release.monitoring.min_confidence is not None:
+            policy = replace(policy, threshold=release.monitoring.min_confidence)
         self.answers = OfflineModel(
-            Hybrid(predictor, model.release, cloud=settings.cloud, policy=settings.policy),
+            Hybrid(predictor, model.release, cloud=settings.cloud, policy=policy, default=settings.default),
             predictor.manifest,
             model.release,
             device.outbox,
@@ -115,8 +132,11 @@ class Device:
         self.outbox = Outbox(settings.root / "outbox.db", settings.outbox_bytes)
         self.windows: list[TelemetryRecord] = []
         self._sensors = sensors or Sensors()
+        self._levels: tuple[Level, ...] = settings.levels or (Level("normal"),)
         self._level = 0
         self._healthy_windows = 0
+        self._drifted_before: bool | None = None
+        self._standing: dict[str, Issue] = {}
         self._swap = threading.Lock()
         self._retired: list[_Active] = []
         self.not_logged = 0
@@ -134,14 +154,26 @@ class Device:
             InputRejectedError: the input does not fit the model's manifest.
         """
         active = self._active
-        answer = active.answers.predict(raw, user=user)
+        try:
+            answer = active.answers.predict(raw, user=user)
+        except InputRejectedError:
+            raise
+        except EdgeRuntimeError:
+            active.monitor.record(None, error=True)
+            raise
         active.monitor.record(
-            None if answer.source == "cache" else answer.latency_ms,
+            answer.model_ms,
             max(answer.scores) if answer.label is not None else None,
             None if truth is None else truth == answer.label,
-            fallback=answer.source not in {"edge", "cloud", "cache"},
+            fallback=answer.source == "edge_fallback",
+            error=answer.source in {"last_good", "default"},
         )
         return answer
+
+    @property
+    def interval_s(self) -> float:
+        """The least time between two predictions at the present level; the application, or the agent, keeps to it."""
+        return self._levels[self._level].interval_s
 
     def tick(self) -> Tick:
         """One round of upkeep: judge, step, send, update."""
@@ -155,10 +187,12 @@ class Device:
         outcome = self._fetched_update(errors) if rolled_back is None else None
         if outcome is not None:
             self._level = 0
+            drifts = any(issue.kind == "confidence_drift" for issue in issues)
+            self._drifted_before = drifts if self._active.watch.windows else None
             self._replace()
         return Tick(
             release=self._active.model.release,
-            level=self.settings.levels[self._level].name,
+            level=self._levels[self._level].name,
             issues=tuple(issues),
             sent=sent,
             installed=outcome.installed.name if outcome and outcome.installed else None,
@@ -183,21 +217,33 @@ class Device:
 
     def _judge(self) -> list[Issue]:
         windows = [self.windows.pop(0) for _ in range(len(self.windows))]
-        reading = self._sensors.read()
-        issues: list[Issue] = []
+        watch = self._active.watch
         for window in windows:
             if window.release == self._active.model.release:
-                issues = self._active.watch.judge(window, reading)
-                self._count_healthy(window, issues)
+                self._count_healthy(window, watch.judge_model(window))
             self._log({"kind": "telemetry", **json.loads(window.to_line())})
-        for issue in issues:
-            found = {"issue": issue.kind, "severity": issue.severity, "value": issue.value, "limit": issue.limit}
-            self._log({"kind": "issue", "release": self._active.model.release, **found})
+        issues = watch.judge_machine(self._sensors.read())
+        self._log_changes({issue.kind: issue for issue in issues})
         return issues
+
+    def _log_changes(self, standing: dict[str, Issue]) -> None:
+        """Tell of an issue when it begins, grows or ends: one that stands for a week is one record, not thousands."""
+        for kind, issue in standing.items():
+            before = self._standing.get(kind)
+            if before is None or before.severity != issue.severity:
+                self._log_issue(issue, issue.severity)
+        for kind, issue in self._standing.items():
+            if kind not in standing:
+                self._log_issue(issue, "cleared")
+        self._standing = standing
+
+    def _log_issue(self, issue: Issue, severity: str) -> None:
+        found = {"issue": issue.kind, "severity": severity, "value": issue.value, "limit": issue.limit}
+        self._log({"kind": "issue", "release": self._active.model.release, **found})
 
     def _count_healthy(self, window: TelemetryRecord, issues: list[Issue]) -> None:
         """Windows in a row that speak for the model; one in which it never ran says nothing."""
-        if any(_condemns(issue) for issue in issues):
+        if any(self._condemns(issue) for issue in issues):
             self._healthy_windows = 0
         elif window.latency.total or not self._active.watch.plan.enable_performance_tracking:
             self._healthy_windows += 1
@@ -206,7 +252,7 @@ class Device:
         """End the trial of a new release, well or by going back; the name of the release that was given up."""
         if self.installation.trial_starts() is None:
             return None
-        condemning = next((issue for issue in issues if _condemns(issue)), None)
+        condemning = next((issue for issue in issues if self._condemns(issue)), None)
         if condemning is None:
             if self._healthy_windows >= self.settings.trial_windows:
                 self.installation.end_trial()
@@ -251,22 +297,28 @@ class Device:
             return self._opened()
 
     def _step(self, issues: list[Issue], errors: list[str]) -> None:
-        levels = self.settings.levels
-        level = step_for(issues, levels, self._level)
-        if level == self._level:
-            return
-        before, self._level = self._level, level
-        try:
-            self._replace()
-        except EdgeRuntimeError as e:
-            self._level = before
-            errors.append(f"level {levels[level].name}: {e}")
+        """One level down or up; one that cannot be run (no such model is installed) is passed over."""
+        before = self._level
+        while (level := step_for(issues, self._levels, self._level)) != self._level:
+            self._level = level
+            try:
+                self._replace()
+            except EdgeRuntimeError as e:
+                errors.append(f"level {self._levels[level].name}: {e}")
+            else:
+                return
+        self._level = before
 
     def _send(self, errors: list[str]) -> int:
         if self.settings.cloud is None:
             return 0
         not_logged = self.not_logged + self._active.answers.not_logged
-        status = {"release": self._active.model.release, "not_logged": not_logged}
+        status = {
+            "release": self._active.model.release,
+            "level": self._levels[self._level].name,
+            "not_logged": not_logged,
+            "latency_ms": self._active.monitor.long_span_ms(),
+        }
         try:
             return sync(self.outbox, self.settings.cloud, {**status, **self.outbox.counters()}).records
         except EdgeRuntimeError as e:
@@ -290,6 +342,7 @@ class Device:
     def _replace(self) -> None:
         """Put the model that belongs to the present level in place of the one that answers."""
         fresh = self._opened()
+        fresh.watch.take_over(self._active.watch)
         with self._swap:
             before, self._active = self._active, fresh
         self._healthy_windows = 0
@@ -303,32 +356,40 @@ class Device:
         self._retired.clear()
 
     def _opened(self) -> _Active:
-        level = self.settings.levels[self._level]
+        if self.settings.levels is None:
+            current = self._current_model()
+            plan = self.installation.installed(current.release).release.monitoring
+            self._levels = levels_of(plan.steps, current.manifest.runtime.threads, current.latency_p95_ms)
+            self._level = min(self._level, len(self._levels) - 1)
+        level = self._levels[self._level]
         return _Active(self, self._chosen(level), level)
 
     def _chosen(self, level: Level) -> Model:
         """The current release; under strain the best installed one within the level's limits."""
         if level.max_latency_ms is None and level.max_memory_mb is None:
-            current = self.installation.current()
-            found = next((m for m in self.registry.models() if current is not None and m.release == current.name), None)
-            if found is None:
-                raise EdgeRuntimeError(f"{self.settings.root}: no usable model is installed")
-            return found
+            return self._current_model()
         return self.registry.best_model(
             Constraints(max_latency_ms=level.max_latency_ms, max_memory_mb=level.max_memory_mb)
         )
+
+    def _current_model(self) -> Model:
+        current = self.installation.current()
+        found = next((m for m in self.registry.models() if current is not None and m.release == current.name), None)
+        if found is None:
+            raise EdgeRuntimeError(f"{self.settings.root}: no usable model is installed")
+        return found
+
+    def _condemns(self, issue: Issue) -> bool:
+        """Whether an issue is the model's own fault, and grave.
+
+        Drift is only where the model before, on the same inputs, was seen to be without: else the world has changed.
+        """
+        if issue.severity != "critical":
+            return False
+        return issue.kind in _OWN_FAULTS or (issue.kind == "confidence_drift" and self._drifted_before is False)
 
     def _log(self, content: dict[str, Any]) -> None:
         try:
             self.outbox.add({"time_s": self.clock(), **content})
         except OutboxError:
             self.not_logged += 1
-
-
-def _condemns(issue: Issue) -> bool:
-    """Whether an issue is the model's own fault, and grave.
-
-    Heat and an empty battery are not; drift tells of the inputs, which the model before would meet as well.
-    """
-    own = {"high_latency", "high_memory", "rising_fallbacks"}
-    return issue.kind in own and issue.severity == "critical"

@@ -26,7 +26,7 @@ _TIMED_RUNS = 30
 _RUNTIME_MEMORY_MB = 60.0
 
 
-def check_bundle(folder: Path, threads: int = 1) -> dict[str, float]:
+def check_bundle(folder: Path, threads: int | None = None) -> dict[str, float]:
     """Open a bundle, run its golden vectors, and return the largest difference by output, in stored units.
 
     Raises:

@@ -46,6 +46,8 @@ class Answer:
     ``source``: ``edge``, ``cloud``, ``edge_fallback`` (unsure, and the cloud did not answer in time), ``last_good``
     (the model failed; an earlier answer), ``default``, or ``cache`` (see `offline`). ``scores`` are calibrated
     probabilities by class, or the value of a regressor, whose confidence is None. ``model`` names what answered.
+    ``latency_ms`` is what the caller waited; ``model_ms`` what the model on the device took of it, None where it did
+    not run or failed: its health is judged by that, not by the network's.
     """
 
     source: str
@@ -54,6 +56,7 @@ class Answer:
     confidence: float | None
     latency_ms: float
     model: str
+    model_ms: float | None = None
 
 
 class Hybrid:
@@ -93,31 +96,35 @@ class Hybrid:
             raise
         except Exception as e:  # whatever the runtime raised, the application goes on
             return self._stand_in(e, began)
+        model_ms = answer.model_ms
         if self._cloud is not None and answer.confidence is not None and answer.confidence < self._policy.threshold:
             answer = self._asked(raw, answer, began)
         self._last_good = answer
-        return replace(answer, latency_ms=_since(began))
+        return replace(answer, latency_ms=_since(began), model_ms=model_ms)
 
     def _on_edge(self, raw: Any) -> Answer:
         with self._interpreter:
+            began = time.perf_counter()  # waiting for other threads is not the model's fault
             prediction = self._predictor.predict(raw)
+            model_ms = _since(began)
         if len(prediction.scores) != 1:
             raise InputRejectedError(f"one row at a time, {len(prediction.scores)} were given")
-        return self._answer(prediction)
+        return self._answer(prediction, model_ms)
 
-    def _answer(self, prediction: Prediction) -> Answer:
+    def _answer(self, prediction: Prediction, model_ms: float) -> Answer:
         if not prediction.labels:
-            return Answer("edge", None, (float(prediction.scores[0]),), None, 0.0, self._model)
+            return Answer("edge", None, (float(prediction.scores[0]),), None, 0.0, self._model, model_ms)
         shown = calibrated(prediction.scores, self._predictor.manifest.calibration)
         confidence = float(_MEASURES[self._policy.measure](shown)[0])
         scores = tuple(float(s) for s in shown[0])
-        return Answer("edge", prediction.labels[0], scores, confidence, 0.0, self._model)
+        return Answer("edge", prediction.labels[0], scores, confidence, 0.0, self._model, model_ms)
 
     def _asked(self, raw: Any, edge: Answer, began: float) -> Answer:
         """The cloud's answer if it comes within the budget and fits this model, else the edge's, marked so."""
         fallback = replace(edge, source="edge_fallback")
         cloud = self._cloud
-        if cloud is None or not self._slots.acquire(blocking=False):
+        # No thread is worth starting while the breaker is open: the network is down, and the answer is known.
+        if cloud is None or cloud.breaker.is_open() or not self._slots.acquire(blocking=False):
             return fallback
         box: list[CloudAnswer] = []
 
@@ -151,7 +158,7 @@ class Hybrid:
     def _stand_in(self, cause: Exception, began: float) -> Answer:
         for source, answer in (("last_good", self._last_good), ("default", self._default)):
             if answer is not None:
-                return replace(answer, source=source, latency_ms=_since(began))
+                return replace(answer, source=source, latency_ms=_since(began), model_ms=None)
         raise EdgeRuntimeError(f"the model failed and there is no earlier or default answer: {cause}") from cause
 
 

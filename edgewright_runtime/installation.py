@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -20,10 +21,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgewright_runtime.bundle import open_bundle
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError
 from edgewright_runtime.release import ReleaseDocument, parse_release
 
 __all__ = ["Installation", "Installed", "discard", "sync_folder", "write_durably"]
+
+
+_RELEASE_NAME = re.compile(r"[a-z0-9_-]+\.[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -87,13 +92,17 @@ class Installation:
 
     def names(self) -> list[str]:
         """All releases on this device, oldest first within a channel."""
-        folders = [p.name for p in (self.root / "releases").iterdir() if not p.name.startswith(".")]
+        folders = [p.name for p in (self.root / "releases").iterdir() if _RELEASE_NAME.fullmatch(p.name)]
         return sorted(folders, key=lambda name: (name.rpartition(".")[0], int(name.rpartition(".")[2])))
 
     def highest_version(self, channel: str) -> int:
         """The highest version of a channel that was ever active here; 0 before the first."""
         path = self.root / "highest" / channel
-        return int(path.read_text()) if path.exists() else 0
+        kept = [int(name.rpartition(".")[2]) for name in self.names() if name.rpartition(".")[0] == channel]
+        try:
+            return int(path.read_text()) if path.exists() else 0
+        except ValueError:  # a damaged file must not end all updates: what is installed was active once
+            return max(kept, default=0)
 
     def bundle_folder(self, manifest_sha256: str) -> Path:
         """Where a bundle lies once it is complete."""
@@ -127,21 +136,26 @@ class Installation:
         self._raise_highest(release)
         return self.installed(name)
 
-    def rollback(self, *, take_again: bool = False) -> Installed:
-        """Return to the release before the current one, without network.
+    def rollback(self, to: str | None = None, *, take_again: bool = False) -> Installed:
+        """Return to the release before the current one, or to the kept release ``to``, without network.
 
         The current one is not taken again, unless ``take_again``: where its files were damaged, not its model bad.
 
         Raises:
-            RollbackError: there is none, or it is damaged.
+            RollbackError: there is none, it is not kept here, or it is damaged.
         """
         now = self.current()
-        if now is None or now.previous is None:
+        name = to or (now.previous if now else None)
+        if now is None or name is None:
             raise RollbackError(f"{self.root}: no earlier release is kept here")
+        if name == now.name or name not in self.names():
+            kept = ", ".join(other for other in self.names() if other != now.name) or "none"
+            raise RollbackError(f"release '{name}' is no other release that is kept here; there are: {kept}")
         try:
-            target = self.installed(now.previous)
+            target = self.installed(name)
+            open_bundle(target.bundle)
         except IntegrityError as e:
-            raise RollbackError(f"the earlier release {now.previous} cannot be used: {e}") from e
+            raise RollbackError(f"the earlier release {name} cannot be used: {e}") from e
         if not take_again:
             self.refuse(now.name, "rolled back on this device")
         self._point_to(target.name)
@@ -156,8 +170,8 @@ class Installation:
         path, current = self.root / "trial", self.current()
         if current is None or not path.exists():
             return None
-        name, _, starts = path.read_text().partition(" ")
-        return int(starts) if name == current.name else None
+        name, _, starts = path.read_text(errors="replace").partition(" ")
+        return int(starts) if name == current.name and starts.isdigit() else None
 
     def count_trial_start(self) -> int | None:
         """Count one more start of a release on trial."""

@@ -18,11 +18,13 @@ __all__ = [
     "CONFIDENCE_BINS",
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
+    "STEPS",
     "Calibration",
     "Column",
     "Figures",
     "FileEntry",
     "Golden",
+    "Kernels",
     "Limits",
     "Lineage",
     "Manifest",
@@ -37,6 +39,7 @@ __all__ = [
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 CONFIDENCE_BINS = 10
+STEPS = ("fewer_threads", "cheaper_model", "longer_interval")
 
 _MAX_FILES = 10_000
 _MAX_RANK = 8
@@ -100,12 +103,31 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class Kernels:
+    """Which arithmetic kernels run the model; None is the inference runtime's own choice.
+
+    ``xnnpack``: LiteRT's XNNPACK delegate, or ONNX Runtime's provider where its build has one. ``kleidiai``: ONNX
+    Runtime's KleidiAI kernels for Arm, where its build has them. ``bfloat16``: its matrix products in bfloat16 on Arm
+    cores that have it: faster, less exact.
+    """
+
+    xnnpack: bool | None = None
+    kleidiai: bool | None = None
+    bfloat16: bool | None = None
+
+
+@dataclass(frozen=True)
 class RuntimeNeed:
-    """What loads the model on the device, the oldest version that can, and the accelerator it needs (None: a CPU)."""
+    """What loads the model on the device, the oldest version that can, and the accelerator it needs (None: a CPU).
+
+    ``threads`` and ``kernels`` are the device profile's: the model was measured with them.
+    """
 
     name: str
     minimum_version: str
     accelerator: str | None = None
+    threads: int = 1
+    kernels: Kernels = Kernels()
 
 
 @dataclass(frozen=True)
@@ -190,7 +212,11 @@ class Lineage:
 
 @dataclass(frozen=True)
 class Monitoring:
-    """What the device records and what counts as an issue; None sets no limit."""
+    """What the device records, what counts as an issue (None sets no limit), and what it does under strain.
+
+    ``min_confidence`` is below which the cloud is asked, None leaves that to the device's own settings. ``steps`` are
+    taken one after another while it is too hot or the battery too low (see `STEPS`), and back.
+    """
 
     enable_performance_tracking: bool = True
     enable_accuracy_monitoring: bool = True
@@ -198,6 +224,14 @@ class Monitoring:
     max_latency_p95_ms: float | None = None
     max_memory_mb: float | None = None
     min_accuracy: float | None = None
+    max_error_share: float | None = 0.05
+    max_fallback_share: float | None = 0.5
+    max_drift: float | None = 0.25
+    max_cpu_percent: float | None = 90.0
+    max_temperature_c: float | None = None
+    min_battery_percent: float | None = None
+    min_confidence: float | None = None
+    steps: tuple[str, ...] = STEPS
 
 
 @dataclass(frozen=True)
@@ -348,7 +382,19 @@ def _scores(f: Fields) -> Scores:
 
 
 def _runtime(f: Fields) -> RuntimeNeed:
-    found = RuntimeNeed(f.text("name"), f.text("minimum_version"), f.maybe("accelerator", f.text))
+    found = RuntimeNeed(
+        name=f.text("name"),
+        minimum_version=f.text("minimum_version"),
+        accelerator=f.maybe("accelerator", f.text),
+        threads=f.whole("threads", 1, 1024),
+        kernels=_kernels(f.object("kernels")),
+    )
+    f.done()
+    return found
+
+
+def _kernels(f: Fields) -> Kernels:
+    found = Kernels(**{key: f.maybe(key, f.flag) for key in ("xnnpack", "kleidiai", "bfloat16")})
     f.done()
     return found
 
@@ -418,6 +464,18 @@ def parse_monitoring(f: Fields) -> Monitoring:
         max_latency_p95_ms=f.maybe("max_latency_p95_ms", f.number),
         max_memory_mb=f.maybe("max_memory_mb", f.number),
         min_accuracy=f.maybe("min_accuracy", f.number),
+        max_error_share=f.maybe("max_error_share", lambda key: f.number(key, 0, 1)),
+        max_fallback_share=f.maybe("max_fallback_share", lambda key: f.number(key, 0, 1)),
+        max_drift=f.maybe("max_drift", lambda key: f.number(key, 0)),
+        max_cpu_percent=f.maybe("max_cpu_percent", lambda key: f.number(key, 0, 100)),
+        max_temperature_c=f.maybe("max_temperature_c", f.number),
+        min_battery_percent=f.maybe("min_battery_percent", lambda key: f.number(key, 0, 100)),
+        min_confidence=f.maybe("min_confidence", lambda key: f.number(key, 0, 1)),
+        steps=f.items("steps", _step, len(STEPS)),
     )
     f.done()
     return found
+
+
+def _step(value: Any, where: str) -> str:
+    return Fields({"step": value}, where).text("step", STEPS)

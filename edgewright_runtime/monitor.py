@@ -5,6 +5,7 @@ Recording a prediction costs microseconds; a window is handed over when the next
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -20,6 +21,9 @@ __all__ = ["Monitor", "TelemetryFile", "resident_memory_mb"]
 _MAX_FILE_BYTES = 8 << 20  # telemetry must not fill the disk of a device that is offline for months
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# Latencies kept for a window's exact percentiles (320 kB at most); a window with more has the sketch's, within 1%.
+_MOST_EXACT = 10_000
+_PERCENTILES = (0.5, 0.95, 0.99)
 
 
 def resident_memory_mb() -> float | None:
@@ -72,6 +76,7 @@ class Monitor:
         self._memory_before_mb = memory_before_mb
         self._clock = clock
         self._lock = threading.Lock()
+        self._span = QuantileSketch()
         self._begin()
 
     def record(
@@ -81,8 +86,9 @@ class Monitor:
         correct: bool | None = None,
         *,
         fallback: bool = False,
+        error: bool = False,
     ) -> None:
-        """Count one prediction; ``correct`` is None where the truth is not known.
+        """Count one prediction; ``correct`` is None where the truth is not known, ``error`` is a failure of the model.
 
         ``latency_ms`` is None where the model did not run: an answer from the cache says nothing of its speed.
         """
@@ -91,8 +97,11 @@ class Monitor:
                 self._write()
             self._predictions += 1
             self._fallbacks += fallback
+            self._errors += error
             if latency_ms is not None and self._plan.enable_performance_tracking:
                 self._latency.add(latency_ms)
+                if len(self._exact_ms) <= _MOST_EXACT:
+                    self._exact_ms.append(latency_ms)
             if confidence is not None:
                 self._confidence[min(int(confidence * CONFIDENCE_BINS), CONFIDENCE_BINS - 1)] += 1
             if correct is not None and self._plan.enable_accuracy_monitoring:
@@ -104,18 +113,27 @@ class Monitor:
         with self._lock:
             self._write()
 
+    def long_span_ms(self) -> dict[str, float | None]:
+        """p50, p95 and p99 of all windows that have ended, within 1%: a sketch keeps any span in bounded memory."""
+        with self._lock:
+            return {f"p{round(100 * q)}": self._span.quantile(q) for q in _PERCENTILES}
+
     def _begin(self) -> None:
         self._start_s = self._clock()
-        self._predictions = self._labelled = self._correct = self._fallbacks = 0
+        self._predictions = self._labelled = self._correct = self._fallbacks = self._errors = 0
         self._latency = QuantileSketch()
+        self._exact_ms: list[float] = []
         self._confidence = [0] * CONFIDENCE_BINS
+        self._used_s, self._since_s = time.process_time(), time.perf_counter()
 
     def _write(self) -> None:
         if self._predictions:
+            self._span.merge(self._latency)
             self._sink(self._window())
         self._begin()
 
     def _window(self) -> TelemetryRecord:
+        tracked = self._plan.enable_performance_tracking
         return TelemetryRecord(
             device=self._device,
             release=self._release,
@@ -124,12 +142,26 @@ class Monitor:
             seconds=max(self._clock() - self._start_s, 0.0),
             predictions=self._predictions,
             latency=self._latency,
-            memory_mb=self._memory_mb() if self._plan.enable_performance_tracking else None,
+            memory_mb=self._memory_mb() if tracked else None,
             confidence=tuple(self._confidence),
             labelled=self._labelled,
             correct=self._correct,
             fallbacks=self._fallbacks,
+            errors=self._errors,
+            cpu_percent=self._cpu_percent() if tracked else None,
+            percentiles_ms=self._percentiles_ms(),
         )
+
+    def _percentiles_ms(self) -> tuple[float, ...] | None:
+        """By nearest rank; None for a window that is empty or too long to be kept."""
+        if not 0 < len(self._exact_ms) <= _MOST_EXACT:
+            return None
+        ordered = sorted(self._exact_ms)
+        return tuple(ordered[math.ceil(q * len(ordered)) - 1] for q in _PERCENTILES)
+
+    def _cpu_percent(self) -> float | None:
+        seconds = time.perf_counter() - self._since_s
+        return 100 * (time.process_time() - self._used_s) / seconds if seconds > 0 else None
 
     def _memory_mb(self) -> float | None:
         now = resident_memory_mb()

@@ -100,7 +100,7 @@ class OfflineModel:
             if answer.source in {"edge", "cloud"}:  # a fallback may be better next time
                 self.cache.put(key, self._version, answer)
         else:
-            answer = replace(answer, source="cache", latency_ms=(time.perf_counter() - began) * 1000)
+            answer = replace(answer, source="cache", latency_ms=(time.perf_counter() - began) * 1000, model_ms=None)
         try:
             self._outbox.add(self._entry(answer, key, raw, user))
         except OutboxError:

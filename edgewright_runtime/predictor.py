@@ -37,20 +37,24 @@ class Prediction:
 class Predictor:
     """An opened bundle; its files were compared with their digests when it was opened.
 
+    It runs in as many ``threads`` as its manifest says (which has that from the device's profile), or as it is told.
+
     Raises:
         IntegrityError: a file of the bundle is missing or changed, or its tensors are not those of the manifest.
         BackendUnavailableError: the inference runtime is missing or older than the manifest asks for.
     """
 
-    def __init__(self, folder: str | Path, threads: int = 1) -> None:
+    def __init__(self, folder: str | Path, threads: int | None = None) -> None:
         self.folder = Path(folder)
         self.manifest: Manifest = open_bundle(self.folder)
+        self.threads = threads or self.manifest.runtime.threads
         self.backend: Backend = load(
             self.folder / self.manifest.model,
             self.manifest.format,
-            threads,
+            self.threads,
             input_names=[spec.name for spec in self.manifest.inputs],
             output_names=[spec.name for spec in self.manifest.outputs],
+            kernels=self.manifest.runtime.kernels,
         )
         _check_version(self.backend, self.manifest.runtime.minimum_version)
         _check_tensors(self.backend, self.manifest)

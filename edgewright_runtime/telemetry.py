@@ -13,7 +13,7 @@ from edgewright_runtime.strict_json import Fields, parse_object
 
 __all__ = ["TelemetryRecord"]
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _MAX_LINE_BYTES = 256 << 10
 
 
@@ -21,10 +21,11 @@ _MAX_LINE_BYTES = 256 << 10
 class TelemetryRecord:
     """One window of one device.
 
-    ``latency`` counts milliseconds per prediction; ``confidence`` holds the counts of the likeliest class's
-    probability in ten equal bins of 0-1. ``labelled`` predictions had a known truth, ``correct`` of them were right.
-    Without performance tracking ``latency`` is empty and ``memory_mb`` None; without accuracy monitoring nothing is
-    labelled.
+    ``latency`` counts milliseconds per run of the model, mergeable over windows and devices; ``percentiles_ms`` are the
+    exact p50, p95 and p99 of this window. ``cpu_percent`` is what the process took of one core. ``confidence`` holds
+    the counts of the likeliest class's probability in ten equal bins of 0-1. ``labelled`` predictions had a known
+    truth, ``correct`` of them were right. At ``errors`` the model failed. Without performance tracking ``latency`` is
+    empty, and memory, percentiles and CPU are None; without accuracy monitoring nothing is labelled.
     """
 
     device: str
@@ -39,6 +40,14 @@ class TelemetryRecord:
     labelled: int
     correct: int
     fallbacks: int = 0
+    errors: int = 0
+    cpu_percent: float | None = None
+    percentiles_ms: tuple[float, ...] | None = None
+
+    @property
+    def p95_ms(self) -> float | None:
+        """p95 of this window: exact where it was recorded, else the sketch's."""
+        return self.percentiles_ms[1] if self.percentiles_ms else self.latency.quantile(0.95)
 
     def to_line(self) -> str:
         """One line, without the line break."""
@@ -56,6 +65,9 @@ class TelemetryRecord:
             "labelled": self.labelled,
             "correct": self.correct,
             "fallbacks": self.fallbacks,
+            "errors": self.errors,
+            "cpu_percent": self.cpu_percent,
+            "percentiles_ms": self.percentiles_ms,
         }
         return json.dumps(content, allow_nan=False, separators=(",", ":"))
 
@@ -83,10 +95,15 @@ class TelemetryRecord:
             labelled=f.whole("labelled"),
             correct=f.whole("correct"),
             fallbacks=f.whole("fallbacks"),
+            errors=f.whole("errors"),
+            cpu_percent=f.maybe("cpu_percent", lambda key: f.number(key, 0)),
+            percentiles_ms=f.maybe("percentiles_ms", lambda key: f.items(key, _milliseconds, 3)),
         )
         f.done()
         if record.correct > record.labelled or record.labelled > record.predictions:
             raise IntegrityError("telemetry: more correct than labelled, or more labelled than predictions")
+        if record.percentiles_ms is not None and len(record.percentiles_ms) != 3:
+            raise IntegrityError(f"telemetry: {len(record.percentiles_ms)} percentiles, three are p50, p95 and p99")
         return record
 
 
@@ -99,3 +116,7 @@ def _bucket(value: Any, where: str) -> tuple[int, int]:
 
 def _count(value: Any, where: str) -> int:
     return Fields({"count": value}, where).whole("count")
+
+
+def _milliseconds(value: Any, where: str) -> float:
+    return Fields({"ms": value}, where).number("ms", 0)

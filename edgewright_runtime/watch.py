@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from edgewright_runtime.confidence import population_stability_index
+from edgewright_runtime.confidence import population_stability_index, wilson_high
 from edgewright_runtime.manifest import Calibration, Monitoring
 from edgewright_runtime.sensors import Reading
 from edgewright_runtime.telemetry import TelemetryRecord
 
-__all__ = ["Issue", "Level", "Limits", "Watch", "step_for"]
+__all__ = ["Issue", "Level", "Limits", "Watch", "levels_of", "step_for"]
 
 # 0.25 is the usual bound of a population that has moved; see `population_stability_index`.
 _DRIFT_LIMIT = 0.25
 _LEAST_PREDICTIONS = 50
+# A p95 well below the present model's: what a cheaper model must have to be worth the change.
+_CHEAPER_SHARE = 0.8
+_LONGER_INTERVAL_S = 1.0
+_MACHINE = {"high_temperature", "low_battery"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class Limits:
 
     latency_p95_ms: float | None = None
     memory_mb: float | None = None
+    accuracy: float | None = None
+    error_share: float | None = 0.05
     cpu_percent: float | None = 90.0
     temperature_c: float | None = 80.0
     battery_percent: float | None = 15.0
@@ -36,13 +43,25 @@ class Limits:
 
     @staticmethod
     def of(plan: Monitoring) -> Limits:
-        """The plan's limits, with the defaults for what it does not name."""
-        return Limits(latency_p95_ms=plan.max_latency_p95_ms, memory_mb=plan.max_memory_mb)
+        """The plan's limits."""
+        return Limits(
+            latency_p95_ms=plan.max_latency_p95_ms,
+            memory_mb=plan.max_memory_mb,
+            accuracy=plan.min_accuracy,
+            error_share=plan.max_error_share,
+            cpu_percent=plan.max_cpu_percent,
+            temperature_c=plan.max_temperature_c,
+            battery_percent=plan.min_battery_percent,
+            drift=plan.max_drift,
+            fallback_share=plan.max_fallback_share,
+        )
 
 
 @dataclass(frozen=True)
 class Issue:
-    """A limit that has been missed for several windows. ``severity`` is critical from half as far again."""
+    """A limit that has been missed for several windows. ``severity`` is critical from half as far again; too low an
+    accuracy always is.
+    """
 
     kind: str
     severity: str
@@ -55,6 +74,16 @@ class _State:
     over: int = 0
     under: int = 0
     raised: bool = False
+    issue: Issue | None = None
+
+
+class _Figure(NamedTuple):
+    """A value, its limit, and whether below the limit is the bad side."""
+
+    kind: str
+    value: float | None
+    limit: float | None
+    below: bool = False
 
 
 @dataclass
@@ -66,48 +95,85 @@ class Watch:
     limits: Limits
     plan: Monitoring
     calibration: Calibration | None = None
+    windows: int = 0
     _states: dict[str, _State] = field(default_factory=dict)
 
     def judge(self, window: TelemetryRecord, reading: Reading) -> list[Issue]:
-        """The issues that stand after this window."""
-        issues = []
-        for kind, value, limit, below in self._figures(window, reading):
-            if value is None or limit is None:
-                continue
-            state = self._states.setdefault(kind, _State())
-            self._count(state, value, limit, below=below)
-            if state.raised:
-                issues.append(Issue(kind, _severity(value, limit, below=below), value, limit))
-        return issues
+        """The issues that stand after this window and this look at the machine."""
+        self.judge_model(window)
+        return self.judge_machine(reading)
 
-    def _figures(
-        self, window: TelemetryRecord, reading: Reading
-    ) -> Sequence[tuple[str, float | None, float | None, bool]]:
-        """Kind, value, limit, and whether below the limit is the bad side."""
+    def judge_model(self, window: TelemetryRecord) -> list[Issue]:
+        """The issues that stand after this window of predictions."""
+        self.windows += 1
+        return self._weighed(self._figures(window))
+
+    def judge_machine(self, reading: Reading) -> list[Issue]:
+        """The issues that stand after this look at the sensors; a device may be hot while its model is idle."""
+        cpu = reading.cpu_percent if self.plan.enable_performance_tracking else None
+        return self._weighed(
+            [
+                _Figure("high_cpu", cpu, self.limits.cpu_percent),
+                _Figure("high_temperature", reading.temperature_c, self.limits.temperature_c),
+                _Figure(
+                    "low_battery",
+                    None if reading.on_mains else reading.battery_percent,
+                    self.limits.battery_percent,
+                    below=True,
+                ),
+            ]
+        )
+
+    def issues(self) -> list[Issue]:
+        """The issues that stand."""
+        return [state.issue for state in self._states.values() if state.raised and state.issue is not None]
+
+    def take_over(self, before: Watch) -> None:
+        """Go on with what another watch knew of the machine: heat does not end because a cooler model runs."""
+        self._states.update({kind: state for kind, state in before._states.items() if kind in {*_MACHINE, "high_cpu"}})
+
+    def _weighed(self, figures: Iterable[_Figure]) -> list[Issue]:
+        for figure in figures:
+            if figure.value is None or figure.limit is None:
+                continue
+            state = self._states.setdefault(figure.kind, _State())
+            self._count(state, figure, figure.value, figure.limit)
+            state.issue = Issue(figure.kind, _severity(figure), figure.value, figure.limit)
+        return self.issues()
+
+    def _figures(self, window: TelemetryRecord) -> Iterable[_Figure]:
         fast = self.plan.enable_performance_tracking
         enough = window.predictions >= _LEAST_PREDICTIONS
-        fallbacks = window.fallbacks / window.predictions if enough else None
-        battery = None if reading.on_mains else reading.battery_percent
         return [
-            ("high_latency", window.latency.quantile(0.95) if fast else None, self.limits.latency_p95_ms, False),
-            ("high_memory", window.memory_mb if fast else None, self.limits.memory_mb, False),
-            ("high_cpu", reading.cpu_percent if fast else None, self.limits.cpu_percent, False),
-            ("high_temperature", reading.temperature_c, self.limits.temperature_c, False),
-            ("low_battery", battery, self.limits.battery_percent, True),
-            ("confidence_drift", self._drift(window) if enough else None, self.limits.drift, False),
-            ("rising_fallbacks", fallbacks, self.limits.fallback_share, False),
+            _Figure("high_latency", window.p95_ms if fast else None, self.limits.latency_p95_ms),
+            _Figure("high_memory", window.memory_mb if fast else None, self.limits.memory_mb),
+            _Figure("low_accuracy", self._accuracy(window), self.limits.accuracy, below=True),
+            _Figure("high_errors", window.errors / window.predictions if enough else None, self.limits.error_share),
+            _Figure("confidence_drift", self._drift(window) if enough else None, self.limits.drift),
+            _Figure(
+                "rising_fallbacks",
+                window.fallbacks / window.predictions if enough else None,
+                self.limits.fallback_share,
+            ),
         ]
+
+    def _accuracy(self, window: TelemetryRecord) -> float | None:
+        """The upper end of what the window's labels allow (95%): few of them condemn nothing."""
+        if not window.labelled or not self.plan.enable_accuracy_monitoring:
+            return None
+        return wilson_high(window.correct / window.labelled, window.labelled)
 
     def _drift(self, window: TelemetryRecord) -> float | None:
         if self.calibration is None or not self.plan.enable_accuracy_monitoring or not sum(window.confidence):
             return None
         return population_stability_index(np.array(self.calibration.histogram), np.array(window.confidence))
 
-    def _count(self, state: _State, value: float, limit: float, *, below: bool) -> None:
-        bad = value < limit if below else value > limit
-        # To count as good again the figure must come back past the limit by a margin.
-        margin = limit / self.limits.clear_share if below else limit * self.limits.clear_share
-        good = value > margin if below else value < margin
+    def _count(self, state: _State, figure: _Figure, value: float, limit: float) -> None:
+        bad = value < limit if figure.below else value > limit
+        # To count as good again the figure must come back past the limit by a margin; an accuracy's is its interval.
+        share = 1.0 if figure.kind == "low_accuracy" else self.limits.clear_share
+        margin = limit / share if figure.below else limit * share
+        good = value > margin if figure.below else value < margin
         state.over = state.over + 1 if bad else 0
         state.under = state.under + 1 if good else 0
         if state.over >= self.limits.raise_after:
@@ -116,20 +182,44 @@ class Watch:
             state.raised = False
 
 
-def _severity(value: float, limit: float, *, below: bool) -> str:
-    far = value < limit / 1.5 if below else value > limit * 1.5
-    return "critical" if far else "warning"
+def _severity(figure: _Figure) -> str:
+    value, limit = figure.value, figure.limit
+    if value is None or limit is None:
+        raise ValueError("a figure without value or limit has no severity")
+    far = value < limit / 1.5 if figure.below else value > limit * 1.5
+    return "critical" if far or figure.kind == "low_accuracy" else "warning"
 
 
 @dataclass(frozen=True)
 class Level:
-    """How the device runs its model: with which limits it is chosen, in how many threads, how often."""
+    """How the device runs its model: with which limits it is chosen, in how many threads, how often.
+
+    ``threads`` None is what the model's manifest says; ``interval_s`` is the least time between two predictions of the
+    agent.
+    """
 
     name: str
     max_latency_ms: float | None = None
     max_memory_mb: float | None = None
-    threads: int = 1
+    threads: int | None = None
     interval_s: float = 0.0
+
+
+def levels_of(steps: Sequence[str], threads: int, latency_p95_ms: float | None) -> tuple[Level, ...]:
+    """Normal operation, and a level more for each step, which keeps the steps before it.
+
+    A step that would change nothing (one thread only, no measured latency to be below) makes no level.
+    """
+    levels = [Level("normal", threads=threads)]
+    for step in steps:
+        last = levels[-1]
+        if step == "fewer_threads" and threads > 1:
+            levels.append(replace(last, name=step, threads=threads // 2))
+        elif step == "cheaper_model" and latency_p95_ms is not None:
+            levels.append(replace(last, name=step, max_latency_ms=_CHEAPER_SHARE * latency_p95_ms))
+        elif step == "longer_interval":
+            levels.append(replace(last, name=step, interval_s=_LONGER_INTERVAL_S))
+    return tuple(levels)
 
 
 def step_for(issues: Sequence[Issue], levels: Sequence[Level], now: int) -> int:
@@ -137,5 +227,5 @@ def step_for(issues: Sequence[Issue], levels: Sequence[Level], now: int) -> int:
 
     ``levels`` begin with the normal one; ``now`` is the index of the present one.
     """
-    strained = any(issue.kind in {"high_temperature", "low_battery"} for issue in issues)
+    strained = any(issue.kind in _MACHINE for issue in issues)
     return min(now + 1, len(levels) - 1) if strained else max(now - 1, 0)

@@ -1,6 +1,5 @@
 """What is wrong with a model in the field, judged against what validation measured."""
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -8,13 +7,13 @@ from edgewright.artifact import Value
 from edgewright.measurement import ValidationReport
 from edgewright.monitor.plan import MonitoringPlan
 from edgewright.monitor.telemetry import Telemetry, Window, summarize
+from edgewright_runtime.confidence import wilson_high
 
 __all__ = ["Health", "Issue", "check_health", "find_issues"]
 
 # A p95 of fewer predictions is decided by a single one of them.
 _LEAST_PREDICTIONS = 20
 _CRITICAL_RATIO = 1.5
-_Z_95 = 1.959964
 
 
 class Issue(Value):
@@ -108,7 +107,7 @@ def _above(
 
 def _too_wrong(window: Window, limit: float | None, report: ValidationReport) -> Issue | None:
     """Only where the window's rows are enough to say so: the whole 95% interval lies below the limit."""
-    if window.accuracy is None or limit is None or _wilson_high(window.accuracy, window.labelled) >= limit:
+    if window.accuracy is None or limit is None or wilson_high(window.accuracy, window.labelled) >= limit:
         return None
     validated = report.candidate.accuracy
     return Issue(
@@ -122,11 +121,3 @@ def _too_wrong(window: Window, limit: float | None, report: ValidationReport) ->
         message=f"{window.release}: {window.accuracy:.1%} of {window.labelled} labelled predictions right, "
         f"at least {limit:.1%} expected",
     )
-
-
-def _wilson_high(share: float, rows: int) -> float:
-    """Upper bound of the 95% Wilson score interval of a share."""
-    z2 = _Z_95**2
-    centre = share + z2 / (2 * rows)
-    spread = _Z_95 * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2))
-    return (centre + spread) / (1 + z2 / rows)

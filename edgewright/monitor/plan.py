@@ -1,9 +1,12 @@
 """What a device records, and the limits its figures are held against."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from edgewright.artifact import Value
 from edgewright.measurement import ValidationReport
+from edgewright.profile import Policy
 from edgewright_runtime.manifest import Monitoring
 
 __all__ = ["MonitoringPlan"]
@@ -23,8 +26,24 @@ class MonitoringPlan(Value):
     max_memory_mb: float | None = Field(None, gt=0, description="Limit of the memory the model adds, MB.")
     min_accuracy: float | None = Field(None, gt=0, le=1, description="Least share (0-1) of right answers.")
 
-    def with_limits_of(self, report: ValidationReport) -> "MonitoringPlan":
-        """The plan with every open limit filled: the budget's where there is one, else from what was measured."""
+    max_error_share: float | None = Field(0.05, ge=0, le=1, description="Share (0-1) of predictions that may fail.")
+    max_fallback_share: float | None = Field(0.5, ge=0, le=1, description="Share (0-1) that may miss the cloud.")
+    max_drift: float | None = Field(0.25, gt=0, description="Limit of the confidence's PSI against validation.")
+    max_cpu_percent: float | None = Field(90, gt=0, le=100, description="Limit of the device's processor load, %.")
+    max_temperature_c: float | None = Field(None, gt=0, description="Limit of the hottest sensor, degrees Celsius.")
+    min_battery_percent: float | None = Field(None, ge=0, le=100, description="Battery below which to do less, %.")
+    min_confidence: float | None = Field(
+        None, ge=0, le=1, description="Confidence (0-1) below which the cloud is asked."
+    )
+    steps: tuple[Literal["fewer_threads", "cheaper_model", "longer_interval"], ...] = Field(
+        ("fewer_threads", "cheaper_model", "longer_interval"),
+        description="What the device does under heat or with a low battery, one after another.",
+    )
+
+    def with_limits_of(self, report: ValidationReport, policy: Policy | None = None) -> "MonitoringPlan":
+        """The plan with every open limit filled: the budget's where there is one, else from what was measured; heat and
+        battery by the device profile's policy.
+        """
         budget, found = report.budget, report.candidate
         latency = budget.max_latency_ms or (found.latency.p95_ms * _LATENCY_HEADROOM if found.latency else None)
         memory = budget.max_memory_mb or (found.added_memory_mb * _MEMORY_HEADROOM if found.added_memory_mb else None)
@@ -35,6 +54,8 @@ class MonitoringPlan(Value):
                 "max_latency_p95_ms": self.max_latency_p95_ms or latency,
                 "max_memory_mb": self.max_memory_mb or memory,
                 "min_accuracy": self.min_accuracy or accuracy,
+                "max_temperature_c": self.max_temperature_c or (policy.max_temperature_c if policy else None),
+                "min_battery_percent": self.min_battery_percent or (policy.min_battery_percent if policy else None),
             }
         )
 

@@ -28,6 +28,7 @@ from edgewright_runtime.manifest import (
     Figures,
     FileEntry,
     Golden,
+    Kernels,
     Limits,
     Lineage,
     Manifest,
@@ -76,7 +77,7 @@ def build_bundle(
         InputError: the dataset lacks the test rows that golden vectors and the example are made of.
         ConversionError: the exported file crashes its runtime.
     """
-    plan = (monitoring or MonitoringPlan()).with_limits_of(report)
+    plan = (monitoring or MonitoringPlan()).with_limits_of(report, device.policy)
     name = re.sub(r"[^A-Za-z0-9_]+", "_", model.name).strip("_") or "model"
     with store.workspace() as scratch:
         folder = scratch / f"{name}-{device.platform.value}"
@@ -95,6 +96,9 @@ def build_bundle(
             model=file,
             monitoring=plan.on_device(),
             notes=(*model.notes, *exported.notes, *notes),
+            runtime=replace(
+                described.runtime, threads=device.threads, kernels=Kernels(**device.kernels.model_dump())
+            ),
         )
         write_snippet(folder, manifest)
         return _sealed(folder, manifest, exported.artifact.digest, store)

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.manifest import Kernels, TensorSpec
 
 __all__ = ["Arrays", "Backend", "load", "run_rows"]
 
@@ -40,11 +40,12 @@ def load(
     *,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    kernels: Kernels | None = None,
 ) -> Backend:
     """Load a model file into the runtime of its format (``onnx`` or ``tflite``).
 
     ``input_names`` and ``output_names`` are the names to use instead of the file's own, in the file's order: some
-    converters rename tensors (``serving_default_args_0``).
+    converters rename tensors (``serving_default_args_0``). ``kernels`` are the device profile's.
 
     Raises:
         BackendUnavailableError: the runtime is not installed, or no runtime here reads this format.
@@ -54,11 +55,11 @@ def load(
     if fmt == "onnx":
         from edgewright_runtime.backends.onnx import OnnxBackend
 
-        return OnnxBackend(Path(path), threads, *names)
+        return OnnxBackend(Path(path), threads, *names, kernels or Kernels())
     if fmt == "tflite":
         from edgewright_runtime.backends.litert import LiteRTBackend
 
-        return LiteRTBackend(Path(path), threads, *names)
+        return LiteRTBackend(Path(path), threads, *names, kernels or Kernels())
     raise BackendUnavailableError(f"no runtime here loads the format '{fmt}'; known: onnx, tflite")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgewright_runtime.backends.tensors import check_feeds, renamed
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.manifest import Kernels, TensorSpec
 
 __all__ = ["LiteRTBackend"]
 
@@ -31,10 +31,12 @@ class LiteRTBackend:
         threads: int = 1,
         input_names: Sequence[str] | None = None,
         output_names: Sequence[str] | None = None,
+        kernels: Kernels = Kernels(),  # noqa: B008 - frozen
     ) -> None:
-        interpreter_of, self.name, self.version = _runtime()
+        interpreter_of, self.name, self.version, without_delegates = _runtime()
+        options = {"experimental_op_resolver_type": without_delegates} if kernels.xnnpack is False else {}
         try:
-            self._interpreter = interpreter_of(model_path=str(path), num_threads=threads)
+            self._interpreter = interpreter_of(model_path=str(path), num_threads=threads, **options)
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as e:
             reason = (str(e).splitlines() or [type(e).__name__])[0][:300]
@@ -71,14 +73,15 @@ class LiteRTBackend:
         self._interpreter.allocate_tensors()
 
 
-def _runtime() -> tuple[Any, str, str]:
-    """The interpreter class, and the name and version of the package it came from."""
+def _runtime() -> tuple[Any, str, str, Any]:
+    """The interpreter class, the name and version of the package it came from, and its choice without XNNPACK."""
     for module, distribution, name in _PACKAGES:
         try:
-            interpreter = importlib.import_module(f"{module}.interpreter").Interpreter
+            found = importlib.import_module(f"{module}.interpreter")
         except ImportError:
             continue
-        return interpreter, name, metadata.version(distribution)
+        without = found.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        return found.Interpreter, name, metadata.version(distribution), without
     raise BackendUnavailableError("LiteRT is not installed: pip install 'edgewright-runtime[litert]'")
 
 

@@ -10,12 +10,13 @@ import numpy as np
 
 from edgewright_runtime.backends.tensors import check_feeds, renamed
 from edgewright_runtime.errors import BackendUnavailableError, IntegrityError
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.manifest import Kernels, TensorSpec
 
 __all__ = ["OnnxBackend"]
 
 _DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool", "string": "str"}
 _SEVERITY_ERROR = 3
+_CPU, _XNNPACK = "CPUExecutionProvider", "XnnpackExecutionProvider"
 
 
 class OnnxBackend:
@@ -29,6 +30,7 @@ class OnnxBackend:
         threads: int = 1,
         input_names: Sequence[str] | None = None,
         output_names: Sequence[str] | None = None,
+        kernels: Kernels = Kernels(),  # noqa: B008 - frozen
     ) -> None:
         try:
             import onnxruntime
@@ -37,14 +39,17 @@ class OnnxBackend:
                 "ONNX Runtime is not installed: pip install 'edgewright-runtime[onnx]'"
             ) from e
         self.version: str = onnxruntime.__version__
+        providers, own_threads = _providers(onnxruntime.get_available_providers(), threads, kernels)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = own_threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _SEVERITY_ERROR
         # A spinning pool would burn a small device's cores between two inferences.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for key, value in _entries(kernels).items():
+            options.add_session_config_entry(key, value)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as e:  # the runtime's exceptions share no base of their own
             reason = str(e).splitlines()[0][:300]
             raise IntegrityError(f"{path.name}: ONNX Runtime {self.version} cannot load it: {reason}") from e
@@ -63,6 +68,27 @@ class OnnxBackend:
         """One inference of feeds that fit; see `Backend.infer`."""
         results = self._session.run(self._own_outputs, {own: feeds[name] for name, own in self._own_inputs})
         return {spec.name: result for spec, result in zip(self.outputs, results)}
+
+
+def _providers(available: Sequence[str], threads: int, kernels: Kernels) -> tuple[list[Any], int]:
+    """Execution providers, first choice first, and the threads of ONNX Runtime's own pool.
+
+    XNNPACK has a pool of its own; two of them would contend for the cores, so the documentation leaves one thread to
+    the other. The wheels for Linux are built without it: it is used where a board's build has it.
+    """
+    if kernels.xnnpack and _XNNPACK in available:
+        return [(_XNNPACK, {"intra_op_num_threads": str(threads)}), _CPU], 1
+    return [_CPU], threads
+
+
+def _entries(kernels: Kernels) -> dict[str, str]:
+    """Session entries (onnxruntime_session_options_config_keys.h); elsewhere than on Arm they have no effect."""
+    entries = {}
+    if kernels.kleidiai is not None:
+        entries["mlas.disable_kleidiai"] = "0" if kernels.kleidiai else "1"
+    if kernels.bfloat16 is not None:
+        entries["mlas.enable_gemm_fastmath_arm64_bfloat16"] = "1" if kernels.bfloat16 else "0"
+    return entries
 
 
 def _spec(node: Any) -> TensorSpec:

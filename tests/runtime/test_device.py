@@ -15,6 +15,9 @@ from edgewright.deploy import publish
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
 from edgewright.profile import Budget
+from edgewright.profile import Policy as Policies
+from edgewright_runtime.backends.onnx import OnnxBackend
+from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.confidence import calibrated
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import (
@@ -25,14 +28,17 @@ from edgewright_runtime.errors import (
     UnsuitableError,
 )
 from edgewright_runtime.golden import check_bundle
+from edgewright_runtime.hybrid import Answer, Policy
 from edgewright_runtime.installation import Installation
 from edgewright_runtime.predictor import Predictor
 from edgewright_runtime.sensors import Reading
 from edgewright_runtime.updater import Updater
 from edgewright_runtime.watch import Level, Limits
-from tests.bundles import table_parts
+from tests.bundles import report, table_parts, table_rows
+from tests.runtime.loopback import answering, serving, slowly
 
 ROW = {"tenure": 0.1, "charges": 0.1, "contract": "One year"}
+CLOUD_SAYS = answering(scores=[0.05, 0.05, 0.9], model="churn-large", version="7")
 EASY = MonitoringPlan(max_latency_p95_ms=10_000, max_memory_mb=10_000)
 
 
@@ -140,6 +146,141 @@ def test_new_model_that_does_well_ends_its_trial(tmp_path: Path, repository: str
     assert running.predict(ROW).model == "stable.2"
 
 
+def usual_rows(count: int = 60) -> list[dict[str, Any]]:
+    """Rows such as those that the model was validated with."""
+    contracts = ("Month-to-month", "One year", "Two years")
+    return [
+        {"tenure": float(a), "charges": float(b), "contract": contracts[max(int(c), 0)]}
+        for a, b, c in table_rows(seed=next(_fresh))[:count]
+    ]
+
+
+def on_trial(tmp_path: Path, repository: str, newer_bundle: Bundle, plan: MonitoringPlan, **options: Any) -> Device:
+    """A device whose first model is proven and whose second was just taken."""
+    running = device(tmp_path, repository, **options)
+    for _ in range(2):
+        for row in usual_rows():
+            running.predict(row)
+        running.flush()
+        running.tick()
+    publish(newer_bundle, repository, "stable", monitoring=plan)
+    assert running.tick().installed == "stable.2"
+    return running
+
+
+def ticks_of(running: Device, rows: list[dict[str, Any]], windows: int = 2, **options: Any) -> list[Any]:
+    ticks = []
+    for _ in range(windows):
+        for row in rows:
+            running.predict({**row, "tenure": row["tenure"] + 1e-6 * next(_fresh)}, **options)
+        running.flush()
+        ticks.append(running.tick())
+    return ticks
+
+
+def test_new_model_that_is_wrong_too_often_is_given_up(tmp_path: Path, repository: str, newer_bundle: Bundle) -> None:
+    plan = EASY.model_copy(update={"min_accuracy": 0.8})
+    running = on_trial(tmp_path, repository, newer_bundle, plan)
+
+    ticks = ticks_of(running, usual_rows(20), truth="none of them")
+
+    assert ticks[-1].rolled_back == "stable.2"
+    assert logged(running, "rollback")[0]["reason"].startswith("low_accuracy")
+
+
+def test_few_wrong_answers_condemn_nothing(tmp_path: Path, repository: str, newer_bundle: Bundle) -> None:
+    plan = EASY.model_copy(update={"min_accuracy": 0.75})
+    running = on_trial(tmp_path, repository, newer_bundle, plan)
+
+    ticks = ticks_of(running, usual_rows(1), truth="none of them")  # 0 of 1: up to 79% would still be likely
+
+    assert running.predict(ROW).model == "stable.2", ticks
+
+
+def test_new_model_that_fails_is_given_up(
+    tmp_path: Path, repository: str, newer_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = Answer("edge", "low", (1.0, 0.0, 0.0), 0.0, 0.0, "default")
+    running = on_trial(tmp_path, repository, newer_bundle, EASY, default=default)
+    before = running.installation.current()
+    run = OnnxBackend.run
+
+    def broken(self: OnnxBackend, feeds: Any) -> Any:
+        if running.installation.current() == before:
+            raise RuntimeError("the interpreter failed")
+        return run(self, feeds)
+
+    monkeypatch.setattr(OnnxBackend, "run", broken)
+
+    assert running.predict(ROW).source == "default"
+    ticks = ticks_of(running, usual_rows())
+
+    assert ticks[-1].rolled_back == "stable.2"
+    assert logged(running, "rollback")[0]["reason"].startswith("high_errors")
+    assert running.predict(ROW).model == "stable.1"
+
+
+@pytest.mark.parametrize("strange_before", [False, True])
+def test_drift_condemns_a_new_model_only_where_the_one_before_had_none(
+    tmp_path: Path, repository: str, newer_bundle: Bundle, strange_before: bool
+) -> None:
+    strange = [{**row, "tenure": 1000.0} for row in usual_rows()]
+    running = device(tmp_path, repository)
+    ticks_of(running, strange if strange_before else usual_rows(400))
+    publish(newer_bundle, repository, "stable", monitoring=EASY)
+    assert running.tick().installed == "stable.2"
+
+    ticks = ticks_of(running, strange)
+
+    assert [issue.kind for issue in ticks[-1].issues] == ["confidence_drift"]
+    assert ticks[-1].rolled_back == (None if strange_before else "stable.2")
+
+
+def test_time_of_the_cloud_and_a_network_that_is_down_are_not_the_models_fault(
+    tmp_path: Path, repository: str, newer_bundle: Bundle
+) -> None:
+    plan = EASY.model_copy(update={"max_latency_p95_ms": 100.0})
+    policy = Policy(threshold=1.1, latency_budget_ms=5000)
+    with serving(slowly(0.2, CLOUD_SAYS)) as cloud:
+        client = CloudClient(cloud.url, "t", timeout_s=5, attempts=1)
+        running = on_trial(tmp_path, repository, newer_bundle, plan, cloud=client, policy=policy)
+        for row in usual_rows(5):
+            assert running.predict(row).latency_ms > 200
+        running.flush()
+        slow = running.tick()
+    down = ticks_of(running, usual_rows(), windows=3)
+
+    assert slow.issues == ()
+    assert [issue.kind for issue in down[-1].issues] == ["rising_fallbacks"]
+    assert running.predict(ROW).model == "stable.2"
+    assert running.installation.trial_starts() is None, "it has proved itself"
+
+
+def test_a_release_can_change_nothing_but_thresholds(tmp_path: Path, repository: str, table_bundle: Bundle) -> None:
+    with serving(CLOUD_SAYS) as cloud:
+        client = CloudClient(cloud.url, "t", timeout_s=5, attempts=1)
+        running = device(tmp_path, repository, cloud=client, policy=Policy(threshold=0.0, latency_budget_ms=5000))
+        before = running.predict(ROW)
+        asking = EASY.model_copy(update={"min_confidence": 1.0, "max_latency_p95_ms": 7.0})
+        publish(table_bundle, repository, "stable", monitoring=asking)
+        tick = running.tick()
+        after = running.predict(ROW)
+
+    assert (before.source, after.source) == ("edge", "cloud")
+    assert (tick.installed, tick.downloaded_bytes) == ("stable.2", 0)
+    assert running._active.watch.limits.latency_p95_ms == 7.0
+
+
+def test_issue_is_told_when_it_begins_and_when_it_ends(tmp_path: Path, repository: str) -> None:
+    running = device(tmp_path, repository, limits=Limits(temperature_c=80))
+    for celsius in [85] * 5 + [60] * 4:
+        running._sensors.reading = Reading(temperature_c=celsius)
+        running.tick()
+
+    told = [(issue["issue"], issue["severity"]) for issue in logged(running, "issue")]
+    assert told == [("high_temperature", "warning"), ("high_temperature", "cleared")]
+
+
 def test_model_that_ends_its_process_each_time_is_given_up(
     tmp_path: Path, repository: str, newer_bundle: Bundle
 ) -> None:
@@ -181,32 +322,68 @@ def test_damaged_only_model_is_fetched_again(tmp_path: Path, repository: str) ->
     assert device(tmp_path, repository).predict(ROW).model == "stable.1"
 
 
-def test_heat_steps_down_to_a_smaller_model_and_cool_air_back_up(tmp_path: Path) -> None:
+@pytest.fixture
+def two_models(tmp_path: Path) -> Path:
+    """A device with an accurate current model and a small one beside it, both of two threads."""
     repository = str(tmp_path / "repository")
-    for seed, (channel, memory_mb, accuracy) in enumerate([("stable", 40.0, 0.95), ("small", 2.0, 0.8)]):
+    for seed, (channel, memory_mb, accuracy, p95_ms) in enumerate([("stable", 40.0, 0.95, 9), ("small", 2.0, 0.8, 2)]):
         parts = table_parts(tmp_path / channel, seed=seed + 20)
-        figures = parts.report.candidate.model_copy(
-            update={
-                "added_memory_mb": memory_mb,
-                "accuracy": parts.report.candidate.accuracy.model_copy(update={"value": accuracy}),
-            }
-        )
-        made = replace(parts, report=parts.report.model_copy(update={"candidate": figures}))
-        publish(made.build(), repository, channel, monitoring=EASY)
+        made = report(parts.exported.artifact, p95_ms=p95_ms, accuracy=accuracy)
+        figures = made.candidate.model_copy(update={"added_memory_mb": memory_mb})
+        board = parts.device.model_copy(update={"threads": 2, "policy": Policies(max_temperature_c=80)})
+        made = replace(parts, report=made.model_copy(update={"candidate": figures}), device=board)
+        publish(made.build(EASY), repository, channel)
     Updater(repository, "stable", tmp_path / "device").update()
     Updater(repository, "small", tmp_path / "device").update(beside=True, quota_bytes=1 << 30)
-    levels = (Level("normal"), Level("cool", max_memory_mb=10))
-    running = device(tmp_path, None, levels=levels, limits=Limits(temperature_c=80))
-    seen = []
-    for celsius in (50, 90, 90, 90, 60, 60, 60, 60):
-        running._sensors.reading = Reading(temperature_c=celsius)
-        work(running)
-        tick = running.tick()
-        seen.append((tick.level, running.predict(ROW).model))
+    return tmp_path
 
-    assert seen[0] == ("normal", "stable.1")
-    assert ("cool", "small.1") in seen
-    assert seen[-1] == ("normal", "stable.1")
+
+def heated(running: Device, celsius: list[int], *, busy: bool) -> list[tuple[str, str, int, float]]:
+    seen = []
+    for degrees in celsius:
+        running._sensors.reading = Reading(temperature_c=degrees)
+        if busy:
+            work(running)
+        running.tick()
+        active = running._active
+        threads = active.answers._model._predictor.threads
+        seen.append((running._levels[running._level].name, active.model.release, threads, running.interval_s))
+    return seen
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_heat_steps_down_as_the_profile_says_and_cool_air_back_up(two_models: Path, busy: bool) -> None:
+    running = device(two_models, None)
+
+    seen = heated(running, [50, *[90] * 6, *[60] * 6], busy=busy)
+
+    normal, fewer = ("normal", "stable.1", 2, 0.0), ("fewer_threads", "stable.1", 1, 0.0)
+    cheaper, slower = ("cheaper_model", "small.1", 1, 0.0), ("longer_interval", "small.1", 1, 1.0)
+    # Two hot looks raise the issue, three cool ones clear it; in between the lowest level is kept.
+    assert seen == [
+        normal,
+        normal,
+        fewer,
+        cheaper,
+        slower,
+        slower,
+        slower,
+        slower,
+        slower,
+        cheaper,
+        fewer,
+        normal,
+        normal,
+    ]
+
+
+def test_level_without_a_model_is_passed_over(tmp_path: Path, repository: str) -> None:
+    levels = (Level("normal"), Level("cheaper", max_latency_ms=0.001), Level("slow", interval_s=2))
+    running = device(tmp_path, repository, levels=levels, limits=Limits(temperature_c=80))
+
+    seen = [level for level, *_ in heated(running, [90, 90, 90, 60, 60, 60, 60], busy=False)]
+
+    assert seen == ["normal", "slow", "slow", "slow", "slow", "normal", "normal"]
 
 
 def test_model_over_its_budget_is_not_activated_and_not_tried_again(tmp_path: Path, repository: str) -> None:

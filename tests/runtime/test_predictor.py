@@ -172,7 +172,13 @@ def test_link_in_place_of_a_file_is_not_followed(copy: Path, tmp_path: Path) -> 
     [
         (
             "runtime",
-            {"name": "onnxruntime", "minimum_version": "99.0", "accelerator": None},
+            {
+                "name": "onnxruntime",
+                "minimum_version": "99.0",
+                "accelerator": None,
+                "threads": 1,
+                "kernels": {"xnnpack": None, "kleidiai": None, "bfloat16": None},
+            },
             BackendUnavailableError,
             "at least 99.0",
         ),

@@ -23,6 +23,7 @@ from edgewright.deploy import publish, rollback
 from edgewright.package import Bundle, read_bundle
 from edgewright_runtime.__main__ import main
 from edgewright_runtime.bundle import open_bundle
+from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError, TransportError
 from edgewright_runtime.installation import Installation
 from edgewright_runtime.release import in_cohort, parse_release
@@ -96,6 +97,46 @@ def test_local_rollback_needs_no_network_and_does_not_come_back(
     rollback(str(repository), "stable", 1)
     assert _update(repository, root) == "installed"
     assert _version(root) == 3
+
+
+def test_any_kept_version_can_be_gone_back_to_without_network(
+    repository: Path, root: Path, table_bundle: Bundle, newer_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for bundle, percent in ((table_bundle, 100), (newer_bundle, 100), (table_bundle, 99)):
+        publish(bundle, str(repository), "stable", cohort_percent=percent)
+        Updater(str(repository), "stable", root).update(ignore_cohort=True, quota_bytes=1 << 30)
+    shutil.rmtree(repository)
+    assert Installation(root).names() == ["stable.1", "stable.2", "stable.3"]
+
+    assert main(["rollback", "--root", str(root), "--to", "stable.1"]) == 0
+
+    assert _version(root) == 1
+    capsys.readouterr()
+    assert main(["rollback", "--root", str(root), "--to", "stable.9"]) == 1
+    assert "there are: stable.2, stable.3" in capsys.readouterr().err
+
+
+def test_damaged_earlier_release_is_not_gone_back_to(repository: Path, root: Path, newer_bundle: Bundle) -> None:
+    _update(repository, root)
+    first = Installation(root).current()
+    publish(newer_bundle, str(repository), "stable")
+    _update(repository, root)
+    (first.bundle / "churn.onnx").write_bytes(b"rotten")
+
+    with pytest.raises(RollbackError, match=r"cannot be used: churn\.onnx"):
+        Installation(root).rollback()
+    assert _version(root) == 2
+
+
+@pytest.mark.parametrize("state", ["highest/stable", "trial", "releases/stray", "refused/stable.9"])
+def test_damaged_state_is_no_crash_loop(repository: Path, root: Path, newer_bundle: Bundle, state: str) -> None:
+    _update(repository, root)
+    (root / state).write_bytes(b"\xff\0 rotten")
+
+    assert Installation(root).names() == ["stable.1"]
+    Device(Settings(root, str(repository))).close()
+    publish(newer_bundle, str(repository), "stable")
+    assert _update(repository, root) == "installed"
 
 
 def test_rollback_with_nothing_before_is_refused(repository: Path, root: Path) -> None:
