@@ -163,7 +163,7 @@ class Cost(Value):
 
     Memory in MB (2^20 bytes): ``peak_memory_mb`` of the whole process, ``added_memory_mb`` what loading and running
     the model added to it after the runtime itself was imported. ``load_ms`` and ``first_ms`` are those of a fresh
-    process. ``download_bytes`` is the xz transfer form. ``memory_steps`` is the resident memory after each step, MB.
+    process. ``download_bytes`` is the transfer form, ``.ewz`` or xz. ``memory_steps`` is the resident memory after each step, MB.
     """
 
     artifact: Artifact

@@ -4,7 +4,7 @@ A repository is static files:
 
 ``channels/CHANNEL.json``           which version is current; replaced atomically, last
 ``releases/CHANNEL/VERSION.json``   one release, never changed once written
-``blobs/sha256/AA/DIGEST``          files, xz-compressed, named by the SHA-256 of the compressed bytes
+``blobs/sha256/AA/DIGEST``          files as ``.ewz`` or xz, named by the SHA-256 of the compressed bytes
 
 Both documents are ``{"signed": {...}, "signatures": []}``; the list has room for signatures to come.
 """

@@ -11,14 +11,17 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from io import BufferedReader
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
 from edgewright_runtime.errors import IntegrityError, TransportError
+from edgewright_runtime.ewz import MAGIC, rebuild
 
 __all__ = ["Repository", "decompressed"]
 
 _BLOCK_BYTES = 1 << 16
+_EWZ_OVERHEAD_BYTES = 64
 _DECODER_MEMORY_BYTES = 128 << 20  # xz -6 needs 9 MB to decode; more is a hostile header
 # A server that sends a byte a second would never time out by its socket alone.
 _LEAST_BYTES_PER_S = 1000
@@ -81,11 +84,33 @@ class Repository:
 
 
 def decompressed(blocks: Iterable[bytes], name: str, at_most: int) -> Iterator[bytes]:
-    """Unpack an xz stream in bounded steps: never more memory than a block, never more output than announced.
+    """Unpack what a release sends for a file: an xz stream or an ``.ewz``, told apart by their first bytes.
+
+    An xz stream in bounded steps: never more memory than a block. An ``.ewz`` as a whole: some twenty times
+    ``at_most``. Never more output than announced.
 
     Raises:
-        IntegrityError: not xz, broken off, trailing bytes, or more than ``at_most`` bytes unpacked.
+        IntegrityError: neither of them, broken off, trailing bytes, or more than ``at_most`` bytes unpacked.
     """
+    received, head = iter(blocks), b""
+    while len(head) < len(MAGIC) and (block := next(received, b"")):
+        head += block
+    if head.startswith(MAGIC):
+        yield rebuild(_at_most(head, received, name, at_most + _EWZ_OVERHEAD_BYTES), limit_bytes=at_most)
+    else:
+        yield from _from_xz(chain([head], received), name, at_most)
+
+
+def _at_most(head: bytes, blocks: Iterator[bytes], name: str, limit: int) -> bytes:
+    whole = bytearray(head)
+    for block in blocks:
+        whole += block
+        if len(whole) > limit:
+            raise IntegrityError(f"{name}: its .ewz is larger than the file itself")
+    return bytes(whole)
+
+
+def _from_xz(blocks: Iterable[bytes], name: str, at_most: int) -> Iterator[bytes]:
     unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_DECODER_MEMORY_BYTES)
     unpacked = 0
     try:

@@ -1,7 +1,6 @@
 """What a release promised: the figures it was validated with and the plan it is watched by."""
 
 import hashlib
-import lzma
 
 from edgewright.artifact import Value
 from edgewright.deploy.release import Release, current_document, current_release
@@ -10,6 +9,7 @@ from edgewright.errors import InputError
 from edgewright.measurement import ValidationReport
 from edgewright.monitor.plan import MonitoringPlan
 from edgewright.package import REPORT_NAME
+from edgewright.validate.download import unpacked
 
 __all__ = ["Promise", "current_promise"]
 
@@ -38,5 +38,5 @@ def current_promise(repository: str, channel: str) -> Promise:
         raise InputError(f"release repository {repository}: version {document.version} has no {REPORT_NAME}")
     if hashlib.sha256(packed).hexdigest() != blob.blob:
         raise InputError(f"release repository {repository}: {blob.name} is not what its digest says")
-    report = ValidationReport.model_validate_json(lzma.decompress(packed))
+    report = ValidationReport.model_validate_json(unpacked(packed, blob.bytes))
     return Promise(release=found[0], plan=found[1], report=report)

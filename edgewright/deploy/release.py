@@ -1,7 +1,6 @@
 """Publishing a bundle as the newest version of a channel, and rolling a channel back."""
 
 import hashlib
-import lzma
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
 from edgewright.monitor.plan import MonitoringPlan
 from edgewright.package import Bundle, read_bundle
-from edgewright.validate.download import TRANSFER_PRESET
+from edgewright.validate.download import transfer_form, unpacked
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edgewright_runtime.patch import MAX_PATCHED_BYTES
@@ -167,7 +166,7 @@ def _version_before(current: ReleaseDocument, files: ReleaseRepository) -> int:
 def _upload(entries: list[FileEntry], folder: Path, files: ReleaseRepository) -> list[Blob]:
     blobs = []
     for entry in entries:
-        packed = lzma.compress((folder / entry.path).read_bytes(), preset=TRANSFER_PRESET)
+        packed = transfer_form(folder / entry.path)
         digest = hashlib.sha256(packed).hexdigest()
         blob = Blob(entry.path, entry.bytes, entry.sha256, digest, len(packed))
         # A part of a blob can be there where an upload to a store without atomic writes was cut off.
@@ -193,7 +192,7 @@ def _patch_from(
         packed = files.read(base_blob.name)
         if packed is None or hashlib.sha256(packed).hexdigest() != base_blob.blob:
             continue  # a damaged base costs its devices a full download, nothing else
-        base, new = lzma.decompress(packed), (folder / blob.path).read_bytes()
+        base, new = unpacked(packed, base_blob.bytes), (folder / blob.path).read_bytes()
         built = build_patch(blob.path, base, new)
         if blob.path == manifest.model:
             kind = patch_kind(blob.path, base, new)

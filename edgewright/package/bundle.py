@@ -45,7 +45,7 @@ _SUFFIXES = {Format.TFLITE: "tflite", Format.ONNX: "onnx", Format.MLPACKAGE: "ml
 class Bundle(Value):
     """A folder that holds everything a device needs; ``manifest_digest`` (SHA-256) identifies all of it.
 
-    ``download_bytes`` is the xz transfer form of all files.
+    ``download_bytes`` is the transfer form of all files: ``.ewz`` or xz.
     """
 
     artifact: Artifact

@@ -174,7 +174,7 @@ def _file(exported: Exported, rows: list[str]) -> BenchModel:
     return BenchModel(str(exported.artifact.path), exported.artifact.format.value, tuple(names))
 
 
-@lru_cache(maxsize=64)  # a baseline is measured beside each candidate, and xz takes a second for two megabytes
+@lru_cache(maxsize=64)  # a baseline is measured beside each candidate
 def _transfer_bytes(artifact: Artifact) -> int:
     return download_bytes(artifact.path)
 

@@ -201,7 +201,7 @@ def _operators(candidate: Measurement) -> str:
 def _sizes(steps: Sequence[tuple[str, int]], report: ValidationReport) -> str:
     drawn = [(name, size / 1000, "baseline" if i == 0 else "candidate") for i, (name, size) in enumerate(steps)]
     download = (
-        f"<p>Download, compressed by xz: {report.baseline.download_bytes:,} B before, "
+        f"<p>Download, as it is sent: {report.baseline.download_bytes:,} B before, "
         f"{report.candidate.download_bytes:,} B after.</p>"
     )
     return charts.bars(drawn, "kB", "Bytes on disk after each step") + download

@@ -4,18 +4,23 @@ import resource
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewright.deploy import publish
 from edgewright.optimize.coding.rans import RansEncoder
 from edgewright.optimize.coding.writer import TensorSpan, encode
+from edgewright.package import Bundle
 from edgewright_runtime import huffman
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.ewz import MAGIC, is_ewz, rebuild
 from edgewright_runtime.rans import RansDecoder
+from edgewright_runtime.transport import decompressed
+from edgewright_runtime.updater import Updater
 
 
 def sparse_file(rng: np.random.Generator, rows: int = 40, columns: int = 60) -> tuple[bytes, list[TensorSpan]]:
@@ -174,3 +179,35 @@ def test_the_runtime_half_needs_only_numpy_and_the_standard_library():
         "sys.exit(str(bad) if bad else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_device_rebuilds_a_release_s_model_from_its_ewz(tmp_path: Path, table_bundle: Bundle):
+    publish(table_bundle, str(tmp_path / "repository"), "stable")
+    sent = [p for p in (tmp_path / "repository" / "blobs").rglob("*") if p.is_file() and is_ewz(p.read_bytes())]
+    outcome = Updater(str(tmp_path / "repository"), "stable", tmp_path / "device").update()
+    assert len(sent) == 1
+    assert outcome.status == "installed"
+    assert outcome.downloaded_bytes == table_bundle.download_bytes
+    installed = tmp_path / "device" / "current" / "bundle" / "churn.onnx"
+    assert installed.read_bytes() == (table_bundle.artifact.path / "churn.onnx").read_bytes()
+    assert rebuild(sent[0].read_bytes()) == installed.read_bytes()
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 1000])
+def test_a_transfer_is_told_by_its_first_bytes_however_it_is_cut(sound, original, cut):
+    blocks = [sound[i : i + cut] for i in range(0, len(sound), cut)]
+    assert b"".join(decompressed(blocks, "model", len(original))) == original
+
+
+def test_an_ewz_larger_than_its_file_is_not_read_to_its_end(sound):
+    taken = 0
+
+    def blocks():
+        nonlocal taken
+        for block in (sound[:8], *[bytes(1000)] * 1000):
+            taken += len(block)
+            yield block
+
+    with pytest.raises(IntegrityError, match="larger than the file"):
+        list(decompressed(blocks(), "model", 2000))
+    assert taken < 5000

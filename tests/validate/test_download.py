@@ -1,7 +1,27 @@
 import lzma
 from pathlib import Path
 
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgewright.store import home
 from edgewright.validate import download_bytes
+from edgewright.validate.download import transfer_form, unpacked
+from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.ewz import is_ewz
+
+
+def sparse_model(path: Path) -> bytes:
+    """An ONNX file of one sparse layer, 40 kB."""
+    rng = np.random.default_rng(0)
+    weights = (rng.integers(-3, 4, (100, 100)) * (rng.random((100, 100)) < 0.1)).astype(np.float32) * np.float32(0.01)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 100]) for name in "xy"]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(weights, "w")])
+    onnx.save(helper.make_model(graph), path)
+    return path.read_bytes()
 
 
 def test_download_is_what_travels(tmp_path: Path) -> None:
@@ -11,3 +31,31 @@ def test_download_is_what_travels(tmp_path: Path) -> None:
     one, two = (download_bytes(tmp_path / name) for name in ("a", "sub/b"))
     assert one == len(lzma.compress(b"edge" * 5000, preset=6)) < 20000
     assert download_bytes(tmp_path) == one + two
+
+
+def test_a_model_travels_as_ewz_and_comes_back(tmp_path: Path) -> None:
+    content = sparse_model(tmp_path / "m.onnx")
+    packed = transfer_form(tmp_path / "m.onnx")
+    assert is_ewz(packed)
+    assert download_bytes(tmp_path / "m.onnx") == len(packed) < 0.8 * len(lzma.compress(content, preset=9))
+    assert unpacked(packed, len(content)) == content
+
+
+def test_a_coded_model_is_kept_and_a_damaged_copy_is_not_used(tmp_path: Path, edgewright_home: Path) -> None:
+    sparse_model(tmp_path / "m.onnx")
+    packed = transfer_form(tmp_path / "m.onnx")
+    (kept,) = (home() / "transfer").rglob("*/*")
+    kept.write_bytes(packed[:-1] + b"\0\0")
+    assert transfer_form(tmp_path / "m.onnx") == packed
+    assert edgewright_home in kept.parents
+
+
+def test_a_file_that_is_only_named_like_a_model_travels_as_xz(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"\xff\xff\xff no model" * 100)
+    assert lzma.decompress(transfer_form(tmp_path / "weights.bin")) == b"\xff\xff\xff no model" * 100
+
+
+def test_a_transfer_form_is_unpacked_within_its_limit_only(tmp_path: Path) -> None:
+    content = sparse_model(tmp_path / "m.onnx")
+    with pytest.raises(IntegrityError, match="above"):
+        unpacked(transfer_form(tmp_path / "m.onnx"), len(content) - 1)
