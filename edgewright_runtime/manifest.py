@@ -198,6 +198,7 @@ class Limits:
     max_memory_mb: float | None = None
     max_size_mb: float | None = None
     max_accuracy_drop_percent: float | None = None
+    max_class_drop_percent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -443,7 +444,9 @@ def _figures(f: Fields) -> Figures:
 
 
 def _limits(f: Fields) -> Limits:
-    keys = ("max_latency_ms", "max_memory_mb", "max_size_mb", "max_accuracy_drop_percent")
+    keys = (
+        "max_latency_ms", "max_memory_mb", "max_size_mb", "max_accuracy_drop_percent", "max_class_drop_percent",
+    )  # fmt: skip
     found = Limits(**{key: f.maybe(key, lambda k: f.number(k, low=0)) for key in keys})
     f.done()
     return found
