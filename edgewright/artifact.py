@@ -128,6 +128,7 @@ class Exported(Value):
     """A model in a platform's native format; the tensors as the file itself declares them.
 
     ``runtime`` and ``runtime_floor`` name what loads it on the device and the oldest version that can.
+    ``required_operators`` is the text of ONNX Runtime's operator list for a reduced build, of ``.ort`` files only.
     """
 
     artifact: Artifact
@@ -137,6 +138,7 @@ class Exported(Value):
     runtime: str
     runtime_floor: str
     notes: tuple[str, ...] = ()
+    required_operators: str = ""
 
 
 def digest_of(path: Path) -> str:

@@ -1,5 +1,7 @@
 """Stage two: the candidate on the test rows and on the clock, beside its float32 baseline, against the budget."""
 
+import re
+
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -30,7 +32,7 @@ def validate(
     performance = run(steps.measure, made.baseline, made.candidate, made.dataset, device, machine())
     emulations, notes = _emulated(made, device)
     report = run(steps.judge, baseline, candidate, performance, budget, max_accuracy_drop_percent, emulations, notes)
-    title = f"{made.model.name}-{device.name}".lower().replace("_", "-")
+    title = re.sub(r"[^a-z0-9]+", "-", f"{made.model.name}-{device.name}".lower())  # all that Prefect's keys may hold
     create_table_artifact(key=f"budget-{title}", table=budget_rows(report), description="Limits and figures")
     create_markdown_artifact(key=f"report-{title}", markdown=report_markdown(report, made.model.name, device.title))
     return report

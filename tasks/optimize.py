@@ -132,7 +132,13 @@ def _exported(
 
     try:
         return exporters.export(
-            model, dataset, device.platform, precision, Store(), instruction_set=device.instruction_set
+            model,
+            dataset,
+            device.platform,
+            precision,
+            Store(),
+            instruction_set=device.instruction_set,
+            options=device.export,
         )
     except UnsupportedError as e:
         return Refusal(reason=str(e))

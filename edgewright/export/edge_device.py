@@ -44,10 +44,11 @@ def export(
         case Precision.FLOAT32:
             pass
     declared = checked(model, artifact, dataset, precision)
-    notes = declared.notes
+    notes, needed = declared.notes, ""
     if options.ort_format:
-        artifact, needed = _ort(artifact, model.name, store)
-        notes = (*notes, f"operators for a reduced build of ONNX Runtime: {needed}")
+        artifact, needed = _ort(artifact, model.name, store, instruction_set)
+        notes = (*notes, *checked(model, artifact, dataset, precision).notes)
+        notes = (*notes, f"operators for a reduced build of ONNX Runtime: {' '.join(needed.split())}")
     return Exported(
         artifact=artifact,
         precision=precision,
@@ -56,6 +57,7 @@ def export(
         notes=notes,
         runtime=_RUNTIME,
         runtime_floor=declared.runtime_floor or _RUNTIME_FLOOR,
+        required_operators=needed,
     )
 
 
@@ -87,9 +89,10 @@ def _made_of(base: Artifact, name: str, store: Store, change: str, arguments: di
         return store.put(path, Format.ONNX, parent=base.digest)
 
 
-def _ort(base: Artifact, name: str, store: Store) -> tuple[Artifact, str]:
+def _ort(base: Artifact, name: str, store: Store, instruction_set: str) -> tuple[Artifact, str]:
+    """The file, and the operators that it needs."""
     with store.workspace() as folder:
         path = folder / f"{name}.ort"
-        given = {"source": str(base.path), "path": str(path)}
+        given = {"source": str(base.path), "instruction_set": instruction_set, "path": str(path)}
         needed = run_in_child(f"{_CHILD}:to_ort", given, what=f"writing {name} in the .ort format").value
         return store.put(path, Format.ONNX, parent=base.digest), needed

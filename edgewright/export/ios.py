@@ -7,11 +7,13 @@ from pathlib import Path
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
 from edgewright.export.declared import checked
+from edgewright.export.pixels import refuse_other_than_pixels
 from edgewright.export.refusal import graph_of, quantization_arguments, unsupported_precision
 from edgewright.export.reuse import reuse
 from edgewright.profile import ExportOptions
 from edgewright.recipe import Quantize
 from edgewright.store import Store
+from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["export"]
 
@@ -35,6 +37,8 @@ def export(
     """
     if precision is Precision.DYNAMIC_INT8:
         raise unsupported_precision(model.name, precision, "Core ML's int8 is of weights only already: use int8")
+    if options.image_inputs:
+        refuse_other_than_pixels(model, dataset)
     compute = Precision.FLOAT32 if precision is Precision.FLOAT32 else Precision.FLOAT16
     artifact = _converted(model, compute, store, options)
     if precision is Precision.INT8:
@@ -43,12 +47,32 @@ def export(
     return Exported(
         artifact=artifact,
         precision=precision,
-        inputs=declared.inputs,
-        outputs=declared.outputs,
-        notes=declared.notes,
+        inputs=tuple(_of_one_row(s) for s in model.inputs) if options.image_inputs else declared.inputs,
+        outputs=_outputs(model, declared.outputs),
+        notes=(*declared.notes, *_told(model, options)),
         runtime=_RUNTIME,
         runtime_floor=_RUNTIME_FLOOR,
     )
+
+
+def _outputs(model: ImportedModel, declared: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The source's outputs as the file declares them; a classifier's scores, a dictionary there, as their tensor."""
+    known = {spec.name: spec for spec in declared}
+    return tuple(known.get(spec.name) or _of_one_row(spec) for spec in model.outputs)
+
+
+def _of_one_row(spec: TensorSpec) -> TensorSpec:
+    return dataclasses.replace(spec, shape=(1, *spec.shape[1:]))
+
+
+def _told(model: ImportedModel, options: ExportOptions) -> list[str]:
+    said = []
+    if options.image_inputs:
+        said.append("inputs are images: an app gives 8-bit pixels, normalization stands in the file")
+    if options.class_labels:
+        given = f"a classifier: an app gets the class and the score of each of {len(model.labels)} labels"
+        said.append(given if model.labels else "class_labels has no effect: the model has no class labels")
+    return said
 
 
 def _converted(model: ImportedModel, compute: Precision, store: Store, options: ExportOptions) -> Artifact:

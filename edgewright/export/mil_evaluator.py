@@ -13,7 +13,8 @@ import torch
 
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.export.mil_operators import OPERATORS, Arguments, Operand
-from edgewright.export.mil_program import Declared, Operation, Pixels, Program, Reference, Value, read_program
+from edgewright.export.mil_program import Declared, Operation, Program, Reference, Value, read_program
+from edgewright.export.pixels import as_pixels
 
 __all__ = ["Evaluator", "evaluate"]
 
@@ -83,7 +84,8 @@ class Evaluator:
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs for N rows; see `evaluate`."""
-        pixels = {name: _as_pixels(inputs[name], of) for name, of in self.program.pixels.items() if name in inputs}
+        images = {name: of for name, of in self.program.pixels.items() if name in inputs}
+        pixels = {name: as_pixels(inputs[name], of.scale, of.mean).astype(np.float32) for name, of in images.items()}
         rows = _rows(self.program.inputs, {**inputs, **pixels})
         answers = [self._row({name: column[i] for name, column in rows.items()}) for i in range(_count(rows))]
         outputs = self.program.outputs
@@ -108,12 +110,6 @@ class Evaluator:
                     values.pop(name, None)
         outputs = {name: values[name] for name in self.program.outputs.values()}
         return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
-
-
-def _as_pixels(column: np.ndarray, pixels: Pixels) -> np.ndarray:
-    """The 8-bit pixels that an app would give for an input of the source model."""
-    whole: np.ndarray = np.clip(np.round(column / pixels.scale + pixels.mean), 0, 255).astype(np.float32)
-    return whole
 
 
 def _rows(declared: tuple[Declared, ...], inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import mlpackage
 
 __all__ = [
+    "CLASSES_NOTE",
     "MEAN_NOTE",
     "SCALE_NOTE",
     "SCORES_NOTE",
@@ -30,6 +31,7 @@ __all__ = [
 
 # Keys of the package's own metadata, written by `edgewright.export.coreml`.
 SCORES_NOTE, SCALE_NOTE, MEAN_NOTE = "edgewright.scores", "edgewright.pixel_scale", "edgewright.pixel_mean"
+CLASSES_NOTE = "edgewright.classes"
 
 Value = np.ndarray | str
 _SENTINEL = 0xDEADBEEF

@@ -81,6 +81,8 @@ def runtime_floor(model: onnx.ModelProto) -> str:
 
 def tensors(path: str) -> dict[str, Any]:
     """Inputs, outputs (fields of `TensorSpec`) and the runtime's least version; a free axis is -1."""
+    if path.endswith(".ort"):
+        return _tensors_of_ort(path)
     model = load(Path(path), with_data=False)
     weights = {tensor.name for tensor in model.graph.initializer}
     return {
@@ -88,6 +90,21 @@ def tensors(path: str) -> dict[str, Any]:
         "outputs": [_fields(value) for value in model.graph.output],
         "runtime_floor": runtime_floor(model),
     }
+
+
+def _tensors_of_ort(path: str) -> dict[str, Any]:
+    """Of the ``.ort`` format, as ONNX Runtime reads it; which version it needs is told by the ``.onnx`` before it."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    sides = {"inputs": session.get_inputs(), "outputs": session.get_outputs()}
+    return {side: [_of_session(value) for value in values] for side, values in sides.items()}
+
+
+def _of_session(value: Any) -> dict[str, Any]:
+    dims = [dim if isinstance(dim, int) else -1 for dim in value.shape]
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    return {"name": value.name, "shape": dims, "dtype": {"float": "float32", "double": "float64"}.get(kind, kind)}
 
 
 def _at_least(floors: dict[int, str], version: int) -> str:

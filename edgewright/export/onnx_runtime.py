@@ -23,6 +23,7 @@ from edgewright.recipe import Calibration
 __all__ = ["convert", "optimize", "quantize", "quantize_dynamically", "to_float16", "to_ort"]
 
 _QUANTIZED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_SEVERITY_ERROR = 3
 _OPSET = 18  # the oldest that torch's exporter writes by itself, so the oldest runtimes can load it
 # onnxruntime.quantization.quantize_static's own documentation ("Choosing parameters for CPU inference"): unsigned
 # activations on x86, whose dot product multiplies u8 by s8; signed and symmetric ones on Arm, whose kernels
@@ -85,9 +86,9 @@ def quantize(
 ) -> None:
     """Static int8 in QDQ form: weights signed per channel, activations as the processor multiplies them fastest.
 
-    Raises:
     ``float_layers`` of the torch graph stay float; ``calibration`` finds the ranges of activations.
 
+    Raises:
         UnsupportedError: no operator was quantized.
     """
     if not any(node.op_type in _QUANTIZED for node in onnx_file.load(Path(source)).graph.node):
@@ -104,9 +105,9 @@ def quantize(
         "activation_type": activations,
         "weight_type": QuantType.QInt8,
     }
-    extra = {"ActivationSymmetric": activations is QuantType.QInt8, "WeightSymmetric": True}
     if calibration != "min_max":
         choices["calibration_cache_path"] = _calibrated(prepared, rows, calibration, percentile)
+    extra = {"ActivationSymmetric": activations is QuantType.QInt8, "WeightSymmetric": True}
     try:
         quantize_static(str(prepared), path, _Rows(rows), extra_options=extra, **choices)
     except ValueError:
@@ -121,7 +122,6 @@ def quantize(
     onnx.save(model, path)
 
 
-def quantize_dynamically(source: str, name: str, path: str) -> None:
 def _nodes_of(path: Path, graph: Path, layers: Sequence[str]) -> list[str]:
     """The names of the nodes that compute the torch graph's layers; nodes without a name are given one."""
     model = onnx_file.load(path)
@@ -160,6 +160,7 @@ def _calibrated(path: Path, rows: CalibrationRows, method: Calibration, percenti
     return made
 
 
+def quantize_dynamically(source: str, name: str, path: str) -> None:
     """Weights of dense layers in 8 bits, activations quantized at run time.
 
     Convolutions stay float: ONNX Runtime's ConvInteger was measured six times slower than a float convolution.
@@ -190,23 +191,28 @@ def to_float16(source: str, name: str, path: str) -> None:
     onnx.save(model, path)
 
 
-def to_ort(source: str, path: str) -> str:
-    """Write the ``.ort`` format and return the operators it needs, in the form that a reduced build is configured with.
+def to_ort(source: str, instruction_set: str, path: str) -> str:
+    """Write the ``.ort`` format; return the operators it needs, as ``--include_ops_by_config`` of a build reads them.
 
-    https://onnxruntime.ai/docs/reference/ort-format-models.html
+    https://onnxruntime.ai/docs/reference/ort-format-models.html. Nothing is fused when such a file is loaded, so it is
+    done here, by the passes that do not depend on the processor.
     """
     from onnxruntime.tools.ort_format_model import create_config_from_models
 
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = path
+    options.log_severity_level = _SEVERITY_ERROR  # it warns that a saved fusion ties the file to this provider
     options.add_session_config_entry("session.save_model_format", "ORT")
+    # An x86 build would else leave signed activations as float operators between two conversions.
+    signed = _ACTIVATIONS[instruction_set] is QuantType.QInt8
+    options.add_session_config_entry("session.qdqisint8allowed", "1" if signed else "0")
     onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     config = Path(path).with_suffix(".config")
     create_config_from_models([Path(path)], config, enable_type_reduction=False)
     lines = [line for line in config.read_text().splitlines() if line and not line.startswith("#")]
     config.unlink()
-    return " ".join(lines)
+    return "".join(f"{line}\n" for line in lines)
 
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc]

@@ -39,7 +39,8 @@ from edgewright_runtime.manifest import (
 __all__ = ["REPORT_NAME", "Bundle", "BundleContent", "build_bundle", "read_bundle"]
 
 REPORT_NAME = "report.json"
-_SUFFIXES = {Format.TFLITE: "tflite", Format.ONNX: "onnx", Format.MLPACKAGE: "mlpackage"}
+# For ONNX Runtime's own build: tools/ci_build/build.py --include_ops_by_config (beside --minimal_build).
+OPERATORS_NAME = "required_operators.config"
 
 
 class Bundle(Value):
@@ -84,8 +85,10 @@ def build_bundle(
         folder.mkdir()
         golden, notes = record(exported, dataset, scratch)
         golden.save(folder / GOLDEN_NAME)
-        file = f"{name}.{_SUFFIXES[exported.artifact.format]}"
+        file = f"{name}{exported.artifact.path.suffix}"
         _copy(exported.artifact.path, folder / file)
+        if exported.required_operators:
+            (folder / OPERATORS_NAME).write_text(exported.required_operators, encoding="utf-8")
         write_example(folder, model, dataset)
         (folder / REPORT_NAME).write_text(_portable(report), encoding="utf-8")
         described = _described(model, dataset, exported, report, golden)
@@ -100,7 +103,7 @@ def build_bundle(
                 described.runtime, threads=device.threads, kernels=Kernels(**device.kernels.model_dump())
             ),
         )
-        write_snippet(folder, manifest)
+        write_snippet(folder, manifest, device.export)
         return _sealed(folder, manifest, exported.artifact.digest, store)
 
 

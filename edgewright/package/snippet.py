@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 from edgewright.errors import UnsupportedError
+from edgewright.profile import ExportOptions
 from edgewright_runtime.manifest import Manifest, TensorSpec
 
 __all__ = ["write_snippet"]
@@ -16,20 +17,28 @@ _NUMPY_IMPORTS = "from pathlib import Path\n\nimport numpy as np\n"
 _JSON_IMPORTS = "import json\nfrom pathlib import Path\n"
 # dtype: (Kotlin array, ByteBuffer method, Swift element, MLMultiArray type, bytes)
 _ELEMENTS = {
+    "int8": ("ByteArray", "", "Int8", "int8", 1),
     "float32": ("FloatArray", "Float", "Float", "float32", 4),
     "int32": ("IntArray", "Int", "Int32", "int32", 4),
     "int64": ("LongArray", "Long", "Int32", "int32", 8),
 }
 
 
-def write_snippet(folder: Path, manifest: Manifest) -> Path:
+def write_snippet(folder: Path, manifest: Manifest, options: ExportOptions) -> Path:
     """Write the snippet for the manifest's platform into the bundle's folder.
+
+    ``options`` are those that the model was exported with.
 
     Raises:
         UnsupportedError: a tensor of a type that an app cannot hand in.
     """
-    write = {"ios": _swift, "android": _kotlin, "edge_device": _python}[manifest.platform]
-    name, content = write(manifest)
+    match manifest.platform:
+        case "ios":
+            name, content = _swift(manifest, options)
+        case "android":
+            name, content = _kotlin(manifest)
+        case _:
+            name, content = _python(manifest)
     left = re.search(r"__[A-Z_]+__", content)
     if left:
         raise ValueError(f"template {name}: {left.group()} was not filled in")
@@ -44,34 +53,61 @@ def _kotlin(manifest: Manifest) -> tuple[str, str]:
     table = bool(manifest.preprocessing.columns)
     content = _filled(
         "android.kt",
-        PREDICT=_template("android_table.kt") if table else _kotlin_arrays(manifest),
+        PREDICT=_kotlin_table(manifest) if table else _kotlin_arrays(manifest),
         FIELDS=f"    private val labels = listOf({_quoted(_labels(manifest), 'kotlin')})\n" if classifies else "",
         LABEL_FIELD="val label: String, " if classifies else "",
         OUTPUTS="\n".join(
             f'        answers["{o.name}"] = buffer({_ELEMENTS[o.dtype][4] * _row_size(o)})' for o in manifest.outputs
         ),
         INTERPRET=_kotlin_meaning(manifest),
-        READ_ANSWER=f"answer.get{_ELEMENTS[answer.dtype][1].replace('Byte', '')}().toFloat()",
+        READ_ANSWER=_kotlin_read(answer),
         ANSWER_SIZE=str(_row_size(answer)),
         **_common(manifest),
     )
     return f"{_type_name(manifest)}.kt", content
 
 
+def _kotlin_table(manifest: Manifest) -> str:
+    spec = manifest.inputs[0]
+    put = _kotlin_put("features", "encoded(row, i)", spec, " " * 12)
+    return _filled("android_table.kt", BYTES=str(_ELEMENTS[spec.dtype][4]), PUT="\n".join(put))
+
+
+def _kotlin_put(buffer: str, value: str, spec: TensorSpec, indent: str) -> list[str]:
+    """Append a real value as the tensor stores it."""
+    if spec.scale is None:
+        return [f"{indent}{buffer}.put{_ELEMENTS[spec.dtype][1]}({value})"]
+    return [
+        f"{indent}val steps = Math.round({value} / {spec.scale!r}f) + ({spec.zero_point})",
+        f"{indent}{buffer}.put(steps.coerceIn(-128, 127).toByte())",
+    ]
+
+
+def _kotlin_read(spec: TensorSpec) -> str:
+    stored = f"answer.get{_ELEMENTS[spec.dtype][1]}()"
+    return f"{stored}.toFloat()" if spec.scale is None else f"({stored} - ({spec.zero_point})) * {spec.scale!r}f"
+
+
 def _kotlin_arrays(manifest: Manifest) -> str:
-    arguments = ", ".join(f"{_identifier(i.name)}: {_ELEMENTS[i.dtype][0]}" for i in manifest.inputs)
+    arguments = ", ".join(f"{_identifier(i.name)}: {_kotlin_array(i)}" for i in manifest.inputs)
     lines = [f"    /** Raw values, row by row: {_shapes(manifest)}. */", f"    fun predict({arguments}): Prediction {{"]
     for spec in manifest.inputs:
-        name, size = _identifier(spec.name), _row_size(spec)
-        put, width = _ELEMENTS[spec.dtype][1], _ELEMENTS[spec.dtype][4]
+        name, size, width = _identifier(spec.name), _row_size(spec), _ELEMENTS[spec.dtype][4]
+        put = _kotlin_put(f"{name}Buffer", _scaled("value", manifest, spec, "f"), spec, " " * 12)
         lines += [
             f'        require({name}.size == {size}) {{ "{name}: {size} values are needed, found ${{{name}.size}}" }}',
             f"        val {name}Buffer = buffer({width * size})",
-            f"        for (value in {name}) {name}Buffer.put{put}({_scaled('value', manifest, spec, 'f')})",
+            f"        for (value in {name}) {{",
+            *put,
+            "        }",
             f"        {name}Buffer.rewind()",
         ]
     pairs = ", ".join(f'"{i.name}" to {_identifier(i.name)}Buffer' for i in manifest.inputs)
     return "\n".join([*lines, f"        return run(mapOf({pairs}))", "    }", ""])
+
+
+def _kotlin_array(spec: TensorSpec) -> str:
+    return "FloatArray" if spec.scale is not None else _ELEMENTS[spec.dtype][0]
 
 
 def _kotlin_meaning(manifest: Manifest) -> str:
@@ -95,13 +131,17 @@ def _kotlin_meaning(manifest: Manifest) -> str:
     return "\n".join(f"        {line}" for line in lines)
 
 
-def _swift(manifest: Manifest) -> tuple[str, str]:
+def _swift(manifest: Manifest, options: ExportOptions) -> tuple[str, str]:
     classifies = manifest.task == "classification"
     table = bool(manifest.preprocessing.columns)
     fields = f"    private let labels = [{_quoted(_labels(manifest), 'swift')}]\n" if classifies else ""
     content = _filled(
         "ios.swift",
-        PREDICT=_template("ios_table.swift") if table else _swift_arrays(manifest),
+        IMPORTS="import CoreGraphics\n" if options.image_inputs else "",
+        PREDICT=_swift_predict(manifest, options),
+        ANSWER_VALUES=_template(
+            "ios_by_label.swift" if options.class_labels and manifest.labels else "ios_array.swift"
+        ),
         INIT=_template("ios_table_init.swift") if table else "",
         FIELDS=fields + ("    private let columns: [Column]\n" if table else ""),
         LABEL_FIELD="        let label: String\n" if classifies else "",
@@ -109,6 +149,30 @@ def _swift(manifest: Manifest) -> tuple[str, str]:
         **_common(manifest),
     )
     return f"{_type_name(manifest)}.swift", content
+
+
+def _swift_predict(manifest: Manifest, options: ExportOptions) -> str:
+    if manifest.preprocessing.columns:
+        return _template("ios_table.swift")
+    return _swift_images(manifest) if options.image_inputs else _swift_arrays(manifest)
+
+
+def _swift_images(manifest: Manifest) -> str:
+    arguments = ", ".join(f"{_identifier(i.name)}: CGImage" for i in manifest.inputs)
+    sizes = "; ".join(f"{i.name} {i.shape[3]} x {i.shape[2]} pixels" for i in manifest.inputs)
+    values = [f'            "{i.name}": try image({_identifier(i.name)}, for: "{i.name}"),' for i in manifest.inputs]
+    return "\n".join(
+        [
+            "",
+            f"    /// Images, scaled to {sizes}; the file holds their normalization.",
+            f"    func predict({arguments}) throws -> Prediction {{",
+            "        return try run([",
+            *values,
+            "        ])",
+            "    }",
+            _template("ios_image.swift"),
+        ]
+    )
 
 
 def _swift_arrays(manifest: Manifest) -> str:
@@ -224,12 +288,13 @@ def _row_size(spec: TensorSpec) -> int:
 
 
 def _shapes(manifest: Manifest) -> str:
-    return "; ".join(f"{i.name} {list(i.shape[1:])} {i.dtype}" for i in manifest.inputs)
+    kinds = [i.dtype if i.scale is None else "real" for i in manifest.inputs]
+    return "; ".join(f"{i.name} {list(i.shape[1:])} {kind}" for i, kind in zip(manifest.inputs, kinds, strict=True))
 
 
 def _scaled(value: str, manifest: Manifest, spec: TensorSpec, suffix: str) -> str:
     done = manifest.preprocessing
-    if spec.dtype != "float32" or (done.scale, done.mean) == (1.0, 0.0):
+    if (spec.dtype != "float32" and spec.scale is None) or (done.scale, done.mean) == (1.0, 0.0):
         return value
     return f"({value} - {done.mean!r}{suffix}) * {done.scale!r}{suffix}"
 

@@ -42,7 +42,9 @@ def _interpret(path: Path, feeds: Arrays) -> Arrays:
 def _predict(path: Path, feeds: Arrays) -> Arrays:
     import coremltools
 
+    from edgewright.export.pixels import as_images, as_scores
+
     model = coremltools.models.MLModel(str(path))
-    count = len(next(iter(feeds.values())))
-    each = [model.predict({name: array[i : i + 1] for name, array in feeds.items()}) for i in range(count)]
-    return {name: np.concatenate([np.asarray(row[name]) for row in each]) for name in each[0]}
+    rows = ({name: array[i : i + 1] for name, array in feeds.items()} for i in range(len(next(iter(feeds.values())))))
+    each = [as_scores(path, model.predict(as_images(path, row))) for row in rows]
+    return {name: np.concatenate([row[name] for row in each]) for name in each[0]}

@@ -166,41 +166,6 @@ def test_a_model_without_layers_has_no_int8(digits, shared_weights, tmp_path):
             export(summing, dataset, platform, Precision.INT8, store)
 
 
-@pytest.fixture(scope="module")
-def pictures(digits) -> ImportedModel:
-    """The digits network as one that takes pixels of 0 to 255: the rows are (pixel - 0) / 255."""
-    return digits.model.model_copy(update={"preprocessing": Preprocessing(scale=1 / 255, mean=0.0)})
-
-
-def test_image_inputs_and_class_labels_are_what_xcode_shows(digits, pictures):
-    options = ExportOptions(image_inputs=True, class_labels=True)
-    exported = export(pictures, digits.dataset, Platform.IOS, Precision.FLOAT16, digits.store, options=options)
-    description = mlpackage.load(exported.artifact.path).description
-    image = description.input[0].type.imageType
-    assert (image.width, image.height) == (8, 8)
-    assert description.predictedFeatureName == "classLabel"
-    assert [output.type.WhichOneof("Type") for output in description.output] == ["stringType", "dictionaryType"]
-    rows = np.round(digits.rows * 255) / 255  # what 8-bit pixels can hold
-    with torch.no_grad():
-        expected = network_answers(rows.astype(np.float32))
-    found = evaluate(exported.artifact.path, {"image": rows.astype(np.float32)})
-    assert list(found) == ["probabilities"]
-    assert np.abs(found["probabilities"] - expected).max() < 2e-3
-
-
-def network_answers(rows: np.ndarray) -> np.ndarray:
-    """The same network as the fixture's, built anew from its seed."""
-    torch.manual_seed(7)
-    layers = (nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
-    model = nn.Sequential(*layers, nn.Linear(128, 10), nn.Softmax(-1))
-    with torch.no_grad():
-        model[1].running_mean = torch.randn(8) / 4
-        model[1].running_var = torch.rand(8) + 0.5
-        model[1].weight.copy_(torch.rand(8) + 0.5)
-        model[1].bias.copy_(torch.randn(8) / 4)
-    return model.eval()(torch.from_numpy(rows)).detach().numpy()
-
-
 def test_an_input_that_is_no_image_is_refused(digits, shared_weights):
     model, store, _ = shared_weights
     with pytest.raises(UnsupportedError, match="is no image"):
@@ -224,6 +189,10 @@ def test_ort_format_runs_and_names_its_operators(digits):
     assert exported.artifact.path.suffix == ".ort"
     assert exported.artifact.path.read_bytes()[4:8] == b"ORTM"
     assert any("reduced build" in note and "Conv" in note and "Gemm" in note for note in exported.notes)
+    domain, version, operators = exported.required_operators.splitlines()[0].split(";")
+    assert domain == "ai.onnx"
+    assert version.isdigit()
+    assert operators
     found = onnxruntime.InferenceSession(str(exported.artifact.path)).run(None, {"image": digits.rows})[0]
     assert np.abs(found - digits.answers).max() < 1e-6
 

@@ -11,6 +11,7 @@ from edgewright.errors import InputError
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle, read_bundle
 from edgewright.package.snippet import write_snippet
+from edgewright.profile import ExportOptions
 from edgewright_runtime.golden import check_bundle, load_golden
 from edgewright_runtime.predictor import Predictor
 from tests.bundles import COLUMNS, LABELS, softmax, table_parts
@@ -129,7 +130,7 @@ def test_snippet_names_what_the_model_needs(
     bundle = table_bundle if kind == "table" else image_bundle
     manifest = read_bundle(bundle.artifact.path).manifest
 
-    text = write_snippet(tmp_path, replace(manifest, platform=platform)).read_text()
+    text = write_snippet(tmp_path, replace(manifest, platform=platform), ExportOptions()).read_text()
 
     assert "__" not in text.replace("__file__", "")
     assert text.count("{") == text.count("}")
@@ -150,6 +151,8 @@ def test_labels_are_valid_literals_of_the_language(
 ) -> None:
     manifest = read_bundle(table_bundle.artifact.path).manifest
 
-    text = write_snippet(tmp_path, replace(manifest, platform=platform, labels=('a"$b', "c\\d", "e\a"))).read_text()
+    text = write_snippet(
+        tmp_path, replace(manifest, platform=platform, labels=('a"$b', "c\\d", "e\a")), ExportOptions()
+    ).read_text()
 
     assert quoted in text

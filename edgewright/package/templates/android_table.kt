@@ -7,8 +7,10 @@
 
     /** Columns: __COLUMNS__. */
     fun predict(row: Map<String, Any?>): Prediction {
-        val features = buffer(4 * columns.length())
-        for (i in 0 until columns.length()) features.putFloat(encoded(row, i))
+        val features = buffer(__BYTES__ * columns.length())
+        for (i in 0 until columns.length()) {
+__PUT__
+        }
         features.rewind()
         return run(mapOf("__INPUT__" to features))
     }

@@ -1,7 +1,7 @@
 // __NAME__ on iOS 16 and later. Add __FILE__ and manifest.json of this bundle to the app's target;
 // Xcode compiles the model to __STEM__.mlmodelc.
 
-import CoreML
+__IMPORTS__import CoreML
 import Foundation
 
 enum __TYPE__Error: Error {
@@ -25,13 +25,9 @@ __FIELDS__
         model = try MLModel(contentsOf: url)
 __INIT__    }
 __PREDICT__
-    private func run(_ inputs: [String: MLMultiArray]) throws -> Prediction {
+    private func run(_ inputs: [String: Any]) throws -> Prediction {
         let features = try MLDictionaryFeatureProvider(dictionary: inputs)
         let answers = try model.prediction(from: features)
-        guard let answer = answers.featureValue(for: "__ANSWER__")?.multiArrayValue else {
-            throw __TYPE__Error.missingOutput("__ANSWER__")
-        }
-        let raw = (0..<answer.count).map { answer[$0].floatValue }
-__INTERPRET__
+__ANSWER_VALUES____INTERPRET__
     }
 }
