@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
-.PHONY: setup test test-slow lint demo clean conformance faults matrix \
+.PHONY: setup test test-slow lint demo clean conformance faults networks matrix \
         bench-pipeline bench-compression bench-conversion bench-runtime bench-validation
 .DEFAULT_GOAL := setup
 
@@ -55,6 +55,10 @@ conformance: setup
 
 faults: setup
 	$(PY) benchmarks/faults.py
+
+# About 22 minutes, mostly waiting: five minutes without network, five with, and so on.
+networks: setup
+	$(PY) benchmarks/networks.py
 
 matrix: setup
 	$(PY) benchmarks/matrix.py

@@ -1,48 +1,55 @@
 """Kills and power cuts: what a device acknowledged must be there afterwards, and its model must be whole.
 
-``make faults`` runs 1,000 of each and prints the figures. A kill is SIGKILL at a random instant of a process that
-installs, patches, rolls back, logs or syncs; the digests of the current model are compared after each. A power cut is
-simulated: an apsw VFS under the outbox keeps, drops or tears each write that was not yet synced. A control shows that
-the simulation can find a loss: the same on a disk that ignores every sync.
+``make faults`` runs 1,000 of each and prints the figures. A kill is SIGKILL to the whole process group, at a random
+instant, of a device that installs, patches, activates, rolls back, logs or syncs. At every second round the golden
+vectors run in their child process, as in the field; at the others they are left out, so that the kills fall where
+state changes. After each kill every byte of the current model is compared with its digest, and an interrupted update
+is tried again and must succeed. `power_cuts` are simulated under the outbox. A control shows that the simulation can
+find a loss: the same on a disk that ignores every sync.
 """
 
 import argparse
 import json
 import os
 import random
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+from benchmarks.local_cloud import running_cloud
+from benchmarks.power_cuts import power_cuts
 from edgewright.cloud.database import Database
 from edgewright.deploy import publish
 from edgewright.package import Bundle
 from edgewright_runtime import updater
 from edgewright_runtime.bundle import open_bundle
 from edgewright_runtime.cloud import CloudClient
-from edgewright_runtime.errors import EdgeRuntimeError, RollbackError
+from edgewright_runtime.errors import EdgeRuntimeError
 from edgewright_runtime.installation import Installation
 from edgewright_runtime.offline import sync
 from edgewright_runtime.outbox import Outbox
-from tests.bundles import table_parts
+from tests.runtime.patchable import bundle
+
+__all__ = ["Figures", "kills", "power_cuts"]
 
 _CHANNEL = "stable"
-_SECTOR_BYTES = 512
 _CONTROL_CUTS = 30
-_KINDS = ("install", "rollback", "log", "sync")
+_UPDATES = ("install", "patch", "activate")
+_KINDS = (*_UPDATES, "rollback", "log", "sync")
 
 
 @dataclass
 class Figures:
-    """``acknowledged`` records and how many of them were ``lost``; ``half`` models, which must be none."""
+    """``acknowledged`` records and how many of them were ``lost``; ``half`` models, which must be none.
+
+    ``interrupted`` kills came before the work was done, ``in_golden_check`` while the golden vectors' child ran.
+    ``survivors`` are processes of a killed group that lived on; ``retried`` updates succeeded after a kill, ``patched``
+    of them by a patch.
+    """
 
     kills: int = 0
     power_cuts: int = 0
@@ -50,8 +57,12 @@ class Figures:
     lost: int = 0
     half: int = 0
     control_lost: int = 0
-    by_kind: dict[str, int] = field(default_factory=dict)
-    interrupted: dict[str, int] = field(default_factory=dict)
+    by_kind: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_KINDS, 0))
+    interrupted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_KINDS, 0))
+    in_golden_check: int = 0
+    survivors: int = 0
+    retried: int = 0
+    patched: int = 0
     server_count: int = 0
     device_count: int = 0
 
@@ -60,22 +71,23 @@ def main() -> None:
     """Run both suites and write what they found."""
     options = _parser().parse_args()
     chance = random.Random(options.seed)
-    figures = Figures()
     with tempfile.TemporaryDirectory() as folder:
-        kills(Path(folder), options.kills, chance, figures)
+        figures = kills(Path(folder), options.kills, chance)
     with tempfile.TemporaryDirectory() as folder:
-        power_cuts(Path(folder), options.power_cuts, chance, figures)
+        cut = power_cuts(Path(folder), options.power_cuts, chance)
     with tempfile.TemporaryDirectory() as folder:
-        control = Figures()
-        power_cuts(Path(folder), _CONTROL_CUTS, chance, control, ignore_syncs=True)
-        figures.control_lost = control.lost
+        figures.control_lost = power_cuts(Path(folder), _CONTROL_CUTS, chance, ignore_syncs=True).lost
+    figures.power_cuts = cut.cuts
+    figures.acknowledged += cut.acknowledged
+    figures.lost += cut.lost
+    figures.half += cut.damaged
     print(json.dumps(asdict(figures), indent=1))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(asdict(figures), indent=1) + "\n")
     if not figures.control_lost:
         sys.exit("FAILED: the control lost nothing, so the simulation proves nothing")
-    if figures.lost or figures.half or figures.server_count != figures.device_count:
-        sys.exit("FAILED: something acknowledged was lost, or a model was left half installed")
+    if figures.lost or figures.half or figures.survivors or figures.server_count != figures.device_count:
+        sys.exit("FAILED: something acknowledged was lost, a model was left half installed, or a process lived on")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,111 +99,180 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def kills(folder: Path, count: int, chance: random.Random, figures: Figures) -> None:
+def kills(folder: Path, count: int, chance: random.Random) -> Figures:
     """Kill a process ``count`` times while it changes the device's state."""
-    # The child that runs golden vectors changes no state and takes a second: the kills go where state changes.
-    updater.check_bundle_in_child = open_bundle  # type: ignore[assignment]
-    bundles = [table_parts(folder / f"bundle{seed}", seed=seed).build() for seed in (1, 2, 3)]
-    repository, root = folder / "repository", folder / "device"
-    publish(bundles[0], str(repository), _CHANNEL)
-    updater.Updater(str(repository), _CHANNEL, root).update()
+    figures = Figures()
+    bundles = [bundle(folder / f"bundle{i}", tuned=1e-4 * i) for i in range(3)]
+    releases = _Releases(bundles, folder / "repository", folder / "device")
     acknowledged: set[str] = set()
     with running_cloud(f"sqlite:///{folder / 'cloud.db'}") as (url, token, database):
-        device = _Victim(repository, root, CloudClient(url, token, attempts=1))
+        device = _Victim(releases, CloudClient(url, token, attempts=1))
         for i in range(count):
             kind = _KINDS[i % len(_KINDS)]
-            if kind in {"install", "rollback"}:
-                _publish_next(bundles, repository, root, i)
-            before = _version(root)
-            finished = device.killed_in(kind, chance, acknowledged)
+            allowed = releases.prepare(kind)
+            finished = device.killed_in(kind, chance, acknowledged, figures, golden=(i // len(_KINDS)) % 2 == 0)
             figures.kills += 1
-            figures.by_kind[kind] = figures.by_kind.get(kind, 0) + 1
-            figures.interrupted[kind] = figures.interrupted.get(kind, 0) + (not finished)
-            figures.half += not _is_whole(root, before, kind)
-        outbox = Outbox(root / "outbox.db")
+            figures.by_kind[kind] += 1
+            figures.interrupted[kind] += not finished
+            figures.half += not _is_whole(releases.root, allowed, kind)
+            if kind in _UPDATES:
+                outcome = releases.update()
+                figures.retried += releases.version() == releases.newest
+                figures.patched += bool(outcome.patched)
+        outbox = Outbox(releases.root / "outbox.db")
         sync(outbox, CloudClient(url, token), {})
         arrived = _keys(database)
         figures.device_count = outbox.counters()["added"] - outbox.counters()["dropped"]
         figures.server_count = len(arrived)
         figures.acknowledged += len(acknowledged)
         figures.lost += len(acknowledged - arrived)
+    if figures.retried != sum(figures.by_kind[kind] for kind in _UPDATES):
+        raise AssertionError("an update that was killed did not succeed when it was tried again")
+    return figures
+
+
+class _Releases:
+    """The repository, and the device's folder between two kills."""
+
+    def __init__(self, bundles: list[Bundle], repository: Path, root: Path) -> None:
+        self._bundles, self.repository, self.root = bundles, repository, root
+        self._number = self.newest = 0
+        self._publish(0)
+        self.update()
+
+    def prepare(self, kind: str) -> set[int]:
+        """Something new for this kind of change; returns the versions that may be current afterwards."""
+        if kind in _UPDATES or kind == "rollback":
+            if self.version() != self.newest:
+                self._publish(1)
+            self.update()
+        before = self.version()
+        if kind == "rollback":
+            previous = Installation(self.root).installed(f"{_CHANNEL}.{before}").previous
+            return {before, int(str(previous).rpartition(".")[2])}
+        if kind == "install":  # published twice: the patch in the second is for a base that this device never had
+            self._publish(1)
+            self._publish(0)
+        elif kind == "patch":
+            self._publish(1)
+        elif kind == "activate":  # the bundle is here already, the release is new
+            self._publish(0)
+        return {before, self.newest}
+
+    def update(self) -> updater.Outcome:
+        """A whole update in this process, without the golden vectors' child."""
+        return without_golden_child(self._updated)
+
+    def _updated(self) -> updater.Outcome:
+        return updater.Updater(str(self.repository), _CHANNEL, self.root).update(ignore_cohort=True)
+
+    def version(self) -> int:
+        """The current release's version; 0 before the first."""
+        current = Installation(self.root).current()
+        return current.release.version if current else 0
+
+    def _publish(self, step: int) -> None:
+        self._number += step
+        made = self._bundles[self._number % len(self._bundles)]
+        # Another share of the devices makes another release of the same bundle.
+        self.newest = publish(made, str(self.repository), _CHANNEL, cohort_percent=self.newest % 100).version
+
+
+def without_golden_child(work: Callable[[], updater.Outcome]) -> updater.Outcome:
+    """Do something while the digests alone decide whether a bundle is good."""
+    usual = updater.check_bundle_in_child
+    updater.check_bundle_in_child = open_bundle  # type: ignore[assignment]
+    try:
+        return work()
+    finally:
+        updater.check_bundle_in_child = usual
 
 
 class _Victim:
-    """Forks a process that does one thing over and over, and kills it."""
+    """Forks a process that does one thing, and kills it with all that it started."""
 
-    def __init__(self, repository: Path, root: Path, cloud: CloudClient) -> None:
-        self._repository, self._root, self._cloud = repository, root, cloud
-        self._typical_s = dict.fromkeys(_KINDS, 0.05)
+    def __init__(self, releases: _Releases, cloud: CloudClient) -> None:
+        self._releases, self._cloud = releases, cloud
+        self._typical_s: dict[tuple[str, bool], float] = {}
 
-    def killed_in(self, kind: str, chance: random.Random, acknowledged: set[str]) -> bool:
+    def killed_in(
+        self, kind: str, chance: random.Random, acknowledged: set[str], figures: Figures, *, golden: bool
+    ) -> bool:
         """Whether it had finished before the signal came."""
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
+            os.setpgid(0, 0)
             os.close(reading)
-            self._live(kind, writing)
+            self._live(kind, writing, golden=golden)
         os.close(writing)
         began = time.monotonic()
-        time.sleep(chance.uniform(0, 1.3 * self._typical_s[kind]))
+        typical_s = self._typical_s.get((kind, golden), 0.05)
+        time.sleep(chance.uniform(0, 1.3 * typical_s))
         done, _ = os.waitpid(child, os.WNOHANG)
         if not done:
-            os.kill(child, signal.SIGKILL)
+            figures.in_golden_check += len(_group(child)) > 1
+            _kill_group(child)
             os.waitpid(child, 0)
-            self._typical_s[kind] = min(self._typical_s[kind] * 1.02, 1.0)
+            figures.survivors += len(_group(child))
+            typical_s = min(typical_s * 1.05, 5.0)
         else:
-            self._typical_s[kind] = max(min(self._typical_s[kind], time.monotonic() - began) * 0.9, 0.002)
+            typical_s = max(min(typical_s, time.monotonic() - began) * 0.9, 0.002)
+        self._typical_s[kind, golden] = typical_s
         with os.fdopen(reading) as pipe:
             acknowledged.update(line.strip() for line in pipe if line.endswith("\n"))
         return bool(done)
 
-    def _live(self, kind: str, pipe: int) -> None:
+    def _live(self, kind: str, pipe: int, *, golden: bool) -> None:
         try:
-            _WORK[kind](self, pipe)
+            if kind in _UPDATES:
+                self._update(golden=golden)
+            else:
+                {"rollback": self._roll_back, "log": self._log, "sync": self._sync}[kind](pipe)
         finally:
             os._exit(0)
 
-    def install(self, _: int) -> None:
-        updater.Updater(str(self._repository), _CHANNEL, self._root).update(ignore_cohort=True)
+    def _update(self, *, golden: bool) -> None:
+        if golden:
+            updater.Updater(str(self._releases.repository), _CHANNEL, self._releases.root).update(ignore_cohort=True)
+        else:
+            self._releases.update()
 
-    def rollback(self, _: int) -> None:
-        installation = Installation(self._root)
+    def _roll_back(self, _: int) -> None:
+        installation = Installation(self._releases.root)
         with installation.exclusive():
             installation.rollback()
 
-    def log(self, pipe: int) -> None:
-        outbox = Outbox(self._root / "outbox.db")
+    def _log(self, pipe: int) -> None:
+        outbox = Outbox(self._releases.root / "outbox.db")
         for n in range(200):
             os.write(pipe, f"{outbox.add({'kind': 'prediction', 'n': n})}\n".encode())
 
-    def sync(self, _: int) -> None:
-        sync(Outbox(self._root / "outbox.db"), self._cloud, {})
+    def _sync(self, _: int) -> None:
+        sync(Outbox(self._releases.root / "outbox.db"), self._cloud, {})
 
 
-_WORK: dict[str, Callable[[_Victim, int], None]] = {
-    "install": _Victim.install,
-    "rollback": _Victim.rollback,
-    "log": _Victim.log,
-    "sync": _Victim.sync,
-}
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:  # it has not come to make its group yet
+        os.kill(leader, signal.SIGKILL)
 
 
-def _publish_next(bundles: list[Bundle], repository: Path, root: Path, i: int) -> None:
-    """Something new to install; a rollback needs a release to go back from."""
-    publish(bundles[i % len(bundles)], str(repository), _CHANNEL, cohort_percent=i % 100)
-    if _KINDS[i % len(_KINDS)] == "rollback":
+def _group(leader: int) -> list[int]:
+    """The living processes of a group; a zombie is dead."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            updater.Updater(str(repository), _CHANNEL, root).update(ignore_cohort=True)
-        except RollbackError:
-            return
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # it ended while we looked
+            continue
+        if int(group) == leader and state != "Z":
+            found.append(int(path.parent.name))
+    return found
 
 
-def _version(root: Path) -> int:
-    current = Installation(root).current()
-    return current.release.version if current else 0
-
-
-def _is_whole(root: Path, before: int, kind: str) -> bool:
+def _is_whole(root: Path, allowed: set[int], kind: str) -> bool:
     """The current model is the old one or the new one, and every byte of it is right."""
     try:
         current = Installation(root).current()
@@ -201,34 +282,7 @@ def _is_whole(root: Path, before: int, kind: str) -> bool:
     except EdgeRuntimeError as e:
         print(f"after a kill in {kind}: {e}", file=sys.stderr)
         return False
-    return kind in {"install", "rollback"} or current.release.version == before
-
-
-@contextmanager
-def running_cloud(url: str) -> Iterator[tuple[str, str, Database]]:
-    """The real server in a process of its own, over the database at ``url``: its address, a device's token."""
-    database = Database(url)
-    token = database.add_device("device")
-    code = (
-        "import sys, uvicorn\n"
-        "from edgewright.cloud.database import Database\n"
-        "from edgewright.cloud.app import create_app\n"
-        "server = uvicorn.Server(uvicorn.Config(create_app(Database(sys.argv[1])), port=0, log_level='error'))\n"
-        "startup = server.startup\n"
-        "async def told(sockets=None):\n"
-        "    await startup(sockets)\n"
-        "    print(server.servers[0].sockets[0].getsockname()[1], flush=True)\n"
-        "server.startup = told\n"
-        "server.run()\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}", token, database
-        finally:
-            process.terminate()
-            process.wait()
-            database.close()
+    return current.release.version in allowed
 
 
 def _keys(database: Database) -> set[str]:
@@ -236,119 +290,6 @@ def _keys(database: Database) -> set[str]:
 
     with database._engine.connect() as connection:
         return set(connection.execute(sa.text("SELECT key FROM records")).scalars())
-
-
-def power_cuts(
-    folder: Path, count: int, chance: random.Random, figures: Figures, *, ignore_syncs: bool = False
-) -> None:
-    """Cut the power under an outbox ``count`` times and look for what it had acknowledged."""
-    import apsw
-
-    disk = _disk(chance, ignore_syncs=ignore_syncs)
-    for i in range(count):
-        home = folder / str(i)
-        home.mkdir()
-
-        def connect(path: Path) -> Any:
-            # Without shared memory: a VFS written in Python has none. The log and its syncs are the same.
-            connection = apsw.Connection(str(path), vfs=disk.name)
-            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-            return connection
-
-        outbox = Outbox(home / "o.db", connect=connect)
-        kept: list[str] = []
-        for _ in range(chance.randrange(1, 30)):
-            kept += outbox.add_many([{"n": "x" * chance.randrange(10, 2000)}] * chance.randrange(1, 4))
-            if chance.random() < 0.2:
-                outbox.acknowledge(kept[:1])
-                kept = kept[1:]
-        disk.cut(home)
-        after = Outbox(home / "o.db")
-        found = {record.key for record in after.batch(most=10_000, most_bytes=1 << 30)}
-        figures.power_cuts += 1
-        figures.acknowledged += len(kept)
-        figures.lost += len(set(kept) - found)
-        figures.half += after.set_aside is not None
-        after.close()
-        shutil.rmtree(home)
-
-
-def _disk(chance: random.Random, *, ignore_syncs: bool) -> Any:  # noqa: C901 - two classes that need apsw, together
-    """An apsw VFS whose files remember what was synced."""
-    import apsw
-
-    class File(apsw.VFSFile):
-        def __init__(self, disk: "Disk", name: Any, flags: list[int]) -> None:
-            self.path = name.filename() if isinstance(name, apsw.URIFilename) else name
-            self._disk = disk
-            super().__init__("", name, flags)
-            disk.durable.setdefault(self.path, None)
-            disk.pending.setdefault(self.path, [])
-
-        def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
-            super().xWrite(data, offset)
-            self._disk.pending[self.path].append((offset, bytes(data)))
-
-        def xTruncate(self, size: int) -> None:  # noqa: N802
-            super().xTruncate(size)
-            self._disk.pending[self.path].append((size, None))
-
-        def xSync(self, flags: int) -> None:  # noqa: N802
-            super().xSync(flags)
-            if not ignore_syncs:
-                self._disk.sync(self.path)
-
-    class Disk(apsw.VFS):
-        name = "power-cut-control" if ignore_syncs else "power-cut"
-
-        def __init__(self) -> None:
-            self.durable: dict[str, bytes | None] = {}
-            self.pending: dict[str, list[tuple[int, bytes | None]]] = {}
-            super().__init__(self.name, "")
-
-        def xOpen(self, name: Any, flags: list[int]) -> File:  # noqa: N802
-            return File(self, name, flags)
-
-        def xDelete(self, name: str, sync_folder: bool) -> None:  # noqa: N802
-            super().xDelete(name, sync_folder)
-            self.durable.pop(name, None)
-            self.pending.pop(name, None)
-
-        def sync(self, path: str) -> None:
-            self.durable[path] = Path(path).read_bytes()
-            self.pending[path] = []
-
-        def cut(self, folder: Path) -> None:
-            """Leave on the disk what a power cut would: synced bytes, and any part of the rest."""
-            for path in [p for p in self.durable if Path(p).parent == folder]:
-                content = bytearray(self.durable.pop(path) or b"")
-                for offset, data in self.pending.pop(path):
-                    _maybe_apply(content, offset, data, chance)
-                Path(path).write_bytes(content)
-
-    return Disk()
-
-
-def _maybe_apply(content: bytearray, offset: int, data: bytes | None, chance: random.Random) -> None:
-    fate = chance.choice(["kept", "dropped", "torn"])
-    if fate == "dropped":
-        return
-    if data is None:
-        del content[offset:]
-        return
-    if fate == "torn":
-        # A sector is written whole or not at all, in no order.
-        for start in range(0, len(data), _SECTOR_BYTES):
-            if chance.random() < 0.5:
-                _put(content, offset + start, data[start : start + _SECTOR_BYTES])
-        return
-    _put(content, offset, data)
-
-
-def _put(content: bytearray, offset: int, data: bytes) -> None:
-    if len(content) < offset:
-        content.extend(b"\0" * (offset - len(content)))
-    content[offset : offset + len(data)] = data
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """What the device runtime costs: ``make bench-runtime`` writes ``benchmarks/results/runtime.json``.
 
 Times a call are medians, interleaved with the bare inference session in one loop; everything else is wall time on the
-machine named in the result. ``faults`` are the figures of ``make faults``.
+machine named in the result. Imports are of compiled files, as pip installs them. ``faults`` and ``networks`` are the
+figures of ``make faults`` and ``make networks``.
 """
 
 import argparse
+import compileall
 import json
 import lzma
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,7 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.faults import running_cloud
+import edgewright_runtime
+from benchmarks.local_cloud import running_cloud
+from edgewright.deploy import publish
 from edgewright.deploy.patches import encoders
 from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.hybrid import Hybrid
@@ -30,7 +35,7 @@ from edgewright_runtime.monitor import Monitor
 from edgewright_runtime.offline import OfflineModel, sync
 from edgewright_runtime.outbox import Outbox
 from edgewright_runtime.predictor import Predictor
-from tests.bundles import table_parts
+from tests.bundles import image_parts, table_parts
 from tests.cloud.postgres import postgres_binaries, running_postgres
 
 _RESULTS = Path(__file__).parent / "results"
@@ -49,11 +54,14 @@ def main() -> None:
         result: dict[str, Any] = {
             "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "python": platform.python_version()},
             **calls(home, int(5000 * options.scale)),
-            **imports(),
+            **litert_calls(home, int(5000 * options.scale)),
+            **imports(home),
+            "memory_mb": memory(home),
             "logged_per_s": logging(home, options.scale),
             "sync_per_s": syncing(home, int(20_000 * options.scale)),
             "patch_bytes": patches(),
             "faults": _faults(),
+            "networks": _recorded("networks.json"),
         }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -96,6 +104,23 @@ def calls(home: Path, runs: int) -> dict[str, Any]:
     }
 
 
+def litert_calls(home: Path, runs: int) -> dict[str, float]:
+    """The same for a small CNN in LiteRT."""
+    predictor = Predictor(image_parts(home / "image").build().artifact.path)
+    interpreter = predictor.backend._interpreter  # type: ignore[attr-defined]
+    feeds = {"x": np.random.default_rng(0).random((1, 1, 8, 8), np.float32)}
+    predictor.predict_encoded(feeds)
+    into, out = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def bare() -> None:
+        interpreter.set_tensor(into, feeds["x"])
+        interpreter.invoke()
+        interpreter.get_tensor(out)
+
+    took = _interleaved({"bare": bare, "encoded": lambda: predictor.predict_encoded(feeds)}, runs)
+    return {"bare_litert_us": took["bare"], "predict_overhead_litert_us": round(took["encoded"] - took["bare"], 2)}
+
+
 def _interleaved(functions: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
     times: dict[str, list[int]] = {name: [] for name in functions}
     for _ in range(runs):
@@ -106,24 +131,52 @@ def _interleaved(functions: dict[str, Callable[[], object]], runs: int) -> dict[
     return {name: round(statistics.median(taken) / 1000, 2) for name, taken in times.items()}
 
 
-def imports() -> dict[str, float]:
+def memory(home: Path) -> dict[str, float]:
+    """Peak megabytes of a fresh process: a bare session that has answered, and a device that has, with its outbox."""
+    repository, root = home / "memory", home / "memory_device"
+    bundle = table_parts(home / "memory_model").build()
+    publish(bundle, str(repository), "stable")
+    model = bundle.artifact.path / "churn.onnx"
+    bare = (
+        "import numpy as np, onnxruntime\n"
+        f"session = onnxruntime.InferenceSession({str(model)!r}, providers=['CPUExecutionProvider'])\n"
+        "for _ in range(1000): session.run(None, {'x': np.ones((1, 3), np.float32)})\n"
+    )
+    device = (
+        "from pathlib import Path\n"
+        "from edgewright_runtime.device import Device, Settings\n"
+        f"device = Device(Settings(Path({str(root)!r}), {str(repository)!r}))\n"
+        f"for n in range(1000): device.predict({{**{_ROW!r}, 'tenure': n / 1000}})\n"
+    )
+    return {name: _in_fresh_process(code)[1] for name, code in (("bare_session", bare), ("device", device))}
+
+
+def imports(home: Path) -> dict[str, float]:
     """Milliseconds and peak megabytes of a fresh process that imports the package, and the whole device."""
+    package = Path(edgewright_runtime.__file__).parent
+    shutil.copytree(package, home / "installed" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(str(home / "installed"), quiet=1)
     found = {}
     for key, module in (("import", "edgewright_runtime"), ("import_device", "edgewright_runtime.device")):
-        code = (
-            f"import time; began = time.perf_counter(); import {module}; ms = (time.perf_counter() - began) * 1000\n"
-            "import resource; print(ms, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
-        )
-        # ru_maxrss of a child counts its parent's memory from before the exec: a small interpreter stands between.
-        between = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
-        runs = [
-            subprocess.run([sys.executable, "-c", between, code], check=True, capture_output=True, text=True).stdout
-            for _ in range(7)
-        ]
-        values = [tuple(float(v) for v in run.split()) for run in runs]
+        values = [_in_fresh_process(f"import {module}", home / "installed") for _ in range(7)]
         found[f"{key}_ms"] = round(statistics.median(v[0] for v in values), 1)
         found[f"{key}_mb"] = round(statistics.median(v[1] for v in values), 1)
     return found
+
+
+def _in_fresh_process(work: str, path: Path | None = None) -> tuple[float, float]:
+    """Milliseconds that lines of Python take in a process of their own, and its peak megabytes."""
+    code = (
+        f"import time; began = time.perf_counter()\n{work}\nms = (time.perf_counter() - began) * 1000\n"
+        "import resource; print(ms, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    # ru_maxrss of a child counts its parent's memory from before the exec: a small interpreter stands between.
+    between = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+    environment = {**os.environ, **({"PYTHONPATH": str(path)} if path else {})}
+    command = [sys.executable, "-c", between, code]
+    run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=path)
+    ms, mb = (float(value) for value in run.stdout.split())
+    return ms, round(mb, 1)
 
 
 def logging(home: Path, scale: float) -> dict[str, float]:
@@ -268,11 +321,16 @@ def _onnx(weights: dict[str, np.ndarray], scales: dict[str, float] | None = None
 
 
 def _faults() -> dict[str, Any]:
-    path = _RESULTS / "faults.json"
+    found = _recorded("faults.json")
+    keys = ("kills", "power_cuts", "acknowledged", "lost", "half", "control_lost", "in_golden_check", "survivors")
+    return {key: found.get(key) for key in keys} | {key: found[key] for key in found if key == "note"}
+
+
+def _recorded(name: str) -> dict[str, Any]:
+    path = _RESULTS / name
     if not path.exists():
-        return {"kills": None, "note": "run: make faults"}
-    found = json.loads(path.read_text())
-    return {key: found[key] for key in ("kills", "power_cuts", "acknowledged", "lost", "half", "control_lost")}
+        return {"note": f"run: make {path.stem}"}
+    return dict(json.loads(path.read_text()))
 
 
 def _cpu() -> str:

@@ -1,8 +1,6 @@
 """Networks as devices meet them: the server's count must equal the device's, exactly."""
 
 import json
-import random
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,51 +10,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.networks import run
 from edgewright_runtime.cloud import Breaker, CloudClient
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, TransportError
 from edgewright_runtime.offline import sync
 from edgewright_runtime.outbox import Outbox
 from tests.runtime.loopback import Cloud, serving
-
-
-class Relay:
-    """A TCP relay that delays every piece, breaks connections at random, and can be switched off."""
-
-    def __init__(self, port: int, *, delay_s: float = 0.0, loss: float = 0.0, seed: int = 1) -> None:
-        self._port, self._delay_s, self._loss = port, delay_s, loss
-        self._chance = random.Random(seed)
-        self.up = True
-        self.broken = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                if not self.up:
-                    near.close()
-                    continue
-                far = socket.create_connection(("127.0.0.1", self._port))
-                for source, target in ((near, far), (far, near)):
-                    threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
-
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(4096):
-                time.sleep(self._delay_s)
-                if not self.up or self._chance.random() < self._loss:
-                    self.broken += 1
-                    break
-                target.sendall(data)
-        for end in (source, target):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
+from tests.runtime.relay import Relay
 
 
 class Ledger:
@@ -103,12 +63,19 @@ def drain(outbox: Outbox, cloud: CloudClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("delay_s", "loss"), [(0.0, 0.0), (0.06, 0.02), (0.0, 0.3)], ids=["good", "slow and lossy", "very lossy"]
+    ("profile", "happened"),
+    [
+        ({}, None),
+        ({"delay_s": 0.03, "loss": 0.02}, None),
+        ({"loss": 0.1}, "broken"),
+        ({"lost_answers": 0.5}, "answers_lost"),
+    ],
+    ids=["good", "slow and lossy", "very lossy", "answers lost after the commit"],
 )
 def test_servers_count_equals_the_devices(
-    tmp_path: Path, server: Cloud, ledger: Ledger, delay_s: float, loss: float
+    tmp_path: Path, server: Cloud, ledger: Ledger, profile: dict[str, float], happened: str | None
 ) -> None:
-    relay = Relay(int(server.url.rpartition(":")[2]), delay_s=delay_s, loss=loss)
+    relay = Relay(int(server.url.rpartition(":")[2]), **profile)
     outbox = Outbox(tmp_path / "o.db")
     outbox.add_many([{"n": n} for n in range(3000)])
 
@@ -117,7 +84,18 @@ def test_servers_count_equals_the_devices(
 
     assert sorted(body["n"] for body in ledger.counted.values()) == list(range(3000))
     assert outbox.counters()["added"] == len(ledger.counted)
-    assert (relay.broken > 0) == (loss > 0.1) or loss == 0.02
+    assert happened is None or getattr(relay, happened) > 0
+    assert ledger.received > 3000 or happened != "answers_lost", "no batch came twice"
+
+
+def test_profiles_of_the_benchmark_count_exactly(tmp_path: Path) -> None:
+    results = run(tmp_path, phase_s=2.0)
+
+    assert set(results) == {"offline", "five_minutes", "lossy", "lost_answers"}
+    for result in results.values():
+        assert (result.lost, result.twice, result.still_waiting) == (0, 0, 0)
+        assert result.server_count == result.logged > 5
+    assert results["offline"].failed_syncs or results["five_minutes"].failed_syncs
 
 
 def test_network_that_comes_and_goes_while_the_device_logs(tmp_path: Path, server: Cloud, ledger: Ledger) -> None:
