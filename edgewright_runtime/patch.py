@@ -16,13 +16,14 @@ import json
 import lzma
 import struct
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 
 import numpy as np
 
 from edgewright_runtime.errors import BackendUnavailableError, IntegrityError
 from edgewright_runtime.strict_json import Fields
 
-__all__ = ["CODECS", "MAX_PATCHED_BYTES", "TENSOR_MAGIC", "apply_patch", "to_difference"]
+__all__ = ["CODECS", "MAX_PATCHED_BYTES", "TENSOR_MAGIC", "apply_patch", "readable_codecs", "to_difference"]
 
 # Patches are applied in memory; a larger file is downloaded in full, in blocks.
 MAX_PATCHED_BYTES = 512 << 20
@@ -47,6 +48,11 @@ def apply_patch(codec: str, base: bytes, patch: bytes, result_bytes: int) -> byt
     if len(result) != result_bytes:
         raise IntegrityError(f"the patch makes {len(result)} bytes, announced were {result_bytes}")
     return result
+
+
+def readable_codecs() -> set[str]:
+    """The codecs that this device can apply: ``zstd`` only where its package is installed."""
+    return {codec for codec in CODECS if codec != "zstd" or find_spec("zstandard") is not None}
 
 
 def to_difference(base: np.ndarray, new: np.ndarray, *, is_float: bool) -> bytes:

@@ -18,7 +18,7 @@ from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, Rollback
 from edgewright_runtime.golden import check_bundle_in_child
 from edgewright_runtime.installation import Installation, Installed, discard, sync_folder
 from edgewright_runtime.manifest import MANIFEST_NAME, FileEntry
-from edgewright_runtime.patch import MAX_PATCHED_BYTES, apply_patch
+from edgewright_runtime.patch import MAX_PATCHED_BYTES, apply_patch, readable_codecs
 from edgewright_runtime.registry import Registry
 from edgewright_runtime.release import (
     MAX_INDEX_BYTES,
@@ -87,28 +87,35 @@ class Updater:
             TransportError: the repository does not answer.
             IntegrityError: something is not what its digest or length says, or the model does not work here.
             RollbackError: the channel offers an older version, or one this device has already gone back from.
+            EdgeRuntimeError: the disk is full, or does not take the files.
         """
-        with self._installation.exclusive():
-            self._downloaded_bytes, self._patched, self._patch_failures = 0, [], []
-            before = self._installation.current()
-            release, content = self._latest_release()
-            name = f"{release.channel}.{release.version}"
-            if before is not None and before.name == name and not repair:
-                return Outcome("current", before)
-            if beside and name in self._installation.names():
-                return Outcome("current", self._installation.installed(name))
-            if self._installation.is_refused(name):
-                reason = self._installation.refusal(name)
-                raise RollbackError(f"release {name} is not taken again ({reason}); waiting for a newer one")
-            if not ignore_cohort and not in_cohort(self._installation.device_id(), release):
-                return Outcome("not_offered", before)
-            self._fetch_bundle(release)
-            place = self._installation.keep_beside if beside else self._installation.activate
-            installed = place(release, content)
-            Registry(self._installation).collect(quota_bytes)
-            return Outcome(
-                "installed", installed, self._downloaded_bytes, tuple(self._patched), tuple(self._patch_failures)
-            )
+        try:
+            with self._installation.exclusive():
+                return self._updated(ignore_cohort=ignore_cohort, beside=beside, repair=repair, quota_bytes=quota_bytes)
+        except OSError as e:
+            raise EdgeRuntimeError(f"{self._installation.root}: the update cannot be written: {e}") from e
+
+    def _updated(self, *, ignore_cohort: bool, beside: bool, repair: bool, quota_bytes: int) -> Outcome:
+        self._downloaded_bytes, self._patched, self._patch_failures = 0, [], []
+        before = self._installation.current()
+        release, content = self._latest_release()
+        name = f"{release.channel}.{release.version}"
+        if before is not None and before.name == name and not repair:
+            return Outcome("current", before)
+        if beside and name in self._installation.names():
+            return Outcome("current", self._installation.installed(name))
+        if self._installation.is_refused(name):
+            reason = self._installation.refusal(name)
+            raise RollbackError(f"release {name} is not taken again ({reason}); waiting for a newer one")
+        if not ignore_cohort and not in_cohort(self._installation.device_id(), release):
+            return Outcome("not_offered", before)
+        self._fetch_bundle(release)
+        place = self._installation.keep_beside if beside else self._installation.activate
+        installed = place(release, content)
+        Registry(self._installation).collect(quota_bytes)
+        return Outcome(
+            "installed", installed, self._downloaded_bytes, tuple(self._patched), tuple(self._patch_failures)
+        )
 
     def _latest_release(self) -> tuple[ReleaseDocument, bytes]:
         highest = self._installation.highest_version(self._channel)
@@ -170,7 +177,9 @@ class Updater:
             return _Sources({}, {}, None)
         same = {blob.sha256: current.bundle / blob.path for blob in current.release.files}
         patch = next((p for p in release.patches if p.base == current.release.manifest.sha256), None)
-        deltas = {delta.path: delta for delta in patch.files} if patch else {}
+        readable = readable_codecs()
+        usable = [delta for delta in patch.files if delta.codec in readable] if patch else []
+        deltas = {delta.path: delta for delta in sorted(usable, key=lambda d: -d.blob_bytes)}  # the smallest stays
         return _Sources(same, deltas, current.bundle)
 
     def _provide(self, entry: FileEntry, blob: Blob, staged: Path, sources: _Sources) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from edgewright.errors import InputError
 from edgewright_runtime.patch import TENSOR_MAGIC, apply_patch, to_difference
 
-__all__ = ["BuiltPatch", "TensorRange", "build_patch", "encoders", "patch_kind", "tensor_ranges"]
+__all__ = ["BuiltPatch", "TensorRange", "build_patch", "build_patches", "encoders", "patch_kind", "tensor_ranges"]
 
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 _LEAST_TENSOR_BYTES = 64  # below that a segment's own description costs more than it saves
@@ -48,6 +48,18 @@ def build_patch(path: str, base: bytes, new: bytes, codecs: Sequence[str] | None
         if apply_patch(patch.codec, base, patch.content, len(new)) != new:
             raise AssertionError(f"the {patch.codec} patch of {path} does not give the new file")
     return min(built, key=lambda patch: len(patch.content))
+
+
+def build_patches(path: str, base: bytes, new: bytes) -> list[BuiltPatch]:
+    """The smallest patch that every device reads, and a ``zstd`` one where that is smaller still.
+
+    A device without the package zstandard takes the first of them.
+    """
+    built = [build_patch(path, base, new)]
+    if find_spec("zstandard"):
+        other = build_patch(path, base, new, ["zstd"])
+        built += [other] if len(other.content) < len(built[0].content) else []
+    return built
 
 
 def patch_kind(path: str, base: bytes | None, new: bytes | None) -> str:

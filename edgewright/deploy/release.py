@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgewright.artifact import Format, Value
-from edgewright.deploy.patches import build_patch, patch_kind
+from edgewright.deploy.patches import build_patches, patch_kind
 from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
 from edgewright.monitor.plan import MonitoringPlan
@@ -193,16 +193,16 @@ def _patch_from(
         if packed is None or hashlib.sha256(packed).hexdigest() != base_blob.blob:
             continue  # a damaged base costs its devices a full download, nothing else
         base, new = unpacked(packed, base_blob.bytes), (folder / blob.path).read_bytes()
-        built = build_patch(blob.path, base, new)
         if blob.path == manifest.model:
             kind = patch_kind(blob.path, base, new)
-        if len(built.content) >= blob.blob_bytes:
-            continue
-        digest = hashlib.sha256(built.content).hexdigest()
-        delta = FileDelta(blob.path, blob.path, base_blob.sha256, built.codec, digest, len(built.content))
-        if files.size(delta.name) != len(built.content):
-            files.write(delta.name, built.content)
-        deltas.append(delta)
+        for built in build_patches(blob.path, base, new):
+            if len(built.content) >= blob.blob_bytes:
+                continue
+            digest = hashlib.sha256(built.content).hexdigest()
+            delta = FileDelta(blob.path, blob.path, base_blob.sha256, built.codec, digest, len(built.content))
+            if files.size(delta.name) != len(built.content):
+                files.write(delta.name, built.content)
+            deltas.append(delta)
     unchanged = not any(blob.path == manifest.model and blob.sha256 != _sha(old, blob.path) for blob in blobs)
     return Patch(before.manifest.sha256, kind, tuple(deltas)) if deltas or unchanged else None
 

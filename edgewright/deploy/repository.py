@@ -1,6 +1,9 @@
 """The files of a release repository, on local disk or at any fsspec URL."""
 
 import fcntl
+import json
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +17,14 @@ from edgewright.store import replace_file
 
 __all__ = ["ReleaseRepository"]
 
+_CLAIM = "publishing.lock"
+
 
 class ReleaseRepository:
     """Reads and writes whole files below a root.
 
     On local disk each write is atomic and publishers wait for one another. Object stores replace a file in one step
-    too, but offer no lock: let one publisher at a time write to a channel there.
+    too; there a publisher claims the repository by a file that only one can make, and a second is refused.
     """
 
     def __init__(self, url: str) -> None:
@@ -33,9 +38,14 @@ class ReleaseRepository:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """One publisher at a time; on local disk only."""
+        """One publisher at a time: on local disk a second waits, elsewhere it is refused.
+
+        Raises:
+            TransientError: another publisher is at work in a repository that is not on local disk.
+        """
         if not self._is_local:
-            yield
+            with self._claimed():
+                yield
             return
         with self._explained("locked"):
             Path(self._root).mkdir(parents=True, exist_ok=True)
@@ -43,6 +53,36 @@ class ReleaseRepository:
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        claim = json.dumps({"owner": uuid.uuid4().hex, "since_s": round(time.time())}).encode()
+        path = self._path(_CLAIM)
+        with self._explained("claimed"):
+            self._fs.makedirs(self._root, exist_ok=True)
+            try:
+                # In one step where the store can (S3 and Google: a conditional request); fsspec looks first elsewhere.
+                self._fs.pipe_file(path, claim, mode="create")
+            except FileExistsError as e:
+                raise TransientError(self._taken(path)) from e
+            if self._fs.cat_file(path) != claim:  # a store whose creation is not one step: the last writer has it
+                raise TransientError(self._taken(path))
+        try:
+            yield
+        finally:
+            with self._explained("released"):
+                self._fs.rm_file(path)
+
+    def _taken(self, path: str) -> str:
+        try:
+            seconds = time.time() - json.loads(self._fs.cat_file(path))["since_s"]
+            since = f" since {seconds:.0f} s"
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # released just now, or not written by us
+            since = ""
+        return (
+            f"release repository {self.url}: another publisher is at work{since}; try again later, "
+            f"or delete {_CLAIM} there if that one was killed"
+        )
 
     def read(self, name: str) -> bytes | None:
         """A file's content; None where there is no such file."""

@@ -8,7 +8,7 @@ import pytest
 
 from edgewright.deploy import Release, current_release, publish, rollback
 from edgewright.deploy.repository import ReleaseRepository
-from edgewright.errors import InputError
+from edgewright.errors import InputError, TransientError
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
 
@@ -160,6 +160,51 @@ def test_fsspec_url_works_as_a_repository(table_bundle: Bundle, newer_bundle: Bu
         assert current_release(url, "stable")[0].version == 3
     finally:
         fsspec.filesystem("memory").rm("/edgewright-test-releases", recursive=True)
+
+
+def test_second_publisher_to_a_remote_repository_is_refused_not_interleaved(
+    table_bundle: Bundle, newer_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "memory://edgewright-test-claims"
+    memory = fsspec.filesystem("memory")
+    write = ReleaseRepository.write
+    refusals: list[str] = []
+
+    def meanwhile(self: ReleaseRepository, name: str, content: bytes) -> None:
+        if name.startswith("channels/"):  # everything but the index is written: the worst moment for a second one
+            for second in (lambda: publish(newer_bundle, url, "stable"), lambda: rollback(url, "stable")):
+                with pytest.raises(TransientError) as refused:
+                    second()
+                refusals.append(str(refused.value))
+        write(self, name, content)
+
+    try:
+        monkeypatch.setattr(ReleaseRepository, "write", meanwhile)
+        first = publish(table_bundle, url, "stable")
+        monkeypatch.undo()
+
+        assert current_release(url, "stable")[0] == first
+        assert len(refusals) == 2
+        assert "another publisher is at work since 0 s; try again later, or delete publishing.lock" in refusals[0]
+        assert publish(newer_bundle, url, "stable").version == 2, "the claim was released"
+    finally:
+        memory.rm("/edgewright-test-claims", recursive=True)
+
+
+def test_publisher_that_fails_releases_its_claim(table_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "memory://edgewright-test-failing"
+
+    def broken(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        monkeypatch.setattr(ReleaseRepository, "write", broken)
+        with pytest.raises(KeyboardInterrupt):
+            publish(table_bundle, url, "stable")
+        monkeypatch.undo()
+        assert publish(table_bundle, url, "stable").version == 1
+    finally:
+        fsspec.filesystem("memory").rm("/edgewright-test-failing", recursive=True)
 
 
 @pytest.mark.parametrize("channel", ["", "../up", "Stable", "a" * 65])

@@ -3,7 +3,6 @@ import hashlib
 import json
 import lzma
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from onnx import TensorProto, helper, numpy_helper
 
-from edgewright.artifact import Format
 from edgewright.deploy import publish
-from edgewright.deploy.patches import build_patch, encoders, patch_kind, tensor_ranges
+from edgewright.deploy.patches import build_patch, build_patches, encoders, patch_kind, tensor_ranges
 from edgewright.package import Bundle
 from edgewright_runtime.bundle import open_bundle
 from edgewright_runtime.errors import BackendUnavailableError, IntegrityError
+from edgewright_runtime.installation import Installation
+from edgewright_runtime.manifest import Column
 from edgewright_runtime.patch import MAX_PATCHED_BYTES, TENSOR_MAGIC, _from_difference, apply_patch, to_difference
+from edgewright_runtime.predictor import Predictor
 from edgewright_runtime.release import parse_release
 from edgewright_runtime.updater import Outcome, Updater
-from tests.bundles import Parts, dataset, report, softmax, table_parts, table_rows
-
-HIDDEN = 400
-
-
-def mlp(path: Path, *, tuned: float = 0.0, extra: bool = False, seed: int = 1) -> Callable[[np.ndarray], np.ndarray]:
-    """Writes 3 -> HIDDEN -> 3 with softmax; ``tuned`` moves every weight a little, ``extra`` adds a layer."""
-    chance, moved = np.random.default_rng(seed), np.random.default_rng(99)
-    first, last = (chance.normal(size=s).astype(np.float32) for s in ((3, HIDDEN), (HIDDEN, 3)))
-    middle = np.eye(HIDDEN, dtype=np.float32)
-    first, last = (w + (tuned * moved.normal(size=w.shape)).astype(np.float32) for w in (first, last))
-    names = ["x", "h0", "h1", *(["h2"] if extra else []), "logits"]
-    nodes = [helper.make_node("MatMul", ["x", "first"], ["h0"]), helper.make_node("Tanh", ["h0"], ["h1"])]
-    weights = {"first": first, "last": last}
-    if extra:
-        nodes.append(helper.make_node("MatMul", ["h1", "middle"], ["h2"]))
-        weights["middle"] = middle
-    nodes.append(helper.make_node("MatMul", [names[-2], "last"], ["logits"]))
-    nodes.append(helper.make_node("Softmax", ["logits"], ["scores"], axis=1))
-    graph = helper.make_graph(
-        nodes,
-        "mlp",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])],
-        [numpy_helper.from_array(w, n) for n, w in weights.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return lambda x: softmax(np.tanh(x @ first) @ last)
-
-
-def bundle(folder: Path, **options: Any) -> Bundle:
-    parts: Parts = table_parts(folder)
-    answers = mlp(folder / "churn.onnx", **options)
-    artifact = parts.store.put(folder / "churn.onnx", Format.ONNX)
-    x = table_rows()
-    return Parts(
-        model=parts.model.model_copy(update={"source": artifact, "onnx": artifact}),
-        dataset=dataset(parts.store, folder, x, answers(x)),
-        exported=parts.exported.model_copy(update={"artifact": artifact}),
-        report=report(artifact),
-        device=parts.device,
-        store=parts.store,
-    ).build()
+from tests.bundles import COLUMNS
+from tests.runtime.patchable import bundle, mlp
 
 
 @pytest.fixture(scope="module")
@@ -151,20 +110,81 @@ def installed(root: Path, repository: Path) -> Outcome:
     return Updater(str(repository), "stable", root).update(ignore_cohort=True)
 
 
-def test_device_patches_instead_of_downloading(tmp_path: Path, base: Bundle, tuned: Bundle) -> None:
+LATER_COLUMNS = (*COLUMNS[:2], Column("contract", "category", (("monthly", 0), ("yearly", 1), ("two years", 2))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "patched"),
+    [
+        ("weight_update", {"tuned": 1e-4}, True),
+        ("layer_addition", {"extra": True}, True),
+        ("hyperparameter_update", {"columns": LATER_COLUMNS}, False),
+    ],
+)
+def test_device_patches_instead_of_downloading(
+    tmp_path: Path, base: Bundle, kind: str, options: dict[str, Any], patched: bool
+) -> None:
     repository, root = tmp_path / "r", tmp_path / "d"
     publish(base, str(repository), "stable")
     installed(root, repository)
-    publish(tuned, str(repository), "stable")
+    new = bundle(tmp_path / "new", **options)
+    publish(new, str(repository), "stable")
 
     outcome = installed(root, repository)
 
     assert (outcome.status, outcome.patch_failures) == ("installed", ())
-    assert "churn.onnx" in outcome.patched
-    assert outcome.downloaded_bytes < 0.9 * tuned.download_bytes
-    assert (root / "current/bundle/churn.onnx").read_bytes() == model_bytes(tuned)
+    assert ("churn.onnx" in outcome.patched) == patched
+    assert outcome.downloaded_bytes < 0.9 * new.download_bytes
+    assert (root / "current/bundle/churn.onnx").read_bytes() == model_bytes(new)
+    assert (model_bytes(new) == model_bytes(base)) == (not patched)
     (patch,) = parse_release((repository / "releases/stable/2.json").read_bytes()).patches
-    assert (patch.base, patch.kind) == (base.manifest_digest, "weight_update")
+    assert (patch.base, patch.kind) == (base.manifest_digest, kind)
+    row = {"tenure": 0.5, "charges": -1.0, "contract": "yearly" if kind == "hyperparameter_update" else "One year"}
+    there = Predictor(root / "current/bundle").predict(row)
+    np.testing.assert_array_equal(there.scores, Predictor(new.artifact.path).predict(row).scores)
+
+
+def test_model_that_gained_a_layer_has_it_on_the_device(tmp_path: Path, base: Bundle) -> None:
+    repository, root = tmp_path / "r", tmp_path / "d"
+    publish(base, str(repository), "stable")
+    installed(root, repository)
+    publish(bundle(tmp_path / "new", extra=True), str(repository), "stable")
+    installed(root, repository)
+
+    nodes = [onnx.load(path / "bundle/churn.onnx").graph.node for path in sorted((root / "releases").glob("s*"))]
+
+    assert [len(n) for n in nodes] == [4, 5]
+    assert Installation(root).current().previous == "stable.1"
+
+
+def test_zstd_patch_is_taken_only_where_the_device_can_read_it(
+    tmp_path: Path, base: Bundle, tuned: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(base, str(tmp_path / "r"), "stable")
+    for root in (tmp_path / "with", tmp_path / "without"):
+        installed(root, tmp_path / "r")
+    publish(tuned, str(tmp_path / "r"), "stable")
+    (patch,) = parse_release((tmp_path / "r/releases/stable/2.json").read_bytes()).patches
+    sizes = {delta.codec: delta.blob_bytes for delta in patch.files if delta.path == "golden.npz"}
+
+    with_it = installed(tmp_path / "with", tmp_path / "r")
+    monkeypatch.setattr("edgewright_runtime.patch.find_spec", lambda _: None)
+    without = installed(tmp_path / "without", tmp_path / "r")
+
+    assert sizes["zstd"] < sizes["bsdiff"]
+    assert (with_it.patched, with_it.patch_failures) == (without.patched, without.patch_failures)
+    assert "golden.npz" in without.patched
+    assert without.downloaded_bytes > with_it.downloaded_bytes
+
+
+def test_builder_adds_a_zstd_patch_where_it_is_smallest() -> None:
+    text = b"".join(b"%d is a line that stays\n" % n for n in range(20_000))
+    new = text[: len(text) // 2] + b"a new line\n" + text[len(text) // 2 :]
+
+    codecs = [patch.codec for patch in build_patches("notes.txt", text, new)]
+
+    assert codecs[0] != "zstd", "every device must be able to read one"
+    assert codecs[1:] == ["zstd"]
 
 
 def test_device_with_another_base_downloads_in_full(tmp_path: Path, base: Bundle, tuned: Bundle) -> None:
