@@ -11,11 +11,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.errors import (
     EdgeRuntimeError,
     InputRejectedError,
@@ -23,14 +21,15 @@ from edgewright_runtime.errors import (
     RollbackError,
     TransportError,
 )
-from edgewright_runtime.hybrid import Answer, Hybrid, Policy
+from edgewright_runtime.hybrid import Answer, Hybrid
 from edgewright_runtime.installation import Installation
 from edgewright_runtime.monitor import Monitor, resident_memory_mb
-from edgewright_runtime.offline import OfflineModel, Privacy, sync
+from edgewright_runtime.offline import Offer, OfflineModel, sync
 from edgewright_runtime.outbox import Outbox, OutboxError
 from edgewright_runtime.predictor import Predictor
 from edgewright_runtime.registry import Constraints, Model, Registry
 from edgewright_runtime.sensors import Sensors
+from edgewright_runtime.settings import Settings, Tick
 from edgewright_runtime.telemetry import TelemetryRecord
 from edgewright_runtime.updater import Outcome, Updater
 from edgewright_runtime.watch import Issue, Level, Limits, Watch, levels_of, step_for
@@ -39,45 +38,6 @@ __all__ = ["Device", "Settings", "Tick"]
 
 # Heat, an empty battery and a network that is down are not the model's fault.
 _OWN_FAULTS = {"high_latency", "high_memory", "high_errors", "low_accuracy"}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a device runs. Without ``repository`` it takes no updates, without ``cloud`` it sends nothing.
-
-    ``levels`` and ``limits`` are those of the release's monitoring plan, which has them from the device's profile, if
-    left out. ``default`` answers where the model fails and has never answered.
-    """
-
-    root: Path
-    repository: str | None = None
-    channel: str = "stable"
-    cloud: CloudClient | None = None
-    policy: Policy = field(default_factory=Policy)
-    privacy: Privacy = field(default_factory=Privacy)
-    levels: tuple[Level, ...] | None = None
-    limits: Limits | None = None
-    default: Answer | None = None
-    cache_capacity: int = 1000
-    outbox_bytes: int = 64 << 20
-    quota_bytes: int = 0
-    trial_windows: int = 2
-    most_trial_starts: int = 3
-
-
-@dataclass(frozen=True)
-class Tick:
-    """What one round of upkeep did; ``errors`` are the things that did not work and will be tried again."""
-
-    release: str
-    level: str
-    issues: tuple[Issue, ...] = ()
-    sent: int = 0
-    installed: str | None = None
-    downloaded_bytes: int = 0
-    patched: tuple[str, ...] = ()
-    rolled_back: str | None = None
-    errors: tuple[str, ...] = ()
 
 
 class _Active:
@@ -129,7 +89,7 @@ class Device:
         self.clock = clock
         self.installation = Installation(settings.root)
         self.registry = Registry(self.installation)
-        self.outbox = Outbox(settings.root / "outbox.db", settings.outbox_bytes)
+        self.outbox = Outbox(settings.root / "outbox.db", settings.outbox_bytes, open_later=True)
         self.windows: list[TelemetryRecord] = []
         self._sensors = sensors or Sensors()
         self._levels: tuple[Level, ...] = settings.levels or (Level("normal"),)
@@ -137,6 +97,7 @@ class Device:
         self._healthy_windows = 0
         self._drifted_before: bool | None = None
         self._standing: dict[str, Issue] = {}
+        self._polled_s = float("-inf")
         self._swap = threading.Lock()
         self._retired: list[_Active] = []
         self.not_logged = 0
@@ -183,8 +144,8 @@ class Device:
         rolled_back = self._judge_trial(issues, errors)
         if rolled_back is None:
             self._step(issues, errors)
-        sent = self._send(errors)
-        outcome = self._fetched_update(errors) if rolled_back is None else None
+        sent, offer = self._send(errors)
+        outcome = self._fetched_update(errors) if rolled_back is None and self._asks_for_updates(offer) else None
         if outcome is not None:
             self._level = 0
             drifts = any(issue.kind == "confidence_drift" for issue in issues)
@@ -255,20 +216,30 @@ class Device:
         condemning = next((issue for issue in issues if self._condemns(issue)), None)
         if condemning is None:
             if self._healthy_windows >= self.settings.trial_windows:
-                self.installation.end_trial()
+                self._end_trial(errors)
             return None
         given_up = self._active.model.release
         try:
             self._go_back(f"{condemning.kind}: {condemning.value:.4g}, limit {condemning.limit:.4g}")
             self._replace()
-        except EdgeRuntimeError as e:
+        except (EdgeRuntimeError, OSError) as e:
             errors.append(f"rollback: {e}")  # a model that does badly is better than none
             return None
         return given_up
 
+    def _end_trial(self, errors: list[str]) -> None:
+        try:
+            self.installation.end_trial()
+        except OSError as e:
+            errors.append(f"the trial's end cannot be written: {e}")
+
     def _give_up_on_trial(self) -> None:
         """A release that never lived long enough to be judged has ended its process each time."""
-        starts = self.installation.count_trial_start()
+        try:
+            starts = self.installation.count_trial_start()
+        except OSError as e:  # a full disk must not keep the device from answering
+            self._log({"kind": "trial_not_counted", "reason": str(e)})
+            return
         if starts is None or starts <= self.settings.most_trial_starts:
             return
         try:
@@ -309,9 +280,18 @@ class Device:
                 return
         self._level = before
 
-    def _send(self, errors: list[str]) -> int:
+    def _asks_for_updates(self, offer: Offer | None) -> bool:
+        """Whether the repository is worth a look now."""
+        if offer is not None and offer.channel == self.settings.channel:
+            known = offer.version <= self.installation.highest_version(offer.channel)
+            if known and self.clock() < self._polled_s + self.settings.poll_s:
+                return False
+        self._polled_s = self.clock()
+        return True
+
+    def _send(self, errors: list[str]) -> tuple[int, Offer | None]:
         if self.settings.cloud is None:
-            return 0
+            return 0, None
         not_logged = self.not_logged + self._active.answers.not_logged
         status = {
             "release": self._active.model.release,
@@ -320,10 +300,11 @@ class Device:
             "latency_ms": self._active.monitor.long_span_ms(),
         }
         try:
-            return sync(self.outbox, self.settings.cloud, {**status, **self.outbox.counters()}).records
+            synced = sync(self.outbox, self.settings.cloud, {**status, **self.outbox.counters()})
         except EdgeRuntimeError as e:
             errors.append(f"sync: {e}")
-            return 0
+            return 0, None
+        return synced.records, synced.offer
 
     def _fetched_update(self, errors: list[str]) -> Outcome | None:
         """Install what the channel offers; None if it is not new. What fails is told and tried again later."""

@@ -11,7 +11,7 @@ import numpy as np
 from edgewright_runtime.errors import InputRejectedError
 from edgewright_runtime.manifest import Column, Preprocessing, TensorSpec
 
-__all__ = ["Rows", "dequantize", "encode", "quantize"]
+__all__ = ["Rows", "as_json", "dequantize", "encode", "quantize"]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -39,6 +39,19 @@ def encode(
     if set(arrays) != {spec.name for spec in inputs}:
         raise InputRejectedError(f"the model's inputs are {[s.name for s in inputs]}, given were {list(arrays)}")
     return {spec.name: _tensor(arrays[spec.name], spec, preprocessing) for spec in inputs}
+
+
+def as_json(raw: Any) -> Any:
+    """A raw input as JSON holds it; a missing number (NaN) is null there, and read as missing again."""
+    if isinstance(raw, np.ndarray):
+        return as_json(raw.tolist())
+    if isinstance(raw, np.generic):
+        return as_json(raw.item())
+    if isinstance(raw, Mapping):
+        return {str(key): as_json(value) for key, value in raw.items()}
+    if isinstance(raw, (list, tuple)):
+        return [as_json(value) for value in raw]
+    return None if isinstance(raw, float) and not math.isfinite(raw) else raw
 
 
 def quantize(real: np.ndarray, spec: TensorSpec) -> np.ndarray:

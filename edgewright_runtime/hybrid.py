@@ -15,6 +15,7 @@ import numpy as np
 
 from edgewright_runtime.cloud import CloudAnswer, CloudClient
 from edgewright_runtime.confidence import calibrated, entropy_confidence, margin_confidence
+from edgewright_runtime.encoding import as_json
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, IntegrityError
 from edgewright_runtime.predictor import Prediction, Predictor
 
@@ -112,6 +113,8 @@ class Hybrid:
         return self._answer(prediction, model_ms)
 
     def _answer(self, prediction: Prediction, model_ms: float) -> Answer:
+        if not np.isfinite(prediction.scores).all():
+            raise EdgeRuntimeError("the model answered with NaN or infinity")
         if not prediction.labels:
             return Answer("edge", None, (float(prediction.scores[0]),), None, 0.0, self._model, model_ms)
         shown = calibrated(prediction.scores, self._predictor.manifest.calibration)
@@ -130,7 +133,7 @@ class Hybrid:
 
         def ask() -> None:
             try:
-                box.append(cloud.predict(_plain(raw), self._predictor.manifest.name))
+                box.append(cloud.predict(as_json(raw), self._predictor.manifest.name))
             except EdgeRuntimeError:
                 return  # counted by the client's breaker; the caller has the edge's answer
             finally:
@@ -164,14 +167,3 @@ class Hybrid:
 
 def _since(began: float) -> float:
     return (time.perf_counter() - began) * 1000
-
-
-def _plain(raw: Any) -> Any:
-    """The raw input as JSON holds it."""
-    if isinstance(raw, np.ndarray):
-        return raw.tolist()
-    if isinstance(raw, np.generic):
-        return raw.item()
-    if isinstance(raw, Mapping):
-        return {str(key): _plain(value) for key, value in raw.items()}
-    return [_plain(value) for value in raw] if isinstance(raw, (list, tuple)) else raw

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgewright_runtime.cache import AnswerCache, feeds_key
 from edgewright_runtime.cloud import CloudClient
-from edgewright_runtime.encoding import encode
+from edgewright_runtime.encoding import as_json, encode
 from edgewright_runtime.errors import InputRejectedError, IntegrityError
 from edgewright_runtime.hybrid import Answer, Hybrid
 from edgewright_runtime.installation import write_durably
@@ -120,7 +120,7 @@ class OfflineModel:
         if user is not None and self._privacy.user != "omit":
             entry["user"] = user if self._privacy.user == "keep" else self._hashed(user.encode())
         if self._privacy.inputs == "keep":
-            entry["input"] = json.loads(json.dumps(raw, default=_listed))
+            entry["input"] = as_json(raw)
         elif self._privacy.inputs == "hash":
             entry["input"] = self._hashed(key)
         return entry
@@ -181,7 +181,3 @@ def _hash_key(path: Path) -> bytes:
         write_durably(path, secrets.token_bytes(32))
         path.chmod(0o600)
     return path.read_bytes()
-
-
-def _listed(value: Any) -> Any:
-    return value.tolist()

@@ -26,6 +26,8 @@ CREATE TABLE IF NOT EXISTS records
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO counters VALUES ('dropped', 0), ('bytes', 0), ('added', 0);
 """
+# A record that the cloud would refuse for its size would stand at the head of the queue for ever.
+_MAX_RECORD_BYTES = 1 << 20
 _OVERHEAD_BYTES = 100  # key, index entry and row header of a record, about
 
 
@@ -57,10 +59,18 @@ def open_connection(path: Path) -> Any:
 class Outbox:
     """A durable queue at ``path``, at most about ``max_bytes`` of records; safe from many threads.
 
-    A damaged file is set aside (``set_aside`` tells where) and a new one begun: never a crash loop.
+    A damaged file is set aside (``set_aside`` tells where) and a new one begun: never a crash loop. One that cannot be
+    opened now, as on a full disk, is an error at once, or with ``open_later`` at each use until it can.
     """
 
-    def __init__(self, path: Path, max_bytes: int = 64 << 20, connect: Callable[[Path], Any] = open_connection) -> None:
+    def __init__(
+        self,
+        path: Path,
+        max_bytes: int = 64 << 20,
+        connect: Callable[[Path], Any] = open_connection,
+        *,
+        open_later: bool = False,
+    ) -> None:
         self._path = path
         self._max_bytes = max_bytes
         self._connect = connect
@@ -70,7 +80,12 @@ class Outbox:
         self._database = threading.RLock()
         self.set_aside: Path | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = self._opened()
+        self._db: Any = None
+        try:
+            self._db = self._opened()
+        except OutboxError:
+            if not open_later:
+                raise
 
     def add(self, content: Mapping[str, Any]) -> str:
         """Keep a record; it is durable when this returns its key.
@@ -117,7 +132,8 @@ class Outbox:
     def close(self) -> None:
         """Close the file."""
         with self._database:
-            self._db.close()
+            if self._db is not None:
+                self._db.close()
 
     # Group commit: the first caller to find nobody leading commits for all who wait.
 
@@ -132,7 +148,7 @@ class Outbox:
         if not ticket.done:
             self._commit(together)
         if ticket.error is not None:
-            raise OutboxError(f"outbox {self._path.name}: the record was not kept: {ticket.error}") from ticket.error
+            raise OutboxError(f"the record was not kept: {ticket.error}") from ticket.error
 
     def _commit(self, tickets: Sequence[_Ticket]) -> None:
         error: Exception | None = OutboxError("interrupted before the commit")
@@ -181,14 +197,16 @@ class Outbox:
     @contextmanager
     def _reading(self) -> Iterator[Any]:
         with self._database:
+            if self._db is None:
+                self._db = self._opened()
             try:
                 yield self._db
-            except sqlite3.DatabaseError as e:
+            except sqlite3.Error as e:
                 if _is_damage(e):
                     self._db.close()
                     self._put_aside()
                     self._db = self._prepared()
-                raise
+                raise OutboxError(f"outbox {self._path.name}: {e}") from e
 
     def _opened(self) -> Any:
         try:
@@ -227,13 +245,19 @@ def _check(db: Any) -> None:
         raise sqlite3.DatabaseError(f"the file fails its own check: {found[0][0]}")
 
 
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
+def _is_damage(error: sqlite3.Error) -> bool:
     # Its subclasses tell of a full disk, a lock or a wrong call: the file itself is sound then.
     return type(error) is sqlite3.DatabaseError
 
 
 def _encoded(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+    try:
+        body = json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as e:
+        raise OutboxError(f"the record is no JSON: {e}") from e
+    if len(body) > _MAX_RECORD_BYTES:
+        raise OutboxError(f"a record of {len(body)} bytes; at most {_MAX_RECORD_BYTES} are kept")
+    return body
 
 
 def _value(db: Any, name: str) -> int:

@@ -1,14 +1,19 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgewright import profile
 from edgewright.package import Bundle
 from edgewright_runtime.backends import load, run_rows
 from edgewright_runtime.backends.litert import _by_number
+from edgewright_runtime.backends.onnx import _providers
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError
-from tests.bundles import onnx_file, softmax
+from edgewright_runtime.manifest import Kernels
+from edgewright_runtime.predictor import Predictor
+from tests.bundles import onnx_file, softmax, table_parts
 
 
 def test_onnx_runs_a_batch_at_once(tmp_path: Path) -> None:
@@ -91,3 +96,65 @@ def test_missing_runtime_says_what_to_install(
 def test_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(BackendUnavailableError, match="onnx, tflite"):
         load(tmp_path / "m", "mlpackage")
+
+
+def test_profile_decides_threads_and_kernels_of_onnx_runtime(tmp_path: Path) -> None:
+    onnx_file(tmp_path / "m.onnx", 4)
+    chosen = Kernels(kleidiai=False, bfloat16=True)
+
+    tuned = load(tmp_path / "m.onnx", "onnx", threads=3, kernels=chosen)._session.get_session_options()
+    plain = load(tmp_path / "m.onnx", "onnx")._session.get_session_options()
+
+    keys = ("mlas.disable_kleidiai", "mlas.enable_gemm_fastmath_arm64_bfloat16")
+    assert [tuned.get_session_config_entry(key) for key in keys] == ["1", "1"]
+    assert (tuned.intra_op_num_threads, plain.intra_op_num_threads) == (3, 1)
+    for key in keys:
+        with pytest.raises(RuntimeError, match=key):
+            plain.get_session_config_entry(key)
+
+
+@pytest.mark.parametrize(
+    ("available", "xnnpack", "providers", "own_threads"),
+    [
+        (["XnnpackExecutionProvider"], True, ["XnnpackExecutionProvider", "CPUExecutionProvider"], 1),
+        (["XnnpackExecutionProvider"], None, ["CPUExecutionProvider"], 4),
+        ([], True, ["CPUExecutionProvider"], 4),
+    ],
+)
+def test_xnnpack_of_onnx_runtime_is_used_where_asked_for_and_built_in(
+    available: list[str], xnnpack: bool | None, providers: list[str], own_threads: int
+) -> None:
+    found, threads = _providers([*available, "CPUExecutionProvider"], 4, Kernels(xnnpack=xnnpack))
+
+    assert [p if isinstance(p, str) else p[0] for p in found] == providers
+    assert threads == own_threads
+    if threads == 1:
+        assert found[0][1] == {"intra_op_num_threads": "4"}
+
+
+def test_litert_runs_with_and_without_xnnpack(image_bundle: Bundle) -> None:
+    path = image_bundle.artifact.path / "digits_cnn.tflite"
+    names = {"input_names": ["x"], "output_names": ["scores"]}
+    usual = load(path, "tflite", threads=2, **names)
+    without = load(path, "tflite", kernels=Kernels(xnnpack=False), **names)
+    x = {"x": np.random.default_rng(0).random((1, 1, 8, 8), np.float32)}
+
+    delegated = [
+        any(op["op_name"] == "DELEGATE" for op in backend._interpreter._get_ops_details())
+        for backend in (usual, without)
+    ]
+
+    assert delegated == [True, False]
+    np.testing.assert_allclose(usual.run(x)["scores"], without.run(x)["scores"], atol=1e-5)
+
+
+def test_bundle_takes_threads_and_kernels_of_the_profile_to_the_device(tmp_path: Path) -> None:
+    parts = table_parts(tmp_path)
+    board = parts.device.model_copy(update={"threads": 2, "kernels": profile.Kernels(kleidiai=False)})
+
+    opened = Predictor(replace(parts, device=board).build().artifact.path)
+
+    assert (opened.threads, opened.manifest.runtime.kernels) == (2, Kernels(kleidiai=False))
+    options = opened.backend._session.get_session_options()
+    assert (options.intra_op_num_threads, options.get_session_config_entry("mlas.disable_kleidiai")) == (2, "1")
+    assert Predictor(opened.folder, threads=1).threads == 1

@@ -271,6 +271,35 @@ def test_a_release_can_change_nothing_but_thresholds(tmp_path: Path, repository:
     assert running._active.watch.limits.latency_p95_ms == 7.0
 
 
+def test_sync_answers_carry_an_update_and_spare_the_repository(
+    tmp_path: Path, repository: str, newer_bundle: Bundle
+) -> None:
+    now, offered = [1e6], [1]
+
+    def reply(_path: str, content: dict[str, Any]) -> tuple[int, bytes]:
+        keys = [record["key"] for record in content["records"]]
+        offer = {"channel": "stable", "version": offered[0]}
+        return 200, json.dumps({"confirmed": keys, "offer": offer}).encode()
+
+    with serving(reply) as cloud:
+        client = CloudClient(cloud.url, "t", timeout_s=5, attempts=1)
+        settings = Settings(tmp_path / "device", repository, cloud=client, poll_s=100)
+        running = Device(settings, sensors=Still(), clock=lambda: now[0])
+        running.tick()
+        publish(newer_bundle, repository, "stable", monitoring=EASY)
+
+        not_yet = running.tick()
+        offered[0] = 2
+        at_once = running.tick()
+        publish(newer_bundle, repository, "stable", monitoring=EASY.model_copy(update={"window_s": 60}))
+        too_soon = running.tick()
+        now[0] += 101
+        after_a_while = running.tick()
+
+    found = [tick.installed for tick in (not_yet, at_once, too_soon, after_a_while)]
+    assert found == [None, "stable.2", None, "stable.3"]
+
+
 def test_issue_is_told_when_it_begins_and_when_it_ends(tmp_path: Path, repository: str) -> None:
     running = device(tmp_path, repository, limits=Limits(temperature_c=80))
     for celsius in [85] * 5 + [60] * 4:

@@ -1,4 +1,5 @@
 import json
+import math
 import threading
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,40 @@ def test_privacy_decides_what_is_logged(
     else:
         assert first.get("user") == user
     assert (first.get("input") == ROW) == has_input
+
+
+def test_missing_number_is_logged_and_asked_as_missing(
+    predictor: Predictor, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, row = predictor.backend.run, {**ROW, "charges": math.nan}
+    # This model takes NaN for a number; one that was trained with gaps fills them itself.
+    monkeypatch.setattr(predictor.backend, "run", lambda feeds: run({"x": np.nan_to_num(feeds["x"])}))
+    with serving(CLOUD_SAYS) as cloud:
+        asked = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=ALWAYS_UNSURE)
+        model = OfflineModel(asked, predictor.manifest, "stable.1", outbox, privacy=Privacy(inputs="keep"))
+        answer = model.predict(row)
+
+    assert answer.source == "cloud"
+    assert cloud.requests[0]["row"] == logged(outbox)[0]["input"] == {**ROW, "charges": None}
+    assert predictor.predict(row).scores.tolist() == predictor.predict({**ROW, "charges": None}).scores.tolist()
+
+
+def test_model_that_answers_nan_has_failed(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    hybrid = Hybrid(predictor, "s")
+    good = hybrid.predict(ROW)
+    monkeypatch.setattr(predictor.backend, "run", lambda _: {"scores": np.full((1, 3), np.nan, np.float32)})
+
+    assert (hybrid.predict(ROW).source, hybrid.predict(ROW).scores) == ("last_good", good.scores)
+    with pytest.raises(EdgeRuntimeError, match="NaN or infinity"):
+        Hybrid(predictor, "s").predict(ROW)
+
+
+def test_record_that_cannot_be_sent_is_not_kept_and_the_answer_stands(predictor: Predictor, outbox: Outbox) -> None:
+    model = offline(predictor, outbox, privacy=Privacy(inputs="keep"))
+
+    assert model.predict({**ROW, "note": "x" * (2 << 20)}).source == "edge"
+    assert model.predict({**ROW, "note": object()}).source == "cache"
+    assert (model.not_logged, outbox.counters()["waiting"]) == (2, 0)
 
 
 def test_broken_outbox_does_not_stop_the_answers(predictor: Predictor, outbox: Outbox) -> None:

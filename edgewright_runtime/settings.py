@@ -1,0 +1,54 @@
+"""How a device runs, and what one round of its upkeep did; see `device`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgewright_runtime.cloud import CloudClient
+from edgewright_runtime.hybrid import Answer, Policy
+from edgewright_runtime.offline import Privacy
+from edgewright_runtime.watch import Issue, Level, Limits
+
+__all__ = ["Settings", "Tick"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a device runs. Without ``repository`` it takes no updates, without ``cloud`` it sends nothing.
+
+    ``levels`` and ``limits`` are those of the release's monitoring plan, which has them from the device's profile, if
+    left out. ``default`` answers where the model fails and has never answered. Where the cloud says what is current,
+    the repository is asked when that is new, and once in ``poll_s``; else at every tick.
+    """
+
+    root: Path
+    repository: str | None = None
+    channel: str = "stable"
+    cloud: CloudClient | None = None
+    policy: Policy = field(default_factory=Policy)
+    privacy: Privacy = field(default_factory=Privacy)
+    levels: tuple[Level, ...] | None = None
+    limits: Limits | None = None
+    default: Answer | None = None
+    cache_capacity: int = 1000
+    outbox_bytes: int = 64 << 20
+    quota_bytes: int = 0
+    trial_windows: int = 2
+    most_trial_starts: int = 3
+    poll_s: float = 3600.0
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one round of upkeep did; ``errors`` are the things that did not work and will be tried again."""
+
+    release: str
+    level: str
+    issues: tuple[Issue, ...] = ()
+    sent: int = 0
+    installed: str | None = None
+    downloaded_bytes: int = 0
+    patched: tuple[str, ...] = ()
+    rolled_back: str | None = None
+    errors: tuple[str, ...] = ()

@@ -1,0 +1,104 @@
+"""A device whose disk is full, for real: its folder is a small file system of its own, filled to the last byte."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewright.deploy import publish
+from edgewright.monitor import MonitoringPlan
+from edgewright.package import Bundle
+from edgewright_runtime.device import Device, Settings
+from edgewright_runtime.errors import EdgeRuntimeError
+from edgewright_runtime.installation import Installation
+from edgewright_runtime.offline import Privacy
+from edgewright_runtime.updater import Updater
+
+ROW = {"tenure": 0.1, "charges": 0.1, "contract": "One year"}
+EASY = MonitoringPlan(max_latency_p95_ms=10_000, max_memory_mb=10_000)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Two megabytes of tmpfs."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    if os.geteuid() or not shutil.which("mount"):
+        pytest.skip("mounting a small file system needs root")
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)  # noqa: S607
+
+
+def fill(disk: Path) -> Path:
+    ballast = disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
+        while stream.write(b"x" * 4096):
+            pass
+    assert shutil.disk_usage(disk).free == 0
+    return ballast
+
+
+def users(device: Device) -> set[str]:
+    bodies = [json.loads(record.body) for record in device.outbox.batch(most=10_000, most_bytes=1 << 30)]
+    return {body["user"] for body in bodies if body["kind"] == "prediction" and "user" in body}
+
+
+def test_full_disk_keeps_inference_going_and_loses_nothing_that_was_logged(
+    disk: Path, tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle
+) -> None:
+    repository, root = str(tmp_path / "repository"), disk / "device"
+    publish(table_bundle, repository, "stable", monitoring=EASY)
+    device = Device(Settings(root, repository, privacy=Privacy(user="keep")))
+    device.predict(ROW, user="before")
+    ballast = fill(disk)
+    publish(newer_bundle, repository, "stable", monitoring=EASY)
+
+    while not device._active.answers.not_logged:  # SQLite has a little room of its own left
+        assert device.predict(ROW, user="full").source in {"edge", "cache"}
+    device.flush()
+    tick = device.tick()
+    answer = device.predict({**ROW, "tenure": 0.7})
+
+    assert (answer.source, answer.model) == ("edge", "stable.1")
+    assert any("No space left" in error or "are free" in error for error in tick.errors), tick.errors
+    assert "before" in users(device)
+    with pytest.raises(EdgeRuntimeError, match=r"No space left|are free"):
+        Updater(repository, "stable", root).update()
+
+    ballast.unlink()
+    assert device.tick().installed == "stable.2"
+    assert device.predict(ROW, user="after").model == "stable.2"
+    assert users(device) >= {"before", "after"}
+    device.close()
+
+
+def test_device_starts_and_answers_on_a_full_disk(
+    disk: Path, tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle
+) -> None:
+    repository, root = str(tmp_path / "repository"), disk / "device"
+    publish(table_bundle, repository, "stable", monitoring=EASY)
+    Device(Settings(root, repository)).close()
+    publish(newer_bundle, repository, "stable", monitoring=EASY)
+    Updater(repository, "stable", root).update()
+    assert Installation(root).trial_starts() == 0
+    for name in ("outbox.db", "outbox.db-wal", "outbox.db-shm"):
+        (root / name).unlink(missing_ok=True)
+    ballast = fill(disk)
+
+    device = Device(Settings(root, repository))
+
+    assert device.predict(ROW).model == "stable.2"
+    assert device._active.answers.not_logged == 1
+    ballast.unlink()
+    device.predict({**ROW, "tenure": 0.3}, user="after")
+    assert len(users(device)) == 1
+    device.close()
