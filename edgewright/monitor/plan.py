@@ -29,7 +29,7 @@ class MonitoringPlan(Value):
     max_error_share: float | None = Field(0.05, ge=0, le=1, description="Share (0-1) of predictions that may fail.")
     max_fallback_share: float | None = Field(0.5, ge=0, le=1, description="Share (0-1) that may miss the cloud.")
     max_drift: float | None = Field(0.25, gt=0, description="Limit of the confidence's PSI against validation.")
-    max_cpu_percent: float | None = Field(90, gt=0, le=100, description="Limit of the device's processor load, %.")
+    max_cpu_percent: float | None = Field(90.0, gt=0, le=100, description="Limit of the device's processor load, %.")
     max_temperature_c: float | None = Field(None, gt=0, description="Limit of the hottest sensor, degrees Celsius.")
     min_battery_percent: float | None = Field(None, ge=0, le=100, description="Battery below which to do less, %.")
     min_confidence: float | None = Field(

@@ -241,9 +241,10 @@ def test_time_of_the_cloud_and_a_network_that_is_down_are_not_the_models_fault(
 ) -> None:
     plan = EASY.model_copy(update={"max_latency_p95_ms": 100.0})
     policy = Policy(threshold=1.1, latency_budget_ms=5000)
-    with serving(slowly(0.2, CLOUD_SAYS)) as cloud:
+    with serving(CLOUD_SAYS) as cloud:
         client = CloudClient(cloud.url, "t", timeout_s=5, attempts=1)
         running = on_trial(tmp_path, repository, newer_bundle, plan, cloud=client, policy=policy)
+        cloud.reply = slowly(0.2, CLOUD_SAYS)
         for row in usual_rows(5):
             assert running.predict(row).latency_ms > 200
         running.flush()
@@ -298,6 +299,20 @@ def test_sync_answers_carry_an_update_and_spare_the_repository(
 
     found = [tick.installed for tick in (not_yet, at_once, too_soon, after_a_while)]
     assert found == [None, "stable.2", None, "stable.3"]
+
+
+def test_corrupted_outbox_is_set_aside_and_never_a_crash_loop(tmp_path: Path, repository: str) -> None:
+    for start in range(4):
+        running = device(tmp_path, repository)
+        running.predict(ROW)
+        assert len(logged(running, "prediction")) == 1
+        assert (running.outbox.set_aside is not None) == (start > 0)
+        running.close()
+        for name in ("outbox.db-wal", "outbox.db-shm"):
+            (tmp_path / "device" / name).unlink(missing_ok=True)
+        (tmp_path / "device/outbox.db").write_bytes(b"no database at all" * 500)
+
+    assert len(list((tmp_path / "device").glob("outbox.db*damaged*"))) <= 1, "or damaged files would fill the disk"
 
 
 def test_issue_is_told_when_it_begins_and_when_it_ends(tmp_path: Path, repository: str) -> None:

@@ -1,6 +1,8 @@
 import json
 import math
+import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,29 @@ def test_answer_after_the_budget_is_the_edges(predictor: Predictor) -> None:
         answer = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=policy).predict(ROW)
 
     assert answer.source == "edge_fallback"
+
+
+def test_server_of_a_byte_now_and_then_is_given_up(predictor: Predictor) -> None:
+    """Each byte comes well within the socket's time-out, the whole never would."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def trickle() -> None:
+        near, _ = listener.accept()
+        with near, suppress(OSError):
+            near.recv(1 << 16)
+            near.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while not ended.wait(0.05):
+                near.sendall(b" ")
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    slow = CloudClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "t", timeout_s=0.4, attempts=1)
+    with pytest.raises(TransportError, match="too slow"):
+        slow.post("/v1/predict", {})
+    ended.set()
+    thread.join()
+    listener.close()
 
 
 def test_open_breaker_asks_no_more_and_tries_again_after_the_pause(predictor: Predictor) -> None:

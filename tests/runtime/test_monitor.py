@@ -1,4 +1,5 @@
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,46 @@ def test_what_the_plan_switches_off_is_not_recorded(tmp_path: Path) -> None:
 
     (record,) = lines(tmp_path)
     assert (record.predictions, record.labelled, record.memory_mb, record.latency.total) == (1, 0, None, 0)
+
+
+def test_percentiles_of_a_window_are_exact_and_those_of_a_long_span_within_one_percent(tmp_path: Path) -> None:
+    watched = monitor(tmp_path, Clock())
+    values = np.random.default_rng(0).lognormal(0, 1, size=(3, 500))
+    for window in values:
+        for latency in window:
+            watched.record(float(latency))
+        watched.flush()
+
+    for window, line in zip(values, lines(tmp_path), strict=True):
+        assert line.percentiles_ms == tuple(np.quantile(window, [0.5, 0.95, 0.99], method="inverted_cdf"))
+        assert line.p95_ms == line.percentiles_ms[1]
+    exact = np.quantile(values, [0.5, 0.95, 0.99], method="lower")
+    assert list(watched.long_span_ms().values()) == pytest.approx(exact, rel=0.011)
+
+
+def test_window_too_long_to_be_kept_has_the_sketch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgewright_runtime.monitor._MOST_EXACT", 10)
+    watched = monitor(tmp_path, Clock())
+    for latency in range(1, 101):
+        watched.record(float(latency))
+    watched.flush()
+
+    (record,) = lines(tmp_path)
+    assert record.percentiles_ms is None
+    assert record.p95_ms == pytest.approx(95, rel=0.02)
+
+
+def test_window_tells_processor_time_and_failures(tmp_path: Path) -> None:
+    watched = monitor(tmp_path, Clock())
+    began = time.process_time()
+    while time.process_time() < began + 0.05:  # busy
+        watched.record(None, error=True)
+    watched.flush()
+
+    (record,) = lines(tmp_path)
+    assert 1 < record.cpu_percent < 101
+    assert record.errors == record.predictions
+    assert (record.latency.total, record.percentiles_ms) == (0, None)
 
 
 def test_a_full_file_drops_windows_and_counts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

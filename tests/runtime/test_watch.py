@@ -6,9 +6,9 @@ from edgewright_runtime.manifest import Calibration, Monitoring
 from edgewright_runtime.sensors import Reading, Sensors
 from edgewright_runtime.sketch import QuantileSketch
 from edgewright_runtime.telemetry import TelemetryRecord
-from edgewright_runtime.watch import Issue, Level, Limits, Watch, step_for
+from edgewright_runtime.watch import Issue, Level, Limits, Watch, levels_of, step_for
 
-LIMITS = Limits(latency_p95_ms=10, memory_mb=50)
+LIMITS = Limits(latency_p95_ms=10, memory_mb=50, accuracy=0.8)
 
 
 def window(latency_ms: float = 1.0, **change: object) -> TelemetryRecord:
@@ -17,7 +17,7 @@ def window(latency_ms: float = 1.0, **change: object) -> TelemetryRecord:
         sketch.add(latency_ms)
     fields = {"predictions": 100, "latency": sketch, "memory_mb": 10.0, "confidence": (0,) * 9 + (100,)}
     return TelemetryRecord(
-        device="d", release="r", bundle="b", start_s=0, seconds=60, labelled=0, correct=0, **{**fields, **change}
+        device="d", release="r", bundle="b", start_s=0, seconds=60, **{"labelled": 0, "correct": 0, **fields, **change}
     )
 
 
@@ -51,6 +51,8 @@ def test_an_issue_at_its_limit_does_not_flicker() -> None:
     [
         ({"memory_mb": 60.0}, Reading(), "high_memory"),
         ({"fallbacks": 80}, Reading(), "rising_fallbacks"),
+        ({"errors": 10}, Reading(), "high_errors"),
+        ({"labelled": 100, "correct": 60}, Reading(), "low_accuracy"),
         ({}, Reading(cpu_percent=95), "high_cpu"),
         ({}, Reading(temperature_c=85), "high_temperature"),
         ({}, Reading(battery_percent=10, on_mains=False), "low_battery"),
@@ -98,6 +100,65 @@ def test_steps_go_down_under_strain_and_back_up_after_it() -> None:
         path.append(levels[now].name)
 
     assert path == ["small", "slow", "slow", "small", "normal", "normal"]
+
+
+def test_few_labels_raise_nothing_and_accuracy_can_recover() -> None:
+    watch = Watch(LIMITS, Monitoring())
+
+    for _ in range(5):
+        assert watch.judge_model(window(labelled=4, correct=2)) == []
+    for _ in range(2):
+        (issue,) = watch.judge_model(window(labelled=100, correct=60)) or [None]
+    assert (issue.kind, issue.severity) == ("low_accuracy", "critical")
+    for _ in range(3):
+        standing = watch.judge_model(window(labelled=100, correct=90))
+    assert standing == []
+
+
+def test_heat_stands_while_nothing_is_predicted_and_when_the_model_changes() -> None:
+    before, after = Watch(LIMITS, Monitoring()), Watch(LIMITS, Monitoring())
+    hot, warm = Reading(temperature_c=90), Reading(temperature_c=75)
+    for _ in range(2):
+        before.judge(window(99), hot)
+    assert kinds(before.issues()) == {"high_temperature", "high_latency"}
+
+    after.take_over(before)
+
+    assert kinds(after.issues()) == {"high_temperature"}, "the latency was the other model's"
+    assert kinds(after.judge_machine(warm)) == {"high_temperature"}, "not yet cool enough for it to end"
+
+
+def test_plan_sets_every_limit() -> None:
+    plan = Monitoring(
+        max_latency_p95_ms=1,
+        max_memory_mb=2,
+        min_accuracy=0.3,
+        max_error_share=0.4,
+        max_fallback_share=0.5,
+        max_drift=0.6,
+        max_cpu_percent=7,
+        max_temperature_c=8,
+        min_battery_percent=9,
+    )
+
+    limits = Limits.of(plan)
+
+    assert limits == Limits(1, 2, 0.3, 0.4, 7, 8, 9, 0.6, 0.5)
+
+
+def test_levels_take_the_profiles_steps_one_after_another() -> None:
+    steps = ("longer_interval", "fewer_threads", "cheaper_model")
+
+    levels = levels_of(steps, threads=4, latency_p95_ms=10.0)
+
+    assert [(v.name, v.interval_s, v.threads, v.max_latency_ms) for v in levels] == [
+        ("normal", 0.0, 4, None),
+        ("longer_interval", 1.0, 4, None),
+        ("fewer_threads", 1.0, 2, None),
+        ("cheaper_model", 1.0, 2, 8.0),
+    ]
+    assert [v.name for v in levels_of(steps, threads=1, latency_p95_ms=None)] == ["normal", "longer_interval"]
+    assert [v.name for v in levels_of((), threads=4, latency_p95_ms=1.0)] == ["normal"]
 
 
 def write(root: Path, name: str, text: str) -> None:
