@@ -124,8 +124,8 @@ class Device:
             raise
         active.monitor.record(
             answer.model_ms,
-            max(answer.scores) if answer.label is not None else None,
-            None if truth is None else truth == answer.label,
+            answer.model_probability,
+            None if truth is None or answer.model_label is None else truth == answer.model_label,
             fallback=answer.source == "edge_fallback",
             error=answer.source in {"last_good", "default"},
         )

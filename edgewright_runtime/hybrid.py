@@ -47,8 +47,9 @@ class Answer:
     ``source``: ``edge``, ``cloud``, ``edge_fallback`` (unsure, and the cloud did not answer in time), ``last_good``
     (the model failed; an earlier answer), ``default``, or ``cache`` (see `offline`). ``scores`` are calibrated
     probabilities by class, or the value of a regressor, whose confidence is None. ``model`` names what answered.
-    ``latency_ms`` is what the caller waited; ``model_ms`` what the model on the device took of it, None where it did
-    not run or failed: its health is judged by that, not by the network's.
+    ``latency_ms`` is what the caller waited. ``model_ms``, ``model_label`` and ``model_probability`` are what the model
+    on the device itself took and found, None where it did not run or failed: its health is judged by that, whatever
+    the cloud said and the network took.
     """
 
     source: str
@@ -58,6 +59,8 @@ class Answer:
     latency_ms: float
     model: str
     model_ms: float | None = None
+    model_label: str | None = None
+    model_probability: float | None = None
 
 
 class Hybrid:
@@ -92,16 +95,21 @@ class Hybrid:
         """
         began = time.perf_counter()
         try:
-            answer = self._on_edge(raw)
+            answer = edge = self._on_edge(raw)
         except InputRejectedError:
             raise
         except Exception as e:  # whatever the runtime raised, the application goes on
             return self._stand_in(e, began)
-        model_ms = answer.model_ms
         if self._cloud is not None and answer.confidence is not None and answer.confidence < self._policy.threshold:
-            answer = self._asked(raw, answer, began)
+            answer = self._asked(raw, edge, began)
         self._last_good = answer
-        return replace(answer, latency_ms=_since(began), model_ms=model_ms)
+        return replace(
+            answer,
+            latency_ms=_since(began),
+            model_ms=edge.model_ms,
+            model_label=edge.label,
+            model_probability=max(edge.scores) if edge.label is not None else None,
+        )
 
     def _on_edge(self, raw: Any) -> Answer:
         with self._interpreter:
@@ -161,7 +169,8 @@ class Hybrid:
     def _stand_in(self, cause: Exception, began: float) -> Answer:
         for source, answer in (("last_good", self._last_good), ("default", self._default)):
             if answer is not None:
-                return replace(answer, source=source, latency_ms=_since(began), model_ms=None)
+                seen = {"model_ms": None, "model_label": None, "model_probability": None}
+                return replace(answer, source=source, latency_ms=_since(began), **seen)  # type: ignore[arg-type]
         raise EdgeRuntimeError(f"the model failed and there is no earlier or default answer: {cause}") from cause
 
 

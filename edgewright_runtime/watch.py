@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgewright_runtime.confidence import population_stability_index, wilson_high
+from edgewright_runtime.confidence import population_stability_index, stability_index_by_chance, wilson_high
 from edgewright_runtime.manifest import Calibration, Monitoring
 from edgewright_runtime.sensors import Reading
 from edgewright_runtime.telemetry import TelemetryRecord
@@ -164,9 +164,11 @@ class Watch:
         return wilson_high(window.correct / window.labelled, window.labelled)
 
     def _drift(self, window: TelemetryRecord) -> float | None:
+        """How far confidence has moved beyond what chance explains in a window of this size."""
         if self.calibration is None or not self.plan.enable_accuracy_monitoring or not sum(window.confidence):
             return None
-        return population_stability_index(np.array(self.calibration.histogram), np.array(window.confidence))
+        found = population_stability_index(np.array(self.calibration.histogram), np.array(window.confidence))
+        return max(found - stability_index_by_chance(self.calibration.rows, sum(window.confidence)), 0.0)
 
     def _count(self, state: _State, figure: _Figure, value: float, limit: float) -> None:
         bad = value < limit if figure.below else value > limit

@@ -51,6 +51,9 @@ def test_unsure_answers_are_the_clouds(predictor: Predictor) -> None:
     assert (answer.source, answer.label, answer.model) == ("cloud", LABELS[2], "churn-large.7")
     assert answer.confidence == pytest.approx(0.85)
     assert cloud.requests == [{"model": "churn", "row": ROW}]
+    alone = Hybrid(predictor, "stable.1").predict(ROW)
+    assert (answer.model_label, answer.model_probability) == (alone.label, max(alone.scores))
+    assert 0 < answer.model_ms < answer.latency_ms
 
 
 @pytest.mark.parametrize(

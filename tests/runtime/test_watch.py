@@ -1,5 +1,7 @@
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgewright_runtime.manifest import Calibration, Monitoring
@@ -113,6 +115,21 @@ def test_few_labels_raise_nothing_and_accuracy_can_recover() -> None:
     for _ in range(3):
         standing = watch.judge_model(window(labelled=100, correct=90))
     assert standing == []
+
+
+def test_chance_is_no_drift_and_a_real_one_is_found() -> None:
+    shares = (0.0, 0.0, 0.02, 0.03, 0.05, 0.1, 0.1, 0.15, 0.25, 0.3)
+    chance, moved = np.random.default_rng(0), shares[::-1]
+
+    def drifts(of: tuple[float, ...], rows: int) -> int:
+        watch = Watch(replace(LIMITS, raise_after=1, clear_after=1, clear_share=1.0), Monitoring(), calibration)
+        counts = [tuple(int(n) for n in chance.multinomial(rows, of)) for _ in range(200)]
+        return sum(bool(watch.judge_model(window(confidence=count, predictions=rows))) for count in counts)
+
+    calibration = Calibration(1.0, shares, 400)
+    assert drifts(shares, 60) <= 2, "one in a hundred windows may stray"
+    assert drifts(shares, 1000) == 0
+    assert drifts(moved, 60) == 200
 
 
 def test_heat_stands_while_nothing_is_predicted_and_when_the_model_changes() -> None:
