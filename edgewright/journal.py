@@ -7,13 +7,14 @@ from pathlib import Path
 
 from edgewright.deploy import Release
 from edgewright.errors import BudgetExceededError
-from edgewright.measurement import Measurement, ValidationReport
+from edgewright.measurement import LedgerEntry, Measurement, ValidationReport
 from edgewright.monitor import Health
 from edgewright.package import Bundle
 from edgewright.progress import progress
 from edgewright.record import RunRecord, TrackingRecord, VersionRecord
 from edgewright.request import DeploymentRequest
 from edgewright.result import DeploymentResult, Optimization, StageName, Step
+from edgewright.validate.ledger import ledger_metrics
 
 __all__ = ["EXPERIMENT", "Journal"]
 
@@ -120,7 +121,11 @@ class Journal:
         if stage == "optimize" and self.optimization:
             baseline = self.optimization.baseline.artifact.size_bytes
             metrics = {"size_bytes": self.optimization.candidate.artifact.size_bytes, "baseline_size_bytes": baseline}
-            children = tuple(_step_record(s, baseline, began_ms, ended_ms) for s in self.optimization.steps)
+            entries = iter(self.optimization.ledger[1:])
+            children = tuple(
+                _step_record(s, next(entries, None) if s.exported else None, baseline, began_ms, ended_ms)
+                for s in self.optimization.steps
+            )
         elif stage == "validate":
             metrics = self._metrics()
         elif stage == "package" and self.bundle:
@@ -163,14 +168,15 @@ def _measured(measured: Measurement) -> dict[str, float]:
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def _step_record(step: Step, baseline_bytes: int, began_ms: int, ended_ms: int) -> RunRecord:
+def _step_record(step: Step, entry: LedgerEntry | None, baseline_bytes: int, began_ms: int, ended_ms: int) -> RunRecord:
     size = step.exported.artifact.size_bytes if step.exported else None
+    metrics = {"size_bytes": size, "size_ratio": size / baseline_bytes} if size is not None else {}
     return RunRecord(
         name=step.technique,
         started_ms=began_ms,
         ended_ms=ended_ms,
         params=step.parameters,
-        metrics={"size_bytes": size, "size_ratio": size / baseline_bytes} if size is not None else {},
+        metrics={**metrics, **(ledger_metrics(entry) if entry else {})},
         tags={"kept": str(step.kept).lower(), "reason": step.reason},
     )
 

@@ -14,9 +14,11 @@ __all__ = [
     "Cost",
     "Emulation",
     "Evaluation",
+    "Footprint",
     "Instructions",
     "Interval",
     "Latency",
+    "LedgerEntry",
     "Measurement",
     "OperatorTime",
     "Parity",
@@ -74,6 +76,11 @@ class ClassAccuracy(Value):
     source: float
     candidate: float
 
+    @property
+    def drop_percent(self) -> float:
+        """What the exported model loses against the source on this class's rows, percentage points."""
+        return 100 * (self.source - self.candidate)
+
 
 class Latency(Value):
     """Warm latency of one inference at batch 1, milliseconds; ``sample_ms`` is an even choice of single runs.
@@ -89,6 +96,44 @@ class Latency(Value):
     min_ms: float
     runs: int
     sample_ms: tuple[float, ...] = ()
+
+
+class Footprint(Value):
+    """What a model file weighs: on disk, as it is sent, and how its stored numbers are coded there.
+
+    ``weights`` are the numbers in the file's tensors of eight elements and more, ``non_zero`` those whose stored value
+    is not zero; ``codebook_bytes`` and ``index_bytes`` are parts of the ``.ewz``, its rest is the file's skeleton.
+    """
+
+    size_bytes: int
+    download_bytes: int
+    weights: int
+    non_zero: int
+    codebook_bytes: int
+    index_bytes: int
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Bits of the download for each stored number; None for a file without tensors."""
+        return 8 * self.download_bytes / self.weights if self.weights else None
+
+    @property
+    def non_zero_fraction(self) -> float | None:
+        """Share of the stored numbers that are not zero, 0-1."""
+        return self.non_zero / self.weights if self.weights else None
+
+
+class LedgerEntry(Value):
+    """What the model was after one technique; accuracy is on validation rows, which choose what is kept.
+
+    The float32 baseline comes first. What was left out has an entry too; the next technique starts from before it.
+    """
+
+    stage: str
+    kept: bool
+    footprint: Footprint
+    accuracy: Accuracy | None
+    latency: Latency | None
 
 
 class Parity(Value):

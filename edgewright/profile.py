@@ -50,6 +50,9 @@ class Budget(Value):
     max_accuracy_drop_percent: float | None = Field(
         None, gt=0, le=100, description="Limit of the loss against the source model, percentage points."
     )
+    max_class_drop_percent: float | None = Field(
+        None, gt=0, le=100, description="Limit of the loss on the rows of any one class, percentage points."
+    )
 
 
 class Policy(Value):

@@ -100,9 +100,10 @@ class Prune(Technique):
 
     technique: Literal["prune"] = "prune"
     sparsity: float = Field(0.9, gt=0, lt=1, description="Fraction of the weights that become zero.")
-    scope: Literal["global", "layer", "2:4"] = Field(
+    scope: Literal["global", "rate", "layer", "2:4"] = Field(
         "global",
         description="global: one threshold, each layer's magnitudes over the root of their spread; "
+        "rate: global, and a weight has to be worth its bits, which are fewer in rows and columns that hold others; "
         "layer: the same fraction in each; 2:4: two of every four inputs.",
     )
     ramp: float = Field(0.75, ge=0, le=1, description="Share of the training in which sparsity grows; 0: at once.")
@@ -197,6 +198,9 @@ class Recipe(Value):
     techniques: tuple[AnyTechnique, ...] = ()
     max_accuracy_drop_percent: float = Field(
         1.0, gt=0, le=100, description="Largest loss of accuracy against the source model, percentage points."
+    )
+    max_class_drop_percent: float | None = Field(
+        None, gt=0, le=100, description="Largest loss on the rows of any one class; left out, none is set."
     )
 
 

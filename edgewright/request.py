@@ -61,12 +61,14 @@ def resolve(
     spec = load_data_spec(data.absolute(), target)
     if shapes:
         spec = spec.model_copy(update={"shapes": {name: tuple(sizes) for name, sizes in shapes.items()}})
+    chosen = load_recipe(recipe)
     limits = {**profile.budget.model_dump(), **{k: v for k, v in given.items() if v is not None}}
+    limits["max_class_drop_percent"] = limits["max_class_drop_percent"] or chosen.max_class_drop_percent
     return DeploymentRequest(
         model=model.absolute(),
         data=spec,
         device=profile,
-        recipe=load_recipe(recipe),
+        recipe=chosen,
         budget=Budget.model_validate(limits),
     )
 

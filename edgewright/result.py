@@ -4,7 +4,7 @@ from typing import Literal
 
 from edgewright.artifact import Artifact, Dataset, Exported, ImportedModel, Value
 from edgewright.deploy import Release
-from edgewright.measurement import Measurement, ValidationReport
+from edgewright.measurement import LedgerEntry, Measurement, ValidationReport
 from edgewright.monitor import Health
 from edgewright.package import Bundle
 from edgewright.profile import Platform
@@ -29,13 +29,17 @@ class Step(Value):
 
 
 class Optimization(Value):
-    """The outcome of the first stage: a float32 baseline and the candidate that the recipe made of it."""
+    """The outcome of the first stage: a float32 baseline and the candidate that the recipe made of it.
+
+    ``ledger`` begins with the baseline; an entry follows for each step that was exported.
+    """
 
     model: ImportedModel
     dataset: Dataset
     baseline: Exported
     candidate: Exported
     steps: tuple[Step, ...] = ()
+    ledger: tuple[LedgerEntry, ...] = ()
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:

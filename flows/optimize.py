@@ -7,15 +7,17 @@ from prefect import flow
 from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
 from edgewright.data import DataSpec
 from edgewright.errors import UnsupportedError
+from edgewright.measurement import Benefit, LedgerEntry
 from edgewright.profile import DeviceProfile
 from edgewright.recipe import AnyTechnique, Quantize, Recipe
 from edgewright.result import Optimization, Refusal, Step
+from edgewright.validate.ledger import ledger_entry
 from edgewright.validate.machine import machine
 from edgewright.validate.requirements import unmet
 from tasks import optimize as steps
 from tasks.caching import run
 from tasks.intake import take_in
-from tasks.validate import benefit, evaluate, measure
+from tasks.validate import benefit, evaluate, measure, weigh
 
 __all__ = ["optimize"]
 
@@ -26,7 +28,7 @@ def optimize(model: Path, data: DataSpec, device: DeviceProfile, recipe: Recipe)
     taken = run(take_in, model, data)
     imported, dataset, precision = taken.model, taken.dataset, Precision.FLOAT32
     baseline = _required(run(steps.export, imported, dataset, device, precision), device)
-    kept, done = baseline, list[Step]()
+    kept, done, ledger = baseline, list[Step](), list[LedgerEntry]()
     for technique in recipe.techniques:
         made = _apply(imported, dataset, device, precision, technique)
         if isinstance(made, Refusal):
@@ -34,12 +36,17 @@ def optimize(model: Path, data: DataSpec, device: DeviceProfile, recipe: Recipe)
             done.append(_step(technique, None, kept=False, reason=made.reason))
             continue
         changed, exported, used = made
-        useful, reason = _judge(imported, changed, dataset, device, recipe, (kept, exported))
-        keep = useful or technique.keep == "always"
-        done.append(_step(technique, exported, kept=keep, reason=reason))
+        verdict, before, after = _judge(imported, changed, dataset, device, recipe, technique, (kept, exported))
+        keep = verdict.useful or technique.keep == "always"
+        done.append(_step(technique, exported, kept=keep, reason=verdict.cause))
+        ledger += [*([] if ledger else [before]), after.model_copy(update={"kept": keep})]
         if keep:
             imported, kept, precision = changed, exported, used
-    return Optimization(model=imported, dataset=dataset, baseline=baseline, candidate=kept, steps=tuple(done))
+    if not ledger:  # no technique to compare it with: the report has its accuracy and its latency
+        ledger.append(ledger_entry("float32", run(weigh, baseline), None, None, kept=True))
+    return Optimization(
+        model=imported, dataset=dataset, baseline=baseline, candidate=kept, steps=tuple(done), ledger=tuple(ledger)
+    )
 
 
 def _apply(
@@ -63,13 +70,19 @@ def _judge(
     dataset: Dataset,
     device: DeviceProfile,
     recipe: Recipe,
+    technique: AnyTechnique,
     pair: tuple[Exported, Exported],
-) -> tuple[bool, str]:
+) -> tuple[Benefit, LedgerEntry, LedgerEntry]:
+    """Whether the step was worth it, and both files' figures for the ledger."""
     old = run(evaluate, before, dataset, pair[0], split="validation")
     new = run(evaluate, after, dataset, pair[1], split="validation")
     performance = run(measure, *pair, dataset, device, machine())
-    verdict = run(benefit, old, new, performance, recipe.max_accuracy_drop_percent)
-    return verdict.useful, verdict.cause
+    weights = (run(weigh, pair[0]), run(weigh, pair[1]))
+    verdict = run(benefit, old, new, performance, recipe, technique.technique, pair[1].precision, weights)
+    # Only a recipe's first step calls what was before it by this name.
+    first = ledger_entry("float32", weights[0], old, performance.baseline, kept=True)
+    made = ledger_entry(technique.technique, weights[1], new, performance.candidate, kept=verdict.useful)
+    return verdict, first, made
 
 
 def _required(exported: Exported | Refusal, device: DeviceProfile) -> Exported:

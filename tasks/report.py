@@ -12,6 +12,7 @@ __all__ = ["write_report"]
 @step("Writing the report")
 def write_report(result: DeploymentResult) -> list[Path]:
     """Files under ``.edgewright/reports/<deployment id>``; empty where validation was not reached."""
+    from edgewright.validate.ledger import ledger_csv
     from edgewright.validate.plot import plot_report
     from edgewright.validate.report_page import report_html
     from edgewright.validate.summary import report_markdown
@@ -22,10 +23,14 @@ def write_report(result: DeploymentResult) -> list[Path]:
     folder = home() / "reports" / result.deployment_id
     files = {
         "report.json": report.model_dump_json(indent=2).encode(),
-        "report.md": report_markdown(report, made.model.name, result.device).encode(),
-        "report.html": report_html(report, model=made.model.name, device=result.device, sizes=made.sizes()).encode(),
+        "report.md": report_markdown(report, made.model.name, result.device, made.ledger).encode(),
+        "report.html": report_html(
+            report, model=made.model.name, device=result.device, sizes=made.sizes(), ledger=made.ledger
+        ).encode(),
         "report.png": plot_report(report, made),
     }
+    if made.ledger:
+        files["ledger.csv"] = ledger_csv(made.ledger)
     for name, content in files.items():
         replace_file(folder / name, content)
     return [folder / name for name in files]

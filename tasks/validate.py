@@ -2,16 +2,18 @@
 
 from typing import Literal
 
-from edgewright.artifact import Dataset, Exported, ImportedModel
-from edgewright.measurement import Benefit, Emulation, Evaluation, Performance, ValidationReport
+from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
+from edgewright.measurement import Benefit, Emulation, Evaluation, Footprint, Performance, ValidationReport
 from edgewright.profile import Budget, DeviceProfile
+from edgewright.recipe import Recipe
 from edgewright.validate.targets.arm64 import Core
 from tasks.caching import step
 
-__all__ = ["benefit", "emulate", "evaluate", "judge", "measure"]
+__all__ = ["benefit", "emulate", "evaluate", "judge", "measure", "weigh"]
 
 _RUNTIMES = ("ai-edge-litert", "onnxruntime", "numpy")
-_MEASURE = ("edgewright.validate", "edgewright.measurement", "edgewright_runtime", *_RUNTIMES)
+_CODE = ("edgewright.validate", "edgewright.measurement", "edgewright.optimize.coding", "edgewright_runtime")
+_MEASURE = (*_CODE, *_RUNTIMES)
 
 
 @step("Checking accuracy and parity on real rows", *_MEASURE, "edgewright.export.mil_evaluator")
@@ -22,6 +24,14 @@ def evaluate(
     from edgewright import validate
 
     return validate.evaluate(model, dataset, exported, split=split)
+
+
+@step("Weighing what travels", *_MEASURE)
+def weigh(exported: Exported) -> Footprint:
+    """Bytes on disk and in transfer, and how the weights are coded; see `edgewright.validate.footprint`."""
+    from edgewright import validate
+
+    return validate.footprint(exported.artifact.path)
 
 
 @step("Measuring latency and memory", *_MEASURE)
@@ -59,8 +69,19 @@ def judge(
 
 
 @step("Judging whether the technique was worth it", *_MEASURE)
-def benefit(baseline: Evaluation, candidate: Evaluation, performance: Performance, max_drop_percent: float) -> Benefit:
+def benefit(
+    baseline: Evaluation,
+    candidate: Evaluation,
+    performance: Performance,
+    recipe: Recipe,
+    technique: str,
+    precision: Precision,
+    footprints: tuple[Footprint, Footprint],
+) -> Benefit:
     """Smaller or faster at an accuracy that is allowed, or of no benefit; see `edgewright.validate.benefit`."""
     from edgewright import validate
+    from edgewright.validate.causes import causes
 
-    return validate.benefit(baseline, candidate, performance, max_drop_percent)
+    why = causes(technique, precision, *footprints, performance)
+    limits = (recipe.max_accuracy_drop_percent, recipe.max_class_drop_percent)
+    return validate.benefit(baseline, candidate, performance, *limits, why)

@@ -2,10 +2,12 @@
 
 Magnitude pruning with retraining as in Han et al., "Learning both Weights and Connections", arXiv 1506.02626; masks are
 recomputed while the network trains, so a weight may come back. 2:4 keeps two of every four inputs (Mishra et al.,
-arXiv 2104.08378). Runs in a child process: imports torch.
+arXiv 2104.08378). ``rate`` weighs what a weight does against the bits of its place, as rate-distortion-optimized
+quantization does (Wiedemann et al., DeepCABAC, arXiv 1907.11900). Runs in a child process: imports torch.
 """
 
 import copy
+import math
 
 import torch
 from torch import nn
@@ -17,6 +19,8 @@ from edgewright.recipe import Prune
 __all__ = ["prune"]
 
 _UPDATE_EVERY = 20
+# What a held weight takes beside its place: a sign and a size.
+_SIGN_AND_SIZE_BITS = 2.5
 
 
 def prune(model: nn.Module, params: Prune, rows: Rows | None) -> nn.Module:
@@ -90,6 +94,9 @@ class _Masks:
             self.of = {n: (w.abs() > _threshold(w.abs().flatten(), sparsity)).float() for n, w in weights.items()}
         else:
             scores = {n: w.abs() / w[w != 0].std().clamp_min(1e-12).sqrt() for n, w in weights.items()}
+            if self._scope == "rate":
+                # Squared, a magnitude is a loss, and a loss is to be held against bits.
+                scores = {n: s / _bits_of_places(weights[n]).sqrt() for n, s in scores.items()}
             limit = _threshold(torch.cat([s.flatten() for s in scores.values()]), sparsity)
             self.of = {n: (s > limit).float() for n, s in scores.items()}
 
@@ -97,6 +104,20 @@ class _Masks:
 def _threshold(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
     fallen = round(sparsity * len(scores))
     return scores.kthvalue(fallen).values if fallen else torch.tensor(-1.0)
+
+
+def _bits_of_places(weight: torch.Tensor) -> torch.Tensor:
+    """What holding a weight at each place costs more than a zero there, bits, by its row's and column's density."""
+    held = (weight != 0).flatten(1).float()
+    overall = held.mean().clamp(1e-4, 1 - 1e-4)
+
+    def odds(density: torch.Tensor, places: int) -> torch.Tensor:
+        # As if two places more had the tensor's own density: an empty row may fill again.
+        return ((density * places + 2 * overall) / (places + 2)).logit()
+
+    logit = odds(held.mean(1, keepdim=True), held.shape[1]) + odds(held.mean(0, keepdim=True), held.shape[0])
+    bits = (overall.logit() - logit) / math.log(2) + _SIGN_AND_SIZE_BITS
+    return bits.clamp_min(1.0).reshape(weight.shape)
 
 
 def _two_of_four(weight: torch.Tensor) -> torch.Tensor:

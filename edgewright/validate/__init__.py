@@ -5,10 +5,20 @@ figures against the budget, `benefit` says whether a technique was worth it.
 """
 
 from edgewright.validate.accuracy import compare_accuracy
-from edgewright.validate.download import download_bytes
+from edgewright.validate.download import download_bytes, footprint
 from edgewright.validate.emulation import emulate
 from edgewright.validate.evaluation import evaluate
 from edgewright.validate.performance import measure
 from edgewright.validate.verdict import benefit, judge, measurement_of
 
-__all__ = ["benefit", "compare_accuracy", "download_bytes", "emulate", "evaluate", "judge", "measure", "measurement_of"]
+__all__ = [
+    "benefit",
+    "compare_accuracy",
+    "download_bytes",
+    "emulate",
+    "evaluate",
+    "footprint",
+    "judge",
+    "measure",
+    "measurement_of",
+]

@@ -10,7 +10,7 @@ from edgewright.errors import InputError
 from edgewright.measurement import Accuracy, AccuracyDrop, ClassAccuracy
 from edgewright.validate import statistics
 
-__all__ = ["Answers", "accuracy_of", "compare_accuracy", "per_class"]
+__all__ = ["Answers", "accuracy_of", "compare_accuracy", "per_class", "worst_class"]
 
 Answers = NDArray[np.int64] | NDArray[np.float64]
 
@@ -74,6 +74,11 @@ def per_class(truth: Answers, source: Answers, candidate: Answers, labels: Seque
             )
         )
     return tuple(table)
+
+
+def worst_class(table: Sequence[ClassAccuracy]) -> ClassAccuracy | None:
+    """The class that loses most against the source, which an average over all rows can hide; None for regressors."""
+    return max(table, key=lambda row: row.drop_percent, default=None)
 
 
 def _flat(values: Answers) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 
-__all__ = ["bars", "distribution", "timeline"]
+__all__ = ["bars", "distribution", "timeline", "waterfall"]
 
 _WIDTH = 640
 _BINS = 48
@@ -27,6 +27,34 @@ def bars(rows: Sequence[tuple[str, float, str]], unit: str, title: str) -> str:
             f'<text class="value" x="{left + width + 8:.1f}" y="{y + 22}">{value:,.4g} {escape(unit)}</text>'
         )
     return _svg(len(rows) * height, title, "".join(parts))
+
+
+def waterfall(falls: Sequence[tuple[str, float, float, bool]], unit: str, title: str) -> str:
+    """Steps from one size to the next: (label, before, after, kept) each, the first from nothing.
+
+    A bar spans what the step took away or added; its end is what is left. A step that was not kept is drawn pale.
+    """
+    if not falls:
+        return ""
+    height, left, right = 34, 190, 150
+    longest = max(max(before, after) for _, before, after, _ in falls) or 1.0
+    scale = (_WIDTH - left - right) / longest
+    parts = []
+    for i, (label, before, after, kept) in enumerate(falls):
+        start, end = sorted((before, after))
+        y, kind = i * height, "baseline" if i == 0 else "candidate" if kept else "baseline overlaid"
+        change = f" ({100 * (after / before - 1):+.1f}%)" if before else ""
+        parts.append(
+            f'<text x="{left - 8}" y="{y + 22}" text-anchor="end">{escape(label)}</text>'
+            f'<rect class="{kind}" x="{left + start * scale:.1f}" y="{y + 6}" '
+            f'width="{max(1.0, (end - start) * scale):.1f}" height="22" rx="3"/>'
+            f'<text class="value" x="{left + end * scale + 8:.1f}" y="{y + 22}">'
+            f"{after:,.4g} {escape(unit)}{change}</text>"
+        )
+        if kept and i + 1 < len(falls):
+            at = left + after * scale
+            parts.append(f'<line x1="{at:.1f}" y1="{y + 28}" x2="{at:.1f}" y2="{y + height + 6}"/>')
+    return _svg(len(falls) * height, title, "".join(parts))
 
 
 def distribution(series: Sequence[tuple[str, Sequence[float], str]], unit: str, title: str) -> str:

@@ -4,11 +4,16 @@ import hashlib
 import lzma
 from pathlib import Path
 
+import numpy as np
+from pydantic import ValidationError
+
+from edgewright.artifact import Value
 from edgewright.errors import InputError
+from edgewright.measurement import Footprint
 from edgewright.store import home, replace_file
 from edgewright_runtime.ewz import is_ewz, rebuild
 
-__all__ = ["download_bytes", "transfer_form", "unpacked"]
+__all__ = ["download_bytes", "footprint", "transfer_form", "unpacked"]
 
 _XZ_PRESET = 6  # xz's own default; a device unpacks it in steps of a block
 _MODEL_SUFFIXES = {".tflite", ".onnx", ".bin"}
@@ -18,25 +23,38 @@ _LARGEST_CODED_BYTES = 64 << 20
 _LEAST_SAVING = 0.005
 
 
+class _Parts(Value):
+    """What is known of a file's transfer form beside its bytes; ``packed`` is its SHA-256."""
+
+    packed: str
+    size_bytes: int
+    weights: int = 0
+    non_zero: int = 0
+    codebook_bytes: int = 0
+    index_bytes: int = 0
+
+
 def download_bytes(path: Path) -> int:
     """Bytes of the transfer form of a file, or of all files in a folder (a package, a bundle)."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return sum(len(transfer_form(file)) for file in files)
+    return sum(len(transfer_form(file)) for file in _files(path))
+
+
+def footprint(path: Path) -> Footprint:
+    """What a model file, or all files of a package, weigh on disk and in transfer, and how the weights are coded."""
+    found = [_packed(file)[1] for file in _files(path)]
+    return Footprint(
+        size_bytes=sum(file.stat().st_size for file in _files(path)),
+        download_bytes=sum(parts.size_bytes for parts in found),
+        weights=sum(parts.weights for parts in found),
+        non_zero=sum(parts.non_zero for parts in found),
+        codebook_bytes=sum(parts.codebook_bytes for parts in found),
+        index_bytes=sum(parts.index_bytes for parts in found),
+    )
 
 
 def transfer_form(path: Path) -> bytes:
     """The bytes that a device downloads instead of this file; kept in the store, since coding a model takes seconds."""
-    content = path.read_bytes()
-    if path.suffix not in _MODEL_SUFFIXES or len(content) > _LARGEST_CODED_BYTES:
-        return _xz(content)
-    folder = home() / "transfer" / hashlib.sha256(content).hexdigest()
-    for kept in folder.glob("*"):
-        found = kept.read_bytes()
-        if hashlib.sha256(found).hexdigest() == kept.name:
-            return found
-    made = _smaller(content)
-    replace_file(folder / hashlib.sha256(made).hexdigest(), made)
-    return made
+    return _packed(path)[0]
 
 
 def unpacked(packed: bytes, limit_bytes: int) -> bytes:
@@ -49,17 +67,56 @@ def unpacked(packed: bytes, limit_bytes: int) -> bytes:
     return rebuild(packed, limit_bytes=limit_bytes) if is_ewz(packed) else lzma.decompress(packed)
 
 
-def _smaller(content: bytes) -> bytes:
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _packed(path: Path) -> tuple[bytes, _Parts]:
+    content = path.read_bytes()
+    if path.suffix not in _MODEL_SUFFIXES or len(content) > _LARGEST_CODED_BYTES:
+        packed = lzma.compress(content, preset=_XZ_PRESET)
+        return packed, _Parts(packed=_digest(packed), size_bytes=len(packed))
+    folder = home() / "transfer" / _digest(content)
+    kept = _kept(folder)
+    if kept is None:
+        kept = _coded(content)
+        replace_file(folder / "packed", kept[0])
+        replace_file(folder / "parts.json", kept[1].model_dump_json().encode())
+    return kept
+
+
+def _kept(folder: Path) -> tuple[bytes, _Parts] | None:
+    try:
+        parts = _Parts.model_validate_json((folder / "parts.json").read_bytes())
+        packed = (folder / "packed").read_bytes()
+    except (FileNotFoundError, ValidationError):
+        return None
+    return (packed, parts) if _digest(packed) == parts.packed else None
+
+
+def _coded(content: bytes) -> tuple[bytes, _Parts]:
     from edgewright.optimize.coding.containers import find_tensors
     from edgewright.optimize.coding.writer import encode
 
-    packed = _xz(content)
+    packed = lzma.compress(content, preset=_XZ_PRESET)
     try:
-        coded = encode(content, find_tensors(content)).data
+        tensors = find_tensors(content)
     except InputError:  # named like a model, and none
-        return packed
-    return coded if len(coded) <= (1 - _LEAST_SAVING) * len(packed) else packed
+        return packed, _Parts(packed=_digest(packed), size_bytes=len(packed))
+    made = encode(content, tensors)
+    stored = [np.frombuffer(content[t.start : t.stop], t.dtype) for t in tensors]
+    if len(made.data) <= (1 - _LEAST_SAVING) * len(packed):
+        packed = made.data
+    parts = _Parts(
+        packed=_digest(packed),
+        size_bytes=len(packed),
+        weights=sum(len(numbers) for numbers in stored),
+        non_zero=sum(int(np.count_nonzero(numbers)) for numbers in stored),
+        codebook_bytes=made.codebook_bytes,
+        index_bytes=made.index_bytes,
+    )
+    return packed, parts
 
 
-def _xz(content: bytes) -> bytes:
-    return lzma.compress(content, preset=_XZ_PRESET)
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

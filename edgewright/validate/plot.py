@@ -5,6 +5,7 @@ from typing import Any
 
 from edgewright.measurement import ValidationReport
 from edgewright.result import Optimization
+from edgewright.validate.ledger import ledger_falls
 
 __all__ = ["plot_report"]
 
@@ -12,13 +13,14 @@ _BASELINE, _CANDIDATE, _DROPPED = "#8a94a6", "#1f6feb", "#d0d7de"
 
 
 def plot_report(report: ValidationReport, optimization: Optimization) -> bytes:
-    """PNG of two panels: size on disk after each step, and the latency distribution of baseline and candidate."""
+    """PNG: bytes on disk after each step, what each took off the download, latency of baseline and candidate."""
     # Figure alone, not pyplot: no window system, no global state.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    sizes, latencies = figure.subplots(1, 2)
+    figure = Figure(figsize=(13, 3.4), layout="constrained")
+    sizes, downloads, latencies = figure.subplots(1, 3)
     _plot_sizes(sizes, optimization)
+    _plot_downloads(downloads, optimization)
     _plot_latency(latencies, report)
     verdict = "passed" if report.passed else "over budget"
     figure.suptitle(f"{optimization.model.name}: {verdict}")
@@ -39,6 +41,16 @@ def _plot_sizes(axes: Any, optimization: Optimization) -> None:
     axes.bar_label(bars, fmt="{:.1f}")
     axes.set(title="Size on disk", ylabel="kB")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plot_downloads(axes: Any, optimization: Optimization) -> None:
+    """A waterfall: each bar spans what its technique took off (or added), and its label is what is left."""
+    axes.set(title="Download after each technique", ylabel="kB")
+    axes.spines[["top", "right"]].set_visible(False)
+    for i, (name, before, after, kept) in enumerate(ledger_falls(optimization.ledger)):
+        colour = _BASELINE if i == 0 else _CANDIDATE if kept else _DROPPED
+        axes.bar(name.replace(" (", "\n("), abs(before - after) / 1000, bottom=min(before, after) / 1000, color=colour)
+        axes.annotate(f"{after / 1000:.1f}", (i, max(before, after) / 1000), ha="center", va="bottom")
 
 
 def _plot_latency(axes: Any, report: ValidationReport) -> None:

@@ -4,8 +4,17 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from edgewright.measurement import Accuracy, BudgetLine, Emulation, Measurement, Sustained, ValidationReport
+from edgewright.measurement import (
+    Accuracy,
+    BudgetLine,
+    Emulation,
+    LedgerEntry,
+    Measurement,
+    Sustained,
+    ValidationReport,
+)
 from edgewright.validate import charts
+from edgewright.validate.ledger import LEDGER_HEADS, ledger_falls, ledger_rows
 
 __all__ = ["report_html"]
 
@@ -18,11 +27,12 @@ def report_html(
     model: str,
     device: str,
     sizes: Sequence[tuple[str, int]] = (),
+    ledger: Sequence[LedgerEntry] = (),
 ) -> str:
     """The page, without script and without anything from the network.
 
     ``sizes`` are bytes on disk after each step, the source's float32 file first; left out, baseline and candidate
-    stand for them.
+    stand for them. ``ledger`` is the model after each technique.
     """
     steps = sizes or (
         ("float32 baseline", report.baseline.artifact.size_bytes),
@@ -38,6 +48,7 @@ def report_html(
         ("Memory", _memory(report)),
         ("Time by operator", _operators(report.candidate)),
         ("Size", _sizes(steps, report)),
+        ("Stage by stage", _ledger(ledger)),
         ("On an Arm core (emulated)", _emulated(report.emulations)),
         ("Environment", _table(("", ""), [(escape(k), escape(v)) for k, v in report.environment])),
         ("Not measured", _not_measured(report)),
@@ -205,6 +216,15 @@ def _sizes(steps: Sequence[tuple[str, int]], report: ValidationReport) -> str:
         f"{report.candidate.download_bytes:,} B after.</p>"
     )
     return charts.bars(drawn, "kB", "Bytes on disk after each step") + download
+
+
+def _ledger(entries: Sequence[LedgerEntry]) -> str:
+    if not entries:
+        return ""
+    falls = [(name, before / 1000, after / 1000, kept) for name, before, after, kept in ledger_falls(entries)]
+    rows = [tuple(escape(cell) for cell in row) for row in ledger_rows(entries)]
+    drawn = charts.waterfall(falls, "kB", "Bytes to download after each technique")
+    return drawn + _table(LEDGER_HEADS, rows)
 
 
 def _emulated(emulations: Sequence[Emulation]) -> str:

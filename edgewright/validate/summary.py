@@ -1,6 +1,9 @@
 """A validation report as a table and as Markdown, for people."""
 
-from edgewright.measurement import Accuracy, Latency, Measurement, ValidationReport
+from collections.abc import Sequence
+
+from edgewright.measurement import Accuracy, Latency, LedgerEntry, Measurement, ValidationReport
+from edgewright.validate.ledger import LEDGER_HEADS, ledger_rows
 
 __all__ = ["budget_rows", "report_markdown"]
 
@@ -19,7 +22,7 @@ def budget_rows(report: ValidationReport) -> list[dict[str, str]]:
     ]
 
 
-def report_markdown(report: ValidationReport, model: str, device: str) -> str:
+def report_markdown(report: ValidationReport, model: str, device: str, ledger: Sequence[LedgerEntry] = ()) -> str:
     """The verdict first, then limits, then the figures of baseline and candidate, then what was not measured."""
     verdict = "passed" if report.passed else "failed: " + "; ".join(line.sentence() for line in report.violations)
     rows = [f"| {' | '.join(row.values())} |" for row in budget_rows(report)]
@@ -33,11 +36,19 @@ def report_markdown(report: ValidationReport, model: str, device: str) -> str:
         "",
         *("| figure | limit | measured | margin | status |", "|---|---|---|---|---|", *rows, ""),
         *("| figure | float32 baseline | candidate |", "|---|---|---|", *figures, ""),
+        *_ledger(ledger),
         f"Source model: {_accuracy(report.source_accuracy)}. Latency: {report.latency_verdict}.",
         *(f"- not measured: {reason}" for reason in unknown),
         *(f"- {note}" for note in report.notes),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _ledger(entries: Sequence[LedgerEntry]) -> list[str]:
+    if not entries:
+        return []
+    lines = [LEDGER_HEADS, ("---",) * len(LEDGER_HEADS), *ledger_rows(entries)]
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
 def _figures(measured: Measurement) -> list[tuple[str, str]]:

@@ -11,8 +11,9 @@ from edgewright.measurement import (
     ValidationReport,
 )
 from edgewright.profile import Budget
+from edgewright.validate.accuracy import worst_class
 
-__all__ = ["benefit", "judge", "measurement_of"]
+__all__ = ["accuracy_fault", "benefit", "judge", "measurement_of"]
 
 _MB = 1 << 20
 # A file that is smaller by less than this share is not "smaller": names and padding alone move it that far.
@@ -84,8 +85,15 @@ def measurement_of(evaluation: Evaluation, performance: Performance, *, of_basel
     )
 
 
-def benefit(baseline: Evaluation, candidate: Evaluation, performance: Performance, max_drop_percent: float) -> Benefit:
-    """Whether the candidate is worth having instead of the baseline.
+def benefit(
+    baseline: Evaluation,
+    candidate: Evaluation,
+    performance: Performance,
+    max_drop_percent: float,
+    max_class_drop_percent: float | None = None,
+    causes: tuple[str, ...] = (),
+) -> Benefit:
+    """Whether the candidate is worth having instead of the baseline; ``causes`` say why it brings no more.
 
     No benefit where it is neither smaller (on disk or as a download) nor faster, or where its accuracy is worse than
     allowed by more than chance: the paired test rejects no loss, and the loss exceeds the limit.
@@ -102,18 +110,20 @@ def benefit(baseline: Evaluation, candidate: Evaluation, performance: Performanc
         )
         if gained
     ]
-    cause = _accuracy_fault(baseline, candidate, max_drop_percent)
+    cause = accuracy_fault(baseline, candidate, max_drop_percent) or _class_fault(candidate, max_class_drop_percent)
     useful = not cause and bool(gains)
+    why = "".join(f"; {said}" for said in causes)
     return Benefit(
         useful=useful,
-        cause=", ".join(gains) if useful else cause or _no_gain(size_ratio, download_ratio, performance),
+        cause=(", ".join(gains) if useful else cause or _no_gain(size_ratio, download_ratio, performance)) + why,
         size_ratio=size_ratio,
         download_ratio=download_ratio,
         latency_ratio=performance.ratio,
     )
 
 
-def _accuracy_fault(baseline: Evaluation, candidate: Evaluation, limit: float) -> str:
+def accuracy_fault(baseline: Evaluation, candidate: Evaluation, limit: float) -> str:
+    """Why the candidate's accuracy is not allowed: a loss above the limit that is more than chance; empty if it is."""
     drop = candidate.drop
     if drop is None or drop.percent <= limit or drop.p_value >= _SIGNIFICANT:
         return ""
@@ -122,6 +132,16 @@ def _accuracy_fault(baseline: Evaluation, candidate: Evaluation, limit: float) -
     return (
         f"accuracy falls by {drop.percent:.2f} percentage points (95% {drop.low_percent:.2f} to "
         f"{drop.high_percent:.2f}, p = {drop.p_value:.2g}), allowed is {limit:g}{where}"
+    )
+
+
+def _class_fault(candidate: Evaluation, limit: float | None) -> str:
+    worst = worst_class(candidate.per_class)
+    if worst is None or limit is None or worst.drop_percent <= limit:
+        return ""
+    return (
+        f"class '{worst.label}' loses {worst.drop_percent:.2f} percentage points on its {worst.rows} rows, "
+        f"allowed is {limit:g}"
     )
 
 
@@ -139,11 +159,18 @@ def _saving(ratio: float) -> str:
 
 
 def _lines(measured: Measurement, candidate: Evaluation, budget: Budget, drop_limit: float) -> tuple[BudgetLine, ...]:
+    worst = worst_class(candidate.per_class)
     held = (
         ("p95 latency", budget.max_latency_ms, measured.latency.p95_ms if measured.latency else None, "ms"),
         ("added memory", budget.max_memory_mb, measured.added_memory_mb, "MB"),
         ("size on disk", budget.max_size_mb, measured.artifact.size_bytes / _MB, "MB"),
         ("accuracy drop", drop_limit, candidate.drop.percent if candidate.drop else None, "percentage points"),
+        (
+            f"worst class drop ({worst.label})" if worst else "worst class drop",
+            budget.max_class_drop_percent,
+            worst.drop_percent if worst else None,
+            "percentage points",
+        ),
     )
     return tuple(_line(figure, limit, value, unit) for figure, limit, value, unit in held if limit is not None)
 

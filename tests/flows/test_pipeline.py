@@ -98,6 +98,16 @@ def test_measurements_and_artifacts_are_in_the_result(first: DeploymentResult) -
     assert DeploymentResult.model_validate_json(first.model_dump_json()) == first
 
 
+def test_the_ledger_has_the_baseline_and_every_technique_with_all_its_figures(first: DeploymentResult) -> None:
+    made = first.optimization
+    assert made is not None
+    assert [entry.stage for entry in made.ledger] == ["float32", *(s.technique for s in made.steps if s.exported)]
+    assert [entry.kept for entry in made.ledger[1:]] == [step.kept for step in made.steps if step.exported]
+    for entry in made.ledger:
+        assert (entry.accuracy is None) == (entry.latency is None) == (len(made.ledger) == 1)
+        assert 0 < entry.footprint.download_bytes < entry.footprint.size_bytes
+
+
 def test_unchanged_run_computes_nothing(
     first: DeploymentResult, asked: dict[str, Any], computed: Callable[[], list[str]]
 ) -> None:
@@ -149,7 +159,7 @@ def test_mlflow_has_parent_stages_and_registered_version(first: DeploymentResult
     nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     assert {child.info.run_name for child in nested} == set(STAGES)
     names = {f.path for f in client.list_artifacts(run.info.run_id)}
-    assert {"report.html", "report.json", "report.md", "report.png"} < names
+    assert {"ledger.csv", "report.html", "report.json", "report.md", "report.png"} < names
     champion = client.get_model_version_by_alias("cancer-edge_device", "champion")
     assert first.bundle is not None
     assert champion.tags["platform"] == "edge_device"

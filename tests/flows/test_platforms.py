@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from edgewright.child import run_in_child
 from edgewright.result import DeploymentResult
@@ -37,6 +38,22 @@ def _accuracy(result: DeploymentResult) -> float:
     return result.report.candidate.accuracy.value
 
 
+def _tracked(result: DeploymentResult, technique: str) -> dict[str, float]:
+    """What MLflow holds of a technique of this run."""
+    assert result.tracking is not None
+    client = MlflowClient(result.tracking.uri)
+    run = client.get_run(str(result.tracking.run_id))
+    (stage,) = client.search_runs(
+        [run.info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{run.info.run_id}' and attributes.run_name = 'optimize'",
+    )
+    (found,) = client.search_runs(
+        [run.info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{stage.info.run_id}' and attributes.run_name = '{technique}'",
+    )
+    return found.data.metrics
+
+
 @pytest.mark.parametrize(("platform", "form"), [("android", "tflite"), ("ios", "mlpackage"), ("edge_device", "onnx")])
 def test_int8_cnn_is_smaller_and_as_right_on_every_platform(digits: dict[str, Any], platform: str, form: str) -> None:
     result = deploy(**digits, platform=platform, channel=platform)
@@ -51,6 +68,12 @@ def test_int8_cnn_is_smaller_and_as_right_on_every_platform(digits: dict[str, An
     assert result.report is not None
     measured = result.report.candidate
     assert measured.parity.checked_by is not None
+    before, after = made.ledger
+    assert (before.stage, after.stage) == ("float32", "quantize")
+    assert after.footprint.bits_per_weight < 9 < before.footprint.bits_per_weight < 32
+    assert after.accuracy is not None
+    assert after.footprint.download_bytes == measured.download_bytes
+    assert _tracked(result, "quantize")["bits_per_weight"] == pytest.approx(after.footprint.bits_per_weight)
     if platform == "ios":
         assert measured.latency is None
         assert any("Core ML" in reason for reason in measured.not_measured)

@@ -3,7 +3,7 @@ import pytest
 
 from edgewright.artifact import ModelTask
 from edgewright.errors import InputError
-from edgewright.validate.accuracy import accuracy_of, compare_accuracy, per_class
+from edgewright.validate.accuracy import accuracy_of, compare_accuracy, per_class, worst_class
 
 TRUTH = np.array([0, 0, 1, 1, 2, 2, 2, 2])
 
@@ -50,6 +50,9 @@ def test_per_class_shows_which_class_lost() -> None:
         ("b", 2, 1.0, 1.0),
         ("c", 4, 1.0, 0.5),
     ]
+    worst = worst_class(table)
+    assert (worst.label, worst.drop_percent) == ("c", 50.0)
+    assert worst_class(()) is None
 
 
 def test_unusable_truth_is_refused() -> None:

@@ -44,8 +44,10 @@ def test_a_model_travels_as_ewz_and_comes_back(tmp_path: Path) -> None:
 def test_a_coded_model_is_kept_and_a_damaged_copy_is_not_used(tmp_path: Path, edgewright_home: Path) -> None:
     sparse_model(tmp_path / "m.onnx")
     packed = transfer_form(tmp_path / "m.onnx")
-    (kept,) = (home() / "transfer").rglob("*/*")
+    (kept,) = (home() / "transfer").rglob("packed")
     kept.write_bytes(packed[:-1] + b"\0\0")
+    assert transfer_form(tmp_path / "m.onnx") == packed
+    kept.with_name("parts.json").write_text("{}")
     assert transfer_form(tmp_path / "m.onnx") == packed
     assert edgewright_home in kept.parents
 

@@ -24,6 +24,8 @@ from edgewright.measurement import (
 )
 from edgewright.profile import Budget
 from edgewright.validate.report_page import report_html
+from edgewright.validate.summary import report_markdown
+from tests.validate.test_ledger import LEDGER
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
 ACCURACY = Accuracy(metric="accuracy", value=0.9, low=0.88, high=0.92, rows=1000)
@@ -101,7 +103,7 @@ class Checker(HTMLParser):
 
 @pytest.mark.parametrize(("passed", "ran"), [(True, True), (False, True), (True, False)])
 def test_page_is_whole_and_fetches_nothing(passed: bool, ran: bool) -> None:
-    page = report_html(report(passed=passed, ran=ran), model=HOSTILE, device="Pixel 8")
+    page = report_html(report(passed=passed, ran=ran), model=HOSTILE, device="Pixel 8", ledger=LEDGER)
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
@@ -160,3 +162,12 @@ def test_browser_shows_the_page_within_its_width(tmp_path: Path, width: int) -> 
     ).stdout
     assert "<title>fits</title>" in shown
     assert shown.count("<section>") == 10
+
+
+def test_the_ledger_is_a_table_and_a_waterfall_in_page_and_markdown() -> None:
+    page = report_html(report(), model="digits", device="Pixel 8", ledger=LEDGER)
+    assert "Bytes to download after each technique" in page
+    assert "<td>8.00</td>" in page
+    assert "Stage by stage" not in report_html(report(), model="digits", device="Pixel 8")
+    text = report_markdown(report(), "digits", "Pixel 8", LEDGER)
+    assert "| cluster (left out) | 4,096 | 1,500 |" in text

@@ -6,6 +6,7 @@ from edgewright.artifact import Artifact, Format
 from edgewright.measurement import (
     Accuracy,
     AccuracyDrop,
+    ClassAccuracy,
     Cost,
     Emulation,
     Evaluation,
@@ -143,3 +144,36 @@ def test_core_on_which_it_does_not_run_is_a_missed_limit() -> None:
         "emulated cortex-a53 1 failures misses its limit of 0 failures by 1"
     ]
     assert report.notes == ("cortex-a53: the process was ended by SIGILL", "a note")
+
+
+def test_a_class_that_loses_too_much_misses_its_limit_though_the_average_holds() -> None:
+    table = (
+        ClassAccuracy(label="churned", rows=40, source=0.9, candidate=0.7),
+        ClassAccuracy(label="stayed", rows=960, source=0.9, candidate=0.91),
+    )
+    candidate = evaluation(0.0).model_copy(update={"per_class": table})
+    report = judge(evaluation(), candidate, SAME, Budget(max_class_drop_percent=5), 1.0)
+    assert [line.sentence() for line in report.violations] == [
+        "worst class drop (churned) 20 percentage points misses its limit of 5 percentage points by 15"
+    ]
+    assert judge(evaluation(), candidate, SAME, NO_BUDGET, 1.0).passed
+    smaller = performance(cost(4 * MB, 3 * MB), cost(MB, MB))
+    found = benefit(evaluation(), candidate, smaller, 1.0, 5.0)
+    assert not found.useful
+    assert found.cause == "class 'churned' loses 20.00 percentage points on its 40 rows, allowed is 5"
+    assert benefit(evaluation(), candidate, smaller, 1.0).useful
+
+
+def test_a_class_limit_of_a_regressor_is_not_measured() -> None:
+    report = judge(evaluation(), evaluation(), SAME, Budget(max_class_drop_percent=5), 1.0)
+    assert [line.status for line in report.lines if line.figure == "worst class drop"] == ["not measured"]
+
+
+def test_causes_stand_beside_the_gain_and_beside_the_lack_of_one() -> None:
+    smaller = performance(cost(4 * MB, 3 * MB), cost(4 * MB, MB))
+    assert benefit(evaluation(), evaluation(), smaller, 1.0, None, ("zeros are dense",)).cause == (
+        "67% smaller to download; zeros are dense"
+    )
+    assert benefit(evaluation(), evaluation(), SAME, 1.0, None, ("zeros are dense",)).cause.endswith(
+        "; zeros are dense"
+    )
