@@ -189,7 +189,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
     def upkeep() -> None:
         while not ended.wait(options.interval):
-            print(json.dumps({"upkeep": asdict(device.tick())}), file=sys.stderr, flush=True)
+            print(json.dumps(_ticked(device)), file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=upkeep)
     thread.start()
@@ -205,9 +205,17 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         ended.set()
         thread.join()
         device.flush()
-        last = device.tick()
+        last = _ticked(device)
         device.close()
-    return {"answered": answered, "upkeep": asdict(last)}
+    return {"answered": answered, **last}
+
+
+def _ticked(device: Device) -> dict[str, Any]:
+    """One round of upkeep; one that fails, as on a damaged disk, must not end the rounds after it, nor the answers."""
+    try:
+        return {"upkeep": asdict(device.tick())}
+    except (EdgeRuntimeError, OSError) as e:
+        return {"upkeep_failed": str(e)}
 
 
 def _answered(device: Device, line: str) -> dict[str, Any]:

@@ -88,15 +88,8 @@ def create_app(
     served = _Served(bundles or [])
     counted = {"sync": 0, "records": 0, "repeated": 0, "predict": 0, "refused": 0, "offer_failures": 0}
 
-    async def device(authorization: Annotated[str, Header()] = "") -> str:
-        kind, _, token = authorization.partition(" ")
-        found = await run_in_threadpool(database.device_of, token) if kind == "Bearer" and token else None
-        if found is None:
-            counted["refused"] += 1
-            raise HTTPException(401, "an Authorization header with this device's token is needed")
-        return found
-
-    known = Annotated[str, Depends(device)]
+    callers = _Callers(database, counted)
+    known = Annotated[str, Depends(callers.device)]
 
     @app.post("/v1/sync")
     async def sync(request: Request, name: known) -> dict[str, Any]:
@@ -121,8 +114,8 @@ def create_app(
         return answer
 
     @app.get("/v1/devices")
-    def devices(_: known) -> list[dict[str, Any]]:
-        return [found.model_dump() for found in database.devices()]
+    def devices(only: Annotated[str | None, Depends(callers.visible)]) -> list[dict[str, Any]]:
+        return [found.model_dump() for found in database.devices() if only is None or found.id == only]
 
     @app.get("/healthz")
     def health() -> JSONResponse:
@@ -141,6 +134,35 @@ def create_app(
         return JSONResponse({"detail": str(error)}, 500)
 
     return app
+
+
+class _Callers:
+    """Who asks, by the token of the Authorization header."""
+
+    def __init__(self, database: Database, counted: dict[str, int]) -> None:
+        self._database, self._counted = database, counted
+
+    async def device(self, authorization: Annotated[str, Header()] = "") -> str:
+        """The device that asks; everybody else is refused."""
+        token = _token(authorization)
+        found = await run_in_threadpool(self._database.device_of, token) if token else None
+        if found is None:
+            self._counted["refused"] += 1
+            raise HTTPException(401, "an Authorization header with this device's token is needed")
+        return found
+
+    async def visible(self, authorization: Annotated[str, Header()] = "") -> str | None:
+        """The one device that the caller may see; None for an operator, who may see all."""
+        token = _token(authorization)
+        if token and await run_in_threadpool(self._database.is_operator, token):
+            return None
+        return await self.device(authorization)
+
+
+def _token(authorization: str) -> str:
+    """The bearer token of an Authorization header; empty where there is none (RFC 6750)."""
+    kind, _, token = authorization.partition(" ")
+    return token if kind == "Bearer" else ""
 
 
 async def _body(request: Request) -> bytes:

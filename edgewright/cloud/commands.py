@@ -38,3 +38,11 @@ def add_device(name: str, database: _Database = None) -> None:
     from edgewright.cloud.serve import add_device as register
 
     typer.echo(register(name, database))
+
+
+@cloud_app.command("add-operator")
+def add_operator(name: str, database: _Database = None) -> None:
+    """Register somebody who may list all devices, and print the token, which is shown this once."""
+    from edgewright.cloud.serve import add_operator as register
+
+    typer.echo(register(name, database))

@@ -27,6 +27,12 @@ _devices = sa.Table(
     sa.Column("last_seen_s", sa.Float),
     sa.Column("status", sa.Text, nullable=False, default="{}"),
 )
+_operators = sa.Table(
+    "operators",
+    _metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("token_sha256", sa.String(64), nullable=False, unique=True),
+)
 _records = sa.Table(
     "records",
     _metadata,
@@ -72,14 +78,21 @@ class Database:
         Raises:
             InputError: a name that is empty, too long, or taken.
         """
-        if not 0 < len(device) <= _MAX_NAME:
-            raise InputError(f"device name of {len(device)} characters: 1 to {_MAX_NAME} are allowed")
+        return self._registered("device", device, _devices, id=device, status="{}")
+
+    def add_operator(self, operator: str) -> str:
+        """Register somebody who may see all devices, and return the token; the same rules as for a device."""
+        return self._registered("operator", operator, _operators, name=operator)
+
+    def _registered(self, kind: str, name: str, table: sa.Table, /, **values: str) -> str:
+        if not 0 < len(name) <= _MAX_NAME:
+            raise InputError(f"{kind} name of {len(name)} characters: 1 to {_MAX_NAME} are allowed")
         token = secrets.token_urlsafe(32)
         try:
             with self._engine.begin() as connection:
-                connection.execute(_devices.insert().values(id=device, token_sha256=_hashed(token), status="{}"))
+                connection.execute(table.insert().values(token_sha256=_hashed(token), **values))
         except sa.exc.IntegrityError as e:
-            raise InputError(f"device '{device}' is registered already") from e
+            raise InputError(f"{kind} '{name}' is registered already") from e
         return token
 
     def device_of(self, token: str) -> str | None:
@@ -87,6 +100,12 @@ class Database:
         with self._engine.connect() as connection:
             found = connection.execute(sa.select(_devices.c.id).where(_devices.c.token_sha256 == _hashed(token)))
             return found.scalar_one_or_none()
+
+    def is_operator(self, token: str) -> bool:
+        """Whether a token is an operator's."""
+        with self._engine.connect() as connection:
+            found = connection.execute(sa.select(_operators.c.name).where(_operators.c.token_sha256 == _hashed(token)))
+            return found.scalar_one_or_none() is not None
 
     def receive(self, device: str, status: Mapping[str, Any], records: Sequence[tuple[str, Mapping[str, Any]]]) -> int:
         """Keep what a device sent, each key once; returns how many were new. Committed when this returns."""

@@ -8,7 +8,7 @@ from edgewright.errors import InputError
 from edgewright.store import home
 from edgewright_runtime.errors import EdgeRuntimeError
 
-__all__ = ["add_device", "default_database", "serve"]
+__all__ = ["add_device", "add_operator", "default_database", "serve"]
 
 
 def default_database() -> str:
@@ -26,6 +26,15 @@ def add_device(device: str, database: str | None = None) -> str:
     opened = Database(database or default_database())
     try:
         return opened.add_device(device)
+    finally:
+        opened.close()
+
+
+def add_operator(operator: str, database: str | None = None) -> str:
+    """Register somebody who may see all devices; the same as `add_device`."""
+    opened = Database(database or default_database())
+    try:
+        return opened.add_operator(operator)
     finally:
         opened.close()
 

@@ -222,6 +222,23 @@ def test_health_devices_and_metrics(serving: Serving, database: Database) -> Non
     assert "# TYPE edgewright_devices gauge\nedgewright_devices 1\n" in metrics
 
 
+def test_device_sees_itself_and_an_operator_all(serving: Serving, database: Database) -> None:
+    tokens = [database.add_device(name) for name in ("board-1", "board-2")]
+    operator = database.add_operator("anna")
+    url = serving()
+
+    def seen(token: str) -> list[str]:
+        return [device["id"] for device in json.loads(get(f"{url}/v1/devices", token)[1])]
+
+    assert [seen(token) for token in tokens] == [["board-1"], ["board-2"]]
+    assert seen(operator) == ["board-1", "board-2"]
+    assert get(f"{url}/v1/devices", "guessed")[0] == 401
+    with pytest.raises(RefusedError, match="401"):  # an operator is no device: nothing is counted for it
+        client(url, operator).post("/v1/sync", {"status": {}, "records": []})
+    with pytest.raises(InputError, match="operator 'anna' is registered already"):
+        database.add_operator("anna")
+
+
 def test_registering_twice_or_badly_is_one_clear_line(database: Database, tmp_path: Path) -> None:
     database.add_device("board")
 
@@ -254,11 +271,14 @@ def test_logged_predictions_arrive_as_they_were_made(
 def test_command_registers_a_device_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edgewright.cloud", "add-device", "board", "--database"]
     url = f"sqlite:///{tmp_path / 'c.db'}"
+    operator = [sys.executable, "-m", "edgewright.cloud", "add-operator", "anna", "--database", url]
+    token = subprocess.run(operator, capture_output=True, text=True, check=True).stdout.strip()
 
     first = subprocess.run([*command, url], capture_output=True, text=True, check=True)
     second = subprocess.run([*command, url], capture_output=True, text=True, check=False)
 
     opened = Database(url)
     assert opened.device_of(first.stdout.strip()) == "board"
+    assert opened.is_operator(token)
     opened.close()
     assert (second.returncode, second.stderr) == (1, "error: device 'board' is registered already\n")

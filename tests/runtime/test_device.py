@@ -511,3 +511,25 @@ def test_agent_answers_lines_and_keeps_what_it_logged(tmp_path: Path, repository
         check=True,
     )
     assert json.loads(status.stdout)["p95_ms"] > 0
+
+
+def test_agent_goes_on_where_a_round_of_upkeep_fails(tmp_path: Path, repository: str) -> None:
+    device(tmp_path, repository).close()
+    command = [sys.executable, "-m", "edgewright_runtime", "run", "--root", str(tmp_path / "device")]
+    with subprocess.Popen(
+        [*command, "--interval", "0.1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as agent:
+        assert agent.stderr is not None
+        assert json.loads(agent.stderr.readline())["upkeep"]["release"] == "stable.1"
+        (tmp_path / "device/releases/stable.1/release.json").write_bytes(b"rotten")
+        failed = next(line for line in agent.stderr if "upkeep_failed" in line)
+        again = next(line for line in agent.stderr if "upkeep_failed" in line)
+        answers, _ = agent.communicate(json.dumps(ROW) + "\n")
+
+    assert "not valid JSON" in failed
+    assert again == failed
+    assert json.loads(answers.splitlines()[0])["source"] == "edge"
