@@ -50,7 +50,15 @@ def monitor(
 
 def _track(health: Health, version: int, channel: str) -> None:
     now = int(time.time() * 1000)
-    figures = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "memory_mb", "accuracy", "confidence")
+    figures = (
+        "latency_p50_ms",
+        "latency_p95_ms",
+        "latency_p99_ms",
+        "memory_mb",
+        "cpu_percent",
+        "accuracy",
+        "confidence",
+    )
     series = {
         name: tuple((w.start_s * 1000, float(getattr(w, name))) for w in health.windows if getattr(w, name) is not None)
         for name in figures

@@ -19,7 +19,7 @@ _CRITICAL_RATIO = 1.5
 class Issue(Value):
     """One limit that a window misses; ``validated`` is the figure of the same kind at validation."""
 
-    kind: Literal["high_latency", "high_memory", "low_accuracy"]
+    kind: Literal["high_latency", "high_memory", "high_errors", "low_accuracy"]
     severity: Literal["warning", "critical"]
     release: str
     window_start_s: int
@@ -76,13 +76,16 @@ def _issues_of(window: Window, limits: MonitoringPlan, report: ValidationReport)
         latency = (window.latency_p95_ms, limits.max_latency_p95_ms, p95)
         memory = (window.memory_mb, limits.max_memory_mb, validated.added_memory_mb)
         issues += [_above("high_latency", window, latency, "ms p95"), _above("high_memory", window, memory, "MB")]
+    if window.predictions >= _LEAST_PREDICTIONS:
+        failed = (window.errors / window.predictions, limits.max_error_share, None)
+        issues.append(_above("high_errors", window, failed, "of the predictions failed"))
     if limits.enable_accuracy_monitoring:
         issues.append(_too_wrong(window, limits.min_accuracy, report))
     return [issue for issue in issues if issue]
 
 
 def _above(
-    kind: Literal["high_latency", "high_memory"],
+    kind: Literal["high_latency", "high_memory", "high_errors"],
     window: Window,
     figures: tuple[float | None, float | None, float | None],
     unit: str,

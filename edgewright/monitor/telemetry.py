@@ -25,10 +25,12 @@ class Window(Value):
     devices: int
     predictions: int
     fallbacks: int
+    errors: int
     latency_p50_ms: float | None
     latency_p95_ms: float | None
     latency_p99_ms: float | None
     memory_mb: float | None
+    cpu_percent: float | None
     labelled: int
     accuracy: float | None
     confidence: float | None
@@ -104,6 +106,7 @@ def _window(start: int, release: str, bundle: str, records: Sequence[TelemetryRe
         for record in records:
             latency.merge(record.latency)
     memory = [r.memory_mb for r in records if r.memory_mb is not None and plan.enable_performance_tracking]
+    cpu = [r.cpu_percent for r in records if r.cpu_percent is not None and plan.enable_performance_tracking]
     labelled = sum(r.labelled for r in records) if plan.enable_accuracy_monitoring else 0
     correct = sum(r.correct for r in records)
     return Window(
@@ -114,10 +117,12 @@ def _window(start: int, release: str, bundle: str, records: Sequence[TelemetryRe
         devices=len({r.device for r in records}),
         predictions=sum(r.predictions for r in records),
         fallbacks=sum(r.fallbacks for r in records),
+        errors=sum(r.errors for r in records),
         latency_p50_ms=latency.quantile(0.5),
         latency_p95_ms=latency.quantile(0.95),
         latency_p99_ms=latency.quantile(0.99),
         memory_mb=max(memory, default=None),
+        cpu_percent=max(cpu, default=None),
         labelled=labelled,
         accuracy=correct / labelled if labelled else None,
         confidence=_mean_confidence(records) if plan.enable_accuracy_monitoring else None,

@@ -65,8 +65,8 @@ def test_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 def test_devices_are_merged_into_windows_by_release() -> None:
     records = [
-        record(1.0, device="d1", start_s=605),
-        record(3.0, device="d2", start_s=610),
+        record(1.0, device="d1", start_s=605, errors=1, cpu_percent=30.0),
+        record(3.0, device="d2", start_s=610, errors=3),
         record(1.0, start_s=905),
         record(1.0, start_s=605, release="stable.2"),
     ]
@@ -80,6 +80,7 @@ def test_devices_are_merged_into_windows_by_release() -> None:
     ]
     assert windows[0].latency_p95_ms == pytest.approx(3.0, rel=0.011)
     assert windows[0].accuracy == pytest.approx(0.9)
+    assert (windows[0].errors, windows[0].cpu_percent) == (4, 30.0)
 
 
 def test_healthy_telemetry_has_no_issues(validated: ValidationReport) -> None:
@@ -98,6 +99,15 @@ def test_latency_memory_and_accuracy_are_held_against_validation(validated: Vali
     assert by_kind["high_latency"].severity == "warning"
     assert by_kind["high_memory"].severity == "critical"
     assert by_kind["low_accuracy"].validated == 0.9
+
+
+def test_model_that_fails_in_the_field_is_an_issue(validated: ValidationReport) -> None:
+    windows = summarize([record(errors=8)], MonitoringPlan())
+
+    (issue,) = find_issues(windows, MonitoringPlan(), validated)
+
+    assert (issue.kind, issue.severity, issue.value, issue.limit) == ("high_errors", "critical", 0.08, 0.05)
+    assert issue.message == "stable.1: 0.08 of the predictions failed over 100 predictions, limit 0.05"
 
 
 def test_budget_is_the_limit_where_there_is_one(validated: ValidationReport) -> None:
