@@ -28,6 +28,7 @@ import edgewright_runtime
 from benchmarks.local_cloud import running_cloud
 from edgewright.deploy import publish
 from edgewright.deploy.patches import encoders
+from edgewright.validate.download import transfer_form
 from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.hybrid import Hybrid
 from edgewright_runtime.manifest import Monitoring
@@ -59,7 +60,7 @@ def main() -> None:
             "memory_mb": memory(home),
             "logged_per_s": logging(home, options.scale),
             "sync_per_s": syncing(home, int(20_000 * options.scale)),
-            "patch_bytes": patches(),
+            "patch_bytes": patches(home),
             "faults": _faults(),
             "networks": _recorded("networks.json"),
         }
@@ -227,8 +228,11 @@ def _rate(count: int, work: Callable[[], object]) -> float:
     return round(count / (time.perf_counter() - began), 1)
 
 
-def patches() -> dict[str, dict[str, int]]:
-    """Bytes of each way to bring a device from one version of a digits classifier to the next."""
+def patches(home: Path) -> dict[str, dict[str, int]]:
+    """Bytes of each way to bring a device from one version of a digits classifier to the next.
+
+    ``full_release`` is what a release sends where no patch applies: the smaller of ``.ewz`` and xz.
+    """
     base, tuned, head = _trained()
     scales = {name: float(np.abs(w).max()) / 127 for name, w in base.items() if w.ndim == 2}
     own = {name: float(np.abs(w).max()) / 127 for name, w in tuned.items() if w.ndim == 2}
@@ -238,15 +242,17 @@ def patches() -> dict[str, dict[str, int]]:
         "int8_frozen_scales": (_onnx(base, scales), _onnx(tuned, scales)),
         "int8_new_scales": (_onnx(base, scales), _onnx(tuned, own)),
     }
-    return {name: _sizes(*pair) for name, pair in pairs.items()}
+    return {name: _sizes(*pair, home) for name, pair in pairs.items()}
 
 
-def _sizes(old: bytes, new: bytes) -> dict[str, int]:
+def _sizes(old: bytes, new: bytes, home: Path) -> dict[str, int]:
     import zstandard
 
+    (home / "new.onnx").write_bytes(new)
     found = {"full_zstd_19": len(zstandard.ZstdCompressor(level=19).compress(new)), "full_xz": len(lzma.compress(new))}
     found |= {codec: len(build("m.onnx", old, new)) for codec, build in encoders().items()}
     found["zstd_patch_from"] = found.pop("zstd")
+    found["full_release"] = len(transfer_form(home / "new.onnx"))
     return found
 
 

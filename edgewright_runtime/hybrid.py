@@ -5,6 +5,7 @@ Without a cloud client the same class is the device-only pattern.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -95,21 +96,15 @@ class Hybrid:
         """
         began = time.perf_counter()
         try:
-            answer = edge = self._on_edge(raw)
+            answer = self._on_edge(raw)
         except InputRejectedError:
             raise
         except Exception as e:  # whatever the runtime raised, the application goes on
             return self._stand_in(e, began)
         if self._cloud is not None and answer.confidence is not None and answer.confidence < self._policy.threshold:
-            answer = self._asked(raw, edge, began)
+            answer = self._asked(raw, answer, began)
         self._last_good = answer
-        return replace(
-            answer,
-            latency_ms=_since(began),
-            model_ms=edge.model_ms,
-            model_label=edge.label,
-            model_probability=max(edge.scores) if edge.label is not None else None,
-        )
+        return replace(answer, latency_ms=_since(began))
 
     def _on_edge(self, raw: Any) -> Answer:
         with self._interpreter:
@@ -121,14 +116,13 @@ class Hybrid:
         return self._answer(prediction, model_ms)
 
     def _answer(self, prediction: Prediction, model_ms: float) -> Answer:
-        if not np.isfinite(prediction.scores).all():
-            raise EdgeRuntimeError("the model answered with NaN or infinity")
         if not prediction.labels:
-            return Answer("edge", None, (float(prediction.scores[0]),), None, 0.0, self._model, model_ms)
+            scores = _finite(prediction.scores)
+            return Answer("edge", None, scores, None, 0.0, self._model, model_ms)
         shown = calibrated(prediction.scores, self._predictor.manifest.calibration)
         confidence = float(_MEASURES[self._policy.measure](shown)[0])
-        scores = tuple(float(s) for s in shown[0])
-        return Answer("edge", prediction.labels[0], scores, confidence, 0.0, self._model, model_ms)
+        scores, label = _finite(shown[0]), prediction.labels[0]
+        return Answer("edge", label, scores, confidence, 0.0, self._model, model_ms, label, max(scores))
 
     def _asked(self, raw: Any, edge: Answer, began: float) -> Answer:
         """The cloud's answer if it comes within the budget and fits this model, else the edge's, marked so."""
@@ -153,25 +147,34 @@ class Hybrid:
         if not box:
             return fallback
         try:
-            return self._from_cloud(box[0], len(edge.scores))
+            return self._from_cloud(box[0], edge)
         except IntegrityError:
             return fallback
 
-    def _from_cloud(self, answer: CloudAnswer, classes: int) -> Answer:
+    def _from_cloud(self, answer: CloudAnswer, edge: Answer) -> Answer:
+        classes = len(edge.scores)
         scores = np.asarray([answer.scores])
         if scores.shape[1] != classes or scores.min() < 0 or abs(scores.sum() - 1) > 0.01:
             raise IntegrityError(f"the cloud's answer is no distribution over {classes} classes")
         labels = self._predictor.manifest.labels or tuple(str(i) for i in range(classes))
         confidence = float(_MEASURES[self._policy.measure](scores)[0])
         best = labels[int(scores.argmax())]
-        return Answer("cloud", best, answer.scores, confidence, 0.0, f"{answer.model}.{answer.version}")
+        own = (edge.model_ms, edge.model_label, edge.model_probability)
+        return Answer("cloud", best, answer.scores, confidence, 0.0, f"{answer.model}.{answer.version}", *own)
 
     def _stand_in(self, cause: Exception, began: float) -> Answer:
         for source, answer in (("last_good", self._last_good), ("default", self._default)):
             if answer is not None:
-                seen = {"model_ms": None, "model_label": None, "model_probability": None}
-                return replace(answer, source=source, latency_ms=_since(began), **seen)  # type: ignore[arg-type]
+                own = replace(answer, model_ms=None, model_label=None, model_probability=None)
+                return replace(own, source=source, latency_ms=_since(began))
         raise EdgeRuntimeError(f"the model failed and there is no earlier or default answer: {cause}") from cause
+
+
+def _finite(scores: np.ndarray) -> tuple[float, ...]:
+    found = tuple(float(score) for score in scores)
+    if not math.isfinite(sum(found)):
+        raise EdgeRuntimeError("the model answered with NaN or infinity")
+    return found
 
 
 def _since(began: float) -> float:
