@@ -22,6 +22,7 @@ __all__ = [
     "Platform",
     "Policy",
     "SshConnection",
+    "Step",
     "device_names",
     "first_fault",
     "load_device",
@@ -55,11 +56,17 @@ class Budget(Value):
     )
 
 
+Step = Literal["fewer_threads", "cheaper_model", "longer_interval"]
+
+
 class Policy(Value):
     """When a device should do less: the device runtime steps down beyond these; None sets no limit."""
 
     max_temperature_c: float | None = Field(None, gt=0, description="Hottest sensor, degrees Celsius.")
     min_battery_percent: float | None = Field(None, ge=0, le=100, description="Battery below which to do less.")
+    steps: tuple[Step, ...] = Field(
+        ("fewer_threads", "cheaper_model", "longer_interval"), description="What is done then, one after another."
+    )
 
 
 class Kernels(Value):

@@ -1,12 +1,10 @@
 """What a device records, and the limits its figures are held against."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from edgewright.artifact import Value
 from edgewright.measurement import ValidationReport
-from edgewright.profile import Policy
+from edgewright.profile import Policy, Step
 from edgewright_runtime.manifest import Monitoring
 
 __all__ = ["MonitoringPlan"]
@@ -35,14 +33,13 @@ class MonitoringPlan(Value):
     min_confidence: float | None = Field(
         None, ge=0, le=1, description="Confidence (0-1) below which the cloud is asked."
     )
-    steps: tuple[Literal["fewer_threads", "cheaper_model", "longer_interval"], ...] = Field(
-        ("fewer_threads", "cheaper_model", "longer_interval"),
-        description="What the device does under heat or with a low battery, one after another.",
+    steps: tuple[Step, ...] | None = Field(
+        None, description="What the device does under heat or with a low battery; its profile's if empty."
     )
 
     def with_limits_of(self, report: ValidationReport, policy: Policy | None = None) -> "MonitoringPlan":
-        """The plan with every open limit filled: the budget's where there is one, else from what was measured; heat and
-        battery by the device profile's policy.
+        """The plan with every open limit filled: the budget's where there is one, else from what was measured; heat,
+        battery and what is done then by the device profile's policy.
         """
         budget, found = report.budget, report.candidate
         latency = budget.max_latency_ms or (found.latency.p95_ms * _LATENCY_HEADROOM if found.latency else None)
@@ -56,9 +53,11 @@ class MonitoringPlan(Value):
                 "min_accuracy": self.min_accuracy or accuracy,
                 "max_temperature_c": self.max_temperature_c or (policy.max_temperature_c if policy else None),
                 "min_battery_percent": self.min_battery_percent or (policy.min_battery_percent if policy else None),
+                "steps": self.steps if self.steps is not None or policy is None else policy.steps,
             }
         )
 
     def on_device(self) -> Monitoring:
         """The plan as the manifest and the release hold it."""
-        return Monitoring(**self.model_dump())
+        settled = {name: value for name, value in self.model_dump().items() if name != "steps" or value is not None}
+        return Monitoring(**settled)

@@ -85,7 +85,9 @@ def test_rollback_needs_a_version_that_is_there_and_older(tmp_path: Path, table_
 
 
 def test_plan_travels_in_the_release(tmp_path: Path, table_bundle: Bundle) -> None:
-    plan = MonitoringPlan(window_s=60, enable_accuracy_monitoring=False, max_latency_p95_ms=7)
+    plan = MonitoringPlan(
+        window_s=60, enable_accuracy_monitoring=False, max_latency_p95_ms=7, steps=("longer_interval",)
+    )
 
     publish(table_bundle, str(tmp_path), "stable", monitoring=plan)
 
