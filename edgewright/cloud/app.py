@@ -154,9 +154,8 @@ class _Callers:
     async def visible(self, authorization: Annotated[str, Header()] = "") -> str | None:
         """The one device that the caller may see; None for an operator, who may see all."""
         token = _token(authorization)
-        if token and await run_in_threadpool(self._database.is_operator, token):
-            return None
-        return await self.device(authorization)
+        operator = await run_in_threadpool(self._database.is_operator, token)
+        return None if operator else await self.device(authorization)
 
 
 def _token(authorization: str) -> str:
