@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import threading
 import time
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--repository", help="release repository to take updates from")
     run.add_argument("--channel", default="stable")
     run.add_argument("--interval", type=float, default=60.0, help="seconds between two rounds of upkeep")
+    run.add_argument("--upkeep-only", action="store_true", help="read no rows: another process answers")
     return parser
 
 
@@ -180,7 +182,7 @@ def _sync(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    """Answers go to stdout and upkeep to stderr, one JSON a line, until stdin ends."""
+    """Answers go to stdout and upkeep to stderr, one JSON a line, until stdin ends or SIGTERM comes."""
     from edgewright_runtime.device import Device, Settings
 
     settings = Settings(options.root, options.repository, options.channel, _client(options))
@@ -194,7 +196,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     thread = threading.Thread(target=upkeep)
     thread.start()
     answered = 0
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _ended)  # how a service manager stops it: the last window is not lost
     try:
+        if options.upkeep_only:
+            ended.wait()
         for line in sys.stdin:
             began = time.monotonic()
             print(json.dumps(_answered(device, line)), flush=True)
@@ -208,6 +214,10 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         last = _ticked(device)
         device.close()
     return {"answered": answered, **last}
+
+
+def _ended(*_: object) -> None:
+    sys.exit(0)
 
 
 def _ticked(device: Device) -> dict[str, Any]:

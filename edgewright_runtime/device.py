@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from edgewright_runtime.backends import installed_runtimes
 from edgewright_runtime.errors import (
     EdgeRuntimeError,
     InputRejectedError,
@@ -340,7 +341,10 @@ class Device:
         if self.settings.levels is None:
             current = self._current_model()
             plan = self.installation.installed(current.release).release.monitoring
-            self._levels = levels_of(plan.steps, current.manifest.runtime.threads, current.latency_p95_ms)
+            models = [
+                model for model in self.registry.models() if model.fits(Constraints(runtimes=installed_runtimes()))
+            ]
+            self._levels = levels_of(plan.steps, current, models)
             self._level = min(self._level, len(self._levels) - 1)
         level = self._levels[self._level]
         return _Active(self, self._chosen(level), level)
@@ -350,7 +354,11 @@ class Device:
         if level.max_latency_ms is None and level.max_memory_mb is None:
             return self._current_model()
         return self.registry.best_model(
-            Constraints(max_latency_ms=level.max_latency_ms, max_memory_mb=level.max_memory_mb)
+            Constraints(
+                max_latency_ms=level.max_latency_ms,
+                max_memory_mb=level.max_memory_mb,
+                runtimes=installed_runtimes(),
+            )
         )
 
     def _current_model(self) -> Model:

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgewright_runtime.confidence import population_stability_index, stability_index_by_chance, wilson_high
 from edgewright_runtime.manifest import Calibration, Monitoring
+from edgewright_runtime.registry import Constraints, Model
 from edgewright_runtime.sensors import Reading
 from edgewright_runtime.telemetry import TelemetryRecord
 
@@ -207,18 +208,20 @@ class Level:
     interval_s: float = 0.0
 
 
-def levels_of(steps: Sequence[str], threads: int, latency_p95_ms: float | None) -> tuple[Level, ...]:
+def levels_of(steps: Sequence[str], current: Model, models: Sequence[Model]) -> tuple[Level, ...]:
     """Normal operation, and a level more for each step, which keeps the steps before it.
 
-    A step that would change nothing (one thread only, no measured latency to be below) makes no level.
+    A step that would change nothing (one thread only, no faster one among the ``models`` that are here) makes no level.
     """
+    threads = current.manifest.runtime.threads
+    faster_ms = _CHEAPER_SHARE * (current.latency_p95_ms or 0.0)
     levels = [Level("normal", threads=threads)]
     for step in steps:
         last = levels[-1]
         if step == "fewer_threads" and threads > 1:
             levels.append(replace(last, name=step, threads=threads // 2))
-        elif step == "cheaper_model" and latency_p95_ms is not None:
-            levels.append(replace(last, name=step, max_latency_ms=_CHEAPER_SHARE * latency_p95_ms))
+        elif step == "cheaper_model" and any(model.fits(Constraints(max_latency_ms=faster_ms)) for model in models):
+            levels.append(replace(last, name=step, max_latency_ms=faster_ms))
         elif step == "longer_interval":
             levels.append(replace(last, name=step, interval_s=_LONGER_INTERVAL_S))
     return tuple(levels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError
 from edgewright_runtime.manifest import Kernels, TensorSpec
 
-__all__ = ["Arrays", "Backend", "load", "run_rows"]
+__all__ = ["Arrays", "Backend", "installed_runtimes", "load", "run_rows"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -31,6 +32,17 @@ class Backend(Protocol):
     def infer(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """As `run`, unchecked: for feeds of the same shapes and dtypes as those that `run` took last."""
         ...
+
+
+# By the name in a manifest: any of these packages loads its models.
+_PACKAGES = {"onnxruntime": ("onnxruntime",), "litert": ("ai_edge_litert", "tflite_runtime")}
+
+
+def installed_runtimes() -> frozenset[str]:
+    """The inference runtimes that are here, by the names that manifests use; none is imported."""
+    return frozenset(
+        name for name, packages in _PACKAGES.items() if any(find_spec(package) is not None for package in packages)
+    )
 
 
 def load(

@@ -7,7 +7,7 @@ import pytest
 
 from edgewright import profile
 from edgewright.package import Bundle
-from edgewright_runtime.backends import load, run_rows
+from edgewright_runtime.backends import installed_runtimes, load, run_rows
 from edgewright_runtime.backends.litert import _by_number
 from edgewright_runtime.backends.onnx import _providers
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError
@@ -158,3 +158,9 @@ def test_bundle_takes_threads_and_kernels_of_the_profile_to_the_device(tmp_path:
     options = opened.backend._session.get_session_options()
     assert (options.intra_op_num_threads, options.get_session_config_entry("mlas.disable_kleidiai")) == (2, "1")
     assert Predictor(opened.folder, threads=1).threads == 1
+
+
+def test_installed_runtimes_go_by_the_names_of_manifests(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert installed_runtimes() == {"onnxruntime", "litert"}
+    monkeypatch.setattr("edgewright_runtime.backends.find_spec", lambda name: name == "tflite_runtime" or None)
+    assert installed_runtimes() == {"litert"}

@@ -31,9 +31,10 @@ from edgewright_runtime.golden import check_bundle
 from edgewright_runtime.hybrid import Answer, Policy
 from edgewright_runtime.installation import Installation
 from edgewright_runtime.predictor import Predictor
+from edgewright_runtime.registry import Registry
 from edgewright_runtime.sensors import Reading
 from edgewright_runtime.updater import Updater
-from edgewright_runtime.watch import Level, Limits
+from edgewright_runtime.watch import Level, Limits, levels_of
 from tests.bundles import report, table_parts, table_rows
 from tests.runtime.loopback import answering, serving, slowly
 
@@ -409,6 +410,27 @@ def test_heat_steps_down_as_the_profile_says_and_cool_air_back_up(two_models: Pa
     assert seen == [*down, *[slower] * 4, *up]
 
 
+def test_step_that_would_change_nothing_is_left_out(two_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(Installation(two_models / "device"))
+    small, current = registry.models()
+    steps = ("longer_interval", "fewer_threads", "cheaper_model")
+
+    assert [
+        (v.name, v.interval_s, v.threads, v.max_latency_ms) for v in levels_of(steps, current, [small, current])
+    ] == [
+        ("normal", 0.0, 2, None),
+        ("longer_interval", 1.0, 2, None),
+        ("fewer_threads", 1.0, 1, None),
+        ("cheaper_model", 1.0, 1, pytest.approx(7.2)),
+    ]
+    assert [v.name for v in levels_of(steps, small, [small, current])] == ["normal", "longer_interval", "fewer_threads"]
+    assert [v.name for v in levels_of((), current, [small])] == ["normal"]
+
+    monkeypatch.setattr("edgewright_runtime.device.installed_runtimes", lambda: frozenset({"litert"}))
+    seen = heated(device(two_models, None), [90] * 3, busy=False)
+    assert [level for level, *_ in seen] == ["normal", "fewer_threads", "longer_interval"], "nothing runs the small one"
+
+
 def test_level_without_a_model_is_passed_over(tmp_path: Path, repository: str) -> None:
     levels = (Level("normal"), Level("cheaper", max_latency_ms=0.001), Level("slow", interval_s=2))
     running = device(tmp_path, repository, levels=levels, limits=Limits(temperature_c=80))
@@ -499,6 +521,30 @@ def test_agent_answers_lines_and_keeps_what_it_logged(tmp_path: Path, repository
         check=True,
     )
     assert json.loads(status.stdout)["p95_ms"] > 0
+
+
+@pytest.mark.parametrize("upkeep_only", [False, True])
+def test_agent_that_is_terminated_keeps_its_last_window(tmp_path: Path, repository: str, upkeep_only: bool) -> None:
+    device(tmp_path, repository).close()
+    command = [sys.executable, "-m", "edgewright_runtime", "run", "--root", str(tmp_path / "device")]
+    options = ["--interval", "0.1", *(["--upkeep-only"] if upkeep_only else [])]
+    with subprocess.Popen(
+        [*command, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as agent:
+        assert agent.stdin is not None
+        assert agent.stdout is not None
+        assert agent.stderr is not None
+        if not upkeep_only:
+            agent.stdin.write(json.dumps(ROW) + "\n")
+            agent.stdin.flush()
+            assert json.loads(agent.stdout.readline())["source"] == "edge"
+        assert "upkeep" in agent.stderr.readline()
+        agent.terminate()
+        assert agent.wait(30) == 0
+
+    again = device(tmp_path, None)
+    assert [window["predictions"] for window in logged(again, "telemetry")] == ([] if upkeep_only else [1])
+    again.close()
 
 
 def test_agent_goes_on_where_a_round_of_upkeep_fails(tmp_path: Path, repository: str) -> None:

@@ -8,7 +8,7 @@ from edgewright_runtime.manifest import Calibration, Monitoring
 from edgewright_runtime.sensors import Reading, Sensors
 from edgewright_runtime.sketch import QuantileSketch
 from edgewright_runtime.telemetry import TelemetryRecord
-from edgewright_runtime.watch import Issue, Level, Limits, Watch, levels_of, step_for
+from edgewright_runtime.watch import Issue, Level, Limits, Watch, step_for
 
 LIMITS = Limits(latency_p95_ms=10, memory_mb=50, accuracy=0.8)
 
@@ -161,21 +161,6 @@ def test_plan_sets_every_limit() -> None:
     limits = Limits.of(plan)
 
     assert limits == Limits(1, 2, 0.3, 0.4, 7, 8, 9, 0.6, 0.5)
-
-
-def test_levels_take_the_profiles_steps_one_after_another() -> None:
-    steps = ("longer_interval", "fewer_threads", "cheaper_model")
-
-    levels = levels_of(steps, threads=4, latency_p95_ms=10.0)
-
-    assert [(v.name, v.interval_s, v.threads, v.max_latency_ms) for v in levels] == [
-        ("normal", 0.0, 4, None),
-        ("longer_interval", 1.0, 4, None),
-        ("fewer_threads", 1.0, 2, None),
-        ("cheaper_model", 1.0, 2, 8.0),
-    ]
-    assert [v.name for v in levels_of(steps, threads=1, latency_p95_ms=None)] == ["normal", "longer_interval"]
-    assert [v.name for v in levels_of((), threads=4, latency_p95_ms=1.0)] == ["normal"]
 
 
 def write(root: Path, name: str, text: str) -> None:
