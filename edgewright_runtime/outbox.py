@@ -204,18 +204,21 @@ class Outbox:
             except sqlite3.Error as e:
                 if _is_damage(e):
                     self._db.close()
+                    self._db = None  # a new one is begun at the next use
                     self._put_aside()
-                    self._db = self._prepared()
                 raise OutboxError(f"outbox {self._path.name}: {e}") from e
 
     def _opened(self) -> Any:
         try:
-            return self._prepared()
-        except sqlite3.DatabaseError as e:
-            if not _is_damage(e):
-                raise OutboxError(f"outbox {self._path}: cannot be opened: {e}") from e
-            self._put_aside()
-            return self._prepared()
+            try:
+                return self._prepared()
+            except sqlite3.DatabaseError as e:
+                if not _is_damage(e):
+                    raise
+                self._put_aside()
+                return self._prepared()
+        except (sqlite3.Error, OSError) as e:
+            raise OutboxError(f"outbox {self._path}: cannot be opened: {e}") from e
 
     def _prepared(self) -> Any:
         db = self._connect(self._path)

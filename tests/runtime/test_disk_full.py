@@ -81,8 +81,9 @@ def test_full_disk_keeps_inference_going_and_loses_nothing_that_was_logged(
     device.close()
 
 
+@pytest.mark.parametrize("damaged", [False, True])
 def test_device_starts_and_answers_on_a_full_disk(
-    disk: Path, tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle
+    disk: Path, tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle, damaged: bool
 ) -> None:
     repository, root = str(tmp_path / "repository"), disk / "device"
     publish(table_bundle, repository, "stable", monitoring=EASY)
@@ -92,6 +93,8 @@ def test_device_starts_and_answers_on_a_full_disk(
     assert Installation(root).trial_starts() == 0
     for name in ("outbox.db", "outbox.db-wal", "outbox.db-shm"):
         (root / name).unlink(missing_ok=True)
+    if damaged:
+        (root / "outbox.db").write_bytes(b"no database at all" * 1000)
     ballast = fill(disk)
 
     device = Device(Settings(root, repository))

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -104,6 +105,24 @@ def test_damage_in_the_middle_is_noticed(tmp_path: Path) -> None:
     assert again.set_aside.exists()
     again.add({"n": 1})
     assert len(bodies(again)) == 1
+
+
+def test_damage_found_while_in_use_is_set_aside_too(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+    outbox.add_many([{"n": "x" * 500}] * 200)
+    with sqlite3.connect(tmp_path / "o.db") as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    other.close()
+    content = bytearray((tmp_path / "o.db").read_bytes())
+    content[4096:] = os.urandom(len(content) - 4096)
+    (tmp_path / "o.db").write_bytes(content)
+
+    with pytest.raises(OutboxError):
+        outbox.batch()
+    outbox.add({"n": 1})
+
+    assert outbox.set_aside is not None
+    assert bodies(outbox) == [{"n": 1}]
 
 
 _FULL_DISK = """
