@@ -6,6 +6,7 @@ from typing import Any
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
+from edgewright.errors import UnsupportedError
 from edgewright.export.declared import checked
 from edgewright.export.refusal import quantization_arguments
 from edgewright.export.reuse import reuse
@@ -16,6 +17,11 @@ from edgewright.store import Store
 __all__ = ["export"]
 
 _CHILD = "edgewright.export.onnx_runtime"
+_CHANGES = {
+    Precision.FLOAT16: "to_float16",
+    Precision.INT8: "quantize",
+    Precision.DYNAMIC_INT8: "quantize_dynamically",
+}
 _RUNTIME = "onnxruntime"
 _RUNTIME_FLOOR = "1.14"
 
@@ -31,20 +37,15 @@ def export(
     quantization: Quantize,
 ) -> Exported:
     """An `.onnx` with a free batch axis, optimized offline by the passes that hold for every processor."""
-    artifact = _float32(model, store)
-    match precision:
-        case Precision.FLOAT16:
-            artifact = _made_of(artifact, model.name, store, "to_float16", {})
-        case Precision.INT8:
+    artifact, said = _float32(model, store), list[str]()
+    if precision is not Precision.FLOAT32:
+        arguments: dict[str, Any] = {}
+        if precision is Precision.INT8:
             arguments = {"dataset": str(dataset.artifact.path), "instruction_set": instruction_set}
             arguments |= quantization_arguments(model, quantization)
-            artifact = _made_of(artifact, model.name, store, "quantize", arguments)
-        case Precision.DYNAMIC_INT8:
-            artifact = _made_of(artifact, model.name, store, "quantize_dynamically", {})
-        case Precision.FLOAT32:
-            pass
+        artifact, said = _smaller(model, artifact, store, _CHANGES[precision], arguments)
     declared = checked(model, artifact, dataset, precision)
-    notes, needed = declared.notes, ""
+    notes, needed = (*declared.notes, *said), ""
     if options.ort_format:
         artifact, needed = _ort(artifact, model.name, store, instruction_set)
         notes = (*notes, *checked(model, artifact, dataset, precision).notes)
@@ -61,8 +62,23 @@ def export(
     )
 
 
-def _float32(model: ImportedModel, store: Store) -> Artifact:
-    untouched = model.graph is None or model.graph.parent == model.onnx.digest
+def _smaller(
+    model: ImportedModel, base: Artifact, store: Store, change: str, arguments: dict[str, Any]
+) -> tuple[Artifact, list[str]]:
+    """The changed file; of the torch graph where the source's own operators (``ai.onnx.ml``) take no fewer bits."""
+    try:
+        return _made_of(base, model.name, store, change, arguments), []
+    except UnsupportedError:
+        if model.graph is None or base.parent == model.graph.digest:
+            raise
+    by_graph = _float32(model, store, by_graph=True)
+    made = _made_of(by_graph, model.name, store, change, arguments)
+    return made, ["made by way of the torch graph: the source's own ONNX operators take no fewer bits"]
+
+
+def _float32(model: ImportedModel, store: Store, *, by_graph: bool = False) -> Artifact:
+    """The optimized float32 file: ONNX to ONNX where the graph is the untouched import, unless asked for the graph."""
+    untouched = model.graph is None or (model.graph.parent == model.onnx.digest and not by_graph)
     start = model.onnx if untouched or model.graph is None else model.graph
 
     def convert(path: Path) -> None:

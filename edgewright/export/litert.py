@@ -11,6 +11,7 @@ from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import tflite, tflite_metadata
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.refusal import unsupported_precision
+from edgewright.export.scaling import Step, feature_scaling
 from edgewright.export.weight_match import weights_of_layers
 from edgewright.optimize.ranges import streamed_ranges
 from edgewright.recipe import Calibration
@@ -78,6 +79,8 @@ def quantize(
 
     work = quantizer.Quantizer(source)
     _recipe(work, Precision(precision), integer_tensors=integer_tensors)
+    if precision == Precision.INT8:
+        _keep_scaling_float(work, Path(source))
     if float_layers:
         _keep_float(work, Path(source), Path(graph), float_layers)
     ranges = None
@@ -118,13 +121,47 @@ def _recipe(work: Any, precision: Precision, *, integer_tensors: bool) -> None:
             raise UnsupportedError(f"LiteRT files are not quantized to {precision}")
 
 
-def _keep_float(work: Any, source: Path, graph: Path, layers: Sequence[str]) -> None:
-    """A recipe of its own for each operator that computes one of the layers: leave it as it is."""
+def _keep_scaling_float(work: Any, source: Path) -> None:
+    """See `edgewright.export.scaling`."""
+    model = tflite.load(source)
+    graph = model.subgraphs[0]
+    inputs = [graph.tensors[i].name.decode() for i in graph.inputs]
+    for step in feature_scaling((_step(model, operator) for operator in graph.operators), inputs):
+        _leave_float(work, step.results[0], step.kind)
+
+
+def _step(model: Any, operator: Any) -> Step:
+    tensors = model.subgraphs[0].tensors
+    given = [tensors[i] for i in operator.inputs if i >= 0]
+    held = [model.buffers[tensor.buffer].data for tensor in given]
+    return Step(
+        kind=tflite.operator_name(model, operator),
+        values=tuple(tensor.name.decode() for tensor, data in zip(given, held, strict=True) if data is None),
+        constants=tuple(
+            data.view("<f4")
+            for tensor, data in zip(given, held, strict=True)
+            if data is not None and tflite.DTYPES[tensor.type] == "float32"
+        ),
+        results=tuple(tensors[i].name.decode() for i in operator.outputs),
+    )
+
+
+def _leave_float(work: Any, output: str, kind: str) -> None:
+    """A recipe of its own for the operator with that output: leave it as it is."""
     import re
 
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.qtyping import TFLOperationName
 
+    operation = TFLOperationName[_OPERATION.get(kind, kind)]
+    # An operator's scope is the names of its outputs, joined by ";": another's may begin with the same letters.
+    work.update_quantization_recipe(
+        rf"(?:^|;){re.escape(output)}(?:;|$)", operation, algorithm_key=AlgorithmName.NO_QUANTIZE
+    )
+
+
+def _keep_float(work: Any, source: Path, graph: Path, layers: Sequence[str]) -> None:
+    """The operators that compute the layers stay as they are."""
     model = tflite.load(source)
     tensors = model.subgraphs[0].tensors
     weights: dict[str, Any] = {}
@@ -139,9 +176,7 @@ def _keep_float(work: Any, source: Path, graph: Path, layers: Sequence[str]) -> 
             weights[name] = model.buffers[tensors[constant].buffer].data.view("<f4")
             places[name] = (tensors[operator.outputs[0]].name.decode(), kind)
     for name in sorted(weights_of_layers(graph, layers, weights)):
-        output, kind = places[name]
-        operation = TFLOperationName[_OPERATION.get(kind, kind)]
-        work.update_quantization_recipe(re.escape(output), operation, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        _leave_float(work, *places[name])
 
 
 def _clip(ranges: dict[str, Any], source: Path, dataset: Path, method: Calibration, percentile: float) -> None:

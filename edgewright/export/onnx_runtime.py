@@ -12,17 +12,20 @@ from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgewright.artifact import Precision
-from edgewright.errors import ConversionError
+from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import onnx_file
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.refusal import unsupported_precision
+from edgewright.export.scaling import Step, feature_scaling
 from edgewright.export.weight_match import weights_of_layers
 from edgewright.optimize.ranges import streamed_ranges
 from edgewright.recipe import Calibration
 
 __all__ = ["convert", "optimize", "quantize", "quantize_dynamically", "to_float16", "to_ort"]
 
-_QUANTIZED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_DENSE = {"Gemm", "MatMul"}
+_QUANTIZED = {"Conv", "ConvTranspose"} | _DENSE
+_NO_LAYER = "it holds no convolution or dense layer to quantize"
 _SEVERITY_ERROR = 3
 _OPSET = 18  # the oldest that torch's exporter writes by itself, so the oldest runtimes can load it
 # onnxruntime.quantization.quantize_static's own documentation ("Choosing parameters for CPU inference"): unsigned
@@ -91,15 +94,17 @@ def quantize(
     Raises:
         UnsupportedError: no operator was quantized.
     """
-    if not any(node.op_type in _QUANTIZED for node in onnx_file.load(Path(source)).graph.node):
-        raise unsupported_precision(name, Precision.INT8, "it holds no convolution or dense layer to quantize")
+    _require(source, _QUANTIZED, unsupported_precision(name, Precision.INT8, _NO_LAYER))
     prepared = Path(path).with_suffix(".prepared.onnx")
     quant_pre_process(source, str(prepared), skip_symbolic_shape=True)
     activations = _ACTIVATIONS[instruction_set]
     names = [spec["name"] for spec in onnx_file.tensors(source)["inputs"]]
     rows = CalibrationRows(Path(dataset), names)
     choices: dict[str, Any] = {
-        "nodes_to_exclude": _nodes_of(prepared, Path(graph), float_layers) if float_layers else [],
+        "nodes_to_exclude": [
+            *_scaling_nodes(prepared),
+            *(_nodes_of(prepared, Path(graph), float_layers) if float_layers else []),
+        ],
         "quant_format": QuantFormat.QDQ,
         "per_channel": True,
         "activation_type": activations,
@@ -117,17 +122,45 @@ def quantize(
     prepared.unlink()
     model = onnx_file.load(Path(path))
     if not any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1 for t in model.graph.initializer):
-        raise unsupported_precision(name, Precision.INT8, "it holds no convolution or dense layer to quantize")
+        raise unsupported_precision(name, Precision.INT8, _NO_LAYER)
     onnx_file.strip(model)
     onnx.save(model, path)
 
 
-def _nodes_of(path: Path, graph: Path, layers: Sequence[str]) -> list[str]:
-    """The names of the nodes that compute the torch graph's layers; nodes without a name are given one."""
+def _require(path: str, operators: set[str], refusal: UnsupportedError) -> None:
+    if not any(node.op_type in operators for node in onnx_file.load(Path(path), with_data=False).graph.node):
+        raise refusal
+
+
+def _scaling_nodes(path: Path) -> list[str]:
+    """The nodes that stay float, see `edgewright.export.scaling`; nodes without a name are given one."""
     model = onnx_file.load(path)
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
     onnx.save(model, path)
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    names = {node.output[0]: node.name for node in model.graph.node}
+    steps = [
+        Step(
+            kind=node.op_type,
+            values=tuple(name for name in node.input if name and name not in held),
+            constants=tuple(
+                onnx.numpy_helper.to_array(held[name])
+                for name in node.input
+                if name in held and held[name].data_type == onnx.TensorProto.FLOAT
+            ),
+            results=tuple(node.output),
+        )
+        for node in model.graph.node
+        if node.op_type in {"Add", "Sub", "Mul", "Div"}
+    ]
+    inputs = [value.name for value in model.graph.input if value.name not in held]
+    return [names[step.results[0]] for step in feature_scaling(steps, inputs)]
+
+
+def _nodes_of(path: Path, graph: Path, layers: Sequence[str]) -> list[str]:
+    """The names of the nodes that compute the torch graph's layers."""
+    model = onnx_file.load(path)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes = {
         name: node.name
@@ -170,12 +203,12 @@ def quantize_dynamically(source: str, name: str, path: str) -> None:
     """
     from onnxruntime.quantization import quantize_dynamic
 
-    quantize_dynamic(
-        source, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
-    )
+    refusal = unsupported_precision(name, Precision.DYNAMIC_INT8, "it holds no dense layer to quantize")
+    _require(source, _DENSE, refusal)
+    quantize_dynamic(source, path, op_types_to_quantize=sorted(_DENSE), per_channel=True, weight_type=QuantType.QInt8)
     model = onnx_file.load(Path(path))
     if not any("Integer" in node.op_type or "Quantize" in node.op_type for node in model.graph.node):
-        raise unsupported_precision(name, Precision.DYNAMIC_INT8, "it holds no dense layer to quantize")
+        raise refusal
     onnx_file.strip(model)
     onnx.save(model, path)
 

@@ -1,0 +1,116 @@
+"""Linear models over standardized features, as scikit-learn and skl2onnx write them, in fewer bits."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from skl2onnx import to_onnx
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from edgewright.artifact import Dataset, Format, ImportedModel, ModelTask, Precision
+from edgewright.export import export, tflite
+from edgewright.export.scaling import Step, feature_scaling
+from edgewright.intake import torch_graph
+from edgewright.intake.onnx_graph import import_onnx
+from edgewright.profile import Platform
+from edgewright.store import Store
+from edgewright_runtime.backends import load, run_rows
+from edgewright_runtime.manifest import TensorSpec
+
+
+class Linear:
+    """A fitted pipeline through the door, its rows, and its own answers to them."""
+
+    def __init__(self, folder: Any, source: Any, rows: np.ndarray, answers: np.ndarray, output: str) -> None:
+        self.store, self.rows, self.answers = Store(folder / "store"), rows, answers
+        options = {"zipmap": False} if output == "probabilities" else {}
+        proto = to_onnx(source, rows[:1], options=options, target_opset=17)
+        onnx.save(proto, folder / "linear.onnx")
+        torch_graph.save(import_onnx(proto), folder / "linear.graph")
+        np.savez(folder / "data.npz", **{"calibration.x.X": rows})
+        saved = self.store.put(folder / "linear.onnx", Format.ONNX)
+        outputs = (TensorSpec(output, (-1, answers.shape[1]), "float32"),)
+        if output == "probabilities":
+            outputs = (TensorSpec("label", (-1,), "int64"), *outputs)
+        self.model = ImportedModel(
+            name="linear",
+            source=saved,
+            onnx=saved,
+            graph=self.store.put(folder / "linear.graph", Format.TORCH_GRAPH, parent=saved.digest),
+            inputs=(TensorSpec("X", (-1, rows.shape[1]), "float32"),),
+            outputs=outputs,
+            task=ModelTask.CLASSIFICATION,
+        )
+        data = self.store.put(folder / "data.npz", Format.DATASET)
+        self.dataset = Dataset(artifact=data, calibration_rows=len(rows), validation_rows=0, test_rows=0)
+
+    def difference(self, platform: Platform, precision: Precision) -> tuple[Any, float]:
+        """The export, and how far its answers lie from the source's, over their largest magnitude."""
+        made = export(self.model, self.dataset, platform, precision, self.store, instruction_set="x86_64")
+        backend = load(made.artifact.path, made.artifact.format.value)
+        found = run_rows(backend, {"X": self.rows})[self.model.outputs[-1].name]
+        return made, float(np.abs(found - self.answers).max() / np.abs(self.answers).max())
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    x, y = load_digits(return_X_y=True)
+    rows = x[:400].astype(np.float32)
+    source = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(rows, y[:400])
+    return Linear(tmp_path_factory.mktemp("classifier"), source, rows, source.predict_proba(rows), "probabilities")
+
+
+@pytest.fixture(scope="module")
+def regressor(tmp_path_factory):
+    x, y = load_diabetes(return_X_y=True, scaled=False)
+    source = make_pipeline(StandardScaler(), Ridge()).fit(x, y)
+    rows = x.astype(np.float32)
+    answers = source.predict(rows).reshape(-1, 1)
+    return Linear(tmp_path_factory.mktemp("regressor"), source, rows, answers, "variable")
+
+
+def test_standardization_stays_float_in_an_android_int8_file(classifier):
+    made, difference = classifier.difference(Platform.ANDROID, Precision.INT8)
+    model = tflite.load(made.artifact.path)
+    tensors = model.subgraphs[0].tensors
+    dtypes = {
+        tflite.operator_name(model, operator): tflite.DTYPES[tensors[operator.inputs[0]].type]
+        for operator in reversed(model.subgraphs[0].operators)
+    }
+    assert dtypes["SUB"] == "float32"
+    assert dtypes["FULLY_CONNECTED"] == "int8"
+    assert difference < 0.15  # 0.4 where the spreads of the features share one scale
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [(Precision.INT8, 0.15), (Precision.DYNAMIC_INT8, 0.15), (Precision.FLOAT16, 5e-3)]
+)
+def test_linear_classifier_takes_fewer_bits_on_an_edge_device(classifier, precision, tolerance):
+    made, difference = classifier.difference(Platform.EDGE_DEVICE, precision)
+    assert difference < tolerance
+    assert {node.domain for node in onnx.load(made.artifact.path).graph.node} <= {"", "com.microsoft"}
+    assert any("by way of the torch graph" in note for note in made.notes)
+    assert [spec.name for spec in made.outputs] == ["label", "probabilities"]
+
+
+def test_linear_regressor_takes_fewer_bits_on_an_edge_device(regressor):
+    made, difference = regressor.difference(Platform.EDGE_DEVICE, Precision.INT8)
+    assert difference < 0.05
+    stored = {tensor.data_type for tensor in onnx.load(made.artifact.path).graph.initializer if len(tensor.dims) > 1}
+    assert onnx.TensorProto.INT8 in stored
+
+
+def test_scaling_is_arithmetic_by_feature_before_the_first_layer():
+    spreads, same = np.array([1.0, 30.0]), np.full(3, 1 / 255)
+    steps = [
+        Step("MUL", ("image",), (same,), ("scaled",)),
+        Step("Sub", ("scaled",), (spreads,), ("centred",)),
+        Step("FULLY_CONNECTED", ("centred",), (spreads,), ("hidden",)),
+        Step("ADD", ("hidden",), (spreads,), ("shifted",)),
+        Step("MUL", ("centred", "hidden"), (spreads,), ("gated",)),
+    ]
+    assert feature_scaling(steps, ["image"]) == [steps[1]]
