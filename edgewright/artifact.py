@@ -15,6 +15,7 @@ __all__ = [
     "Format",
     "ImportedModel",
     "Intake",
+    "LayerNoise",
     "ModelTask",
     "Precision",
     "digest_of",
@@ -124,11 +125,19 @@ class Precision(StrEnum):
     DYNAMIC_INT8 = "dynamic_int8"
 
 
+class LayerNoise(Value):
+    """What int8 does to one layer's own output, every other layer exact: signal over error, dB; None: no error."""
+
+    layer: str
+    signal_to_noise_db: float | None
+
+
 class Exported(Value):
     """A model in a platform's native format; the tensors as the file itself declares them.
 
     ``runtime`` and ``runtime_floor`` name what loads it on the device and the oldest version that can.
     ``required_operators`` is the text of ONNX Runtime's operator list for a reduced build, of ``.ort`` files only.
+    ``sensitivity`` is of static int8, the worst layer first; ``float_layers`` are those it left in float.
     """
 
     artifact: Artifact
@@ -139,6 +148,8 @@ class Exported(Value):
     runtime_floor: str
     notes: tuple[str, ...] = ()
     required_operators: str = ""
+    sensitivity: tuple[LayerNoise, ...] = ()
+    float_layers: tuple[str, ...] = ()
 
 
 def digest_of(path: Path) -> str:

@@ -124,10 +124,16 @@ class Cluster(Technique):
 
     technique: Literal["cluster"] = "cluster"
     clusters: int = Field(16, ge=2, le=4096)
-    scope: Literal["tensor", "model"] = "tensor"
-    start: Literal["optimal", "linear", "density", "random"] = Field(
-        "optimal", description="From where Lloyd's iterations start; optimal: the best codebook of a fine histogram."
+    scope: Literal["tensor", "group", "model"] = Field(
+        "tensor", description="What has a codebook of its own; group: so many output channels of a tensor."
     )
+    group_channels: int = Field(16, ge=1, description="Output channels of a group.")
+    start: Literal["optimal", "linear", "density", "random"] = Field(
+        "optimal",
+        description="optimal: the codebook of least squared error (exact to 64 values); else where Lloyd's iterations "
+        "start.",
+    )
+    seed: int = Field(0, description="Of the random start.")
     training: Training | None = Field(None, description="Fine-tune the shared values by gradient.")
 
 

@@ -30,7 +30,7 @@ def optimize(model: Path, data: DataSpec, device: DeviceProfile, recipe: Recipe)
     baseline = _required(run(steps.export, imported, dataset, device, precision), device)
     kept, done, ledger = baseline, list[Step](), list[LedgerEntry]()
     for technique in recipe.techniques:
-        made = _apply(imported, dataset, device, precision, technique)
+        made = _apply(imported, dataset, device, precision, technique, recipe.max_accuracy_drop_percent)
         if isinstance(made, Refusal):
             _refuse_if_always(technique, made)
             done.append(_step(technique, None, kept=False, reason=made.reason))
@@ -50,14 +50,19 @@ def optimize(model: Path, data: DataSpec, device: DeviceProfile, recipe: Recipe)
 
 
 def _apply(
-    model: ImportedModel, dataset: Dataset, device: DeviceProfile, precision: Precision, technique: AnyTechnique
+    model: ImportedModel,
+    dataset: Dataset,
+    device: DeviceProfile,
+    precision: Precision,
+    technique: AnyTechnique,
+    max_drop_percent: float,
 ) -> tuple[ImportedModel, Exported, Precision] | Refusal:
     """The changed model, its export, and the precision of that."""
     changed = steps.compress(model, technique, dataset)
     if isinstance(changed, Refusal):
         return changed
     if isinstance(technique, Quantize):
-        exported = run(steps.quantize, changed, technique, dataset, device)
+        exported = steps.quantize_within(changed, technique, dataset, device, max_drop_percent)
         precision = Precision(technique.dtype)
     else:
         exported = run(steps.export, changed, dataset, device, precision)

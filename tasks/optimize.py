@@ -2,8 +2,9 @@
 
 from typing import assert_never
 
-from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
+from edgewright.artifact import Dataset, Exported, ImportedModel, LayerNoise, Precision
 from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.optimize.search import fewest
 from edgewright.profile import DeviceProfile
 from edgewright.recipe import (
     AnyTechnique,
@@ -19,12 +20,16 @@ from edgewright.recipe import (
 )
 from edgewright.result import Refusal
 from edgewright.store import Store
+from edgewright.validate.verdict import accuracy_fault
 from tasks.caching import run, step
+from tasks.validate import evaluate
 
-__all__ = ["compress", "export", "quantize"]
+__all__ = ["compress", "export", "quantize", "quantize_within", "sensitivity"]
 
 _EXPORT = (
     "edgewright.export",
+    "edgewright.optimize.ranges",
+    "edgewright.optimize.fuse",
     "edgewright.intake.torch_graph",
     "edgewright.artifact",
     "edgewright.child",
@@ -49,7 +54,20 @@ def export(model: ImportedModel, dataset: Dataset, device: DeviceProfile, precis
 @step("Quantizing", *_EXPORT)
 def quantize(model: ImportedModel, params: Quantize, dataset: Dataset, device: DeviceProfile) -> Exported | Refusal:
     """Quantize by the platform's own quantizer, calibrated on calibration rows."""
-    return _exported(model, dataset, device, Precision(params.dtype))
+    return _exported(model, dataset, device, Precision(params.dtype), params)
+
+
+@step("Measuring how each layer bears int8", *_OPTIMIZE)
+def sensitivity(model: ImportedModel, params: Quantize, dataset: Dataset) -> tuple[LayerNoise, ...] | Refusal:
+    """See `edgewright.optimize.layer_noise`."""
+    from edgewright import optimize
+
+    if model.graph is None:
+        return Refusal(reason=str(model.graph_refusal))
+    try:
+        return optimize.layer_noise(model.graph, params, dataset)
+    except UnsupportedError as e:
+        return Refusal(reason=str(e))
 
 
 @step("Pruning weights", *_OPTIMIZE)
@@ -100,6 +118,38 @@ def fuse(model: ImportedModel, params: Fuse, dataset: Dataset) -> Changed:
     return _changed(model, params, dataset)
 
 
+def quantize_within(
+    model: ImportedModel, params: Quantize, dataset: Dataset, device: DeviceProfile, max_drop_percent: float
+) -> Exported | Refusal:
+    """Run `quantize`; where int8 costs more accuracy than allowed on the validation rows, leave the most sensitive
+    layers in float, as few as it takes. Where no number of them helps, the file is that of all layers in int8."""
+    made = run(quantize, model, params, dataset, device)
+    if isinstance(made, Refusal) or Precision(params.dtype) is not Precision.INT8:
+        return made
+    noise = run(sensitivity, model, params, dataset)
+    if isinstance(noise, Refusal):
+        return made.model_copy(update={"notes": (*made.notes, f"layers were not measured in int8: {noise.reason}")})
+    tried = {0: made}
+
+    def passes(count: int) -> bool:
+        if count not in tried:
+            kept = params.model_copy(update={"float_layers": tuple(n.layer for n in noise[:count])})
+            found = run(quantize, model, kept, dataset, device)
+            if isinstance(found, Refusal):  # nothing is left to quantize
+                return False
+            tried[count] = found
+        evaluation = run(evaluate, model, dataset, tried[count], split="validation")
+        return not accuracy_fault(evaluation, evaluation, max_drop_percent)
+
+    chosen = 0
+    if params.float_layers == "auto" and not passes(0):
+        chosen = fewest(len(noise) - 1, passes) or 0
+    names = tuple(n.layer for n in noise[:chosen]) if params.float_layers == "auto" else params.float_layers
+    notes = (f"left in float for accuracy: {', '.join(names)}",) if chosen else ()
+    told = {"sensitivity": tuple(noise), "float_layers": names, "notes": (*tried[chosen].notes, *notes)}
+    return tried[chosen].model_copy(update=told)
+
+
 def compress(model: ImportedModel, params: AnyTechnique, dataset: Dataset) -> Changed:
     """Run the task that the parameters' type selects; quantization is the export's, see `quantize`."""
     match params:
@@ -126,7 +176,11 @@ def compress(model: ImportedModel, params: AnyTechnique, dataset: Dataset) -> Ch
 
 
 def _exported(
-    model: ImportedModel, dataset: Dataset, device: DeviceProfile, precision: Precision
+    model: ImportedModel,
+    dataset: Dataset,
+    device: DeviceProfile,
+    precision: Precision,
+    quantization: Quantize = Quantize(),  # noqa: B008 - frozen
 ) -> Exported | Refusal:
     from edgewright import export as exporters
 
@@ -139,6 +193,7 @@ def _exported(
             Store(),
             instruction_set=device.instruction_set,
             options=device.export,
+            quantization=quantization,
         )
     except UnsupportedError as e:
         return Refusal(reason=str(e))

@@ -15,6 +15,7 @@ def write_report(result: DeploymentResult) -> list[Path]:
     from edgewright.validate.ledger import ledger_csv
     from edgewright.validate.plot import plot_report
     from edgewright.validate.report_page import report_html
+    from edgewright.optimize.sensitivity_chart import sensitivity_csv, sensitivity_png
     from edgewright.validate.summary import report_markdown
 
     report, made = result.report, result.optimization
@@ -34,3 +35,6 @@ def write_report(result: DeploymentResult) -> list[Path]:
     for name, content in files.items():
         replace_file(folder / name, content)
     return [folder / name for name in files]
+    measured = next((step.exported for step in made.steps if step.exported and step.exported.sensitivity), None)
+    if measured is not None:
+        files |= {"sensitivity.csv": sensitivity_csv(measured), "sensitivity.png": sensitivity_png(measured)}

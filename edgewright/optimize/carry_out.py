@@ -1,8 +1,10 @@
 """The child's side of `edgewright.optimize.apply`: read the network, transform it, write it. Imports torch."""
 
+import math
 from pathlib import Path
 from typing import Any, assert_never
 
+import torch
 from pydantic import TypeAdapter
 from torch import fx
 
@@ -16,9 +18,11 @@ from edgewright.optimize.fuse import fuse
 from edgewright.optimize.prune import prune
 from edgewright.optimize.prune_channels import prune_channels
 from edgewright.optimize.rows import calibration_inputs, training_rows
+from edgewright.optimize.sensitivity import int8_sensitivity
 from edgewright.optimize.train_quantization import train_quantization
 from edgewright.recipe import (
     AnyTechnique,
+    Calibration,
     Cluster,
     CompactWeights,
     Decompose,
@@ -30,8 +34,9 @@ from edgewright.recipe import (
     TrainQuantization,
 )
 
-__all__ = ["carry_out", "transformed"]
+__all__ = ["carry_out", "layer_noise", "transformed"]
 
+_NOISE_ROWS = 256  # as many as the exporters calibrate with
 _TECHNIQUE: TypeAdapter[AnyTechnique] = TypeAdapter(AnyTechnique)
 
 
@@ -40,6 +45,17 @@ def carry_out(graph: str, technique: dict[str, Any], dataset: str, made: str) ->
     model = torch_graph.load(Path(graph))
     after = transformed(model, _TECHNIQUE.validate_python(technique), Path(dataset))
     torch_graph.save(after.eval(), Path(made))
+
+
+def layer_noise(
+    graph: str, dataset: str, calibration: Calibration, percentile: float
+) -> list[tuple[str, float | None]]:
+    """(layer, signal to noise in dB, None where nothing changes), the noisiest first; see `edgewright.optimize`."""
+    inputs = calibration_inputs(Path(dataset))
+    chosen = inputs[torch.linspace(0, len(inputs) - 1, min(len(inputs), _NOISE_ROWS)).long()]
+    ratios = int8_sensitivity(torch_graph.load(Path(graph)), chosen, calibration, percentile)
+    worst_first = sorted(ratios.items(), key=lambda item: item[1])
+    return [(name, ratio if math.isfinite(ratio) else None) for name, ratio in worst_first]
 
 
 def transformed(model: fx.GraphModule, technique: AnyTechnique, dataset: Path) -> fx.GraphModule:

@@ -132,4 +132,5 @@ def _divergence(histogram: Histogram, bounds: Range) -> float:
 
 def _finite(values: Array) -> Array:
     flat = np.asarray(values).reshape(-1)
-    return flat[np.isfinite(flat)]
+    finite: Array = flat[np.isfinite(flat)]
+    return finite

@@ -49,7 +49,8 @@ def sensitivity(
         for batch in inputs.split(_BATCH):
             model(batch)
     return {
-        name: 10 * math.log10(signal / noise) if noise and signal else (math.inf if not noise else -math.inf)
+        # An output of nothing but zeros that changes is as bad as can be: -300 dB.
+        name: 10 * math.log10(max(signal / noise, 1e-30)) if noise else math.inf
         for name, (signal, noise) in powers.items()
     }
 

@@ -1,10 +1,9 @@
 """Weight sharing: how many values, which, and what they learn."""
 
-import numpy as np
 import pytest
 import torch
 
-from edgewright.optimize.cluster import cluster, codebook
+from edgewright.optimize.cluster import cluster
 from edgewright.optimize.prune import prune
 from edgewright.recipe import Cluster, Prune
 from tests.optimize.networks import SHORT, accuracy
@@ -35,14 +34,19 @@ def test_cluster_learns_its_shared_values(model, rows):
     assert accuracy(trained, rows) > accuracy(untrained, rows)
 
 
-def test_codebook_is_optimal_where_it_can_be_checked():
-    rng = np.random.default_rng(1)
-    values = np.sort(rng.normal(size=14)).astype(np.float32)
-    best = min(
-        sum(float(((part - part.mean()) ** 2).sum()) for part in (values[:a], values[a:b], values[b:]))
-        for a in range(1, 13)
-        for b in range(a + 1, 14)
+def test_each_group_of_channels_has_its_own_codebook(model):
+    clustered = cluster(model, Cluster(clusters=4, scope="group", group_channels=16), None)
+    weight = clustered.fc1.weight.detach()
+    assert all(len(torch.unique(part)) <= 4 for part in weight.split(16))
+    assert len(torch.unique(weight)) > 4
+    coarse = cluster(model, Cluster(clusters=4), None)
+    off = [((net.fc1.weight - model.fc1.weight) ** 2).sum() for net in (clustered, coarse)]
+    assert off[0] < off[1]
+
+
+def test_the_random_start_follows_its_seed(model):
+    one, same, other = (
+        cluster(model, Cluster(clusters=5, start="random", seed=seed), None).fc1.weight for seed in (1, 1, 2)
     )
-    found = codebook(values, 3)
-    got = float((np.abs(values[:, None] - found[None]).min(1) ** 2).sum())
-    assert got == pytest.approx(best, rel=1e-5)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)

@@ -1,12 +1,15 @@
 """Which layer bears quantization, and which does not."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from edgewright.artifact import Artifact, Exported, Format, LayerNoise, Precision
 from edgewright.optimize.sensitivity import int8_sensitivity, rounded_to, sensitivity, spread_over
+from edgewright.optimize.sensitivity_chart import sensitivity_csv, sensitivity_png
 
 
 def network() -> nn.Sequential:
@@ -60,3 +63,30 @@ def test_activations_count_beside_weights():
 def test_zero_is_exact_in_any_range():
     assert spread_over(-0.77, 3.1)(torch.zeros(3)).tolist() == [0, 0, 0]
     assert spread_over(0.0, 0.0)(torch.ones(2)).tolist() == [0, 0]
+
+
+def exported(*ratios: float | None, kept: tuple[str, ...] = ()) -> Exported:
+    file = Artifact(path=Path("m.onnx"), format=Format.ONNX, digest="0", size_bytes=1)
+    noise = tuple(LayerNoise(layer=f"layer{i}", signal_to_noise_db=ratio) for i, ratio in enumerate(ratios))
+    return Exported(
+        artifact=file,
+        precision=Precision.INT8,
+        inputs=(),
+        outputs=(),
+        runtime="onnxruntime",
+        runtime_floor="1.14",
+        sensitivity=noise,
+        float_layers=kept,
+    )
+
+
+def test_the_table_names_every_layer_and_how_it_is_stored():
+    table = sensitivity_csv(exported(3.25, 41.0, None, kept=("layer0",))).decode().splitlines()
+    assert table[1:] == ["layer0,3.25,float", "layer1,41.00,int8", "layer2,,int8"]
+
+
+def test_the_plot_grows_with_the_layers():
+    few, many = (sensitivity_png(exported(*range(count), kept=("layer0",))) for count in (2, 30))
+    heights = [int.from_bytes(png[20:24], "big") for png in (few, many)]
+    assert few.startswith(b"\x89PNG")
+    assert heights[1] > 3 * heights[0]
