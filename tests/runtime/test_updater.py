@@ -447,6 +447,40 @@ def test_kill_at_any_instant_leaves_the_old_model_or_the_new(
     assert _version(root) == published
 
 
+def test_everything_is_on_the_disk_before_the_pointer_flips(
+    repository: Path, root: Path, newer_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves what was synced: each file, each folder that names it, then the pointer, then its folder."""
+    _update(repository, root)
+    publish(newer_bundle, str(repository), "stable")
+    synced: list[Path] = []
+    fsync, replace_path, flip = os.fsync, Path.replace, len(synced)
+
+    def recorded(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    def renamed(self: Path, target: Path) -> Path:
+        nonlocal flip, synced
+        done = replace_path(self, target)
+        synced = [Path(str(path).replace(str(self), str(target))) for path in synced]
+        if Path(target) == root / "current":
+            flip = len(synced)
+        return done
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    monkeypatch.setattr(Path, "replace", renamed)
+    _update(repository, root)
+
+    now = Installation(root).current()
+    before, after = set(synced[:flip]), synced[flip:]
+    release = root / "releases" / now.name
+    needed = {p for p in now.bundle.rglob("*") if p.is_file()} | {release / "release.json", release / "previous"}
+    assert needed <= before
+    assert {now.bundle, now.bundle.parent, release, release.parent, root / "trial"} <= before
+    assert after[0] == root
+
+
 def test_commands_show_what_is_installed(
     repository: Path, root: Path, table_bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
