@@ -149,7 +149,7 @@ class Watch:
             _Figure("high_latency", window.p95_ms if fast else None, self.limits.latency_p95_ms),
             _Figure("high_memory", window.memory_mb if fast else None, self.limits.memory_mb),
             _Figure("low_accuracy", self._accuracy(window), self.limits.accuracy, below=True),
-            _Figure("high_errors", window.errors / window.predictions if enough else None, self.limits.error_share),
+            _Figure("high_errors", self._errors(window), self.limits.error_share),
             _Figure("confidence_drift", self._drift(window) if enough else None, self.limits.drift),
             _Figure(
                 "rising_fallbacks",
@@ -163,6 +163,12 @@ class Watch:
         if not window.labelled or not self.plan.enable_accuracy_monitoring:
             return None
         return wilson_high(window.correct / window.labelled, window.labelled)
+
+    def _errors(self, window: TelemetryRecord) -> float | None:
+        """The lower end of what the window's failures allow: ten of ten tell enough, one of ten does not."""
+        return (
+            1 - wilson_high(1 - window.errors / window.predictions, window.predictions) if window.predictions else None
+        )
 
     def _drift(self, window: TelemetryRecord) -> float | None:
         """How far confidence has moved beyond what chance explains in a window of this size."""

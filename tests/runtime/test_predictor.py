@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+from edgewright.artifact import Format
 from edgewright.package import Bundle
 from edgewright_runtime.encoding import dequantize, encode, quantize
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError
 from edgewright_runtime.manifest import Manifest, Preprocessing, Scores, TensorSpec
 from edgewright_runtime.predictor import Predictor, interpreted
-from tests.bundles import COLUMNS, LABELS
+from tests.bundles import COLUMNS, LABELS, onnx_file, softmax, table_parts
 
 ROW = {"tenure": 1.5, "charges": "-0.25", "contract": "One year", "customerID": "7590-VHVEG"}
 FEATURES = (TensorSpec("x", (-1, 3), "float32"),)
@@ -199,3 +202,25 @@ def test_manifest_that_does_not_fit_the_model_is_refused(
 
     with pytest.raises(error, match=message):
         Predictor(copy)
+
+
+def test_model_with_int8_inputs_takes_raw_rows(tmp_path: Path) -> None:
+    parts, scale, zero = table_parts(tmp_path), np.float32(0.02), np.int8(-3)
+    weights = onnx_file(tmp_path / "float.onnx", 3)
+    model = onnx.load(tmp_path / "float.onnx")
+    model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["x", "scale", "zero"], ["real"]))
+    model.graph.node[1].input[0] = "real"
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT8
+    model.graph.initializer.extend([numpy_helper.from_array(scale, "scale"), numpy_helper.from_array(zero, "zero")])
+    onnx.save(model, tmp_path / "int8.onnx")
+    spec = TensorSpec("x", (-1, 3), "int8", float(scale), int(zero))
+    exported = parts.exported.model_copy(
+        update={"artifact": parts.store.put(tmp_path / "int8.onnx", Format.ONNX), "inputs": (spec,)}
+    )
+
+    predictor = Predictor(replace(parts, exported=exported).build().artifact.path)
+    answer = predictor.predict([{**ROW, "charges": -0.245}, {**ROW, "charges": -0.245, "tenure": 100.0}])
+
+    stored = np.clip(np.rint(np.array([[1.5, -0.245, 1], [100, -0.245, 1]]) / scale) + zero, -128, 127)
+    assert stored[1, 0] == 127, "beyond what int8 holds"
+    np.testing.assert_allclose(answer.scores, softmax((stored - zero) * scale @ weights), atol=1e-6)

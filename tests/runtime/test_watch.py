@@ -53,7 +53,7 @@ def test_an_issue_at_its_limit_does_not_flicker() -> None:
     [
         ({"memory_mb": 60.0}, Reading(), "high_memory"),
         ({"fallbacks": 80}, Reading(), "rising_fallbacks"),
-        ({"errors": 10}, Reading(), "high_errors"),
+        ({"errors": 15}, Reading(), "high_errors"),
         ({"labelled": 100, "correct": 60}, Reading(), "low_accuracy"),
         ({}, Reading(cpu_percent=95), "high_cpu"),
         ({}, Reading(temperature_c=85), "high_temperature"),
@@ -130,6 +130,16 @@ def test_chance_is_no_drift_and_a_real_one_is_found() -> None:
     assert drifts(shares, 60) <= 2, "one in a hundred windows may stray"
     assert drifts(shares, 1000) == 0
     assert drifts(moved, 60) == 200
+
+
+@pytest.mark.parametrize(("predictions", "errors", "raised"), [(10, 10, True), (10, 1, False), (1000, 100, True)])
+def test_failures_count_as_far_as_they_are_evidence(predictions: int, errors: int, raised: bool) -> None:
+    watch = Watch(LIMITS, Monitoring())
+
+    for _ in range(2):
+        issues = watch.judge_model(window(predictions=predictions, errors=errors))
+
+    assert kinds(issues) == ({"high_errors"} if raised else set())
 
 
 def test_heat_stands_while_nothing_is_predicted_and_when_the_model_changes() -> None:
