@@ -1,6 +1,7 @@
 """The cloud's side of devices in the field: sync, the fallback model, a list of devices, health and metrics."""
 
 import json
+import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,6 +55,7 @@ class _Served:
 
     def __init__(self, bundles: list[Path]) -> None:
         self._models = {p.manifest.name: p for p in (Predictor(folder) for folder in bundles)}
+        self._versions = {name: file_digest(p.folder / MANIFEST_NAME)[:12] for name, p in self._models.items()}
         self._lock = Lock()
 
     def answer(self, question: _Question) -> dict[str, Any]:
@@ -69,17 +71,22 @@ class _Served:
             raise HTTPException(422, str(e)) from e
         if len(scores) != 1:
             raise HTTPException(422, f"one row at a time, {len(scores)} were given")
-        version = file_digest(predictor.folder / MANIFEST_NAME)[:12]
+        version = self._versions[question.model]
         return {"scores": scores.reshape(-1).tolist(), "model": question.model, "version": version}
 
 
 def create_app(
-    database: Database, *, repository: str | None = None, channel: str = "stable", bundles: list[Path] | None = None
+    database: Database,
+    *,
+    repository: str | None = None,
+    channel: str = "stable",
+    bundles: list[Path] | None = None,
+    offer_every_s: float = 10.0,
 ) -> FastAPI:
     """The application over a database.
 
-    ``repository`` and ``channel`` are what devices are offered; ``bundles`` are the folders of the models that answer
-    ``/v1/predict``.
+    ``repository`` and ``channel`` are what devices are offered, read at most once in ``offer_every_s``; ``bundles`` are
+    the folders of the models that answer ``/v1/predict``.
 
     Raises:
         EdgeRuntimeError: a bundle cannot be opened.
@@ -89,6 +96,7 @@ def create_app(
     counted = {"sync": 0, "records": 0, "repeated": 0, "predict": 0, "refused": 0, "offer_failures": 0}
 
     callers = _Callers(database, counted)
+    offers = _Offers(repository, channel, counted, offer_every_s)
     known = Annotated[str, Depends(callers.device)]
 
     @app.post("/v1/sync")
@@ -99,13 +107,7 @@ def create_app(
         counted["sync"] += 1
         counted["records"] += new
         counted["repeated"] += len(rows) - new
-        try:
-            offer = await run_in_threadpool(_offer, repository, channel)
-        except EdgewrightError:
-            # A repository that fails must not keep devices from delivering their records.
-            counted["offer_failures"] += 1
-            offer = None
-        return {"confirmed": [key for key, _ in rows], "offer": offer}
+        return {"confirmed": [key for key, _ in rows], "offer": await run_in_threadpool(offers.current)}
 
     @app.post("/v1/predict")
     async def predict(request: Request, _: known) -> dict[str, Any]:
@@ -134,6 +136,33 @@ def create_app(
         return JSONResponse({"detail": str(error)}, 500)
 
     return app
+
+
+class _Offers:
+    """What devices are told is current: thousands that sync must not each read a repository in an object store."""
+
+    def __init__(self, repository: str | None, channel: str, counted: dict[str, int], every_s: float) -> None:
+        self._repository, self._channel, self._counted, self._every_s = repository, channel, counted, every_s
+        self._offer: dict[str, Any] | None = None
+        self._read_s = float("-inf")
+        self._lock = Lock()
+
+    def current(self) -> dict[str, Any] | None:
+        """The channel and its version; None where there is none, or the repository fails."""
+        with self._lock:
+            if self._repository is not None and time.monotonic() >= self._read_s + self._every_s:
+                self._offer = self._read(self._repository)
+                self._read_s = time.monotonic()
+            return self._offer
+
+    def _read(self, repository: str) -> dict[str, Any] | None:
+        try:
+            found = current_release(repository, self._channel)
+        except EdgewrightError:
+            # A repository that fails must not keep devices from delivering their records.
+            self._counted["offer_failures"] += 1
+            return None
+        return {"channel": self._channel, "version": found[0].version} if found else None
 
 
 class _Callers:
@@ -202,11 +231,6 @@ def _parsed(kind: type[_Asked], content: bytes) -> _Asked:
 
 def _refused(constant: str) -> Any:
     raise ValueError(f"{constant} is not allowed")
-
-
-def _offer(repository: str | None, channel: str) -> dict[str, Any] | None:
-    found = current_release(repository, channel) if repository else None
-    return {"channel": channel, "version": found[0].version} if found else None
 
 
 def _metrics(counted: Mapping[str, int], database: Database) -> str:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from edgewright.cloud.database import Database
-from edgewright.deploy import publish
+from edgewright.deploy import current_release, publish
 from edgewright.errors import InputError
 from edgewright.monitor import read_telemetry
 from edgewright.package import Bundle
@@ -103,7 +103,7 @@ def test_sync_offers_the_current_release(
 ) -> None:
     token = database.add_device("board")
     publish(table_bundle, str(tmp_path / "repository"), "stable")
-    url = serving(repository=str(tmp_path / "repository"))
+    url = serving(repository=str(tmp_path / "repository"), offer_every_s=0)
 
     done = sync(Outbox(tmp_path / "o.db"), client(url, token), {})
 
@@ -111,6 +111,25 @@ def test_sync_offers_the_current_release(
     (tmp_path / "repository/channels/stable.json").write_bytes(b"damaged")
     assert sync(Outbox(tmp_path / "o.db"), client(url, token), {}).offer is None
     assert "edgewright_offer_failures_total 1" in get(f"{url}/metrics")[1]
+
+
+def test_repository_is_not_read_for_every_device(
+    serving: Serving, database: Database, tmp_path: Path, table_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(table_bundle, str(tmp_path / "repository"), "stable")
+    reads: list[str] = []
+
+    def counted(repository: str, channel: str) -> Any:
+        reads.append(channel)
+        return current_release(repository, channel)
+
+    monkeypatch.setattr("edgewright.cloud.app.current_release", counted)
+    url = serving(repository=str(tmp_path / "repository"), offer_every_s=3600)
+    for i in range(5):
+        done = sync(Outbox(tmp_path / f"{i}.db"), client(url, database.add_device(f"board-{i}")), {})
+        assert done.offer.version == 1
+
+    assert reads == ["stable"]
 
 
 def test_telemetry_that_was_synced_is_read_for_monitoring(serving: Serving, database: Database, tmp_path: Path) -> None:
