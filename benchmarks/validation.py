@@ -142,26 +142,61 @@ def overhead(folder: Path) -> dict[str, float]:
 
 
 def arm(folder: Path) -> dict[str, Any]:
-    """Executed instructions of the demo's models on three cores, twice each, and what the emulation costs."""
-    from edgewright.validate.targets.arm64 import CORES, EmulatedArm, missing_tools, set_up
+    """Executed instructions of the demo's models on each core that has a runtime for them; what emulation costs."""
+    from edgewright.validate.targets.arm import CORES, EmulatedArm
+    from edgewright.validate.targets.arm_system import SYSTEMS, missing_tools, set_up
 
     if reason := missing_tools():
         return {"arm_instructions": None, "arm_skipped": reason}
-    began = time.perf_counter()
-    root = set_up()
-    seconds, counts, runs = time.perf_counter() - began, {}, []
+    roots, setup_s, counts, runs = {}, {}, {}, []
+    for architecture in SYSTEMS:
+        began = time.perf_counter()
+        roots[architecture] = set_up(architecture)
+        setup_s[architecture] = time.perf_counter() - began
     for name, spec in demo_files(folder):
-        for core in CORES:
+        for core, facts in CORES.items():
+            if spec.models[0].format not in SYSTEMS[facts.architecture].formats:
+                continue
             totals = []
             for _ in range(2):
                 began = time.perf_counter()
-                found = EmulatedArm(core, root).instructions(spec, f"counting {name}")
+                found = EmulatedArm(core, roots[facts.architecture]).instructions(spec, f"counting {name}")
                 runs.append(time.perf_counter() - began)
                 totals.append(sum(found.values()))
             spread = (max(totals) - min(totals)) / min(totals)
             counts.setdefault(name, {})[core] = {**found, "total": min(totals), "spread": spread}
             print(name, core, counts[name][core], flush=True)
-    return {"arm_instructions": counts, "arm_setup_s": seconds, "arm_run_s": statistics.median(runs)}
+    return {"arm_instructions": counts, "arm_setup_s": setup_s, "arm_run_s": statistics.median(runs), **device(folder)}
+
+
+def device(folder: Path) -> dict[str, Any]:
+    """A whole emulated device of 512 MB: set-up, boot to SSH, one measurement, and what the model holds there."""
+    from edgewright.validate.targets import device_image
+    from edgewright.validate.targets.emulated_device import booted
+    from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
+
+    if reason := device_image.missing_tools():
+        return {"device": None, "device_skipped": reason}
+    began = time.perf_counter()
+    device_image.set_up()
+    ready = time.perf_counter()
+    rows = folder / "device_rows.npz"
+    write_arrays(rows, {"h0": np.ones((1, WIDTH), np.float32)})
+    model = BenchModel(str(chain(folder / "device.onnx", LAYERS, "device")), "onnx")
+    with booted("cortex-a53", 512, 4) as target:
+        up = time.perf_counter()
+        found = target.run(BenchSpec("cold", (model,), str(rows)), "loading", 300)
+        done = time.perf_counter()
+    return {
+        "device": {
+            "setup_s": ready - began,
+            "boot_s": up - ready,
+            "run_s": done - up,
+            "peak_memory_mb": found["peak_memory_mb"],
+            "added_memory_mb": found["added_memory_mb"],
+            "model_mb": Path(model.path).stat().st_size / (1 << 20),
+        }
+    }
 
 
 def demo_files(folder: Path) -> list[tuple[str, Any]]:

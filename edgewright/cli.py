@@ -1,4 +1,4 @@
-"""The command line: ``edgewright deploy | inspect | ui | profiles``.
+"""The command line: ``edgewright deploy | validate | inspect | compare | ui | profiles | target | cloud``.
 
 Exit codes: 0 done; 1 bad input or a failed stage; 2 a budget was exceeded; 130 interrupted.
 """
@@ -15,8 +15,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.table import Column, Table
 
 from edgewright.cloud.commands import cloud_app
 from edgewright.errors import EdgewrightError, InputError, ProfileError
@@ -25,8 +27,9 @@ from edgewright.progress import Event, progress
 from edgewright.recipe import load_recipe, recipe_names
 from edgewright.request import DEFAULT_RECIPE, parse_shape, resolve
 from edgewright.result import STAGES
+from edgewright.schema import keys_of
 from edgewright.store import home, replace_file
-from edgewright.table import comparison_table, explanation, results_table
+from edgewright.table import check_table, comparison_table, explanation, results_table
 from edgewright.validate.commands import target_app
 
 __all__ = ["app", "configure_orchestration", "main", "steps_shown"]
@@ -107,6 +110,27 @@ def deploy(
 
 
 @app.command()
+def validate(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, as the pipeline makes it.")],
+    device: Annotated[list[str], typer.Option(help="A device profile, by name or .yaml; several are asked at once.")],
+    baseline: Annotated[Path | None, typer.Option(help="A bundle to compare with, timed interleaved.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Heat for 5 seconds instead of 60.")] = False,
+) -> None:
+    """A finished bundle on one or several devices: does it run there, agree with its golden outputs, and fit."""
+    for name in device:
+        load_device(name)  # refused before an orchestrator is started
+    with steps_shown():
+        with progress.during("Starting the orchestrator"):
+            _use_running_servers()
+            flows = _project_module("flows.validate")
+        with progress.during(f"Measuring on {len(device)} device(s)"):
+            checks = flows.validate_bundle(bundle, device, baseline, quick)
+    console.print(check_table(checks))
+    if not all(check.passed for check in checks):
+        raise typer.Exit(EXIT_FAILED if any(check.failure for check in checks) else EXIT_OVER_BUDGET)
+
+
+@app.command()
 def inspect(path: Annotated[Path, typer.Argument(help="A model, an exported file or a bundle.")]) -> None:
     """What a file is: format, inputs, outputs, dtypes actually stored, size, sparsity, digest, lineage."""
     from edgewright.inspection import describe_path
@@ -163,13 +187,14 @@ def list_profiles() -> None:
 
 @profiles.command("show")
 def show_profile(name: Annotated[str, typer.Argument(help="A device or a recipe.")]) -> None:
-    """One device or recipe, every field with its meaning."""
+    """One device or recipe: every key that such a file may have, its value here, what is allowed, what it means."""
     if name not in {*device_names(), *recipe_names()}:
         raise ProfileError(f"unknown profile '{name}'; `edgewright profiles list` names them all")
     shown = load_device(name) if name in device_names() else load_recipe(name)
-    for field, info in type(shown).model_fields.items():
-        meaning = f"  [dim]{info.description}[/]" if info.description else ""
-        console.print(f"{field:<26} {getattr(shown, field)}{meaning}", soft_wrap=True)
+    table = Table(Column("key", no_wrap=True), "here", "allowed", "meaning", title=name)
+    for key in keys_of(type(shown), shown):
+        table.add_row(*(escape(cell) for cell in key))
+    console.print(table)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "ClassAccuracy",
     "Cost",
     "Emulation",
+    "Energy",
     "Evaluation",
     "Footprint",
     "Instructions",
@@ -185,6 +186,8 @@ class Instructions(Value):
 class Emulation(Value):
     """One file on one emulated Arm core: largest difference from this machine's outputs, relative to their magnitude.
 
+    A whole emulated device has ``device_memory_mb`` of memory, and ``peak_memory_mb`` is what the process took of it.
+
     ``failure`` says why it does not run there (an illegal instruction, a missing operator); empty where it does.
     """
 
@@ -193,6 +196,8 @@ class Emulation(Value):
     rows: int = 0
     max_relative: float | None = None
     instructions: Instructions | None = None
+    device_memory_mb: int | None = None
+    peak_memory_mb: float | None = None
 
 
 class OperatorTime(Value):
@@ -208,7 +213,8 @@ class Cost(Value):
 
     Memory in MB (2^20 bytes): ``peak_memory_mb`` of the whole process, ``added_memory_mb`` what loading and running
     the model added to it after the runtime itself was imported. ``load_ms`` and ``first_ms`` are those of a fresh
-    process. ``download_bytes`` is the transfer form, ``.ewz`` or xz. ``memory_steps`` is the resident memory after each step, MB.
+    process. ``download_bytes`` is the transfer form, ``.ewz`` or xz. ``memory_steps`` is the resident memory after each
+    step, MB. ``one_thread`` is the latency with one thread, where the profile's own number is another.
     """
 
     artifact: Artifact
@@ -220,6 +226,15 @@ class Cost(Value):
     added_memory_mb: float | None = None
     memory_steps: tuple[tuple[str, float], ...] = ()
     operators: tuple[OperatorTime, ...] = ()
+    one_thread: Latency | None = None
+
+
+class Energy(Value):
+    """What one inference uses, joules; ``source`` names the meter, or what the estimate rests on."""
+
+    joules: float
+    source: str
+    estimated: bool = False
 
 
 class Sustained(Value):
@@ -231,6 +246,7 @@ class Sustained(Value):
     seconds: float
     low_ms: tuple[float, ...]
     temperature_c: tuple[float, ...] = ()
+    energy: Energy | None = None
 
     @property
     def drift(self) -> float:
@@ -280,6 +296,7 @@ class Measurement(Value):
     not_measured: tuple[str, ...] = ()
     memory_steps: tuple[tuple[str, float], ...] = ()
     operators: tuple[OperatorTime, ...] = ()
+    one_thread: Latency | None = None
 
 
 class BudgetLine(Value):
@@ -339,6 +356,7 @@ class ValidationReport(Value):
     environment: tuple[tuple[str, str], ...] = ()
     emulations: tuple[Emulation, ...] = ()
     sustained: Sustained | None = None
+    energy: Energy | None = None
 
     @property
     def violations(self) -> tuple[BudgetLine, ...]:

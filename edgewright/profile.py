@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from edgewright.artifact import Value
 from edgewright.errors import ProfileError
@@ -60,7 +60,7 @@ Step = Literal["fewer_threads", "cheaper_model", "longer_interval"]
 
 
 class Policy(Value):
-    """When a device should do less: the device runtime steps down beyond these; None sets no limit."""
+    """When a device should do less, and how: the device runtime steps down beyond these; None sets no limit."""
 
     max_temperature_c: float | None = Field(None, gt=0, description="Hottest sensor, degrees Celsius.")
     min_battery_percent: float | None = Field(None, ge=0, le=100, description="Battery below which to do less.")
@@ -102,6 +102,10 @@ class AdbConnection(Value):
 Extension = Literal["neon", "fp16", "dotprod", "i8mm", "bf16", "sve", "sve2", "sme", "avx2", "avx_vnni", "avx512_vnni"]
 
 
+TargetKind = Literal["local", "emulated_device", "ssh", "adb"]
+_WHOLE_DEVICE_CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
+
+
 class ExportOptions(Value):
     """How a model's file is shaped for the app that loads it; each default suits any app."""
 
@@ -136,14 +140,37 @@ class DeviceProfile(Value):
     extensions: tuple[Extension, ...] = Field((), description="Instruction set extensions that every core has.")
     app_memory_mb: int | None = Field(None, gt=0, description="Memory that one application may hold, MB.")
     accelerators: tuple[str, ...] = Field((), description="What else could run a model there, such as gpu.")
-    emulated_core: Literal["cortex-a53", "cortex-a72", "cortex-a76"] | None = Field(
+    emulated_core: Literal["cortex-a7", "cortex-a53", "cortex-a72", "cortex-a76"] | None = Field(
         None, description="The core that stands for it under emulation."
+    )
+    kernels: Kernels = Kernels()
+    joules_per_instruction: float | None = Field(
+        None, gt=0, description="To estimate energy where the device has no meter: joules of one executed instruction."
     )
     policy: Policy = Policy()
     ssh: SshConnection | None = Field(None, description="A real board: figures are taken there, over SSH.")
     adb: AdbConnection | None = Field(None, description="A real phone: figures are taken there, over adb.")
+    target: TargetKind | None = Field(
+        None,
+        description="Where figures are taken: local, emulated_device (a whole machine, no times), ssh or adb; left out, "
+        "the board or phone that is named, else this machine.",
+    )
 
-    kernels: Kernels = Kernels()
+    @property
+    def target_kind(self) -> TargetKind:
+        """Where figures are taken."""
+        return self.target or ("ssh" if self.ssh else "adb" if self.adb else "local")
+
+    @model_validator(mode="after")
+    def _target_is_described(self) -> "DeviceProfile":
+        if self.target == "ssh" and self.ssh is None:
+            raise ValueError("target ssh needs the key 'ssh': host, user, ...")
+        if self.target == "adb" and self.adb is None:
+            raise ValueError("target adb needs the key 'adb': benchmark_model, ...")
+        if self.target == "emulated_device" and self.emulated_core not in _WHOLE_DEVICE_CORES:
+            raise ValueError(f"target emulated_device needs an emulated_core of {', '.join(_WHOLE_DEVICE_CORES)}")
+        return self
+
 
 def profiles_folder() -> Path:
     """``EDGEWRIGHT_PROFILES``, else the folder in the checkout, else the one that the wheel installed."""
@@ -185,6 +212,8 @@ def first_fault(error: ValidationError, *models: type[BaseModel]) -> str:
     # A misspelt key is also a missing one: the misspelling says more.
     fault = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in fault["loc"])
+    if not key:  # two keys that contradict each other
+        return fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         shown: tuple[type[BaseModel], ...] = (*models, Budget, Policy, Kernels, SshConnection, AdbConnection)
         known = sorted({field for model in shown for field in model.model_fields})

@@ -6,9 +6,18 @@ from rich.table import Table
 
 from edgewright.measurement import Accuracy, Measurement
 from edgewright.result import DeploymentResult
+from edgewright.validate.bundle_check import DeviceCheck, check_rows
 from edgewright.validate.comparison import ComparedRun
 
-__all__ = ["COLUMNS", "comparison_table", "explanation", "result_cells", "results_markdown", "results_table"]
+__all__ = [
+    "COLUMNS",
+    "check_table",
+    "comparison_table",
+    "explanation",
+    "result_cells",
+    "results_markdown",
+    "results_table",
+]
 
 COLUMNS = (
     "model",
@@ -48,6 +57,15 @@ def results_markdown(results: Sequence[DeploymentResult]) -> str:
     """The same table for a page."""
     lines = [COLUMNS, tuple("---" for _ in COLUMNS), *map(result_cells, results)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def check_table(checks: Sequence[DeviceCheck]) -> Table:
+    """A column for each device that a bundle was tried on, a row for each figure."""
+    rows = check_rows(checks)
+    table = Table("", *(row["device"] for row in rows), title="Bundle on devices")
+    for name in list(rows[0])[1:]:
+        table.add_row(name, *(row[name] for row in rows))
+    return table
 
 
 def comparison_table(runs: Sequence[ComparedRun]) -> Table:

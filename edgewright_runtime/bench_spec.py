@@ -47,7 +47,7 @@ class BenchSpec:
     ``epochs`` loads, and further epochs until the standard error of every ratio to the first model is below
     ``precision``; after ``max_seconds`` no further epoch begins.
     ``limit_mb`` bounds what the process may allocate beyond what it holds before the model is loaded, ``cores`` the
-    processors it may use.
+    processors it may use; ``cgroup`` is a control group that it enters instead, whose own bound holds from there on.
     """
 
     task: str
@@ -63,6 +63,7 @@ class BenchSpec:
     precision: float = 0.006
     limit_mb: float | None = None
     cores: int | None = None
+    cgroup: str = ""
     seed: int = 0
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgewright_runtime.backends import Backend
 from edgewright_runtime.bench_spec import BenchSpec, load_model, single_rows
+from edgewright_runtime.energy import EnergyMeter
 from edgewright_runtime.sensors import Sensors
 
 __all__ = ["sustained", "time_block", "warm"]
@@ -146,17 +147,24 @@ def _series(epochs: Sequence[Sequence[Sequence[int]]]) -> dict[str, Any]:
 
 
 def sustained(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """``min_seconds`` of inferences without pause; lower-quartile latency and sensors at the end of each window."""
+    """``min_seconds`` of inferences without pause; lower-quartile latency and sensors at the end of each window.
+
+    ``joules`` of one inference where the machine has a meter, the whole machine's use divided by the runs.
+    """
     backend = load_model(spec.models[0], spec.threads)
     feeds = single_rows(backend, rows, _ROWS)
     runs = _warm_up(backend, feeds)
-    windows, look = [], Sensors()
+    windows, look, meter, total = [], Sensors(), EnergyMeter(), 0
     for _ in range(_WINDOWS):
         ends, taken = time.perf_counter() + spec.min_seconds / _WINDOWS, list[int]()
         while not taken or time.perf_counter() < ends:
             taken += time_block(backend, feeds, len(taken), runs)
+            total += runs + 1  # a block's first run is not timed
         windows.append({"low_ms": _low(np.asarray(taken)) / 1e6, "runs": len(taken), **_heat(look)})
-    return {"runtime": backend.name, "version": backend.version, "windows": windows}
+        meter.sample()
+    joules = meter.joules()
+    energy = {} if joules is None else {"joules": joules / total, "meter": meter.source}
+    return {"runtime": backend.name, "version": backend.version, "windows": windows, **energy}
 
 
 def _heat(look: Sensors) -> dict[str, Any]:

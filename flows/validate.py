@@ -1,22 +1,30 @@
 """Stage two: the candidate on the test rows and on the clock, beside its float32 baseline, against the budget."""
 
 import re
+from pathlib import Path
 
-from prefect import flow
+from prefect import flow, unmapped
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.futures import PrefectFuture
 
-from edgewright.errors import UnsupportedError
+from edgewright.errors import EdgewrightError, UnsupportedError
 from edgewright.measurement import Emulation, ValidationReport
-from edgewright.profile import Budget, DeviceProfile
+from edgewright.package import read_bundle
+from edgewright.profile import Budget, DeviceProfile, load_device
 from edgewright.result import Optimization
+from edgewright.store import Store
+from edgewright.validate.bundle_check import DeviceCheck, check_rows, validated_bundle
+from edgewright.validate.energy import energy_of
 from edgewright.validate.machine import machine
 from edgewright.validate.requirements import advice, unmet
 from edgewright.validate.summary import budget_rows, report_markdown
-from edgewright.validate.targets import arm64
+from edgewright.validate.targets import arm_system, device_image
+from edgewright.validate.targets.arm import CORES
+from edgewright.validate.targets.arm_system import SYSTEMS
 from tasks import validate as steps
 from tasks.caching import run
 
-__all__ = ["validate"]
+__all__ = ["validate", "validate_bundle"]
 
 
 @flow(name="validate", description="Measure an optimized model and hold it against a budget.", result_serializer="json")
@@ -31,19 +39,69 @@ def validate(
     candidate = run(steps.evaluate, made.model, made.dataset, made.candidate)
     performance = run(steps.measure, made.baseline, made.candidate, made.dataset, device, machine())
     emulations, notes = _emulated(made, device)
-    report = run(steps.judge, baseline, candidate, performance, budget, max_accuracy_drop_percent, emulations, notes)
+    energy = energy_of(performance.sustained, emulations, device)
+    limits = (budget, max_accuracy_drop_percent)
+    report = run(steps.judge, baseline, candidate, performance, *limits, emulations, notes, energy)
     title = re.sub(r"[^a-z0-9]+", "-", f"{made.model.name}-{device.name}".lower())  # all that Prefect's keys may hold
     create_table_artifact(key=f"budget-{title}", table=budget_rows(report), description="Limits and figures")
     create_markdown_artifact(key=f"report-{title}", markdown=report_markdown(report, made.model.name, device.title))
     return report
 
 
+@flow(
+    name="validate-bundle",
+    description="One bundle on several devices at once, one measurement a device.",
+    result_serializer="json",
+)
+def validate_bundle(
+    bundle: Path, devices: list[str], baseline: Path | None = None, quick: bool = False
+) -> list[DeviceCheck]:
+    """What each device says, in the order asked for; a device that refuses the bundle does not stop the others.
+
+    Args:
+        bundle: A bundle's folder, as the pipeline makes it.
+        devices: Device profiles by name, or paths of your own .yaml.
+        baseline: A bundle to compare with, timed interleaved.
+        quick: Heat for 5 seconds instead of 60.
+    """
+    profiles = [load_device(name) for name in devices]
+    store = Store()
+    candidate = validated_bundle(read_bundle(bundle), store)
+    before = validated_bundle(read_bundle(baseline), store) if baseline is not None else None
+    running = steps.check_bundle.map(unmapped(candidate), unmapped(before), profiles, unmapped(quick))
+    checks = [_settled(future, device) for future, device in zip(running, profiles, strict=True)]
+    create_table_artifact(key="bundle-on-devices", table=check_rows(checks), description=str(bundle))
+    return checks
+
+
+def _settled(future: PrefectFuture[DeviceCheck], device: DeviceProfile) -> DeviceCheck:
+    """A check that could not be made, after its retries, is a failed one: the release manager must see it."""
+    found = future.result(raise_on_failure=False)
+    if isinstance(found, DeviceCheck):
+        return found
+    if isinstance(found, EdgewrightError):
+        return DeviceCheck(device=device.name, target=device.target_kind, failure=str(found))
+    raise found
+
+
 def _emulated(made: Optimization, device: DeviceProfile) -> tuple[tuple[Emulation, ...], tuple[str, ...]]:
-    """The candidate on the core that stands for the device, where it was set up, and what there is to say."""
+    """The candidate on what stands for the device: its core, its memory; where that was set up, and what to say."""
     notes = advice(made.candidate, device)
-    if device.emulated_core is None:
+    core = device.emulated_core
+    if core is None:
         return (), notes
-    if not arm64.is_set_up():
-        reason = arm64.missing_tools() or "`edgewright target setup arm64` makes it"
-        return (), (*notes, f"not run on an emulated {device.emulated_core}: {reason}")
-    return run(steps.emulate, made.candidate, made.dataset, device.emulated_core), notes
+    architecture, form = CORES[core].architecture, made.candidate.artifact.format.value
+    if form not in SYSTEMS[architecture].formats:
+        return (), (
+            *notes,
+            f"not run on an emulated {core}: no runtime for .{form} files is published for {architecture}",
+        )
+    if not arm_system.is_set_up(architecture):
+        reason = arm_system.missing_tools() or f"`edgewright target setup {architecture}` makes it"
+        return (), (*notes, f"not run on an emulated {core}: {reason}")
+    found = run(steps.emulate, made.candidate, made.dataset, core)
+    if architecture == "arm64" and device_image.is_set_up():
+        found = (*found, run(steps.emulate_device, made.candidate, made.dataset, device))
+    elif architecture == "arm64":
+        notes = (*notes, "not run in the device's memory: `edgewright target setup device` makes a whole one")
+    return found, notes

@@ -3,13 +3,14 @@
 from typing import Literal
 
 from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
-from edgewright.measurement import Benefit, Emulation, Evaluation, Footprint, Performance, ValidationReport
+from edgewright.measurement import Benefit, Emulation, Energy, Evaluation, Footprint, Performance, ValidationReport
 from edgewright.profile import Budget, DeviceProfile
 from edgewright.recipe import Recipe
-from edgewright.validate.targets.arm64 import Core
+from edgewright.validate.bundle_check import DeviceCheck, ValidatedBundle
+from edgewright.validate.targets.arm import Core
 from tasks.caching import step
 
-__all__ = ["benefit", "emulate", "evaluate", "judge", "measure", "weigh"]
+__all__ = ["benefit", "check_bundle", "emulate", "emulate_device", "evaluate", "judge", "measure", "weigh"]
 
 _RUNTIMES = ("ai-edge-litert", "onnxruntime", "numpy")
 _CODE = ("edgewright.validate", "edgewright.measurement", "edgewright.optimize.coding", "edgewright_runtime")
@@ -22,8 +23,10 @@ def evaluate(
 ) -> Evaluation:
     """Run the exported file over a split in its own runtime; see `edgewright.validate.evaluate`."""
     from edgewright import validate
+    from edgewright.validate.targets.choice import THIS_MACHINE, alone_on
 
-    return validate.evaluate(model, dataset, exported, split=split)
+    with alone_on(THIS_MACHINE):  # whoever measures here meanwhile would be disturbed
+        return validate.evaluate(model, dataset, exported, split=split)
 
 
 @step("Weighing what travels", *_MEASURE)
@@ -48,8 +51,30 @@ def measure(
 def emulate(candidate: Exported, dataset: Dataset, core: Core) -> tuple[Emulation, ...]:
     """Whether it runs there, agrees, and what it executes; see `edgewright.validate.emulate`."""
     from edgewright import validate
+    from edgewright.validate.targets.choice import THIS_MACHINE, alone_on
 
-    return validate.emulate(candidate, dataset, [core])
+    with alone_on(THIS_MACHINE):
+        return validate.emulate(candidate, dataset, [core])
+
+
+@step("Running on a whole emulated device", *_MEASURE)
+def emulate_device(candidate: Exported, dataset: Dataset, device: DeviceProfile) -> Emulation:
+    """Whether it fits the device's memory; see `edgewright.validate.emulate_device`."""
+    from edgewright import validate
+    from edgewright.validate.targets.choice import THIS_MACHINE, alone_on
+
+    with alone_on(THIS_MACHINE):
+        return validate.emulate_device(candidate, dataset, device)
+
+
+@step("Checking a bundle on a device")
+def check_bundle(
+    bundle: ValidatedBundle, baseline: ValidatedBundle | None, device: DeviceProfile, quick: bool
+) -> DeviceCheck:
+    """Never cached: a figure is wanted of the device as it is now; see `edgewright.validate.bundle_check`."""
+    from edgewright.validate import bundle_check
+
+    return bundle_check.check_bundle(bundle, baseline, device, quick=quick)
 
 
 @step("Judging against the budget", *_MEASURE)
@@ -61,11 +86,12 @@ def judge(
     max_drop_percent: float,
     emulations: tuple[Emulation, ...] = (),
     notes: tuple[str, ...] = (),
+    energy: Energy | None = None,
 ) -> ValidationReport:
     """Hold every figure against its limit; see `edgewright.validate.judge`."""
     from edgewright import validate
 
-    return validate.judge(baseline, candidate, performance, budget, max_drop_percent, emulations, notes)
+    return validate.judge(baseline, candidate, performance, budget, max_drop_percent, emulations, notes, energy)
 
 
 @step("Judging whether the technique was worth it", *_MEASURE)

@@ -102,7 +102,11 @@ def test_bad_input_is_one_line_and_writes_nothing(good: Path, line: list[str], s
 
 def test_profiles_are_listed_and_shown(tmp_path: Path) -> None:
     assert "generic_android" in edgewright("profiles", "list", cwd=tmp_path).stdout
-    assert "instruction_set" in edgewright("profiles", "show", "generic_android", cwd=tmp_path).stdout
+    shown = edgewright("profiles", "show", "raspberry_pi_5", cwd=tmp_path).stdout
+    assert "cortex-a76" in shown
+    assert "budget.max_latency_ms" in shown
+    assert "ssh.known_hosts" in shown
+    assert "whole number > 0" in shown
     assert edgewright("profiles", "show", "nothing", cwd=tmp_path).returncode == 1
 
 

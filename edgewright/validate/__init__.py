@@ -6,7 +6,8 @@ figures against the budget, `benefit` says whether a technique was worth it.
 
 from edgewright.validate.accuracy import compare_accuracy
 from edgewright.validate.download import download_bytes, footprint
-from edgewright.validate.emulation import emulate
+from edgewright.validate.emulation import emulate, emulate_device
+from edgewright.validate.energy import energy_of
 from edgewright.validate.evaluation import evaluate
 from edgewright.validate.performance import measure
 from edgewright.validate.verdict import benefit, judge, measurement_of
@@ -16,6 +17,8 @@ __all__ = [
     "compare_accuracy",
     "download_bytes",
     "emulate",
+    "emulate_device",
+    "energy_of",
     "evaluate",
     "footprint",
     "judge",

@@ -5,12 +5,19 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from edgewright.validate.targets import arm64
+from edgewright.validate.targets import arm_system, device_image
+from edgewright.validate.targets.arm import CORES
 
 __all__ = ["target_app"]
 
 target_app = typer.Typer(no_args_is_help=True, help="Machines that stand for a device.")
 console = Console()
+
+
+_KINDS = (
+    "arm64: emulated 64-bit Arm cores, with ONNX Runtime and LiteRT. armv7: an emulated 32-bit core, with "
+    "tflite-runtime. device: a whole emulated arm64 machine, reached over SSH."
+)
 
 
 @target_app.callback()
@@ -19,8 +26,17 @@ def _group() -> None:
 
 
 @target_app.command("setup")
-def set_up(kind: Annotated[Literal["arm64"], typer.Argument(help="arm64: emulated 64-bit Arm cores (qemu).")]) -> None:
+def set_up(kind: Annotated[Literal["arm64", "armv7", "device"], typer.Argument(help=_KINDS)]) -> None:
     """Fetch the system that a target runs; done once, no root rights needed."""
     with console.status(f"Setting up {kind}"):
-        root = arm64.set_up()
-    console.print(f"{', '.join(arm64.CORES)} can be emulated; the system lies in {root}", soft_wrap=True)
+        said = _made(kind)
+    console.print(said, soft_wrap=True)
+
+
+def _made(kind: Literal["arm64", "armv7", "device"]) -> str:
+    if kind == "device":
+        return f"a whole arm64 device can be emulated; its kernel and disk lie in {device_image.set_up().folder}"
+    root = arm_system.set_up(kind)
+    cores = [core for core, facts in CORES.items() if facts.architecture == kind]
+    return f"{', '.join(cores)} can be emulated; the system lies in {root}"
+

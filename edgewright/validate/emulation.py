@@ -1,60 +1,131 @@
 """Before any board is there: does a file run on an Arm core, does it agree with this machine, what does it execute."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 
-from edgewright.artifact import Artifact, Dataset, Exported, Format
+from edgewright.artifact import Dataset, Exported, Format, Precision
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.measurement import Emulation, Instructions
+from edgewright.profile import DeviceProfile
 from edgewright.store import Store
+from edgewright.validate.parity import check_outputs
 from edgewright.validate.rows import HeldOut, read_rows
-from edgewright.validate.targets.arm64 import CORES, Core, EmulatedArm, set_up
+from edgewright.validate.targets.arm import CORES, Core, EmulatedArm
+from edgewright.validate.targets.arm_system import set_up
+from edgewright.validate.targets.emulated_device import booted_as
 from edgewright.validate.targets.local import LocalTarget
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
 
-__all__ = ["emulate"]
+__all__ = ["emulate", "emulate_device"]
+
+Answer = TypeVar("Answer")
 
 _ROWS = 32  # emulation is slow; these many rows show a wrong kernel as well as all would
 _COUNTED_RUNS = 3  # counts repeat exactly for LiteRT, within 0.01% for ONNX Runtime: the least of three
+_A64 = tuple(core for core, facts in CORES.items() if facts.architecture == "arm64")
+# Largest difference over the largest output. Kernels of another instruction set sum in another order, and round one
+# quantization step (1/128 of the range at least) otherwise here and there; a wrong kernel is off by far more.
+_TOLERANCE = {Precision.FLOAT32: 1e-3}
+_QUANTIZED_TOLERANCE = 0.03
 
 
 def emulate(
-    exported: Exported, dataset: Dataset, cores: Sequence[Core] = tuple(CORES), *, timeout_s: float = 300
+    exported: Exported, dataset: Dataset, cores: Sequence[Core] = _A64, *, timeout_s: float = 300
 ) -> tuple[Emulation, ...]:
     """An exported file on each emulated core: outputs against this machine's, and instructions of one inference.
 
-    A core on which the file does not run is an answer, not an error: ``failure`` says why.
+    A core on which the file does not run, or answers otherwise, is an answer, not an error: ``failure`` says why.
 
     Raises:
-        UnsupportedError: nothing here emulates Arm (says what is missing), or Core ML, which no Linux runs.
+        UnsupportedError: nothing here emulates Arm (says what is missing), no runtime of that architecture reads the
+            file, or Core ML, which no Linux runs.
         TransientError: the root file system could not be fetched.
     """
+    _refuse_core_ml(exported)
+    held_out = read_rows(dataset)
+    return tuple(
+        _emulate_core(EmulatedArm(core, set_up(CORES[core].architecture)), exported, held_out, timeout_s)
+        for core in cores
+    )
+
+
+def emulate_device(exported: Exported, dataset: Dataset, device: DeviceProfile, *, timeout_s: float = 300) -> Emulation:
+    """An exported file on a whole emulated machine with the device's memory: whether it fits, and what it takes.
+
+    Raises:
+        UnsupportedError: no whole device is emulated here (says what is missing), or Core ML.
+        DeviceUnreachableError: the device did not come up.
+    """
+    _refuse_core_ml(exported)
+    held_out = read_rows(dataset)
+    core = f"{device.cores} x {device.emulated_core}, whole device"
+    found = Emulation(core=core, rows=min(_ROWS, held_out.count), device_memory_mb=device.memory_mb)
+    with booted_as(device) as target:
+        what = f"running {exported.artifact.path.name} on {target.name}"
+
+        def run(spec: BenchSpec) -> dict[str, Any]:
+            target.run(spec, what, timeout_s)
+            return target.run(replace(spec, task="cold", outputs=""), what, timeout_s)
+
+        try:
+            largest, cold = _compared(run, "outputs", exported, held_out, what, timeout_s)
+        except ConversionError as e:
+            return found.model_copy(update={"failure": str(e)})
+    update = {"max_relative": largest, "peak_memory_mb": cold["peak_memory_mb"]}
+    return found.model_copy(update={**update, "failure": _disagreement(largest, exported.precision)})
+
+
+def _refuse_core_ml(exported: Exported) -> None:
     if exported.artifact.format is Format.MLPACKAGE:
         raise UnsupportedError("emulated Arm target: Core ML runs on macOS and iOS only")
-    root = set_up()
-    held_out = read_rows(dataset)
-    return tuple(_emulate_one(EmulatedArm(core, root), exported.artifact, held_out, timeout_s) for core in cores)
 
 
-def _emulate_one(target: EmulatedArm, file: Artifact, held_out: HeldOut, timeout_s: float) -> Emulation:
+def _emulate_core(target: EmulatedArm, exported: Exported, held_out: HeldOut, timeout_s: float) -> Emulation:
+    what = f"running {exported.artifact.path.name} on an emulated {target.core}"
+
+    def run(spec: BenchSpec) -> dict[str, int]:
+        return target.instructions(spec, what, timeout_s)
+
+    try:
+        largest, counted = _compared(run, "marked", exported, held_out, what, timeout_s)
+    except ConversionError as e:
+        return Emulation(core=target.core, failure=str(e))
+    return Emulation(
+        core=target.core,
+        failure=_disagreement(largest, exported.precision),
+        rows=min(_ROWS, held_out.count),
+        max_relative=largest,
+        instructions=Instructions(core=target.core, **counted),
+    )
+
+
+def _compared(
+    run: Callable[[BenchSpec], Answer], task: str, exported: Exported, held_out: HeldOut, what: str, timeout_s: float
+) -> tuple[float, Answer]:
+    """Largest difference of the outputs there from those here, over the largest output; and what ``run`` answered.
+
+    Raises:
+        ConversionError: it does not run there, or its outputs are missing, NaN or of another shape.
+    """
+    file = exported.artifact
     model = BenchModel(str(file.path), file.format.value, tuple(held_out.inputs))
-    what = f"running {file.path.name} on an emulated {target.core}"
     with Store().workspace() as scratch:
         rows, here, there = (scratch / name for name in ("rows.npz", "here.npz", "there.npz"))
         write_arrays(rows, {name: array[:_ROWS] for name, array in held_out.inputs.items()})
         LocalTarget().run(BenchSpec("outputs", (model,), str(rows), outputs=str(here)), what, timeout_s)
-        try:
-            spec = BenchSpec("marked", (model,), str(rows), outputs=str(there), min_runs=_COUNTED_RUNS)
-            counted = target.instructions(spec, what, timeout_s)
-        except ConversionError as e:
-            return Emulation(core=target.core, failure=str(e))
+        answer = run(BenchSpec(task, (model,), str(rows), outputs=str(there), min_runs=_COUNTED_RUNS))
         expected, found = read_arrays(here), read_arrays(there)
+    check_outputs(expected, found, what)
     largest = max(float(np.abs(expected[name]).max()) for name in expected)
     difference = max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
-    return Emulation(
-        core=target.core,
-        rows=min(_ROWS, held_out.count),
-        max_relative=difference / largest if largest else difference,
-        instructions=Instructions(core=target.core, **counted),
-    )
+    return (difference / largest if largest else difference), answer
+
+
+def _disagreement(relative: float, precision: Precision) -> str:
+    allowed = _TOLERANCE.get(precision, _QUANTIZED_TOLERANCE)
+    if relative <= allowed:
+        return ""
+    return f"its outputs differ from this machine's by {relative:.2g} of the largest, allowed are {allowed:g}"

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -9,14 +10,14 @@ from typing import Any
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format
 from edgewright.errors import UnsupportedError
-from edgewright.measurement import Cost, Interval, Latency, OperatorTime, Performance, Sustained, Verdict
+from edgewright.measurement import Cost, Energy, Interval, Latency, OperatorTime, Performance, Sustained, Verdict
 from edgewright.profile import DeviceProfile
 from edgewright.store import Store
 from edgewright.validate import statistics
 from edgewright.validate.download import download_bytes
 from edgewright.validate.rows import read_rows
 from edgewright.validate.targets import Target
-from edgewright.validate.targets.choice import target_of
+from edgewright.validate.targets.choice import opened
 from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
 
 __all__ = ["measure", "performance_of"]
@@ -25,6 +26,7 @@ _BOARD_SECONDS = 60.0
 _PROFILED_RUNS = 20
 _THROTTLED = 0.9  # a lower clock after the run than this share of the one before it
 _ROWS = 64  # different real rows that the timing cycles through
+_NO_HEAT = "latency under heat: a sustained run shows it, on a board by default, elsewhere with `edgewright validate`"
 _CORE_ML = "latency, load time and memory: Core ML runs on macOS and iOS only"
 _CORE_ML_HERE = "latency, load time and memory: this version times no Core ML model; Xcode's performance report does"
 
@@ -43,9 +45,10 @@ def measure(
     """Cold figures of each model from a process of its own, warm ones interleaved in one process with both.
 
     The baseline is loaded twice there: how far its two copies differ is the machine's noise. Where candidate and
-    baseline are the same file, that is all there is to measure. Threads are the profile's;
-    ``target`` is the profile's own board or phone, else this machine with the device's memory as its bound.
-    ``sustained_seconds`` of the candidate without pause show what heat does to it; on a board a minute by default.
+    baseline are the same file, that is all there is to measure. Threads are the profile's, and one beside them;
+    ``target`` is the profile's own, else this machine with the device's memory as its bound; nobody else measures
+    there meanwhile. ``sustained_seconds`` of the candidate without pause show what heat does to it: on a board or a
+    phone a minute by default, elsewhere none. An emulated device shows memory, and no time.
 
     Raises:
         ConversionError: a model crashes its runtime, hangs, does not fit, or does not take the dataset's rows.
@@ -54,23 +57,63 @@ def measure(
     """
     if candidate.artifact.format is Format.MLPACKAGE:
         return _unmeasured(baseline, candidate, _CORE_ML_HERE if sys.platform == "darwin" else _CORE_ML, "this machine")
-    target = target or target_of(device)
-    if target.emulated:
-        return _unmeasured(baseline, candidate, f"latency: time on {target.name} means nothing", target.name)
-    with Store().workspace() as scratch:
+    with ExitStack() as stack:
+        target = target or stack.enter_context(opened(device))
+        scratch = stack.enter_context(Store().workspace())
         names = _write_rows(dataset, scratch)
         session = _Session(target, scratch / "rows.npz", device.threads, min_seconds, timeout_s)
         before, after = _file(baseline, names), _file(candidate, names)
         same = baseline.artifact.digest == candidate.artifact.digest
+        if target.emulated:
+            return _memory_alone(baseline, candidate, session, before, after)
         cold = {"baseline": session.cold(before)} | ({} if same else {"candidate": session.cold(after)})
         operators, reason = session.operators(after)
         cold["baseline" if same else "candidate"]["operators"] = operators
         warm = session.warm((before, before) if same else (before, after, before))
         found = performance_of(baseline, candidate, cold, warm, f"{target.name}, {device.threads} thread(s)")
-        if sustained_seconds is None and device.ssh is not None:
+        if device.threads > 1:
+            found = _with_one_thread(found, replace(session, threads=1), before, after)
+        if sustained_seconds is None and device.target_kind == "ssh":
             sustained_seconds = _BOARD_SECONDS
-        sustained = session.sustained(after, sustained_seconds) if sustained_seconds else None
-    return found.model_copy(update={"not_measured": (reason,) if reason else (), "sustained": sustained})
+        sustained, cool = session.sustained(after, sustained_seconds) if sustained_seconds else (None, _NO_HEAT)
+    missing = (reason, cool)
+    return found.model_copy(update={"not_measured": tuple(filter(None, missing)), "sustained": sustained})
+
+
+def _with_one_thread(found: Performance, session: "_Session", before: BenchModel, after: BenchModel) -> Performance:
+    """Both models again with one thread: what is left where the other cores are busy."""
+    same = before == after
+    series = session.warm((before,) if same else (before, after))["series"]
+    one = [_latency(taken) for taken in series]
+    return found.model_copy(
+        update={
+            "baseline": found.baseline.model_copy(update={"one_thread": one[0]}),
+            "candidate": found.candidate.model_copy(update={"one_thread": one[-1]}),
+        }
+    )
+
+
+def _memory_alone(
+    baseline: Exported, candidate: Exported, session: "_Session", before: BenchModel, after: BenchModel
+) -> Performance:
+    """An emulated target: what a model holds there is real where the whole machine is emulated, time never is."""
+    target = session.target
+    found = _unmeasured(baseline, candidate, f"latency: time on {target.name} means nothing", target.name)
+    if not target.own_memory:
+        return found
+    cold = [session.cold(before), session.cold(after)]
+    costs = [
+        cost.model_copy(
+            update={
+                "peak_memory_mb": taken["peak_memory_mb"],
+                "added_memory_mb": taken["added_memory_mb"],
+                "memory_steps": tuple((moment, held) for moment, held in taken["memory_steps"]),
+            }
+        )
+        for cost, taken in zip((found.baseline, found.candidate), cold, strict=True)
+    ]
+    update = {"baseline": costs[0], "candidate": costs[1], "environment": _environment(cold[1])}
+    return found.model_copy(update={**update, "runtime": f"{cold[1]['runtime']} {cold[1]['version']}"})
 
 
 @dataclass(frozen=True)
@@ -87,7 +130,7 @@ class _Session:
         return self._run(self._spec("cold", (file,)), f"loading {Path(file.path).name}")
 
     def warm(self, files: tuple[BenchModel, ...]) -> dict[str, Any]:
-        return self._run(self._spec("warm", files), f"timing {Path(files[-2].path).name}")
+        return self._run(self._spec("warm", files), f"timing {Path(files[min(1, len(files) - 1)].path).name}")
 
     def operators(self, file: BenchModel) -> tuple[list[dict[str, Any]], str]:
         """Time by operator, or why it was not measured."""
@@ -97,14 +140,22 @@ class _Session:
         except UnsupportedError as e:
             return [], str(e)
 
-    def sustained(self, file: BenchModel, seconds: float) -> Sustained:
+    def sustained(self, file: BenchModel, seconds: float) -> tuple[Sustained | None, str]:
+        """Latency over so many seconds without pause, or why it was not measured."""
         spec = replace(self._spec("sustained", (file,)), min_seconds=seconds)
-        windows = self.target.run(spec, f"heating with {Path(file.path).name}", self.timeout_s + seconds)["windows"]
-        return Sustained(
+        try:
+            answer = self.target.run(spec, f"heating with {Path(file.path).name}", self.timeout_s + seconds)
+        except UnsupportedError as e:
+            return None, str(e)
+        windows = answer["windows"]
+        metered = "joules" in answer
+        found = Sustained(
             seconds=seconds,
             low_ms=tuple(window["low_ms"] for window in windows),
             temperature_c=tuple(window["temperature_c"] for window in windows if "temperature_c" in window),
+            energy=Energy(joules=answer["joules"], source=answer["meter"]) if metered else None,
         )
+        return found, ""
 
     def _spec(self, task: str, files: tuple[BenchModel, ...]) -> BenchSpec:
         return BenchSpec(task, files, str(self.rows), threads=self.threads, min_seconds=self.min_seconds)
@@ -133,7 +184,7 @@ def performance_of(
         ratio=Interval(value=1.0, low=again.low, high=again.high) if same else ratio,
         noise=again,
         verdict=verdict,
-        environment=_environment(warm),
+        environment=(*_environment(warm), ("measured on", target)),
     )
 
 
@@ -179,11 +230,15 @@ def _transfer_bytes(artifact: Artifact) -> int:
     return download_bytes(artifact.path)
 
 
+def _latency(series: Mapping[str, Any]) -> Latency:
+    return Latency(**{key: series[key] for key in Latency.model_fields})
+
+
 def _cost(exported: Exported, cold: Mapping[str, Any], series: Mapping[str, Any]) -> Cost:
     return Cost(
         artifact=exported.artifact,
         download_bytes=_transfer_bytes(exported.artifact),
-        latency=Latency(**{key: series[key] for key in Latency.model_fields}),
+        latency=_latency(series),
         load_ms=cold["load_ms"],
         first_ms=cold["first_ms"],
         peak_memory_mb=cold["peak_memory_mb"],

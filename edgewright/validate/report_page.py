@@ -8,6 +8,7 @@ from edgewright.measurement import (
     Accuracy,
     BudgetLine,
     Emulation,
+    Energy,
     LedgerEntry,
     Measurement,
     Sustained,
@@ -45,6 +46,7 @@ def report_html(
         ("Parity with the source model", _parity(report.candidate)),
         ("Latency", _latency(report)),
         ("Without pause", _sustained(report.sustained)),
+        ("Energy", _energy(report.energy)),
         ("Memory", _memory(report)),
         ("Time by operator", _operators(report.candidate)),
         ("Size", _sizes(steps, report)),
@@ -135,7 +137,7 @@ def _parity(candidate: Measurement) -> str:
         ("run by", escape(found.checked_by)),
         ("rows", f"{found.rows:,}"),
         ("largest difference", f"{found.max_absolute:.3g}"),
-        ("mean difference", f"{found.mean_absolute:.3g}"),
+        ("mean difference", _figure(found.mean_absolute)),
     ]
     if found.max_relative is not None:
         rows.append(("largest, relative to the source's largest output", f"{found.max_relative:.3g}"))
@@ -156,6 +158,10 @@ def _latency(report: ValidationReport) -> str:
             figures = (found.p50_ms, found.p90_ms, found.p95_ms, found.p99_ms, found.mean_ms, found.min_ms)
             cold = (measured.load_ms, measured.first_ms)
             rows.append((name, *(_figure(v) for v in (*figures, *cold)), f"{found.runs:,}"))
+    for name, measured in pairs:
+        if (one := measured.one_thread) is not None:
+            figures = (one.p50_ms, one.p90_ms, one.p95_ms, one.p99_ms, one.mean_ms, one.min_ms)
+            rows.append((f"{name}, one thread", *(_figure(v) for v in figures), "", "", f"{one.runs:,}"))
     heads = ("ms", "p50", "p90", "p95", "p99", "mean", "least", "load", "first", "runs")
     samples = [(name, m.latency.sample_ms, _kind(name)) for name, m in pairs if m.latency is not None]
     ratio = (
@@ -191,6 +197,13 @@ def _sustained(found: Sustained | None) -> str:
         charts.timeline([("candidate", points, "candidate")], "ms", "Latency over a sustained run")
         + f"<p>The last window took {found.drift:.3f} of the first one's time.{heat}</p>"
     )
+
+
+def _energy(found: Energy | None) -> str:
+    if found is None:
+        return ""
+    kind = "Estimate, not measured:" if found.estimated else "Measured by"
+    return f"<p><b>{1000 * found.joules:.3g} mJ</b> for one inference. {kind} {escape(found.source)}.</p>"
 
 
 def _memory(report: ValidationReport) -> str:
@@ -232,14 +245,14 @@ def _emulated(emulations: Sequence[Emulation]) -> str:
     for found in emulations:
         counted = found.instructions
         if counted is None:
-            rows.append((escape(found.core), f'<span class="pill missed">{escape(found.failure)}</span>', *[""] * 5))
+            rows.append((escape(found.core), _ran(found), *[""] * 5))
             continue
         classes = (counted.total, counted.simd, counted.load_store, counted.branch, counted.integer)
-        rows.append((escape(found.core), _figure(found.max_relative), *(f"{n:,}" for n in classes)))
+        rows.append((escape(found.core), _ran(found), *(f"{n:,}" for n in classes)))
     if not rows:
         return ""
     heads = (
-        "core",
+        "emulated",
         "largest difference from here, relative",
         "instructions",
         "SIMD",
@@ -250,8 +263,20 @@ def _emulated(emulations: Sequence[Emulation]) -> str:
     return _table(heads, rows) + "<p>Executed instructions of one inference. They rank models; they are not a time.</p>"
 
 
+def _ran(found: Emulation) -> str:
+    if found.failure:
+        return f'<span class="pill missed">{escape(found.failure)}</span>'
+    memory = (
+        f"; took {found.peak_memory_mb:.0f} MB of {found.device_memory_mb}"
+        if found.peak_memory_mb is not None and found.device_memory_mb is not None
+        else ""
+    )
+    return f"{_figure(found.max_relative)}{memory}"
+
+
 def _not_measured(report: ValidationReport) -> str:
-    reasons = dict.fromkeys((*report.baseline.not_measured, *report.candidate.not_measured))
+    no_energy = () if report.energy else ("energy: no meter that may be read, and no estimate in the device profile",)
+    reasons = dict.fromkeys((*report.baseline.not_measured, *report.candidate.not_measured, *no_energy))
     return "<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in reasons) + "</ul>" if reasons else ""
 
 

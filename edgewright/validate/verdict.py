@@ -5,6 +5,7 @@ from edgewright.measurement import (
     BudgetLine,
     Cost,
     Emulation,
+    Energy,
     Evaluation,
     Measurement,
     Performance,
@@ -13,7 +14,7 @@ from edgewright.measurement import (
 from edgewright.profile import Budget
 from edgewright.validate.accuracy import worst_class
 
-__all__ = ["accuracy_fault", "benefit", "judge", "measurement_of"]
+__all__ = ["accuracy_fault", "benefit", "budget_lines", "judge", "measurement_of"]
 
 _MB = 1 << 20
 # A file that is smaller by less than this share is not "smaller": names and padding alone move it that far.
@@ -29,6 +30,7 @@ def judge(
     max_accuracy_drop_percent: float,
     emulations: tuple[Emulation, ...] = (),
     notes: tuple[str, ...] = (),
+    energy: Energy | None = None,
 ) -> ValidationReport:
     """Every limit met, missed or not measured. The accuracy limit is the budget's where it has one, else the recipe's.
 
@@ -61,6 +63,7 @@ def judge(
         environment=performance.environment,
         emulations=emulations,
         sustained=performance.sustained,
+        energy=energy,
     )
 
 
@@ -81,6 +84,7 @@ def measurement_of(evaluation: Evaluation, performance: Performance, *, of_basel
         download_bytes=cost.download_bytes,
         memory_steps=cost.memory_steps,
         operators=cost.operators,
+        one_thread=cost.one_thread,
         not_measured=(*evaluation.not_measured, *performance.not_measured),
     )
 
@@ -161,9 +165,6 @@ def _saving(ratio: float) -> str:
 def _lines(measured: Measurement, candidate: Evaluation, budget: Budget, drop_limit: float) -> tuple[BudgetLine, ...]:
     worst = worst_class(candidate.per_class)
     held = (
-        ("p95 latency", budget.max_latency_ms, measured.latency.p95_ms if measured.latency else None, "ms"),
-        ("added memory", budget.max_memory_mb, measured.added_memory_mb, "MB"),
-        ("size on disk", budget.max_size_mb, measured.artifact.size_bytes / _MB, "MB"),
         ("accuracy drop", drop_limit, candidate.drop.percent if candidate.drop else None, "percentage points"),
         (
             f"worst class drop ({worst.label})" if worst else "worst class drop",
@@ -171,6 +172,17 @@ def _lines(measured: Measurement, candidate: Evaluation, budget: Budget, drop_li
             worst.drop_percent if worst else None,
             "percentage points",
         ),
+    )
+    judged = (_line(figure, limit, value, unit) for figure, limit, value, unit in held if limit is not None)
+    return (*budget_lines(measured, budget), *judged)
+
+
+def budget_lines(cost: Cost | Measurement, budget: Budget) -> tuple[BudgetLine, ...]:
+    """What a file costs against the limits of latency, memory and size that there are."""
+    held = (
+        ("p95 latency", budget.max_latency_ms, cost.latency.p95_ms if cost.latency else None, "ms"),
+        ("added memory", budget.max_memory_mb, cost.added_memory_mb, "MB"),
+        ("size on disk", budget.max_size_mb, cost.artifact.size_bytes / _MB, "MB"),
     )
     return tuple(_line(figure, limit, value, unit) for figure, limit, value, unit in held if limit is not None)
 

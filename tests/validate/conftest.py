@@ -1,6 +1,13 @@
 """Small real models: a linear classifier with two planted near-ties, as ONNX files made by hand."""
 
-from collections.abc import Callable
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +16,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.artifact import Dataset, Exported, Format, ImportedModel, ModelTask, Precision
+from edgewright.profile import SshConnection
 from edgewright.store import Store
+from edgewright.validate.targets import arm_system, device_image
+from edgewright.validate.targets.emulated_device import booted
+from edgewright.validate.targets.ssh import SshTarget
 from edgewright_runtime.manifest import TensorSpec
+from tests.bundles import newer_bundle, table_bundle
+
+__all__ = ["newer_bundle", "table_bundle"]
 
 FEATURES, CLASSES, ROWS = 16, 3, 300
 LABELS = ("low", "middle", "high")
@@ -123,3 +137,79 @@ def export(tmp_path: Path) -> Callable[..., Exported]:
         return exported(linear_onnx(tmp_path / name, weights, **options))
 
     return made
+
+
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def keygen(path: Path) -> None:
+    subprocess.run([str(shutil.which("ssh-keygen")), "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+
+
+@pytest.fixture(scope="session")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshConnection]:
+    """A real sshd on loopback stands for the board."""
+    if SSHD is None or shutil.which("ssh") is None or shutil.which("ps") is None:
+        pytest.skip("no sshd, ssh or ps here (Debian: apt-get install openssh-server openssh-client procps)")
+    folder = tmp_path_factory.mktemp("board")
+    for name in ("host", "user"):
+        keygen(folder / name)
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd's privilege separation, where no service made it
+    port = free_port()
+    (folder / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nPidFile {folder / 'pid'}\n"
+        f"AuthorizedKeysFile {folder / 'user.pub'}\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+        "PermitRootLogin yes\n"
+    )
+    server = subprocess.Popen([str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")], stderr=subprocess.DEVNULL)
+    try:
+        _await(port)
+        (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
+        yield SshConnection(
+            host="127.0.0.1",
+            port=port,
+            user=getpass.getuser(),
+            key=folder / "user",
+            known_hosts=folder / "known_hosts",
+            folder=str(folder / "work"),
+            python=sys.executable,
+        )
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _await(port: int) -> None:
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    pytest.skip("sshd does not start here")
+
+
+@pytest.fixture(scope="session")
+def arm_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the emulated systems lie that all tests of a session share."""
+    if reason := arm_system.missing_tools():
+        pytest.skip(f"no emulated Arm: {reason}")
+    return tmp_path_factory.mktemp("arm")
+
+
+@pytest.fixture(scope="session")
+def device(arm_home: Path) -> Iterator[SshTarget]:
+    """A whole emulated arm64 machine, booted once."""
+    if reason := device_image.missing_tools():
+        pytest.skip(f"no emulated device: {reason}")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("EDGEWRIGHT_HOME", str(arm_home))
+        with booted("cortex-a53", 320, 2) as target:
+            patched.undo()
+            yield target

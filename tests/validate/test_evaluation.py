@@ -95,6 +95,8 @@ import os, signal, time
 __version__ = "stand-in"
 class SessionOptions:
     def add_session_config_entry(self, key, value): ...
+def get_available_providers():
+    return ["CPUExecutionProvider"]
 def InferenceSession(*a, **k):
     {act}
 """

@@ -161,7 +161,7 @@ def test_browser_shows_the_page_within_its_width(tmp_path: Path, width: int) -> 
         check=True,
     ).stdout
     assert "<title>fits</title>" in shown
-    assert shown.count("<section>") == 10
+    assert shown.count("<section>") == 11
 
 
 def test_the_ledger_is_a_table_and_a_waterfall_in_page_and_markdown() -> None:

@@ -1,13 +1,6 @@
 """A real sshd on loopback stands for the board; the board's own troubles are made there."""
 
-import getpass
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,63 +13,9 @@ from edgewright.validate import measure
 from edgewright.validate.targets.choice import target_of
 from edgewright.validate.targets.ssh import SshTarget
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
+from tests.validate.conftest import free_port, keygen
 
-SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-pytestmark = pytest.mark.skipif(
-    SSHD is None or shutil.which("ssh") is None or shutil.which("ps") is None,
-    reason="no sshd, ssh or ps here (Debian: apt-get install openssh-server openssh-client procps)",
-)
 Export = Callable[..., Exported]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def keygen(path: Path) -> None:
-    subprocess.run([str(shutil.which("ssh-keygen")), "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
-
-
-@pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshConnection]:
-    folder = tmp_path_factory.mktemp("board")
-    for name in ("host", "user"):
-        keygen(folder / name)
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # sshd's privilege separation, where no service made it
-    port = free_port()
-    (folder / "sshd_config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nPidFile {folder / 'pid'}\n"
-        f"AuthorizedKeysFile {folder / 'user.pub'}\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-        "PermitRootLogin yes\n"
-    )
-    server = subprocess.Popen([str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")], stderr=subprocess.DEVNULL)
-    try:
-        _await(port)
-        (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
-        yield SshConnection(
-            host="127.0.0.1",
-            port=port,
-            user=getpass.getuser(),
-            key=folder / "user",
-            known_hosts=folder / "known_hosts",
-            folder=str(folder / "work"),
-            python=sys.executable,
-        )
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _await(port: int) -> None:
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    pytest.skip("sshd does not start here")
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ import pytest
 from edgewright.artifact import Dataset, Exported
 from edgewright.errors import ConversionError, InputError
 from edgewright.validate import emulate
-from edgewright.validate.targets import Target, arm64
+from edgewright.validate.targets import Target, arm_system
 from edgewright.validate.targets.answers import answer_of
-from edgewright.validate.targets.arm64 import EmulatedArm
+from edgewright.validate.targets.arm import EmulatedArm
 from edgewright.validate.targets.local import LocalTarget
+from edgewright.validate.targets.ssh import SshTarget
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
 
 Export = Callable[..., Exported]
@@ -21,19 +22,32 @@ FEATURES = 16
 
 
 @pytest.fixture(scope="session")
-def arm_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if reason := arm64.missing_tools():
-        pytest.skip(f"no emulated Arm: {reason}")
+def arm_root(arm_home: Path) -> Path:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("EDGEWRIGHT_HOME", str(tmp_path_factory.mktemp("arm")))
-        return arm64.set_up()
+        patched.setenv("EDGEWRIGHT_HOME", str(arm_home))
+        return arm_system.set_up("arm64")
 
 
-@pytest.fixture(params=["local", pytest.param("cortex-a53", marks=pytest.mark.slow)])
+KINDS = [
+    "local",
+    "ssh",
+    pytest.param("cortex-a53", marks=pytest.mark.slow),
+    pytest.param("device", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(params=KINDS)
 def target(request: pytest.FixtureRequest) -> Target:
-    if request.param == "local":
-        return LocalTarget()
-    return EmulatedArm(request.param, request.getfixturevalue("arm_root"))
+    match request.param:
+        case "local":
+            return LocalTarget()
+        case "ssh":
+            return SshTarget(request.getfixturevalue("board"))
+        case "device":
+            found: Target = request.getfixturevalue("device")
+            return found
+        case core:
+            return EmulatedArm(core, request.getfixturevalue("arm_root"))
 
 
 @pytest.fixture
@@ -62,7 +76,7 @@ def test_outputs_are_the_models_own(
 def test_refused_file_is_named(target: Target, tmp_path: Path, rows: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a model")
-    with pytest.raises(ConversionError, match=r"running: broken.onnx: ONNX Runtime .* cannot load it"):
+    with pytest.raises(ConversionError, match=r"running: .*\.onnx: ONNX Runtime .* cannot load it"):
         target.run(BenchSpec("cold", (BenchModel(str(broken), "onnx"),), str(rows)), "running", 120)
 
 

@@ -23,6 +23,11 @@ class Target(Protocol):
         """Whether times there mean nothing."""
         ...
 
+    @property
+    def own_memory(self) -> bool:
+        """Whether memory that is measured there is the device's: qemu-user shows the emulator's own."""
+        ...
+
     def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
         """The bench's answer; paths in ``spec`` are this machine's, ``spec.outputs`` is written here.
 

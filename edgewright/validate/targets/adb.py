@@ -32,6 +32,7 @@ class AdbTarget:
 
     connection: AdbConnection
     emulated: bool = False
+    own_memory: bool = True
 
     @property
     def name(self) -> str:

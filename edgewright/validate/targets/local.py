@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.errors import ConversionError
+from edgewright.validate.targets import cgroup
 from edgewright.validate.targets.answers import OutOfMemoryError, answer_of
 from edgewright_runtime.bench import BenchSpec, spec_json
 
@@ -21,7 +22,7 @@ _TAIL_BYTES = 2000
 
 @dataclass(frozen=True)
 class LocalTarget:
-    """This machine, bounded where asked: memory by RLIMIT_AS, processors by affinity.
+    """This machine, bounded where asked: memory by a control group, else by RLIMIT_AS; processors by affinity.
 
     ``memory_mb`` is what loading and running a model may add to the process; None sets no bound.
     """
@@ -29,35 +30,49 @@ class LocalTarget:
     memory_mb: float | None = None
     cores: int | None = None
     emulated: bool = False
+    own_memory: bool = True
 
     @property
     def name(self) -> str:
         """How reports call it, with what was enforced."""
         bounds = []
         if self.memory_mb is not None:
-            bounds.append(f"{self.memory_mb:g} MB by RLIMIT_AS")
+            bounds.append(f"{self.memory_mb:g} MB by {'cgroup v2' if cgroup.delegated() else 'RLIMIT_AS'}")
         if self.cores is not None:
             bounds.append(f"{self.cores} core(s) by affinity")
         return f"this machine ({', '.join(bounds)})" if bounds else "this machine"
 
     def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
         """See `Target.run`."""
+        bounded = replace(spec, cores=self.cores)
+        if self.memory_mb is None:
+            return run_bench(bounded, what, timeout_s)
         try:
-            return run_bench(replace(spec, limit_mb=self.memory_mb, cores=self.cores), what, timeout_s)
+            if (below := cgroup.delegated()) is None:
+                return run_bench(replace(bounded, limit_mb=self.memory_mb), what, timeout_s)
+            return self._run_in_group(below, bounded, what, timeout_s)
         except OutOfMemoryError as e:
-            if self.memory_mb is None:
-                raise
-            raise ConversionError(f"{what}: {self._does_not_fit(spec, what, timeout_s)}") from e
+            needed = self.needed_mb(spec, what, timeout_s)
+            about = "" if needed is None else f" (needed about {needed:.0f} MB)"
+            raise ConversionError(f"{what}: does not fit in {self.memory_mb:g} MB{about}") from e
 
-    def _does_not_fit(self, spec: BenchSpec, what: str, timeout_s: float) -> str:
-        """Names the bound and, from a run without it, what the model needs."""
-        said = f"does not fit in {self.memory_mb:g} MB"
+    def _run_in_group(self, below: Path, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+        with cgroup.memory_bound(below, self.memory_mb or 0) as group:
+            try:
+                return run_bench(replace(spec, cgroup=str(group)), what, timeout_s)
+            except ConversionError as e:
+                if cgroup.was_out_of_memory(group):
+                    raise OutOfMemoryError(f"{what}: out of memory") from e
+                raise
+
+    def needed_mb(self, spec: BenchSpec, what: str, timeout_s: float) -> float | None:
+        """What loading and running the first model adds here without a bound; None where that fails too."""
+        free = replace(spec, task="cold", models=spec.models[:1], outputs="", limit_mb=None)
         try:
-            free = run_bench(replace(spec, task="cold", models=spec.models[:1], limit_mb=None), what, timeout_s)
+            needed: float | None = run_bench(free, what, timeout_s)["added_memory_mb"]
         except ConversionError:
-            return said
-        needed = free["added_memory_mb"]
-        return said if needed is None else f"{said} (needed about {needed:.0f} MB)"
+            return None
+        return needed
 
 
 def run_bench(

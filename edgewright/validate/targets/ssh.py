@@ -14,7 +14,8 @@ from typing import Any
 from edgewright.artifact import digest_of
 from edgewright.errors import ConversionError, DeviceUnreachableError, InputError
 from edgewright.profile import SshConnection
-from edgewright.validate.targets.answers import answer_of
+from edgewright.validate.targets.answers import OutOfMemoryError, answer_of
+from edgewright.validate.targets.local import LocalTarget
 from edgewright_runtime.bench import BenchModel, BenchSpec, spec_json
 
 __all__ = ["SshTarget"]
@@ -25,19 +26,26 @@ _TIMED_OUT = 124  # timeout(1)
 _CONNECT_S = 10
 _TRANSFER_S = 300
 _TAIL_BYTES = 2000
+_OOM_KILLS = "grep -s oom_kill /proc/vmstat || true"  # Linux counts there whom it ended for want of memory
+_OOM_SAID = "out of memory: the system ended a process"
 
 
 @dataclass(frozen=True)
 class SshTarget:
-    """A board; a run that was cut off may simply be started again: what was pushed is still there."""
+    """A board; a run that was cut off may simply be started again: what was pushed is still there.
+
+    ``label`` is how reports call it, left out: by its host.
+    """
 
     connection: SshConnection
     emulated: bool = False
+    label: str = ""
+    own_memory: bool = True
 
     @property
     def name(self) -> str:
         """How reports call it."""
-        return f"{self.connection.host} over SSH"
+        return self.label or f"{self.connection.host} over SSH"
 
     def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
         """See `Target.run`; adds an `InputError` where the host's key is not the one that is trusted."""
@@ -52,6 +60,8 @@ class SshTarget:
         folder = f"{self._folder}/runs/{uuid.uuid4().hex}"
         try:
             return self._bench(there, spec, folder, f"{unpack} && PYTHONPATH={runtime}", what, timeout_s)
+        except OutOfMemoryError as e:
+            raise ConversionError(f"{what}: {self._does_not_fit(spec, what, timeout_s)}") from e
         finally:
             self._tidy(folder)
 
@@ -60,9 +70,13 @@ class SshTarget:
     ) -> dict[str, Any]:
         """One call does it all: each costs a handshake. The answer comes on stdout, the end of the log on stderr."""
         command = (
-            f"mkdir -p {folder} && cd {folder} && cat > spec.json && {prefix} timeout -k 2 {timeout_s:g} "
+            f"began=$(date +%s); mkdir -p {folder} && cd {folder} && cat > spec.json && killed=$({_OOM_KILLS}) && "
+            f"{prefix} timeout -k 2 {timeout_s:g} "
             f"{self.connection.python} -m edgewright_runtime.bench --spec spec.json --out answer.json > log.txt 2>&1; "
-            f"code=$?; tail -c {_TAIL_BYTES} log.txt >&2; cat answer.json 2>/dev/null; "
+            # busybox's timeout answers with the signal that it sent, not with 124.
+            f"code=$?; [ $code -ne 0 ] && [ $(($(date +%s) - began)) -ge {int(timeout_s)} ] && code={_TIMED_OUT}; "
+            f"tail -c {_TAIL_BYTES} log.txt >&2; cat answer.json 2>/dev/null; "
+            f'[ "$killed" = "$({_OOM_KILLS})" ] || echo "{_OOM_SAID}" >&2; '
             f"[ $code -eq {_UNREACHABLE} ] && exit 1; exit $code"
         )
         done = self._call(command, what, timeout_s + _CONNECT_S * 3, spec_json(there).encode())
@@ -73,6 +87,14 @@ class SshTarget:
         if spec.outputs:
             Path(spec.outputs).write_bytes(self._call(f"cat {folder}/outputs.npz", what, _TRANSFER_S).stdout)
         return answer
+
+    def _does_not_fit(self, spec: BenchSpec, what: str, timeout_s: float) -> str:
+        """Names the device's memory and, from a run on this machine, what the model needs."""
+        held_kb = re.search(r"MemTotal:\s*(\d+)", self._said("cat /proc/meminfo", what))
+        needed = LocalTarget().needed_mb(spec, what, timeout_s)
+        holds = f"the {int(held_kb.group(1)) >> 10} MB" if held_kb else "the memory"
+        about = "" if needed is None else f" (needed about {needed:.0f} MB beside its runtime)"
+        return f"does not fit in {holds} of {self.name}{about}"
 
     @property
     def _folder(self) -> str:
@@ -100,7 +122,8 @@ class SshTarget:
         return f"mkdir -p {folder} && tar -x -f {self._folder}/files/{name} -C {folder}", folder
 
     def _place(self, content: bytes, path: str, what: str) -> None:
-        self._send(content, f"cat > {path}.part && mv {path}.part {path}", what)
+        # The name must not outlive a power cut that the content does not: what has the name is never sent again.
+        self._send(content, f"cat > {path}.part && sync && mv {path}.part {path}", what)
 
     def _send(self, content: bytes, command: str, what: str) -> None:
         done = self._call(command, what, _TRANSFER_S, content)

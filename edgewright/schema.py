@@ -1,0 +1,81 @@
+"""What a profile or recipe may say, key by key: its value here, what is allowed, and what it means."""
+
+from collections.abc import Iterator
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+__all__ = ["Key", "keys_of"]
+
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+class Key(NamedTuple):
+    """One key of a YAML file, dotted where it is nested; ``value`` is empty where it is left out."""
+
+    name: str
+    value: str
+    allowed: str
+    meaning: str
+
+
+def keys_of(kind: type[BaseModel], value: BaseModel | None, prefix: str = "") -> Iterator[Key]:
+    """Every key of ``kind`` and, below them, those of the parts that it may have."""
+    for name, info in kind.model_fields.items():
+        held = getattr(value, name) if value is not None else None
+        part = _part(info.annotation)
+        yield Key(
+            f"{prefix}{name}",
+            "" if part else _shown(held),
+            "keys below" if part else _allowed(info),
+            info.description or (part.__doc__ or "").partition("\n")[0] if part else info.description or "",
+        )
+        if part:
+            yield from keys_of(part, held, f"{prefix}{name}.")
+
+
+def _part(annotation: Any) -> type[BaseModel] | None:
+    """The nested model that a field is, or may be."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def _shown(held: Any) -> str:
+    if held is None:
+        return ""
+    if isinstance(held, tuple | list):
+        return ", ".join(_shown(item) for item in held)
+    return str(held.value) if isinstance(held, Enum) else str(held)
+
+
+def _allowed(info: FieldInfo) -> str:
+    bounds = " and ".join(
+        f"{sign} {getattr(limit, name):g}"
+        for limit in info.metadata
+        for name, sign in _BOUNDS.items()
+        if getattr(limit, name, None) is not None
+    )
+    pattern = next((limit.pattern for limit in info.metadata if getattr(limit, "pattern", None)), None)
+    said = f"{_kind(info.annotation)} {bounds}".strip() if pattern is None else f"text like {pattern}"
+    return said if info.is_required() else f"{said}; may be left out"
+
+
+def _kind(annotation: Any) -> str:
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(parts[0])
+    if origin in (Union, UnionType):
+        return " or ".join(_kind(part) for part in parts if part is not NoneType)
+    if origin is Literal:
+        return ", ".join(str(part) for part in parts)
+    if origin in (tuple, list):
+        return f"list of: {_kind(parts[0])}" if parts else "list"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return ", ".join(str(member.value) for member in annotation)
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)).lower())

@@ -1,0 +1,200 @@
+"""A finished bundle on a device, before it is released there: does it run, answer as it did, and keep the budget."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgewright.artifact import Artifact, Dataset, Exported, Format, Precision, Value, digest_of, size_of
+from edgewright.errors import ConversionError, InputError, UnsupportedError
+from edgewright.measurement import BudgetLine, Cost, Energy, Performance
+from edgewright.package import BundleContent
+from edgewright.profile import DeviceProfile
+from edgewright.store import Store
+from edgewright.validate.energy import energy_of
+from edgewright.validate.performance import measure
+from edgewright.validate.requirements import unmet
+from edgewright.validate.targets import Target
+from edgewright.validate.targets.choice import opened
+from edgewright.validate.verdict import budget_lines
+from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.encoding import dequantize
+from edgewright_runtime.golden import load_golden
+
+__all__ = ["DeviceCheck", "ValidatedBundle", "check_bundle", "check_rows", "validated_bundle"]
+
+SUSTAINED_S, QUICK_SUSTAINED_S = 60.0, 5.0
+
+
+class DeviceCheck(Value):
+    """One bundle on one device. ``difference`` is the largest of its golden outputs, as a share of what is allowed.
+
+    ``failure`` says why the bundle does not run there at all; empty where it does.
+    """
+
+    device: str
+    target: str
+    failure: str = ""
+    difference: float | None = None
+    performance: Performance | None = None
+    lines: tuple[BudgetLine, ...] = ()
+    energy: Energy | None = None
+
+    @property
+    def passed(self) -> bool:
+        """It runs, agrees with its golden vectors, and misses no limit."""
+        return not self.failure and all(line.status != "missed" for line in self.lines)
+
+
+class ValidatedBundle(Value):
+    """A bundle's model as measurement takes it; ``golden`` holds its golden vectors in real units, with tolerances."""
+
+    exported: Exported
+    golden: Dataset
+    tolerance: tuple[tuple[str, float], ...]
+
+
+def validated_bundle(content: BundleContent, store: Store) -> ValidatedBundle:
+    """The model and the golden vectors of a bundle, put into the store.
+
+    Raises:
+        InputError: the golden vectors cannot be read.
+    """
+    manifest, folder = content.manifest, content.bundle.artifact.path
+    file = folder / manifest.model
+    form = {"tflite": Format.TFLITE, "onnx": Format.ONNX, "mlpackage": Format.MLPACKAGE}[manifest.format]
+    exported = Exported(
+        artifact=Artifact(path=file, format=form, digest=digest_of(file), size_bytes=size_of(file)),
+        precision=Precision(manifest.precision),
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        runtime=manifest.runtime.name,
+        runtime_floor=manifest.runtime.minimum_version,
+    )
+    scale = {spec.name: spec.scale or 1.0 for spec in manifest.outputs}
+    tolerance = tuple((name, allowed * scale[name]) for name, allowed in manifest.golden.tolerance.items())
+    return ValidatedBundle(exported=exported, golden=_golden(content, store), tolerance=tolerance)
+
+
+def _golden(content: BundleContent, store: Store) -> Dataset:
+    """Golden inputs as test rows; golden outputs stand where the source model's answers do."""
+    manifest = content.manifest
+    try:
+        inputs, outputs = load_golden(content.bundle.artifact.path / manifest.golden.path)
+    except OSError as e:
+        raise InputError(f"bundle {content.bundle.artifact.path}: golden vectors cannot be read: {e}") from e
+    arrays = {f"test.x.{s.name}": dequantize(inputs[s.name], s) for s in manifest.inputs}
+    arrays |= {f"test.reference.{s.name}": dequantize(outputs[s.name], s) for s in manifest.outputs}
+    rows = manifest.golden.rows
+    with store.workspace() as scratch:
+        np.savez(scratch / "golden.npz", **arrays, **{"test.y": np.zeros(rows)})  # type: ignore[arg-type]
+        artifact = store.put(scratch / "golden.npz", Format.DATASET)
+    return Dataset(artifact=artifact, calibration_rows=0, validation_rows=0, test_rows=rows)
+
+
+def check_bundle(
+    bundle: ValidatedBundle, baseline: ValidatedBundle | None, device: DeviceProfile, *, quick: bool = False
+) -> DeviceCheck:
+    """Everything that the device's target can tell: it is nobody else's meanwhile.
+
+    ``baseline`` is timed beside it, interleaved; left out, the bundle is timed against itself. ``quick`` heats for
+    5 seconds instead of 60.
+
+    Raises:
+        DeviceUnreachableError: the target did not answer.
+    """
+    if reasons := unmet(bundle.exported, device):
+        return DeviceCheck(device=device.name, target="not tried", failure="; ".join(reasons))
+    with opened(device) as target:
+        found = DeviceCheck(device=device.name, target=target.name)
+        try:
+            difference = _difference(target, bundle)
+            seconds = None if target.emulated else (QUICK_SUSTAINED_S if quick else SUSTAINED_S)
+            first = (baseline or bundle).exported
+            performance = measure(
+                first, bundle.exported, bundle.golden, device, target=target, sustained_seconds=seconds
+            )
+        except (ConversionError, UnsupportedError) as e:
+            return found.model_copy(update={"failure": str(e)})
+    too_far = difference is not None and not difference <= 1
+    return found.model_copy(
+        update={
+            "failure": f"golden outputs differ by {difference:.2g} times what is allowed" if too_far else "",
+            "difference": difference,
+            "performance": performance,
+            "lines": budget_lines(performance.candidate, device.budget),
+            "energy": energy_of(performance.sustained, (), device),
+        }
+    )
+
+
+def _difference(target: Target, bundle: ValidatedBundle) -> float | None:
+    """Largest difference of an output from its golden one over its tolerance; None where it gives none."""
+    model = bundle.exported
+    with np.load(bundle.golden.artifact.path, allow_pickle=False) as stored, Store().workspace() as scratch:
+        rows, answers = scratch / "rows.npz", scratch / "answers.npz"
+        names = _names(model)
+        write_arrays(rows, {name: stored[f"test.x.{name}"] for name in names[0]})
+        bench_model = BenchModel(str(model.artifact.path), model.artifact.format.value, *names)
+        spec = BenchSpec("outputs", (bench_model,), str(rows), outputs=str(answers))
+        try:
+            target.run(spec, f"running {model.artifact.path.name} on {target.name}", _OUTPUTS_S)
+        except UnsupportedError:
+            return None
+        found = read_arrays(Path(answers))
+        return max(
+            _largest(found[name], stored[f"test.reference.{name}"]) / allowed for name, allowed in bundle.tolerance
+        )
+
+
+_OUTPUTS_S = 300
+
+
+def _largest(found: np.ndarray, expected: np.ndarray) -> float:
+    """Infinite where shapes differ or a number is missing, so that it exceeds every tolerance."""
+    if found.shape != expected.shape:
+        return float("inf")
+    largest = float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
+    return largest if np.isfinite(largest) else float("inf")
+
+
+def _names(model: Exported) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(spec.name for spec in model.inputs), tuple(spec.name for spec in model.outputs)
+
+
+def check_rows(checks: Sequence[DeviceCheck]) -> list[dict[str, str]]:
+    """A table: one row a device."""
+    return [_row(check) for check in checks]
+
+
+def _row(check: DeviceCheck) -> dict[str, str]:
+    cost = check.performance.candidate if check.performance else None
+    latency = cost.latency if cost else None
+    one = cost.one_thread if cost else None
+    sustained = check.performance.sustained if check.performance else None
+    missed = "; ".join(line.sentence() for line in check.lines if line.status == "missed")
+    return {
+        "device": check.device,
+        "measured on": check.target,
+        "verdict": "passed" if check.passed else check.failure or missed,
+        "p50 / p95 ms": f"{latency.p50_ms:.4g} / {latency.p95_ms:.4g}" if latency else "not measured",
+        "p50 ms, 1 thread": f"{one.p50_ms:.4g}" if one else "",
+        "added / peak MB": _memory(cost),
+        "drift under heat": f"x{sustained.drift:.3f} in {sustained.seconds:g} s" if sustained else "not measured",
+        "energy": _energy(check.energy),
+        "golden outputs": "not compared" if check.difference is None else f"{check.difference:.2g} of what is allowed",
+        "latency against baseline": check.performance.verdict if check.performance else "",
+    }
+
+
+def _memory(cost: Cost | None) -> str:
+    if cost is None or cost.added_memory_mb is None:
+        return "not measured"
+    peak = "" if cost.peak_memory_mb is None else f" / {cost.peak_memory_mb:.1f}"
+    return f"{cost.added_memory_mb:.1f}{peak}"
+
+
+def _energy(energy: Energy | None) -> str:
+    if energy is None:
+        return "not measured"
+    return f"{1000 * energy.joules:.3g} mJ ({'estimate: ' if energy.estimated else ''}{energy.source})"

@@ -1,0 +1,92 @@
+"""A bound on memory by Linux's control groups, version 2, where this process may make one.
+
+Source: Linux, Documentation/admin-guide/cgroup-v2.rst. A group of its own counts what is really held, files' pages and
+kernel memory too, where RLIMIT_AS counts addresses that may never be touched.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+__all__ = ["delegated", "memory_bound", "was_out_of_memory"]
+
+
+@cache
+def delegated() -> Path | None:
+    """The group below which this process may bound memory; None where there is none."""
+    mount, own = _mounted(), _own_group()
+    if mount is None or own is None:
+        return None
+    group = mount / own.lstrip("/")
+    for folder in (group, *group.parents):
+        if not folder.is_relative_to(mount):
+            return None
+        if _may_bound_below(folder, enable=folder == group):
+            return folder
+    return None
+
+
+def _mounted() -> Path | None:
+    """Where the hierarchy is mounted: field 5 of mountinfo, the type after the dash (proc(5))."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    for line in lines:
+        place, _, kind = line.partition(" - ")
+        if kind.startswith("cgroup2 "):
+            return Path(place.split()[4])
+    return None
+
+
+def _own_group() -> str | None:
+    """The line of version 2 begins with 0:: (cgroups(7))."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            return line.removeprefix("0::")
+    return None
+
+
+def _may_bound_below(folder: Path, *, enable: bool) -> bool:
+    """Tried with a group that is removed at once: permissions alone do not tell."""
+    control, probe = folder / "cgroup.subtree_control", folder / _name()
+    try:
+        if "memory" not in control.read_text().split():
+            if not enable or "memory" not in (folder / "cgroup.controllers").read_text().split():
+                return False
+            control.write_text("+memory")  # refused where the group itself holds processes, unless it is the root
+        probe.mkdir()
+    except OSError:
+        return False
+    try:
+        # Moving a process needs this file of the common ancestor too.
+        return os.access(probe / "memory.max", os.W_OK) and os.access(folder / "cgroup.procs", os.W_OK)
+    finally:
+        probe.rmdir()
+
+
+@contextmanager
+def memory_bound(below: Path, limit_mb: float) -> Iterator[Path]:
+    """A group whose processes hold no more than ``limit_mb`` together, swap included; removed at the end."""
+    group = below / _name()
+    group.mkdir()
+    try:
+        (group / "memory.max").write_text(str(int(limit_mb * (1 << 20))))
+        if (swap := group / "memory.swap.max").exists():
+            swap.write_text("0")
+        yield group
+    finally:
+        group.rmdir()
+
+
+def was_out_of_memory(group: Path) -> bool:
+    """Whether the kernel ended one of its processes for want of memory."""
+    counts = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
+    return int(counts.get("oom_kill", 0)) > 0
+
+
+def _name() -> str:
+    return f"edgewright-{uuid.uuid4().hex[:12]}"

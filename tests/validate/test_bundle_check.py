@@ -1,0 +1,118 @@
+"""A finished bundle on devices: what the release manager is told, and that nobody disturbs a measurement."""
+
+import multiprocessing
+import multiprocessing.synchronize
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgewright.measurement import Energy
+from edgewright.package import Bundle, read_bundle
+from edgewright.profile import Budget, DeviceProfile, SshConnection, load_device
+from edgewright.store import Store
+from edgewright.validate import bundle_check
+from edgewright.validate.bundle_check import ValidatedBundle, check_bundle, check_rows, validated_bundle
+from edgewright.validate.targets.choice import alone_on, machine_of, opened
+
+
+@pytest.fixture
+def ours(table_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> ValidatedBundle:
+    monkeypatch.setattr(bundle_check, "QUICK_SUSTAINED_S", 0.3)
+    return validated_bundle(read_bundle(table_bundle.artifact.path), Store())
+
+
+@pytest.fixture
+def device() -> DeviceProfile:
+    return load_device("raspberry_pi_5").model_copy(update={"budget": Budget(max_memory_mb=500)})
+
+
+def test_bundle_that_runs_and_fits_passes(ours: ValidatedBundle, device: DeviceProfile) -> None:
+    found = check_bundle(ours, None, device, quick=True)
+    assert found.passed
+    assert found.difference is not None
+    assert found.difference <= 1
+    assert found.performance is not None
+    assert found.performance.sustained is not None
+    assert found.performance.candidate.one_thread is not None
+    (row,) = check_rows([found])
+    assert row["verdict"] == "passed"
+    assert row["energy"] == "not measured"
+
+
+def test_missed_limit_and_other_outputs_are_told_apart(ours: ValidatedBundle, device: DeviceProfile) -> None:
+    tight = device.model_copy(update={"budget": Budget(max_memory_mb=0.001), "threads": 1})
+    missed = check_bundle(ours, None, tight, quick=True)
+    assert not missed.passed
+    assert missed.failure == ""
+    assert "misses its limit" in check_rows([missed])[0]["verdict"]
+    with np.load(ours.golden.artifact.path) as stored:
+        moved = {name: array + 1 if name.startswith("test.reference") else array for name, array in stored.items()}
+    np.savez(ours.golden.artifact.path, **moved)
+    other = check_bundle(ours, None, tight, quick=True)
+    assert "golden outputs differ by" in other.failure
+
+
+def test_device_that_takes_another_format_is_not_tried(ours: ValidatedBundle) -> None:
+    found = check_bundle(ours, None, load_device("pixel_8"), quick=True)
+    assert (found.target, found.passed) == ("not tried", False)
+    assert "pixel_8 takes tflite files" in found.failure
+
+
+def test_energy_is_said_to_be_an_estimate() -> None:
+    found = bundle_check.DeviceCheck(
+        device="d", target="t", energy=Energy(joules=0.002, source="10 instructions", estimated=True)
+    )
+    assert check_rows([found])[0]["energy"] == "2 mJ (estimate: 10 instructions)"
+
+
+def test_boards_are_their_own_machines_and_the_rest_is_this_one(device: DeviceProfile) -> None:
+    board = device.model_copy(update={"ssh": SshConnection(host="pi", user="u")})
+    assert machine_of(board) == "ssh pi:22"
+    assert machine_of(device) == machine_of(load_device("generic_android")) == "this machine"
+
+
+def test_second_measurement_on_a_machine_waits_for_the_first(device: DeviceProfile) -> None:
+    entered, order = threading.Event(), []
+
+    def second() -> None:
+        entered.set()
+        with opened(device):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with opened(device):
+        waiting.start()
+        entered.wait()
+        waiting.join(0.3)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+
+
+def test_lock_holds_between_processes_and_dies_with_its_holder(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    holder = context.Process(target=_hold, args=("board", held))
+    holder.start()
+    assert held.wait(30)
+    done = threading.Event()
+    waiting = threading.Thread(target=_enter, args=("board", done))
+    waiting.start()
+    assert not done.wait(0.3)
+    holder.kill()
+    holder.join()
+    assert done.wait(30)
+    waiting.join()
+
+
+def _hold(machine: str, held: multiprocessing.synchronize.Event) -> None:
+    with alone_on(machine):
+        held.set()
+        threading.Event().wait(60)
+
+
+def _enter(machine: str, done: threading.Event) -> None:
+    with alone_on(machine):
+        done.set()
