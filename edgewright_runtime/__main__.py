@@ -19,6 +19,7 @@ from edgewright_runtime.installation import Installation, Installed
 
 if TYPE_CHECKING:
     from edgewright_runtime.device import Device
+    from edgewright_runtime.registry import Model
 
 __all__ = ["main"]
 
@@ -127,13 +128,47 @@ def _rows(source: str) -> Any:
 
 
 def _status(options: argparse.Namespace) -> dict[str, Any]:
+    from edgewright_runtime.registry import Registry
+
     installation = Installation(options.root)
     current = installation.current()
     return {
         "device_id": installation.device_id(),
         "current": _shown(current) if current else None,
         "releases": installation.names(),
+        "models": [_described(model) for model in Registry(installation).models()],
+        "on_trial": installation.trial_starts() is not None,
+        "refused": installation.refusals(),
+        "outbox": _waiting(options.root / "outbox.db"),
     }
+
+
+def _described(model: Model) -> dict[str, Any]:
+    need = model.manifest.runtime
+    return {
+        "release": model.release,
+        "name": model.manifest.name,
+        "precision": model.manifest.precision,
+        "size_bytes": model.size_bytes,
+        "accuracy": model.accuracy,
+        "latency_p95_ms": model.latency_p95_ms,
+        "memory_mb": model.memory_mb,
+        "runtime": f"{need.name} {need.minimum_version}",
+        "accelerator": need.accelerator,
+    }
+
+
+def _waiting(path: Path) -> dict[str, int] | None:
+    """The outbox's counters; None where nothing was ever logged."""
+    from edgewright_runtime.outbox import Outbox
+
+    if not path.exists():
+        return None
+    outbox = Outbox(path)
+    try:
+        return outbox.counters()
+    finally:
+        outbox.close()
 
 
 def _rollback(options: argparse.Namespace) -> dict[str, Any]:

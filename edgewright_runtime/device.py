@@ -102,6 +102,7 @@ class Device:
         self._swap = threading.Lock()
         self._retired: list[_Active] = []
         self.not_logged = 0
+        self._leave_damaged_release()
         self._give_up_on_trial()
         if self.installation.current() is None:
             errors: list[str] = []
@@ -233,6 +234,15 @@ class Device:
             self.installation.end_trial()
         except OSError as e:
             errors.append(f"the trial's end cannot be written: {e}")
+
+    def _leave_damaged_release(self) -> None:
+        name = self.installation.current_name()
+        try:
+            self.installation.current()
+        except IntegrityError as e:
+            with self.installation.exclusive():
+                self.installation.recover()
+            self._log({"kind": "rollback", "release": name, "reason": str(e)})
 
     def _give_up_on_trial(self) -> None:
         """A release that never lived long enough to be judged has ended its process each time."""

@@ -69,11 +69,15 @@ class Installation:
 
     def current(self) -> Installed | None:
         """The active release; None before the first installation."""
+        name = self.current_name()
+        return None if name is None else self.installed(name)
+
+    def current_name(self) -> str | None:
+        """The name of the active release, whatever state it is in."""
         try:
-            name = (self.root / "current").readlink().name
+            return (self.root / "current").readlink().name
         except FileNotFoundError:
             return None
-        return self.installed(name)
 
     def installed(self, name: str) -> Installed:
         """A release by its name.
@@ -115,6 +119,11 @@ class Installation:
     def refusal(self, name: str) -> str:
         """Why a release is not taken again."""
         return (self.root / "refused" / name).read_text()
+
+    def refusals(self) -> dict[str, str]:
+        """Every release that is not taken again, and why."""
+        found = sorted(p for p in (self.root / "refused").iterdir() if not p.name.startswith("."))
+        return {path.name: path.read_text(errors="replace") for path in found}
 
     def refuse(self, name: str, reason: str) -> None:
         """Never take that release again."""
@@ -160,6 +169,23 @@ class Installation:
             self.refuse(now.name, "rolled back on this device")
         self._point_to(target.name)
         return target
+
+    def recover(self) -> Installed | None:
+        """Where the current release's own document is damaged, make the newest kept one that is whole the current one.
+
+        None where there is none: nothing is installed then, and can be fetched again.
+        """
+        for name in reversed(self.names_by_age()):
+            try:
+                found = self.installed(name)
+                open_bundle(found.bundle)
+            except IntegrityError:
+                continue
+            self._point_to(name)
+            return found
+        (self.root / "current").unlink(missing_ok=True)
+        sync_folder(self.root)
+        return None
 
     def begin_trial(self, name: str) -> None:
         """Put a release on trial: until `end_trial` its starts are counted. Written before it becomes current."""

@@ -358,6 +358,30 @@ def test_damaged_current_model_makes_room_for_the_one_before(
     assert running.predict(ROW).model == "stable.2"
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_damaged_release_document_is_no_crash_loop(
+    tmp_path: Path, repository: str, newer_bundle: Bundle, kept: bool
+) -> None:
+    device(tmp_path, repository).close()
+    if kept:
+        publish(newer_bundle, repository, "stable", monitoring=EASY)
+        Updater(repository, "stable", tmp_path / "device").update()
+    (tmp_path / "device/current/release.json").write_bytes(b"rotten")
+
+    running = device(tmp_path, repository)
+
+    assert running.predict(ROW).model == "stable.1"
+    (report,) = logged(running, "rollback")
+    assert report["release"] == ("stable.2" if kept else "stable.1")
+    assert "not valid JSON" in report["reason"]
+    assert running.tick().installed == ("stable.2" if kept else None)
+    running.close()
+    if not kept:
+        (tmp_path / "device/current/release.json").write_bytes(b"rotten")
+        with pytest.raises(EdgeRuntimeError, match="no model is installed"):
+            device(tmp_path, None)
+
+
 def test_damaged_only_model_is_fetched_again(tmp_path: Path, repository: str) -> None:
     device(tmp_path, repository).close()
     (tmp_path / "device/current/bundle/churn.onnx").write_bytes(b"rotten")

@@ -92,6 +92,7 @@ def test_local_rollback_needs_no_network_and_does_not_come_back(
     assert main(["rollback", "--root", str(root)]) == 0
 
     assert _version(root) == 1
+    assert Installation(root).refusals() == {"stable.2": "rolled back on this device"}
     with pytest.raises(RollbackError, match=r"rolled back on this device.*waiting for a newer one"):
         _update(repository, root)
     rollback(str(repository), "stable", 1)
@@ -490,6 +491,11 @@ def test_commands_show_what_is_installed(
     assert main(["predict", example, "--root", str(root)]) == 0
     assert len(json.loads(capsys.readouterr().out)["labels"]) == 1
     assert main(["status", "--root", str(root)]) == 0
-    assert json.loads(capsys.readouterr().out)["current"]["bundle_digest"] == table_bundle.artifact.digest
+    status = json.loads(capsys.readouterr().out)
+    assert status["current"]["bundle_digest"] == table_bundle.artifact.digest
+    (model,) = status["models"]
+    assert (model["release"], model["accuracy"], model["latency_p95_ms"]) == ("stable.1", 0.9, 2.0)
+    assert (model["runtime"], model["accelerator"]) == ("onnxruntime 1.15.0", None)
+    assert (status["on_trial"], status["refused"], status["outbox"]) == (False, {}, None)
     assert main(["install", str(repository / "nowhere"), "--root", str(root)]) == 1
     assert capsys.readouterr().err.startswith("error: ")
