@@ -1,6 +1,9 @@
 """The report files of a run: JSON, Markdown, a page and a plot; linked from Prefect, kept in MLflow."""
 
+import re
 from pathlib import Path
+
+from prefect.artifacts import create_link_artifact
 
 from edgewright.result import DeploymentResult
 from edgewright.store import home, replace_file
@@ -12,10 +15,10 @@ __all__ = ["write_report"]
 @step("Writing the report")
 def write_report(result: DeploymentResult) -> list[Path]:
     """Files under ``.edgewright/reports/<deployment id>``; empty where validation was not reached."""
+    from edgewright.optimize.sensitivity_chart import sensitivity_csv, sensitivity_png
     from edgewright.validate.ledger import ledger_csv
     from edgewright.validate.plot import plot_report
     from edgewright.validate.report_page import report_html
-    from edgewright.optimize.sensitivity_chart import sensitivity_csv, sensitivity_png
     from edgewright.validate.summary import report_markdown
 
     report, made = result.report, result.optimization
@@ -32,9 +35,15 @@ def write_report(result: DeploymentResult) -> list[Path]:
     }
     if made.ledger:
         files["ledger.csv"] = ledger_csv(made.ledger)
-    for name, content in files.items():
-        replace_file(folder / name, content)
-    return [folder / name for name in files]
     measured = next((step.exported for step in made.steps if step.exported and step.exported.sensitivity), None)
     if measured is not None:
         files |= {"sensitivity.csv": sensitivity_csv(measured), "sensitivity.png": sensitivity_png(measured)}
+    for name, content in files.items():
+        replace_file(folder / name, content)
+    create_link_artifact(
+        key=re.sub(r"[^a-z0-9]+", "-", f"page-{made.model.name}-{result.device}".lower()),
+        link=(folder / "report.html").as_uri(),
+        link_text="report.html",
+        description="One self-contained page; also in the bundle, and in MLflow beside this run's figures.",
+    )
+    return [folder / name for name in files]

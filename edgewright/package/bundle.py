@@ -21,6 +21,7 @@ from edgewright.package.snippet import write_snippet
 from edgewright.profile import DeviceProfile
 from edgewright.store import Store
 from edgewright.validate.download import download_bytes
+from edgewright.validate.report_page import report_html
 from edgewright_runtime.bundle import open_bundle
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.manifest import (
@@ -38,7 +39,7 @@ from edgewright_runtime.manifest import (
 
 __all__ = ["REPORT_NAME", "Bundle", "BundleContent", "build_bundle", "read_bundle"]
 
-REPORT_NAME = "report.json"
+REPORT_NAME, REPORT_PAGE_NAME = "report.json", "report.html"
 # For ONNX Runtime's own build: tools/ci_build/build.py --include_ops_by_config (beside --minimal_build).
 OPERATORS_NAME = "required_operators.config"
 
@@ -91,6 +92,8 @@ def build_bundle(
             (folder / OPERATORS_NAME).write_text(exported.required_operators, encoding="utf-8")
         write_example(folder, model, dataset)
         (folder / REPORT_NAME).write_text(_portable(report), encoding="utf-8")
+        page = report_html(report, model=model.name, device=device.title)
+        (folder / REPORT_PAGE_NAME).write_text(page, encoding="utf-8")
         described = _described(model, dataset, exported, report, golden)
         manifest = replace(
             described,

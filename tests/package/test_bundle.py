@@ -37,7 +37,7 @@ def test_bundle_lists_every_file_and_says_what_the_model_is(table_bundle: Bundle
 
     manifest = content.manifest
     listed = {entry.path for entry in manifest.files}
-    assert listed == {"churn.onnx", "golden.npz", "example.json", "example.py", "report.json"}
+    assert listed == {"churn.onnx", "golden.npz", "example.json", "example.py", "report.html", "report.json"}
     assert content.bundle == table_bundle
     assert manifest.labels == LABELS
     assert manifest.preprocessing.columns == COLUMNS
@@ -81,7 +81,7 @@ def test_plan_in_the_manifest_takes_open_limits_from_the_figures(tmp_path: Path)
     assert manifest.monitoring.min_accuracy == pytest.approx(parts.report.candidate.accuracy.low)
 
 
-@pytest.mark.parametrize("name", ["churn.onnx", "golden.npz", "report.json", "example.py"])
+@pytest.mark.parametrize("name", ["churn.onnx", "golden.npz", "report.html", "report.json", "example.py"])
 def test_changed_file_is_found(tmp_path: Path, table_bundle: Bundle, name: str) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(table_bundle.artifact.path, folder)
