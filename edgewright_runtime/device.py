@@ -133,6 +133,14 @@ class Device:
         )
         return answer
 
+    def label(self, answer: Answer, truth: str) -> bool:
+        """Say what was right, once it is known; False where the answer tells nothing of the model that is current."""
+        active = self._active
+        if answer.model_label is None or answer.release != active.model.release:
+            return False
+        active.monitor.label(answer.model_label == truth)
+        return True
+
     @property
     def interval_s(self) -> float:
         """The least time between two predictions at the present level; the application, or the agent, keeps to it."""

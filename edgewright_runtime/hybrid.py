@@ -50,7 +50,7 @@ class Answer:
     probabilities by class, or the value of a regressor, whose confidence is None. ``model`` names what answered.
     ``latency_ms`` is what the caller waited. ``model_ms``, ``model_label`` and ``model_probability`` are what the model
     on the device itself took and found, None where it did not run or failed: its health is judged by that, whatever
-    the cloud said and the network took.
+    the cloud said and the network took. ``release`` is that model's.
     """
 
     source: str
@@ -62,6 +62,7 @@ class Answer:
     model_ms: float | None = None
     model_label: str | None = None
     model_probability: float | None = None
+    release: str | None = None
 
 
 class Hybrid:
@@ -118,11 +119,12 @@ class Hybrid:
     def _answer(self, prediction: Prediction, model_ms: float) -> Answer:
         if not prediction.labels:
             scores = _finite(prediction.scores)
-            return Answer("edge", None, scores, None, 0.0, self._model, model_ms)
+            return Answer("edge", None, scores, None, 0.0, self._model, model_ms, release=self._model)
         shown = calibrated(prediction.scores, self._predictor.manifest.calibration)
         confidence = float(_MEASURES[self._policy.measure](shown)[0])
         scores, label = _finite(shown[0]), prediction.labels[0]
-        return Answer("edge", label, scores, confidence, 0.0, self._model, model_ms, label, max(scores))
+        own = (model_ms, label, max(scores), self._model)
+        return Answer("edge", label, scores, confidence, 0.0, self._model, *own)
 
     def _asked(self, raw: Any, edge: Answer, began: float) -> Answer:
         """The cloud's answer if it comes within the budget and fits this model, else the edge's, marked so."""
@@ -159,7 +161,7 @@ class Hybrid:
         labels = self._predictor.manifest.labels or tuple(str(i) for i in range(classes))
         confidence = float(_MEASURES[self._policy.measure](scores)[0])
         best = labels[int(scores.argmax())]
-        own = (edge.model_ms, edge.model_label, edge.model_probability)
+        own = (edge.model_ms, edge.model_label, edge.model_probability, edge.release)
         return Answer("cloud", best, answer.scores, confidence, 0.0, f"{answer.model}.{answer.version}", *own)
 
     def _stand_in(self, cause: Exception, began: float) -> Answer:

@@ -108,6 +108,13 @@ class Monitor:
                 self._labelled += 1
                 self._correct += correct
 
+    def label(self, correct: bool) -> None:
+        """Count the truth of an earlier prediction, which is known by now."""
+        with self._lock:
+            if self._plan.enable_accuracy_monitoring:
+                self._labelled += 1
+                self._correct += correct
+
     def flush(self) -> None:
         """End the window now and hand it over, if it holds anything."""
         with self._lock:
@@ -127,7 +134,7 @@ class Monitor:
         self._used_s, self._since_s = time.process_time(), time.perf_counter()
 
     def _write(self) -> None:
-        if self._predictions:
+        if self._predictions or self._labelled:
             self._span.merge(self._latency)
             self._sink(self._window())
         self._begin()

@@ -23,9 +23,10 @@ class TelemetryRecord:
 
     ``latency`` counts milliseconds per run of the model, mergeable over windows and devices; ``percentiles_ms`` are the
     exact p50, p95 and p99 of this window. ``cpu_percent`` is what the process took of one core. ``confidence`` holds
-    the counts of the likeliest class's probability in ten equal bins of 0-1. ``labelled`` predictions had a known
-    truth, ``correct`` of them were right. At ``errors`` the model failed. Without performance tracking ``latency`` is
-    empty, and memory, percentiles and CPU are None; without accuracy monitoring nothing is labelled.
+    the counts of the likeliest class's probability in ten equal bins of 0-1. Of ``labelled`` predictions the truth is
+    known, ``correct`` of them were right; a truth may come windows after its prediction. At ``errors`` the model
+    failed. Without performance tracking ``latency`` is empty, and memory, percentiles and CPU are None; without
+    accuracy monitoring nothing is labelled.
     """
 
     device: str
@@ -100,8 +101,8 @@ class TelemetryRecord:
             percentiles_ms=f.maybe("percentiles_ms", lambda key: f.items(key, _milliseconds, 3)),
         )
         f.done()
-        if record.correct > record.labelled or record.labelled > record.predictions:
-            raise IntegrityError("telemetry: more correct than labelled, or more labelled than predictions")
+        if record.correct > record.labelled:
+            raise IntegrityError("telemetry: more correct than labelled")
         if record.percentiles_ms is not None and len(record.percentiles_ms) != 3:
             raise IntegrityError(f"telemetry: {len(record.percentiles_ms)} percentiles, three are p50, p95 and p99")
         return record

@@ -189,6 +189,35 @@ def test_new_model_that_is_wrong_too_often_is_given_up(tmp_path: Path, repositor
     assert logged(running, "rollback")[0]["reason"].startswith("low_accuracy")
 
 
+def bodies_of(request: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """What a device sent of one kind, if the request is a sync."""
+    return [record["body"] for record in request.get("records", []) if record["body"]["kind"] == kind]
+
+
+def test_truth_that_comes_later_judges_the_model_that_answered(
+    tmp_path: Path, repository: str, newer_bundle: Bundle
+) -> None:
+    policy = Policy(threshold=1.1, latency_budget_ms=5000)
+    with serving(CLOUD_SAYS) as cloud:
+        options = {"cloud": CloudClient(cloud.url, "t", timeout_s=5, attempts=1), "policy": policy}
+        plan = EASY.model_copy(update={"min_accuracy": 0.8})
+        running = on_trial(tmp_path, repository, newer_bundle, plan, **options)
+        answers = [running.predict(row) for row in usual_rows(30)]
+        running.flush()
+        running.tick()
+        ticks = []
+        for half in (answers[:15], answers[15:]):  # no prediction since: the truths alone make a window
+            assert all(running.label(answer, "none of them") for answer in half)
+            running.flush()
+            ticks.append(running.tick())
+
+    assert {answer.source for answer in answers} == {"cloud"}
+    assert ticks[-1].rolled_back == "stable.2"
+    reasons = [body["reason"] for request in cloud.requests for body in bodies_of(request, "rollback")]
+    assert reasons[0].startswith("low_accuracy")
+    assert not running.label(answers[0], "none of them"), "another model is current"
+
+
 def test_few_wrong_answers_condemn_nothing(tmp_path: Path, repository: str, newer_bundle: Bundle) -> None:
     plan = EASY.model_copy(update={"min_accuracy": 0.75})
     running = on_trial(tmp_path, repository, newer_bundle, plan)
