@@ -92,11 +92,20 @@ class SshConnection(Value):
 
 
 class AdbConnection(Value):
-    """How an Android phone is reached, and the LiteRT benchmark program built for it."""
+    """How an Android phone is reached, and what measures there: LiteRT's benchmark program, or a Python."""
 
-    benchmark_model: Path = Field(description="LiteRT's benchmark_model for the phone's instruction set.")
+    benchmark_model: Path | None = Field(None, description="LiteRT's benchmark_model for the phone's instruction set.")
+    python: str | None = Field(
+        None, pattern=r"^[\w./-]+$", description="Interpreter on the phone that has numpy and LiteRT, such as Termux's."
+    )
     serial: str | None = Field(None, description="Which phone, where several are connected.")
-    folder: str = Field("/data/local/tmp/edgewright", pattern=r"^[\w./-]+$")
+    folder: str = Field("/data/local/tmp/edgewright", pattern=r"^[\w./-]+$", description="Working folder there.")
+
+    @model_validator(mode="after")
+    def _one_way_to_measure(self) -> "AdbConnection":
+        if (self.benchmark_model is None) == (self.python is None):
+            raise ValueError("adb needs either benchmark_model or python")
+        return self
 
 
 Extension = Literal["neon", "fp16", "dotprod", "i8mm", "bf16", "sve", "sve2", "sme", "avx2", "avx_vnni", "avx512_vnni"]
@@ -152,8 +161,8 @@ class DeviceProfile(Value):
     adb: AdbConnection | None = Field(None, description="A real phone: figures are taken there, over adb.")
     target: TargetKind | None = Field(
         None,
-        description="Where figures are taken: local, emulated_device (a whole machine, no times), ssh or adb; left out, "
-        "the board or phone that is named, else this machine.",
+        description="Where figures are taken: local, emulated_device (a whole machine, no times), ssh or adb; "
+        "left out, the board or phone that is named, else this machine.",
     )
 
     @property

@@ -81,7 +81,7 @@ def distribution(series: Sequence[tuple[str, Sequence[float], str]], unit: str, 
         parts.append(
             f'<text x="{share * _WIDTH:.0f}" y="{plot + 20}" text-anchor="{anchor}">{at:.4g} {escape(unit)}</text>'
         )
-    parts.append(_legend([(label, kind) for label, _, kind in shown], _WIDTH - 190, 0))
+    parts.append(_legend([(label, kind) for label, _, kind in shown], _WIDTH - 240, 8))
     return _svg(plot + 28, title, "".join(parts))
 
 
@@ -103,10 +103,18 @@ def timeline(series: Sequence[tuple[str, Sequence[tuple[str, float]], str]], uni
         parts.append(f'<polyline class="{escape(kind)}" points="{path}"/>')
         parts += [f'<circle class="{escape(kind)}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in places]
     for i, moment in enumerate(moments):
-        parts.append(f'<text x="{left + i * step:.1f}" y="{plot + 18}" text-anchor="middle">{escape(moment)}</text>')
-    ends = [(f"{label}: {points[-1][1]:.1f} {unit} at the end", kind) for label, points, kind in shown]
-    parts.append(_legend(ends, 300, plot - 20 * len(ends) - 16))
-    return _svg(plot + 26, title, "".join(parts))
+        # The outer labels grow inwards: on a phone they are as wide as a third of the chart.
+        anchor, at = _anchored(i, len(moments), left + i * step)
+        parts.append(f'<text x="{at:.1f}" y="{plot + 18}" text-anchor="{anchor}">{escape(moment)}</text>')
+    ends = [(f"{label}: {points[-1][1]:.4g} {unit} at the end", kind) for label, points, kind in shown]
+    parts.append(_legend(ends, 0, plot + 34))
+    return _svg(plot + 34 + 22 * len(ends), title, "".join(parts))
+
+
+def _anchored(i: int, count: int, x: float) -> tuple[str, float]:
+    if i == 0:
+        return "start", 0.0
+    return ("end", float(_WIDTH)) if i == count - 1 else ("middle", x)
 
 
 def _legend(entries: Sequence[tuple[str, str]], x: float, y: float) -> str:

@@ -34,13 +34,16 @@ def unmet(exported: Exported, device: DeviceProfile) -> tuple[str, ...]:
 
 
 def advice(exported: Exported, device: DeviceProfile) -> tuple[str, ...]:
-    """What will run, and will disappoint."""
+    """What will run, and will disappoint or ask for more."""
+    said = []
+    if device.instruction_set == "armv7" and exported.artifact.format is Format.ONNX:
+        said.append(f"{device.name} is 32-bit Arm, for which no ONNX Runtime is published: it needs a build of its own")
     if exported.precision is Precision.INT8 and device.extensions and not _INT8_DOT_PRODUCTS & set(device.extensions):
-        return (
+        said.append(
             f"{device.name} has no 8-bit dot product ({', '.join(device.extensions)}): int8 shrinks the file, and may "
-            "not be faster; `emulate` counts what it executes",
+            "not be faster; `emulate` counts what it executes"
         )
-    return ()
+    return tuple(said)
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -22,9 +22,9 @@ from edgewright.validate.targets import arm_system, device_image
 from edgewright.validate.targets.emulated_device import booted
 from edgewright.validate.targets.ssh import SshTarget
 from edgewright_runtime.manifest import TensorSpec
-from tests.bundles import newer_bundle, table_bundle
+from tests.bundles import image_bundle, newer_bundle, table_bundle
 
-__all__ = ["newer_bundle", "table_bundle"]
+__all__ = ["image_bundle", "newer_bundle", "table_bundle"]
 
 FEATURES, CLASSES, ROWS = 16, 3, 300
 LABELS = ("low", "middle", "high")
@@ -193,6 +193,28 @@ def _await(port: int) -> None:
                 return
         time.sleep(0.05)
     pytest.skip("sshd does not start here")
+
+
+ADB_STANDIN = """#!/bin/sh
+# A stand-in for adb, for tests: 'shell' runs here, 'push' copies here.
+[ "$1" = -s ] && shift 2
+echo "$@" >> {log}
+case "$1" in
+  push) cp "$2" "$3" ;;
+  shell) shift; [ "$1" = -T ] && shift; exec sh -c "$1" ;;
+esac
+"""
+
+
+@pytest.fixture
+def adb_standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for ``adb``: no phone was used."""
+    command = tmp_path / "bin" / "adb"
+    command.parent.mkdir()
+    command.write_text(ADB_STANDIN.format(log=tmp_path / "adb.log"))
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    return command
 
 
 @pytest.fixture(scope="session")

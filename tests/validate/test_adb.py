@@ -1,6 +1,5 @@
 """No phone was used: a stand-in for ``adb`` answers as a phone does, with benchmark_model's real output format."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from edgewright.errors import ConversionError, DeviceUnreachableError, Unsupport
 from edgewright.profile import AdbConnection, load_device
 from edgewright.store import Store
 from edgewright.validate import measure
-from edgewright.validate.targets.adb import AdbTarget, parse_benchmark
+from edgewright.validate.targets.adb import AdbPythonTarget, AdbTarget, parse_benchmark
+from edgewright.validate.targets.choice import target_of
 from edgewright_runtime.bench import BenchModel, BenchSpec
 
 OUTPUT = """INFO: STARTING!
@@ -23,24 +23,9 @@ INFO: Inference timings in us: Init: 6013, First inference: 2500, Warmup (avg): 
 INFO: Memory footprint delta from the start of the tool (MB): init=1.5 overall=3.25
 """
 
-STANDIN = """#!/bin/sh
-# A stand-in for adb, for tests: 'shell' runs here, 'push' copies here.
-[ "$1" = -s ] && shift 2
-echo "$@" >> {log}
-case "$1" in
-  push) cp "$2" "$3" ;;
-  shell) sh -c "$2" ;;
-esac
-"""
-
 
 @pytest.fixture
-def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdbConnection:
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    (tools / "adb").write_text(STANDIN.format(log=tmp_path / "adb.log"))
-    (tools / "adb").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+def phone(tmp_path: Path, adb_standin: Path) -> AdbConnection:
     program = tmp_path / "benchmark_model"
     program.write_text(f"#!/bin/sh\ncat <<'END'\n{OUTPUT}END\n")
     return AdbConnection(benchmark_model=program, serial="PHONE1", folder=str(tmp_path / "phone"))
@@ -117,3 +102,19 @@ def test_program_without_percentiles_is_too_old(phone: AdbConnection, spec: Benc
 def test_outputs_are_not_to_be_had(phone: AdbConnection, spec: BenchSpec) -> None:
     with pytest.raises(UnsupportedError, match="gives no answer to 'outputs'"):
         AdbTarget(phone).run(BenchSpec("outputs", spec.models, spec.rows), "measuring", 60)
+
+
+def test_profile_names_one_way_to_measure(phone: AdbConnection) -> None:
+    by_python = AdbConnection(python="python3", serial="PHONE1")
+    device = load_device("pixel_8")
+    assert isinstance(target_of(device.model_copy(update={"adb": phone})), AdbTarget)
+    assert isinstance(target_of(device.model_copy(update={"adb": by_python})), AdbPythonTarget)
+    with pytest.raises(ValueError, match="either benchmark_model or python"):
+        AdbConnection()
+
+
+def test_phone_that_goes_away_from_its_python_may_be_tried_again(spec: BenchSpec, adb_standin: Path) -> None:
+    adb_standin.write_text("#!/bin/sh\necho 'error: device offline' >&2\nexit 1\n")
+    target = AdbPythonTarget(AdbConnection(python="python3"))
+    with pytest.raises(DeviceUnreachableError, match="device offline"):
+        target.run(spec, "measuring", 60)

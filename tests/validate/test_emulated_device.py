@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from edgewright.package import Bundle
 from edgewright.profile import load_device
 from edgewright.validate import measure
 from edgewright.validate.targets import cgroup
+from edgewright.validate.targets.choice import opened
 from edgewright.validate.targets.ssh import SshTarget
 from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
 from tests.validate.conftest import keygen
@@ -222,7 +224,7 @@ def _served(folder: Path) -> Iterator[int]:
 @contextmanager
 def _reachable_from(device: SshTarget, port: int) -> Iterator[None]:
     """The device sees nothing but its SSH client: a tunnel brings the server to it."""
-    *command, host = device._ssh()
+    *command, host = device._carrier()
     tunnel = subprocess.Popen([*command, "-N", "-R", f"8000:127.0.0.1:{port}", "-o", "ExitOnForwardFailure=yes", host])
     try:
         for _ in range(60):
@@ -233,3 +235,19 @@ def _reachable_from(device: SshTarget, port: int) -> Iterator[None]:
     finally:
         tunnel.terminate()
         tunnel.wait()
+
+
+def test_profile_may_ask_for_a_whole_device(arm_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_HOME", str(arm_home))
+    profile = load_device("raspberry_pi_zero_2_w").model_copy(update={"target": "emulated_device"})
+    with opened(profile) as target:
+        assert target.name == "an emulated device (4 x cortex-a53, 512 MB, qemu-system)"
+        assert target.emulated
+        assert target.own_memory
+        assert isinstance(target, SshTarget)
+        held = re.search(r"MemTotal:\s*(\d+)", said(target, "cat /proc/meminfo"))
+        assert held is not None
+        assert 400 < int(held.group(1)) / 1024 < 512
+        assert said(target, "nproc").strip() == "4"
+    with pytest.raises(DeviceUnreachableError):
+        said(target, "true")

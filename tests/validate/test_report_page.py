@@ -14,6 +14,7 @@ from edgewright.measurement import (
     BudgetLine,
     ClassAccuracy,
     Emulation,
+    Energy,
     Instructions,
     Latency,
     Measurement,
@@ -141,6 +142,43 @@ def test_emulated_cores_show_counts_and_failures() -> None:
     assert "6,400" in page
     assert "ended by SIGILL" in page
     assert "they are not a time" in page
+
+
+def test_threads_energy_and_the_whole_device_are_shown() -> None:
+    shown = report()
+    one = shown.candidate.latency
+    assert one is not None
+    whole = Emulation(core="4 x cortex-a53, whole device", rows=32, device_memory_mb=512, peak_memory_mb=61.2)
+    judged = shown.model_copy(
+        update={
+            "candidate": shown.candidate.model_copy(update={"one_thread": one.model_copy(update={"p50_ms": 7.125})}),
+            "energy": Energy(joules=0.0123, source="9 instructions on cortex-a53", estimated=True),
+            "emulations": (whole,),
+        }
+    )
+    page = report_html(judged, model="digits", device="Raspberry Pi 3B+")
+    assert "candidate, one thread" in page
+    assert "7.125" in page
+    assert "12.3 mJ</b> for one inference. Estimate, not measured: 9 instructions on cortex-a53" in page
+    assert "took 61 MB of 512" in page
+    assert "no meter that may be read" not in page
+    assert "no meter that may be read" in report_html(shown, model="digits", device="Raspberry Pi 3B+")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+def test_printed_page_is_whole(tmp_path: Path) -> None:
+    page, printed = tmp_path / "report.html", tmp_path / "report.pdf"
+    page.write_text(report_html(report(), model="digits", device="Pixel 8"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", f"--print-to-pdf={printed}"]
+    subprocess.run(
+        [str(CHROMIUM), *options, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    content = printed.read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert 2 <= len(re.findall(rb"/Type /Page\b(?!s)", content)) <= 6
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")

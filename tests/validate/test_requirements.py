@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from onnx import TensorProto, helper
 
 from edgewright.artifact import Artifact, Exported, Format, Precision
 from edgewright.errors import ProfileError
+from edgewright.export.onnx_file import runtime_floor
 from edgewright.profile import Platform, device_names, load_device, profiles_folder
 from edgewright.validate.requirements import advice, unmet
 
@@ -76,6 +78,37 @@ def test_model_that_fits_has_no_unmet_requirement() -> None:
 def test_unmet_requirement_is_named(model: Exported, said: str) -> None:
     (found,) = unmet(model, load_device("raspberry_pi_zero_2_w"))
     assert said in found
+
+
+def test_file_of_a_newer_opset_than_the_devices_runtime_reads_is_refused() -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "y")]
+    graph = helper.make_graph([node], "relu", values[:1], values[1:])
+    floors = {
+        opset: runtime_floor(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8))
+        for opset in (17, 21)
+    }
+    device = load_device("raspberry_pi_5").model_copy(update={"runtime_floor": floors[17]})
+    assert unmet(exported(Format.ONNX, floors[17]), device) == ()
+    (found,) = unmet(exported(Format.ONNX, floors[21]), device)
+    assert f"needs onnxruntime {floors[21]}; raspberry_pi_5 may have {floors[17]}" in found
+
+
+def test_contradicting_keys_are_one_clear_line(tmp_path: Path) -> None:
+    text = (profiles_folder() / "devices" / "raspberry_pi_5.yaml").read_text()
+    own = tmp_path / "own.yaml"
+    for added, said in (
+        ("target: ssh\n", "target ssh needs the key 'ssh'"),
+        ("target: emulated_device\nemulated_core: cortex-a7\n", "needs an emulated_core of cortex-a53"),
+    ):
+        own.write_text(text.replace("emulated_core: cortex-a76\n", "") + added)
+        with pytest.raises(ProfileError, match=said):
+            load_device(str(own))
+
+
+def test_armv7_has_no_published_onnx_runtime() -> None:
+    device = load_device("generic_edge_device").model_copy(update={"instruction_set": "armv7"})
+    assert "it needs a build of its own" in advice(exported(Format.ONNX, "1.18.0"), device)[0]
 
 
 def test_int8_without_dot_products_is_warned_of() -> None:

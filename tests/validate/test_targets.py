@@ -1,6 +1,7 @@
 """One contract, every target: the same answers, and the same words for what goes wrong."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +9,14 @@ import numpy as np
 import pytest
 
 from edgewright.artifact import Dataset, Exported
-from edgewright.errors import ConversionError, InputError
+from edgewright.errors import ConversionError, InputError, UnsupportedError
+from edgewright.package import Bundle, read_bundle
+from edgewright.profile import AdbConnection
+from edgewright.store import Store
 from edgewright.validate import emulate
+from edgewright.validate.bundle_check import validated_bundle
 from edgewright.validate.targets import Target, arm_system
+from edgewright.validate.targets.adb import AdbPythonTarget
 from edgewright.validate.targets.answers import answer_of
 from edgewright.validate.targets.arm import EmulatedArm
 from edgewright.validate.targets.local import LocalTarget
@@ -31,6 +37,7 @@ def arm_root(arm_home: Path) -> Path:
 KINDS = [
     "local",
     "ssh",
+    "adb",
     pytest.param("cortex-a53", marks=pytest.mark.slow),
     pytest.param("device", marks=pytest.mark.slow),
 ]
@@ -43,6 +50,10 @@ def target(request: pytest.FixtureRequest) -> Target:
             return LocalTarget()
         case "ssh":
             return SshTarget(request.getfixturevalue("board"))
+        case "adb":
+            request.getfixturevalue("adb_standin")
+            folder = request.getfixturevalue("tmp_path") / "phone"
+            return AdbPythonTarget(AdbConnection(python=sys.executable, folder=str(folder)))
         case "device":
             found: Target = request.getfixturevalue("device")
             return found
@@ -131,6 +142,23 @@ def test_emulated_core_agrees_and_counts_more_for_more_work(
     # Eight more pairs of 256 x 256 products: 1,048,576 multiply-adds, four in one SIMD instruction.
     assert heavy.instructions.simd - light.instructions.simd > 8 * 2 * 256 * 256 / 4
     assert heavy.instructions.total > heavy.instructions.simd > 0
+
+
+@pytest.mark.slow
+def test_32_bit_core_runs_litert_files_and_no_other(
+    arm_home: Path, image_bundle: Bundle, export: Export, weights: np.ndarray, dataset: Dataset
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("EDGEWRIGHT_HOME", str(arm_home))
+        ours = validated_bundle(read_bundle(image_bundle.artifact.path), Store())
+        (narrow,) = emulate(ours.exported, ours.golden, ["cortex-a7"])
+        assert narrow.failure == ""
+        assert narrow.max_relative is not None
+        assert narrow.max_relative < 1e-4
+        assert narrow.instructions is not None
+        assert min(narrow.instructions.simd, narrow.instructions.load_store, narrow.instructions.branch) > 0
+        with pytest.raises(UnsupportedError, match="no runtime for onnx files is built for cortex-a7"):
+            emulate(export(weights), dataset, ["cortex-a7"])
 
 
 def test_emulated_core_says_why_a_file_does_not_run(

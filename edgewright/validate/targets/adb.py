@@ -1,6 +1,7 @@
-"""An Android phone through the ``adb`` command, by LiteRT's own ``benchmark_model``.
+"""An Android phone through the ``adb`` command: by LiteRT's own ``benchmark_model``, or by a Python on the phone.
 
 The program takes random inputs and gives no outputs: it answers what a model costs on the phone, never how right it is.
+A Python there (Termux has one) runs the device runtime, as on any board.
 """
 
 import re
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import digest_of
-from edgewright.errors import ConversionError, DeviceUnreachableError, InputError, UnsupportedError
+from edgewright.errors import ConversionError, DeviceUnreachableError, EdgewrightError, InputError, UnsupportedError
 from edgewright.profile import AdbConnection
+from edgewright.validate.targets.shell import ShellTarget, last_line
 from edgewright_runtime.bench import BenchSpec
 
-__all__ = ["AdbTarget", "parse_benchmark"]
+__all__ = ["AdbPythonTarget", "AdbTarget", "parse_benchmark"]
 
 _ROUNDS = 8  # invocations of each model, interleaved; each is one load, as an epoch of the bench is
 _TRANSFER_S = 300
@@ -46,6 +48,8 @@ class AdbTarget:
         other = {model.format for model in spec.models} - {"tflite"}
         if other:
             raise UnsupportedError(f"{what}: benchmark_model reads .tflite files, not {', '.join(sorted(other))}")
+        if self.connection.benchmark_model is None:
+            raise InputError(f"{what}: the profile's adb names no benchmark_model")
         program = self._pushed(self.connection.benchmark_model, what)
         self._shell(f"chmod 755 {program}", what, _TRANSFER_S)
         paths = [self._pushed(Path(model.path), what) for model in spec.models]
@@ -119,6 +123,37 @@ class AdbTarget:
         if done.returncode:
             raise ConversionError(f"{what}: {self.name}: exit code {done.returncode}: {_last_line(said)}")
         return said
+
+
+@dataclass(frozen=True)
+class AdbPythonTarget(ShellTarget):
+    """A phone whose own Python runs the device runtime: outputs, memory and heat too, by the CPU."""
+
+    connection: AdbConnection
+    emulated: bool = False
+    own_memory: bool = True
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+        return f"Android phone {self.connection.serial or ''} over adb, by its Python".replace("  ", " ")
+
+    @property
+    def _folder(self) -> str:
+        return self.connection.folder
+
+    @property
+    def _python(self) -> str:
+        return self.connection.python or "python3"
+
+    def _carrier(self) -> list[str]:
+        serial = ["-s", self.connection.serial] if self.connection.serial else []
+        return ["adb", *serial, "shell", "-T"]  # -T: no terminal, which would change what passes through
+
+    def _lost(self, code: int, stderr: bytes, what: str) -> EdgewrightError | None:
+        if _GONE.search(stderr.decode(errors="replace")):
+            return DeviceUnreachableError(f"{what}: {self.name}: {last_line(stderr)}")
+        return None
 
 
 def parse_benchmark(said: str, what: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from edgewright.profile import DeviceProfile
 from edgewright.store import home
 from edgewright.validate.targets import Target
-from edgewright.validate.targets.adb import AdbTarget
+from edgewright.validate.targets.adb import AdbPythonTarget, AdbTarget
 from edgewright.validate.targets.emulated_device import booted_as
 from edgewright.validate.targets.local import LocalTarget
 from edgewright.validate.targets.ssh import SshTarget
@@ -38,7 +38,7 @@ def target_of(device: DeviceProfile) -> Target:
     if kind == "ssh" and device.ssh is not None:
         return SshTarget(device.ssh)
     if kind == "adb" and device.adb is not None:
-        return AdbTarget(device.adb)
+        return AdbPythonTarget(device.adb) if device.adb.python else AdbTarget(device.adb)
     return LocalTarget(memory_mb=device.memory_mb)
 
 

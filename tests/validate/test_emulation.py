@@ -1,0 +1,88 @@
+"""What an emulated core's answers are held against; here a stand-in for the emulator answers as told."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgewright.artifact import Dataset, Exported
+from edgewright.measurement import Emulation, Energy, Instructions, Sustained
+from edgewright.profile import load_device
+from edgewright.validate import emulate, emulation
+from edgewright.validate.energy import energy_of
+from edgewright.validate.targets.arm import EmulatedArm
+from edgewright.validate.targets.local import LocalTarget
+from edgewright_runtime.bench import BenchSpec, read_arrays, write_arrays
+
+Arrays = dict[str, np.ndarray]
+COUNTS = {"integer": 10, "simd": 20, "load_store": 30, "branch": 40}
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Callable[[Arrays], Arrays]], None]:
+    """The stand-in runs the file here, and changes the outputs on their way back."""
+
+    def install(change: Callable[[Arrays], Arrays]) -> None:
+        def instructions(target: EmulatedArm, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, int]:
+            LocalTarget().run(BenchSpec("outputs", spec.models, spec.rows, outputs=spec.outputs), what, timeout_s)
+            write_arrays(Path(spec.outputs), change(read_arrays(Path(spec.outputs))))
+            return COUNTS
+
+        monkeypatch.setattr(EmulatedArm, "instructions", instructions)
+        monkeypatch.setattr(emulation, "set_up", lambda _: tmp_path)
+
+    return install
+
+
+def spoilt(outputs: Arrays, change: Any) -> Arrays:
+    return {name: change(array) for name, array in outputs.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda a: np.where(a == a.max(), np.nan, a), "is NaN or infinite in 1 of 32 test rows"),
+        (lambda a: a[:, :2], r"has shape \[2\] a row, the source model's has \[3\]"),
+        (lambda a: a + 0.1, "its outputs differ from this machine's by 0.1"),
+    ],
+    ids=["nan", "shape", "values"],
+)
+def test_wrong_outputs_are_a_failure_of_that_core(
+    answering: Callable[[Callable[[Arrays], Arrays]], None],
+    export: Callable[..., Exported],
+    weights: np.ndarray,
+    dataset: Dataset,
+    change: Any,
+    said: str,
+) -> None:
+    answering(lambda outputs: spoilt(outputs, change))
+    (found,) = emulate(export(weights), dataset, ["cortex-a53"])
+    assert re.search(said, found.failure)
+
+
+def test_equal_outputs_pass(
+    answering: Callable[[Callable[[Arrays], Arrays]], None],
+    export: Callable[..., Exported],
+    weights: np.ndarray,
+    dataset: Dataset,
+) -> None:
+    answering(lambda outputs: outputs)
+    (found,) = emulate(export(weights), dataset, ["cortex-a53"])
+    assert (found.failure, found.max_relative) == ("", 0.0)
+    assert found.instructions == Instructions(core="cortex-a53", **COUNTS)
+
+
+def test_energy_is_measured_before_it_is_estimated() -> None:
+    counted = (Emulation(core="cortex-a53", instructions=Instructions(core="cortex-a53", **COUNTS)),)
+    board = load_device("raspberry_pi_zero_2_w").model_copy(update={"joules_per_instruction": 1e-9})
+    metered = Sustained(seconds=1, low_ms=(1.0,), energy=Energy(joules=0.5, source="RAPL"))
+    assert energy_of(metered, counted, board) == metered.energy
+    estimate = energy_of(Sustained(seconds=1, low_ms=(1.0,)), counted, board)
+    assert estimate is not None
+    assert estimate.estimated
+    assert estimate.joules == pytest.approx(1e-7)
+    assert energy_of(None, counted, board.model_copy(update={"joules_per_instruction": None})) is None
+    assert energy_of(None, (), board) is None
