@@ -1,6 +1,8 @@
 """Measurement and judgement, as tasks."""
 
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
+
+from prefect import Task
 
 from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
 from edgewright.measurement import Benefit, Emulation, Energy, Evaluation, Footprint, Performance, ValidationReport
@@ -12,9 +14,18 @@ from tasks.caching import step
 
 __all__ = ["benefit", "check_bundle", "emulate", "emulate_device", "evaluate", "judge", "measure", "weigh"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_REBOOT_DELAYS_S = [2.0, 15.0, 30.0]
 _RUNTIMES = ("ai-edge-litert", "onnxruntime", "numpy")
 _CODE = ("edgewright.validate", "edgewright.measurement", "edgewright.optimize.coding", "edgewright_runtime")
 _MEASURE = (*_CODE, *_RUNTIMES)
+
+
+def _patient(task: Task[P, R]) -> Task[P, R]:
+    """A device that reboots is back in about half a minute: what was pushed to it is still there."""
+    return task.with_options(retries=len(_REBOOT_DELAYS_S), retry_delay_seconds=_REBOOT_DELAYS_S)
 
 
 @step("Checking accuracy and parity on real rows", *_MEASURE, "edgewright.export.mil_evaluator")
@@ -37,6 +48,7 @@ def weigh(exported: Exported) -> Footprint:
     return validate.footprint(exported.artifact.path)
 
 
+@_patient
 @step("Measuring latency and memory", *_MEASURE)
 def measure(
     baseline: Exported, candidate: Exported, dataset: Dataset, device: DeviceProfile, machine: str
@@ -67,6 +79,7 @@ def emulate_device(candidate: Exported, dataset: Dataset, device: DeviceProfile)
         return validate.emulate_device(candidate, dataset, device)
 
 
+@_patient
 @step("Checking a bundle on a device")
 def check_bundle(
     bundle: ValidatedBundle, baseline: ValidatedBundle | None, device: DeviceProfile, quick: bool
