@@ -10,10 +10,9 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
+from edgewright_runtime.active import Active
 from edgewright_runtime.backends import installed_runtimes
 from edgewright_runtime.errors import (
     EdgeRuntimeError,
@@ -22,58 +21,21 @@ from edgewright_runtime.errors import (
     RollbackError,
     TransportError,
 )
-from edgewright_runtime.hybrid import Answer, Hybrid
+from edgewright_runtime.hybrid import Answer
 from edgewright_runtime.installation import Installation
-from edgewright_runtime.monitor import Monitor, resident_memory_mb
-from edgewright_runtime.offline import Offer, OfflineModel, sync
+from edgewright_runtime.offline import Offer, sync
 from edgewright_runtime.outbox import Outbox, OutboxError
-from edgewright_runtime.predictor import Predictor
 from edgewright_runtime.registry import Constraints, Model, Registry
 from edgewright_runtime.sensors import Sensors
 from edgewright_runtime.settings import Settings, Tick
 from edgewright_runtime.telemetry import TelemetryRecord
 from edgewright_runtime.updater import Outcome, Updater
-from edgewright_runtime.watch import Issue, Level, Limits, Watch, levels_of, step_for
+from edgewright_runtime.watch import Issue, Level, levels_of, step_for
 
 __all__ = ["Device", "Settings", "Tick"]
 
 # Heat, an empty battery and a network that is down are not the model's fault.
 _OWN_FAULTS = {"high_latency", "high_memory", "high_errors", "low_accuracy"}
-
-
-class _Active:
-    """The model that answers now, with all that belongs to it."""
-
-    def __init__(self, device: Device, model: Model, level: Level) -> None:
-        settings, self.model = device.settings, model
-        self.lease = ExitStack()
-        folder = self.lease.enter_context(device.registry.in_use(model.folder))
-        before_mb = resident_memory_mb()
-        predictor = Predictor(folder, level.threads)
-        release = device.installation.installed(model.release).release
-        policy = settings.policy
-        if release.monitoring.min_confidence is not None:
-            policy = replace(policy, threshold=release.monitoring.min_confidence)
-        self.answers = OfflineModel(
-            Hybrid(predictor, model.release, cloud=settings.cloud, policy=policy, default=settings.default),
-            predictor.manifest,
-            model.release,
-            device.outbox,
-            privacy=settings.privacy,
-            key_file=settings.root / "hash_key",
-            cache_capacity=settings.cache_capacity,
-        )
-        self.monitor = Monitor(
-            device.windows.append,
-            release.monitoring,
-            device=device.installation.device_id(),
-            release=model.release,
-            bundle=release.bundle_digest,
-            memory_before_mb=before_mb,
-            clock=device.clock,
-        )
-        limits = settings.limits or Limits.of(release.monitoring)
-        self.watch = Watch(limits, release.monitoring, predictor.manifest.calibration)
 
 
 class Device:
@@ -100,7 +62,7 @@ class Device:
         self._standing: dict[str, Issue] = {}
         self._polled_s = float("-inf")
         self._swap = threading.Lock()
-        self._retired: list[_Active] = []
+        self._retired: list[Active] = []
         self.not_logged = 0
         self._leave_damaged_release()
         self._give_up_on_trial()
@@ -157,10 +119,7 @@ class Device:
         sent, offer = self._send(errors)
         outcome = self._fetched_update(errors) if rolled_back is None and self._asks_for_updates(offer) else None
         if outcome is not None:
-            self._level = 0
-            drifts = any(issue.kind == "confidence_drift" for issue in issues)
-            self._drifted_before = drifts if self._active.watch.windows else None
-            self._replace()
+            rolled_back = self._taken(issues, errors)
         return Tick(
             release=self._active.model.release,
             level=self._levels[self._level].name,
@@ -172,6 +131,20 @@ class Device:
             rolled_back=rolled_back,
             errors=tuple(errors),
         )
+
+    def _taken(self, issues: list[Issue], errors: list[str]) -> str | None:
+        """Let the release that was just installed answer; its name, where it cannot be opened and was given up."""
+        self._level = 0
+        drifts = any(issue.kind == "confidence_drift" for issue in issues)
+        self._drifted_before = drifts if self._active.watch.windows else None
+        try:
+            self._replace()
+        except EdgeRuntimeError as e:
+            errors.append(f"update: {e}")
+            given_up = self.installation.current_name()
+            self._go_back(str(e))
+            return given_up
+        return None
 
     def flush(self) -> None:
         """End the running window, so that the next tick sees it."""
@@ -214,7 +187,7 @@ class Device:
 
     def _count_healthy(self, window: TelemetryRecord, issues: list[Issue]) -> None:
         """Windows in a row that speak for the model; one in which it never ran says nothing."""
-        if any(self._condemns(issue) for issue in issues):
+        if any(issue.kind in _OWN_FAULTS or self._condemns(issue) for issue in issues):
             self._healthy_windows = 0
         elif window.latency.total or not self._active.watch.plan.enable_performance_tracking:
             self._healthy_windows += 1
@@ -273,7 +246,7 @@ class Device:
         if given_up is not None:
             self._log({"kind": "rollback", "release": given_up.name, "reason": reason})
 
-    def _opened_or_before(self) -> _Active:
+    def _opened_or_before(self) -> Active:
         """The current model; where its files are damaged the one before it, or the same one fetched again."""
         try:
             return self._opened()
@@ -355,7 +328,7 @@ class Device:
             retired.lease.close()
         self._retired.clear()
 
-    def _opened(self) -> _Active:
+    def _opened(self) -> Active:
         if self.settings.levels is None:
             current = self._current_model()
             plan = self.installation.installed(current.release).release.monitoring
@@ -365,7 +338,7 @@ class Device:
             self._levels = levels_of(plan.steps, current, models)
             self._level = min(self._level, len(self._levels) - 1)
         level = self._levels[self._level]
-        return _Active(self, self._chosen(level), level)
+        return Active(self, self._chosen(level), level)
 
     def _chosen(self, level: Level) -> Model:
         """The current release; under strain the best installed one within the level's limits."""
@@ -387,13 +360,14 @@ class Device:
         return found
 
     def _condemns(self, issue: Issue) -> bool:
-        """Whether an issue is the model's own fault, and grave.
+        """Whether an issue is the model's own fault.
 
-        Drift is only where the model before, on the same inputs, was seen to be without: else the world has changed.
+        Drift is only where it is grave, and the model before, on the same inputs, was seen to be without: else the
+        world has changed. Latency is not while the device runs the model in fewer threads because of heat.
         """
-        if issue.severity != "critical":
-            return False
-        return issue.kind in _OWN_FAULTS or (issue.kind == "confidence_drift" and self._drifted_before is False)
+        if issue.kind == "confidence_drift":
+            return issue.severity == "critical" and self._drifted_before is False
+        return issue.kind in _OWN_FAULTS and not (issue.kind == "high_latency" and self._level > 0)
 
     def _log(self, content: dict[str, Any]) -> None:
         try:

@@ -112,16 +112,13 @@ class Watch:
     def judge_machine(self, reading: Reading) -> list[Issue]:
         """The issues that stand after this look at the sensors; a device may be hot while its model is idle."""
         cpu = reading.cpu_percent if self.plan.enable_performance_tracking else None
+        # What hangs on the mains may use it, whatever its battery holds.
+        battery = 100.0 if reading.on_mains else reading.battery_percent
         return self._weighed(
             [
                 _Figure("high_cpu", cpu, self.limits.cpu_percent),
                 _Figure("high_temperature", reading.temperature_c, self.limits.temperature_c),
-                _Figure(
-                    "low_battery",
-                    None if reading.on_mains else reading.battery_percent,
-                    self.limits.battery_percent,
-                    below=True,
-                ),
+                _Figure("low_battery", battery, self.limits.battery_percent, below=True),
             ]
         )
 
@@ -166,9 +163,9 @@ class Watch:
 
     def _errors(self, window: TelemetryRecord) -> float | None:
         """The lower end of what the window's failures allow: ten of ten tell enough, one of ten does not."""
-        return (
-            1 - wilson_high(1 - window.errors / window.predictions, window.predictions) if window.predictions else None
-        )
+        if not window.predictions:
+            return None
+        return 1 - wilson_high(1 - window.errors / window.predictions, window.predictions)
 
     def _drift(self, window: TelemetryRecord) -> float | None:
         """How far confidence has moved beyond what chance explains in a window of this size."""

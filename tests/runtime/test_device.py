@@ -21,6 +21,7 @@ from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.confidence import calibrated
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import (
+    BackendUnavailableError,
     EdgeRuntimeError,
     InputRejectedError,
     IntegrityError,
@@ -132,6 +133,20 @@ def test_new_model_that_does_badly_is_given_up_reported_and_not_tried_again(
     assert report["release"] == "stable.2"
     assert report["reason"].startswith("high_latency")
     assert logged(running, "issue")
+
+
+def test_new_model_that_misses_its_limit_by_a_little_is_given_up_too(
+    tmp_path: Path, repository: str, newer_bundle: Bundle
+) -> None:
+    running = on_trial(tmp_path, repository, newer_bundle, EASY.model_copy(update={"max_latency_p95_ms": 2.0}))
+    for _ in range(2):
+        for _ in range(60):
+            running._active.monitor.record(2.5, 0.9)
+        running.flush()
+        tick = running.tick()
+
+    assert [issue.severity for issue in tick.issues if issue.kind == "high_latency"] == ["warning"]
+    assert tick.rolled_back == "stable.2"
 
 
 def test_new_model_that_does_well_ends_its_trial(tmp_path: Path, repository: str, newer_bundle: Bundle) -> None:
@@ -353,6 +368,46 @@ def test_issue_is_told_when_it_begins_and_when_it_ends(tmp_path: Path, repositor
 
     told = [(issue["issue"], issue["severity"]) for issue in logged(running, "issue")]
     assert told == [("high_temperature", "warning"), ("high_temperature", "cleared")]
+
+
+def test_new_model_that_cannot_be_opened_after_all_is_given_up(
+    tmp_path: Path, repository: str, newer_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = device(tmp_path, repository)
+    publish(newer_bundle, repository, "stable", monitoring=EASY)
+
+    def broken(*_: object) -> None:
+        raise BackendUnavailableError("no memory is left for it")
+
+    monkeypatch.setattr("edgewright_runtime.active.Predictor", broken)
+    tick = running.tick()
+    monkeypatch.undo()
+
+    assert (tick.release, tick.rolled_back) == ("stable.1", "stable.2")
+    assert "no memory is left" in logged(running, "rollback")[0]["reason"]
+    assert running.installation.current().name == running.predict(ROW).model == "stable.1"
+    assert "is not taken again" in running.tick().errors[0]
+
+
+def test_new_model_is_not_blamed_for_the_slowness_of_a_hot_device(
+    tmp_path: Path, repository: str, newer_bundle: Bundle
+) -> None:
+    plan = EASY.model_copy(update={"max_latency_p95_ms": 1e-4})
+    levels = (Level("normal"), Level("slow", threads=1))
+    limits = Limits(latency_p95_ms=1e-4, temperature_c=80)
+    running = device(tmp_path, repository, levels=levels, limits=limits)
+    running._sensors.reading = Reading(temperature_c=95)
+    publish(newer_bundle, repository, "stable", monitoring=plan)
+    assert running.tick().installed == "stable.2"
+    assert running.tick().level == "slow"
+
+    hot = ticks_of(running, usual_rows(20), windows=3)
+    running._sensors.reading = Reading(temperature_c=40)
+    cool = ticks_of(running, usual_rows(20), windows=8)
+
+    assert {issue.kind for issue in hot[-1].issues} == {"high_latency", "high_temperature"}
+    assert [tick.rolled_back for tick in hot] == [None] * 3
+    assert "stable.2" in [tick.rolled_back for tick in cool]
 
 
 def test_model_that_ends_its_process_each_time_is_given_up(

@@ -82,6 +82,17 @@ def test_low_battery_on_mains_is_no_issue_and_missing_sensors_are_none() -> None
         assert watch.judge(window(), Reading()) == []
 
 
+def test_low_battery_ends_when_the_device_is_plugged_in() -> None:
+    watch = Watch(LIMITS, Monitoring())
+    for _ in range(2):
+        watch.judge_machine(Reading(battery_percent=5, on_mains=False))
+    assert kinds(watch.issues()) == {"low_battery"}
+
+    standing = [kinds(watch.judge_machine(Reading(battery_percent=6, on_mains=True))) for _ in range(3)]
+
+    assert standing == [{"low_battery"}, {"low_battery"}, set()]
+
+
 def test_plan_switches_off_what_it_does_not_track() -> None:
     watch = Watch(
         LIMITS,
