@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from edgewright.profile import AdbConnection
 from edgewright.store import Store
 from edgewright.validate import emulate
 from edgewright.validate.bundle_check import validated_bundle
-from edgewright.validate.targets import Target, arm_system
+from edgewright.validate.targets import Target, arm_system, cgroup, local
 from edgewright.validate.targets.adb import AdbPythonTarget
 from edgewright.validate.targets.answers import answer_of
 from edgewright.validate.targets.arm import EmulatedArm
-from edgewright.validate.targets.local import LocalTarget
+from edgewright.validate.targets.local import LocalTarget, run_bench
 from edgewright.validate.targets.ssh import SshTarget
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
 
@@ -102,6 +103,39 @@ def test_model_over_the_memory_limit_does_not_fit(export: Export, weights: np.nd
     with pytest.raises(ConversionError, match=r"running: does not fit in 8 MB \(needed about \d+ MB\)"):
         LocalTarget(memory_mb=8).run(BenchSpec("cold", (heavy,), str(rows)), "running", 120)
     assert "load_ms" in LocalTarget(memory_mb=2000).run(BenchSpec("cold", (heavy,), str(rows)), "running", 120)
+
+
+@pytest.fixture
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for a control group; test_emulated_device.py has real ones."""
+    folder = tmp_path / "group"
+    folder.mkdir()
+    (folder / "memory.events").write_text("low 0\noom 0\noom_kill 0\n")
+    monkeypatch.setattr(cgroup, "delegated", lambda: tmp_path)
+    monkeypatch.setattr(cgroup, "memory_bound", lambda below, limit_mb: nullcontext(folder))
+    return folder
+
+
+def test_bench_enters_the_control_group(group: Path, export: Export, weights: np.ndarray, rows: Path) -> None:
+    target = LocalTarget(memory_mb=512)
+    assert target.name == "this machine (512 MB by cgroup v2)"
+    answer = target.run(BenchSpec("cold", (model_of(export(weights)),), str(rows)), "running", 120)
+    assert answer["load_ms"] > 0
+    assert (group / "cgroup.procs").read_text() == "0"
+
+
+def test_process_that_its_control_group_ended_does_not_fit(
+    group: Path, export: Export, weights: np.ndarray, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(spec: BenchSpec, what: str, timeout_s: float) -> dict[str, object]:
+        if not spec.cgroup:  # the second run, to say how much is needed
+            return run_bench(spec, what, timeout_s)
+        (group / "memory.events").write_text("oom_kill 1\n")
+        return answer_of(None, -9, "", what)
+
+    monkeypatch.setattr(local, "run_bench", killed)
+    with pytest.raises(ConversionError, match=r"running: does not fit in 512 MB \(needed about \d+ MB\)"):
+        LocalTarget(memory_mb=512).run(BenchSpec("cold", (model_of(export(weights)),), str(rows)), "running", 120)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity on this system")
