@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from edgewright.artifact import Value
 from edgewright.errors import ProfileError
@@ -72,8 +72,13 @@ class Training(Value):
     """How a technique trains: on training rows only, from a fixed seed."""
 
     epochs: int = Field(10, ge=1, le=10_000)
-    optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0, description="At the start; it falls to 1% of it by a cosine.")
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0, description="At the start.")
+    schedule: Literal["cosine", "linear", "step", "constant"] = Field(
+        "cosine",
+        description="cosine and linear fall to 1% of the learning rate; step: a tenth at half, a hundredth at three "
+        "quarters.",
+    )
     batch_size: int = Field(256, ge=1)
     weight_decay: float = Field(1e-6, ge=0, description="Lets what no longer has any influence fade to zero.")
     augment: float = Field(
@@ -100,14 +105,23 @@ class Prune(Technique):
 
     technique: Literal["prune"] = "prune"
     sparsity: float = Field(0.9, gt=0, lt=1, description="Fraction of the weights that become zero.")
-    scope: Literal["global", "rate", "layer", "2:4"] = Field(
+    scope: str = Field(
         "global",
+        pattern=r"^(global|rate|layer|[1-9]\d?:[1-9]\d?)$",
         description="global: one threshold, each layer's magnitudes over the root of their spread; "
         "rate: global, and a weight has to be worth its bits, which are fewer in rows and columns that hold others; "
-        "layer: the same fraction in each; 2:4: two of every four inputs.",
+        "layer: the same fraction in each; N:M, such as 2:4: N of every M inputs stay, whatever `sparsity` says.",
     )
     ramp: float = Field(0.75, ge=0, le=1, description="Share of the training in which sparsity grows; 0: at once.")
     training: Training | None = Field(Training(), description="None: prune only, without training.")
+
+    @field_validator("scope")
+    @classmethod
+    def _some_must_go(cls, scope: str) -> str:
+        kept, _, group = scope.partition(":")
+        if group and int(kept) >= int(group):
+            raise ValueError(f"{scope} keeps every weight; allowed: N:M with N below M, such as 2:4")
+        return scope
 
 
 class TrainQuantization(Technique):
@@ -156,10 +170,26 @@ class CompactWeights(Technique):
 
 
 class Distill(Technique):
-    """Train a student with fewer channels against the softened answers of the model as it came in."""
+    """Train a student against the softened answers of the model as it came in."""
 
     technique: Literal["distill"] = "distill"
-    ratio: float = Field(0.5, ge=0, lt=1, description="Fraction of multiply-accumulates that the student lacks.")
+    student: str = Field(
+        "pruned",
+        pattern=r"^(pruned|width|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="pruned: the model without its least important channels; width: every layer that much narrower; or "
+        "package.module:factory, a function of yours that returns a torch.nn.Module.",
+    )
+    ratio: float = Field(
+        0.5, ge=0, lt=1, description="Fraction of multiply-accumulates that a pruned student lacks; 0: the same shape."
+    )
+    width: float = Field(0.5, gt=0, lt=1, description="Fraction of each layer's channels that such a student has.")
+    hints: float = Field(
+        0.0, ge=0, description="Weight of the squared error between features of teacher and student; 0: none."
+    )
+    hint_layers: tuple[tuple[str, str], ...] = Field(
+        (),
+        description="Pairs (layer of the teacher, of the student); empty: the last convolution of each spatial size.",
+    )
     training: Training = Training(distill=0.7)
 
 
@@ -167,19 +197,33 @@ class PruneChannels(Technique):
     """Remove whole channels, along the network's dependency graph: fewer operations, a smaller file."""
 
     technique: Literal["prune_channels"] = "prune_channels"
-    ratio: float = Field(0.5, gt=0, lt=1, description="Fraction of multiply-accumulates to remove.")
+    ratio: float = Field(0.5, gt=0, lt=1, description="Fraction of the target to remove.")
+    target: Literal["operations", "parameters", "latency"] = Field(
+        "operations", description="Multiply-accumulates, parameters, or the measured latency of the exported model."
+    )
     importance: Literal["magnitude", "taylor", "batchnorm"] = "taylor"
     steps: int = Field(5, ge=1, le=100)
-    training: Training = Training(epochs=2)
+    training: Training | None = Field(Training(epochs=2), description="After each step; None: prune only.")
 
 
 class Decompose(Technique):
-    """Low rank: a layer becomes two thinner ones where that lowers multiply-accumulates."""
+    """Low rank: a layer becomes two or three thinner ones where that lowers multiply-accumulates."""
 
     technique: Literal["decompose"] = "decompose"
+    rank: Literal["energy", "ratio", "search"] = Field(
+        "energy",
+        description="energy: what keeps that share of the squared singular values; ratio: that share of each layer's "
+        "operations removed; search: the largest such ratio whose accuracy on the validation rows is allowed.",
+    )
     energy: float = Field(0.95, gt=0, le=1, description="Share of the squared singular values that is kept.")
-    convolution: Literal["channel", "spatial"] = Field(
-        "channel", description="channel: a kernel to few channels, then 1x1; spatial: a column, then a row."
+    ratio: float = Field(0.5, gt=0, lt=1, description="Fraction of each layer's multiply-accumulates to remove.")
+    max_accuracy_drop_percent: float = Field(
+        1.0, gt=0, le=100, description="What a search may cost on the validation rows, percentage points."
+    )
+    convolution: Literal["channel", "spatial", "tucker"] = Field(
+        "channel",
+        description="channel: a kernel to few channels, then 1x1; spatial: a column, then a row; tucker: 1x1, a kernel "
+        "between few channels, 1x1.",
     )
     training: Training | None = None
 

@@ -58,7 +58,7 @@ def _apply(
     max_drop_percent: float,
 ) -> tuple[ImportedModel, Exported, Precision] | Refusal:
     """The changed model, its export, and the precision of that."""
-    changed = steps.compress(model, technique, dataset)
+    changed = steps.compress(model, technique, dataset, device)
     if isinstance(changed, Refusal):
         return changed
     if isinstance(technique, Quantize):

@@ -20,11 +20,12 @@ from edgewright.recipe import (
 )
 from edgewright.result import Refusal
 from edgewright.store import Store
+from edgewright.validate.machine import machine
 from edgewright.validate.verdict import accuracy_fault
 from tasks.caching import run, step
-from tasks.validate import evaluate
+from tasks.validate import evaluate, measure
 
-__all__ = ["compress", "export", "quantize", "quantize_within", "sensitivity"]
+__all__ = ["compress", "export", "prune_to_latency", "quantize", "quantize_within", "sensitivity"]
 
 _EXPORT = (
     "edgewright.export",
@@ -43,6 +44,8 @@ _OPTIMIZE = (
 )
 
 Changed = ImportedModel | Refusal
+# Of the operations, that a search for a latency removes.
+_SHARES = tuple(percent / 100 for percent in range(5, 100, 5))
 
 
 @step("Exporting to the platform's format", *_EXPORT)
@@ -150,11 +153,54 @@ def quantize_within(
     return tried[chosen].model_copy(update=told)
 
 
-def compress(model: ImportedModel, params: AnyTechnique, dataset: Dataset) -> Changed:
+def prune_to_latency(model: ImportedModel, params: PruneChannels, dataset: Dataset, device: DeviceProfile) -> Changed:
+    """Remove as few operations as the measured latency of the float32 export needs: without training first, exported
+    and timed beside the original, to find how many; then with training, and measured again."""
+    baseline = run(export, model, dataset, device, Precision.FLOAT32)
+    if isinstance(baseline, Refusal):
+        return baseline
+    tried: dict[tuple[int, bool], Changed] = {}
+    ratios: dict[int, float] = {}
+
+    def latency_ratio(count: int, *, trained: bool) -> float | None:
+        share = _SHARES[count - 1]
+        training = params.training if trained else None
+        asked = params.model_copy(update={"target": "operations", "ratio": share, "training": training})
+        changed = tried[count, trained] = run(prune_channels, model, asked, dataset)
+        if isinstance(changed, Refusal):
+            return None
+        exported = run(export, changed, dataset, device, Precision.FLOAT32)
+        if isinstance(exported, Refusal):
+            return None
+        measured = run(measure, baseline, exported, dataset, device, machine())
+        if measured.ratio is None:
+            raise UnsupportedError("; ".join(measured.not_measured) or "latency was not measured")
+        ratios[count] = measured.ratio.value
+        return measured.ratio.value
+
+    def fast(count: int, *, trained: bool = False) -> bool:
+        ratio = latency_ratio(count, trained=trained)
+        return ratio is not None and ratio <= 1 - params.ratio
+
+    try:
+        found = fewest(len(_SHARES), fast)
+        while found is not None and found <= len(_SHARES):
+            if params.training is None or fast(found, trained=True):
+                return tried[found, params.training is not None]
+            found += 1  # what training removed differs a little
+    except UnsupportedError as e:
+        return Refusal(reason=f"prune_channels to a latency: {e}")
+    wanted, least = 1 - params.ratio, min(ratios.values(), default=1.0)
+    return Refusal(reason=f"prune_channels: the export takes {least:.0%} of its latency at best, not {wanted:.0%}")
+
+
+def compress(model: ImportedModel, params: AnyTechnique, dataset: Dataset, device: DeviceProfile) -> Changed:
     """Run the task that the parameters' type selects; quantization is the export's, see `quantize`."""
     match params:
         case Prune():
             return run(prune, model, params, dataset)
+        case PruneChannels(target="latency"):
+            return prune_to_latency(model, params, dataset, device)
         case PruneChannels():
             return run(prune_channels, model, params, dataset)
         case TrainQuantization():

@@ -1,6 +1,7 @@
 """The child's side of `edgewright.optimize.apply`: read the network, transform it, write it. Imports torch."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -12,12 +13,13 @@ from edgewright.errors import UnsupportedError
 from edgewright.intake import torch_graph
 from edgewright.optimize.cluster import cluster
 from edgewright.optimize.compact_weights import compact_weights
-from edgewright.optimize.decompose import decompose
+from edgewright.optimize.decompose import decompose, decompose_within
 from edgewright.optimize.distill import distill
 from edgewright.optimize.fuse import fuse
 from edgewright.optimize.prune import prune
 from edgewright.optimize.prune_channels import prune_channels
-from edgewright.optimize.rows import calibration_inputs, training_rows
+from edgewright.optimize.rows import calibration_inputs, training_rows, validation_rows
+from edgewright.optimize.selection import loses_little
 from edgewright.optimize.sensitivity import int8_sensitivity
 from edgewright.optimize.train_quantization import train_quantization
 from edgewright.recipe import (
@@ -74,7 +76,7 @@ def transformed(model: fx.GraphModule, technique: AnyTechnique, dataset: Path) -
         case PruneChannels():
             after = prune_channels(model, technique, training_rows(dataset))
         case Decompose():
-            after = decompose(model, technique, training_rows(dataset) if technique.training else None)
+            after = _decomposed(model, technique, dataset)
         case Fuse():
             after = fuse(model)
         case Quantize():
@@ -84,3 +86,12 @@ def transformed(model: fx.GraphModule, technique: AnyTechnique, dataset: Path) -
     if not isinstance(after, fx.GraphModule):
         raise TypeError(f"{technique.technique} returned a {type(after).__name__}")
     return after
+
+
+def _decomposed(model: fx.GraphModule, params: Decompose, dataset: Path) -> fx.GraphModule:
+    rows, example = training_rows(dataset) if params.training else None, calibration_inputs(dataset)[:1]
+    if params.rank != "search":
+        return decompose(model, params, example, rows)
+    held_out = validation_rows(dataset)
+    allowed = partial(loses_little, model, held_out, params.max_accuracy_drop_percent)
+    return decompose_within(model, params, example, rows, allowed)

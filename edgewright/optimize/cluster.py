@@ -3,14 +3,14 @@ group of its output channels or the model, its values then fine-tuned by gradien
 torch.
 """
 
-import copy
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
+from edgewright.optimize.fuse import fuse
 from edgewright.optimize.kmeans import codebook
 from edgewright.optimize.training import Rows, Tensors, fit, weight_names
 from edgewright.recipe import Cluster
@@ -20,15 +20,16 @@ __all__ = ["cluster"]
 Share = tuple[int, torch.Tensor]
 
 
-def cluster(model: nn.Module, params: Cluster, rows: Rows | None) -> nn.Module:
+def cluster(model: fx.GraphModule, params: Cluster, rows: Rows | None) -> fx.GraphModule:
     """A copy of ``model`` whose weights take at most ``params.clusters`` values for each tensor, group or in all.
 
-    Weights that are zero stay zero, and zero is then one of the values.
+    BatchNorm is folded first. Weights that are zero stay zero, and zero is then one of the values.
 
     Raises:
         UnsupportedError: no linear or convolution layer, or training is asked for without rows.
     """
-    original, model = model, copy.deepcopy(model)
+    # Folded by the exporter, a BatchNorm would multiply the shared values by another number in each channel.
+    original, model = model, fuse(model)
     weights = {n: p for n, p in model.named_parameters() if n in set(weight_names(model))}
     if not weights:
         raise UnsupportedError("cluster: the network has no linear or convolution layer; leave this technique out")

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
+from edgewright.optimize.fuse import fuse
 from edgewright.optimize.training import warped
 from edgewright.recipe import CompactWeights
 
@@ -38,7 +39,9 @@ def compact_weights(model: nn.Module, params: CompactWeights, inputs: torch.Tens
     Raises:
         UnsupportedError: the model has no such layer.
     """
-    original, model = model.eval(), copy.deepcopy(model).eval()
+    # Folded by the exporter, a BatchNorm would multiply the levels by another number in each channel.
+    original = fuse(model) if isinstance(model, fx.GraphModule) else model.eval()
+    model = copy.deepcopy(original)
     inputs = inputs[: params.rows]
     if inputs.ndim == 4 and params.augment:
         inputs = warped(inputs, params.augment, torch.Generator().manual_seed(params.seed))

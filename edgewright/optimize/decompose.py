@@ -1,40 +1,53 @@
-"""Low rank by truncated SVD: linear layers (Denton et al., arXiv 1404.0736), convolutions channel-wise (Zhang et al.,
-arXiv 1505.06798) or spatially separable (Jaderberg et al., arXiv 1405.3866). Runs in a child process: imports torch.
+"""Low rank: linear layers by truncated SVD (Denton et al., arXiv 1404.0736), convolutions channel-wise (Zhang et al.,
+arXiv 1505.06798), spatially separable (Jaderberg et al., arXiv 1405.3866) or by Tucker-2 (Kim et al., arXiv
+1511.06530). A layer is split only where that lowers its multiply-accumulates, strides and padding counted. Runs in a
+child process: imports torch.
 """
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
+from edgewright.optimize.search import fewest
 from edgewright.optimize.training import Rows, fit
 from edgewright.recipe import Decompose
 
-__all__ = ["decompose"]
+__all__ = ["decompose", "decompose_within"]
 
-Pair = tuple[nn.Module, nn.Module]
+Layers = tuple[nn.Module, ...]
+Shape = tuple[int, int]
+_TUCKER_ITERATIONS = 3
+# Shares of the operations to remove, the most first, that a search tries.
+_RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
-def decompose(model: fx.GraphModule, params: Decompose, rows: Rows | None) -> fx.GraphModule:
-    """A copy in which each layer is two, wherever that lowers its multiply-accumulates.
+def decompose(model: fx.GraphModule, params: Decompose, example: torch.Tensor, rows: Rows | None) -> fx.GraphModule:
+    """A copy in which each layer is two or three, wherever that lowers its multiply-accumulates on ``example``.
 
     Raises:
         UnsupportedError: no layer's rank is low enough, or training is asked for without rows.
     """
     original, model = model, copy.deepcopy(model)
+    sizes = _sizes(model, example)
     split = 0
     for node in list(model.graph.nodes):
-        if node.op != "call_module":
+        if node.op != "call_module" or str(node.target) not in sizes:
             continue
-        pair = _pair(model.get_submodule(str(node.target)), params)
-        if pair is not None:
-            _replace(model, node, pair)
+        layers = _Splitting(params, *sizes[str(node.target)]).of(model.get_submodule(str(node.target)))
+        if layers is not None:
+            _replace(model, node, layers)
             split += 1
     if not split:
+        wanted = (
+            f"{params.energy:.0%} of its energy" if params.rank == "energy" else f"{1 - params.ratio:.0%} of the cost"
+        )
         raise UnsupportedError(
-            f"decompose: no layer keeps {params.energy:.0%} of its energy in a rank that costs less; "
-            "lower `energy` or leave this technique out"
+            f"decompose: no layer keeps {wanted} in a rank that costs less; ask for less or leave this technique out"
         )
     model.delete_all_unused_submodules()
     model.recompile()
@@ -45,93 +58,215 @@ def decompose(model: fx.GraphModule, params: Decompose, rows: Rows | None) -> fx
     return model
 
 
-def _replace(model: fx.GraphModule, node: fx.Node, pair: Pair) -> None:
-    names = [f"{node.target}_{part}" for part in ("reduce", "expand")]
-    for name, layer in zip(names, pair, strict=True):
-        model.add_submodule(name, layer)
+def decompose_within(
+    model: fx.GraphModule,
+    params: Decompose,
+    example: torch.Tensor,
+    rows: Rows | None,
+    allowed: Callable[[nn.Module], bool],
+) -> fx.GraphModule:
+    """The `decompose` of least rank that ``allowed`` accepts: it compares with the original on validation rows.
+
+    Raises:
+        UnsupportedError: none does, or as for `decompose`.
+    """
+    made: dict[int, fx.GraphModule] = {}
+
+    def passes(count: int) -> bool:
+        attempt = params.model_copy(update={"rank": "ratio", "ratio": _RATIOS[count - 1]})
+        made[count] = decompose(model, attempt, example, rows)
+        return allowed(made[count])
+
+    found = fewest(len(_RATIOS), passes)
+    if found is None:
+        raise UnsupportedError(
+            f"decompose: even {_RATIOS[-1]:.0%} fewer operations a layer cost more accuracy than "
+            f"{params.max_accuracy_drop_percent:g} percentage points on the validation rows; leave this technique out"
+        )
+    return made[found]
+
+
+def _sizes(model: nn.Module, example: torch.Tensor) -> dict[str, tuple[Shape, Shape]]:
+    """(height, width) of each layer's input and output, once in the network; (positions, 1) of a linear layer."""
+    seen: dict[str, list[tuple[Shape, Shape]]] = {}
+
+    def watch(name: str, layer: nn.Module, given: torch.Tensor, output: torch.Tensor) -> None:
+        if isinstance(layer, nn.Conv2d):
+            shapes = [(int(t.shape[-2]), int(t.shape[-1])) for t in (given, output)]
+        else:
+            shapes = [(output.numel() // int(output.shape[-1]), 1)] * 2
+        seen.setdefault(name, []).append((shapes[0], shapes[1]))
+
+    handles = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+
+            def hook(layer: nn.Module, given: tuple[Any, ...], output: Any, name: str = name) -> None:
+                watch(name, layer, given[0], output)
+
+            handles.append(layer.register_forward_hook(hook))
+    try:
+        with torch.no_grad():
+            model.eval()(example[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    # A layer that is called twice keeps its place: its calls may differ in what they cost.
+    return {name: shapes[0] for name, shapes in seen.items() if len(shapes) == 1}
+
+
+def _replace(model: fx.GraphModule, node: fx.Node, layers: Layers) -> None:
+    parts = ("reduce", "expand") if len(layers) == 2 else ("reduce", "core", "expand")
+    last = node.all_input_nodes[0]
     with model.graph.inserting_before(node):
-        inner = model.graph.call_module(names[0], node.args, node.kwargs)
-        outer = model.graph.call_module(names[1], (inner,))
-    node.replace_all_uses_with(outer)
+        for part, layer in zip(parts, layers, strict=True):
+            name = f"{node.target}_{part}"
+            model.add_submodule(name, layer)
+            last = model.graph.call_module(name, (last,))
+    node.replace_all_uses_with(last)
     model.graph.erase_node(node)
 
 
-def _pair(layer: nn.Module, params: Decompose) -> Pair | None:
-    if isinstance(layer, nn.Linear):
-        return _linear(layer, params.energy)
-    if isinstance(layer, nn.Conv2d) and layer.groups == 1 and not isinstance(layer.padding, str):
-        return (_spatial if params.convolution == "spatial" else _channel)(layer, params.energy)
-    return None
+@dataclass(frozen=True)
+class _Splitting:
+    """How one layer is split: with which rank, given the sizes of its input and output."""
 
+    params: Decompose
+    given: Shape
+    made: Shape
 
-def _factors(
-    matrix: torch.Tensor, energy: float, full_cost: int, cost_of_one: int
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """(rows, r) and (r, columns) of the least rank that keeps ``energy``; None where it would not cost less."""
-    left, values, right = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
-    kept = values.square().cumsum(0) / values.square().sum()
-    rank = int((kept < energy).sum()) + 1
-    if rank * cost_of_one >= full_cost:
+    def of(self, layer: nn.Module) -> Layers | None:
+        """The thinner layers in order; None where they would not cost less, or there is no way."""
+        if isinstance(layer, nn.Linear):
+            return self._linear(layer)
+        if isinstance(layer, nn.Conv2d) and layer.groups == 1 and not isinstance(layer.padding, str):
+            kinds = {"channel": self._channel, "spatial": self._spatial, "tucker": self._tucker}
+            return kinds[self.params.convolution](layer)
         return None
-    root = values[:rank].sqrt()
-    return (left[:, :rank] * root).float(), (root[:, None] * right[:rank]).float()
+
+    def _rank(self, values: torch.Tensor, full: int, one: int) -> int | None:
+        """The rank by energy or ratio, where ``rank * one`` operations are fewer than ``full``."""
+        if self.params.rank == "energy":
+            kept = values.square().cumsum(0) / values.square().sum()
+            rank = int((kept < self.params.energy).sum()) + 1
+        else:
+            rank = max(1, min(len(values), int((1 - self.params.ratio) * full / one)))
+        return rank if rank * one < full else None
+
+    def _factors(self, matrix: torch.Tensor, full: int, one: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        left, values, right = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
+        rank = self._rank(values, full, one)
+        if rank is None:
+            return None
+        root = values[:rank].sqrt()
+        return (left[:, :rank] * root).float(), (root[:, None] * right[:rank]).float()
+
+    def _linear(self, layer: nn.Linear) -> Layers | None:
+        found = self._factors(layer.weight, layer.weight.numel(), sum(layer.weight.shape))
+        if found is None:
+            return None
+        expand, reduce = found
+        first = nn.Linear(layer.in_features, len(reduce), bias=False)
+        second = nn.Linear(len(reduce), layer.out_features, bias=layer.bias is not None)
+        return _filled(first, reduce), _filled(second, expand, layer.bias)
+
+    def _channel(self, layer: nn.Conv2d) -> Layers | None:
+        matrix = layer.weight.flatten(1)
+        found = self._factors(matrix, matrix.numel(), sum(matrix.shape))
+        if found is None:
+            return None
+        expand, reduce = found
+        first = nn.Conv2d(
+            layer.in_channels, len(reduce), *_geometry(layer), bias=False, padding_mode=layer.padding_mode
+        )
+        second = nn.Conv2d(len(reduce), layer.out_channels, 1, bias=layer.bias is not None)
+        return _filled(first, reduce), _filled(second, expand, layer.bias)
+
+    def _spatial(self, layer: nn.Conv2d) -> Layers | None:
+        outputs, inputs, high, wide = layer.weight.shape
+        if high == 1 or wide == 1:
+            return None
+        matrix = layer.weight.permute(1, 2, 0, 3).reshape(inputs * high, outputs * wide)
+        # The column runs on rows as they come out and columns as they come in.
+        one = self.made[0] * self.given[1] * inputs * high + self.made[0] * self.made[1] * outputs * wide
+        found = self._factors(matrix, self._operations(layer), one)
+        if found is None:
+            return None
+        column, row = found
+        rank = len(row)
+        _, (sh, sw), (ph, pw), (dh, dw) = _geometry(layer)
+        mode, biased = layer.padding_mode, layer.bias is not None
+        first = nn.Conv2d(inputs, rank, (high, 1), (sh, 1), (ph, 0), (dh, 1), bias=False, padding_mode=mode)
+        second = nn.Conv2d(rank, outputs, (1, wide), (1, sw), (0, pw), (1, dw), bias=biased, padding_mode=mode)
+        vertical = column.T.reshape(rank, inputs, high, 1)
+        horizontal = row.reshape(rank, outputs, 1, wide).transpose(0, 1)
+        return _filled(first, vertical), _filled(second, horizontal, layer.bias)
+
+    def _tucker(self, layer: nn.Conv2d) -> Layers | None:
+        """Fewer input channels by 1x1, the kernel between few channels, the output channels back by 1x1."""
+        weight = layer.weight.detach().double()
+        outputs, inputs, high, wide = weight.shape
+        if high * wide == 1:
+            return self._channel(layer)
+        ranks = self._tucker_ranks(layer, weight)
+        if ranks is None:
+            return None
+        left, right = _tucker_factors(weight, ranks)
+        core = torch.einsum("oihw,or,is->rshw", weight, left, right)
+        first = nn.Conv2d(inputs, ranks[1], 1, bias=False)
+        middle = nn.Conv2d(ranks[1], ranks[0], *_geometry(layer), bias=False, padding_mode=layer.padding_mode)
+        last = nn.Conv2d(ranks[0], outputs, 1, bias=layer.bias is not None)
+        return (
+            _filled(first, right.T.float()),
+            _filled(middle, core.float()),
+            _filled(last, left.float(), layer.bias),
+        )
+
+    def _tucker_ranks(self, layer: nn.Conv2d, weight: torch.Tensor) -> Shape | None:
+        outputs, inputs, high, wide = weight.shape
+        before, after, full = _area(self.given), _area(self.made), self._operations(layer)
+
+        def operations(out: int, into: int) -> int:
+            return before * inputs * into + after * (into * out * high * wide + out * outputs)
+
+        if self.params.rank == "energy":
+            # Both unfoldings lose a part; each may lose half of what the layer may.
+            loss = (1 - self.params.energy) / 2
+            ranks = []
+            for unfolded in (weight.flatten(1), weight.transpose(0, 1).flatten(1)):
+                powers = torch.linalg.svdvals(unfolded).square()
+                ranks.append(int(((powers.cumsum(0) / powers.sum()) < 1 - loss).sum()) + 1)
+            out, into = min(ranks[0], outputs), min(ranks[1], inputs)
+        else:
+            shares = [s / 64 for s in range(64, 0, -1)]
+            pairs = [(max(1, round(s * outputs)), max(1, round(s * inputs))) for s in shares]
+            out, into = next((p for p in pairs if operations(*p) <= (1 - self.params.ratio) * full), pairs[-1])
+        return (out, into) if operations(out, into) < full else None
+
+    def _operations(self, layer: nn.Conv2d) -> int:
+        return _area(self.made) * layer.weight.numel()
 
 
-def _linear(layer: nn.Linear, energy: float) -> Pair | None:
-    found = _factors(layer.weight, energy, layer.weight.numel(), sum(layer.weight.shape))
-    if found is None:
-        return None
-    expand, reduce = found
-    first = nn.Linear(layer.in_features, len(reduce), bias=False)
-    second = nn.Linear(len(reduce), layer.out_features, bias=layer.bias is not None)
-    return _filled(first, reduce), _filled(second, expand, layer.bias)
+def _tucker_factors(weight: torch.Tensor, ranks: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+    """(O, r) and (I, s), orthonormal: higher-order orthogonal iteration from the unfoldings' singular vectors."""
+    left = _leading(weight.flatten(1), ranks[0])
+    right = _leading(weight.transpose(0, 1).flatten(1), ranks[1])
+    for _ in range(_TUCKER_ITERATIONS):
+        left = _leading(torch.einsum("oihw,is->oshw", weight, right).flatten(1), ranks[0])
+        right = _leading(torch.einsum("oihw,or->irhw", weight, left).flatten(1), ranks[1])
+    return left, right
 
 
-def _channel(layer: nn.Conv2d, energy: float) -> Pair | None:
-    matrix = layer.weight.flatten(1)
-    found = _factors(matrix, energy, matrix.numel(), sum(matrix.shape))
-    if found is None or (layer.weight[0, 0].numel() == 1 and layer.stride != (1, 1)):
-        return None
-    expand, reduce = found
-    first = nn.Conv2d(
-        layer.in_channels,
-        len(reduce),
-        *_geometry(layer),
-        bias=False,
-        padding_mode=layer.padding_mode,
-    )
-    second = nn.Conv2d(len(reduce), layer.out_channels, 1, bias=layer.bias is not None)
-    return _filled(first, reduce), _filled(second, expand, layer.bias)
+def _leading(matrix: torch.Tensor, rank: int) -> torch.Tensor:
+    vectors: torch.Tensor = torch.linalg.svd(matrix, full_matrices=False)[0]
+    return vectors[:, :rank]
 
 
-def _spatial(layer: nn.Conv2d, energy: float) -> Pair | None:
-    outputs, inputs, high, wide = layer.weight.shape
-    if high == 1 or wide == 1:
-        return None
-    matrix = layer.weight.permute(1, 2, 0, 3).reshape(inputs * high, outputs * wide)
-    found = _factors(matrix, energy, layer.weight.numel(), sum(matrix.shape))
-    if found is None:
-        return None
-    column, row = found
-    rank = len(row)
-    _, (sh, sw), (ph, pw), (dh, dw) = _geometry(layer)
-    first = nn.Conv2d(inputs, rank, (high, 1), (sh, 1), (ph, 0), (dh, 1), bias=False, padding_mode=layer.padding_mode)
-    second = nn.Conv2d(
-        rank,
-        outputs,
-        (1, wide),
-        (1, sw),
-        (0, pw),
-        (1, dw),
-        bias=layer.bias is not None,
-        padding_mode=layer.padding_mode,
-    )
-    vertical = column.T.reshape(rank, inputs, high, 1)
-    horizontal = row.reshape(rank, outputs, 1, wide).transpose(0, 1)
-    return _filled(first, vertical), _filled(second, horizontal, layer.bias)
+def _area(shape: Shape) -> int:
+    return shape[0] * shape[1]
 
 
-def _geometry(layer: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+def _geometry(layer: nn.Conv2d) -> tuple[Shape, Shape, Shape, Shape]:
     """Kernel, stride, padding and dilation, each (height, width)."""
     pairs = [(int(p[0]), int(p[1])) for p in (layer.kernel_size, layer.stride, layer.padding, layer.dilation)]
     return pairs[0], pairs[1], pairs[2], pairs[3]

@@ -1,31 +1,87 @@
-"""Distillation: a student of fewer channels learns the teacher's softened answers (Hinton et al., arXiv 1503.02531).
-
-The student is derived from the teacher by structured pruning in one step. Runs in a child process: imports torch.
+"""Distillation: a student learns the teacher's softened answers (Hinton et al., arXiv 1503.02531) and, where asked, its
+features. The student is derived from the teacher by structured pruning or by width, or is a user's own network. Runs in
+a child process: imports torch.
 """
 
-from torch import fx
+import copy
+import importlib
 
-from edgewright.errors import UnsupportedError
-from edgewright.optimize.prune_channels import prune_channels
+import torch
+from torch import fx, nn
+
+from edgewright.errors import InputError, UnsupportedError
+from edgewright.optimize.hints import Hints, matched_layers
+from edgewright.optimize.prune_channels import narrowed, prune_channels
 from edgewright.optimize.training import Rows, fit
 from edgewright.recipe import Distill, PruneChannels
 
 __all__ = ["distill"]
 
+_EXAMPLE_ROWS = 2  # torch.export takes a batch of 1 for a constant
+
 
 def distill(model: fx.GraphModule, params: Distill, rows: Rows | None) -> fx.GraphModule:
-    """A trained student of ``model``; where ``params.ratio`` is 0 the student has the teacher's own shape.
+    """A trained student of ``model``, which stays as it is.
 
     Raises:
-        UnsupportedError: no training rows, or the structure cannot be pruned that far.
+        UnsupportedError: no training rows, or the student cannot be derived, or does not answer as the teacher does.
+        InputError: the factory cannot be called, or returns something else than a module.
     """
     if rows is None:
         raise UnsupportedError("distill: needs training rows; give data with a training split")
-    if not params.ratio:
-        import copy
+    student = _student(model, params, rows)
+    hints = None
+    if params.hints:
+        example = rows.inputs[:1]
+        pairs = params.hint_layers or matched_layers(model, student, example)
+        hints = Hints(model, student, pairs, example, params.hints, params.training.seed)
+    fit(
+        student,
+        rows,
+        params.training,
+        teacher=model,
+        penalty=hints,
+        extra=hints.parameters if hints else None,
+    )
+    if hints:
+        hints.close()
+    return student
 
-        student = copy.deepcopy(model)
-        fit(student, rows, params.training, teacher=model)
-        return student
-    narrower = PruneChannels(ratio=params.ratio, importance="taylor", steps=1, training=params.training)
-    return prune_channels(model, narrower, rows)
+
+def _student(model: fx.GraphModule, params: Distill, rows: Rows) -> fx.GraphModule:
+    if params.student == "width":
+        return narrowed(model, params.width, rows.inputs[:1])
+    if params.student != "pruned":
+        return _made_by(params.student, rows.inputs[:_EXAMPLE_ROWS], model, params.training.seed)
+    if not params.ratio:
+        return copy.deepcopy(model)
+    return prune_channels(model, PruneChannels(ratio=params.ratio, importance="taylor", steps=1, training=None), rows)
+
+
+def _made_by(factory: str, example: torch.Tensor, teacher: nn.Module, seed: int) -> fx.GraphModule:
+    """The user's module, on the same way that a source model takes: torch.export, ONNX, the importer."""
+    from edgewright.intake.onnx_graph import import_onnx
+    from edgewright.intake.torch_source import to_onnx
+
+    module, _, function = factory.partition(":")
+    torch.manual_seed(seed)
+    try:
+        made = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, TypeError) as e:
+        raise InputError(f"distill: student {factory} cannot be called: {str(e).splitlines()[0]}") from e
+    if not isinstance(made, nn.Module):
+        raise InputError(f"distill: student {factory} returned a {type(made).__name__}, not a torch.nn.Module")
+    with torch.no_grad():
+        try:
+            answers = made.eval()(example)
+        except (RuntimeError, ValueError, TypeError) as e:
+            raise InputError(
+                f"distill: student {factory} does not take an input of {tuple(example.shape)}: {str(e).splitlines()[0]}"
+            ) from e
+        wanted = teacher.eval()(example)
+    if not isinstance(answers, torch.Tensor) or answers.shape != wanted.shape:
+        shape = tuple(answers.shape) if isinstance(answers, torch.Tensor) else type(answers).__name__
+        raise InputError(f"distill: student {factory} answers with {shape}; the model with {tuple(wanted.shape)}")
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    program = torch.export.export(made, (example.clone(),), dynamic_shapes=({0: batch},))
+    return import_onnx(to_onnx(program, factory))

@@ -1,8 +1,8 @@
 """Unstructured pruning: gradual, on a cubic ramp (Zhu and Gupta, "To prune, or not to prune", arXiv 1710.01878).
 
 Magnitude pruning with retraining as in Han et al., "Learning both Weights and Connections", arXiv 1506.02626; masks are
-recomputed while the network trains, so a weight may come back. 2:4 keeps two of every four inputs (Mishra et al.,
-arXiv 2104.08378). ``rate`` weighs what a weight does against the bits of its place, as rate-distortion-optimized
+recomputed while the network trains, so a weight may come back. N:M keeps N of every M inputs (2:4: Mishra et
+al., arXiv 2104.08378). ``rate`` weighs what a weight does against the bits of its place, as rate-distortion-optimized
 quantization does (Wiedemann et al., DeepCABAC, arXiv 1907.11900). Runs in a child process: imports torch.
 """
 
@@ -87,9 +87,10 @@ class _Masks:
 
     def update(self, weights: Tensors, sparsity: float) -> None:
         """Choose anew: ``sparsity`` of the weights, which hold zeros where they are masked already, shall fall."""
-        if self._scope == "2:4":
+        if ":" in self._scope:
             # The pattern is all or nothing: it holds from the first step.
-            self.of = {n: _two_of_four(w) for n, w in weights.items()}
+            kept, group = (int(part) for part in self._scope.split(":"))
+            self.of = {n: _some_of_each(w, kept, group) for n, w in weights.items()}
         elif self._scope == "layer":
             self.of = {n: (w.abs() > _threshold(w.abs().flatten(), sparsity)).float() for n, w in weights.items()}
         else:
@@ -120,11 +121,11 @@ def _bits_of_places(weight: torch.Tensor) -> torch.Tensor:
     return bits.clamp_min(1.0).reshape(weight.shape)
 
 
-def _two_of_four(weight: torch.Tensor) -> torch.Tensor:
+def _some_of_each(weight: torch.Tensor, kept: int, group: int) -> torch.Tensor:
     rows = weight.abs().flatten(1)
-    whole = rows.shape[1] // 4 * 4
-    groups = rows[:, :whole].reshape(len(rows), -1, 4)
-    best = groups.topk(2, dim=2).indices
+    whole = rows.shape[1] // group * group
+    groups = rows[:, :whole].reshape(len(rows), -1, group)
+    best = groups.topk(kept, dim=2).indices
     mask = torch.zeros_like(groups).scatter_(2, best, 1.0).reshape(len(rows), whole)
     # Inputs beyond the last whole group stay.
     return torch.cat([mask, torch.ones_like(rows[:, whole:])], 1).reshape(weight.shape)

@@ -6,6 +6,8 @@ process: imports torch.
 """
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,27 +17,54 @@ from edgewright.errors import UnsupportedError
 from edgewright.optimize.training import Rows, fit
 from edgewright.recipe import PruneChannels
 
-__all__ = ["multiply_accumulates", "prune_channels"]
+__all__ = ["multiply_accumulates", "narrowed", "prune_channels"]
 
 _TAYLOR_ROWS = 512
 
 
 def prune_channels(model: fx.GraphModule, params: PruneChannels, rows: Rows | None) -> fx.GraphModule:
-    """A copy with ``params.ratio`` of its multiply-accumulates removed, in ``params.steps`` steps.
+    """A copy with ``params.ratio`` of its multiply-accumulates or parameters removed, in ``params.steps`` steps.
 
     Raises:
         UnsupportedError: no training rows, or the network's structure cannot be pruned that far.
     """
     if rows is None:
         raise UnsupportedError("prune_channels: needs training rows to recover; give data with a training split")
+    if params.target == "latency":
+        raise UnsupportedError("prune_channels: latency is that of an exported model; the task exports and measures")
     original, model = model, copy.deepcopy(model)
-    example = rows.inputs[:1]
-    full = multiply_accumulates(model, example)
-    pruner = _pruner(model, params, example)
+    cost = _width if params.target == "parameters" else partial(multiply_accumulates, example=rows.inputs[:1])
+    full = cost(model)
+    pruner = _pruner(model, params, rows.inputs[:1])
     for step in range(1, params.steps + 1):
-        target = full * (1 - params.ratio * step / params.steps)
-        _prune_to(model, pruner, params, rows, target)
-        fit(model, rows, params.training.model_copy(update={"seed": params.training.seed + step}), teacher=original)
+        _prune_to(model, pruner, params, rows, cost, full * (1 - params.ratio * step / params.steps))
+        if params.training is not None:
+            training = params.training.model_copy(update={"seed": params.training.seed + step})
+            fit(model, rows, training, teacher=original)
+    return model.eval()
+
+
+def narrowed(model: fx.GraphModule, width: float, example: torch.Tensor) -> fx.GraphModule:
+    """A copy whose every layer has ``width`` of its channels, those of largest magnitude; the outputs stay.
+
+    Raises:
+        UnsupportedError: the structure cannot be pruned.
+    """
+    import torch_pruning as tp
+
+    model = copy.deepcopy(model)
+    pruner = tp.pruner.BasePruner(
+        model,
+        example,
+        importance=tp.importance.GroupMagnitudeImportance(),
+        pruning_ratio=1 - width,
+        ignored_layers=_last_layers(model),
+    )
+    try:
+        pruner.step()
+        multiply_accumulates(model, example)
+    except (RuntimeError, ValueError, IndexError) as e:
+        raise UnsupportedError(f"distill: the graph does not run with narrower layers: {str(e).splitlines()[0]}") from e
     return model
 
 
@@ -84,21 +113,29 @@ def _pruner(model: fx.GraphModule, params: PruneChannels, example: torch.Tensor)
     )
 
 
-def _prune_to(model: fx.GraphModule, pruner: Any, params: PruneChannels, rows: Rows, target: float) -> None:
-    example = rows.inputs[:1]
-    while multiply_accumulates(model, example) > target:
+def _prune_to(
+    model: fx.GraphModule,
+    pruner: Any,
+    params: PruneChannels,
+    rows: Rows,
+    cost: Callable[[nn.Module], int],
+    target: float,
+) -> None:
+    while cost(model) > target:
         before = _width(model)
         if params.importance == "taylor":
             _accumulate_gradients(model, rows)
         try:
             pruner.step()
-            multiply_accumulates(model, example)
+            multiply_accumulates(model, rows.inputs[:1])
         except (RuntimeError, ValueError, IndexError) as e:
             raise UnsupportedError(
                 f"prune_channels: the graph does not run after its channels were pruned: {str(e).splitlines()[0]}"
             ) from e
         if pruner.current_step >= pruner.iterative_steps and _width(model) == before:
-            raise UnsupportedError(f"prune_channels: cannot remove {params.ratio:.0%} of the operations; ask for less")
+            raise UnsupportedError(
+                f"prune_channels: cannot remove {params.ratio:.0%} of the {params.target}; ask for less"
+            )
     model.zero_grad(set_to_none=True)
 
 

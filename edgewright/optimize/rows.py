@@ -1,4 +1,4 @@
-"""The rows that a technique may see: training and calibration, never validation or test. Imports torch."""
+"""The rows that a technique may see: training and calibration; validation to choose by; never test. Imports torch."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.training import Rows
 
-__all__ = ["calibration_inputs", "training_rows"]
+__all__ = ["calibration_inputs", "training_rows", "validation_rows"]
 
 
 def training_rows(dataset: Path) -> Rows | None:
@@ -17,12 +17,28 @@ def training_rows(dataset: Path) -> Rows | None:
     Raises:
         UnsupportedError: the model has several inputs, or its input is no tensor of float32.
     """
+    return _rows(dataset, "train")
+
+
+def validation_rows(dataset: Path) -> Rows:
+    """The ``validation`` split: what may choose between candidates, and may train none.
+
+    Raises:
+        UnsupportedError: there is none, or as for `training_rows`.
+    """
+    found = _rows(dataset, "validation")
+    if found is None or not len(found.inputs):
+        raise UnsupportedError("a search needs validation rows; give more data, or a fixed ratio")
+    return found
+
+
+def _rows(dataset: Path, split: str) -> Rows | None:
     with np.load(dataset) as arrays:
-        if "train.y" not in arrays:
+        if f"{split}.y" not in arrays:
             return None
-        targets = arrays["train.y"]
+        targets = arrays[f"{split}.y"]
         whole = targets.dtype.kind in "iub"
-        return Rows(_inputs(arrays, "train"), torch.from_numpy(targets.astype(np.int64 if whole else np.float32)))
+        return Rows(_inputs(arrays, split), torch.from_numpy(targets.astype(np.int64 if whole else np.float32)))
 
 
 def calibration_inputs(dataset: Path) -> torch.Tensor:

@@ -7,9 +7,10 @@ coding needs. Zeros stay zero. Runs in a child process: imports torch.
 import copy
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
+from edgewright.optimize.fuse import fuse
 from edgewright.optimize.training import Rows, Tensors, fit, kept_zeros, weight_names
 from edgewright.recipe import TrainQuantization
 
@@ -24,7 +25,9 @@ def train_quantization(model: nn.Module, params: TrainQuantization, rows: Rows |
     Raises:
         UnsupportedError: no training rows, or no linear or convolution layer.
     """
-    model = copy.deepcopy(model)
+    # Folded by the exporter, a BatchNorm would multiply the grid by another number in each channel.
+    original = fuse(model) if isinstance(model, fx.GraphModule) else model
+    model = copy.deepcopy(original)
     parameters = dict(model.named_parameters())
     limits = dict.fromkeys(weight_names(model), params.levels)
     limits |= {
@@ -42,7 +45,7 @@ def train_quantization(model: nn.Module, params: TrainQuantization, rows: Rows |
         values = zeros(values)
         return {n: on_grid(v, log_steps[n].exp(), limits[n]) if n in limits else v for n, v in values.items()}
 
-    fit(model, rows, params.training, effective=effective, extra=list(log_steps.values()), teacher=copy.deepcopy(model))
+    fit(model, rows, params.training, effective=effective, extra=list(log_steps.values()), teacher=original)
     return model
 
 

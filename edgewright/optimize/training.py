@@ -61,12 +61,14 @@ def fit(
     extra: list[nn.Parameter] | None = None,
     on_step: Callable[[float], None] | None = None,
     teacher: nn.Module | None = None,
+    penalty: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> None:
     """Train in place; afterwards the model holds its effective weights.
 
     ``effective`` maps the trained parameters to those that the model computes with (masked, quantized, shared);
     without it zeros stay zero. ``extra`` are parameters of that mapping. ``on_step`` is told the share of the
-    training that is done. ``teacher`` is who ``params.distill`` listens to.
+    training that is done. ``teacher`` is who ``params.distill`` listens to. ``penalty`` of a batch of inputs is added
+    to the loss, right after the model has seen them.
     """
     effective = effective or kept_zeros(model)
     trained: Tensors = {
@@ -79,10 +81,12 @@ def fit(
     # Lazily, as the augmentation and the order of rows draw from the same generator.
     for step, (inputs, targets) in enumerate(_batches(rows, params)):
         for group in optimizer.param_groups:
-            group["lr"] = params.learning_rate * (_FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            group["lr"] = params.learning_rate * _share_of_rate(params.schedule, step / steps)
         with torch.autocast("cpu", torch.bfloat16, enabled=params.precision == "bfloat16"):
             logits = functional_call(model, effective(trained), (inputs,))
         loss = loss_of(inputs, logits.float(), targets)
+        if penalty:
+            loss = loss + penalty(inputs)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -90,6 +94,19 @@ def fit(
             on_step((step + 1) / steps)
     model.eval()
     _write(model, effective(trained))
+
+
+def _share_of_rate(schedule: str, done: float) -> float:
+    """Of the learning rate, when that share of the steps is done."""
+    match schedule:
+        case "cosine":
+            return _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * done))
+        case "linear":
+            return _FLOOR + (1 - _FLOOR) * (1 - done)
+        case "step":
+            return 0.1 ** ((done >= 0.5) + (done >= 0.75))
+        case _:
+            return 1.0
 
 
 @torch.no_grad()
@@ -119,7 +136,8 @@ def _optimizer(parameters: list[torch.Tensor], params: Training) -> torch.optim.
         return torch.optim.SGD(
             parameters, lr=params.learning_rate, momentum=0.9, nesterov=True, weight_decay=params.weight_decay
         )
-    return torch.optim.Adam(parameters, lr=params.learning_rate, weight_decay=params.weight_decay)
+    kind = torch.optim.AdamW if params.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=params.learning_rate, weight_decay=params.weight_decay)
 
 
 def distillation_loss(teacher: nn.Module, rows: Rows, params: Training) -> Loss:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.prune import prune
@@ -33,3 +34,16 @@ def test_prune_two_of_four_keeps_two_of_every_four_inputs(model):
 def test_the_default_scope_needs_rows_to_train(model):
     with pytest.raises(UnsupportedError, match="training rows"):
         prune(model, Prune(), None)
+
+
+@pytest.mark.parametrize(("scope", "kept", "group"), [("1:4", 1, 4), ("4:8", 4, 8), ("2:3", 2, 3)])
+def test_prune_keeps_n_of_every_m_inputs(model, scope, kept, group):
+    pruned = prune(model, Prune(scope=scope, training=None), None)
+    groups = (pruned.fc1.weight != 0).reshape(48, -1, group).sum(2)
+    assert (groups == kept).all()
+
+
+@pytest.mark.parametrize("scope", ["4:4", "5:2", "0:4", "2:4:8", "tensor"])
+def test_a_pattern_that_removes_nothing_is_refused(scope):
+    with pytest.raises(ValidationError):
+        Prune(scope=scope)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from edgewright.errors import UnsupportedError
 from edgewright.optimize.prune_channels import multiply_accumulates, prune_channels
 from edgewright.optimize.training import predictions
 from edgewright.recipe import PruneChannels, Training
@@ -18,3 +19,16 @@ def test_prune_channels_removes_the_operations_it_says(model, rows, importance):
     assert multiply_accumulates(narrow, example) <= 0.5 * multiply_accumulates(model, example)
     assert predictions(narrow, example).shape == (1, CLASSES)
     assert accuracy(narrow, rows) > accuracy(model, rows) - 0.08
+
+
+def test_prune_channels_to_a_share_of_the_parameters(model, rows):
+    params = PruneChannels(ratio=0.6, target="parameters", steps=2, training=None)
+    narrow = prune_channels(model, params, rows)
+    count = [sum(p.numel() for p in net.parameters()) for net in (model, narrow)]
+    assert 0.3 * count[0] < count[1] <= 0.4 * count[0]
+    assert predictions(narrow, rows.inputs[:1]).shape == (1, CLASSES)
+
+
+def test_a_latency_is_not_the_graphs_to_know(model, rows):
+    with pytest.raises(UnsupportedError, match="exported"):
+        prune_channels(model, PruneChannels(target="latency"), rows)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edgewright.optimize.prune import prune
-from edgewright.optimize.training import distillation_loss, fit, predictions
+from edgewright.optimize.training import fit
 from edgewright.recipe import Prune, Training
 
 
@@ -16,14 +16,35 @@ def test_training_keeps_what_is_zero_at_zero(model, rows):
     assert (pruned.fc1.weight[zeros] == 0).all()
 
 
-def test_distillation_loss_is_zero_of_the_teacher_itself_and_scaled_by_temperature_squared(model, rows):
-    part = rows.take(32)
-    teacher = predictions(model, part.inputs)
-    for temperature in (1.0, 4.0):
-        loss = distillation_loss(model, rows, Training(distill=1.0, temperature=temperature))
-        assert float(loss(part.inputs, teacher, part.targets)) == pytest.approx(0, abs=1e-5)
-        student = torch.zeros_like(teacher)
-        by_hand = temperature**2 * nn.functional.kl_div(
-            torch.log_softmax(student / temperature, 1), torch.softmax(teacher / temperature, 1), reduction="batchmean"
-        )
-        assert float(loss(part.inputs, student, part.targets)) == pytest.approx(float(by_hand), rel=1e-4)
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("linear", [1, 0.7525, 0.505, 0.2575]),
+        ("step", [1, 1, 0.1, 0.01]),
+        ("cosine", [1, 0.855, 0.505, 0.155]),
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_optimizer_and_schedule_are_as_asked(rows, schedule, shares, optimizer, monkeypatch):
+    seen: list[float] = []
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
+    real = kind.step
+
+    def step(self: torch.optim.Optimizer, *args: object) -> object:
+        seen.append(self.param_groups[0]["lr"])
+        return real(self, *args)
+
+    monkeypatch.setattr(kind, "step", step)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    fit(net, rows.take(256), Training(epochs=1, batch_size=64, schedule=schedule, optimizer=optimizer))
+    assert [lr / 1e-3 for lr in seen] == pytest.approx(shares, rel=0.01)
+
+
+def test_a_penalty_is_part_of_the_loss(rows):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    outputs: list[torch.Tensor] = []
+    net[1].register_forward_hook(lambda _, __, output: outputs.append(output))
+    fit(net, rows, Training(epochs=5, learning_rate=1e-2), penalty=lambda _: 100.0 * outputs[-1].square().mean())
+    assert float(outputs[-1].detach().square().mean()) < 0.01

@@ -1,0 +1,31 @@
+"""Whether a changed network may take the place of the original: a paired test on the same rows. Imports torch.
+
+The same statistics as the accuracy gate's, on the graph instead of an exported file, so that a search costs no export.
+"""
+
+from torch import nn
+
+from edgewright.artifact import ModelTask
+from edgewright.optimize.training import Rows, predictions
+from edgewright.validate.accuracy import compare_accuracy
+
+__all__ = ["loses_little"]
+
+_SIGNIFICANT = 0.05
+
+
+def loses_little(original: nn.Module, rows: Rows, max_drop_percent: float, changed: nn.Module) -> bool:
+    """Whether ``changed`` loses no more than allowed, percentage points, or no more than chance explains.
+
+    ``rows`` are validation rows: neither trained on nor tested on.
+    """
+    before, after = (predictions(model, rows.inputs) for model in (original, changed))
+    if rows.is_classification and before.ndim > 1 and before.shape[1] > 1:
+        task, answers = ModelTask.CLASSIFICATION, [logits.argmax(1).numpy() for logits in (before, after)]
+    elif rows.is_classification:
+        # One logit: it decides by its sign.
+        task, answers = ModelTask.CLASSIFICATION, [(v.flatten() > 0).long().numpy() for v in (before, after)]
+    else:
+        task, answers = ModelTask.REGRESSION, [v.double().numpy() for v in (before, after)]
+    drop = compare_accuracy(task, rows.targets.numpy(), *answers)
+    return drop.percent <= max_drop_percent or drop.p_value >= _SIGNIFICANT
