@@ -83,7 +83,7 @@ def bench(spec: BenchSpec) -> dict[str, Any]:
 
 def _outputs(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     _limit_memory(spec)
-    backend = load_model(spec.models[0], spec.threads)
+    backend = load_model(spec.models[0], spec)
     count = _write_outputs(backend, rows, Path(spec.outputs))
     return {"runtime": backend.name, "version": backend.version, "rows": count}
 
@@ -115,7 +115,7 @@ def _cold(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     before = resident_mb()
     _limit_memory(spec)
     began = time.perf_counter_ns()
-    backend = load_model(model, spec.threads)
+    backend = load_model(model, spec)
     loaded = time.perf_counter_ns()
     after_load = resident_mb()
     row = single_rows(backend, rows, 1)[0]
@@ -151,7 +151,7 @@ def _marked(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
     Before that the outputs of every row, as for ``outputs``: starting a process anew is what an emulator does worst.
     """
-    backend = load_model(spec.models[0], spec.threads)
+    backend = load_model(spec.models[0], spec)
     _write_outputs(backend, rows, Path(spec.outputs))
     feeds = single_rows(backend, rows, 1)[0]
     for _ in range(_MARKED_WARM_UP):
@@ -174,7 +174,7 @@ def _mark() -> None:
 
 def _operators(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     model = spec.models[0]
-    backend = load_model(BenchModel(model.path, model.format), spec.threads)
+    backend = load_model(BenchModel(model.path, model.format), spec)
     names = model.input_names or tuple(tensor.name for tensor in backend.inputs)
     own = {tensor.name: rows[name] for tensor, name in zip(backend.inputs, names)}
     feeds = single_rows(backend, own, 1)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from edgewright_runtime.backends import Backend, load
 from edgewright_runtime.encoding import quantize
 from edgewright_runtime.errors import InputRejectedError
+from edgewright_runtime.manifest import Kernels
 
 __all__ = [
     "BenchModel",
@@ -48,6 +49,7 @@ class BenchSpec:
     ``precision``; after ``max_seconds`` no further epoch begins.
     ``limit_mb`` bounds what the process may allocate beyond what it holds before the model is loaded, ``cores`` the
     processors it may use; ``cgroup`` is a control group that it enters instead, whose own bound holds from there on.
+    ``kernels`` are the device profile's.
     """
 
     task: str
@@ -64,6 +66,7 @@ class BenchSpec:
     limit_mb: float | None = None
     cores: int | None = None
     cgroup: str = ""
+    kernels: Kernels = field(default_factory=Kernels)
     seed: int = 0
 
 
@@ -86,7 +89,8 @@ def spec_of(content: Mapping[str, Any]) -> BenchSpec:
         BenchModel(m["path"], m["format"], tuple(m.get("input_names", ())), tuple(m.get("output_names", ())))
         for m in content["models"]
     )
-    return BenchSpec(**{**content, "models": models})
+    kernels = Kernels(**content.get("kernels", {}))
+    return BenchSpec(**{**content, "models": models, "kernels": kernels})
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -101,14 +105,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return {name[len(_PREFIX) :]: archive[name] for name in archive.files}
 
 
-def load_model(model: BenchModel, threads: int) -> Backend:
-    """The model in its own runtime, its tensors under the names that the rows use."""
+def load_model(model: BenchModel, spec: BenchSpec) -> Backend:
+    """The model in its own runtime, with the specification's threads and kernels, its tensors named as in the rows."""
     return load(
         model.path,
         model.format,
-        threads,
+        spec.threads,
         input_names=model.input_names or None,
         output_names=model.output_names or None,
+        kernels=spec.kernels,
     )
 
 

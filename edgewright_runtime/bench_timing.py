@@ -78,7 +78,7 @@ def _load_all(spec: BenchSpec, rows: Mapping[str, np.ndarray], chance: random.Ra
     chance.shuffle(order)
     loaded: dict[int, _Loaded] = {}
     for i in order:
-        backend = load_model(spec.models[i], spec.threads)
+        backend = load_model(spec.models[i], spec)
         feeds = single_rows(backend, rows, _ROWS)
         loaded[i] = (backend, feeds, _warm_up(backend, feeds))
     return [loaded[i] for i in range(len(spec.models))]
@@ -151,7 +151,7 @@ def sustained(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]
 
     ``joules`` of one inference where the machine has a meter, the whole machine's use divided by the runs.
     """
-    backend = load_model(spec.models[0], spec.threads)
+    backend = load_model(spec.models[0], spec)
     feeds = single_rows(backend, rows, _ROWS)
     runs = _warm_up(backend, feeds)
     windows, look, meter, total = [], Sensors(), EnergyMeter(), 0

@@ -19,6 +19,7 @@ from edgewright.validate.rows import read_rows
 from edgewright.validate.targets import Target
 from edgewright.validate.targets.choice import opened
 from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
+from edgewright_runtime.manifest import Kernels
 
 __all__ = ["measure", "performance_of"]
 
@@ -61,7 +62,8 @@ def measure(
         target = target or stack.enter_context(opened(device))
         scratch = stack.enter_context(Store().workspace())
         names = _write_rows(dataset, scratch)
-        session = _Session(target, scratch / "rows.npz", device.threads, min_seconds, timeout_s)
+        kernels = Kernels(**device.kernels.model_dump())
+        session = _Session(target, scratch / "rows.npz", device.threads, kernels, min_seconds, timeout_s)
         before, after = _file(baseline, names), _file(candidate, names)
         same = baseline.artifact.digest == candidate.artifact.digest
         if target.emulated:
@@ -118,11 +120,12 @@ def _memory_alone(
 
 @dataclass(frozen=True)
 class _Session:
-    """The bench's tasks on one target, with the same rows and threads."""
+    """The bench's tasks on one target, with the same rows, threads and kernels."""
 
     target: Target
     rows: Path
     threads: int
+    kernels: Kernels
     min_seconds: float
     timeout_s: float
 
@@ -158,7 +161,9 @@ class _Session:
         return found, ""
 
     def _spec(self, task: str, files: tuple[BenchModel, ...]) -> BenchSpec:
-        return BenchSpec(task, files, str(self.rows), threads=self.threads, min_seconds=self.min_seconds)
+        return BenchSpec(
+            task, files, str(self.rows), threads=self.threads, kernels=self.kernels, min_seconds=self.min_seconds
+        )
 
     def _run(self, spec: BenchSpec, what: str) -> dict[str, Any]:
         return self.target.run(spec, what, self.timeout_s)

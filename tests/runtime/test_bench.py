@@ -14,7 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgewright_runtime import bench
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.bench_spec import spec_json, spec_of
 from edgewright_runtime.errors import InputRejectedError
+from edgewright_runtime.manifest import Kernels
 
 FEATURES = 8
 
@@ -138,3 +140,9 @@ def test_sustained_run_is_cut_into_windows(tmp_path: Path, rows: str) -> None:
     answer = run(tmp_path, BenchSpec("sustained", (scaled(tmp_path / "m.onnx", 1.0),), rows, min_seconds=0.2))
     assert len(answer["windows"]) == 10
     assert all(window["low_ms"] > 0 and window["runs"] > 0 for window in answer["windows"])
+
+
+def test_kernels_of_the_profile_run_the_model(tmp_path: Path, rows: str) -> None:
+    spec = BenchSpec("cold", (scaled(tmp_path / "m.onnx", 1.0),), rows, kernels=Kernels(kleidiai=False))
+    assert spec_of(json.loads(spec_json(spec))) == spec
+    assert run(tmp_path, spec)["load_ms"] > 0
