@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Context, Decimal
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 
 from edgewright_runtime.errors import IntegrityError
 
-__all__ = ["MAX_CLASS", "BitCoder", "LevelShape", "code_levels", "count_of"]
+__all__ = ["MAX_CLASS", "BitCoder", "LevelShape", "code_levels", "count_of", "probability_tables"]
 
 MAX_CLASS = 31
 _ONE = 1 << 16
@@ -76,7 +77,9 @@ def _keys(shape: LevelShape) -> int:
     return 1 + shape.rows + shape.columns + -(-shape.columns // shape.group) + shape.group + _NEIGHBOURHOODS
 
 
-def _tables() -> tuple[np.ndarray, np.ndarray]:
+@lru_cache(maxsize=1)
+def probability_tables() -> tuple[np.ndarray, np.ndarray]:
+    """Logits (in 1/256, from -10 to 10) to probabilities out of 2^16, and (2^16 + 1,) probabilities back to logits."""
     # Decimal's exp is correctly rounded everywhere; the C library's is not.
     context = Context(prec=12)
     squash = []
@@ -86,9 +89,6 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
     squashed = np.clip(np.array(squash, dtype=np.int64), 1, _ONE - 1)
     stretched = np.searchsorted(squashed, np.arange(_ONE + 1)).astype(np.int64) - _LOGIT_LIMIT
     return squashed, np.clip(stretched, -_LOGIT_LIMIT, _LOGIT_LIMIT)
-
-
-_SQUASH, _STRETCH = _tables()
 
 
 def code_levels(coder: BitCoder, shape: LevelShape, levels: np.ndarray | None = None) -> np.ndarray:
@@ -148,6 +148,7 @@ class _LevelModel:
         planes = _planes(shape)
         self._counts = np.zeros((2, planes * self._stride), dtype=np.int64)
         self._weights = np.tile(_FIRST_WEIGHT, (planes, 1))
+        self._squash, self._stretch = probability_tables()
 
     def code_unit(
         self,
@@ -242,11 +243,11 @@ class _LevelModel:
         ones, total = ones[: _UPDATED + 2], total[: _UPDATED + 2]
         prior = ((2 * ones[0] + 1) << 15) // (total[0] + 1)
         specific = ((ones[1:] << 16) + _PRIOR * prior) // (total[1:] + _PRIOR)
-        base = _STRETCH[prior]
-        inputs = _STRETCH[specific] - base
+        base = self._stretch[prior]
+        inputs = self._stretch[specific] - base
         weights = self._weights[plane]
         logit = base + ((weights @ inputs) >> 16)
-        probability = _SQUASH[np.clip(logit, -_LOGIT_LIMIT, _LOGIT_LIMIT) + _LOGIT_LIMIT]
+        probability = self._squash[np.clip(logit, -_LOGIT_LIMIT, _LOGIT_LIMIT) + _LOGIT_LIMIT]
         bits = self._coder.bits(probability, None if known is None else known.astype(np.int64))
         gradient = inputs @ ((bits << 16) - probability)
         np.clip(weights + (gradient >> _LEARNING_SHIFT), -_WEIGHT_LIMIT, _WEIGHT_LIMIT, out=weights)

@@ -21,10 +21,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgewright_runtime import context_model, huffman
+from edgewright_runtime import context_model, huffman, wide_context
 from edgewright_runtime.context_model import LevelShape
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.rans import RansDecoder
+from edgewright_runtime.wide_context import WideShape
 
 __all__ = [
     "DEFAULT_LIMIT_BYTES",
@@ -74,6 +75,7 @@ class Method:
     RUNS = 4
     CONTEXT = 5
     ZERO = 6
+    WIDE = 7
 
 
 class Palette:
@@ -197,6 +199,7 @@ class _Stream:
     transposed: bool = False
     coded_bytes: int = 0
     offset: int = 0
+    wide: WideShape | None = None
 
 
 @dataclass
@@ -260,6 +263,8 @@ def _read_stream(reader: _Reader, rows: int, columns: int) -> _Stream:
     method, transposed = tag & 0x0F, bool(tag & 0x80)
     if method == Method.ZERO:
         return _Stream(method)
+    if method == Method.WIDE:
+        return _read_wide(reader, *((columns, rows) if transposed else (rows, columns)), transposed)
     if method != Method.CONTEXT:
         return _Stream(method, coded_bytes=reader.number(DEFAULT_LIMIT_BYTES))
     if transposed:
@@ -271,6 +276,12 @@ def _read_stream(reader: _Reader, rows: int, columns: int) -> _Stream:
     if context_model.count_of(shape) > _MAX_CONTEXT_COUNTS:
         raise IntegrityError(".ewz file: a context-coded tensor has too many rows and columns")
     return _Stream(method, shape, transposed)
+
+
+def _read_wide(reader: _Reader, rows: int, columns: int, transposed: bool) -> _Stream:
+    classes, group, weights = reader.byte(), reader.number(columns), tuple(reader.take(3))
+    shape = WideShape(rows, columns, group, classes, (weights[0], weights[1], weights[2]))
+    return _Stream(Method.WIDE, None, transposed, reader.number(DEFAULT_LIMIT_BYTES), wide=shape)
 
 
 def _pieces(skeleton: bytes, tensors: list[_Tensor], reader: _Reader, context: RansDecoder | None) -> list[bytes]:
@@ -313,6 +324,9 @@ def _decode_levels(stream: _Stream, count: int, reader: _Reader, context: RansDe
         levels = context_model.code_levels(context, stream.shape)
         return (levels.T if stream.transposed else levels).reshape(-1)
     data = reader.take(stream.coded_bytes)
+    if stream.method == Method.WIDE and stream.wide is not None:
+        levels = wide_context.decode_levels(data, stream.wide)
+        return (levels.T if stream.transposed else levels).reshape(-1)
     if stream.method == Method.HUFFMAN:
         return _decode_huffman(_Reader(data), count)
     if stream.method == Method.RUNS:

@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from edgewright.deploy import publish
 from edgewright.optimize.coding.rans import RansEncoder
+from edgewright.optimize.coding.wide import plan_wide, wide_stream
 from edgewright.optimize.coding.writer import TensorSpan, encode
 from edgewright.package import Bundle
 from edgewright_runtime import huffman
@@ -21,6 +23,7 @@ from edgewright_runtime.ewz import MAGIC, is_ewz, rebuild
 from edgewright_runtime.rans import RansDecoder
 from edgewright_runtime.transport import decompressed
 from edgewright_runtime.updater import Updater
+from edgewright_runtime.wide_context import WideShape, decode_levels
 
 
 def sparse_file(rng: np.random.Generator, rows: int = 40, columns: int = 60) -> tuple[bytes, list[TensorSpan]]:
@@ -211,3 +214,96 @@ def test_an_ewz_larger_than_its_file_is_not_read_to_its_end(sound):
     with pytest.raises(IntegrityError, match="larger than the file"):
         list(decompressed(blocks(), "model", 2000))
     assert taken < 5000
+
+
+def wide_levels(rows: int, columns: int, density: float, largest: int, seed: int = 0) -> np.ndarray:
+    """Levels whose density differs by row and column."""
+    rng = np.random.default_rng(seed)
+    odds = rng.gamma(0.5, 1, rows)[:, None] * rng.gamma(0.5, 1, columns)[None, :]
+    sizes = rng.integers(1, largest + 1, (rows, columns)) * rng.choice([-1, 1], (rows, columns))
+    return np.where(rng.random((rows, columns)) < np.clip(density * odds, 0, 0.9), sizes, 0).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def wide_original() -> bytes:
+    return (wide_levels(400, 700, 0.05, 3).astype(np.float32) * np.float32(0.02)).tobytes()
+
+
+@pytest.fixture(scope="module")
+def wide(wide_original: bytes) -> bytes:
+    # Above `context_levels` only the wide coder and Huffman's are left.
+    coded = encode(wide_original, [TensorSpan(0, "<f4", 400, 700)], context_levels=0)
+    assert coded.methods == ("wide",)
+    return coded.data
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.integers(2, 60),
+    columns=st.integers(2, 400),
+    density=st.sampled_from([0.001, 0.1, 3.0]),
+    largest=st.sampled_from([1, 2, 7, 100, 511]),
+    blocks=st.sampled_from([(), (3,), (9, 28)]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_lanes_return_the_levels_of_any_tensor(rows, columns, density, largest, blocks, seed):
+    levels = wide_levels(rows, columns, density, largest, seed)
+    plan = plan_wide(levels, blocks)
+    decoded = decode_levels(wide_stream(levels, plan), plan.shape)
+    assert np.array_equal(decoded.T if plan.transposed else decoded, levels)
+
+
+def test_lanes_return_levels_over_several_slabs():
+    levels = wide_levels(1500, 1200, 0.02, 3)
+    plan = plan_wide(levels, ())
+    coded = wide_stream(levels, plan)
+    assert abs(len(coded) - plan.cost_bytes) < 0.005 * plan.cost_bytes
+    decoded = decode_levels(coded, plan.shape)
+    assert np.array_equal(decoded.T if plan.transposed else decoded, levels)
+
+
+def test_the_wide_coder_is_below_the_order_zero_entropy_and_huffman(wide, wide_original):
+    levels = wide_levels(400, 700, 0.05, 3)
+    counts = np.unique(levels, return_counts=True)[1]
+    entropy_bytes = -(counts * np.log2(counts / counts.sum())).sum() / 8
+    assert len(wide) < 0.95 * entropy_bytes
+    assert len(wide) < len(encode(wide_original, [TensorSpan(0, "<f4", 400, 700)], coder="huffman").data)
+    assert rebuild(wide) == wide_original
+
+
+def test_levels_that_no_layout_of_lanes_takes_are_left_to_others():
+    assert plan_wide(np.full((4, 4), 512), ()) is None
+    assert plan_wide(np.ones((1, 5000), np.int32), ()) is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(at=st.integers(8, 1_000_000), value=st.integers(1, 255))
+def test_a_resealed_forgery_of_lanes_never_yields_other_bytes(wide, wide_original, at, value):
+    forged = bytearray(wide)
+    forged[8 + (at - 8) % (len(wide) - 8)] ^= value
+    try:
+        rebuilt = rebuild(resealed(bytes(forged)), limit_bytes=len(wide_original))
+    except IntegrityError:
+        return
+    assert rebuilt == wide_original
+
+
+def test_a_resealed_truncation_of_lanes_is_refused(wide):
+    for length in range(8, len(wide), 1 + len(wide) // 40):
+        with pytest.raises(IntegrityError):
+            rebuild(resealed(wide[:length]), limit_bytes=1 << 22)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"classes": 10}, "impossible"), ({"group": 0}, "impossible"), ({"columns": 1 << 21}, "impossible")],
+)
+def test_a_layout_that_would_take_memory_is_refused(change, said):
+    shape = replace(WideShape(2, 100, 1, 2, (16, 16, 0)), **change)
+    with pytest.raises(IntegrityError, match=said):
+        decode_levels(bytes(200), shape)
+
+
+def test_lanes_too_few_for_their_tensor_are_refused_before_they_take_time():
+    with pytest.raises(IntegrityError, match="too few"):
+        decode_levels(bytes(200), WideShape(1 << 10, 1 << 11, 1, 2, (16, 16, 0)))

@@ -22,6 +22,7 @@ from edgewright.optimize.coding.streams import (
     runs_stream,
     signed,
 )
+from edgewright.optimize.coding.wide import WidePlan, plan_wide, wide_stream
 from edgewright_runtime.context_model import code_levels, count_of
 from edgewright_runtime.ewz import DIGEST_BYTES, DTYPES, MAGIC, Method, Palette, rebuild, split_planes
 
@@ -31,6 +32,10 @@ Coder = Literal["auto", "huffman", "fixed"]
 _MAX_TABLE = 1 << 14
 _MAX_LEVEL = 1 << 12
 _CONTEXT_COUNTS = 1 << 22
+# Below this the serial context coder takes a quarter of a second, and is the strongest.
+_SMALL_LEVELS = 1 << 18
+_WIDE_SURPLUS = 1.01
+_TRANSPOSED = 0x80
 # Dense levels of many values differ in scale alone: Huffman's codes take 1 to 2% more, and a hundredth of the time.
 _CONTEXT_SPREAD = 512
 _DENSE_SPREAD = 16
@@ -80,9 +85,9 @@ def encode(
     """Code a file whose tensors lie at ``tensors`` (in order, not overlapping); checked by rebuilding it.
 
     ``coder="huffman"`` leaves the context coder and LZMA out, ``"fixed"`` Huffman's codes too (indices and runs then
-    take whole bits), for measuring what each adds. ``context_levels`` is the
-    largest tensor for the context coder, which decodes one to two million levels a second; above it Huffman's codes,
-    which decode some ten times faster, are used.
+    take whole bits), for measuring what each adds. ``context_levels`` is the largest tensor for the serial context
+    coder, which decodes half a million to a million levels a second; the wide one, of tensors from a quarter of a
+    million, decodes some ten million.
     """
     spans = [t for t in tensors if t.stop > t.start]
     parts = [_code_tensor(original, span, coder, context_levels) for span in spans]
@@ -221,6 +226,33 @@ def _add_stream(part: _Part, levels: np.ndarray, span: TensorSpan, coder: Coder,
         part.methods.append("zero")
         return
     flat = levels.reshape(-1)
+    candidates = _without_context(flat, coder)
+    best = min(candidates, key=lambda name: len(candidates[name][1]), default="")
+    sparse = (flat == 0).mean() >= 1 / 2
+    spread = _CONTEXT_SPREAD if sparse else _DENSE_SPREAD
+    if coder == "auto" and np.ptp(flat) <= spread:
+        smallest = len(candidates[best][1]) if best else levels.size * 8
+        plan = _context_plan(levels, span) if levels.size <= context_levels else None
+        wide = plan_wide(levels.astype(np.int32), span.blocks) if sparse and levels.size > _SMALL_LEVELS else None
+        # What decodes fifteen times faster may take a little more.
+        if plan and wide and wide.cost_bytes <= _WIDE_SURPLUS * plan.cost_bytes:
+            plan = None
+        if plan and plan.cost_bytes < smallest:
+            _add_context(part, levels, plan)
+            return
+        if plan is None and wide and wide.cost_bytes < smallest:
+            _add_wide(part, levels, wide)
+            return
+    if not best:
+        raise RuntimeError("no coder takes levels this large")
+    method, coded = candidates[best]
+    part.head += bytes([method]) + number(len(coded))
+    part.streams.append(coded)
+    part.methods.append(best)
+
+
+def _without_context(flat: np.ndarray, coder: Coder) -> dict[str, tuple[int, bytes]]:
+    """The streams of the coders that look at one level at a time, by name, each with its method."""
     candidates = {}
     if np.ptp(flat) < 1 << 14:
         candidates["huffman"] = (Method.HUFFMAN, huffman_stream(flat, fixed=coder == "fixed"))
@@ -229,23 +261,23 @@ def _add_stream(part: _Part, levels: np.ndarray, span: TensorSpan, coder: Coder,
     if flat.min() >= 0 and flat.max() <= 255:
         data = flat.astype(np.uint8).tobytes()
         candidates["bytes"] = (Method.RAW, data) if coder != "auto" else code_bytes(data, quick=True)
-    best = min(candidates, key=lambda name: len(candidates[name][1]), default="")
-    spread = _CONTEXT_SPREAD if (flat == 0).mean() >= 1 / 2 else _DENSE_SPREAD
-    suits = coder == "auto" and levels.size <= context_levels and np.ptp(flat) <= spread
-    plan = _context_plan(levels, span) if suits else None
-    if plan and (not best or plan.cost_bytes < len(candidates[best][1])):
-        tag = bytes([Method.CONTEXT | 0x80 * plan.transposed])
-        shape = plan.shape
-        part.head += tag + bytes([shape.classes]) + number(shape.row_group) + number(shape.group) + number(shape.unit)
-        part.contexts.append((levels.astype(np.int32), plan))
-        part.methods.append("context")
-        return
-    if not best:
-        raise RuntimeError("no coder takes levels this large")
-    method, coded = candidates[best]
-    part.head += bytes([method]) + number(len(coded))
+    return candidates
+
+
+def _add_context(part: _Part, levels: np.ndarray, plan: ContextPlan) -> None:
+    shape = plan.shape
+    part.head += bytes([Method.CONTEXT | _TRANSPOSED * plan.transposed, shape.classes])
+    part.head += number(shape.row_group) + number(shape.group) + number(shape.unit)
+    part.contexts.append((levels.astype(np.int32), plan))
+    part.methods.append("context")
+
+
+def _add_wide(part: _Part, levels: np.ndarray, plan: WidePlan) -> None:
+    shape, coded = plan.shape, wide_stream(levels.astype(np.int32), plan)
+    part.head += bytes([Method.WIDE | _TRANSPOSED * plan.transposed, shape.classes])
+    part.head += number(shape.group) + bytes(shape.weights) + number(len(coded))
     part.streams.append(coded)
-    part.methods.append(best)
+    part.methods.append("wide")
 
 
 def _context_plan(levels: np.ndarray, span: TensorSpan) -> ContextPlan | None:
