@@ -135,11 +135,11 @@ class ExportOptions(Value):
 class DeviceProfile(Value):
     """One kind of device; facts with their sources stand in its YAML file under ``profiles/devices``."""
 
-    name: str
-    title: str
-    platform: Platform
-    instruction_set: Literal["arm64", "armv7", "x86_64"]
-    cores: int = Field(gt=0)
+    name: str = Field(description="How it is called; left out, the file's own name.")
+    title: str = Field(description="How reports call it.")
+    platform: Platform = Field(description="Decides the file format: Core ML, LiteRT or ONNX.")
+    instruction_set: Literal["arm64", "armv7", "x86_64"] = Field(description="What its processor executes.")
+    cores: int = Field(gt=0, description="Processor cores.")
     threads: int = Field(1, gt=0, description="Threads that inference may use.")
     memory_mb: int = Field(gt=0, description="Memory of the device, MB.")
     os_floor: str = Field(description="Oldest operating system that is supported.")
