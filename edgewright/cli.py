@@ -117,8 +117,13 @@ def validate(
     quick: Annotated[bool, typer.Option("--quick", help="Heat for 5 seconds instead of 60.")] = False,
 ) -> None:
     """A finished bundle on one or several devices: does it run there, agree with its golden outputs, and fit."""
-    for name in device:
-        load_device(name)  # refused before an orchestrator is started
+    from edgewright.package import read_bundle
+
+    for name in device:  # what cannot be read is refused before an orchestrator is started
+        load_device(name)
+    for given in (bundle, baseline):
+        if given is not None:
+            read_bundle(given)
     with steps_shown():
         with progress.during("Starting the orchestrator"):
             _use_running_servers()

@@ -100,6 +100,17 @@ def test_bad_input_is_one_line_and_writes_nothing(good: Path, line: list[str], s
     assert sorted(good.rglob("*")) == before
 
 
+def test_validate_refuses_what_is_no_bundle_or_no_device_in_one_line(tmp_path: Path) -> None:
+    for line, said in (
+        (("validate", str(tmp_path), "--device", "nothing"), "unknown device 'nothing'"),
+        (("validate", str(tmp_path), "--device", "raspberry_pi_5"), f"bundle {tmp_path}"),
+    ):
+        done = edgewright(*line, cwd=tmp_path)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_profiles_are_listed_and_shown(tmp_path: Path) -> None:
     assert "generic_android" in edgewright("profiles", "list", cwd=tmp_path).stdout
     shown = edgewright("profiles", "show", "raspberry_pi_5", cwd=tmp_path).stdout
