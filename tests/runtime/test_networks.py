@@ -77,15 +77,15 @@ def test_servers_count_equals_the_devices(
 ) -> None:
     relay = Relay(int(server.url.rpartition(":")[2]), **profile)
     outbox = Outbox(tmp_path / "o.db")
-    outbox.add_many([{"n": n} for n in range(3000)])
+    outbox.add_many([{"n": n} for n in range(1000)])
 
     drain(outbox, client(relay))
     relay.close()
 
-    assert sorted(body["n"] for body in ledger.counted.values()) == list(range(3000))
+    assert sorted(body["n"] for body in ledger.counted.values()) == list(range(1000))
     assert outbox.counters()["added"] == len(ledger.counted)
     assert happened is None or getattr(relay, happened) > 0
-    assert ledger.received > 3000 or happened != "answers_lost", "no batch came twice"
+    assert ledger.received > 1000 or happened != "answers_lost", "no batch came twice"
 
 
 def test_profiles_of_the_benchmark_count_exactly(tmp_path: Path) -> None:
