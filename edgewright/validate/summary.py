@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from edgewright.measurement import Accuracy, Latency, LedgerEntry, Measurement, ValidationReport
+from edgewright.measurement import Accuracy, Emulation, Energy, Latency, LedgerEntry, Measurement, ValidationReport
 from edgewright.validate.ledger import LEDGER_HEADS, ledger_rows
 
 __all__ = ["budget_rows", "report_markdown"]
@@ -29,6 +29,7 @@ def report_markdown(report: ValidationReport, model: str, device: str, ledger: S
     figures = [
         f"| {name} | {before} | {after} |"
         for (name, before), (_, after) in zip(_figures(report.baseline), _figures(report.candidate), strict=True)
+        if before or after
     ]
     unknown = report.candidate.not_measured
     lines = [
@@ -38,10 +39,26 @@ def report_markdown(report: ValidationReport, model: str, device: str, ledger: S
         *("| figure | float32 baseline | candidate |", "|---|---|---|", *figures, ""),
         *_ledger(ledger),
         f"Source model: {_accuracy(report.source_accuracy)}. Latency: {report.latency_verdict}.",
+        *(f"- {_emulated(found)}" for found in report.emulations if not found.failure),
+        *([f"- {_energy(report.energy)}"] if report.energy else []),
         *(f"- not measured: {reason}" for reason in unknown),
         *(f"- {note}" for note in report.notes),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _emulated(found: Emulation) -> str:
+    said = f"emulated {found.core}: runs, largest difference {found.max_relative or 0:.2g} of the largest output"
+    if found.instructions is not None:
+        said += f", {found.instructions.total:,} instructions an inference"
+    if found.peak_memory_mb is not None:
+        said += f", {found.peak_memory_mb:.0f} MB of {found.device_memory_mb} MB"
+    return said
+
+
+def _energy(found: Energy) -> str:
+    kind = "estimated from" if found.estimated else "measured by"
+    return f"energy of one inference: {1000 * found.joules:.3g} mJ, {kind} {found.source}"
 
 
 def _ledger(entries: Sequence[LedgerEntry]) -> list[str]:
@@ -61,10 +78,16 @@ def _figures(measured: Measurement) -> list[tuple[str, str]]:
             "latency p50 / p95 (/ p99)",
             _joined(_percentiles(latency), "ms"),
         ),
+        ("latency p50 / p95 (/ p99), one thread", _one_thread(measured)),
         ("load", _joined((measured.load_ms,), "ms")),
         ("peak memory", _joined((measured.peak_memory_mb,), "MB")),
         ("largest difference from the source", _joined((measured.parity.max_absolute,), "")),
     ]
+
+
+def _one_thread(measured: Measurement) -> str:
+    """Empty where the profile's own number of threads is one: then it is the line above."""
+    return "" if measured.one_thread is None else _joined(_percentiles(measured.one_thread), "ms")
 
 
 def _percentiles(latency: Latency | None) -> tuple[float | None, ...]:

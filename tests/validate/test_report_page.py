@@ -161,6 +161,11 @@ def test_threads_energy_and_the_whole_device_are_shown() -> None:
     assert "7.125" in page
     assert "12.3 mJ</b> for one inference. Estimate, not measured: 9 instructions on cortex-a53" in page
     assert "took 61 MB of 512" in page
+    text = report_markdown(judged, "digits", "Raspberry Pi 3B+")
+    assert "7.125 / 1.95" in text
+    assert "whole device: runs" in text
+    assert "61 MB of 512 MB" in text
+    assert "12.3 mJ, estimated from 9 instructions" in text
     assert "no meter that may be read" not in page
     assert "no meter that may be read" in report_html(shown, model="digits", device="Raspberry Pi 3B+")
 
