@@ -15,6 +15,7 @@ from typing import Any
 from edgewright_runtime.active import Active
 from edgewright_runtime.backends import installed_runtimes
 from edgewright_runtime.errors import (
+    BackendUnavailableError,
     EdgeRuntimeError,
     InputRejectedError,
     IntegrityError,
@@ -247,14 +248,16 @@ class Device:
             self._log({"kind": "rollback", "release": given_up.name, "reason": reason})
 
     def _opened_or_before(self) -> Active:
-        """The current model; where its files are damaged the one before it, or the same one fetched again."""
+        """The current model; where its files are damaged, or its runtime is gone, the one before it, or the same one
+        fetched again.
+        """
         try:
             return self._opened()
-        except IntegrityError as e:
+        except (IntegrityError, BackendUnavailableError) as e:
             try:
                 self._go_back(str(e), take_again=True)
             except RollbackError:
-                if self.settings.repository is None:
+                if self.settings.repository is None or isinstance(e, BackendUnavailableError):
                     raise e from None
                 Updater(self.settings.repository, self.settings.channel, self.settings.root).update(repair=True)
             return self._opened()

@@ -466,6 +466,29 @@ def test_damaged_release_document_is_no_crash_loop(
             device(tmp_path, None)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_runtime_that_is_gone_makes_room_for_a_model_that_runs(
+    tmp_path: Path, repository: str, newer_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    device(tmp_path, repository).close()
+    if kept:
+        publish(newer_bundle, repository, "stable", monitoring=EASY)
+        Updater(repository, "stable", tmp_path / "device").update()
+    gone = Installation(tmp_path / "device").current().bundle
+
+    def opened(folder: Path, threads: int | None = None) -> Predictor:
+        if folder == gone:
+            raise BackendUnavailableError("onnxruntime 1.0 is installed, this model needs at least 2.0")
+        return Predictor(folder, threads)
+
+    monkeypatch.setattr("edgewright_runtime.active.Predictor", opened)
+    if kept:
+        assert device(tmp_path, None).predict(ROW).model == "stable.1"
+    else:
+        with pytest.raises(BackendUnavailableError, match=r"at least 2\.0"):
+            device(tmp_path, repository)
+
+
 def test_damaged_only_model_is_fetched_again(tmp_path: Path, repository: str) -> None:
     device(tmp_path, repository).close()
     (tmp_path / "device/current/bundle/churn.onnx").write_bytes(b"rotten")
