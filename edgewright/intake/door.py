@@ -3,6 +3,7 @@
 Each source becomes a `Source`, what every later step needs to know of it. Runs in a child process.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,15 @@ def take_in(model: str, data: str, store: str, name: str) -> str:
     """`edgewright.intake.take_in` with JSON in and out."""
     path, spec, place = Path(model), DataSpec.model_validate_json(data), Store(Path(store))
     source = _opened(path, spec, checking=False)
-    exported = source.to_onnx(name)
-    graph, refusal = _imported(exported)
     reference, predicted = source.answers()
+    exported = _with_free_batch(source.to_onnx(name), source, reference)
+    graph, refusal = _imported(exported)
     notes = list(source.notes)
-    _compare(_onnx_answers(exported, source), source, reference, f"{name}: the ONNX graph")
+    compared = source.samples.rows.test[:_PARITY_ROWS]
+    _compare(_onnx_answers(exported, source, name, compared), source, reference, f"{name}: the ONNX graph")
     if graph is not None:
         try:
-            _compare(_graph_answers(graph, source), source, reference, f"{name}: the imported graph")
+            _compare(_graph_answers(graph, source, compared), source, reference, f"{name}: the imported graph")
         except ConversionError as e:
             # Paths that need no torch graph are sound: the ONNX graph agrees.
             graph, refusal = None, str(e)
@@ -79,6 +81,37 @@ def _opened(path: Path, spec: DataSpec, *, checking: bool) -> Source:
         raise InputError(f"{path}: damaged, or not what it seems: {type(e).__name__}: {said}") from e
 
 
+def _with_free_batch(exported: onnx.ModelProto, source: Source, reference: NDArray[np.float64]) -> onnx.ModelProto:
+    """The graph for any number of rows, where it then answers as the source does; else as it is, and a note says so.
+
+    Compared are rows one at a time and many at once: an operator that mixes rows shows itself there.
+    """
+    from edgewright.intake.free_batch import fixed_batch, with_free_batch
+
+    size, freed = fixed_batch(exported), with_free_batch(exported)
+    if freed is None or any(t.shape[:1] != (size,) for t in source.inputs):
+        return exported
+    fixed = source.inputs, source.outputs
+    source.inputs, source.outputs = (
+        tuple(dataclasses.replace(t, shape=(-1, *t.shape[1:])) for t in tensors) for tensors in fixed
+    )
+    rows = source.samples.rows.test
+    try:
+        graph, refusal = _imported(freed)
+        for piece in (rows[:1], rows[:_PARITY_ROWS]):
+            _compare(_onnx_answers(freed, source, "freed", piece), source, reference, "")
+            if graph is not None:
+                _compare(_graph_answers(graph, source, piece), source, reference, "")
+    except (EdgewrightError, RuntimeError, ValueError) as e:
+        refusal = str(e)
+    if refusal is None:
+        source.notes += (f"the batch size, {size} in the file, was freed: rows answered at once agree with the source",)
+        return freed
+    source.inputs, source.outputs = fixed
+    source.notes += (f"the batch size is fixed at {size}, and stays so; what trains or prunes needs a free one",)
+    return exported
+
+
 def _imported(model: onnx.ModelProto) -> tuple[Any, str | None]:
     """The torch graph, or why there is none: paths that need no restructuring work without it."""
     from edgewright.intake.onnx_graph import import_onnx
@@ -89,24 +122,27 @@ def _imported(model: onnx.ModelProto) -> tuple[Any, str | None]:
         return None, str(e)
 
 
-def _graph_answers(graph: Any, source: Source) -> NDArray[np.float64]:
+def _graph_answers(graph: Any, source: Source, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     import torch
 
-    rows = source.samples.rows.test[:_PARITY_ROWS]
     with torch.no_grad():
         return _in_pieces(graph, [torch.from_numpy(x[rows]) for x in source.samples.inputs.values()], source)
 
 
-def _onnx_answers(model: onnx.ModelProto, source: Source) -> NDArray[np.float64]:
+def _onnx_answers(model: onnx.ModelProto, source: Source, what: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     import onnxruntime
 
     from edgewright.intake.onnx_source import run_onnx
 
-    rows = source.samples.rows.test[:_PARITY_ROWS]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return run_onnx(session, {name: x[rows] for name, x in source.samples.inputs.items()})
+    inputs = {name: x[rows] for name, x in source.samples.inputs.items()}
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return run_onnx(session, inputs)
+    except Exception as e:  # ONNX Runtime's errors share no base that it exports
+        said = (str(e).strip() or type(e).__name__).splitlines()[0][:240]
+        raise ConversionError(f"{what}: ONNX Runtime cannot run what was exported: {said}") from e
 
 
 def _compare(got: NDArray[np.float64], source: Source, reference: NDArray[np.float64], what: str) -> None:

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["with_float32_thresholds"]
+__all__ = ["Scaling", "largest_passing", "smallest_failing", "with_float32_thresholds", "without_scaler"]
+
+_OF_TREES = tuple(f"sklearn.ensemble.{m}" for m in ("_gb", "_forest", "_iforest", "_bagging", "_weight_boosting"))
 
 Scaling = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -27,31 +29,45 @@ def with_float32_thresholds(estimator: Any, *, decimals: bool) -> Any:
 
     ``decimals``: the raw values are decimals of a table, not float32 numbers.
     """
-    if not any([*_trees_of(_final(estimator)), *map(len, _histogram_trees_of(_final(estimator)))]):
+    final = _final(estimator)
+    if not any(True for _ in _trees_of(final)) and not any(map(len, _histogram_trees_of(final))):
         return estimator
     changed = copy.deepcopy(estimator)
     final = _final(changed)
     scalings = _taken_out(changed) if final is not changed else {}
     for nodes in _histogram_trees_of(final):
         _replace_histogram_thresholds(nodes, scalings, decimals=decimals)
-    for tree in _trees_of(final):
-        _replace_thresholds(tree, scalings, decimals=decimals)
+    for tree, features in _trees_of(final):
+        own = scalings if features is None else {i: scalings[int(f)] for i, f in enumerate(features) if f in scalings}
+        _replace_thresholds(tree, own, decimals=decimals)
     return changed
+
+
+def without_scaler(transformers: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[int, Scaling]]:
+    """A copy of fitted transformers whose last scalers do nothing, and what those did to each column of the result."""
+    changed = copy.deepcopy(transformers)
+    return changed, _taken_out_of(changed[-1]) if changed else {}
 
 
 def _final(estimator: Any) -> Any:
     return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
 
 
-def _trees_of(model: Any) -> Iterator[Any]:
-    """The fitted `sklearn.tree._tree.Tree` objects of a tree or an ensemble of trees."""
+def _trees_of(model: Any) -> Iterator[tuple[Any, Any]]:
+    """The fitted `sklearn.tree._tree.Tree` objects of a tree or an ensemble of trees.
+
+    With each the model's features that the tree's own stand for, None where it has them all.
+    """
     if hasattr(model, "tree_"):
-        yield model.tree_
+        yield model.tree_, None
         return
-    if not type(model).__module__.startswith(("sklearn.ensemble._gb", "sklearn.ensemble._forest")):
+    if not type(model).__module__.startswith(_OF_TREES):
         return
-    for part in np.asarray(model.estimators_, dtype=object).ravel():
-        yield part.tree_
+    parts = np.asarray(model.estimators_, dtype=object).ravel()
+    chosen = getattr(model, "estimators_features_", [None] * len(parts))
+    for part, features in zip(parts, chosen, strict=True):
+        if hasattr(part, "tree_"):
+            yield part.tree_, features
 
 
 def _histogram_trees_of(model: Any) -> Iterator[Any]:
@@ -72,9 +88,10 @@ def _replace_histogram_thresholds(nodes: Any, scalings: dict[int, Scaling], *, d
 
 def _taken_out(pipeline: Any) -> dict[int, Scaling]:
     """Make the scalers right before the trees do nothing; returns what they did, by the trees' feature number."""
-    if len(pipeline.steps) < 2:
-        return {}
-    before = pipeline.steps[-2][1]
+    return {} if len(pipeline.steps) < 2 else _taken_out_of(pipeline.steps[-2][1])
+
+
+def _taken_out_of(before: Any) -> dict[int, Scaling]:
     if not hasattr(before, "transformers_"):
         return _scalings(before, range(getattr(before, "n_features_in_", 0)))
     found: dict[int, Scaling] = {}
@@ -142,6 +159,20 @@ def largest_passing(
 
     Found by bisection over the order of the float32 numbers themselves (32 steps), so no rounding is guessed.
     """
+    return _number(_last_passing(thresholds, scaling, np.less_equal, decimals=decimals, rounded=rounded))
+
+
+def smallest_failing(
+    thresholds: NDArray[np.float32], scaling: Scaling, *, decimals: bool = False
+) -> NDArray[np.float32]:
+    """For each threshold the smallest float32 ``x`` with ``float32(scaling(x)) >= threshold``, for ``x < t`` alike."""
+    passing = _last_passing(thresholds, scaling, np.less, decimals=decimals, rounded=True)
+    return _number(np.minimum(passing + 1, _rank(np.finfo(np.float32).max)))
+
+
+def _last_passing(
+    thresholds: NDArray[Any], scaling: Scaling, compare: Any, *, decimals: bool, rounded: bool
+) -> NDArray[np.int64]:
     limit = np.finfo(np.float32).max
     low = np.full(len(thresholds), _rank(np.float32(-limit)), dtype=np.int64)
     high = np.full(len(thresholds), _rank(np.float32(limit)), dtype=np.int64)
@@ -151,9 +182,9 @@ def largest_passing(
             numbers = _number(middle)
             raw = (numbers.astype(np.str_) if decimals else numbers).astype(np.float64)
             scaled = scaling(raw).astype(np.float32) if rounded else scaling(raw)
-        passes = scaled.astype(np.float64) <= thresholds
+        passes = compare(scaled.astype(np.float64), thresholds)
         low, high = np.where(passes, middle, low), np.where(passes, high, middle - 1)
-    return _number(low)
+    return low
 
 
 def _rank(number: np.float32) -> int:

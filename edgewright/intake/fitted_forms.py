@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["options_for", "plain_attributes", "with_convertible_parts"]
+__all__ = ["options_for", "plain_attributes", "unknown_categories_note", "with_convertible_parts"]
 
 _LINEAR = {"LinearSVC", "SVC", "NuSVC", "RidgeClassifier", "SGDClassifier", "Perceptron", "PassiveAggressiveClassifier"}
 
@@ -21,15 +21,25 @@ def _replaced(part: Any) -> Any:
     if hasattr(part, "steps"):
         part.steps = [(name, _replaced(step)) for name, step in part.steps]
         return part
+    if hasattr(part, "transformers_"):
+        part.transformers_ = [(name, _replaced(step), columns) for name, step, columns in part.transformers_]
+        return part
     match type(part).__name__:
         case "LinearDiscriminantAnalysis":
             return _as_logistic_regression(part)
-        case "VotingClassifier":
-            part.flatten_transform = False  # concerns transform alone; skl2onnx refuses it for predict too
-            part.estimators_ = [_replaced(e) for e in part.estimators_]
-        case "TransformedTargetRegressor" if part.func is None and part.transformer is None:
-            return _replaced(part.regressor_)
+        case "OneHotEncoder" if part.handle_unknown == "error":
+            part.handle_unknown = "ignore"  # a graph cannot raise; `unknown_categories_note` says so
+        case "KBinsDiscretizer" if part.encode == "onehot":
+            part.encode = "onehot-dense"  # the same numbers; ONNX has no sparse ones
     return part
+
+
+def unknown_categories_note(estimator: Any) -> tuple[str, ...]:
+    """What becomes of categories that the model's encoder would refuse."""
+    for part in _all_parts(estimator):
+        if type(part).__name__ == "OneHotEncoder" and part.handle_unknown == "error":
+            return ("OneHotEncoder refuses unknown categories in scikit-learn; on a device one counts as none of them",)
+    return ()
 
 
 def _as_logistic_regression(part: Any) -> Any:
@@ -43,17 +53,21 @@ def _as_logistic_regression(part: Any) -> Any:
     return model
 
 
-def options_for(estimator: Any) -> Iterator[dict[int, dict[str, Any]] | None]:
-    """Options of skl2onnx to be tried in turn: each converter refuses those that it does not have."""
+def options_for(estimator: Any, *, decision: bool) -> Iterator[dict[int, dict[str, Any]] | None]:
+    """Options of skl2onnx to be tried in turn: each converter refuses those that it does not have.
+
+    ``decision``: the last step is to give the scores of `decision_function`, not probabilities.
+    """
     named: dict[int, dict[str, Any]] = {}
     for part in _all_parts(estimator):
         kind = type(part).__name__
-        if kind.startswith("KNeighbors"):
-            named[id(part)] = {"optim": "cdist"}
-        elif kind in _LINEAR and not hasattr(part, "predict_proba"):
+        if kind in _LINEAR and not hasattr(part, "predict_proba"):
             named[id(part)] = {"raw_scores": True}
-        elif kind == "LocalOutlierFactor":
+        elif kind == "LocalOutlierFactor" or kind.startswith("KNeighbors"):
             named[id(part)] = {"optim": "cdist"}
+    if decision:
+        last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+        named[id(last)] = {"raw_scores": True}
     for zipmap in (True, False):
         for inner in (True, False):
             options = {key: dict(value) for key, value in named.items()} if inner else {}
@@ -65,6 +79,8 @@ def options_for(estimator: Any) -> Iterator[dict[int, dict[str, Any]] | None]:
 def _all_parts(estimator: Any) -> Iterator[Any]:
     yield estimator
     for _, step in getattr(estimator, "steps", []):
+        yield from _all_parts(step)
+    for _, step, _ in getattr(estimator, "transformers_", []):
         yield from _all_parts(step)
     for name in ("best_estimator_", "estimator_", "final_estimator_"):
         if hasattr(estimator, name):

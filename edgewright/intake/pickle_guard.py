@@ -2,7 +2,8 @@
 
 A pickle is a program; what it may call is decided by `Unpickler.find_class`. Allowed are estimator classes of
 scikit-learn (their constructors and ``__setstate__`` only set attributes), the few internal classes that fitted
-estimators hold, and what rebuilds numpy and scipy arrays. Functions are not allowed, save those that rebuild arrays.
+estimators hold, models of XGBoost and LightGBM (a booster is read by the library's own parser of its format), and what
+rebuilds numpy and scipy arrays. Functions are not allowed, save those that rebuild arrays.
 Runs in a child process: imports scikit-learn when a model asks for it.
 """
 
@@ -96,6 +97,13 @@ class GuardedUnpickler(_PythonUnpickler):
         _BUILD(self)
         if isinstance(self.stack[-1], _JoblibArray):
             self.stack[-1] = self.stack[-1].read(self)
+        elif type(self.stack[-1]).__name__ == "Tree":
+            _inspect_tree(self.stack[-1], self.path)
+        elif type(self.stack[-1]).__name__ == "TreePredictor":
+            nodes = self.stack[-1].nodes
+            own, inner = np.arange(len(nodes)), nodes["is_leaf"] == 0
+            for side in ("left", "right"):
+                _inspect_children(nodes[side].astype(np.int64)[inner], own[inner], len(nodes), self.path)
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -127,6 +135,29 @@ class _JoblibArray:
         return flat.reshape(self.shape, order="F" if self.order == "F" else "C")
 
 
+def _inspect_tree(tree: Any, path: Path) -> None:
+    """scikit-learn walks a tree without looking: a child that lies elsewhere crashes it or keeps it walking for ever.
+
+    Raises:
+        InputError: a child that does not come after its parent, or a feature that the model does not have.
+    """
+    left, right = tree.children_left, tree.children_right
+    inner = left != -1
+    own = np.arange(tree.node_count)[inner]
+    for children in (left, right):
+        if ((children != -1) != inner).any():
+            raise InputError(f"{path}: damaged: a tree with a branch on one side only")
+        _inspect_children(children[inner], own, tree.node_count, path)
+    features = tree.feature[inner]
+    if (features < 0).any() or (features >= tree.n_features).any():
+        raise InputError(f"{path}: damaged: a tree that decides by a feature which the model does not have")
+
+
+def _inspect_children(children: Any, parents: Any, count: int, path: Path) -> None:
+    if (children <= parents).any() or (children >= count).any():
+        raise InputError(f"{path}: damaged: a tree whose branches lead nowhere")
+
+
 def _encoded(text: str, encoding: str = "latin1") -> bytes:
     """How protocol 2 writes bytes; no other codec has a place in a model."""
     if encoding not in {"latin1", "latin-1"}:
@@ -144,6 +175,10 @@ def _permitted(module: str, name: str, path: Path) -> Any:
         raise UntrustedModelError(f"{path}: asks for {asked}, {_hint(parts[0])}; nothing of it has run")
     try:
         found = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as e:
+        if e.name == parts[0]:
+            raise InputError(f"{path}: needs {parts[0]}, which is not installed; install it and try again") from e
+        raise InputError(f"{path}: needs {asked}, which the installed version does not have") from e
     except (ImportError, AttributeError) as e:
         raise InputError(f"{path}: needs {asked}, which the installed version does not have") from e
     if not exact and not _is_estimator(found):
@@ -152,8 +187,10 @@ def _permitted(module: str, name: str, path: Path) -> Any:
 
 
 def _hint(package: str) -> str:
-    if package in {"xgboost", "lightgbm", "catboost"}:
-        return f"a model of {package}: not supported in a pickle; export it to ONNX with onnxmltools, give the .onnx"
+    if package == "catboost":
+        return "a model of catboost: not supported in a pickle; save it as ONNX (save_model, format='onnx')"
+    if package in {"xgboost", "lightgbm"}:
+        return f"which is outside the allow-list (of {package}: classifiers and regressors with their boosters)"
     return "which is outside the allow-list (scikit-learn estimators, numpy and scipy arrays, joblib)"
 
 

@@ -59,6 +59,11 @@ sklearn.gaussian_process.kernels.ConstantKernel sklearn.gaussian_process.kernels
 sklearn.gaussian_process.kernels.Sum sklearn.gaussian_process.kernels.RBF sklearn.gaussian_process.kernels.WhiteKernel
 sklearn.gaussian_process.kernels.Matern sklearn.gaussian_process.kernels.DotProduct
 sklearn.calibration._CalibratedClassifier sklearn.calibration._SigmoidCalibration
+sklearn.calibration._TemperatureScaling sklearn.impute._iterative._ImputerTriplet
+"""
+_BOOSTERS = """
+xgboost.core.Booster xgboost.sklearn.XGBClassifier xgboost.sklearn.XGBRegressor xgboost.sklearn.XGBRFClassifier
+xgboost.sklearn.XGBRFRegressor lightgbm.basic.Booster lightgbm.sklearn.LGBMClassifier lightgbm.sklearn.LGBMRegressor
 """
 _SCALARS = """
 bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128 str_ bytes_
@@ -68,5 +73,5 @@ intp object_ datetime64 timedelta64 longlong ulonglong intc uintc
 ESTIMATOR_PACKAGES = frozenset(_PACKAGES.split())
 
 
-EXACT = frozenset(_OBJECTS.split()) | {f"numpy.{name}" for name in _SCALARS.split()}
+EXACT = frozenset([*_OBJECTS.split(), *_BOOSTERS.split()]) | {f"numpy.{name}" for name in _SCALARS.split()}
 """Classes that fitted estimators hold besides estimators, and what rebuilds arrays: they compute, and touch nothing."""

@@ -11,9 +11,11 @@ from edgewright.data import DataSpec
 from edgewright.errors import InputError
 from edgewright.intake import sklearn_source, tables
 from edgewright.intake.arrays import Samples, read_arrays
+from edgewright.intake.estimator_graph import classes_of
+from edgewright.intake.fitted_forms import unknown_categories_note
 from edgewright.intake.onnx_nodes import has_trees
 from edgewright.intake.pickle_guard import load_model
-from edgewright.intake.sklearn_source import ColumnKind, answers, classes_of, columns_of
+from edgewright.intake.sklearn_source import ColumnKind, answers, columns_of
 from edgewright.intake.source import Source, class_indices
 from edgewright.intake.splits import Rows, split_rows, thinned
 from edgewright.intake.table_graph import FEATURES, strings_of, with_features_input
@@ -31,9 +33,10 @@ class SklearnSource(Source):
             raise InputError(
                 f"{path}: a {type(self.estimator).__name__}, not a fitted scikit-learn model that predicts"
             )
+        self.notes = _scored_by_class(self.estimator) + unknown_categories_note(self.estimator)
         self.kinds = columns_of(self.estimator)
         from_table = tables.is_table(data.path)
-        self.exported = sklearn_source.to_onnx(self.estimator, self.kinds, path.stem, decimals=from_table)
+        self.exported = sklearn_source.to_onnx(self.estimator, self.kinds, decimals=from_table)
         self.inputs = (TensorSpec(FEATURES, (-1, self.estimator.n_features_in_), "float32"),)
         if from_table:
             self._read_table(data)
@@ -148,6 +151,14 @@ class SklearnSource(Source):
         self.reference, predicted = answers(self.estimator, rows)
         classes = classes_of(self.estimator)
         self.predicted = None if classes is None else np.searchsorted(classes, predicted).astype(np.int64)
+        if classes is None or self.predicted is None or self.reference.shape[1] != len(classes):
+            return
+        apart = int((self.reference.argmax(axis=1) != self.predicted).sum())
+        if apart:
+            self.notes += (
+                f"scikit-learn's predict does not name the class of the greatest score on {apart} of "
+                f"{len(self.reference)} test rows; devices do",
+            )
 
     def _describe_outputs(self) -> None:
         classes = classes_of(self.estimator)
@@ -155,6 +166,17 @@ class SklearnSource(Source):
         name = self.exported.graph.output[0].name
         self.outputs = (TensorSpec(name, (-1, self.reference.shape[1]), "float32"),)
         self.float32_only = has_trees(self.exported)
+
+
+def _scored_by_class(estimator: Any) -> tuple[str, ...]:
+    """Scores for each class in place of one for each pair, which name no class; `predict` stays as it is."""
+    final = estimator
+    while hasattr(final, "best_estimator_") or hasattr(final, "steps"):
+        final = final.best_estimator_ if hasattr(final, "best_estimator_") else final.steps[-1][1]
+    if getattr(final, "decision_function_shape", "ovr") != "ovo" or hasattr(final, "predict_proba"):
+        return ()
+    final.decision_function_shape = "ovr"
+    return ("decision_function_shape 'ovo' scores pairs of classes; taken in with 'ovr', a score for each class",)
 
 
 def _answer(value: Any, path: Path, row: int) -> float:

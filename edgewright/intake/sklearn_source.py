@@ -9,16 +9,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgewright.errors import ConversionError, InputError, UnsupportedError
-from edgewright.intake.exact_trees import with_float32_thresholds
-from edgewright.intake.fitted_forms import options_for, plain_attributes, with_convertible_parts
-from edgewright.intake.onnx_nodes import drop_unused, rename_ends
+from edgewright.errors import InputError, UnsupportedError
+from edgewright.intake.estimator_graph import classes_of
 from edgewright.intake.table_graph import FEATURES
 
-__all__ = ["ColumnKind", "answers", "classes_of", "columns_of", "to_onnx"]
-
-_OPSETS = {"": 18, "ai.onnx.ml": 3}
-SCORES, PREDICTION = "probabilities", "prediction"
+__all__ = ["ColumnKind", "answers", "columns_of", "to_onnx"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +27,8 @@ class ColumnKind:
 def columns_of(estimator: Any) -> tuple[ColumnKind, ...] | None:
     """The columns that the model was fitted on, in order; None where it was fitted on bare arrays."""
     names = getattr(estimator, "feature_names_in_", None)
-    if names is None:
-        return None
+    if names is None or [str(n) for n in names] == [f"Column_{i}" for i in range(len(names))]:
+        return None  # LightGBM gives the columns of an array such names
     categories: dict[str, tuple[Any, ...]] = {}
     _collect(estimator, [str(n) for n in names], categories)
     return tuple(ColumnKind(str(n), categories.get(str(n))) for n in names)
@@ -95,16 +90,6 @@ def _parts(estimator: Any) -> Iterator[Any]:
         yield part.estimator
 
 
-def classes_of(estimator: Any) -> NDArray[Any] | None:
-    """A classifier's classes in the order of its scores; None for other models."""
-    classes = getattr(estimator, "classes_", None)
-    if classes is None:
-        return None
-    if isinstance(classes, list):
-        raise UnsupportedError(f"{type(estimator).__name__} predicts {len(classes)} targets at once; one is supported")
-    return np.asarray(classes)
-
-
 def answers(estimator: Any, rows: Any) -> tuple[NDArray[np.float64], NDArray[Any]]:
     """What the model itself says of rows: scores (N, classes) or values (N, 1), and its `predict`.
 
@@ -136,15 +121,16 @@ def _decision(estimator: Any, rows: Any) -> Any:
     return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
 
-def to_onnx(estimator: Any, columns: Sequence[ColumnKind] | None, name: str, *, decimals: bool) -> onnx.ModelProto:
+def to_onnx(estimator: Any, columns: Sequence[ColumnKind] | None, *, decimals: bool) -> onnx.ModelProto:
     """ONNX by skl2onnx; each text column is an input of its own, with one output: scores or values.
 
     Raises:
-        UnsupportedError: skl2onnx knows no converter for a part of the model.
-        ConversionError: it failed.
+        UnsupportedError: a part of the model has no converter.
+        ConversionError: one failed.
     """
     from skl2onnx.common.data_types import FloatTensorType, StringTensorType
-    from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
+
+    from edgewright.intake.composite_graph import Conversion
 
     kinds = [FloatTensorType if c.categories is None else StringTensorType for c in columns or ()]
     if columns is not None and _takes_columns_apart(estimator):
@@ -153,90 +139,7 @@ def to_onnx(estimator: Any, columns: Sequence[ColumnKind] | None, name: str, *, 
         raise UnsupportedError(f"{type(estimator).__name__}: text and numbers in one matrix; use a ColumnTransformer")
     else:
         types = [(FEATURES, (kinds[0] if kinds else FloatTensorType)([None, estimator.n_features_in_]))]
-    estimator = with_float32_thresholds(with_convertible_parts(estimator), decimals=decimals)
-    try:
-        model = _converted(estimator, name, types)
-    except (MissingConverter, MissingShapeCalculator) as e:
-        raise UnsupportedError(f"{type(estimator).__name__}: skl2onnx has no converter: {_line(e)}") from e
-    except Exception as e:  # converters raise whatever they meet
-        raise ConversionError(f"skl2onnx failed on {type(estimator).__name__}: {type(e).__name__}: {_line(e)}") from e
-    classes = classes_of(estimator)
-    if classes is not None and not hasattr(estimator, "predict_proba") and not hasattr(estimator, "decision_function"):
-        _scores_of_labels(model, classes)
-    _keep_one_output(model, classifier=classes is not None)
-    if classes is not None and len(classes) == 2 and not hasattr(estimator, "predict_proba"):
-        _two_columns(model, estimator.n_features_in_)
-    if classes is not None:
-        # skl2onnx declares one column for some binary classifiers that return two.
-        shape = [None, len(classes)]
-        model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(SCORES, onnx.TensorProto.FLOAT, shape))
-    return model
-
-
-def _scores_of_labels(model: onnx.ModelProto, classes: NDArray[Any]) -> None:
-    """1 for the class that the model names and 0 for the others, in place of scores that it does not have."""
-    if classes.dtype.kind not in "iu":
-        raise UnsupportedError("a classifier that gives only labels needs classes that are whole numbers")
-    make_node, label = onnx.helper.make_node, model.graph.output[0].name
-    model.graph.initializer.extend(
-        [
-            onnx.helper.make_tensor("label_shape", onnx.TensorProto.INT64, [2], [-1, 1]),
-            onnx.helper.make_tensor("label_classes", onnx.TensorProto.INT64, [1, len(classes)], classes.tolist()),
-        ]
-    )
-    model.graph.node.extend(
-        [
-            make_node("Reshape", [label, "label_shape"], ["label_column"], name="label_column"),
-            make_node("Equal", ["label_column", "label_classes"], ["label_hit"], name="label_hit"),
-            make_node("Cast", ["label_hit"], ["label_scores"], name="label_scores", to=1),
-        ]
-    )
-    scores = onnx.helper.make_tensor_value_info("label_scores", onnx.TensorProto.FLOAT, [None, len(classes)])
-    model.graph.output[1].CopyFrom(scores)
-
-
-def _two_columns(model: onnx.ModelProto, features: int) -> None:
-    """A decision (N, 1) between two classes becomes scores (N, 2), as `answers` gives them."""
-    import onnxruntime
-
-    if len(model.graph.input) != 1 or model.graph.input[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        return
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    row = np.zeros((1, features), dtype=np.float32)
-    if session.run(None, {model.graph.input[0].name: row})[0].size != 1:
-        return
-    shape = onnx.helper.make_tensor("column_shape", onnx.TensorProto.INT64, [2], [-1, 1])
-    model.graph.initializer.append(shape)
-    make_node = onnx.helper.make_node
-    model.graph.node.extend(
-        [
-            make_node("Reshape", [SCORES, "column_shape"], ["decision"], name="decision"),
-            make_node("Neg", ["decision"], ["against"], name="against"),
-            make_node("Concat", ["against", "decision"], ["both"], name="both", axis=1),
-        ]
-    )
-    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("both", onnx.TensorProto.FLOAT, [None, 2]))
-    rename_ends(model, {"both": SCORES, SCORES: "decision_of_model"})
-    del model.graph.value_info[:]
-
-
-def _converted(estimator: Any, name: str, types: Any) -> onnx.ModelProto:
-    from skl2onnx import convert_sklearn
-
-    refusal = NameError("no options to try")
-    for options in options_for(estimator):
-        try:
-            with plain_attributes():
-                model: onnx.ModelProto = convert_sklearn(
-                    estimator, name, initial_types=types, options=options, target_opset=_OPSETS
-                )
-        except NameError as e:  # how skl2onnx refuses an option that a converter does not have
-            refusal = e
-        else:
-            return model
-    raise refusal
+    return Conversion(types, decimals).graph(estimator)
 
 
 def _takes_columns_apart(estimator: Any) -> bool:
@@ -247,28 +150,3 @@ def _takes_columns_apart(estimator: Any) -> bool:
         real = [step for _, step in estimator.steps if not isinstance(step, str) and step is not None]
         return bool(real) and _takes_columns_apart(real[0])
     return any(_takes_columns_apart(part) for part in _parts(estimator))
-
-
-def _keep_one_output(model: onnx.ModelProto, *, classifier: bool) -> None:
-    """Scores for a classifier (labels follow from them), values for anything else, under a fixed name."""
-    kept = model.graph.output[1 if classifier else 0]
-    for entry in list(model.graph.output):
-        if entry.name != kept.name:
-            model.graph.output.remove(entry)
-    wanted, tensor = SCORES if classifier else PREDICTION, kept.type.tensor_type
-    if not classifier and (tensor.elem_type != onnx.TensorProto.FLOAT or len(tensor.shape.dim) != 2):
-        # A cluster or an outlier's sign is a whole number (N,); every target takes a column of float32.
-        shape = onnx.helper.make_tensor("column_shape", onnx.TensorProto.INT64, [2], [-1, 1])
-        model.graph.initializer.append(shape)
-        model.graph.node.append(onnx.helper.make_node("Cast", [kept.name], ["as_float"], name="as_float", to=1))
-        model.graph.node.append(onnx.helper.make_node("Reshape", ["as_float", "column_shape"], [wanted], name=wanted))
-        kept.CopyFrom(onnx.helper.make_tensor_value_info(wanted, onnx.TensorProto.FLOAT, [None, 1]))
-    elif kept.name != wanted:
-        rename_ends(model, {wanted: f"{wanted}_of_model"})
-        model.graph.node.append(onnx.helper.make_node("Identity", [kept.name], [wanted], name=wanted))
-        kept.name = wanted
-    drop_unused(model)
-
-
-def _line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()[:300]

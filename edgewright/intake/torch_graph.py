@@ -23,6 +23,7 @@ from edgewright.store import replace_file
 __all__ = ["load", "save"]
 
 _SCHEMA = 1
+_INPUT_RANGES = "input_ranges"  # of quantization-aware training: {layer: (step, zero point)}
 _TARGET = re.compile(r"[A-Za-z0-9_.]+")
 
 
@@ -41,6 +42,8 @@ def save(module: fx.GraphModule, path: Path) -> None:
     }
     tensors, parameters = _tensors_of(module)
     document["parameters"] = parameters
+    if module.meta.get(_INPUT_RANGES):
+        document[_INPUT_RANGES] = module.meta[_INPUT_RANGES]
     metadata = {"edgewright_graph": json.dumps(document, sort_keys=True, separators=(",", ":"))}
     replace_file(path, to_safetensors(tensors, metadata))
 
@@ -93,6 +96,9 @@ def _built(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> fx.Gra
     module.graph.lint()
     # A layer remembers on its own whether it trains; the flag of the whole is not handed down here.
     module.training = document["training"]
+    if _INPUT_RANGES in document:
+        ranges = document[_INPUT_RANGES]
+        module.meta[_INPUT_RANGES] = {name: (float(step), int(zero)) for name, (step, zero) in ranges.items()}
     return module
 
 

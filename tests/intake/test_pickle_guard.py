@@ -218,3 +218,19 @@ def test_the_files_of_these_tests_would_do_harm_without_the_guard(tmp_path):
     assert "system" in str(list(pickletools.genops(io.BytesIO(content))))
     pickle.loads(content)
     assert proof.exists()
+
+
+@pytest.mark.parametrize(("field", "value"), [("left_child", 0), ("right_child", 10**6), ("feature", 77)])
+def test_a_tree_that_leads_nowhere_is_refused_before_anything_walks_it(tmp_path, field, value):
+    """scikit-learn would crash on it, or never end."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    random = np.random.default_rng(0)
+    model = DecisionTreeClassifier(max_depth=3, random_state=0).fit(random.random((50, 4)), random.integers(0, 2, 50))
+    state = model.tree_.__getstate__()
+    nodes = state["nodes"].copy()
+    nodes[field][0] = value
+    path = tmp_path / "m.pkl"
+    path.write_bytes(pickle.dumps(model).replace(state["nodes"].tobytes(), nodes.tobytes()))
+    with pytest.raises(InputError, match="damaged: a tree"):
+        load_model(path)

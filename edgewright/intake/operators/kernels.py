@@ -44,7 +44,7 @@ def _features(b: Builder, op: Op) -> Operand:
 
 
 def svm_classifier(b: Builder, op: Op) -> Result:
-    """SVMClassifier: a vote between each pair of classes; its probabilities are not known here."""
+    """SVMClassifier: a vote between each pair of classes, or the probabilities that Platt's sigmoids give for pairs."""
     x = _features(b, op)
     labels = op.get("classlabels_ints") or op.get("classlabels_strings")
     per_class, rho = op.get("vectors_per_class"), op.get("rho")
@@ -58,7 +58,9 @@ def svm_classifier(b: Builder, op: Op) -> Result:
     if op.get("post_transform", "NONE") != "NONE":
         raise refuse(op, f"post_transform {op.get('post_transform')}")
     if op.get("prob_a"):
-        raise refuse(op, "probabilities, which libsvm finds by an iteration that the data end")
+        slope, shift = (torch.tensor(op.get(k), dtype=torch.float32) for k in ("prob_a", "prob_b"))
+        won = b.call(torch.sigmoid, b.call(torch.neg, b.call(torch.add, b.call(torch.mul, pairs, slope), shift)))
+        return _winner(b, op, pairs, len(labels)), _coupled(b, won, len(labels))
     if len(labels) == 2:
         scores = b.call(torch.cat, [b.call(torch.neg, pairs), pairs], 1)
         return label_of(b, op, b.call(torch.neg, scores)), scores
@@ -76,6 +78,56 @@ def _pair_weights(coefficients: torch.Tensor, per_class: list[int]) -> torch.Ten
             column[of_i], column[of_j] = coefficients[j - 1, of_i], coefficients[i, of_j]
             columns.append(column)
     return torch.stack(columns, dim=1)
+
+
+def _coupled(b: Builder, won: Operand, classes: int) -> Operand:
+    """Probabilities of classes (N, classes) from those of pairs: libsvm's iteration with its own end.
+
+    Wu, Lin and Weng, "Probability Estimates for Multi-class Classification by Pairwise Coupling", JMLR 2004,
+    algorithm 2. Each row stops when its error is below 0.005 / classes.
+    """
+    won = b.call(torch.clamp, won, 1e-7, 1 - 1e-7)
+    quadratic = _coupling(b, won, classes)
+    shares: Operand = b.call(torch.add, b.call(torch.mul, b.call(torch.select, quadratic, 1, 0), 0.0), 1 / classes)
+    for _ in range(_ROUNDS):
+        gradient = b.call(torch.squeeze, b.call(torch.matmul, quadratic, b.call(torch.unsqueeze, shares, 2)), 2)
+        value = b.call(torch.sum, b.call(torch.mul, shares, gradient), [1], True)
+        error = b.call(torch.amax, b.call(torch.abs, b.call(torch.sub, gradient, value)), [1], True)
+        going = b.call(torch.ge, error, 0.005 / classes)
+        shares = b.call(torch.where, going, _round(b, quadratic, shares, gradient, value, classes), shares)
+    return shares
+
+
+_ROUNDS = 8
+"""libsvm allows 100; no row of iris, wine, breast cancer and digits, nor of random pairs, took more than 5."""
+
+
+def _coupling(b: Builder, won: Operand, classes: int) -> Operand:
+    """(N, pairs) -> Q (N, classes, classes): the sum of r_ji^2 over j on the diagonal, else -r_ji r_ij."""
+    pairs = [(i, j) for i in range(classes) for j in range(i + 1, classes)]
+    placed, rest = torch.zeros((len(pairs), classes, classes)), torch.zeros((classes, classes))
+    for pair, (i, j) in enumerate(pairs):
+        placed[pair, i, j], placed[pair, j, i], rest[j, i] = 1, -1, 1
+    flat = b.call(torch.matmul, won, placed.reshape(len(pairs), -1))
+    r = b.call(torch.add, b.call(torch.reshape, flat, [-1, classes, classes]), rest)
+    products = b.call(torch.mul, b.call(torch.transpose, r, 1, 2), r)
+    squares = b.call(torch.sum, b.call(torch.mul, r, r), [1])
+    return b.call(torch.sub, b.call(torch.mul, b.call(torch.unsqueeze, squares, 2), torch.eye(classes)), products)
+
+
+def _round(b: Builder, quadratic: Operand, shares: Operand, gradient: Operand, value: Operand, classes: int) -> Operand:
+    """Each class's share in turn, by the step that is best for it alone."""
+    for place in range(classes):
+        row = b.call(torch.select, quadratic, 1, place)
+        own, slope = (b.call(torch.unsqueeze, b.call(torch.select, t, 1, place), 1) for t in (row, gradient))
+        step = b.call(torch.div, b.call(torch.sub, value, slope), own)
+        grown = b.call(torch.add, step, 1.0)
+        here = torch.eye(classes)[place : place + 1]
+        shares = b.call(torch.div, b.call(torch.add, shares, b.call(torch.mul, step, here)), grown)
+        change = b.call(torch.mul, step, b.call(torch.add, b.call(torch.mul, step, own), b.call(torch.mul, slope, 2.0)))
+        value = b.call(torch.div, b.call(torch.add, value, change), b.call(torch.mul, grown, grown))
+        gradient = b.call(torch.div, b.call(torch.add, gradient, b.call(torch.mul, step, row)), grown)
+    return shares
 
 
 def _winner(b: Builder, op: Op, pairs: Operand, classes: int) -> Operand:

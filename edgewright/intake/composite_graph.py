@@ -1,0 +1,257 @@
+"""Models made of models as one ONNX graph: voting, stacking, calibration, one class against the rest.
+
+Each part is converted by itself and answers as it does alone; a few operators put the answers together as scikit-learn
+does. Steps that stand before such a model in a pipeline go before each part, so that a scaler meets the trees behind it
+(see `exact_trees`). Runs in a child process.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from skl2onnx.common.data_types import FloatTensorType
+
+from edgewright.errors import UnsupportedError
+from edgewright.intake.assembly import Assembly, columns_of_output
+from edgewright.intake.boosted_graph import boosted_trees, sparse_output
+from edgewright.intake.estimator_graph import (
+    PREDICTION,
+    SCORES,
+    classes_of,
+    estimator_graph,
+    transformer_graph,
+    with_decision,
+)
+from edgewright.intake.exact_trees import without_scaler
+from edgewright.intake.isotonic_graph import calibrated
+from edgewright.intake.neighbours_graph import neighbours
+
+__all__ = ["Conversion"]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a model is to be converted: its inputs, and the fitted steps that stand before it."""
+
+    types: Any
+    decimals: bool
+    before: tuple[Any, ...] = ()
+
+    def graph(self, estimator: Any, *, decision: bool = False) -> onnx.ModelProto:
+        """The graph of any fitted model; arguments and errors as of `estimator_graph`."""
+        if hasattr(estimator, "best_estimator_"):
+            return self.graph(estimator.best_estimator_, decision=decision)
+        if hasattr(estimator, "steps"):
+            *steps, final = [step for _, step in estimator.steps if step is not None and not isinstance(step, str)]
+            return replace(self, before=(*self.before, *steps)).graph(final, decision=decision)
+        composition = _COMPOSITIONS.get(type(estimator).__name__)
+        if composition is _boosted:
+            return _boosted(self, estimator, decision=decision)
+        if composition is not None and not decision:
+            return composition(self, estimator)
+        if composition is not None and not hasattr(estimator, "predict_proba"):
+            made = composition(self, estimator)
+            return with_decision(made, single=True) if len(estimator.classes_) == 2 else made
+        return estimator_graph(self.whole(estimator), self.types, decimals=self.decimals, decision=decision)
+
+    def whole(self, estimator: Any) -> Any:
+        """The estimator with the steps before it."""
+        if not self.before:
+            return estimator
+        from sklearn.pipeline import Pipeline
+
+        return Pipeline([(f"step{i}", step) for i, step in enumerate((*self.before, estimator))])
+
+    def assembly(self) -> Assembly:
+        """An empty graph over the inputs."""
+        from skl2onnx.common.data_types import StringTensorType
+
+        text, number = onnx.TensorProto.STRING, onnx.TensorProto.FLOAT
+        kinds = [
+            (name, text if isinstance(kind, StringTensorType) else number, kind.shape) for name, kind in self.types
+        ]
+        return Assembly([onnx.helper.make_tensor_value_info(name, kind, list(shape)) for name, kind, shape in kinds])
+
+    def features(self, made: Assembly) -> str:
+        """What the steps before the model make of the inputs, (N, features)."""
+        if self.before:
+            from sklearn.pipeline import Pipeline
+
+            steps = Pipeline([(f"step{i}", step) for i, step in enumerate(self.before)])
+            return made.part(transformer_graph(steps, self.types))
+        if len(self.types) != 1:
+            raise UnsupportedError("a model over single columns; put a ColumnTransformer before it")
+        return str(self.types[0][0])
+
+
+def _voting_classifier(how: Conversion, model: Any) -> onnx.ModelProto:
+    """Weighted means of probabilities, or of votes by heads."""
+    made, weights = how.assembly(), _weights(model)
+    soft = model.voting == "soft"
+    answers = [
+        made.part(how.graph(part)) if soft else _heads(made, how, part, len(model.classes_))
+        for part in model.estimators_
+    ]
+    total = _weighted_sum(made, answers, weights / weights.sum() if soft else weights)
+    if not soft:
+        total = _one_hot(made, made.call("ArgMax", total, axis=1, keepdims=1), len(model.classes_))
+    return made.finish(total, SCORES, len(model.classes_))
+
+
+def _voting_regressor(how: Conversion, model: Any) -> onnx.ModelProto:
+    made, weights = how.assembly(), _weights(model)
+    answers = [made.part(how.graph(part)) for part in model.estimators_]
+    return made.finish(_weighted_sum(made, answers, weights / weights.sum()), PREDICTION, 1)
+
+
+def _weights(model: Any) -> Any:
+    given = model._weights_not_none
+    return np.ones(len(model.estimators_)) if given is None else np.asarray(given, dtype=np.float64)
+
+
+def _heads(made: Assembly, how: Conversion, part: Any, classes: int) -> str:
+    """1 for the class that a part predicts: by its decision where it has one, from which probabilities may part."""
+    decision = hasattr(part, "decision_function")
+    scores = made.part(how.graph(part, decision=decision))
+    if decision and classes == 2:
+        scores = made.call("Concat", made.call("Neg", scores), scores, axis=1)
+    return _one_hot(made, made.call("ArgMax", scores, axis=1, keepdims=1), classes)
+
+
+def _one_hot(made: Assembly, position: str, classes: int) -> str:
+    return made.call("Cast", made.call("Equal", position, made.constant([range(classes)], np.int64)), to=1)
+
+
+def _weighted_sum(made: Assembly, answers: Sequence[str], weights: Any) -> str:
+    scaled = [made.call("Mul", a, made.constant(w)) for a, w in zip(answers, weights, strict=True)]
+    return scaled[0] if len(scaled) == 1 else made.call("Sum", *scaled)
+
+
+def _stacking(how: Conversion, model: Any) -> onnx.ModelProto:
+    """The final estimator over what the parts say, as `StackingClassifier.transform` lays it out."""
+    made = how.assembly()
+    found = [_stacked(made, how, p, m) for p, m in zip(model.estimators_, model.stack_method_, strict=True)]
+    if model.passthrough:
+        found.append(how.features(made))
+    joined = found[0] if len(found) == 1 else made.call("Concat", *found, axis=1)
+    final = model.final_estimator_
+    types = [("stacked", FloatTensorType([None, final.n_features_in_]))]
+    last = Conversion(types, decimals=False).graph(final)
+    classes = classes_of(model)
+    output = made.part(last, {"stacked": joined})
+    return made.finish(output, PREDICTION if classes is None else SCORES, 1 if classes is None else len(classes))
+
+
+def _stacked(made: Assembly, how: Conversion, part: Any, method: str) -> str:
+    classes = classes_of(part)
+    if classes is None:
+        return made.part(how.graph(part))
+    if method == "predict":
+        if list(classes) != list(range(len(classes))):
+            raise UnsupportedError(f"stacking over the labels of {type(part).__name__}, which are no positions")
+        return made.call("Cast", made.call("ArgMax", made.part(how.graph(part)), axis=1, keepdims=1), to=1)
+    scores = made.part(how.graph(part, decision=method == "decision_function"))
+    if method == "predict_proba" and len(classes) == 2:
+        return made.call("Gather", scores, made.constant([1], np.int64), axis=1)
+    return scores
+
+
+def _calibrated(how: Conversion, model: Any) -> onnx.ModelProto:
+    """The mean over the folds' calibrated classifiers (Platt 1999; Zadrozny and Elkan 2002)."""
+    made, folds = how.assembly(), []
+    for fold in model.calibrated_classifiers_:
+        decision = hasattr(fold.estimator, "decision_function")
+        folds.append(calibrated(made, fold, made.part(how.graph(fold.estimator, decision=decision)), decision=decision))
+    total = _weighted_sum(made, folds, np.full(len(folds), 1 / len(folds)))
+    return made.finish(total, SCORES, len(model.classes_))
+
+
+def _one_against_rest(how: Conversion, model: Any) -> onnx.ModelProto:
+    """A column from each binary model: its decision, or its probability over the sum of all."""
+    made, classes = how.assembly(), len(model.classes_)
+    probable = hasattr(model, "predict_proba")
+    columns = []
+    for part in model.estimators_:
+        if not hasattr(part, "classes_"):
+            raise UnsupportedError("OneVsRestClassifier: a class without examples in training")
+        scores = made.part(how.graph(part, decision=not probable))
+        columns.append(made.call("Gather", scores, made.constant([1], np.int64), axis=1) if probable else scores)
+    joined = columns[0] if len(columns) == 1 else made.call("Concat", *columns, axis=1)
+    if len(columns) == 1:
+        against = made.call("Sub", made.constant(1.0), joined) if probable else made.call("Neg", joined)
+        joined = made.call("Concat", against, joined, axis=1)
+    elif probable:
+        joined = made.call("Div", joined, made.call("ReduceSum", joined, made.constant([1], np.int64), keepdims=1))
+    return made.finish(joined, SCORES, classes)
+
+
+def _transformed_target(how: Conversion, model: Any) -> onnx.ModelProto:
+    """The regressor, and the line that takes its answers back to the target's own scale."""
+    if model.func is None and model.transformer is None:
+        return how.graph(model.regressor_)
+    back = model.transformer_
+    if (
+        type(back).__name__ not in {"StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler"}
+        or model._training_dim > 1
+    ):
+        raise UnsupportedError(
+            f"TransformedTargetRegressor with a {type(back).__name__}: linear scalers of one target can be inverted"
+        )
+    zero, one = (float(back.inverse_transform([[v]])[0, 0]) for v in (0.0, 1.0))
+    made = how.assembly()
+    scaled = made.call("Mul", made.part(how.graph(model.regressor_)), made.constant(one - zero))
+    return made.finish(made.call("Add", scaled, made.constant(zero)), PREDICTION, 1)
+
+
+def _neighbours(how: Conversion, model: Any) -> onnx.ModelProto:
+    made = how.assembly()
+    answers, columns = neighbours(made, model, how.features(made))
+    return made.finish(answers, PREDICTION if classes_of(model) is None else SCORES, columns)
+
+
+def _boosted(how: Conversion, model: Any, *, decision: bool = False) -> onnx.ModelProto:
+    before, scalings = without_scaler(how.before)
+    made = how.assembly()
+    features = replace(how, before=before).features(made)
+    if type(model).__name__.startswith("XGB") and before and sparse_output(before[-1]):
+        # XGBoost takes what a sparse row does not hold for missing; a dense one holds zeros, which scaling may make.
+        zero = made.call("Equal", how.features(made), made.constant(0.0))
+        features = made.call("Where", zero, made.constant(np.nan), features)
+    classes = classes_of(model)
+    trees = boosted_trees(model, scalings, decimals=how.decimals, decision=decision)
+    scores = made.part(trees, {"features": features})
+    if classes is None:
+        return made.finish(scores, PREDICTION, 1)
+    if decision and len(classes) == 2:
+        return made.finish(made.call("Gather", scores, made.constant([1], np.int64), axis=1), SCORES, 1)
+    return made.finish(scores, SCORES, len(classes))
+
+
+def _exponential(how: Conversion, model: Any) -> onnx.ModelProto:
+    """Histogram boosting of counts and other positive targets predicts their logarithm."""
+    plain = copy.copy(model)
+    plain.loss = "squared_error"
+    graph = estimator_graph(how.whole(plain), how.types, decimals=how.decimals)
+    if model.loss not in {"poisson", "gamma"}:
+        return graph
+    made = how.assembly()
+    return made.finish(made.call("Exp", made.part(graph)), PREDICTION, columns_of_output(graph))
+
+
+_COMPOSITIONS: dict[str, Callable[[Conversion, Any], onnx.ModelProto]] = {
+    "VotingClassifier": _voting_classifier,
+    "VotingRegressor": _voting_regressor,
+    "StackingClassifier": _stacking,
+    "StackingRegressor": _stacking,
+    "CalibratedClassifierCV": _calibrated,
+    "OneVsRestClassifier": _one_against_rest,
+    "TransformedTargetRegressor": _transformed_target,
+    "KNeighborsClassifier": _neighbours,
+    "KNeighborsRegressor": _neighbours,
+    "HistGradientBoostingRegressor": _exponential,
+    **dict.fromkeys(("XGBClassifier", "XGBRegressor", "XGBRFClassifier", "XGBRFRegressor"), _boosted),
+    **dict.fromkeys(("LGBMClassifier", "LGBMRegressor"), _boosted),
+}

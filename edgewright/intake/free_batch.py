@@ -1,0 +1,87 @@
+"""Freeing the batch size of an ONNX graph that was exported with a fixed one. Runs in a child process.
+
+Exporters write the batch size of their example into inputs and into the shapes of Reshape; training, calibration and
+comparison need many rows at once. What is made here is a proposal: the door compares it with the source on real rows,
+one at a time and many at once, and keeps the fixed graph where they differ.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+__all__ = ["fixed_batch", "with_free_batch"]
+
+_OF_SHAPES = {"Constant", "Concat", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Gather", "Slice", "Identity"}
+
+
+def fixed_batch(model: onnx.ModelProto) -> int | None:
+    """The size that stands on the first axis of every input and output; None where it is free or they differ."""
+    constants = {i.name for i in model.graph.initializer}
+    ends = [*(e for e in model.graph.input if e.name not in constants), *model.graph.output]
+    sizes = set()
+    for entry in ends:
+        dims = entry.type.tensor_type.shape.dim
+        sizes.add(dims[0].dim_value if len(dims) else 0)
+    (size, *others) = sizes
+    return size if size > 0 and not others else None
+
+
+def with_free_batch(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """A copy that takes any number of rows, if its operators allow it; None where the batch is free already."""
+    size = fixed_batch(model)
+    if size is None:
+        return None
+    freed = onnx.ModelProto()
+    freed.CopyFrom(model)
+    constants = {i.name: i for i in freed.graph.initializer}
+    for entry in [*freed.graph.input, *freed.graph.output]:
+        if entry.name not in constants:
+            entry.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del freed.graph.value_info[:]  # they hold the old size
+    known = _known_shapes(freed)
+    for count, node in enumerate(_reading_inputs(freed)):
+        shape = known.get(node.input[1]) if node.op_type == "Reshape" else None
+        if shape is not None and shape.ndim == 1 and shape[:1] == size and 0 not in shape:
+            _let_follow(freed, node, shape, f"free_batch_shape_{count}")
+    return freed
+
+
+def _reading_inputs(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The nodes whose data come from an input, not from constants alone."""
+    constants = {i.name for i in model.graph.initializer}
+    reached = {e.name for e in model.graph.input} - constants
+    for node in model.graph.node:
+        if node.input and node.input[0] in reached:
+            reached.update(node.output)
+            yield node
+        elif reached.intersection(node.input):
+            reached.update(node.output)
+
+
+def _let_follow(model: onnx.ModelProto, node: onnx.NodeProto, shape: NDArray[np.int64], name: str) -> None:
+    """A Reshape takes its data's own first size (0) in place of the one that is written."""
+    for attribute in node.attribute:
+        if attribute.name == "allowzero":
+            attribute.i = 0
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, *shape[1:]], dtype=np.int64), name))
+    node.input[1] = name
+
+
+def _known_shapes(model: onnx.ModelProto) -> dict[str, NDArray[np.int64]]:
+    """Lists of whole numbers that follow from constants alone; exporters write a shape piece by piece."""
+    from onnx.reference import ReferenceEvaluator
+
+    known = {
+        i.name: numpy_helper.to_array(i)
+        for i in model.graph.initializer
+        if i.data_type == onnx.TensorProto.INT64 and len(i.dims) < 2
+    }
+    for node in model.graph.node:
+        if node.op_type in _OF_SHAPES and all(name in known for name in node.input):
+            (found,) = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})
+            if isinstance(found, np.ndarray) and found.dtype == np.int64 and found.ndim < 2:
+                known[node.output[0]] = found
+    return known

@@ -1,0 +1,127 @@
+"""Nearest neighbours as ONNX operators; after `sklearn.neighbors`.
+
+Squared distances by a product of matrices (ONNX Runtime's CDist) lose what small distances between large features are
+made of, so they only choose candidates; the distances that decide are computed from differences.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from edgewright.errors import UnsupportedError
+from edgewright.intake.assembly import Assembly
+
+__all__ = ["neighbours"]
+
+_BROADCAST = 1 << 16
+"""Training rows times features up to which all differences are computed: 256 KB for each row asked about."""
+_SPARE = 8
+
+
+def neighbours(made: Assembly, model: Any, features: str) -> tuple[str, int]:
+    """Shares of the classes among the nearest training rows, or the mean of their targets; and its columns.
+
+    Raises:
+        UnsupportedError: a metric or weighting without a path here, or too many rows for one.
+    """
+    rows = model._fit_X
+    if not isinstance(rows, np.ndarray):
+        raise UnsupportedError(f"{type(model).__name__} fitted on sparse rows; fit it on a dense array")
+    if model.weights not in {"uniform", "distance", None}:
+        raise UnsupportedError(f"{type(model).__name__} with weights of its own; take 'uniform' or 'distance'")
+    power = _power(model)
+    if rows.size <= _BROADCAST or power != 2:
+        _refuse_too_many(model, rows)
+        every = made.call("Unsqueeze", features, made.constant([1], np.int64))
+        distances = _distances(made, made.call("Sub", every, made.constant(rows[None])), power)
+        near, index = _nearest(made, distances, model.n_neighbors)
+    else:
+        near, index = _refined(made, features, rows, model.n_neighbors)
+    weights = None if model.weights != "distance" else _inverse(made, near)
+    if hasattr(model, "classes_"):
+        return _shares(made, model, index, weights)
+    return _mean(made, model, index, weights)
+
+
+def _power(model: Any) -> float:
+    """The exponent of the Minkowski metric, of which the other known ones are cases."""
+    named = {"euclidean": 2.0, "l2": 2.0, "manhattan": 1.0, "l1": 1.0, "cityblock": 1.0, "chebyshev": np.inf}
+    metric = model.effective_metric_
+    if metric == "minkowski" and model.effective_metric_params_.get("w") is None:
+        return float(model.effective_metric_params_.get("p", model.p))
+    if metric not in named:
+        raise UnsupportedError(
+            f"{type(model).__name__} with metric {metric!r}; known are euclidean, manhattan, chebyshev, minkowski"
+        )
+    return named[metric]
+
+
+def _refuse_too_many(model: Any, rows: Any) -> None:
+    if rows.size > _BROADCAST * 8:
+        raise UnsupportedError(
+            f"{type(model).__name__}: {len(rows)} training rows of {rows.shape[1]} features need "
+            f"{rows.size * 4 >> 20} MB for each row asked about; at most {_BROADCAST * 8 * 4 >> 20} MB, or euclidean"
+        )
+
+
+def _distances(made: Assembly, apart: str, power: float) -> str:
+    """(N, V, F) -> (N, V)."""
+    axis = made.constant([2], np.int64)
+    if power == 2:
+        return made.call("Sqrt", made.call("ReduceSum", made.call("Mul", apart, apart), axis, keepdims=0))
+    apart = made.call("Abs", apart)
+    if power == np.inf:
+        return made.call("ReduceMax", apart, axis, keepdims=0)
+    if power == 1:
+        return made.call("ReduceSum", apart, axis, keepdims=0)
+    total = made.call("ReduceSum", made.call("Pow", apart, made.constant(power)), axis, keepdims=0)
+    return made.call("Pow", total, made.constant(1 / power))
+
+
+def _nearest(made: Assembly, distances: str, count: int) -> tuple[str, ...]:
+    return made.several(2, "TopK", distances, made.constant([count], np.int64), axis=1, largest=0, sorted=1)
+
+
+def _refined(made: Assembly, features: str, rows: Any, count: int) -> tuple[str, str]:
+    """The nearest among a few more candidates, by exact distances."""
+    centre = rows.mean(axis=0)
+    middle = made.constant(rows - centre)
+    rough = made.call("CDist", made.call("Sub", features, made.constant(centre)), middle, domain="com.microsoft",
+                      metric="sqeuclidean")  # fmt: skip
+    _, candidates = _nearest(made, rough, min(2 * count + _SPARE, len(rows)))
+    chosen = made.call("Gather", made.constant(rows), candidates, axis=0)
+    apart = made.call("Sub", made.call("Unsqueeze", features, made.constant([1], np.int64)), chosen)
+    near, position = _nearest(made, _distances(made, apart, 2), count)
+    return near, made.call("GatherElements", candidates, position, axis=1)
+
+
+def _inverse(made: Assembly, near: str) -> str:
+    """1 / distance; where a neighbour is at no distance at all, such neighbours alone count."""
+    zero = made.call("Equal", near, made.constant(0.0))
+    same = made.call("Cast", zero, to=1)
+    any_same = made.call("ReduceMax", same, made.constant([1], np.int64), keepdims=1)
+    inverse = made.call("Div", made.constant(1.0), made.call("Where", zero, made.constant(1.0), near))
+    return made.call("Where", made.call("Greater", any_same, made.constant(0.0)), same, inverse)
+
+
+def _shares(made: Assembly, model: Any, index: str, weights: str | None) -> tuple[str, int]:
+    classes = len(model.classes_)
+    hot = made.constant(np.eye(classes)[model._y])
+    return _normalized(made, made.call("Gather", hot, index, axis=0), weights, model.n_neighbors), classes
+
+
+def _mean(made: Assembly, model: Any, index: str, weights: str | None) -> tuple[str, int]:
+    targets = np.asarray(model._y, dtype=np.float64).reshape(len(model._y), -1)
+    found = made.call("Gather", made.constant(targets), index, axis=0)
+    return _normalized(made, found, weights, model.n_neighbors), targets.shape[1]
+
+
+def _normalized(made: Assembly, found: str, weights: str | None, count: int) -> str:
+    """(N, k, columns) and weights (N, k) -> their mean (N, columns)."""
+    axis = made.constant([1], np.int64)
+    if weights is None:
+        total = made.call("ReduceSum", found, axis, keepdims=0)
+        return made.call("Mul", total, made.constant(1 / count))
+    wide = made.call("Unsqueeze", weights, made.constant([2], np.int64))
+    total = made.call("ReduceSum", made.call("Mul", found, wide), axis, keepdims=0)
+    return made.call("Div", total, made.call("ReduceSum", weights, axis, keepdims=1))
