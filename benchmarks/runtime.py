@@ -7,6 +7,7 @@ figures of ``make faults`` and ``make networks``.
 
 import argparse
 import compileall
+import functools
 import json
 import lzma
 import os
@@ -58,6 +59,7 @@ def main() -> None:
             **litert_calls(home, int(5000 * options.scale)),
             **imports(home),
             "memory_mb": memory(home),
+            "logged_predict_us": logged_calls(home, int(500 * options.scale)),
             "logged_per_s": logging(home, options.scale),
             "sync_per_s": syncing(home, int(20_000 * options.scale)),
             "patch_bytes": patches(home),
@@ -178,6 +180,24 @@ def _in_fresh_process(work: str, path: Path | None = None) -> tuple[float, float
     run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=path)
     ms, mb = (float(value) for value in run.stdout.split())
     return ms, round(mb, 1)
+
+
+def logged_calls(home: Path, runs: int) -> dict[str, float]:
+    """Microseconds of an answer whose record is on the disk when it comes, and of one that does not wait for that."""
+    bundle = table_parts(home / "logged").build()
+    predictor = Predictor(bundle.artifact.path)
+    models = {
+        name: OfflineModel(
+            Hybrid(predictor, "stable.1"),
+            predictor.manifest,
+            "stable.1",
+            Outbox(home / f"logged_{name}.db", max_bytes=1 << 30),
+            cache_capacity=0,
+            wait_for_log=waits,
+        )
+        for name, waits in (("waiting", True), ("soon", False))
+    }
+    return _interleaved({name: functools.partial(model.predict, _ROW) for name, model in models.items()}, runs)
 
 
 def logging(home: Path, scale: float) -> dict[str, float]:

@@ -40,6 +40,7 @@ class Active:
             privacy=settings.privacy,
             key_file=settings.root / "hash_key",
             cache_capacity=settings.cache_capacity,
+            wait_for_log=settings.wait_for_log,
         )
         self.monitor = Monitor(
             device.windows.append,

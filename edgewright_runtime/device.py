@@ -287,7 +287,7 @@ class Device:
     def _send(self, errors: list[str]) -> tuple[int, Offer | None]:
         if self.settings.cloud is None:
             return 0, None
-        not_logged = self.not_logged + self._active.answers.not_logged
+        not_logged = self.not_logged + self._active.answers.not_logged + self.outbox.lost
         status = {
             "release": self._active.model.release,
             "level": self._levels[self._level].name,

@@ -61,7 +61,9 @@ class Synced:
 class OfflineModel:
     """A model with a cache before it and an outbox behind it; safe from many threads.
 
-    A full disk or a broken outbox does not stop the answers: ``not_logged`` counts what could not be kept.
+    An answer comes when its record is on the disk, some milliseconds later than without; with ``wait_for_log`` False at
+    once, and what was not yet written when the power fails is gone. A full disk or a broken outbox does not stop the
+    answers: ``not_logged`` counts what could not be kept.
     """
 
     def __init__(
@@ -74,14 +76,15 @@ class OfflineModel:
         privacy: Privacy | None = None,
         key_file: Path | None = None,
         cache_capacity: int = 1000,
+        wait_for_log: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._model = model
         self._manifest = manifest
         self._version = version
-        self._outbox = outbox
         self._privacy = privacy or Privacy()
         self._key = _hash_key(key_file) if key_file else secrets.token_bytes(32)
+        self._keep = outbox.add if wait_for_log else outbox.add_soon
         self._clock = clock
         self.cache: AnswerCache[Answer] = AnswerCache(cache_capacity, version)
         self.not_logged = 0
@@ -102,7 +105,7 @@ class OfflineModel:
         else:
             answer = replace(answer, source="cache", latency_ms=(time.perf_counter() - began) * 1000, model_ms=None)
         try:
-            self._outbox.add(self._entry(answer, key, raw, user))
+            self._keep(self._entry(answer, key, raw, user))
         except OutboxError:
             self.not_logged += 1
         return answer

@@ -1,8 +1,8 @@
 """Records that must reach the cloud, kept through power cuts until they do.
 
 SQLite with a write-ahead log and ``synchronous=FULL``: `add` returns when the record is on the disk. Callers that
-come at the same time share one commit (group commit). Beyond the disk budget the oldest records are dropped, and
-counted in the same transaction.
+come at the same time share one commit (group commit). `add_soon` does not wait for the disk: a thread commits for it.
+Beyond the disk budget the oldest records are dropped, and counted in the same transaction.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ INSERT OR IGNORE INTO counters VALUES ('dropped', 0), ('bytes', 0), ('added', 0)
 """
 # A record that the cloud would refuse for its size would stand at the head of the queue for ever.
 _MAX_RECORD_BYTES = 1 << 20
+# What waits in memory while the disk is slow; beyond it a record is refused rather than the memory filled.
+_MOST_PENDING = 10_000
 _OVERHEAD_BYTES = 100  # key, index entry and row header of a record, about
 
 
@@ -43,10 +45,11 @@ class Record(NamedTuple):
 
 
 class _Ticket:
-    __slots__ = ("done", "error", "records")
+    __slots__ = ("awaited", "done", "error", "records")
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[Record], *, awaited: bool) -> None:
         self.records = records
+        self.awaited = awaited
         self.done = False
         self.error: Exception | None = None
 
@@ -60,7 +63,8 @@ class Outbox:
     """A durable queue at ``path``, at most about ``max_bytes`` of records; safe from many threads.
 
     A damaged file is set aside (``set_aside`` tells where) and a new one begun: never a crash loop. One that cannot be
-    opened now, as on a full disk, is an error at once, or with ``open_later`` at each use until it can.
+    opened now, as on a full disk, is an error at once, or with ``open_later`` at each use until it can. ``lost`` counts
+    the records of `add_soon` that could not be written.
     """
 
     def __init__(
@@ -76,7 +80,9 @@ class Outbox:
         self._connect = connect
         self._condition = threading.Condition()
         self._pending: list[_Ticket] = []
-        self._leading = False
+        self._leading = self._closed = False
+        self._writer: threading.Thread | None = None
+        self.lost = 0
         self._database = threading.RLock()
         self.set_aside: Path | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,8 +104,30 @@ class Outbox:
     def add_many(self, contents: Sequence[Mapping[str, Any]]) -> list[str]:
         """Keep several records in one commit, all or none."""
         records = [Record(uuid.uuid4().hex, _encoded(content)) for content in contents]
-        self._settle(_Ticket(records))
+        self._settle(_Ticket(records, awaited=True))
         return [record.key for record in records]
+
+    def add_soon(self, content: Mapping[str, Any]) -> None:
+        """Keep a record without waiting for the disk: durable a commit later, gone if the power fails before.
+
+        Raises:
+            OutboxError: the outbox is closed, or the disk is so slow that too many records wait already.
+        """
+        ticket = _Ticket([Record(uuid.uuid4().hex, _encoded(content))], awaited=False)
+        with self._condition:
+            if self._closed or len(self._pending) >= _MOST_PENDING:
+                why = "it is closed" if self._closed else f"{len(self._pending)} records wait for the disk"
+                raise OutboxError(f"outbox {self._path.name}: the record was not kept: {why}")
+            self._pending.append(ticket)
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write, daemon=True)
+                self._writer.start()
+            self._condition.notify_all()
+
+    def flush(self) -> None:
+        """Wait until nothing waits for the disk."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._pending and not self._leading)
 
     def batch(self, most: int = 500, most_bytes: int = 512 << 10) -> list[Record]:
         """The oldest records, up to a number and a size; at least one if there is any."""
@@ -130,7 +158,12 @@ class Outbox:
         return found
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what waits, and close the file."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        if self._writer is not None:
+            self._writer.join()
         with self._database:
             if self._db is not None:
                 self._db.close()
@@ -150,6 +183,18 @@ class Outbox:
         if ticket.error is not None:
             raise OutboxError(f"the record was not kept: {ticket.error}") from ticket.error
 
+    def _write(self) -> None:
+        """The thread that commits for `add_soon`, together with whoever waits at that time."""
+        while True:
+            with self._condition:
+                while self._leading or not self._pending:
+                    if self._closed and not self._pending:
+                        return
+                    self._condition.wait()
+                self._leading = True
+                together, self._pending = self._pending, []
+            self._commit(together)
+
     def _commit(self, tickets: Sequence[_Ticket]) -> None:
         error: Exception | None = OutboxError("interrupted before the commit")
         try:
@@ -168,6 +213,8 @@ class Outbox:
                 self._leading = False
                 for ticket in tickets:
                     ticket.done, ticket.error = True, error
+                    if error is not None and not ticket.awaited:
+                        self.lost += len(ticket.records)
                 self._condition.notify_all()
 
     def _drop_oldest(self, db: Any) -> None:

@@ -37,6 +37,7 @@ class Settings:
     trial_windows: int = 2
     most_trial_starts: int = 3
     poll_s: float = 3600.0
+    wait_for_log: bool = True
 
 
 @dataclass(frozen=True)

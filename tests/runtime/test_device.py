@@ -591,10 +591,11 @@ def test_model_over_its_budget_is_not_activated_and_not_tried_again(tmp_path: Pa
     assert Installation(tmp_path / "device").current().name == "stable.1"
 
 
+@pytest.mark.parametrize("wait_for_log", [True, False])
 def test_eight_threads_answer_and_log_while_the_model_is_replaced(
-    tmp_path: Path, repository: str, newer_bundle: Bundle
+    tmp_path: Path, repository: str, newer_bundle: Bundle, wait_for_log: bool
 ) -> None:
-    running = device(tmp_path, repository)
+    running = device(tmp_path, repository, wait_for_log=wait_for_log)
     by_model: dict[str, dict[float, tuple[float, ...]]] = {"stable.1": {}, "stable.2": {}}
     failures: list[Exception] = []
 
@@ -617,6 +618,7 @@ def test_eight_threads_answer_and_log_while_the_model_is_replaced(
     ask(8)
     running.flush()
     running.tick()
+    running.outbox.flush()
 
     assert not failures
     assert sum(len(answers) for answers in by_model.values()) == 270

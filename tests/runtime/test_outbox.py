@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import signal
@@ -77,6 +78,73 @@ def test_eight_threads_share_commits_and_lose_nothing(tmp_path: Path) -> None:
         body = json.loads(record.body)
         order.setdefault(body["w"], []).append(body["n"])
     assert all(numbers == sorted(numbers) for numbers in order.values())
+
+
+def test_records_that_nobody_waits_for_are_kept_soon(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+
+    def work(worker: int) -> None:
+        for n in range(40):
+            (outbox.add if n % 4 == 0 else outbox.add_soon)({"w": worker, "n": n})
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    outbox.flush()
+
+    found = [json.loads(record.body) for record in Outbox(tmp_path / "o.db").batch(most=1000)]
+    assert sorted((body["w"], body["n"]) for body in found) == [(w, n) for w in range(8) for n in range(40)]
+    assert outbox.lost == 0
+
+
+def test_close_writes_what_waits_and_takes_nothing_more(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+    for n in range(500):
+        outbox.add_soon({"n": n})
+    outbox.close()
+
+    assert len(Outbox(tmp_path / "o.db").batch(most=1000)) == 500
+    with pytest.raises(OutboxError, match="closed"):
+        outbox.add_soon({"n": 500})
+
+
+def test_nobody_waits_while_the_disk_does_and_memory_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgewright_runtime.outbox._MOST_PENDING", 20)
+    outbox = Outbox(tmp_path / "o.db")
+    blocker = sqlite3.connect(tmp_path / "o.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")  # as long as this stands, no commit goes through
+
+    def refusal() -> tuple[int, str]:
+        for n in itertools.count():
+            try:
+                outbox.add_soon({"n": n})
+            except OutboxError as e:
+                return n, str(e)
+        raise AssertionError("an endless loop ended")
+
+    kept, why = refusal()
+    blocker.execute("COMMIT")
+    blocker.close()
+    outbox.flush()
+
+    assert "20 records wait for the disk" in why
+    assert 20 <= kept <= 40
+    assert len(outbox.batch()) == kept
+
+
+def test_what_could_not_be_written_later_is_counted(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+    outbox._db.close()  # every statement fails from here on
+
+    for n in range(5):
+        outbox.add_soon({"n": n})
+    outbox.flush()
+
+    assert outbox.lost == 5
 
 
 @pytest.mark.parametrize("damage", [b"this is no database at all" * 100, b""], ids=["overwritten", "empty"])
