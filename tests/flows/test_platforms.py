@@ -1,14 +1,18 @@
 """Real models to each platform: what the demo and the first example of the README promise."""
 
+import lzma
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from mlflow import MlflowClient
 
 from edgewright.child import run_in_child
+from edgewright.optimize.coding.files import encode_file
 from edgewright.result import DeploymentResult
+from edgewright_runtime.ewz import rebuild
 from flows.edge_deployment import deploy
 
 pytestmark = [
@@ -36,6 +40,10 @@ def _accuracy(result: DeploymentResult) -> float:
     assert result.report is not None
     assert result.report.candidate.accuracy is not None
     return result.report.candidate.accuracy.value
+
+
+def _weight_files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else list(path.rglob("weight.bin"))
 
 
 def _tracked(result: DeploymentResult, technique: str) -> dict[str, float]:
@@ -74,6 +82,16 @@ def test_int8_cnn_is_smaller_and_as_right_on_every_platform(digits: dict[str, An
     assert after.accuracy is not None
     assert after.footprint.download_bytes == measured.download_bytes
     assert _tracked(result, "quantize")["bits_per_weight"] == pytest.approx(after.footprint.bits_per_weight)
+    for exported in (made.baseline, made.candidate):
+        for file in _weight_files(exported.artifact.path):
+            content = file.read_bytes()
+            coded = encode_file(file).data
+            assert rebuild(coded) == content
+            best = min(
+                len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)),
+                len(zstandard.ZstdCompressor(level=19).compress(content)),
+            )
+            assert len(coded) <= best
     if platform == "ios":
         assert measured.latency is None
         assert any("Core ML" in reason for reason in measured.not_measured)

@@ -1,6 +1,11 @@
 """The encoder of ``.ewz`` on real files: bounds, other compressors, and which coder is chosen."""
 
+import copy
+import hashlib
 import lzma
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +20,10 @@ from edgewright.errors import InputError
 from edgewright.optimize.coding.containers import find_tensors
 from edgewright.optimize.coding.files import encode_file
 from edgewright.optimize.coding.huffman import code_lengths
-from edgewright.optimize.coding.streams import huffman_stream
+from edgewright.optimize.coding.streams import huffman_stream, plan_context
 from edgewright.optimize.coding.writer import TensorSpan, encode
+from edgewright.optimize.prune import prune
+from edgewright.recipe import Prune
 from edgewright_runtime.ewz import rebuild
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
@@ -165,3 +172,52 @@ def test_the_weights_of_a_torch_export_are_found(tmp_path):
     torch.onnx.export(model, (torch.zeros(1, 3, 8, 8),), str(path), dynamo=True, external_data=False, verbose=False)
     sizes = {s.rows * s.columns for s in find_tensors(path.read_bytes())}
     assert {8 * 27, 8 * 36 * 10} <= sizes
+
+
+def test_pruning_by_rate_leaves_weights_whose_places_code_shorter():
+    torch.manual_seed(0)
+    # Rows and columns matter unequally, as in a trained layer.
+    scale = torch.rand(120, 1) + torch.rand(1, 300)
+    model = nn.Sequential(nn.Linear(300, 120))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.randn(120, 300) * scale)
+    taken = {}
+    for scope in ("global", "rate"):
+        kept = prune(model, Prune(sparsity=0.9, scope=scope, training=None), None)[0].weight.detach() != 0
+        # Masks are recomputed while a network trains; here once more, by the densities that the first left.
+        assert float(kept.float().mean()) == pytest.approx(0.1, abs=0.001)
+        again = copy.deepcopy(model)
+        with torch.no_grad():
+            again[0].weight.mul_(kept)
+        again = prune(again, Prune(sparsity=0.95, scope=scope, training=None), None)
+        taken[scope] = plan_context((again[0].weight.detach() != 0).numpy().astype(np.int32), ()).cost_bytes
+    assert taken["rate"] < 0.97 * taken["global"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "encode_s", "decode_s", "decode_mb"), [("int8", 400, 30, 1000), ("sparse", 200, 20, 1000)]
+)
+def test_twenty_five_million_weights_are_coded_and_rebuilt_within_limits(kind, encode_s, decode_s, decode_mb, tmp_path):
+    rng = np.random.default_rng(0)
+    dense = np.clip(rng.normal(0, 25, (5000, 5000)).round(), -127, 127)
+    weights = dense if kind == "int8" else np.where(rng.random(dense.shape) < 0.05, dense.round(-1) / 10, 0)
+    content = weights.astype(np.int8).tobytes()
+    began = time.process_time()
+    coded = encode(content, [TensorSpan(0, "<i1", 5000, 5000)])
+    assert time.process_time() - began < encode_s
+    assert len(coded.data) < 1.01 * order_zero_bytes(weights.astype(np.int64))
+    (tmp_path / "large.ewz").write_bytes(coded.data)
+    code = (
+        "import hashlib, resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_CPU, ({decode_s}, {decode_s}))\n"
+        "from edgewright_runtime.ewz import rebuild\n"
+        "made = rebuild(open(sys.argv[1], 'rb').read())\n"
+        "print(hashlib.sha256(made).hexdigest(), open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "large.ewz")], capture_output=True, text=True, check=True
+    )
+    digest, peak_kb = done.stdout.split()
+    assert digest == hashlib.sha256(content).hexdigest()
+    assert int(peak_kb) < decode_mb << 10

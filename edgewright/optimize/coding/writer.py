@@ -32,9 +32,10 @@ Coder = Literal["auto", "huffman", "fixed"]
 _MAX_TABLE = 1 << 14
 _MAX_LEVEL = 1 << 12
 _CONTEXT_COUNTS = 1 << 22
-# Below this the serial context coder takes a quarter of a second, and is the strongest.
-_SMALL_LEVELS = 1 << 18
+# Below this the serial context coder, the strongest, decodes in about half a second.
+_SMALL_LEVELS = 1 << 19
 _WIDE_SURPLUS = 1.01
+_SMALL_BYTES = 1024
 _TRANSPOSED = 0x80
 # Dense levels of many values differ in scale alone: Huffman's codes take 1 to 2% more, and a hundredth of the time.
 _CONTEXT_SPREAD = 512
@@ -91,6 +92,20 @@ def encode(
     """
     spans = [t for t in tensors if t.stop > t.start]
     parts = [_code_tensor(original, span, coder, context_levels) for span in spans]
+    made = _assembled(original, spans, parts)
+    if spans and coder == "auto":
+        # Many small tensors code shorter together; what repeats across tensors only the whole file shows.
+        large = [k for k, span in enumerate(spans) if span.stop - span.start >= _SMALL_BYTES]
+        for kept in [large, []] if 0 < len(large) < len(spans) else [[]]:
+            other = _assembled(original, [spans[k] for k in kept], [parts[k] for k in kept])
+            made = other if len(other.data) < len(made.data) else made
+    if rebuild(made.data, limit_bytes=len(original)) != original:
+        raise RuntimeError("the coded file does not decode to its original: a defect of the coder")
+    return made
+
+
+def _assembled(original: bytes, spans: list[TensorSpan], parts: list[_Part]) -> Encoded:
+    """The file of these tensors and, as its skeleton, whatever they leave."""
     edges = [0, *(e for t in spans for e in (t.start, t.stop)), len(original)]
     skeleton = [original[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
     method, coded_skeleton = code_bytes(b"".join(skeleton))
@@ -104,13 +119,6 @@ def encode(
     body = bytes(head) + shared + coded_skeleton + b"".join(s for p in parts for s in p.streams)
     data = MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
     codebooks = sum(p.codebook_bytes for p in parts)
-    if spans and coder == "auto":
-        # What repeats across tensors only a dictionary coder over the whole file sees.
-        whole = encode(original, [])
-        if len(whole.data) < len(data):
-            return whole
-    if rebuild(data, limit_bytes=len(original)) != original:
-        raise RuntimeError("the coded file does not decode to its original: a defect of the coder")
     methods = tuple(m for p in parts for m in p.methods)
     return Encoded(data, codebooks, index_bytes, len(data) - codebooks - index_bytes, methods)
 
@@ -233,7 +241,8 @@ def _add_stream(part: _Part, levels: np.ndarray, span: TensorSpan, coder: Coder,
     if coder == "auto" and np.ptp(flat) <= spread:
         smallest = len(candidates[best][1]) if best else levels.size * 8
         plan = _context_plan(levels, span) if levels.size <= context_levels else None
-        wide = plan_wide(levels.astype(np.int32), span.blocks) if sparse and levels.size > _SMALL_LEVELS else None
+        is_large = sparse and levels.size > min(_SMALL_LEVELS, context_levels)
+        wide = plan_wide(levels.astype(np.int32), span.blocks) if is_large else None
         # What decodes fifteen times faster may take a little more.
         if plan and wide and wide.cost_bytes <= _WIDE_SURPLUS * plan.cost_bytes:
             plan = None
