@@ -1,6 +1,7 @@
 """What the emulated device boots from: Debian's arm64 kernel, a small initramfs, and a disk with the runtimes.
 
-All of it is made without root rights and without running Arm code as another user than this one.
+All of it is made without root rights; the two Arm programs that are asked (dropbear's for its key, busybox for the names
+of its commands) run under qemu-user.
 """
 
 import hashlib
@@ -87,8 +88,8 @@ def is_set_up() -> bool:
 
 
 def _folder() -> Path:
-    scripts = "".join((_HERE / name).read_text() for name in (_INITRAMFS_INIT, _INIT))
-    tag = hashlib.sha256(scripts.encode()).hexdigest()[:8]
+    made_by = b"".join(path.read_bytes() for path in (Path(__file__), _HERE / _INITRAMFS_INIT, _HERE / _INIT))
+    tag = hashlib.sha256(made_by).hexdigest()[:8]
     return home() / "targets" / f"device-{arm_system.versions_tag('arm64')}-{tag}"
 
 
