@@ -1,7 +1,7 @@
 """What the emulated device boots from: Debian's arm64 kernel, a small initramfs, and a disk with the runtimes.
 
-All of it is made without root rights; the two Arm programs that are asked (dropbear's for its key, busybox for the names
-of its commands) run under qemu-user.
+All of it is made without root rights; the two Arm programs that are asked (dropbear's for its key, busybox for its
+commands' names) run under qemu-user.
 """
 
 import hashlib
