@@ -25,6 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--skip-arm", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     began = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
@@ -36,9 +37,9 @@ def main() -> None:
             **({} if arguments.skip_arm else arm(Path(folder))),
             "load_average": {"before": began, "after": os.getloadavg()[0], "cores": os.cpu_count()},
         }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(found, indent=2) + "\n")
-    print(RESULT.read_text())
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+    print(arguments.out.read_text())
 
 
 def chain(path: Path, layers: int, name: str) -> Path:
