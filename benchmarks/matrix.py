@@ -29,6 +29,13 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 RESULT, PAGE = ROOT / "benchmarks" / "results" / "matrix.json", ROOT / "docs" / "matrix.md"
 PRECISIONS = (Precision.FLOAT32, Precision.FLOAT16, Precision.INT8)
+MORE = (
+    ("scikit-learn, vote of a linear model and a forest (breast cancer)", "vote"),
+    ("scikit-learn, SVC with probabilities (breast cancer)", "svc"),
+    ("scikit-learn, nearest neighbours by distance (breast cancer)", "neighbours"),
+    ("XGBoost behind a scaler (breast cancer)", "xgboost"),
+    ("LightGBM behind a scaler (breast cancer)", "lightgbm"),
+)
 MNIST_TEST_ROWS = 2000  # Core ML files are evaluated row by row here
 
 
@@ -116,6 +123,10 @@ def _sources(folder: Path) -> Iterator[Source]:
     yield Source("scikit-learn, MLP (digits)", folder / "mlp.joblib", DataSpec(path=folder / "flat.npz"))
     breast = load_data_spec(folder / "breast_cancer.yaml")
     yield Source("scikit-learn, boosted trees (breast cancer)", folder / "breast_cancer.pkl", breast)
+    run_in_child("benchmarks.matrix:make_more", {"folder": str(folder)}, what="training more models", timeout_s=600)
+    for kind, name in MORE:
+        if (folder / f"{name}.pkl").exists():
+            yield Source(kind, folder / f"{name}.pkl", breast)
     run_in_child("benchmarks.matrix:make_keras", {"folder": str(folder)}, what="training a Keras model", timeout_s=600)
     images = DataSpec(path=folder / "images.npz")
     for kind, name in ((".keras", "digits.keras"), (".h5", "digits.h5"), ("SavedModel", "digits_saved_model")):
@@ -166,6 +177,38 @@ def make_sklearn(folder: str) -> None:
         MLPClassifier((64,), max_iter=150, random_state=0).fit(data["x_train"], data["y_train"]),
         Path(folder) / "mlp.joblib",
     )
+
+
+def make_more(folder: str) -> None:
+    """In a child: models on the breast cancer table, and those of other libraries where they are installed."""
+    import importlib
+    import pickle
+
+    import pandas as pd
+    from sklearn.ensemble import RandomForestClassifier, VotingClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    table = pd.read_csv(Path(folder) / "breast_cancer_train.csv")
+    x, y = table.drop(columns="target"), table["target"]
+    forest = RandomForestClassifier(50, max_depth=6, random_state=0)
+    vote = VotingClassifier([("linear", LogisticRegression(max_iter=500)), ("trees", forest)], voting="soft")
+    finals = {
+        "vote": vote,
+        "svc": SVC(probability=True, random_state=0),
+        "neighbours": KNeighborsClassifier(weights="distance"),
+    }
+    for library, name in (("xgboost", "XGBClassifier"), ("lightgbm", "LGBMClassifier")):
+        try:
+            finals[library] = getattr(importlib.import_module(library), name)(n_jobs=1, random_state=0, verbosity=0)
+        except ModuleNotFoundError:
+            print(library, "is not installed: left out")
+    for name, final in finals.items():
+        model = make_pipeline(StandardScaler(), final).fit(x, y)
+        (Path(folder) / f"{name}.pkl").write_bytes(pickle.dumps(model))
 
 
 def make_keras(folder: str) -> None:

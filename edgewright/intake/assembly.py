@@ -24,12 +24,16 @@ class Assembly:
         self.count = 0
 
     def part(self, model: onnx.ModelProto, inputs: Mapping[str, str] | None = None) -> str:
-        """Add a converted model and return its output's name; ``inputs`` feeds its inputs by other names."""
+        """Add a converted model and return its output's name; ``inputs`` feeds its inputs by other names.
+
+        Without ``inputs`` it takes those of this graph in their order: skl2onnx writes "two words" as "two_words".
+        """
         self.count += 1
-        own = {e.name for e in model.graph.input}
+        own = [e.name for e in model.graph.input]
+        fed = dict(zip(own, [e.name for e in self.inputs], strict=True)) if inputs is None else inputs
         prefixed = compose.add_prefix(model, f"part{self.count}_", rename_inputs=False)
         for node in prefixed.graph.node:
-            node.input[:] = [(inputs or {}).get(n, n) if n in own else n for n in node.input]
+            node.input[:] = [fed.get(n, n) for n in node.input]
         self.nodes.extend(prefixed.graph.node)
         self.constants.extend(prefixed.graph.initializer)
         for opset in prefixed.opset_import:

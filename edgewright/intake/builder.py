@@ -139,6 +139,15 @@ class Builder:
         node = self.graph.call_module(path, self._as_nodes(args))
         return self._inferred(node, layer, args, {})
 
+    def again(self, earlier: fx.Node, *args: Operand) -> Operand:
+        """Call the layer of an earlier call once more, with the same weights."""
+        layer = self.root.get_submodule(str(earlier.target))
+        if not _has_node(args):
+            with torch.no_grad():
+                return cast(Operand, layer(*args))
+        node = self.graph.call_module(str(earlier.target), self._as_nodes(args))
+        return self._inferred(node, layer, args, {})
+
     def fake(self, value: Any) -> Any:
         """The shape-carrying tensor (or tuple of them) behind a value."""
         return value.meta["val"] if isinstance(value, fx.Node) else value
@@ -161,14 +170,19 @@ class Builder:
             return function(*_mapped(args, self.fake), **_mapped(kwargs, self.fake))
 
     def filled(self, sizes: Sequence[Any], value: Any, dtype: torch.dtype) -> Operand:
-        """A tensor of one value whose first size is that of the batch, made from an input: no size is read at run time.
+        """A tensor of one value with the batch size on one axis, made from an input: no size is read at run time.
 
         Raises:
-            ValueError: another size than the first depends on the batch.
+            ValueError: more than one size depends on the batch, or none is the batch size itself.
         """
+        free = [i for i, s in enumerate(sizes) if not isinstance(s, int)]
+        if len(free) == 1 and free[0] > 0:
+            order = [free[0], *(i for i in range(len(sizes)) if i != free[0])]
+            ordered = self.filled([sizes[i] for i in order], value, dtype)
+            return self.call(torch.permute, ordered, [order.index(i) for i in range(len(sizes))])
         source = next(n for n in self.graph.nodes if n.op == "placeholder" and not is_static(self.shape(n)))
         if is_static(sizes) or not is_static(sizes[1:]) or sizes[0] != self.shape(source)[0]:
-            raise ValueError("a size other than the first depends on the batch")
+            raise ValueError("sizes that depend on the batch, and not one alone that is its size")
         first = source
         while self.rank(first) > 1:
             first = cast(fx.Node, self.call(torch.select, first, 1, 0))

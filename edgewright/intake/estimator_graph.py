@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.intake.assembly import Assembly, columns_of_output
-from edgewright.intake.exact_trees import with_float32_thresholds
+from edgewright.intake.exact_trees import let_missing_values_follow, with_float32_thresholds
 from edgewright.intake.fitted_forms import options_for, plain_attributes, with_convertible_parts
 from edgewright.intake.onnx_nodes import drop_unused, rename_ends
 
@@ -51,6 +51,7 @@ def estimator_graph(estimator: Any, types: Any, *, decimals: bool, decision: boo
     """
     exact = with_float32_thresholds(with_convertible_parts(estimator), decimals=decimals)
     model = _converted(exact, types, decision=decision)
+    let_missing_values_follow(model, exact.steps[-1][1] if hasattr(exact, "steps") else exact)
     classes = classes_of(estimator)
     if classes is not None and not hasattr(estimator, "predict_proba") and not hasattr(estimator, "decision_function"):
         _scores_of_labels(model, classes)
@@ -107,8 +108,9 @@ def _by_skl2onnx(estimator: Any, types: Any, *, decision: bool) -> onnx.ModelPro
 
 
 def _name(estimator: Any) -> str:
-    """A pipeline by its last step, which says more."""
-    return type(estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator).__name__
+    """A pipeline by its steps, which say more."""
+    parts = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
+    return ", ".join(type(part).__name__ for part in parts)
 
 
 def _scores_of_labels(model: onnx.ModelProto, classes: NDArray[Any]) -> None:

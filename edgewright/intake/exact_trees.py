@@ -15,9 +15,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-__all__ = ["Scaling", "largest_passing", "smallest_failing", "with_float32_thresholds", "without_scaler"]
+__all__ = [
+    "Scaling",
+    "largest_passing",
+    "let_missing_values_follow",
+    "smallest_failing",
+    "with_float32_thresholds",
+    "without_scaler",
+]
 
 _OF_TREES = tuple(f"sklearn.ensemble.{m}" for m in ("_gb", "_forest", "_iforest", "_bagging", "_weight_boosting"))
 
@@ -41,6 +49,21 @@ def with_float32_thresholds(estimator: Any, *, decimals: bool) -> Any:
         own = scalings if features is None else {i: scalings[int(f)] for i, f in enumerate(features) if f in scalings}
         _replace_thresholds(tree, own, decimals=decimals)
     return changed
+
+
+def let_missing_values_follow(model: onnx.ModelProto, estimator: Any) -> None:
+    """Missing values take the side that training chose for them; skl2onnx 1.20 sends them all to the right."""
+    trees = [tree for tree, _ in _trees_of(estimator)]
+    if not any(tree.missing_go_to_left.any() for tree in trees):
+        return
+    for node in model.graph.node:
+        given = {a.name: a for a in node.attribute}
+        if node.op_type.startswith("TreeEnsemble") and len(set(given["nodes_treeids"].ints)) == len(trees):
+            places = zip(given["nodes_treeids"].ints, given["nodes_nodeids"].ints, strict=True)
+            left = [int(trees[tree].missing_go_to_left[own]) for tree, own in places]
+            if "nodes_missing_value_tracks_true" in given:
+                node.attribute.remove(given["nodes_missing_value_tracks_true"])
+            node.attribute.append(onnx.helper.make_attribute("nodes_missing_value_tracks_true", left))
 
 
 def without_scaler(transformers: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[int, Scaling]]:

@@ -26,6 +26,7 @@ from edgewright.intake.operators import (
     pooling,
     preprocessing,
     quantized,
+    recurrent,
     reduction,
     sampling,
     shape,
@@ -44,6 +45,7 @@ HANDLERS: dict[str, Callable[[Builder, Op], Result]] = {
     **sampling.HANDLERS,
     **attention.HANDLERS,
     **quantized.HANDLERS,
+    **recurrent.HANDLERS,
 }
 """Operators of the domain ai.onnx."""
 

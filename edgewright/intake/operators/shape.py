@@ -241,12 +241,12 @@ def expand(b: Builder, op: Op) -> Result:
     own = (1,) * (len(wanted) - len(own)) + own
     wanted = [1] * (len(own) - len(wanted)) + wanted
     sizes = []
-    for has, wish in zip(own, wanted, strict=True):
+    for axis, (has, wish) in enumerate(zip(own, wanted, strict=True)):
         if isinstance(has, torch.SymInt) or (isinstance(wish, int) and wish == 1) or has == wish:
             sizes.append(-1)
         elif isinstance(wish, torch.SymInt):
             # Not broadcasting alone, but adding zeros of the batch's size stretches the axis.
-            stretched = b.filled([wish, *[1] * (len(wanted) - 1)], 0, b.dtype(x))
+            stretched = b.filled([wish if i == axis else 1 for i in range(len(wanted))], 0, b.dtype(x))
             x = b.call(torch.add, x, stretched) if b.dtype(x) != torch.bool else b.call(torch.logical_or, x, stretched)
             sizes.append(-1)
         else:

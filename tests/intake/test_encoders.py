@@ -1,0 +1,146 @@
+"""Encoders of text columns and ways with missing values: the graphs answer as scikit-learn does, on every row."""
+
+import pickle
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+from sklearn.compose import make_column_transformer
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401 - makes the next import work
+from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
+from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
+
+from edgewright.artifact import Intake
+from edgewright.data import DataSpec
+from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.intake import door, tables, torch_graph
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+UNKNOWN = {"handle_unknown": "use_encoded_value", "unknown_value": -1}
+
+
+def linear():
+    return LogisticRegression(max_iter=500)
+
+
+def vote():
+    trees = RandomForestClassifier(5, random_state=0)
+    return VotingClassifier([("a", linear()), ("b", trees)], voting="soft", weights=[1, 2])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    random, rows = np.random.default_rng(0), 400
+    shares = [0.3, 0.2, 0.2, 0.1, 0.1, 0.05, 0.03, 0.02]
+    frame = pd.DataFrame(
+        {
+            "kind": random.choice(list("abcdefgh"), rows, p=shares),
+            "two words": random.choice(["x y", "z"], rows),
+            "size": random.normal(size=rows).round(2),
+            "weight": np.where(random.random(rows) < 0.1, np.nan, random.normal(50, 9, rows).round(1)),
+        }
+    )
+    label = (frame["kind"].isin(list("ace")) ^ (frame["size"] > 0)).astype(int)
+    path = tmp_path_factory.mktemp("encoders") / "table.csv"
+    frame.assign(label=label).to_csv(path, index=False)
+    return frame, label, path
+
+
+def taken(model, folder, spec):
+    file = folder / "model.pkl"
+    file.write_bytes(pickle.dumps(model))
+    return Intake.model_validate_json(door.take_in(str(file), spec.model_dump_json(), str(folder / "store"), "model"))
+
+
+def assert_agrees(intake, x, expected):
+    assert intake.model.graph is not None, intake.model.graph_refusal
+    with torch.no_grad():
+        graph = torch_graph.load(intake.model.graph.path)(torch.from_numpy(x)).numpy()
+    session = onnxruntime.InferenceSession(intake.model.onnx.path, providers=["CPUExecutionProvider"])
+    for got in (graph, session.run(None, {"features": x})[0]):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "final"),
+    [
+        (OneHotEncoder(), linear()),
+        (OneHotEncoder(drop="first"), linear()),
+        (OneHotEncoder(drop="if_binary", handle_unknown="ignore"), SVC(probability=True, random_state=0)),
+        (OneHotEncoder(sparse_output=False), KNeighborsClassifier(weights="distance")),
+        (OneHotEncoder(), vote()),
+        (OrdinalEncoder(), linear()),
+        (OrdinalEncoder(**UNKNOWN), HistGradientBoostingClassifier(max_iter=8)),
+        (TargetEncoder(random_state=0), linear()),
+    ],
+)
+def test_encoders_of_text_agree_on_every_row(encoder, final, table, tmp_path):
+    frame, label, path = table
+    columns = make_column_transformer(
+        (encoder, ["kind", "two words"]), (make_pipeline(SimpleImputer(), StandardScaler()), ["size", "weight"])
+    )
+    model = make_pipeline(columns, final).fit(frame, label)
+    intake = taken(model, tmp_path, DataSpec(path=path, target="label"))
+    known = intake.model.preprocessing.columns
+    rows = tables.typed(tables.read_table(path), [(c.name, c.kind == "category") for c in known], path)
+    assert_agrees(intake, tables.encode(rows, known), model.predict_proba(frame))
+    refusing = isinstance(encoder, OneHotEncoder) and encoder.handle_unknown == "error"
+    assert refusing == any("refuses unknown categories" in note for note in intake.model.notes)
+
+
+@pytest.fixture(scope="module")
+def gaps(tmp_path_factory):
+    """Breast cancer with one number of ten missing."""
+    cancer = load_breast_cancer()
+    x = cancer.data.astype(np.float32)
+    x[np.random.default_rng(0).random(x.shape) < 0.1] = np.nan
+    path = tmp_path_factory.mktemp("gaps") / "gaps.npz"
+    np.savez(path, x=x, y=cancer.target)
+    return x, cancer.target, path
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), linear()),
+        make_pipeline(SimpleImputer(strategy="most_frequent"), StandardScaler(), linear()),
+        make_pipeline(SimpleImputer(strategy="constant", fill_value=1.5), StandardScaler(), linear()),
+        make_pipeline(StandardScaler(), SimpleImputer(), linear()),
+        DecisionTreeClassifier(random_state=0),
+        make_pipeline(StandardScaler(), RandomForestClassifier(10, random_state=0)),
+        make_pipeline(StandardScaler(), HistGradientBoostingClassifier(max_iter=5)),
+    ],
+)
+def test_missing_numbers_are_met_alike(model, gaps, tmp_path):
+    """Filled in, or sent to the side of a tree that training chose for them."""
+    x, y, path = gaps
+    model.fit(x[::2].astype(np.float64), y[::2])
+    assert_agrees(taken(model, tmp_path, DataSpec(path=path)), x, model.predict_proba(x.astype(np.float64)))
+
+
+def test_filling_in_from_neighbours_deploys_to_edge_devices_only(gaps, tmp_path):
+    x, y, path = gaps
+    model = make_pipeline(KNNImputer(), StandardScaler(), linear()).fit(x[::2], y[::2])
+    intake = taken(model, tmp_path, DataSpec(path=path))
+    assert intake.model.graph is None
+    assert "--platform edge_device" in intake.model.graph_refusal
+
+
+@pytest.mark.parametrize(
+    "imputer", [IterativeImputer(max_iter=2), SimpleImputer(add_indicator=True)], ids=["iterative", "with indicator"]
+)
+def test_imputers_without_a_way_are_refused_by_name(imputer, gaps, tmp_path):
+    x, y, path = gaps
+    model = make_pipeline(imputer, StandardScaler(), linear()).fit(x[::2], y[::2])
+    with pytest.raises((ConversionError, UnsupportedError), match=type(imputer).__name__) as error:
+        taken(model, tmp_path, DataSpec(path=path))
+    assert "\n" not in str(error.value)
