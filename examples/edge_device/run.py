@@ -34,7 +34,7 @@ from edgewright.package import Bundle, build_bundle  # noqa: E402
 from edgewright.profile import load_device  # noqa: E402
 from edgewright.store import Store  # noqa: E402
 
-_PLAN = MonitoringPlan(window_s=2, max_latency_p95_ms=5.0, max_memory_mb=500)
+_PLAN = MonitoringPlan(window_s=2, max_latency_p95_ms=3.0, max_memory_mb=500)
 _PATIENCE_S = 90
 
 
