@@ -27,6 +27,7 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Technique",
+    "TrainInt8",
     "TrainQuantization",
     "Training",
     "load_recipe",
@@ -133,6 +134,13 @@ class TrainQuantization(Technique):
     training: Training = Training()
 
 
+class TrainInt8(Technique):
+    """Quantization-aware training for static int8: a `quantize` after it uses the learnt scales as they are."""
+
+    technique: Literal["train_int8"] = "train_int8"
+    training: Training = Training(epochs=5, learning_rate=1e-4)
+
+
 class Cluster(Technique):
     """Weight sharing: the weights of a tensor become a few shared values (a codebook)."""
 
@@ -235,7 +243,16 @@ class Fuse(Technique):
 
 
 AnyTechnique = Annotated[
-    Quantize | Prune | TrainQuantization | Cluster | CompactWeights | Distill | PruneChannels | Decompose | Fuse,
+    Quantize
+    | Prune
+    | TrainQuantization
+    | TrainInt8
+    | Cluster
+    | CompactWeights
+    | Distill
+    | PruneChannels
+    | Decompose
+    | Fuse,
     Field(discriminator="technique"),
 ]
 

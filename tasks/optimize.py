@@ -16,6 +16,7 @@ from edgewright.recipe import (
     Prune,
     PruneChannels,
     Quantize,
+    TrainInt8,
     TrainQuantization,
 )
 from edgewright.result import Refusal
@@ -88,6 +89,12 @@ def prune_channels(model: ImportedModel, params: PruneChannels, dataset: Dataset
 @step("Training with quantized weights", *_OPTIMIZE)
 def train_quantization(model: ImportedModel, params: TrainQuantization, dataset: Dataset) -> Changed:
     """See `edgewright.optimize.train_quantization`."""
+    return _changed(model, params, dataset)
+
+
+@step("Training for int8", *_OPTIMIZE)
+def train_int8(model: ImportedModel, params: TrainInt8, dataset: Dataset) -> Changed:
+    """See `edgewright.optimize.train_int8`."""
     return _changed(model, params, dataset)
 
 
@@ -205,6 +212,8 @@ def compress(model: ImportedModel, params: AnyTechnique, dataset: Dataset, devic
             return run(prune_channels, model, params, dataset)
         case TrainQuantization():
             return run(train_quantization, model, params, dataset)
+        case TrainInt8():
+            return run(train_int8, model, params, dataset)
         case Cluster():
             return run(cluster, model, params, dataset)
         case CompactWeights():

@@ -91,7 +91,8 @@ def quantize(source: str, name: str, path: str, graph: str = "", float_layers: S
     if float_layers:
         weights = compression.get_weights_metadata(model, weight_threshold=0)
         values = {at: weight.val for at, weight in weights.items()}
-        kept = dict.fromkeys(weights_of_layers(Path(graph), float_layers, values))
+        found = weights_of_layers(Path(graph), float_layers, values)
+        kept = dict.fromkeys(set().union(*found.values()))
     choices = compression.OptimizationConfig(global_config=config, op_name_configs=kept)
     compression.linear_quantize_weights(model, choices).save(path)
     mlpackage.make_reproducible(Path(path))

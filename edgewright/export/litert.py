@@ -1,6 +1,6 @@
 """The child's side of Android exports; what is imported here, only a child process pays for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from edgewright.export import tflite, tflite_metadata
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.scaling import Step, feature_scaling
-from edgewright.export.weight_match import weights_of_layers
+from edgewright.export.weight_match import learnt_ranges, weights_of_layers
 from edgewright.optimize.ranges import streamed_ranges
 from edgewright.recipe import Calibration
 
 __all__ = ["convert", "describe", "quantize"]
 
+_SAME_SCALE = {"RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "AVERAGE_POOL_2D"}
 _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
 _OPERATION = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}  # the quantizer's name for it
 _STORED = {Precision.FLOAT16: "float16", Precision.INT8: "int8", Precision.DYNAMIC_INT8: "int8"}
@@ -90,6 +91,7 @@ def quantize(
         ranges = _ranges(work, Path(source), Path(dataset))
         if calibration != "min_max":
             _clip(ranges, Path(source), Path(dataset), calibration, percentile)
+        _use_learnt(ranges, Path(source), graph)
     Path(path).write_bytes(work.quantize(ranges, enable_progress_report=False).quantized_model)
     model = tflite.load(Path(path))
     if not any(tflite.DTYPES[t.type] == _STORED[Precision(precision)] for t in model.subgraphs[0].tensors):
@@ -163,20 +165,48 @@ def _leave_float(work: Any, output: str, kind: str) -> None:
 def _keep_float(work: Any, source: Path, graph: Path, layers: Sequence[str]) -> None:
     """The operators that compute the layers stay as they are."""
     model = tflite.load(source)
+    for operators in _by_layer(model, graph, layers).values():
+        for operator in operators:
+            output = model.subgraphs[0].tensors[operator.outputs[0]].name.decode()
+            _leave_float(work, output, tflite.operator_name(model, operator))
+
+
+def _by_layer(model: Any, graph: Path, layers: Iterable[str]) -> dict[str, list[Any]]:
+    """The operators that compute each of the torch graph's layers."""
     tensors = model.subgraphs[0].tensors
     weights: dict[str, Any] = {}
-    places: dict[str, tuple[str, str]] = {}
+    places: dict[str, list[Any]] = {}
     for operator in model.subgraphs[0].operators:
-        kind = tflite.operator_name(model, operator)
-        constant = next(
-            (i for i in operator.inputs if i >= 0 and model.buffers[tensors[i].buffer].data is not None), -1
-        )
-        if kind in _WEIGHTED and constant >= 0 and tflite.DTYPES[tensors[constant].type] == "float32":
-            name = tensors[constant].name.decode()
-            weights[name] = model.buffers[tensors[constant].buffer].data.view("<f4")
-            places[name] = (tensors[operator.outputs[0]].name.decode(), kind)
-    for name in sorted(weights_of_layers(graph, layers, weights)):
-        _leave_float(work, *places[name])
+        real = [tensors[i] for i in operator.inputs if i >= 0 and tflite.DTYPES[tensors[i].type] == "float32"]
+        constant = next((t for t in real if model.buffers[t.buffer].data is not None), None)
+        if tflite.operator_name(model, operator) in _WEIGHTED and constant is not None:
+            name = constant.name.decode()
+            weights[name] = np.asarray(model.buffers[constant.buffer].data).view("<f4")
+            places.setdefault(name, []).append(operator)
+    found = weights_of_layers(graph, layers, weights)
+    return {layer: [op for name in sorted(names) for op in places[name]] for layer, names in found.items()}
+
+
+def _use_learnt(ranges: dict[str, Any], source: Path, graph: str) -> None:
+    """Give the layers' inputs the ranges that training learnt, where the graph was trained for int8."""
+    learnt = learnt_ranges(graph)
+    if not learnt:
+        return
+    model = tflite.load(source)
+    tensors = model.subgraphs[0].tensors
+    made_by = {int(i): operator for operator in model.subgraphs[0].operators for i in operator.outputs}
+    for layer, operators in _by_layer(model, Path(graph), learnt).items():
+        step, zero = learnt[layer]
+        for operator in operators:
+            given = int(operator.inputs[2 if tflite.operator_name(model, operator) == "TRANSPOSE_CONV" else 0])
+            while True:
+                found = ranges[tensors[given].name.decode()]
+                found["min"] = np.full_like(found["min"], -zero * step)
+                found["max"] = np.full_like(found["max"], (255 - zero) * step)
+                # What only moves values, or averages them, has one scale on both sides.
+                if given not in made_by or tflite.operator_name(model, made_by[given]) not in _SAME_SCALE:
+                    break
+                given = int(made_by[given].inputs[0])
 
 
 def _clip(ranges: dict[str, Any], source: Path, dataset: Path, method: Calibration, percentile: float) -> None:

@@ -1,6 +1,6 @@
 """The child's side of edge-device exports: ONNX Runtime's optimizer and quantizer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,18 @@ from edgewright.export import onnx_file
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.scaling import Step, feature_scaling
-from edgewright.export.weight_match import weights_of_layers
+from edgewright.export.weight_match import learnt_ranges, weights_of_layers
 from edgewright.optimize.ranges import streamed_ranges
 from edgewright.recipe import Calibration
 
 __all__ = ["convert", "optimize", "quantize", "quantize_dynamically", "to_float16", "to_ort"]
 
 _DENSE = {"Gemm", "MatMul"}
+# Their outputs are quantized as their inputs are: QDQDirect8BitOp and its like in onnxruntime.quantization.registry.
+_SAME_SCALE = {
+    *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Pad", "Gather", "Resize"),
+    *("MaxPool", "AveragePool"),
+}
 _QUANTIZED = {"Conv", "ConvTranspose"} | _DENSE
 _NO_LAYER = "it holds no convolution or dense layer to quantize"
 _SEVERITY_ERROR = 3
@@ -112,7 +117,12 @@ def quantize(
     }
     if calibration != "min_max":
         choices["calibration_cache_path"] = _calibrated(prepared, rows, calibration, percentile)
-    extra = {"ActivationSymmetric": activations is QuantType.QInt8, "WeightSymmetric": True}
+    learnt = _learnt(prepared, graph, activations)
+    extra: dict[str, Any] = {
+        "TensorQuantOverrides": learnt,
+        "ActivationSymmetric": activations is QuantType.QInt8,
+        "WeightSymmetric": True,
+    }
     try:
         quantize_static(str(prepared), path, _Rows(rows), extra_options=extra, **choices)
     except ValueError:
@@ -161,16 +171,43 @@ def _scaling_nodes(path: Path) -> list[str]:
 def _nodes_of(path: Path, graph: Path, layers: Sequence[str]) -> list[str]:
     """The names of the nodes that compute the torch graph's layers."""
     model = onnx_file.load(path)
+    return sorted({node.name for nodes in _by_layer(model, graph, layers).values() for node in nodes})
+
+
+def _by_layer(model: onnx.ModelProto, graph: Path, layers: Iterable[str]) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that compute each of the torch graph's layers."""
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes = {
-        name: node.name
-        for node in model.graph.node
-        if node.op_type in _QUANTIZED
-        for name in node.input[:2]
-        if name in initializers
-    }
+    nodes: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input[:2] if node.op_type in _QUANTIZED else ():
+            if name in initializers:
+                nodes.setdefault(name, []).append(node)
     weights = {name: onnx.numpy_helper.to_array(initializers[name]) for name in nodes}
-    return [nodes[name] for name in sorted(weights_of_layers(graph, layers, weights))]
+    found = weights_of_layers(graph, layers, weights)
+    return {layer: [node for name in sorted(names) for node in nodes[name]] for layer, names in found.items()}
+
+
+def _learnt(path: Path, graph: str, activations: QuantType) -> dict[str, list[dict[str, Any]]]:
+    """The scale and zero point of each layer's input, as training learnt them, for the quantizer to use."""
+    ranges = learnt_ranges(graph)
+    if not ranges:
+        return {}
+    model = onnx_file.load(path)
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    signed = activations is QuantType.QInt8
+    overrides: dict[str, list[dict[str, Any]]] = {}
+    for layer, nodes in _by_layer(model, Path(graph), ranges).items():
+        step, zero = ranges[layer]
+        point = np.array(zero - 128, dtype=np.int8) if signed else np.array(zero, dtype=np.uint8)
+        chosen = [{"quant_type": activations, "scale": np.array(step, np.float32), "zero_point": point}]
+        for node in nodes:
+            name = next(n for n in node.input if n not in initializers)
+            overrides[name] = chosen
+            while name in made_by and made_by[name].op_type in _SAME_SCALE:
+                name = made_by[name].input[0]
+                overrides[name] = chosen
+    return overrides
 
 
 def _calibrated(path: Path, rows: CalibrationRows, method: Calibration, percentile: float) -> Path:

@@ -4,6 +4,7 @@ Converters rename layers, transpose their weights and fold BatchNorm into them; 
 a fingerprint that no transposition changes: how many numbers, their sums of sizes and of squares, their extremes.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,25 @@ from numpy.typing import NDArray
 
 from edgewright.errors import UnsupportedError
 
-__all__ = ["weights_of_layers"]
+__all__ = ["learnt_ranges", "weights_of_layers"]
 
 # Half precision rounds by 2^-11 of a value; folding a norm by far less.
 _TOLERANCE = 2e-3
 
 
-def weights_of_layers(graph: Path, layers: Iterable[str], weights: Mapping[str, NDArray[Any]]) -> set[str]:
-    """The names of those of the file's ``weights`` that hold the weights of the graph's ``layers``.
+def learnt_ranges(graph: str) -> dict[str, tuple[float, int]]:
+    """{layer: (step, zero point of 0..255)} of the layers' inputs, where a graph was trained for int8; else empty."""
+    from safetensors import safe_open
+
+    if not graph:
+        return {}
+    with safe_open(graph, framework="np") as file:
+        document = json.loads((file.metadata() or {}).get("edgewright_graph", "{}"))
+    return {layer: (float(step), int(zero)) for layer, (step, zero) in document.get("input_ranges", {}).items()}
+
+
+def weights_of_layers(graph: Path, layers: Iterable[str], weights: Mapping[str, NDArray[Any]]) -> dict[str, set[str]]:
+    """For each of the graph's ``layers`` the names of those of the file's ``weights`` that hold its weights.
 
     Raises:
         UnsupportedError: the graph has no such layer, or the file no such weight.
@@ -33,15 +45,15 @@ def weights_of_layers(graph: Path, layers: Iterable[str], weights: Mapping[str, 
     tensors = [dict(m.named_parameters()) for m in (model, fuse(model))]
     known = [name.removesuffix(".weight") for name in weight_names(model)]
     prints = {name: _fingerprint(values) for name, values in weights.items()}
-    found: set[str] = set()
+    found: dict[str, set[str]] = {}
     for layer in layers:
         if layer not in known:
-            raise UnsupportedError(f"float_layers: the model has no layer '{layer}'; it has: {', '.join(known)}")
+            raise UnsupportedError(f"the model has no layer '{layer}'; it has: {', '.join(known)}")
         forms = [_fingerprint(t[f"{layer}.weight"].detach().numpy()) for t in tensors if f"{layer}.weight" in t]
         alike = {name for name, other in prints.items() if any(_alike(form, other) for form in forms)}
         if not alike:
-            raise UnsupportedError(f"float_layers: the converted file holds no weight with the values of '{layer}'")
-        found |= alike
+            raise UnsupportedError(f"the converted file holds no weight with the values of '{layer}'")
+        found[layer] = alike
     return found
 
 

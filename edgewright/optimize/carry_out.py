@@ -7,7 +7,7 @@ from typing import Any, assert_never
 
 import torch
 from pydantic import TypeAdapter
-from torch import fx
+from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
 from edgewright.intake import torch_graph
@@ -21,6 +21,7 @@ from edgewright.optimize.prune_channels import prune_channels
 from edgewright.optimize.rows import calibration_inputs, training_rows, validation_rows
 from edgewright.optimize.selection import loses_little
 from edgewright.optimize.sensitivity import int8_sensitivity
+from edgewright.optimize.train_int8 import INPUT_RANGES, train_int8
 from edgewright.optimize.train_quantization import train_quantization
 from edgewright.recipe import (
     AnyTechnique,
@@ -33,6 +34,7 @@ from edgewright.recipe import (
     Prune,
     PruneChannels,
     Quantize,
+    TrainInt8,
     TrainQuantization,
 )
 
@@ -62,30 +64,39 @@ def layer_noise(
 
 def transformed(model: fx.GraphModule, technique: AnyTechnique, dataset: Path) -> fx.GraphModule:
     """One technique on a graph module; ``dataset`` is the ``.npz`` of a `Dataset`."""
+    after = _after(model, technique, dataset)
+    if not isinstance(after, fx.GraphModule):
+        raise TypeError(f"{technique.technique} returned a {type(after).__name__}")
+    if not isinstance(technique, TrainInt8):
+        # Ranges were learnt with the weights that this technique has changed.
+        after.meta.pop(INPUT_RANGES, None)
+    return after
+
+
+def _after(model: fx.GraphModule, technique: AnyTechnique, dataset: Path) -> nn.Module:
     match technique:
         case Prune():
-            after = prune(model, technique, training_rows(dataset) if technique.training else None)
+            return prune(model, technique, training_rows(dataset) if technique.training else None)
         case TrainQuantization():
-            after = train_quantization(model, technique, training_rows(dataset))
+            return train_quantization(model, technique, training_rows(dataset))
+        case TrainInt8():
+            return train_int8(model, technique, training_rows(dataset))
         case Cluster():
-            after = cluster(model, technique, training_rows(dataset) if technique.training else None)
+            return cluster(model, technique, training_rows(dataset) if technique.training else None)
         case CompactWeights():
-            after = compact_weights(model, technique, calibration_inputs(dataset))
+            return compact_weights(model, technique, calibration_inputs(dataset))
         case Distill():
-            after = distill(model, technique, training_rows(dataset))
+            return distill(model, technique, training_rows(dataset))
         case PruneChannels():
-            after = prune_channels(model, technique, training_rows(dataset))
+            return prune_channels(model, technique, training_rows(dataset))
         case Decompose():
-            after = _decomposed(model, technique, dataset)
+            return _decomposed(model, technique, dataset)
         case Fuse():
-            after = fuse(model)
+            return fuse(model)
         case Quantize():
             raise UnsupportedError("quantize is done by the platform's own quantizer, when the model is exported")
         case _:
             assert_never(technique)
-    if not isinstance(after, fx.GraphModule):
-        raise TypeError(f"{technique.technique} returned a {type(after).__name__}")
-    return after
 
 
 def _decomposed(model: fx.GraphModule, params: Decompose, dataset: Path) -> fx.GraphModule:

@@ -15,7 +15,7 @@ from edgewright.optimize.ranges import streamed_ranges
 from edgewright.optimize.training import weight_names
 from edgewright.recipe import Calibration
 
-__all__ = ["int8_sensitivity", "rounded_to", "sensitivity", "spread_over", "watched"]
+__all__ = ["input_ranges", "int8_sensitivity", "rounded_to", "sensitivity", "spread_over", "watched"]
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 _BATCH = 32
@@ -60,6 +60,15 @@ def int8_sensitivity(
     model: nn.Module, inputs: torch.Tensor, method: Calibration, percentile: float
 ) -> dict[str, float]:
     """`sensitivity` to static int8: weights per output channel, the layer's input in 256 levels of its range."""
+    ranges = input_ranges(model, inputs, method, percentile)
+    return sensitivity(model, inputs, rounded_to(8), {name: spread_over(*bounds) for name, bounds in ranges.items()})
+
+
+@torch.no_grad()
+def input_ranges(
+    model: nn.Module, inputs: torch.Tensor, method: Calibration, percentile: float
+) -> dict[str, tuple[float, float]]:
+    """The range of the input of each linear and convolution layer, over calibration rows (N, ...)."""
 
     def rows() -> Iterator[dict[str, np.ndarray]]:
         seen: dict[str, np.ndarray] = {}
@@ -68,8 +77,7 @@ def int8_sensitivity(
                 model(batch)
                 yield seen
 
-    ranges = streamed_ranges(rows, method, percentile)
-    return sensitivity(model, inputs, rounded_to(8), {name: spread_over(*bounds) for name, bounds in ranges.items()})
+    return streamed_ranges(rows, method, percentile)
 
 
 @contextmanager
