@@ -56,6 +56,22 @@ def test_a_module_of_the_users_own_keeps_its_batch_normalization(described, digi
     assert len(arrays["test.predicted"]) == intake.dataset.test_rows
 
 
+def test_a_module_of_the_users_own_can_be_fine_tuned(described, digits_npz, tmp_path):
+    """Its weights keep their names, and its BatchNorm gathers statistics as in the source."""
+    module, write = described
+    spec = DataSpec(path=digits_npz, scale=1 / 16)
+    intake = Intake.model_validate_json(door.take_in(str(write()), spec.model_dump_json(), str(tmp_path / "s"), "m"))
+    graph = torch_graph.load(intake.model.graph.path)
+    names = {name for name in module.state_dict() if "num_batches" not in name}
+    assert names == {name for name in graph.state_dict() if "num_batches" not in name}
+    graph.train(), module.train()
+    x = torch.rand(16, 1, 8, 8)
+    torch.testing.assert_close(graph(x), module(x), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(graph.state_dict()["1.running_var"], module.state_dict()["1.running_var"])
+    graph(x).square().mean().backward()
+    assert all(p.grad is not None for p in graph.parameters())
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

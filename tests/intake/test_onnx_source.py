@@ -38,7 +38,7 @@ def refused(path, spec, words, kind=InputError):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("opset", [7, 11, 18, 22])
+@pytest.mark.parametrize("opset", [7, 11, 18, 22, onnx.defs.onnx_opset_version()])
 def test_old_and_new_operator_sets(tmp_path, digits_npz, opset):
     onnx.save(network(opset=opset), tmp_path / "m.onnx")
     intake = taken(tmp_path / "m.onnx", DataSpec(path=digits_npz), tmp_path / "s")
