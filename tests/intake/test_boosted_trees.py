@@ -77,6 +77,25 @@ def test_missing_values_take_the_way_that_training_found(library, tmp_path):
 
 
 @pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
+def test_a_model_that_stopped_early_answers_by_its_best_iteration(library, tmp_path):
+    bunch = load_breast_cancer()
+    x, y = bunch.data.astype(np.float32), bunch.target
+    module = pytest.importorskip(library, reason=f"{library} is not installed")
+    checked = {"eval_set": [(x[1::4], y[1::4])]}
+    if library == "xgboost":
+        model = module.XGBClassifier(n_estimators=200, learning_rate=0.5, early_stopping_rounds=3, n_jobs=1)
+        model.fit(x[::2], y[::2], verbose=False, **checked)
+        assert model.best_iteration < 199
+    else:
+        model = module.LGBMClassifier(n_estimators=200, learning_rate=0.5, n_jobs=1, verbose=-1)
+        model.fit(x[::2], y[::2], callbacks=[module.early_stopping(3, verbose=False)], **checked)
+        assert model.best_iteration_ < 199
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    intake = taken(model, tmp_path, DataSpec(path=tmp_path / "data.npz"))
+    assert_agrees(intake, x, model.predict_proba(x.astype(np.float64)))
+
+
+@pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
 @pytest.mark.parametrize("kind", ["vote", "calibrated"])
 def test_inside_models_of_scikit_learn(library, kind, tmp_path):
     bunch = load_wine()
