@@ -39,4 +39,3 @@ def _made(kind: Literal["arm64", "armv7", "device"]) -> str:
     root = arm_system.set_up(kind)
     cores = [core for core, facts in CORES.items() if facts.architecture == kind]
     return f"{', '.join(cores)} can be emulated; the system lies in {root}"
-
