@@ -1,6 +1,7 @@
 """Opening zip archives that came from outside: damaged ones and bombs are refused. No ML framework is imported here."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,4 +39,7 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         for name in archive.namelist():
             if name.startswith(("/", "\\")) or ".." in Path(name).parts:
                 raise InputError(f"{path}: the entry '{name}' would be written outside the archive's folder")
-        yield archive
+        try:
+            yield archive
+        except (zipfile.BadZipFile, zlib.error, EOFError) as e:  # found only where an entry is read
+            raise InputError(f"{path}: a truncated or damaged archive: {e}") from e

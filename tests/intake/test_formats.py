@@ -100,3 +100,15 @@ def test_an_entry_that_leaves_the_archive_is_refused(tmp_path):
         archive.writestr("../../etc/passwd", "root")
     with pytest.raises(InputError, match="outside the archive"):
         detect_format(path)
+
+
+def test_an_entry_whose_check_sum_does_not_fit_is_refused(tmp_path):
+    from edgewright.intake.keras_guard import inspect_keras_file
+
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", '{"class_name": "Sequential"}')
+        archive.writestr("metadata.json", "{}")
+    path.write_bytes(path.read_bytes().replace(b"Sequential", b"Sequentiel"))
+    with pytest.raises(InputError, match="damaged archive"):
+        inspect_keras_file(path)
