@@ -117,12 +117,14 @@ class Precision(StrEnum):
     """In what an exported model stores its weights, and (int8) computes.
 
     ``dynamic_int8``: weights in 8 bits, activations quantized while the model runs, so nothing is calibrated.
+    ``int4``: weights of dense layers (and, where the platform has it, convolutions) in 4 bits, nothing is calibrated.
     """
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     INT8 = "int8"
     DYNAMIC_INT8 = "dynamic_int8"
+    INT4 = "int4"
 
 
 class LayerNoise(Value):

@@ -51,10 +51,11 @@ class Quantize(Technique):
     """Store weights (and, for int8, activations) in fewer bits, by the platform's own quantizer."""
 
     technique: Literal["quantize"] = "quantize"
-    dtype: Literal["int8", "dynamic_int8", "float16"] = Field(
+    dtype: Literal["int8", "dynamic_int8", "int4", "float16"] = Field(
         "int8",
         description="int8: static, per channel, calibrated on training rows; dynamic_int8: weights in 8 bits, "
-        "activations quantized at run time; float16: weights halved.",
+        "activations quantized at run time; int4: weights in 4 bits where the platform has them (convolutions too on "
+        "Android and iOS); float16: weights halved.",
     )
     calibration: Calibration = Field(
         "min_max",

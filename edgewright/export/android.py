@@ -8,6 +8,7 @@ from typing import Any
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
 from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.export.converter import convert_in_child
 from edgewright.export.declared import checked
 from edgewright.export.refusal import graph_of, quantization_arguments
 from edgewright.export.reuse import reuse
@@ -91,9 +92,9 @@ def _by_tensorflow(model: ImportedModel, store: Store) -> Artifact:
         }
         environment = {"TF_USE_LEGACY_KERAS": "1"} if legacy else {}
         what = f"converting {model.name} by TensorFlow"
-        run_in_child(f"{_TENSORFLOW}:convert", arguments, what=what, environment=environment)
+        convert_in_child(f"{_TENSORFLOW}:convert", arguments, what=what, environment=environment)
         named = {"path": str(path), "description": description, "labels": list(model.labels)}
-        run_in_child(f"{_CHILD}:describe", named, what=f"describing {model.name}'s .tflite")
+        convert_in_child(f"{_CHILD}:describe", named, what=f"describing {model.name}'s .tflite")
 
     key = ("tensorflow lite float32", model.source.digest, description, model.labels)
     return reuse(store, key, convert, name=f"{model.name}.tflite", form=Format.TFLITE, parent=model.source.digest)
@@ -108,10 +109,10 @@ def _float32(model: ImportedModel, store: Store) -> Artifact:
             "inputs": [dataclasses.asdict(spec) for spec in model.inputs],
             "path": str(path),
         }
-        run_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to LiteRT")
+        convert_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to LiteRT")
         # In a child of its own, since the converter's memory does not come back.
         named = {"path": str(path), "description": description, "labels": list(model.labels)}
-        run_in_child(f"{_CHILD}:describe", named, what=f"describing {model.name}'s .tflite")
+        convert_in_child(f"{_CHILD}:describe", named, what=f"describing {model.name}'s .tflite")
 
     parent = model.graph.digest if model.graph else None
     tensors = [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)]
@@ -123,7 +124,7 @@ def _quantized(model: ImportedModel, base: Artifact, store: Store, arguments: di
     with store.workspace() as folder:
         path = folder / f"{model.name}.tflite"
         arguments = {"source": str(base.path), "name": model.name, "path": str(path), **arguments}
-        run_in_child(f"{_CHILD}:quantize", arguments, what=f"quantizing {model.name} for LiteRT")
+        convert_in_child(f"{_CHILD}:quantize", arguments, what=f"quantizing {model.name} for LiteRT")
         return store.put(path, Format.TFLITE, parent=base.digest)
 
 

@@ -1,5 +1,6 @@
 """The rows that static quantization learns its ranges from: calibration rows, never validation or test rows."""
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,36 +15,53 @@ _PREFIX = "calibration.x."
 
 
 class CalibrationRows:
-    """One row at a time, as {input: (1, ...)}, spread evenly over the split; may be gone through more than once."""
+    """One row at a time, as {input: (1, ...)}, spread evenly over the split; may be gone through more than once.
+
+    Rows are read from the file as they are needed: 256 images of 224 x 224 would take 150 MB.
+    """
 
     def __init__(self, dataset: Path, inputs: list[str]) -> None:
-        """Read the split.
+        """Find the rows.
 
         Rows with a missing number (NaN) are left out: a range cannot be learned from them.
 
         Raises:
             UnsupportedError: the dataset has no usable calibration row for these inputs.
         """
-        with np.load(dataset, allow_pickle=False) as arrays:
-            absent = [name for name in inputs if _PREFIX + name not in arrays]
-            if absent:
-                raise UnsupportedError(f"the dataset has no calibration rows for input '{absent[0]}'; int8 needs them")
-            columns = {name: arrays[_PREFIX + name] for name in inputs}
-        usable = np.flatnonzero(np.logical_and.reduce([_finite(column) for column in columns.values()]))
+        with zipfile.ZipFile(dataset) as archive:
+            members = set(archive.namelist())
+        absent = [name for name in inputs if f"{_PREFIX}{name}.npy" not in members]
+        if absent:
+            raise UnsupportedError(f"the dataset has no calibration rows for input '{absent[0]}'; int8 needs them")
+        self._dataset, self._inputs = dataset, inputs
+        usable = np.flatnonzero([all(np.isfinite(value).all() for value in row.values()) for row in self._all()])
         if not len(usable):
             raise UnsupportedError("no calibration row is without a missing or infinite number; int8 needs some")
-        chosen = usable[np.unique(np.linspace(0, len(usable) - 1, MAX_ROWS).astype(int))]
-        self._columns = {name: column[chosen] for name, column in columns.items()}
-        self._count = len(chosen)
+        self._chosen = usable[np.unique(np.linspace(0, len(usable) - 1, MAX_ROWS).astype(int))]
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._chosen)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        for row in range(self._count):
-            yield {name: column[row : row + 1] for name, column in self._columns.items()}
+        chosen = set(self._chosen.tolist())
+        return (row for number, row in enumerate(self._all()) if number in chosen)
+
+    def _all(self) -> Iterator[dict[str, np.ndarray]]:
+        columns = [_rows_of(self._dataset, f"{_PREFIX}{name}.npy") for name in self._inputs]
+        for values in zip(*columns, strict=True):
+            yield dict(zip(self._inputs, values, strict=True))
 
 
-def _finite(column: np.ndarray) -> np.ndarray:
-    finite: np.ndarray = np.isfinite(column.reshape(len(column), -1)).all(axis=1)
-    return finite
+def _rows_of(dataset: Path, member: str) -> Iterator[np.ndarray]:
+    """The rows (1, ...) of one array of an ``.npz``, one after the other, by the format of numpy.lib.format."""
+    with zipfile.ZipFile(dataset) as archive, archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read_header(stream)
+        if is_fortran and len(shape) > 1:
+            with np.load(dataset, allow_pickle=False) as arrays:
+                yield from np.split(arrays[member.removesuffix(".npy")], shape[0])
+            return
+        row = np.dtype(dtype).itemsize * int(np.prod(shape[1:], dtype=int))
+        for _ in range(shape[0]):
+            yield np.frombuffer(stream.read(row), dtype).reshape(1, *shape[1:])

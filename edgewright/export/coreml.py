@@ -1,6 +1,8 @@
 """The child's side of iOS exports: coremltools, and only what it needs."""
 
+import gc
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,13 @@ from edgewright.export import mlpackage
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.weight_match import weights_of_layers
 
-__all__ = ["convert", "quantize", "scores_output"]
+__all__ = ["convert", "palettize", "quantize", "scores_output"]
 
 _SHOWN = ("short_description", "author", "version")
 # coremltools keeps tensors below 2,048 elements as they are; a model for small devices consists of such tensors.
 _LEAST_QUANTIZED_ELEMENTS = 256
 _PALETTE_BITS = (1, 2, 4, 6, 8)  # the widths that constexpr_lut_to_dense has
+_INT4_BITS = 4
 _WORTH_A_DECODER = 0.8  # of the plain size; above it the weight is left as it is
 
 
@@ -49,8 +52,10 @@ def convert(
 
     from edgewright.export.graph_input import example_inputs
     from edgewright.intake import torch_graph
+    from edgewright.optimize.fuse import fuse
 
-    module = torch_graph.load(Path(graph)).eval()
+    # Folded here, since the converter keeps the weights that it folds.
+    module = fuse(torch_graph.load(Path(graph)).eval())
     examples = example_inputs(inputs)
     with torch.no_grad():
         traced = torch.jit.trace(module, examples, check_trace=False)
@@ -67,9 +72,15 @@ def convert(
         )
     except NotImplementedError as e:
         raise UnsupportedError(f"Core ML: {str(e).splitlines()[0]}; try the platforms android or edge_device") from e
-    model = _stored_without_loss(model)
-    _describe(model, inputs, outputs, description)
-    model.save(path)
+    # The program, the traced network and what the converter made of both hold the weights three times over.
+    with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
+        plain = str(Path(folder) / "plain.mlpackage")
+        model.save(plain)
+        del model, traced, module
+        gc.collect()
+        model = _stored_without_loss(ct.models.MLModel(plain, skip_model_load=True))
+        _describe(model, inputs, outputs, description)
+        model.save(path)
     mlpackage.make_reproducible(Path(path))
 
 
@@ -100,6 +111,41 @@ def quantize(source: str, name: str, path: str, graph: str = "", float_layers: S
         raise unsupported_precision(
             name, Precision.INT8, f"no weight has more than {_LEAST_QUANTIZED_ELEMENTS} elements"
         )
+
+
+def palettize(source: str, name: str, path: str) -> None:
+    """An ML program with each weight in 4 bits: an index into the 16 values of its tensor that fit it best.
+
+    iOS 16 has no linear 4-bit weights; a palette of 16 values takes the same size.
+
+    Raises:
+        UnsupportedError: it holds no weight large enough.
+    """
+    ct = _coremltools()
+    import coremltools.optimize.coreml as compression
+
+    model = ct.models.MLModel(source, skip_model_load=True)
+    config = compression.OpPalettizerConfig(
+        mode="custom", lut_function=_best_palette, weight_threshold=_LEAST_QUANTIZED_ELEMENTS
+    )
+    compression.palettize_weights(model, compression.OptimizationConfig(global_config=config)).save(path)
+    mlpackage.make_reproducible(Path(path))
+    if "constexpr_lut_to_dense" not in mlpackage.operators(Path(path)):
+        raise unsupported_precision(
+            name, Precision.INT4, f"no weight has more than {_LEAST_QUANTIZED_ELEMENTS} elements"
+        )
+
+
+def _best_palette(weight: Any) -> tuple[Any, Any]:
+    """The 16 values of least squared error to a weight, and the index of each element."""
+    import numpy as np
+
+    from edgewright.optimize.kmeans import codebook
+
+    book = codebook(weight.astype(np.float32).reshape(-1), 2**_INT4_BITS)
+    indices = np.searchsorted((book[1:] + book[:-1]) / 2, weight.astype(np.float32))
+    palette = np.pad(book, (0, 2**_INT4_BITS - len(book)), mode="edge").astype(weight.dtype)
+    return palette, indices.astype(np.uint8)
 
 
 def _stored_without_loss(model: Any) -> Any:

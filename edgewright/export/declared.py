@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from edgewright.artifact import Artifact, Dataset, ImportedModel, Precision
-from edgewright.child import run_in_child
+from edgewright.export.converter import convert_in_child
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["PARITY_LIMITS", "Declared", "checked"]
@@ -42,7 +42,7 @@ def checked(model: ImportedModel, exported: Artifact, dataset: Dataset, precisio
         "limit": PARITY_LIMITS.get(precision),
         "has_thresholds": model.float32_only,
     }
-    answer = run_in_child(
+    answer = convert_in_child(
         "edgewright.export.parity_check:check", arguments, what=f"checking {exported.path.name}"
     ).value
     inputs, outputs = (

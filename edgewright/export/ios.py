@@ -3,9 +3,10 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
-from edgewright.child import run_in_child
+from edgewright.export.converter import convert_in_child
 from edgewright.export.declared import checked
 from edgewright.export.pixels import refuse_other_than_pixels
 from edgewright.export.refusal import graph_of, quantization_arguments, unsupported_precision
@@ -33,7 +34,8 @@ def export(
     """An `.mlpackage` for iOS 16 and later, batch 1.
 
     float16 computes in half precision (the Neural Engine's own); int8 stores the weights of that in 8 bits per
-    channel, activations stay float16. Inputs and outputs are float32 at every precision.
+    channel, int4 as indices into 16 values of each tensor; activations stay float16. Inputs and outputs are float32 at
+    every precision.
     """
     if precision is Precision.DYNAMIC_INT8:
         raise unsupported_precision(model.name, precision, "Core ML's int8 is of weights only already: use int8")
@@ -42,7 +44,11 @@ def export(
     compute = Precision.FLOAT32 if precision is Precision.FLOAT32 else Precision.FLOAT16
     artifact = _converted(model, compute, store, options)
     if precision is Precision.INT8:
-        artifact = _quantized(model, artifact, store, quantization)
+        # Activations stay half precision, so there is no range to calibrate.
+        told = quantization_arguments(model, quantization)
+        artifact = _smaller(model, artifact, store, "quantize", {key: told[key] for key in ("graph", "float_layers")})
+    elif precision is Precision.INT4:
+        artifact = _smaller(model, artifact, store, "palettize", {})
     declared = checked(model, artifact, dataset, precision)
     return Exported(
         artifact=artifact,
@@ -92,7 +98,7 @@ def _converted(model: ImportedModel, compute: Precision, store: Store, options: 
             "labels": labels,
             "path": str(path),
         }
-        run_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to Core ML")
+        convert_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to Core ML")
 
     parent = model.graph.digest if model.graph else None
     tensors = [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)]
@@ -100,14 +106,11 @@ def _converted(model: ImportedModel, compute: Precision, store: Store, options: 
     return reuse(store, key, convert, name=f"{model.name}.mlpackage", form=Format.MLPACKAGE, parent=parent)
 
 
-def _quantized(model: ImportedModel, base: Artifact, store: Store, quantization: Quantize) -> Artifact:
-    # Activations stay half precision, so there is no range to calibrate.
-    told = quantization_arguments(model, quantization)
+def _smaller(model: ImportedModel, base: Artifact, store: Store, change: str, options: dict[str, Any]) -> Artifact:
     with store.workspace() as folder:
         path = folder / f"{model.name}.mlpackage"
-        arguments = {"source": str(base.path), "name": model.name, "path": str(path)}
-        arguments |= {name: told[name] for name in ("graph", "float_layers")}
-        run_in_child(f"{_CHILD}:quantize", arguments, what=f"quantizing {model.name} for Core ML")
+        arguments = {"source": str(base.path), "name": model.name, "path": str(path), **options}
+        convert_in_child(f"{_CHILD}:{change}", arguments, what=f"quantizing {model.name} for Core ML")
         return store.put(path, Format.MLPACKAGE, parent=base.digest)
 
 

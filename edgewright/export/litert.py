@@ -21,7 +21,7 @@ __all__ = ["convert", "describe", "quantize"]
 _SAME_SCALE = {"RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "AVERAGE_POOL_2D"}
 _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
 _OPERATION = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}  # the quantizer's name for it
-_STORED = {Precision.FLOAT16: "float16", Precision.INT8: "int8", Precision.DYNAMIC_INT8: "int8"}
+_STORED = {Precision.FLOAT16: "float16", Precision.INT8: "int8", Precision.DYNAMIC_INT8: "int8", Precision.INT4: "int4"}
 
 
 def convert(graph: str, inputs: list[dict[str, Any]], path: str) -> None:
@@ -31,8 +31,10 @@ def convert(graph: str, inputs: list[dict[str, Any]], path: str) -> None:
 
     from edgewright.export.graph_input import example_inputs
     from edgewright.intake import torch_graph
+    from edgewright.optimize.fuse import fuse
 
-    module = torch_graph.load(Path(graph)).eval()
+    # Folded here, since each constant that the converter folds stays in its memory beside what became of it.
+    module = fuse(torch_graph.load(Path(graph)).eval())
     try:
         with torch.no_grad():
             converted = litert_torch.convert(module, example_inputs(inputs))
@@ -115,6 +117,10 @@ def _recipe(work: Any, precision: Precision, *, integer_tensors: bool) -> None:
             )
         case Precision.DYNAMIC_INT8:
             work.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+        case Precision.INT4:
+            # One scale an output channel, clipped as OCTAV does (Sakr et al., arXiv 2206.06501):
+            # in 15 levels the extremes would cost the others too much.
+            work.load_quantization_recipe(recipe.dynamic_wi4_afp32(algorithm_key=AlgorithmName.OCTAV))
         case Precision.INT8:
             work.load_quantization_recipe(recipe.static_wi8_ai8())
             for side in () if integer_tensors else (TFLOperationName.INPUT, TFLOperationName.OUTPUT):

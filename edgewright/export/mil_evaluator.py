@@ -20,7 +20,8 @@ __all__ = ["Evaluator", "evaluate"]
 
 _DTYPES = {
     "FLOAT16": torch.float16, "FLOAT32": torch.float32, "INT8": torch.int8, "INT16": torch.int16, "INT32": torch.int32,
-    "UINT8": torch.uint8, "UINT16": torch.int32, "UINT32": torch.int64, "BOOL": torch.bool,
+    "INT4": torch.int8, "UINT1": torch.uint8, "UINT2": torch.uint8, "UINT3": torch.uint8, "UINT4": torch.uint8,
+    "UINT6": torch.uint8, "UINT8": torch.uint8, "UINT16": torch.int32, "UINT32": torch.int64, "BOOL": torch.bool,
 }  # fmt: skip
 
 
@@ -75,11 +76,12 @@ class Evaluator:
         return last[::-1]
 
     @staticmethod
-    def decode(operation: Operation) -> torch.Tensor:
-        """The dense tensor of a compressed constant whose operands stand in the operation itself."""
-        value = _results(operation, {})[operation.results[0].name]
+    def decode(operation: Operation, known: dict[str, Operand]) -> torch.Tensor:
+        """The last result of a compressed constant; its results join those that are ``known``."""
+        known.update(_results(operation, known))
+        value = known[operation.results[-1].name]
         if isinstance(value, str):
-            raise TypeError(f"'{operation.results[0].name}' is a text")
+            raise TypeError(f"'{operation.results[-1].name}' is a text")
         return value
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

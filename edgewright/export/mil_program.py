@@ -4,6 +4,7 @@ The layout of ``weight.bin`` is that of coremltools' ``MILBlob/Blob/StorageForma
 each tensor a record of 64 bytes (sentinel, type, size, offset of the data), each aligned to 64 bytes.
 """
 
+import math
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +39,8 @@ _SENTINEL = 0xDEADBEEF
 _WEIGHTS = Path("Data/com.apple.CoreML/weights/weight.bin")
 # The blob's own type codes, which differ from those of the program.
 _BLOB_DTYPES = {1: "f2", 2: "f4", 3: "u1", 4: "i1", 6: "i2", 7: "u2", 14: "i4", 15: "u4"}
+# Types of less than a byte, from iOS 18 on: their code in the blob, and how many bits an element takes.
+_PACKED = {"INT4": (8, 4), "UINT1": (9, 1), "UINT2": (10, 2), "UINT4": (11, 4), "UINT3": (12, 3), "UINT6": (13, 6)}
 _DTYPES = {
     "FLOAT16": "f2", "FLOAT32": "f4", "FLOAT64": "f8", "INT8": "i1", "INT16": "i2", "INT32": "i4", "INT64": "i8",
     "UINT8": "u1", "UINT16": "u2", "UINT32": "u4", "UINT64": "u8", "BOOL": "?",
@@ -62,11 +65,15 @@ class Declared:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: each parameter is a list of operands, of one element unless the parameter is a tuple."""
+    """One operation: each parameter is a list of operands, of one element unless the parameter is a tuple.
+
+    ``stored_bytes`` is what its constants take in the file.
+    """
 
     kind: str
     operands: dict[str, list[Reference | Value]]
     results: tuple[Declared, ...]
+    stored_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,7 @@ def _pixels(description: Any, notes: Any) -> dict[str, Pixels]:
 class _Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._bytes = 0
 
     @cached_property
     def _weights(self) -> np.ndarray:
@@ -143,6 +151,7 @@ class _Reader:
             raise UnsupportedError(
                 f"the Core ML operator '{operation.type}' holds nested blocks, which are not evaluated"
             )
+        self._bytes = 0
         # A constant stands in the attributes, an operand in the inputs.
         operands = {
             name: [Reference(item.name) if item.WhichOneof("binding") == "name" else self.value(item.value)
@@ -150,7 +159,8 @@ class _Reader:
             for name, argument in operation.inputs.items()
         }  # fmt: skip
         operands |= {key: [self.value(value)] for key, value in operation.attributes.items() if key != "name"}
-        return Operation(operation.type, operands, tuple(_declared(result) for result in operation.outputs))
+        results = tuple(_declared(result) for result in operation.outputs)
+        return Operation(operation.type, operands, results, self._bytes)
 
     def value(self, value: Any) -> Value:
         declared = _tensor_type(value.type)
@@ -163,10 +173,14 @@ class _Reader:
         field = tensor.WhichOneof("value")
         if field == "strings":
             return str(tensor.strings.values[0])
-        dtype = np.dtype(_DTYPES[declared.dtype])
         # Types narrower than the protobuf's own numbers are stored as little-endian bytes.
         raw = tensor.bytes.values if field == "bytes" else getattr(tensor, field).values
+        if declared.dtype in _PACKED and field == "bytes":
+            self._bytes += len(raw)
+            return _unpacked(raw, declared)
+        dtype = np.dtype(_DTYPES.get(declared.dtype, "i1" if declared.dtype == "INT4" else "u1"))
         flat = np.frombuffer(raw, dtype) if field == "bytes" else np.array(raw, dtype)
+        self._bytes += flat.nbytes
         return flat.reshape(declared.shape or ())
 
     def _blob(self, reference: Any, declared: Declared) -> np.ndarray:
@@ -176,11 +190,25 @@ class _Reader:
             raise ConversionError(
                 f"{self._path}: the weight file of {len(weights)} bytes has no tensor '{declared.name}' at {at}"
             )
-        if _BLOB_DTYPES.get(code) != _DTYPES[declared.dtype]:
+        self._bytes += size
+        if declared.dtype in _PACKED and code == _PACKED[declared.dtype][0]:
+            return _unpacked(weights[offset : offset + size].tobytes(), declared)
+        if code not in _BLOB_DTYPES or _BLOB_DTYPES[code] != _DTYPES.get(declared.dtype):
             raise ConversionError(f"{self._path}: blob type {code} at {at} is not the program's {declared.dtype}")
         return np.frombuffer(weights[offset : offset + size].tobytes(), _BLOB_DTYPES[code]).reshape(
             declared.shape or ()
         )
+
+
+def _unpacked(raw: bytes, declared: Declared) -> np.ndarray:
+    """Elements of less than a byte, packed from the least significant bit of each byte upward."""
+    width = _PACKED[declared.dtype][1]
+    count = math.prod(declared.shape or ())
+    fields = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")[: count * width].reshape(count, width)
+    whole = (fields << np.arange(width, dtype=np.uint8)).sum(1).astype(np.uint8)
+    if declared.dtype == "INT4":
+        whole = (whole.astype(np.int8) ^ 8) - 8  # two's complement
+    return whole.reshape(declared.shape or ())
 
 
 def _declared(value: Any) -> Declared:
@@ -192,7 +220,7 @@ def _tensor_type(kind: Any) -> Declared:
     if kind.WhichOneof("type") != "tensorType":
         raise UnsupportedError(f"a Core ML value of type '{kind.WhichOneof('type')}' is not evaluated")
     dtype = mlpackage.mil().DataType.Name(kind.tensorType.dataType)
-    if dtype not in _DTYPES and dtype != "STRING":
+    if dtype not in _DTYPES and dtype not in _PACKED and dtype != "STRING":
         raise UnsupportedError(f"Core ML values of type {dtype} are not evaluated")
     sizes = [d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in kind.tensorType.dimensions]
     return Declared("", dtype, None if None in sizes else tuple(int(n) for n in sizes if n is not None))

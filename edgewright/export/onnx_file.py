@@ -6,10 +6,14 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from edgewright.errors import InputError
+from edgewright.errors import InputError, UnsupportedError
 
-__all__ = ["load", "runtime_floor", "strip", "tensors"]
+__all__ = ["SIGNED_ACTIVATIONS", "load", "require", "runtime_floor", "strip", "tensors"]
 
+# onnxruntime.quantization.quantize_static's own documentation ("Choosing parameters for CPU inference"): unsigned
+# activations on x86, whose dot product multiplies u8 by s8; signed and symmetric ones on Arm, whose kernels
+# (sdot, and the symmetric convolution of https://github.com/microsoft/onnxruntime/pull/9772) want s8 by s8.
+SIGNED_ACTIVATIONS = {"arm64", "armv7"}
 # The oldest ONNX Runtime that reads an opset of the default domain, and an IR version:
 # https://onnxruntime.ai/docs/reference/compatibility.html
 _RUNTIME_OF_OPSET = {
@@ -17,6 +21,7 @@ _RUNTIME_OF_OPSET = {
     23: "1.23",
 }  # fmt: skip
 _GRAPH_ATTRIBUTES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+_RUNTIME_OF_OPERATOR = {"MatMulNBits": "1.17"}
 _RUNTIME_OF_IR = {7: "1.7", 8: "1.10", 9: "1.15", 10: "1.18", 11: "1.23"}
 
 
@@ -33,6 +38,12 @@ def load(path: Path, *, with_data: bool = True) -> onnx.ModelProto:
     if not model.graph.node:
         raise InputError(f"{path}: not an ONNX model (no graph in it)")
     return model
+
+
+def require(path: str, operators: set[str], refusal: UnsupportedError) -> None:
+    """Raise the refusal where no node of the model is one of the operators."""
+    if not any(node.op_type in operators for node in load(Path(path), with_data=False).graph.node):
+        raise refusal
 
 
 def strip(model: onnx.ModelProto) -> None:
@@ -73,9 +84,14 @@ def _clear(part: Any) -> None:
 
 
 def runtime_floor(model: onnx.ModelProto) -> str:
-    """The oldest ONNX Runtime that loads the model, by its opset and IR version."""
+    """The oldest ONNX Runtime that loads the model, by its opset, IR version and operators."""
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 13)
-    floors = (_at_least(_RUNTIME_OF_OPSET, opset), _at_least(_RUNTIME_OF_IR, model.ir_version))
+    operators = {node.op_type for node in model.graph.node}
+    floors = (
+        _at_least(_RUNTIME_OF_OPSET, opset),
+        _at_least(_RUNTIME_OF_IR, model.ir_version),
+        *(version for operator, version in _RUNTIME_OF_OPERATOR.items() if operator in operators),
+    )
     return max(floors, key=lambda version: int(version.partition(".")[2]))
 
 

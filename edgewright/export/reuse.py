@@ -48,6 +48,7 @@ def _code() -> str:
             code.update(f"{package} {metadata.version(package)}\n".encode())
         except metadata.PackageNotFoundError:
             code.update(f"{package} absent\n".encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    for source in (*sorted(here.glob("*.py")), here.parent / "optimize" / "fuse.py"):
         code.update(source.read_bytes())
     return code.hexdigest()

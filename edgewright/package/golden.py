@@ -27,6 +27,7 @@ _RELATIVE_TOLERANCE = {
     Precision.FLOAT16: 1e-2,
     Precision.INT8: 5e-2,
     Precision.DYNAMIC_INT8: 5e-2,
+    Precision.INT4: 5e-2,
 }
 _INTEGER_STEPS = 2.0
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first day: the bundle's bytes must not depend on the clock

@@ -126,6 +126,66 @@ def compressed(model: ct.models.MLModel, kind: str) -> ct.models.MLModel:
     return compression.prune_weights(model, compression.OptimizationConfig(pruner))
 
 
+def ios18(kind: str) -> Callable[[ct.models.MLModel], ct.models.MLModel]:
+    """How coremltools compresses for iOS 18: blocks, groups, vectors, and what stands on a sparse tensor."""
+    quantizer = {"mode": "linear_symmetric", "granularity": "per_block", "block_size": 8, "weight_threshold": 0}
+    grouped = {"granularity": "per_grouped_channel", "group_size": 8, "weight_threshold": 0}
+    pruner = compression.OpThresholdPrunerConfig(threshold=0.5, minimum_sparsity_percentile=0.1, weight_threshold=0)
+
+    def of(config: object) -> compression.OptimizationConfig:
+        return compression.OptimizationConfig(config)
+
+    def palette(**options: object) -> compression.OptimizationConfig:
+        return of(compression.OpPalettizerConfig(mode="kmeans", **{"weight_threshold": 0, **options}))
+
+    def sparse(model: ct.models.MLModel) -> ct.models.MLModel:
+        return compression.prune_weights(model, of(pruner))
+
+    def linear(model: ct.models.MLModel, dtype: str, mode: str, *, joint: bool = False) -> ct.models.MLModel:
+        options = {**quantizer, "dtype": dtype, "mode": mode}
+        if joint:
+            options |= {"granularity": "per_channel"}
+        config = of(compression.OpLinearQuantizerConfig(**options))
+        return compression.linear_quantize_weights(model, config, joint_compression=joint)
+
+    return {
+        "block_int4": lambda m: linear(m, "int4", "linear_symmetric"),
+        "block_uint4": lambda m: linear(m, "uint4", "linear"),
+        "block_int8": lambda m: linear(m, "int8", "linear_symmetric"),
+        "grouped_palette": lambda m: compression.palettize_weights(m, palette(nbits=2, **grouped)),
+        "palette3": lambda m: compression.palettize_weights(m, palette(nbits=3)),
+        "vector_palette": lambda m: compression.palettize_weights(m, palette(nbits=4, cluster_dim=4)),
+        "sparse_palette": lambda m: compression.palettize_weights(sparse(m), palette(nbits=2), joint_compression=True),
+        "sparse_linear": lambda m: linear(sparse(m), "int8", "linear_symmetric", joint=True),
+    }[kind]
+
+
+IOS18 = (
+    "block_int4", "block_uint4", "block_int8", "grouped_palette", "palette3", "vector_palette", "sparse_palette",
+    "sparse_linear",
+)  # fmt: skip
+
+
+def save_ios18(kind: str, folder: Path) -> None:
+    """A layer compressed, and the same decompressed by coremltools itself: both must give the same answer."""
+    torch.manual_seed(17)
+    module = nn.Linear(WEIGHTS[1], WEIGHTS[0]).eval()
+    rows = torch.randn(2, 1, WEIGHTS[1])
+    model = ct.convert(
+        torch.jit.trace(module, rows[0], check_trace=False),
+        inputs=[ct.TensorType("x", shape=(1, WEIGHTS[1]))],
+        outputs=[ct.TensorType("y", dtype=np.float32)],
+        convert_to="mlprogram",
+        compute_precision=ct.precision.FLOAT32,
+        minimum_deployment_target=ct.target.iOS18,
+        skip_model_load=True,
+    )
+    small = ios18(kind)(model)
+    small.save(str(folder / f"ios18_{kind}.mlpackage"))
+    compression.decompress_weights(small).save(str(folder / f"ios18_{kind}_dense.mlpackage"))
+    np.save(folder / f"ios18_{kind}.npy", rows.numpy())
+
+
 def save(name: str, module: nn.Module, shape: tuple[int, ...], folder: Path, scheme: str | None = None) -> None:
     torch.manual_seed(11)
     module = module.eval()
@@ -163,6 +223,11 @@ def main(folder: Path) -> None:
             save(name, module, shape, folder, scheme)
         except Exception as e:
             failures[name] = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
+    for kind in IOS18:
+        try:
+            save_ios18(kind, folder)
+        except Exception as e:
+            failures[f"ios18_{kind}"] = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
     (folder / "failures.json").write_text(json.dumps(failures))
 
 

@@ -12,6 +12,7 @@ import pytest
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.export import mlpackage
 from edgewright.export.mil_evaluator import evaluate
+from edgewright.export.stored import describe
 
 SCRIPT = Path(__file__).parent / "build_packages.py"
 MODEL, WEIGHTS = "Data/com.apple.CoreML/model.mlmodel", "Data/com.apple.CoreML/weights/weight.bin"
@@ -54,6 +55,33 @@ def test_evaluation_agrees_with_torch(packages, name):
 )
 def test_compressed_weights_are_stored_compressed(packages, name, operator):
     assert mlpackage.operators(packages / f"{name}.FLOAT32.mlpackage")[operator] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "operators"),
+    [
+        ("block_int4", {"constexpr_blockwise_shift_scale"}),
+        ("block_uint4", {"constexpr_blockwise_shift_scale"}),
+        ("block_int8", {"constexpr_blockwise_shift_scale"}),
+        ("grouped_palette", {"constexpr_lut_to_dense"}),
+        ("palette3", {"constexpr_lut_to_dense"}),
+        ("vector_palette", {"constexpr_lut_to_dense"}),
+        ("sparse_palette", {"constexpr_lut_to_sparse", "constexpr_sparse_to_dense"}),
+        ("sparse_linear", {"constexpr_sparse_blockwise_shift_scale", "constexpr_sparse_to_dense"}),
+    ],
+)
+def test_ios18_weights_decode_as_coremltools_decodes_them(packages, kind, operators):
+    assert f"ios18_{kind}" not in json.loads((packages / "failures.json").read_text())
+    small, dense = packages / f"ios18_{kind}.mlpackage", packages / f"ios18_{kind}_dense.mlpackage"
+    assert operators == {name for name in mlpackage.operators(small) if name.startswith("constexpr")}
+    assert not any(name.startswith("constexpr") for name in mlpackage.operators(dense))
+    rows = np.load(packages / f"ios18_{kind}.npy")
+    found, expected = (np.stack([evaluate(path, {"x": row})["y"] for row in rows]) for path in (small, dense))
+    assert np.abs(found - expected).max() < 2e-6
+    assert np.abs(expected).max() > 0.1
+    stored = describe(small)
+    assert stored.parameters == 40 * 32 + 40
+    assert stored.size_bytes > sum(weights.bytes for weights in stored.weights) > 0
 
 
 def copy_of(packages: Path, name: str, folder: Path) -> Path:

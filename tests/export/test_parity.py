@@ -1,6 +1,7 @@
 """A conversion that went wrong is refused, and the layer where it went wrong is named."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -30,8 +31,6 @@ def damaged_tflite(source, folder):
 
 def damaged_mlpackage(source, folder):
     """The first convolution padded on the wrong side."""
-    import shutil
-
     path = folder / "damaged.mlpackage"
     shutil.copytree(source.path, path)
     specification = mlpackage.load(path)
@@ -109,3 +108,25 @@ def test_formats_are_those_of_the_files(digits):
         Platform.IOS: Format.MLPACKAGE,
         Platform.EDGE_DEVICE: Format.ONNX,
     }
+
+
+def test_an_operator_that_nobody_knows_makes_parity_unchecked_never_passed(digits, tmp_path):
+    path = tmp_path / "unknown.mlpackage"
+    shutil.copytree(digits.exported(Platform.IOS, Precision.FLOAT32).artifact.path, path)
+    specification = mlpackage.load(path)
+    next(o for o in mlpackage.program_of(specification, path).operations if o.type == "relu").type = "reluctant"
+    (path / "Data/com.apple.CoreML/model.mlmodel").write_bytes(specification.SerializeToString())
+    unknown = Store(tmp_path / "store").put(path, Format.MLPACKAGE)
+    declared = checked(digits.model, unknown, digits.dataset, Precision.FLOAT32)
+    assert declared.notes == ("the Core ML operator 'reluctant' is not known to the evaluator: parity not checked",)
+
+
+def test_what_xcode_shows_is_filled_in(digits):
+    description = mlpackage.load(digits.exported(Platform.IOS, Precision.INT8).artifact.path).description
+    shown = description.metadata
+    assert shown.shortDescription == "digits: classification, 10 classes"
+    assert shown.author == "Converted by Edgewright"
+    assert shown.versionString == digits.model.source.digest[:12]
+    assert [feature.shortDescription for feature in description.input] == ["float32 1x1x8x8"]
+    assert all(label in description.output[0].shortDescription for label in digits.model.labels)
+    assert shown.userDefined["edgewright.source_digest"] == digits.model.source.digest

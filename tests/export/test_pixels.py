@@ -68,7 +68,7 @@ def test_pixels_undo_the_preprocessing():
 )
 def test_rows_that_are_no_pixels_are_refused_before_any_conversion(pictures_case, preprocessing, found, monkeypatch):
     model, dataset, store = pictures_case
-    monkeypatch.setattr("edgewright.export.ios.run_in_child", None)
+    monkeypatch.setattr("edgewright.export.ios.convert_in_child", None)
     wrong = model.model_copy(update={"preprocessing": preprocessing})
     with pytest.raises(
         UnsupportedError, match=rf"whole pixels from 0 to 255.*'image'.*{found}.*leave image_inputs off"

@@ -13,6 +13,7 @@ from flatbuffers import encode, number_types
 from flatbuffers.table import Table
 from torch import fx, nn
 
+from edgewright import optimize
 from edgewright.artifact import Format, ImportedModel, ModelTask, Precision
 from edgewright.errors import UnsupportedError
 from edgewright.export import export, mlpackage, tflite
@@ -21,6 +22,7 @@ from edgewright.export.mil_evaluator import evaluate
 from edgewright.export.stored import describe
 from edgewright.intake import torch_graph
 from edgewright.profile import ExportOptions, Platform
+from edgewright.recipe import Cluster, Prune
 from edgewright.store import Store
 from edgewright_runtime.manifest import Preprocessing, TensorSpec
 
@@ -145,6 +147,23 @@ def test_clusters_and_zeros_survive_in_the_core_ml_file(digits, shared_weights):
         "palette (float32, uint8)"
     ] == 64 * 64 // 2 + 16 * 4 + 2 * 4  # indices, palette, shape
     assert 0.2 < (stored.sparsity or 0) < 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("technique", "operator"),
+    [
+        (Cluster(clusters=16), "constexpr_lut_to_dense"),
+        (Prune(sparsity=0.8, training=None), "constexpr_sparse_to_dense"),
+    ],
+)
+def test_what_a_recipe_clusters_or_prunes_is_stored_so_for_ios(digits, technique, operator):
+    graph = optimize.apply(digits.model.graph, technique, digits.dataset, digits.store)
+    model = digits.model.model_copy(update={"graph": graph})
+    exported = export(model, digits.dataset, Platform.IOS, Precision.FLOAT16, digits.store)
+    assert mlpackage.operators(exported.artifact.path)[operator] >= 1
+    float16 = digits.exported(Platform.IOS, Precision.FLOAT16).artifact
+    assert exported.artifact.size_bytes < float16.size_bytes
 
 
 def test_a_model_without_layers_has_no_int8(digits, shared_weights, tmp_path):

@@ -98,10 +98,13 @@ def test_android_bundle_of_integer_tensors_takes_raw_pixels(deployed: Deploy, im
     assert "buffer(10)" in code
 
 
-def test_dynamic_int8_reaches_a_released_bundle(deployed: Deploy, images: Any) -> None:
-    folder = _bundle(deployed("android", {}, "dynamic_int8"), "dynamic_int8")
-    assert {spec.dtype for spec in Predictor(folder).manifest.inputs} == {"float32"}
-    assert _accuracy(folder, images) > 0.97
+@pytest.mark.parametrize("dtype", ["dynamic_int8", pytest.param("int4", marks=pytest.mark.slow)])
+def test_weights_in_fewer_bits_alone_reach_a_released_bundle(deployed: Deploy, images: Any, dtype: str) -> None:
+    folder = _bundle(deployed("android", {}, dtype), dtype)
+    manifest = Predictor(folder).manifest
+    assert {spec.dtype for spec in manifest.inputs} == {"float32"}
+    assert any(note.startswith("GPU delegate: ") for note in manifest.notes)
+    assert _accuracy(folder, images) > 0.96
 
 
 def test_ios_bundle_of_images_and_labels(deployed: Deploy) -> None:

@@ -9,6 +9,7 @@ import torch
 from edgewright.errors import ConversionError, InputError
 from edgewright.export import mlpackage
 from edgewright.export.mil_evaluator import Evaluator
+from edgewright.export.mil_operators import Operand
 from edgewright.export.mil_program import Operation, read_program
 from edgewright.export.readers.tally import Tally
 
@@ -18,6 +19,8 @@ _COMPRESSED = {
     "constexpr_affine_dequantize": "linear",
     "constexpr_blockwise_shift_scale": "linear, blockwise",
     "constexpr_lut_to_dense": "palette",
+    "constexpr_lut_to_sparse": "palette of a sparse tensor",
+    "constexpr_sparse_blockwise_shift_scale": "linear, blockwise, of a sparse tensor",
     "constexpr_sparse_to_dense": "sparse",
     "constexpr_cast": "cast",
 }
@@ -30,27 +33,29 @@ def read(path: str, form: str) -> dict[str, Any]:
         program = read_program(Path(path))
     except ConversionError as e:
         raise InputError(f"damaged: {e}") from e
-    tally = Tally()
+    tally, known = Tally(), dict[str, Operand]()
     for operation in program.operations:
         if operation.kind == "const":
             value = operation.operands["val"][0]
             if isinstance(value, np.ndarray) and value.ndim:
                 tally.add_array(value, is_weight=value.dtype.name not in _NO_WEIGHT)
         elif operation.kind in _COMPRESSED:
-            _count_compressed(tally, operation)
+            _count_compressed(tally, operation, known)
     declared = mlpackage.tensors(path)
     notes = [f"specification version {mlpackage.load(Path(path)).specificationVersion}"]
     return tally.result(declared["inputs"], declared["outputs"], dict(mlpackage.operators(Path(path))), notes)
 
 
-def _count_compressed(tally: Tally, operation: Operation) -> None:
+def _count_compressed(tally: Tally, operation: Operation, known: dict[str, Operand]) -> None:
+    """Elements are counted where the dense tensor is made, bytes where they are stored."""
     stored = [v for values in operation.operands.values() for v in values if isinstance(v, np.ndarray) and v.ndim]
-    dense: torch.Tensor = Evaluator.decode(operation)
+    dense: torch.Tensor = Evaluator.decode(operation, known)
+    is_dense = len(operation.results) == 1
     names = sorted({array.dtype.name for array in stored if array.dtype.name != "uint32"})
     tally.add(
         f"{_COMPRESSED[operation.kind]} ({', '.join(names)})",
-        dense.numel(),
-        int((dense == 0).sum()),
-        sum(array.nbytes for array in stored),
+        dense.numel() if is_dense else 0,
+        int((dense == 0).sum()) if is_dense else 0,
+        operation.stored_bytes,
         is_weight=True,
     )

@@ -1,0 +1,224 @@
+"""The child's side of static int8 for edge devices, by ONNX Runtime's quantizer, in three steps.
+
+Each step runs in a child process of its own, so that what one took is given back before the next.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.calibrate import MinMaxCalibrater, TensorsData, save_tensors_data
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from edgewright.artifact import Precision
+from edgewright.export import onnx_file
+from edgewright.export.calibration import CalibrationRows
+from edgewright.export.refusal import unsupported_precision
+from edgewright.export.scaling import Step, feature_scaling
+from edgewright.export.weight_match import learnt_ranges, weights_of_layers
+from edgewright.optimize.ranges import streamed_ranges
+from edgewright.recipe import Calibration
+
+__all__ = ["calibrate", "prepare", "quantize"]
+
+_QUANTIZED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+# Their outputs are quantized as their inputs are: QDQDirect8BitOp and its like in onnxruntime.quantization.registry.
+_SAME_SCALE = {
+    *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Pad", "Gather", "Resize"),
+    *("MaxPool", "AveragePool"),
+}
+_NO_LAYER = "it holds no convolution or dense layer to quantize"
+
+
+def prepare(source: str, name: str, path: str) -> None:
+    """The model with every shape inferred and every node named.
+
+    Raises:
+        UnsupportedError: it holds nothing to quantize.
+    """
+    onnx_file.require(source, _QUANTIZED, unsupported_precision(name, Precision.INT8, _NO_LAYER))
+    quant_pre_process(source, path, skip_optimization=True, skip_symbolic_shape=True)
+    model = onnx_file.load(Path(path))
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+    onnx.save(model, path)
+
+
+def calibrate(source: str, dataset: str, calibration: Calibration, percentile: float, path: str) -> None:
+    """The range of each real value of a prepared model, in the file that `quantize_static` takes instead of rows."""
+    rows = CalibrationRows(Path(dataset), [spec["name"] for spec in onnx_file.tensors(source)["inputs"]])
+    ranges = _extremes(source, rows) if calibration == "min_max" else _clipped(source, rows, calibration, percentile)
+    save_tensors_data(ranges, Path(path))
+
+
+def _extremes(source: str, rows: CalibrationRows) -> TensorsData:
+    """By ONNX Runtime's own observer, in a session that keeps few values of a row at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        augmented = str(Path(folder) / "augmented.onnx")
+        observer = MinMaxCalibrater(Path(source), augmented_model_path=augmented)
+        observer.augment_graph()
+        observer.model = None  # the session has weights of its own
+        observer.infer_session = _session(augmented)
+        observer.collect_data(_Rows(rows))
+        return observer.compute_data()
+
+
+def _clipped(source: str, rows: CalibrationRows, method: Calibration, percentile: float) -> TensorsData:
+    model = onnx_file.load(Path(source))
+    declared = {value.name for value in model.graph.output}
+    names = [name for node in model.graph.node for name in node.output if name]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in declared)
+    session = _session(model.SerializeToString())
+    del model
+
+    def values() -> Iterator[dict[str, np.ndarray]]:
+        for row in rows:
+            given = row | dict(zip(names, session.run(names, row), strict=True))
+            yield {n: v for n, v in given.items() if isinstance(v, np.ndarray) and v.dtype == np.float32}
+
+    ranges = streamed_ranges(values, method, percentile)
+    data = {name: tuple(np.array(bound, dtype=np.float32) for bound in bounds) for name, bounds in ranges.items()}
+    return TensorsData(CalibrationMethod.MinMax, data)
+
+
+def _session(model: str | bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # every value as it is named
+    # In the file's order: by the other one, every value of a row waits for its extremes to be taken at the end.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def quantize(
+    source: str,
+    name: str,
+    ranges: str,
+    instruction_set: str,
+    path: str,
+    float_layers: Sequence[str] = (),
+    graph: str = "",
+) -> None:
+    """Static int8 in QDQ form: weights signed per channel, activations as the processor multiplies them fastest.
+
+    ``float_layers`` of the torch graph stay float.
+
+    Raises:
+        UnsupportedError: no operator was quantized.
+    """
+    kept = [
+        *_scaling_nodes(Path(source)),
+        *(_nodes_of(Path(source), Path(graph), float_layers) if float_layers else []),
+    ]
+    signed = instruction_set in onnx_file.SIGNED_ACTIVATIONS
+    choices: dict[str, Any] = {
+        "calibration_cache_path": ranges,
+        "nodes_to_exclude": kept,
+        "quant_format": QuantFormat.QDQ,
+        "per_channel": True,
+        "activation_type": QuantType.QInt8 if signed else QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+    }
+    extra: dict[str, Any] = {
+        "TensorQuantOverrides": _learnt(Path(source), graph, signed=signed),
+        "ActivationSymmetric": signed,
+        "WeightSymmetric": True,
+    }
+    try:
+        quantize_static(source, path, None, extra_options=extra, **choices)
+    except ValueError:
+        # ONNX Runtime 1.32 compares a vector of scales as one number when it widens scales for a dense layer's bias.
+        extra["QDQDisableWeightAdjustForInt32Bias"] = True
+        quantize_static(source, path, None, extra_options=extra, **choices)
+    model = onnx_file.load(Path(path))
+    if not any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1 for t in model.graph.initializer):
+        raise unsupported_precision(name, Precision.INT8, _NO_LAYER)
+    onnx_file.strip(model)
+    onnx.save(model, path)
+
+
+def _scaling_nodes(path: Path) -> list[str]:
+    """The nodes that stay float, see `edgewright.export.scaling`."""
+    model = onnx_file.load(path)
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    names = {node.output[0]: node.name for node in model.graph.node}
+    steps = [
+        Step(
+            kind=node.op_type,
+            values=tuple(name for name in node.input if name and name not in held),
+            constants=tuple(
+                onnx.numpy_helper.to_array(held[name])
+                for name in node.input
+                if name in held and held[name].data_type == onnx.TensorProto.FLOAT
+            ),
+            results=tuple(node.output),
+        )
+        for node in model.graph.node
+        if node.op_type in {"Add", "Sub", "Mul", "Div"}
+    ]
+    inputs = [value.name for value in model.graph.input if value.name not in held]
+    return [names[step.results[0]] for step in feature_scaling(steps, inputs)]
+
+
+def _nodes_of(path: Path, graph: Path, layers: Sequence[str]) -> list[str]:
+    """The names of the nodes that compute the torch graph's layers."""
+    model = onnx_file.load(path)
+    return sorted({node.name for nodes in _by_layer(model, graph, layers).values() for node in nodes})
+
+
+def _by_layer(model: onnx.ModelProto, graph: Path, layers: Iterable[str]) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that compute each of the torch graph's layers."""
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input[:2] if node.op_type in _QUANTIZED else ():
+            if name in initializers:
+                nodes.setdefault(name, []).append(node)
+    weights = {name: onnx.numpy_helper.to_array(initializers[name]) for name in nodes}
+    found = weights_of_layers(graph, layers, weights)
+    return {layer: [node for name in sorted(names) for node in nodes[name]] for layer, names in found.items()}
+
+
+def _learnt(path: Path, graph: str, *, signed: bool) -> dict[str, list[dict[str, Any]]]:
+    """The scale and zero point of each layer's input, as training learnt them, for the quantizer to use."""
+    ranges = learnt_ranges(graph)
+    if not ranges:
+        return {}
+    model = onnx_file.load(path)
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    overrides: dict[str, list[dict[str, Any]]] = {}
+    for layer, nodes in _by_layer(model, Path(graph), ranges).items():
+        step, zero = ranges[layer]
+        point = np.array(zero - 128, dtype=np.int8) if signed else np.array(zero, dtype=np.uint8)
+        chosen = [
+            {
+                "quant_type": QuantType.QInt8 if signed else QuantType.QUInt8,
+                "scale": np.array(step, np.float32),
+                "zero_point": point,
+            }
+        ]
+        for node in nodes:
+            name = next(n for n in node.input if n not in initializers)
+            overrides[name] = chosen
+            while name in made_by and made_by[name].op_type in _SAME_SCALE:
+                name = made_by[name].input[0]
+                overrides[name] = chosen
+    return overrides
+
+
+class _Rows(CalibrationDataReader):  # type: ignore[misc]
+    """Calibration rows in the form that the quantizer asks for."""
+
+    def __init__(self, rows: CalibrationRows) -> None:
+        self._rows: Iterator[dict[str, np.ndarray]] = iter(rows)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._rows, None)
