@@ -108,9 +108,17 @@ class _Watched:
         converter.run_in_child = run_in_child
 
     def _run(self, target: str, arguments: Mapping[str, Any], **options: Any) -> ChildRun:
-        done = run_in_child(target, arguments, **options)
+        key = (self._export, target)
+        if key not in _floors_mb:  # the first network that takes this step is the tiny one
+            given = {"target": target, "arguments": dict(arguments)}
+            noted = run_in_child(f"{SELF}:with_modules", given, **options)
+            alone = run_in_child(f"{SELF}:import_all", {"modules": noted.value["modules"]}, **options)
+            _floors_mb[key] = (noted.peak_memory_mb or 0.0, alone.peak_memory_mb or 0.0)
+            done = ChildRun(noted.value["value"], noted.seconds, noted.peak_memory_mb)
+        else:
+            done = run_in_child(target, arguments, **options)
+        floor, imports = _floors_mb[key]
         peak = done.peak_memory_mb or 0.0
-        floor, imports = _floors_mb.get((self._export, target)) or self._floor(target, arguments, options, peak)
         step = {
             "step": target.removeprefix("edgewright.export."),
             "seconds": round(done.seconds, 1),
@@ -121,26 +129,18 @@ class _Watched:
         self._steps.append(step)
         return done
 
-    def _floor(
-        self, target: str, arguments: Mapping[str, Any], options: Mapping[str, Any], peak: float
-    ) -> tuple[float, float]:
-        """Of the first network that takes this step, the tiny one; the step is run once more for its modules."""
-        names = run_in_child(f"{SELF}:modules_of", {"target": target, "arguments": dict(arguments)}, **options).value
-        alone = run_in_child(f"{SELF}:import_all", {"names": names}, **options).peak_memory_mb or 0.0
-        _floors_mb[(self._export, target)] = (peak, alone)
-        return peak, alone
 
-
-def modules_of(target: str, arguments: dict[str, Any]) -> list[str]:
+def with_modules(target: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """In a child: take a step, and name every module that is imported afterwards."""
     module, function = target.split(":")
-    getattr(importlib.import_module(module), function)(**arguments)
-    return sorted(sys.modules)
+    value = getattr(importlib.import_module(module), function)(**arguments)
+    return {"value": value, "modules": {name: found is not None for name, found in sys.modules.items()}}
 
 
-def import_all(names: list[str]) -> None:
-    """In a child: import modules, as far as they are there by that name, and nothing else."""
-    for name in names:
+def import_all(modules: dict[str, bool]) -> None:
+    """In a child: import modules, as far as they are there by that name, and nothing else; False: kept from import."""
+    sys.modules.update({name: None for name, there in modules.items() if not there})  # type: ignore[misc]
+    for name in modules:
         # Packages make modules under names that no import finds, and some refuse a second context.
         with contextlib.suppress(Exception):
             importlib.import_module(name)

@@ -111,7 +111,7 @@ def scales_in_tflite(path: Path) -> dict[str, tuple[np.ndarray, float, int, np.n
     tensors = model.subgraphs[0].tensors
     found = {}
     for operator in model.subgraphs[0].operators:
-        if tflite.operator_name(model, operator) in {"CONV_2D", "FULLY_CONNECTED"}:
+        if tflite.operator_name(model, operator) in {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}:
             given, weight = (tensors[int(i)] for i in operator.inputs[:2])
             values = np.asarray(model.buffers[weight.buffer].data).view(np.int8)
             found[_layer(values.size)] = (
