@@ -160,7 +160,7 @@ class _Plane:
         for counts, index in ((self._rows, row), (self._columns, column)):
             counts[0] += np.bincount(index[bits], minlength=counts.shape[1])
             counts[1] += np.bincount(index, minlength=counts.shape[1])
-        self._total += (np.count_nonzero(bits), len(bits))
+        self._total += np.array([np.count_nonzero(bits), len(bits)])
         return bits
 
     def _evidence(self, prior: int, base: int) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +172,7 @@ class _Plane:
             return evidence
 
         for_row, for_column, for_beside = self._weights
-        beside = sum(_moved(self._columns, by) for by in {1, -1, self._group, -self._group})
+        beside = np.sum([_moved(self._columns, by) for by in {1, -1, self._group, -self._group}], axis=0)
         by_column = for_column * of(self._columns, _PRIOR_COLUMN) + for_beside * of(beside, _PRIOR_BESIDE)
         return for_row * of(self._rows, _PRIOR_ROW), by_column
 
