@@ -163,7 +163,7 @@ def assert_clear(path: str, kind: str, said: str, spec: DataSpec) -> None:
     assert kind == "accepted" or len(said) > 20, (path, said)
 
 
-SLOW = {"pickle of protocol 0", "skops", "xgboost", "lightgbm"}
+SLOW = {"pickle of protocol 0", "skops", "pt2", "xgboost", "lightgbm"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in FORMATS])
@@ -180,7 +180,7 @@ def test_a_damaged_file_gives_one_clear_error(name, request, tmp_path, digits_np
     assert all(found[str(p)][0] != "accepted" for p in cut)
 
 
-@pytest.mark.parametrize("kind", [".safetensors", ".pt"])
+@pytest.mark.parametrize("kind", [".safetensors", pytest.param(".pt", marks=pytest.mark.slow)])
 def test_damaged_weights_of_a_factory_give_one_clear_error(kind, tmp_path, digits_npz):
     import torch
     from safetensors.torch import save
