@@ -276,7 +276,7 @@ def test_levels_that_no_layout_of_lanes_takes_are_left_to_others():
     assert plan_wide(np.ones((1, 5000), np.int32), ()) is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(at=st.integers(8, 1_000_000), value=st.integers(1, 255))
 def test_a_resealed_forgery_of_lanes_never_yields_other_bytes(wide, wide_original, at, value):
     forged = bytearray(wide)
