@@ -72,11 +72,11 @@ FULL = (
         "LeNet-300-100",
         "lenet_300_100.pt2",
         lenet_300_100,
-        Prune(sparsity=0.974, scope="rate", ramp=0.6, training=Training(epochs=40, learning_rate=2e-3, augment=0.6)),
+        Prune(sparsity=0.972, scope="rate", ramp=0.6, training=Training(epochs=60, learning_rate=2e-3, augment=0.6)),
         TrainQuantization(
             levels=2,
             bias_levels=15,
-            training=Training(epochs=16, learning_rate=1e-3, augment=0.6, distill=0.5),
+            training=Training(epochs=24, learning_rate=1e-3, augment=0.6, distill=0.5),
         ),
         (2e-7, 8e-8, 3e-8),
         {"P": {"ratio": 12}, "P+Q": {"ratio": 32}, "P+Q+H": {"ratio": 40, "test_error_percent": 1.58}},
