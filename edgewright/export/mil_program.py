@@ -205,10 +205,11 @@ def _unpacked(raw: bytes, declared: Declared) -> np.ndarray:
     width = _PACKED[declared.dtype][1]
     count = math.prod(declared.shape or ())
     fields = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")[: count * width].reshape(count, width)
-    whole = (fields << np.arange(width, dtype=np.uint8)).sum(1).astype(np.uint8)
+    whole: np.ndarray = (fields << np.arange(width, dtype=np.uint8)).sum(1).astype(np.uint8)
     if declared.dtype == "INT4":
         whole = (whole.astype(np.int8) ^ 8) - 8  # two's complement
-    return whole.reshape(declared.shape or ())
+    shaped: np.ndarray = whole.reshape(declared.shape or ())
+    return shaped
 
 
 def _declared(value: Any) -> Declared:
