@@ -13,6 +13,8 @@ for unneeded in ("tensorflow", "sklearn", "xgboost", "libsvm"):
 
 import coremltools as ct  # noqa: E402 - after the frameworks that it must not find
 import coremltools.optimize.coreml as compression  # noqa: E402
+
+del sys.modules["sklearn"]  # its k-means is imported when it is asked for
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
@@ -141,12 +143,9 @@ def ios18(kind: str) -> Callable[[ct.models.MLModel], ct.models.MLModel]:
     def sparse(model: ct.models.MLModel) -> ct.models.MLModel:
         return compression.prune_weights(model, of(pruner))
 
-    def linear(model: ct.models.MLModel, dtype: str, mode: str, *, joint: bool = False) -> ct.models.MLModel:
-        options = {**quantizer, "dtype": dtype, "mode": mode}
-        if joint:
-            options |= {"granularity": "per_channel"}
-        config = of(compression.OpLinearQuantizerConfig(**options))
-        return compression.linear_quantize_weights(model, config, joint_compression=joint)
+    def linear(model: ct.models.MLModel, dtype: str, mode: str) -> ct.models.MLModel:
+        config = of(compression.OpLinearQuantizerConfig(**{**quantizer, "dtype": dtype, "mode": mode}))
+        return compression.linear_quantize_weights(model, config)
 
     return {
         "block_int4": lambda m: linear(m, "int4", "linear_symmetric"),
@@ -156,13 +155,11 @@ def ios18(kind: str) -> Callable[[ct.models.MLModel], ct.models.MLModel]:
         "palette3": lambda m: compression.palettize_weights(m, palette(nbits=3)),
         "vector_palette": lambda m: compression.palettize_weights(m, palette(nbits=4, cluster_dim=4)),
         "sparse_palette": lambda m: compression.palettize_weights(sparse(m), palette(nbits=2), joint_compression=True),
-        "sparse_linear": lambda m: linear(sparse(m), "int8", "linear_symmetric", joint=True),
     }[kind]
 
 
 IOS18 = (
     "block_int4", "block_uint4", "block_int8", "grouped_palette", "palette3", "vector_palette", "sparse_palette",
-    "sparse_linear",
 )  # fmt: skip
 
 
