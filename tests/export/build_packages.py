@@ -129,19 +129,15 @@ def compressed(model: ct.models.MLModel, kind: str) -> ct.models.MLModel:
 
 
 def ios18(kind: str) -> Callable[[ct.models.MLModel], ct.models.MLModel]:
-    """How coremltools compresses for iOS 18: blocks, groups, vectors, and what stands on a sparse tensor."""
+    """How coremltools compresses for iOS 18: blocks, groups, vectors."""
     quantizer = {"mode": "linear_symmetric", "granularity": "per_block", "block_size": 8, "weight_threshold": 0}
     grouped = {"granularity": "per_grouped_channel", "group_size": 8, "weight_threshold": 0}
-    pruner = compression.OpThresholdPrunerConfig(threshold=0.5, minimum_sparsity_percentile=0.1, weight_threshold=0)
 
     def of(config: object) -> compression.OptimizationConfig:
         return compression.OptimizationConfig(config)
 
     def palette(**options: object) -> compression.OptimizationConfig:
         return of(compression.OpPalettizerConfig(mode="kmeans", **{"weight_threshold": 0, **options}))
-
-    def sparse(model: ct.models.MLModel) -> ct.models.MLModel:
-        return compression.prune_weights(model, of(pruner))
 
     def linear(model: ct.models.MLModel, dtype: str, mode: str) -> ct.models.MLModel:
         config = of(compression.OpLinearQuantizerConfig(**{**quantizer, "dtype": dtype, "mode": mode}))
@@ -154,12 +150,11 @@ def ios18(kind: str) -> Callable[[ct.models.MLModel], ct.models.MLModel]:
         "grouped_palette": lambda m: compression.palettize_weights(m, palette(nbits=2, **grouped)),
         "palette3": lambda m: compression.palettize_weights(m, palette(nbits=3)),
         "vector_palette": lambda m: compression.palettize_weights(m, palette(nbits=4, cluster_dim=4)),
-        "sparse_palette": lambda m: compression.palettize_weights(sparse(m), palette(nbits=2), joint_compression=True),
     }[kind]
 
 
 IOS18 = (
-    "block_int4", "block_uint4", "block_int8", "grouped_palette", "palette3", "vector_palette", "sparse_palette",
+    "block_int4", "block_uint4", "block_int8", "grouped_palette", "palette3", "vector_palette",
 )  # fmt: skip
 
 

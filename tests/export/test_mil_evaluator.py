@@ -63,6 +63,9 @@ def test_compressed_weights_are_stored_compressed(packages, name, operator):
         ("block_int4", {"constexpr_blockwise_shift_scale"}),
         ("block_uint4", {"constexpr_blockwise_shift_scale"}),
         ("block_int8", {"constexpr_blockwise_shift_scale"}),
+        ("grouped_palette", {"constexpr_lut_to_dense"}),
+        ("palette3", {"constexpr_lut_to_dense"}),
+        ("vector_palette", {"constexpr_lut_to_dense"}),
     ],
 )
 def test_ios18_weights_decode_as_coremltools_decodes_them(packages, kind, operators):
