@@ -102,9 +102,7 @@ def build_bundle(
             model=file,
             monitoring=plan.on_device(),
             notes=(*model.notes, *exported.notes, *notes),
-            runtime=replace(
-                described.runtime, threads=device.threads, kernels=Kernels(**device.kernels.model_dump())
-            ),
+            runtime=replace(described.runtime, threads=device.threads, kernels=Kernels(**device.kernels.model_dump())),
         )
         write_snippet(folder, manifest, device.export)
         return _sealed(folder, manifest, exported.artifact.digest, store)
