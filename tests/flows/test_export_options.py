@@ -73,6 +73,7 @@ def _accuracy(folder: Path, images: tuple[np.ndarray, np.ndarray]) -> float:
     return float((Predictor(folder).predict(images[0]).indices == images[1]).mean())
 
 
+@pytest.mark.slow
 def test_ort_bundle_runs_and_brings_the_operators_of_a_reduced_build(deployed: Deploy, images: Any) -> None:
     folder = _bundle(deployed("edge_device", {"ort_format": True}, "int8"), "int8")
     assert (folder / "digits_cnn.ort").read_bytes()[4:8] == b"ORTM"
@@ -98,7 +99,8 @@ def test_android_bundle_of_integer_tensors_takes_raw_pixels(deployed: Deploy, im
     assert "buffer(10)" in code
 
 
-@pytest.mark.parametrize("dtype", ["dynamic_int8", pytest.param("int4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["dynamic_int8", "int4"])
 def test_weights_in_fewer_bits_alone_reach_a_released_bundle(deployed: Deploy, images: Any, dtype: str) -> None:
     folder = _bundle(deployed("android", {}, dtype), dtype)
     manifest = Predictor(folder).manifest
@@ -107,6 +109,7 @@ def test_weights_in_fewer_bits_alone_reach_a_released_bundle(deployed: Deploy, i
     assert _accuracy(folder, images) > 0.96
 
 
+@pytest.mark.slow
 def test_ios_bundle_of_images_and_labels(deployed: Deploy) -> None:
     result = deployed("ios", {"image_inputs": True, "class_labels": True}, "int8")
     folder = _bundle(result, "int8")

@@ -52,6 +52,7 @@ def test_only_the_layers_that_int8_spoils_stay_float(net, rows: Rows, edgewright
     assert (edgewright_home / "objects").is_dir()
 
 
+@pytest.mark.slow
 def test_a_model_that_bears_int8_keeps_no_layer_in_float(model, edgewright_home, tmp_path):
     made = run(model, tmp_path, Quantize(), 2.0)
     assert made.float_layers == ()
@@ -60,6 +61,7 @@ def test_a_model_that_bears_int8_keeps_no_layer_in_float(model, edgewright_home,
     assert min(ratios) > 20
 
 
+@pytest.mark.slow
 def test_layers_that_are_named_are_not_second_guessed(net, edgewright_home, tmp_path):
     made = run(net, tmp_path, Quantize(float_layers=("conv1",)), 2.0)
     assert made.float_layers == ("conv1",)
