@@ -200,13 +200,14 @@ def test_pruning_by_rate_leaves_weights_whose_places_code_shorter():
 )
 def test_twenty_five_million_weights_are_coded_and_rebuilt_within_limits(kind, encode_s, decode_s, decode_mb, tmp_path):
     rng = np.random.default_rng(0)
-    dense = np.clip(rng.normal(0, 25, (5000, 5000)).round(), -127, 127)
-    weights = dense if kind == "int8" else np.where(rng.random(dense.shape) < 0.05, dense.round(-1) / 10, 0)
+    dense = kind == "int8"
+    weights = np.clip(rng.normal(0, 25, (5000, 5000)).round(), -127, 127) if dense else sparse_levels(rng, 5000, 5000)
     content = weights.astype(np.int8).tobytes()
     began = time.process_time()
     coded = encode(content, [TensorSpan(0, "<i1", 5000, 5000)])
     assert time.process_time() - began < encode_s
-    assert len(coded.data) < 1.01 * order_zero_bytes(weights.astype(np.int64))
+    # Huffman's codes come within a percent of the order-0 entropy; contexts take less where zeros have a pattern.
+    assert len(coded.data) < (1.01 if dense else 0.9) * order_zero_bytes(weights.astype(np.int64))
     (tmp_path / "large.ewz").write_bytes(coded.data)
     code = (
         "import hashlib, resource, sys\n"
