@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
+from typer.testing import CliRunner
+
+from edgewright.cli import app
 
 RUN = (sys.executable, "-m", "edgewright.cli")
 
@@ -129,3 +132,19 @@ def test_help_needs_no_framework(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_cloud_without_a_command_serves(monkeypatch):
+    served = []
+    monkeypatch.setattr("edgewright.cloud.serve.serve", lambda **options: served.append(options))
+    assert CliRunner().invoke(app, ["cloud"]).exit_code == 0
+    assert served == [
+        {
+            "database": None,
+            "repository": None,
+            "channel": "stable",
+            "bundles": None,
+            "host": "127.0.0.1",
+            "port": 8100,
+        }
+    ]

@@ -8,12 +8,19 @@ from rich.console import Console
 
 __all__ = ["cloud_app"]
 
-cloud_app = typer.Typer(no_args_is_help=True, help="The cloud's side of devices in the field.")
+cloud_app = typer.Typer()
 console = Console()
 
 _Database = Annotated[
     str | None, typer.Option(help="SQLAlchemy URL (sqlite, postgresql); SQLite below Edgewright's home by default.")
 ]
+
+
+@cloud_app.callback(invoke_without_command=True)
+def cloud(context: typer.Context) -> None:
+    """The cloud's side of devices in the field; without a command it serves them, as `serve` does by default."""
+    if context.invoked_subcommand is None:
+        serve()
 
 
 @cloud_app.command("serve")
