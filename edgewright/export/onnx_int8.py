@@ -42,7 +42,8 @@ def prepare(source: str, name: str, path: str) -> None:
         UnsupportedError: it holds nothing to quantize.
     """
     onnx_file.require(source, _QUANTIZED, unsupported_precision(name, Precision.INT8, _NO_LAYER))
-    quant_pre_process(source, path, skip_optimization=True, skip_symbolic_shape=True)
+    # Its own optimization folds what the exporter left unfolded: behind a BatchNorm, int8 would run as float.
+    quant_pre_process(source, path, skip_symbolic_shape=True)
     model = onnx_file.load(Path(path))
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
