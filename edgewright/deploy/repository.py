@@ -56,7 +56,7 @@ class ReleaseRepository:
 
     @contextmanager
     def _claimed(self) -> Iterator[None]:
-        claim = json.dumps({"owner": uuid.uuid4().hex, "since_s": round(time.time())}).encode()
+        claim = json.dumps({"owner": uuid.uuid4().hex, "since_s": int(time.time())}).encode()
         path = self._path(_CLAIM)
         with self._explained("claimed"):
             self._fs.makedirs(self._root, exist_ok=True)
@@ -75,7 +75,7 @@ class ReleaseRepository:
 
     def _taken(self, path: str) -> str:
         try:
-            seconds = time.time() - json.loads(self._fs.cat_file(path))["since_s"]
+            seconds = max(0.0, time.time() - json.loads(self._fs.cat_file(path))["since_s"])  # clocks may differ
             since = f" since {seconds:.0f} s"
         except (FileNotFoundError, ValueError, KeyError, TypeError):  # released just now, or not written by us
             since = ""

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import multiprocessing
+import re
 from pathlib import Path
 
 import fsspec
@@ -187,7 +188,8 @@ def test_second_publisher_to_a_remote_repository_is_refused_not_interleaved(
 
         assert current_release(url, "stable")[0] == first
         assert len(refusals) == 2
-        assert "another publisher is at work since 0 s; try again later, or delete publishing.lock" in refusals[0]
+        for refusal in refusals:  # however long it took, or the clocks differ
+            assert re.search(r"another publisher is at work since \d+ s; try again later, or delete", refusal)
         assert publish(newer_bundle, url, "stable").version == 2, "the claim was released"
     finally:
         memory.rm("/edgewright-test-claims", recursive=True)
