@@ -11,6 +11,7 @@ __all__ = [
     "Benefit",
     "BudgetLine",
     "ClassAccuracy",
+    "ComputePlan",
     "Cost",
     "Emulation",
     "Energy",
@@ -24,6 +25,7 @@ __all__ = [
     "OperatorTime",
     "Parity",
     "Performance",
+    "PlannedOperator",
     "Sustained",
     "ValidationReport",
     "Verdict",
@@ -237,6 +239,28 @@ class Energy(Value):
     estimated: bool = False
 
 
+class PlannedOperator(Value):
+    """One operator of a compute plan: its device there, and its estimated share of the work, 0-1."""
+
+    operator: str
+    result: str
+    device: str
+    share: float
+
+
+class ComputePlan(Value):
+    """Where Core ML means to run a model, by its own estimate, before anything ran; never a time.
+
+    ``units`` is what it was allowed to use, ``devices`` the number of operators by the device that it prefers (CPU,
+    GPU, Neural Engine), ``unplanned`` the operators of which it says nothing, constants left out.
+    """
+
+    units: str
+    devices: tuple[tuple[str, int], ...]
+    unplanned: int
+    costliest: tuple[PlannedOperator, ...]
+
+
 class Sustained(Value):
     """The candidate without pause: what heat does to it on this target.
 
@@ -272,6 +296,7 @@ class Performance(Value):
     not_measured: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     sustained: Sustained | None = None
+    compute_plan: ComputePlan | None = None
 
     @property
     def noise_percent(self) -> float | None:
@@ -357,6 +382,7 @@ class ValidationReport(Value):
     emulations: tuple[Emulation, ...] = ()
     sustained: Sustained | None = None
     energy: Energy | None = None
+    compute_plan: ComputePlan | None = None
 
     @property
     def violations(self) -> tuple[BudgetLine, ...]:

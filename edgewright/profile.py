@@ -111,7 +111,7 @@ class AdbConnection(Value):
 Extension = Literal["neon", "fp16", "dotprod", "i8mm", "bf16", "sve", "sve2", "sme", "avx2", "avx_vnni", "avx512_vnni"]
 
 
-TargetKind = Literal["local", "emulated_device", "ssh", "adb"]
+TargetKind = Literal["local", "emulated_device", "ssh", "adb", "core_ml"]
 _WHOLE_DEVICE_CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
 
 
@@ -161,17 +161,21 @@ class DeviceProfile(Value):
     adb: AdbConnection | None = Field(None, description="A real phone: figures are taken there, over adb.")
     target: TargetKind | None = Field(
         None,
-        description="Where figures are taken: local, emulated_device (a whole machine, no times), ssh or adb; "
-        "left out, the board or phone that is named, else this machine.",
+        description="Where figures are taken: local, emulated_device (a whole machine, no times), ssh, adb or core_ml "
+        "(this machine, if it is a Mac); left out, core_ml for ios, the board or phone that is named, else local.",
     )
 
     @property
     def target_kind(self) -> TargetKind:
         """Where figures are taken."""
+        if self.platform is Platform.IOS:
+            return "core_ml"
         return self.target or ("ssh" if self.ssh else "adb" if self.adb else "local")
 
     @model_validator(mode="after")
     def _target_is_described(self) -> "DeviceProfile":
+        if self.target is not None and (self.target == "core_ml") != (self.platform is Platform.IOS):
+            raise ValueError(f"platform {self.platform} has no target {self.target}: ios has core_ml, no other has it")
         if self.target == "ssh" and self.ssh is None:
             raise ValueError("target ssh needs the key 'ssh': host, user, ...")
         if self.target == "adb" and self.adb is None:

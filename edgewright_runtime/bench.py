@@ -24,9 +24,9 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -49,7 +49,19 @@ from edgewright_runtime.operator_times import operator_times
 from edgewright_runtime.process_memory import limit_memory, peak_memory_mb, reset_peak, resident_mb
 from edgewright_runtime.sensors import Sensors
 
-__all__ = ["MARK", "BenchModel", "BenchSpec", "bench", "main", "read_arrays", "spec_json", "write_arrays"]
+__all__ = [
+    "MARK",
+    "BenchModel",
+    "BenchSpec",
+    "Task",
+    "bench",
+    "carried_out",
+    "cold_answer",
+    "main",
+    "read_arrays",
+    "spec_json",
+    "write_arrays",
+]
 
 _CHUNK_ROWS = 256  # rows at once where the batch axis is free: bounded memory, whatever the test split's length
 _MARKED_WARM_UP = 3
@@ -74,10 +86,18 @@ def bench(spec: BenchSpec) -> dict[str, Any]:
     if spec.task not in tasks:
         raise InputRejectedError(f"unknown bench task '{spec.task}'; known: {', '.join(tasks)}")
     _limit_cores(spec)
+    return carried_out(tasks[spec.task], spec)
+
+
+Task = Callable[[BenchSpec, Mapping[str, np.ndarray]], dict[str, Any]]
+
+
+def carried_out(task: Task, spec: BenchSpec) -> dict[str, Any]:
+    """A task's answer for the specification's rows, with the machine and its state before and after."""
     rows = read_arrays(Path(spec.rows))
     look = Sensors()
     before = _state(look)
-    answer = tasks[spec.task](spec, rows)
+    answer = task(spec, rows)
     return {**answer, "machine": _machine(), "before": before, "after": _state(look)}
 
 
@@ -110,15 +130,23 @@ def _write_outputs(backend: Backend, rows: Mapping[str, np.ndarray], path: Path)
 def _cold(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     model = spec.models[0]
     _import_runtime(model.format)
+    _limit_memory(spec)
+    return cold_answer(lambda: load_model(model, spec), lambda backend: single_rows(backend, rows, 1)[0])
+
+
+_Loaded = TypeVar("_Loaded", bound=Backend)
+
+
+def cold_answer(load_it: Callable[[], _Loaded], row_of: Callable[[_Loaded], Mapping[str, Any]]) -> dict[str, Any]:
+    """Load and first inference of a fresh process whose runtime is imported, and its memory step by step."""
     imported_peak = peak_memory_mb()
     reset_peak()
     before = resident_mb()
-    _limit_memory(spec)
     began = time.perf_counter_ns()
-    backend = load_model(model, spec)
+    backend = load_it()
     loaded = time.perf_counter_ns()
     after_load = resident_mb()
-    row = single_rows(backend, rows, 1)[0]
+    row = row_of(backend)
     ready = time.perf_counter_ns()
     backend.run(row)
     done = time.perf_counter_ns()
@@ -232,8 +260,8 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Read a specification, measure, write the answer."""
+def main(argv: Sequence[str] | None = None, measure: Callable[[BenchSpec], dict[str, Any]] = bench) -> int:
+    """Read a specification, measure, write the answer; ``measure`` is `bench` or what takes its place."""
     parser = argparse.ArgumentParser(prog="python -m edgewright_runtime.bench", description="Measure a model here.")
     parser.add_argument("--spec", type=Path, required=True, help="JSON: what to measure")
     parser.add_argument("--out", type=Path, required=True, help="JSON: where the answer goes")
@@ -241,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     answer: dict[str, Any]
     try:
         spec = spec_of(json.loads(given.spec.read_text()))
-        answer = bench(spec)
+        answer = measure(spec)
     except (EdgeRuntimeError, MemoryError) as e:
         answer = {"error": {"type": type(e).__name__, "message": str(e) or "out of memory"}}
     staged = given.out.with_suffix(".part")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgewright_runtime.backends import Backend
-from edgewright_runtime.bench_spec import BenchSpec, load_model, single_rows
+from edgewright_runtime.bench_spec import BenchModel, BenchSpec, load_model, single_rows
 from edgewright_runtime.energy import EnergyMeter
 from edgewright_runtime.sensors import Sensors
 
-__all__ = ["sustained", "time_block", "warm"]
+__all__ = ["Opener", "sustained", "time_block", "warm"]
 
 _ROWS = 64  # different rows that the timing cycles through
 _BLOCK_NS = 4_000_000  # long enough that the switch from one model to the next does not show
@@ -25,8 +25,17 @@ _STABLE = 0.05  # two successive warm-up blocks within 5% of each other
 _WINDOWS = 10
 _KEPT_SAMPLES = 1000  # single latencies kept for the distribution plot
 
+_Feeds = Sequence[dict[str, Any]]
+# Loads a model, and gives some of the rows (at most as many as the last argument) as the feeds of one inference each.
+Opener = Callable[[BenchModel, BenchSpec, Mapping[str, np.ndarray], int], tuple[Backend, _Feeds]]
 
-def warm(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+
+def _open(model: BenchModel, spec: BenchSpec, rows: Mapping[str, np.ndarray], limit: int) -> tuple[Backend, _Feeds]:
+    backend = load_model(model, spec)
+    return backend, single_rows(backend, rows, limit)
+
+
+def warm(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opener = _open) -> dict[str, Any]:
     """Epochs of interleaved blocks; each epoch loads every model anew, in a random order.
 
     Where a model's weights happen to lie in memory moves its latency by some percent for as long as it is loaded.
@@ -39,7 +48,7 @@ def warm(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     gc.disable()
     try:
         while not epochs or (time.perf_counter() - began < spec.max_seconds and not _precise(spec, epochs)):
-            loaded = _load_all(spec, rows, chance)
+            loaded = _load_all(spec, rows, chance, open_model)
             runtime = (loaded[0][0].name, loaded[0][0].version)
             epochs.append(_interleaved(spec, loaded, chance))
             del loaded
@@ -69,22 +78,23 @@ def _low(taken: np.ndarray) -> float:
     return float(np.percentile(taken, 25))
 
 
-_Loaded = tuple[Backend, list[dict[str, np.ndarray]], int]
+_Loaded = tuple[Backend, _Feeds, int]
 
 
-def _load_all(spec: BenchSpec, rows: Mapping[str, np.ndarray], chance: random.Random) -> list[_Loaded]:
+def _load_all(
+    spec: BenchSpec, rows: Mapping[str, np.ndarray], chance: random.Random, open_model: Opener
+) -> list[_Loaded]:
     """Every model with its feeds and the number of runs that fill a block, warmed up."""
     order = list(range(len(spec.models)))
     chance.shuffle(order)
     loaded: dict[int, _Loaded] = {}
     for i in order:
-        backend = load_model(spec.models[i], spec)
-        feeds = single_rows(backend, rows, _ROWS)
+        backend, feeds = open_model(spec.models[i], spec, rows, _ROWS)
         loaded[i] = (backend, feeds, _warm_up(backend, feeds))
     return [loaded[i] for i in range(len(spec.models))]
 
 
-def time_block(backend: Backend, feeds: Sequence[dict[str, np.ndarray]], start: int, runs: int) -> list[int]:
+def time_block(backend: Backend, feeds: _Feeds, start: int, runs: int) -> list[int]:
     """Nanoseconds of each of ``runs`` inferences, cycling through ``feeds`` from ``start`` on."""
     clock, infer, count = time.perf_counter_ns, backend.infer, len(feeds)
     # Checks the shapes, and brings this model's weights back into the caches; not timed.
@@ -98,7 +108,7 @@ def time_block(backend: Backend, feeds: Sequence[dict[str, np.ndarray]], start: 
     return taken
 
 
-def _warm_up(backend: Backend, feeds: Sequence[dict[str, np.ndarray]]) -> int:
+def _warm_up(backend: Backend, feeds: _Feeds) -> int:
     """Run until two blocks agree; the number of runs that fill a block."""
     began = time.perf_counter_ns()
     runs, previous = 1, 0.0
@@ -146,13 +156,12 @@ def _series(epochs: Sequence[Sequence[Sequence[int]]]) -> dict[str, Any]:
     }
 
 
-def sustained(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def sustained(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opener = _open) -> dict[str, Any]:
     """``min_seconds`` of inferences without pause; lower-quartile latency and sensors at the end of each window.
 
     ``joules`` of one inference where the machine has a meter, the whole machine's use divided by the runs.
     """
-    backend = load_model(spec.models[0], spec)
-    feeds = single_rows(backend, rows, _ROWS)
+    backend, feeds = open_model(spec.models[0], spec, rows, _ROWS)
     runs = _warm_up(backend, feeds)
     windows, look, meter, total = [], Sensors(), EnergyMeter(), 0
     for _ in range(_WINDOWS):

@@ -1,7 +1,13 @@
-"""The memory of this process, and bounds on what it may take. Linux; elsewhere nothing is known and nothing bounded."""
+"""The memory of this process, and bounds on what it may take.
+
+Linux, by /proc; macOS, by ps(1) and getrusage(2), without bounds; elsewhere nothing is known and nothing bounded.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 __all__ = ["limit_memory", "peak_memory_mb", "reset_peak", "resident_mb"]
@@ -18,14 +24,28 @@ def _status_mb(key: str) -> float | None:
 
 
 def resident_mb() -> float | None:
-    """Resident memory now, MB; None where /proc is not there."""
-    return _status_mb("VmRSS")
+    """Resident memory now, MB; None where the system does not say."""
+    return _ps_mb() if sys.platform == "darwin" else _status_mb("VmRSS")
 
 
 def peak_memory_mb() -> float | None:
-    """Largest resident memory since the start, or since `reset_peak`, MB; None where /proc is not there."""
+    """Largest resident memory since the start, or since `reset_peak`, MB; None where the system does not say."""
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # bytes there, kilobytes on Linux
     # VmHWM, not ru_maxrss: that one inherits the parent's memory from before the exec.
     return _status_mb("VmHWM")
+
+
+def _ps_mb() -> float | None:
+    """POSIX ps(1): ``rss`` in units of 1024 bytes, on macOS as on Linux."""
+    command = ["ps", "-o", "rss=", "-p", str(os.getpid())]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+        return int(said) / 1024
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
 
 
 def reset_peak() -> None:
@@ -38,7 +58,12 @@ def reset_peak() -> None:
 
 
 def limit_memory(added_mb: float) -> None:
-    """Let this process allocate no more than this beyond what it holds now (RLIMIT_AS)."""
+    """Let this process allocate no more than this beyond what it holds now (RLIMIT_AS); Linux only.
+
+    macOS knows the name and enforces nothing by it; without /proc nobody knows what is held already.
+    """
+    if sys.platform != "linux":
+        return
     import resource
 
     held = _status_mb("VmSize") or 0.0

@@ -13,7 +13,7 @@ from edgewright.export import mlpackage
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.weight_match import weights_of_layers
 
-__all__ = ["convert", "palettize", "quantize", "scores_output"]
+__all__ = ["convert", "coremltools_alone", "palettize", "quantize", "scores_output"]
 
 _SHOWN = ("short_description", "author", "version")
 # coremltools keeps tensors below 2,048 elements as they are; a model for small devices consists of such tensors.
@@ -46,7 +46,7 @@ def convert(
         pixels: ``scale`` and ``mean`` of ``(pixel - mean) * scale``, to type image inputs as images; None: tensors.
         labels: the class names, to make a classifier of it; None: scores as they are.
     """
-    ct = _coremltools()
+    ct = coremltools_alone()
     import numpy as np
     import torch
 
@@ -91,7 +91,7 @@ def quantize(source: str, name: str, path: str, graph: str = "", float_layers: S
     Raises:
         UnsupportedError: it holds no weight large enough.
     """
-    ct = _coremltools()
+    ct = coremltools_alone()
     import coremltools.optimize.coreml as compression
 
     model = ct.models.MLModel(source, skip_model_load=True)
@@ -121,7 +121,7 @@ def palettize(source: str, name: str, path: str) -> None:
     Raises:
         UnsupportedError: it holds no weight large enough.
     """
-    ct = _coremltools()
+    ct = coremltools_alone()
     import coremltools.optimize.coreml as compression
 
     model = ct.models.MLModel(source, skip_model_load=True)
@@ -188,7 +188,7 @@ def _palette_of(weight: Any) -> tuple[Any, Any]:
     return palette, indices.reshape(weight.shape).astype(np.uint8)
 
 
-def _coremltools() -> Any:
+def coremltools_alone() -> Any:
     """Import coremltools without the frameworks that it looks for: 3 s instead of 10, a third of the memory."""
     for unneeded in ("tensorflow", "sklearn", "xgboost", "libsvm"):
         sys.modules.setdefault(unneeded, None)  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ __all__ = [
     "Program",
     "Reference",
     "Value",
+    "pixels_of",
     "read_program",
 ]
 
@@ -121,11 +122,17 @@ def read_program(path: Path) -> Program:
         inputs=tuple(_declared(value) for value in function.inputs),
         operations=tuple(reader.operation(o) for o in block.operations if o.type != "classify"),
         outputs=outputs,
-        pixels=_pixels(specification.description, notes),
+        pixels=pixels_of(specification.description),
     )
 
 
-def _pixels(description: Any, notes: Any) -> dict[str, Pixels]:
+def pixels_of(description: Any) -> dict[str, Pixels]:
+    """The inputs that a model's description types as images, and what the source model made of their pixels.
+
+    Raises:
+        UnsupportedError: the package does not say it.
+    """
+    notes = description.metadata.userDefined
     images = [feature.name for feature in description.input if feature.type.WhichOneof("Type") == "imageType"]
     if not images:
         return {}

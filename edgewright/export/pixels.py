@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgewright.artifact import Dataset, ImportedModel
 from edgewright.errors import UnsupportedError
+from edgewright.export.mil_program import CLASSES_NOTE, SCORES_NOTE, Pixels
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["as_images", "as_pixels", "as_scores", "refuse_other_than_pixels"]
@@ -57,25 +57,22 @@ def as_pixels(rows: np.ndarray, scale: float, mean: float) -> np.ndarray:
     return np.clip(np.rint(rows / scale + mean), 0, _LARGEST).astype(np.uint8)
 
 
-def as_images(package: Path, row: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """One row (1, ...) as Core ML's `predict` takes it: Pillow images for the inputs that are typed as such."""
+def as_images(typed: Mapping[str, Pixels], row: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """One row (1, ...) as Core ML's `predict` takes it: Pillow images for the inputs that are ``typed`` as such."""
     from PIL import Image
 
-    from edgewright.export.mil_program import read_program
-
     given: dict[str, Any] = dict(row)
-    for name, pixels in read_program(package).pixels.items():
+    for name, pixels in typed.items():
         image = as_pixels(row[name][0], pixels.scale, pixels.mean)
         given[name] = Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
     return given
 
 
-def as_scores(package: Path, answer: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What `predict` gave for one row, as the source model's outputs (1, ...): scores by label become a tensor."""
-    from edgewright.export import mlpackage
-    from edgewright.export.mil_program import CLASSES_NOTE, SCORES_NOTE
+def as_scores(description: Any, answer: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What `predict` gave for one row, as the source model's outputs (1, ...): scores by label become a tensor.
 
-    description = mlpackage.load(package).description
+    ``description`` is the package's own.
+    """
     notes, by_label = description.metadata.userDefined, description.predictedProbabilitiesName
     if not by_label:
         return {name: np.asarray(value) for name, value in answer.items()}

@@ -1,11 +1,14 @@
 """Runs a Core ML ML Program over rows; in a child process only, since coremltools is heavy."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from edgewright.errors import UnsupportedError
 from edgewright_runtime.bench import read_arrays, write_arrays
+from edgewright_runtime.errors import BackendUnavailableError
 
 __all__ = ["run_ml_program"]
 
@@ -20,7 +23,7 @@ def run_ml_program(
     ``native`` asks Core ML itself, which macOS alone has.
 
     Raises:
-        UnsupportedError: the evaluator does not know an operation of the program.
+        UnsupportedError: the evaluator does not know an operation of the program, or this macOS is too old for it.
     """
     held = read_arrays(Path(rows))
     feeds = {name: held[name] for name in input_names}
@@ -40,11 +43,12 @@ def _interpret(path: Path, feeds: Arrays) -> Arrays:
 
 
 def _predict(path: Path, feeds: Arrays) -> Arrays:
-    import coremltools
+    from edgewright.validate.core_ml import CoreMLPackage
 
-    from edgewright.export.pixels import as_images, as_scores
-
-    model = coremltools.models.MLModel(str(path))
-    rows = ({name: array[i : i + 1] for name, array in feeds.items()} for i in range(len(next(iter(feeds.values())))))
-    each = [as_scores(path, model.predict(as_images(path, row))) for row in rows]
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            model = CoreMLPackage(path, Path(scratch)).load("ALL")
+        except BackendUnavailableError as e:
+            raise UnsupportedError(str(e)) from e
+        each = [model.scores(model.infer(feed)) for feed in model.feeds(feeds)]
     return {name: np.concatenate([row[name] for row in each]) for name in each[0]}

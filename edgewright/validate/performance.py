@@ -1,6 +1,5 @@
 """Latency, load time and memory of a candidate beside its baseline, in child processes of this machine."""
 
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -9,14 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format
-from edgewright.errors import UnsupportedError
-from edgewright.measurement import Cost, Energy, Interval, Latency, OperatorTime, Performance, Sustained, Verdict
+from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.measurement import (
+    ComputePlan,
+    Cost,
+    Energy,
+    Interval,
+    Latency,
+    OperatorTime,
+    Performance,
+    Sustained,
+    Verdict,
+)
 from edgewright.profile import DeviceProfile
 from edgewright.store import Store
 from edgewright.validate import statistics
 from edgewright.validate.download import download_bytes
 from edgewright.validate.rows import read_rows
-from edgewright.validate.targets import Target
+from edgewright.validate.targets import Target, core_ml
 from edgewright.validate.targets.choice import opened
 from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
 from edgewright_runtime.manifest import Kernels
@@ -28,8 +37,6 @@ _PROFILED_RUNS = 20
 _THROTTLED = 0.9  # a lower clock after the run than this share of the one before it
 _ROWS = 64  # different real rows that the timing cycles through
 _NO_HEAT = "latency under heat: a sustained run shows it, on a board by default, elsewhere with `edgewright validate`"
-_CORE_ML = "latency, load time and memory: Core ML runs on macOS and iOS only"
-_CORE_ML_HERE = "latency, load time and memory: this version times no Core ML model; Xcode's performance report does"
 
 
 def measure(
@@ -49,15 +56,37 @@ def measure(
     baseline are the same file, that is all there is to measure. Threads are the profile's, and one beside them;
     ``target`` is the profile's own, else this machine with the device's memory as its bound; nobody else measures
     there meanwhile. ``sustained_seconds`` of the candidate without pause show what heat does to it: on a board or a
-    phone a minute by default, elsewhere none. An emulated device shows memory, and no time.
+    phone a minute by default, elsewhere none. An emulated device shows memory, and no time. Where Core ML is not, or
+    is too old for the model, nothing is measured of an ``.mlpackage``, and the answer says so.
 
     Raises:
         ConversionError: a model crashes its runtime, hangs, does not fit, or does not take the dataset's rows.
         UnsupportedError: the runtime is not installed there.
         DeviceUnreachableError: the target did not answer.
     """
-    if candidate.artifact.format is Format.MLPACKAGE:
-        return _unmeasured(baseline, candidate, _CORE_ML_HERE if sys.platform == "darwin" else _CORE_ML, "this machine")
+    options = (min_seconds, sustained_seconds, timeout_s)
+    if candidate.artifact.format is not Format.MLPACKAGE:
+        return _measured(baseline, candidate, dataset, device, target, *options)
+    reason = core_ml.NOT_HERE
+    if core_ml.is_here():
+        try:
+            return _measured(baseline, candidate, dataset, device, target, *options)
+        except UnsupportedError as e:
+            reason = str(e)
+    return _unmeasured(baseline, candidate, f"latency, load time and memory: {reason}", "this machine")
+
+
+def _measured(
+    baseline: Exported,
+    candidate: Exported,
+    dataset: Dataset,
+    device: DeviceProfile,
+    target: Target | None,
+    min_seconds: float,
+    sustained_seconds: float | None,
+    timeout_s: float,
+) -> Performance:
+    in_core_ml = candidate.artifact.format is Format.MLPACKAGE
     with ExitStack() as stack:
         target = target or stack.enter_context(opened(device))
         scratch = stack.enter_context(Store().workspace())
@@ -72,14 +101,16 @@ def measure(
         operators, reason = session.operators(after)
         cold["baseline" if same else "candidate"]["operators"] = operators
         warm = session.warm((before, before) if same else (before, after, before))
-        found = performance_of(baseline, candidate, cold, warm, f"{target.name}, {device.threads} thread(s)")
-        if device.threads > 1:
+        threads = "its own threads" if in_core_ml else f"{device.threads} thread(s)"
+        found = performance_of(baseline, candidate, cold, warm, f"{target.name}, {threads}")
+        plan, unplanned = session.compute_plan(after) if in_core_ml else (None, "")
+        if device.threads > 1 and not in_core_ml:
             found = _with_one_thread(found, replace(session, threads=1), before, after)
         if sustained_seconds is None and device.target_kind == "ssh":
             sustained_seconds = _BOARD_SECONDS
         sustained, cool = session.sustained(after, sustained_seconds) if sustained_seconds else (None, _NO_HEAT)
-    missing = (reason, cool)
-    return found.model_copy(update={"not_measured": tuple(filter(None, missing)), "sustained": sustained})
+    missing = tuple(filter(None, (reason, unplanned, cool)))
+    return found.model_copy(update={"not_measured": missing, "sustained": sustained, "compute_plan": plan})
 
 
 def _with_one_thread(found: Performance, session: "_Session", before: BenchModel, after: BenchModel) -> Performance:
@@ -142,6 +173,14 @@ class _Session:
             return self._run(spec, "per-operator time")["operators"], ""
         except UnsupportedError as e:
             return [], str(e)
+
+    def compute_plan(self, file: BenchModel) -> tuple[ComputePlan | None, str]:
+        """Where Core ML means to run it, or why that is not known."""
+        try:
+            answer = self._run(self._spec("compute_plan", (file,)), "compute plan")
+        except (UnsupportedError, ConversionError) as e:  # an estimate; what was measured holds without it
+            return None, str(e)
+        return ComputePlan(**{name: answer[name] for name in ComputePlan.model_fields}), ""
 
     def sustained(self, file: BenchModel, seconds: float) -> tuple[Sustained | None, str]:
         """Latency over so many seconds without pause, or why it was not measured."""

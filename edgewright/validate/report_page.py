@@ -7,6 +7,7 @@ from pathlib import Path
 from edgewright.measurement import (
     Accuracy,
     BudgetLine,
+    ComputePlan,
     Emulation,
     Energy,
     LedgerEntry,
@@ -49,6 +50,7 @@ def report_html(
         ("Energy", _energy(report.energy)),
         ("Memory", _memory(report)),
         ("Time by operator", _operators(report.candidate)),
+        ("Where Core ML means to run it", _compute_plan(report.compute_plan)),
         ("Size", _sizes(steps, report)),
         ("Stage by stage", _ledger(ledger)),
         ("On an Arm core (emulated)", _emulated(report.emulations)),
@@ -220,6 +222,20 @@ def _memory(report: ValidationReport) -> str:
 def _operators(candidate: Measurement) -> str:
     drawn = [(f"{row.operator} x{row.calls}", row.mean_us, "candidate") for row in candidate.operators]
     return charts.bars(drawn, "µs", "Mean time of one inference by operator")
+
+
+def _compute_plan(plan: ComputePlan | None) -> str:
+    if plan is None:
+        return ""
+    counts = [(f"{escape(device)}, preferred for", f"{count:,} operators") for device, count in plan.devices]
+    if plan.unplanned:
+        counts.append(("nothing said of", f"{plan.unplanned:,} operators"))
+    costly = [(escape(f"{o.operator} {o.result}"), escape(o.device), f"{o.share:.1%}") for o in plan.costliest]
+    return (
+        _table(("", ""), counts)
+        + _table(("costliest operators", "on", "estimated share of the work"), costly)
+        + f"<p>Core ML's own plan for {escape(plan.units)}, on the Mac that ran it: an estimate, not a time.</p>"
+    )
 
 
 def _sizes(steps: Sequence[tuple[str, int]], report: ValidationReport) -> str:

@@ -2,7 +2,16 @@
 
 from collections.abc import Sequence
 
-from edgewright.measurement import Accuracy, Emulation, Energy, Latency, LedgerEntry, Measurement, ValidationReport
+from edgewright.measurement import (
+    Accuracy,
+    ComputePlan,
+    Emulation,
+    Energy,
+    Latency,
+    LedgerEntry,
+    Measurement,
+    ValidationReport,
+)
 from edgewright.validate.ledger import LEDGER_HEADS, ledger_rows
 
 __all__ = ["budget_rows", "report_markdown"]
@@ -41,6 +50,7 @@ def report_markdown(report: ValidationReport, model: str, device: str, ledger: S
         f"Source model: {_accuracy(report.source_accuracy)}. Latency: {report.latency_verdict}.",
         *(f"- {_emulated(found)}" for found in report.emulations if not found.failure),
         *([f"- {_energy(report.energy)}"] if report.energy else []),
+        *([f"- {_planned(report.compute_plan)}"] if report.compute_plan else []),
         *(f"- not measured: {reason}" for reason in unknown),
         *(f"- {note}" for note in report.notes),
     ]
@@ -59,6 +69,11 @@ def _emulated(found: Emulation) -> str:
 def _energy(found: Energy) -> str:
     kind = "estimated from" if found.estimated else "measured by"
     return f"energy of one inference: {1000 * found.joules:.3g} mJ, {kind} {found.source}"
+
+
+def _planned(plan: ComputePlan) -> str:
+    devices = ", ".join(f"{device} for {count:,}" for device, count in plan.devices)
+    return f"Core ML's own plan, operators by the device it prefers: {devices}; allowed were {plan.units}"
 
 
 def _ledger(entries: Sequence[LedgerEntry]) -> list[str]:

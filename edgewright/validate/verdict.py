@@ -64,6 +64,7 @@ def judge(
         emulations=emulations,
         sustained=performance.sustained,
         energy=energy,
+        compute_plan=performance.compute_plan,
     )
 
 

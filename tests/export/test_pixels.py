@@ -7,6 +7,7 @@ from edgewright.artifact import Format, Precision
 from edgewright.errors import UnsupportedError
 from edgewright.export import export, mlpackage
 from edgewright.export.mil_evaluator import evaluate
+from edgewright.export.mil_program import read_program
 from edgewright.export.pixels import as_images, as_pixels, as_scores
 from edgewright.profile import ExportOptions, Platform
 from edgewright_runtime.manifest import Preprocessing
@@ -45,14 +46,14 @@ def test_core_ml_is_given_images_and_its_scores_become_a_tensor(classified, pict
     path = classified.artifact.path
     with np.load(pictures_case[1].artifact.path) as arrays:
         row = {"image": arrays["calibration.x.image"][:1]}
-    image = as_images(path, row)["image"]
+    image = as_images(read_program(path).pixels, row)["image"]
     assert (image.mode, image.size) == ("L", (8, 8))
     assert np.array_equal(np.asarray(image), np.rint(255 * row["image"][0, 0]))
     # What Core ML answers on a Mac: the class, and a dictionary of scores in no promised order.
     found = evaluate(path, row)["probabilities"]
     by_label = mlpackage.load(path).description.predictedProbabilitiesName
     scores = {str(i): float(found[0, i]) for i in (3, 1, 2, 0, 9, 8, 7, 6, 5, 4)}
-    given = as_scores(path, {"classLabel": "3", by_label: scores})
+    given = as_scores(mlpackage.load(path).description, {"classLabel": "3", by_label: scores})
     assert list(given) == ["probabilities"]
     assert np.array_equal(given["probabilities"], found)
 

@@ -1,6 +1,7 @@
 """Small real models: a linear classifier with two planted near-ties, as ONNX files made by hand."""
 
 import getpass
+import importlib.util
 import os
 import shutil
 import socket
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgewright.artifact import Dataset, Exported, Format, ImportedModel, ModelTask, Precision
 from edgewright.profile import SshConnection
 from edgewright.store import Store
-from edgewright.validate.targets import arm_system, device_image
+from edgewright.validate.targets import arm_system, core_ml, device_image
 from edgewright.validate.targets.emulated_device import booted
 from edgewright.validate.targets.ssh import SshTarget
 from edgewright_runtime.manifest import TensorSpec
@@ -215,6 +216,23 @@ def adb_standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
     return command
+
+
+CORE_ML_STANDIN = Path(__file__).with_name("coremltools_standin")
+
+
+@pytest.fixture
+def core_ml_standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for coremltools in every child's path, and a machine that says it is a Mac: no Mac was used."""
+    folder = tmp_path / "standin" / "coremltools"
+    shutil.copytree(CORE_ML_STANDIN, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    real = importlib.util.find_spec("coremltools")
+    if real is None or not real.submodule_search_locations:
+        pytest.skip("no coremltools here, whose file format the stand-in reads")
+    (folder / "proto").symlink_to(Path(real.submodule_search_locations[0]) / "proto")
+    monkeypatch.setenv("PYTHONPATH", str(folder.parent))
+    monkeypatch.setattr(core_ml, "is_here", lambda: True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from edgewright.measurement import (
     Accuracy,
     BudgetLine,
     ClassAccuracy,
+    ComputePlan,
     Emulation,
     Energy,
     Instructions,
@@ -20,6 +21,7 @@ from edgewright.measurement import (
     Measurement,
     OperatorTime,
     Parity,
+    PlannedOperator,
     Sustained,
     ValidationReport,
 )
@@ -168,6 +170,23 @@ def test_threads_energy_and_the_whole_device_are_shown() -> None:
     assert "12.3 mJ, estimated from 9 instructions" in text
     assert "no meter that may be read" not in page
     assert "no meter that may be read" in report_html(shown, model="digits", device="Raspberry Pi 3B+")
+
+
+def test_core_mls_plan_is_shown_as_an_estimate() -> None:
+    plan = ComputePlan(
+        units="CPU and Neural Engine",
+        devices=(("Neural Engine", 41), ("CPU", 3)),
+        unplanned=2,
+        costliest=(PlannedOperator(operator="conv", result=HOSTILE, device="Neural Engine", share=0.625),),
+    )
+    judged = report().model_copy(update={"compute_plan": plan})
+    page = report_html(judged, model="digits", device="iPhone 15")
+    assert "<th>Neural Engine, preferred for</th><td>41 operators</td>" in page
+    assert "<td>62.5%</td>" in page
+    assert "an estimate, not a time" in page
+    assert HOSTILE not in page
+    assert "Neural Engine for 41, CPU for 3" in report_markdown(judged, "digits", "iPhone 15")
+    assert "Core ML" not in report_html(report(), model="digits", device="iPhone 15")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")

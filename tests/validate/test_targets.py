@@ -20,9 +20,11 @@ from edgewright.validate.targets import Target, arm_system, cgroup, local
 from edgewright.validate.targets.adb import AdbPythonTarget
 from edgewright.validate.targets.answers import answer_of
 from edgewright.validate.targets.arm import EmulatedArm
+from edgewright.validate.targets.core_ml import CoreMLTarget
 from edgewright.validate.targets.local import LocalTarget, run_bench
 from edgewright.validate.targets.ssh import SshTarget
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
+from tests.validate.core_ml_packages import core_ml_package
 
 Export = Callable[..., Exported]
 FEATURES = 16
@@ -39,6 +41,7 @@ KINDS = [
     "local",
     "ssh",
     "adb",
+    "core_ml",
     pytest.param("cortex-a53", marks=pytest.mark.slow),
     pytest.param("device", marks=pytest.mark.slow),
 ]
@@ -55,6 +58,9 @@ def target(request: pytest.FixtureRequest) -> Target:
             request.getfixturevalue("adb_standin")
             folder = request.getfixturevalue("tmp_path") / "phone"
             return AdbPythonTarget(AdbConnection(python=sys.executable, folder=str(folder)))
+        case "core_ml":
+            request.getfixturevalue("core_ml_standin")
+            return CoreMLTarget()
         case "device":
             found: Target = request.getfixturevalue("device")
             return found
@@ -73,11 +79,20 @@ def model_of(exported: Exported) -> BenchModel:
     return BenchModel(str(exported.artifact.path), exported.artifact.format.value, ("x",), ("scores",))
 
 
+@pytest.fixture
+def own_model(target: Target, export: Export, weights: np.ndarray, tmp_path: Path) -> BenchModel:
+    """The linear classifier in a format that the target takes."""
+    if isinstance(target, CoreMLTarget):
+        package = core_ml_package(tmp_path / "model.mlpackage", weights)
+        return BenchModel(str(package), "mlpackage", ("x",), ("scores",))
+    return model_of(export(weights))
+
+
 def test_outputs_are_the_models_own(
-    target: Target, export: Export, weights: np.ndarray, rows: Path, tmp_path: Path
+    target: Target, own_model: BenchModel, weights: np.ndarray, rows: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.npz"
-    spec = BenchSpec("outputs", (model_of(export(weights)),), str(rows), outputs=str(out))
+    spec = BenchSpec("outputs", (own_model,), str(rows), outputs=str(out))
     answer = target.run(spec, "running", 120)
     assert answer["rows"] == 5
     logits = read_arrays(rows)["x"].astype(np.float64) @ weights
@@ -86,14 +101,15 @@ def test_outputs_are_the_models_own(
 
 
 def test_refused_file_is_named(target: Target, tmp_path: Path, rows: Path) -> None:
-    broken = tmp_path / "broken.onnx"
+    runtime, form = ("Core ML", "mlpackage") if isinstance(target, CoreMLTarget) else ("ONNX Runtime", "onnx")
+    broken = tmp_path / f"broken.{form}"
     broken.write_bytes(b"not a model")
-    with pytest.raises(ConversionError, match=r"running: .*\.onnx: ONNX Runtime .* cannot load it"):
-        target.run(BenchSpec("cold", (BenchModel(str(broken), "onnx"),), str(rows)), "running", 120)
+    with pytest.raises(ConversionError, match=rf"running: .*\.{form}: {runtime} .* cannot load it"):
+        target.run(BenchSpec("cold", (BenchModel(str(broken), form),), str(rows)), "running", 120)
 
 
-def test_hang_is_ended(target: Target, export: Export, weights: np.ndarray, rows: Path) -> None:
-    spec = BenchSpec("warm", (model_of(export(weights)),), str(rows), min_seconds=600, max_seconds=600)
+def test_hang_is_ended(target: Target, own_model: BenchModel, rows: Path) -> None:
+    spec = BenchSpec("warm", (own_model,), str(rows), min_seconds=600, max_seconds=600)
     with pytest.raises(ConversionError, match="running: no answer after 3 s; the process was stopped"):
         target.run(spec, "running", 3)
 

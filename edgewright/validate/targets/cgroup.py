@@ -5,6 +5,7 @@ kernel memory too, where RLIMIT_AS counts addresses that may never be touched.
 """
 
 import os
+import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +14,14 @@ from pathlib import Path
 
 __all__ = ["delegated", "memory_bound", "was_out_of_memory"]
 
+_MOUNTS, _GROUPS = Path("/proc/self/mountinfo"), Path("/proc/self/cgroup")
+
 
 @cache
 def delegated() -> Path | None:
     """The group below which this process may bound memory; None where there is none."""
-    mount, own = _mounted(), _own_group()
+    mount = _mounted()
+    own = None if mount is None else _own_group()
     if mount is None or own is None:
         return None
     group = mount / own.lstrip("/")
@@ -32,7 +36,7 @@ def delegated() -> Path | None:
 def _mounted() -> Path | None:
     """Where the hierarchy is mounted: field 5 of mountinfo, the type after the dash (proc(5))."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        lines = _MOUNTS.read_text().splitlines()
     except OSError:  # not Linux
         return None
     for line in lines:
@@ -44,7 +48,7 @@ def _mounted() -> Path | None:
 
 def _own_group() -> str | None:
     """The line of version 2 begins with 0:: (cgroups(7))."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in _GROUPS.read_text().splitlines():
         if line.startswith("0::"):
             return line.removeprefix("0::")
     return None
@@ -62,10 +66,15 @@ def _may_bound_below(folder: Path, *, enable: bool) -> bool:
     except OSError:
         return False
     try:
-        # Moving a process needs this file of the common ancestor too.
-        return os.access(probe / "memory.max", os.W_OK) and os.access(folder / "cgroup.procs", os.W_OK)
+        return os.access(probe / "memory.max", os.W_OK) and _may_enter(probe)
     finally:
         probe.rmdir()
+
+
+def _may_enter(group: Path) -> bool:
+    """A process that enters and ends at once: the right to it hangs on the common ancestor, and on namespaces."""
+    enter = ["sh", "-c", 'echo 0 2>/dev/null > "$1"', "sh", str(group / "cgroup.procs")]
+    return subprocess.run(enter, stderr=subprocess.DEVNULL, check=False).returncode == 0  # 0 is the shell itself
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from edgewright.profile import DeviceProfile
 from edgewright.store import home
 from edgewright.validate.targets import Target
 from edgewright.validate.targets.adb import AdbPythonTarget, AdbTarget
+from edgewright.validate.targets.core_ml import CoreMLTarget, units_of
 from edgewright.validate.targets.emulated_device import booted_as
 from edgewright.validate.targets.local import LocalTarget
 from edgewright.validate.targets.ssh import SshTarget
@@ -33,8 +34,10 @@ def opened(device: DeviceProfile) -> Iterator[Target]:
 
 
 def target_of(device: DeviceProfile) -> Target:
-    """The board or phone that the profile names, else this machine with the device's memory as its bound."""
+    """The board or phone that the profile names; Core ML for iOS; else this machine, bounded by the device's memory."""
     kind = device.target_kind
+    if kind == "core_ml":
+        return CoreMLTarget(units_of(device))
     if kind == "ssh" and device.ssh is not None:
         return SshTarget(device.ssh)
     if kind == "adb" and device.adb is not None:

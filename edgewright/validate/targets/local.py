@@ -1,6 +1,7 @@
 """This machine: the bench in a child process, so that a crash, a hang or a leak of the runtime stays there."""
 
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ __all__ = ["LocalTarget", "run_bench"]
 
 _PACKAGES = Path(__file__).parents[3]
 _TAIL_BYTES = 2000
+_CORES_BOUND = "by affinity" if hasattr(os, "sched_setaffinity") else "not enforced"  # macOS has no affinity
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,9 @@ class LocalTarget:
         """How reports call it, with what was enforced."""
         bounds = []
         if self.memory_mb is not None:
-            bounds.append(f"{self.memory_mb:g} MB by {'cgroup v2' if cgroup.delegated() else 'RLIMIT_AS'}")
+            bounds.append(f"{self.memory_mb:g} MB {_memory_bound()}")
         if self.cores is not None:
-            bounds.append(f"{self.cores} core(s) by affinity")
+            bounds.append(f"{self.cores} core(s) {_CORES_BOUND}")
         return f"this machine ({', '.join(bounds)})" if bounds else "this machine"
 
     def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
@@ -75,15 +77,25 @@ class LocalTarget:
         return needed
 
 
+def _memory_bound() -> str:
+    """How a bound on memory holds here, or that it does not."""
+    if cgroup.delegated() is not None:
+        return "by cgroup v2"
+    return "by RLIMIT_AS" if sys.platform == "linux" else f"not enforced: {platform.system()} has no such bound"
+
+
 def run_bench(
     spec: BenchSpec,
     what: str,
     timeout_s: float = 600,
     *,
     interpreter: Sequence[str] = (sys.executable,),
+    program: Sequence[str] = ("edgewright_runtime.bench",),
     environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run the bench by an interpreter of this machine, by default this one's own, and return its answer.
+
+    ``program`` is its module, and what it takes beside the specification.
 
     Raises:
         UnsupportedError: the runtime for this format is not installed.
@@ -92,7 +104,7 @@ def run_bench(
     with tempfile.TemporaryDirectory() as scratch:
         asked, answered, log = (Path(scratch) / n for n in ("spec.json", "answer.json", "log.txt"))
         asked.write_text(spec_json(spec))
-        command = [*interpreter, "-m", "edgewright_runtime.bench", "--spec", str(asked), "--out", str(answered)]
+        command = [*interpreter, "-m", *program, "--spec", str(asked), "--out", str(answered)]
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 command,
