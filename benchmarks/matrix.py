@@ -36,6 +36,7 @@ MORE = (
     ("XGBoost behind a scaler (breast cancer)", "xgboost"),
     ("LightGBM behind a scaler (breast cancer)", "lightgbm"),
 )
+GATE_PERCENT = 1.0
 MNIST_TEST_ROWS = 2000  # Core ML files are evaluated row by row here
 
 
@@ -48,7 +49,7 @@ class Source:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", action="append", help="part of a source's kind; default: all")
+    parser.add_argument("--only", action="append", help="part of a source's kind; then nothing is written")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store")
@@ -56,6 +57,9 @@ def main() -> None:
         for source in _sources(Path(folder)):
             if not arguments.only or any(part in source.kind for part in arguments.only):
                 rows += _row(source, store)
+    if arguments.only:
+        print(_page(rows))
+        return
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(rows, indent=2) + "\n")
     PAGE.write_text(_page(rows))
@@ -94,6 +98,7 @@ def _cell(source: Source, taken: Intake, platform: Platform, precision: Precisio
         "checked_by": found.parity.checked_by,
         "accuracy": found.accuracy.value if found.accuracy else None,
         "drop_percent": found.drop.percent if found.drop else None,
+        "notes": list(taken.model.notes),
     }
     print(
         source.kind,
@@ -245,7 +250,8 @@ def _page(rows: list[dict[str, Any]]) -> str:
         "Made by `make matrix` (`benchmarks/matrix.py`); the figures are in `benchmarks/results/matrix.json`.", "",
         "Each cell: size of the file; largest difference from the source's output, over that output's largest",
         "magnitude, on the test rows; loss of accuracy in percentage points (R² points for regressors); seconds to",
-        "convert.", "",
+        f"convert. A loss above {GATE_PERCENT:g} point, which a budget of that much stops, is marked **over**; a file",
+        "that fewer bits made larger, **larger**.", "",
         "The iOS file is checked by this project's evaluator of the saved package, which is not Core ML itself.", "",
         "| source | precision | " + " | ".join(p.value for p in Platform) + " |", "|" + " --- |" * (2 + len(Platform)),
     ]  # fmt: skip
@@ -258,12 +264,15 @@ def _page(rows: list[dict[str, Any]]) -> str:
                 for r in rows
                 if (r["source"], r["precision"], r["platform"]) == (source, precision, p)
             ]
-            lines.append(f"| {source} | {precision} | " + " | ".join(_shown(cell, refusals) for cell in cells) + " |")
+            shown = (_shown(cell, rows, refusals) for cell in cells)
+            lines.append(f"| {source} | {precision} | " + " | ".join(shown) + " |")
+    said = [f"- {s}: {n}" for s, n in dict.fromkeys((r["source"], n) for r in rows for n in r.get("notes", []))]
+    lines += ["", "Said when the source was taken in:", "", *said] if said else []
     lines += ["", "Refused, with the reason:", "", *(f"{i}. {reason}" for i, reason in enumerate(refusals, 1))]
     return "\n".join(lines) + "\n"
 
 
-def _shown(cell: dict[str, Any], refusals: list[str]) -> str:
+def _shown(cell: dict[str, Any], rows: list[dict[str, Any]], refusals: list[str]) -> str:
     if "refused" in cell:
         if cell["refused"] not in refusals:
             refusals.append(cell["refused"])
@@ -271,7 +280,16 @@ def _shown(cell: dict[str, Any], refusals: list[str]) -> str:
     if cell["checked_by"] is None:
         return f"{_kb(cell['size_bytes'])}, parity not checked"
     parity = f"{cell['parity_max_relative']:.1e}" if cell["parity_max_relative"] is not None else "-"
-    return f"{_kb(cell['size_bytes'])}, {parity}, {cell['drop_percent']:+.2f}, {cell['seconds']} s"
+    over = " **over**" if cell["drop_percent"] > GATE_PERCENT else ""
+    larger = " **larger**" if cell["size_bytes"] > _float32_bytes(cell, rows) else ""
+    return f"{_kb(cell['size_bytes'])}{larger}, {parity}, {cell['drop_percent']:+.2f}{over}, {cell['seconds']} s"
+
+
+def _float32_bytes(cell: dict[str, Any], rows: list[dict[str, Any]]) -> int:
+    """The size of the same source's float32 file for the same platform; without one, the cell's own."""
+    alike = (r for r in rows if (r["source"], r["platform"]) == (cell["source"], cell["platform"]))
+    found = (r["size_bytes"] for r in alike if r["precision"] == "float32" and "refused" not in r)
+    return int(next(found, cell["size_bytes"]))
 
 
 def _kb(count: int) -> str:

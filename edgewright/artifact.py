@@ -89,7 +89,8 @@ class ImportedModel(Value):
 
     ``graph`` is None where the model holds an operator the importer does not know; ``graph_refusal`` then
     says which, and only paths that need no restructuring remain. ``float32_only`` marks models whose
-    decisions rest on thresholds (trees): half precision would change them.
+    decisions rest on thresholds (trees): half precision would change them. ``float32_reason`` says of other
+    models why their operators compute in float32 only.
     """
 
     name: str
@@ -103,6 +104,7 @@ class ImportedModel(Value):
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = Preprocessing()
     float32_only: bool = False
+    float32_reason: str = ""
     notes: tuple[str, ...] = ()
 
 

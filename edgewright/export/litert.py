@@ -21,6 +21,7 @@ __all__ = ["convert", "describe", "quantize"]
 _SAME_SCALE = {"RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "AVERAGE_POOL_2D"}
 _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
 _OPERATION = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}  # the quantizer's name for it
+_NO_LAYER = "it holds no convolution or dense layer to quantize"
 _STORED = {Precision.FLOAT16: "float16", Precision.INT8: "int8", Precision.DYNAMIC_INT8: "int8", Precision.INT4: "int4"}
 
 
@@ -76,14 +77,17 @@ def quantize(
     ranges ``calibration`` finds. ``float_layers`` of the torch graph stay float.
 
     Raises:
-        UnsupportedError: the quantizer found no operator to quantize.
+        UnsupportedError: the quantizer found no operator to quantize, or fails on one.
     """
     from ai_edge_quantizer import quantizer
 
+    if precision == Precision.INT8 and not _has_layers(Path(source)):
+        raise unsupported_precision(name, Precision.INT8, _NO_LAYER)
     work = quantizer.Quantizer(source)
     _recipe(work, Precision(precision), integer_tensors=integer_tensors)
     if precision == Precision.INT8:
         _keep_scaling_float(work, Path(source))
+        _keep_divisions_float(work, Path(source))
     if float_layers:
         _keep_float(work, Path(source), Path(graph), float_layers)
     ranges = None
@@ -94,11 +98,26 @@ def quantize(
         if calibration != "min_max":
             _clip(ranges, Path(source), Path(dataset), calibration, percentile)
         _use_learnt(ranges, Path(source), graph)
-    Path(path).write_bytes(work.quantize(ranges, enable_progress_report=False).quantized_model)
+    try:
+        quantized = work.quantize(ranges, enable_progress_report=False).quantized_model
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, NotImplementedError) as e:
+        # It has no error of its own for a graph that it cannot treat.
+        said = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise UnsupportedError(
+            f"{name}: LiteRT's quantizer cannot make {precision} of this graph: {said}; float32 still works, and the"
+            f" platforms ios and edge_device have {precision} of their own"
+        ) from e
+    Path(path).write_bytes(quantized)
     model = tflite.load(Path(path))
     if not any(tflite.DTYPES[t.type] == _STORED[Precision(precision)] for t in model.subgraphs[0].tensors):
-        raise unsupported_precision(name, Precision(precision), "it holds no convolution or dense layer to quantize")
+        raise unsupported_precision(name, Precision(precision), _NO_LAYER)
     tflite_metadata.attach_labels(Path(path), labels if tflite_metadata.has_labels(model) else [])
+
+
+def _has_layers(path: Path) -> bool:
+    """Whether there is more than arithmetic, which 8 bits would only make coarse."""
+    model = tflite.load(path)
+    return any(tflite.operator_name(model, o) in _WEIGHTED for graph in model.subgraphs for o in graph.operators)
 
 
 def _recipe(work: Any, precision: Precision, *, integer_tensors: bool) -> None:
@@ -136,6 +155,17 @@ def _keep_scaling_float(work: Any, source: Path) -> None:
     inputs = [graph.tensors[i].name.decode() for i in graph.inputs]
     for step in feature_scaling((_step(model, operator) for operator in graph.operators), inputs):
         _leave_float(work, step.results[0], step.kind)
+
+
+def _keep_divisions_float(work: Any, source: Path) -> None:
+    """LiteRT's int8 division ends the whole inference where a computed divisor rounds to zero."""
+    model = tflite.load(source)
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        if tflite.operator_name(model, operator) == "DIV":
+            divisor = graph.tensors[operator.inputs[1]]
+            if model.buffers[divisor.buffer].data is None:
+                _leave_float(work, graph.tensors[operator.outputs[0]].name.decode(), "DIV")
 
 
 def _step(model: Any, operator: Any) -> Step:
@@ -262,11 +292,20 @@ def _ranges(work: Any, source: Path, dataset: Path) -> Any:
     recipes = recipe_manager.RecipeManager()
     recipes.load_quantization_recipe(work.get_quantization_recipe())
     calibrator.calibrate(rows, recipes)
-    return _without_infinities(calibrator.get_model_qsvs(), model.subgraphs[0])
+    return _ranked(_without_infinities(calibrator.get_model_qsvs(), model.subgraphs[0]), model.subgraphs[0])
 
 
 def _widest(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     return {"min": np.minimum(known["min"], found["min"]), "max": np.maximum(known["max"], found["max"])}
+
+
+def _ranked(ranges: dict[str, Any], graph: Any) -> dict[str, Any]:
+    """Each bound with as many axes as its tensor; where a constant takes it over, the quantizer refuses another."""
+    for tensor in graph.tensors:
+        found = ranges.get(tensor.name.decode(), {})
+        for side, bound in found.items():
+            found[side] = bound.reshape((1,) * len(tensor.shape))
+    return ranges
 
 
 def _without_infinities(ranges: dict[str, Any], graph: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgewright.errors import InputError, UnsupportedError
 
-__all__ = ["SIGNED_ACTIVATIONS", "load", "require", "runtime_floor", "strip", "tensors"]
+__all__ = ["SIGNED_ACTIVATIONS", "load", "require", "runtime_floor", "strip", "tensors", "untyped"]
 
 # onnxruntime.quantization.quantize_static's own documentation ("Choosing parameters for CPU inference"): unsigned
 # activations on x86, whose dot product multiplies u8 by s8; signed and symmetric ones on Arm, whose kernels
@@ -44,6 +44,13 @@ def require(path: str, operators: set[str], refusal: UnsupportedError) -> None:
     """Raise the refusal where no node of the model is one of the operators."""
     if not any(node.op_type in operators for node in load(Path(path), with_data=False).graph.node):
         raise refusal
+
+
+def untyped(model: onnx.ModelProto) -> str | None:
+    """The first operator whose result's type no inference of ONNX tells; those of other domains have none."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    known = {value.name for value in (*inferred.graph.value_info, *inferred.graph.output)}
+    return next((n.op_type for n in model.graph.node if any(o and o not in known for o in n.output)), None)
 
 
 def strip(model: onnx.ModelProto) -> None:

@@ -103,10 +103,18 @@ def to_int4(source: str, name: str, path: str) -> None:
 
 
 def to_float16(source: str, name: str, path: str) -> None:
-    """Weights and operators in half precision; inputs and outputs stay float32."""
+    """Weights and operators in half precision; inputs and outputs stay float32.
+
+    Raises:
+        UnsupportedError: nothing is stored in float32, or an operator's outputs are of a type that ONNX does not tell.
+    """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = convert_float_to_float16(onnx_file.load(Path(source)), keep_io_types=True)
+    model = onnx_file.load(Path(source))
+    untold = onnx_file.untyped(model)
+    if untold:  # the conversion would leave such values float32 beside others in half
+        raise unsupported_precision(name, Precision.FLOAT16, f"{untold} computes in float32 only")
+    model = convert_float_to_float16(model, keep_io_types=True)
     if not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
         raise unsupported_precision(name, Precision.FLOAT16, "it holds no float32 weight")
     onnx_file.strip(model)

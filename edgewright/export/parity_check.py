@@ -89,6 +89,13 @@ def _compare(
             continue
         worst = int(np.nan_to_num(off, nan=np.inf).argmax())
         row = {key: column[worst : worst + 1] for key, column in rows.items()}
+        lost = _not_finite(expected[name], found[name])
+        if lost:
+            raise ConversionError(
+                f"{target.path.name}: output '{name}' is NaN or infinite in {lost} of {count} real rows, where the"
+                f" source's is finite: its precision is too narrow, float32 holds more; "
+                f"{_place(reference, target, row, limit)}"
+            )
         raise ConversionError(
             f"{target.path.name}: output '{name}' is off by {off[worst]:.2g} of its largest magnitude (limit {limit:g})"
             f" in {len(beyond)} of {count} real rows; {_place(reference, target, row, limit)}"
@@ -108,13 +115,25 @@ def _relative(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(same, 0.0, np.abs(a - b)).max(axis=1) / scale)
 
 
+def _not_finite(expected: np.ndarray, found: np.ndarray) -> int:
+    """In how many rows only the exported file's numbers are none."""
+    if expected.dtype.kind != "f":
+        return 0
+    lost = np.isfinite(expected) & ~np.isfinite(found)
+    return int(lost.reshape(len(lost), -1).any(axis=1).sum())
+
+
 def _place(reference: _File, target: _File, row: Arrays, limit: float) -> str:
     if target.path.suffix == ".ort":
         return "the .onnx that it was made of agrees, so ONNX Runtime's own fusions are the cause: leave ort_format off"
     parting = first_parting(
         trace_of(reference.path, reference.form, row), trace_of(target.path, target.form, row), limit
     )
-    return str(parting) if parting else "every intermediate result is found in both, so outputs are mixed up"
+    return (
+        str(parting)
+        if parting
+        else "every intermediate result is found in both, so outputs are mixed up or the last step is another"
+    )
 
 
 def _real_rows(dataset: Path, inputs: list[str]) -> Arrays:

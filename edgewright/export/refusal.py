@@ -14,9 +14,14 @@ def refuse_meaningless(model: ImportedModel, precision: Precision) -> None:
     """Refuse a precision that would change what the model decides rather than how exactly it computes.
 
     Raises:
-        UnsupportedError: fewer bits for a model whose decisions rest on float32 thresholds.
+        UnsupportedError: fewer bits for a model whose decisions rest on float32 thresholds, or with an operator that
+            computes in float32 only.
     """
-    if model.float32_only and precision is not Precision.FLOAT32:
+    if precision is Precision.FLOAT32:
+        return
+    if model.float32_reason:
+        raise UnsupportedError(f"{model.name}: {precision} {model.float32_reason}; it stays float32")
+    if model.float32_only:
         raise UnsupportedError(
             f"{model.name}: {precision} would move the thresholds that its decisions rest on; it stays float32"
         )

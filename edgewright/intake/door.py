@@ -16,6 +16,7 @@ from edgewright.artifact import Artifact, Dataset, Format, ImportedModel, Intake
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, EdgewrightError, InputError, UnsupportedError
 from edgewright.intake.formats import detect_format
+from edgewright.intake.onnx_nodes import float32_reason
 from edgewright.intake.source import Source, opened
 from edgewright.store import Store
 
@@ -38,7 +39,6 @@ def take_in(model: str, data: str, store: str, name: str) -> str:
     reference, predicted = source.answers()
     exported = _with_free_batch(source.to_onnx(name), source, reference)
     graph, refusal = _imported(exported)
-    notes = list(source.notes)
     compared = source.samples.rows.test[:_PARITY_ROWS]
     _compare(_onnx_answers(exported, source, name, compared), source, reference, f"{name}: the ONNX graph")
     if graph is not None:
@@ -60,7 +60,7 @@ def take_in(model: str, data: str, store: str, name: str) -> str:
         inside = None if graph is None else place.put(graph_file, Format.TORCH_GRAPH, parent=made.digest)
         rows = place.put(data_file, Format.DATASET, parent=origin.digest)
     return Intake(
-        model=_described(name, source, (origin, made, inside), refusal, notes),
+        model=_described(name, source, (origin, made, inside), refusal, float32_reason(exported)),
         dataset=Dataset(
             artifact=rows,
             calibration_rows=len(source.samples.rows.calibration),
@@ -202,7 +202,7 @@ def _described(
     source: Source,
     artifacts: tuple[Artifact, Artifact, Artifact | None],
     refusal: str | None,
-    notes: list[str],
+    reason: str,
 ) -> ImportedModel:
     origin, made, inside = artifacts
     return ImportedModel(
@@ -217,5 +217,6 @@ def _described(
         labels=source.labels or (),
         preprocessing=source.preprocessing,
         float32_only=source.float32_only,
-        notes=tuple(notes),
+        float32_reason=reason,
+        notes=tuple(source.notes),
     )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import onnx
 
-__all__ = ["drop_unused", "has_trees", "needed_nodes", "plain_name", "rename_ends"]
+__all__ = ["drop_unused", "float32_reason", "has_trees", "needed_nodes", "plain_name", "rename_ends"]
 
 _INVALID = re.compile(r"\W|^(?=\d)")
 
@@ -24,6 +24,16 @@ def needed_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def has_trees(model: onnx.ModelProto) -> bool:
     """Whether the model's decisions rest on comparisons with thresholds."""
     return any(n.op_type.startswith("TreeEnsemble") for n in model.graph.node)
+
+
+def float32_reason(model: onnx.ModelProto) -> str:
+    """Why fewer bits than float32 cannot hold what an operator computes; empty where none is so."""
+    if any(n.op_type == "SVMClassifier" and any(a.name == "prob_a" for a in n.attribute) for n in model.graph.node):
+        return (
+            "cannot hold what SVMClassifier divides by for its probabilities, squares down to 1e-14; fitted without"
+            " probability=True it gives scores, which can"
+        )
+    return ""
 
 
 def drop_unused(model: onnx.ModelProto) -> None:

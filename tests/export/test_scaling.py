@@ -7,6 +7,7 @@ import onnx
 import pytest
 from skl2onnx import to_onnx
 from sklearn.datasets import load_diabetes, load_digits
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -65,6 +66,14 @@ def classifier(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def projected(tmp_path_factory):
+    x, y = load_digits(return_X_y=True)
+    rows = x[:200].astype(np.float32)
+    source = make_pipeline(StandardScaler(), PCA(12), LogisticRegression(max_iter=300)).fit(rows, y[:200])
+    return Linear(tmp_path_factory.mktemp("projected"), source, rows, source.predict_proba(rows), "probabilities")
+
+
+@pytest.fixture(scope="module")
 def regressor(tmp_path_factory):
     x, y = load_diabetes(return_X_y=True, scaled=False)
     source = make_pipeline(StandardScaler(), Ridge()).fit(x, y)
@@ -95,6 +104,14 @@ def test_linear_classifier_takes_fewer_bits_on_an_edge_device(classifier, precis
     assert {node.domain for node in onnx.load(made.artifact.path).graph.node} <= {"", "com.microsoft"}
     assert any("by way of the torch graph" in note for note in made.notes)
     assert [spec.name for spec in made.outputs] == ["label", "probabilities"]
+
+
+def test_half_precision_goes_by_way_of_the_graph_where_onnx_tells_no_type(projected):
+    """A scaler of ai.onnx.ml before standard operators: what it gives would stay float32 beside weights in half."""
+    made, difference = projected.difference(Platform.EDGE_DEVICE, Precision.FLOAT16)
+    assert difference < 5e-3
+    assert onnx.TensorProto.FLOAT16 in {tensor.data_type for tensor in onnx.load(made.artifact.path).graph.initializer}
+    assert any("by way of the torch graph" in note for note in made.notes)
 
 
 def test_linear_regressor_takes_fewer_bits_on_an_edge_device(regressor):

@@ -180,7 +180,7 @@ def test_a_model_without_layers_has_no_int8(digits, shared_weights, tmp_path):
     data = tmp_path / "data.npz"
     np.savez(data, **{"calibration.x.x": np.random.default_rng(0).random((20, 64), dtype=np.float32)})
     dataset = digits.dataset.model_copy(update={"artifact": store.put(data, Format.DATASET)})
-    for platform in (Platform.IOS, Platform.EDGE_DEVICE):
+    for platform in Platform:
         with pytest.raises(UnsupportedError, match="no benefit"):
             export(summing, dataset, platform, Precision.INT8, store)
 

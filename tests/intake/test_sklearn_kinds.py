@@ -50,11 +50,14 @@ from sklearn.preprocessing import (
 from sklearn.svm import SVC, SVR, LinearSVC, OneClassSVM
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from edgewright.artifact import Intake
+from edgewright.artifact import Intake, Precision
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.export import export
 from edgewright.intake import door, neighbours_graph, torch_graph
 from edgewright.intake.sklearn_source import answers
+from edgewright.profile import Platform
+from edgewright.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -78,6 +81,7 @@ CLASSIFIERS = {
     "linear svc": scaled(LinearSVC()),
     "svc": scaled(SVC()),
     "svc poly": scaled(SVC(kernel="poly")),
+    "svc linear": scaled(SVC(kernel="linear")),
     "svc probability": scaled(SVC(probability=True, random_state=0)),
     "neighbours": scaled(KNeighborsClassifier()),
     "neighbours by distance": scaled(KNeighborsClassifier(weights="distance")),
@@ -210,9 +214,9 @@ def test_a_classifier_of_three_classes_answers_alike(kind, data, tmp_path):
     assert_agrees(taken(CLASSIFIERS[kind], data["classes"], tmp_path), CLASSIFIERS[kind], data["classes"][0])
 
 
-IN_TWO = """logistic, ridge, sgd, linear svc, svc, svc probability, boosting, histogram boosting, discriminant,
-hard vote, neighbours by distance, isotonic decision, isotonic trees, temperature, weighted vote, weighted heads,
-stacked decisions, one against rest, mlp"""
+IN_TWO = """logistic, ridge, sgd, linear svc, svc, svc linear, svc probability, boosting, histogram boosting,
+discriminant, hard vote, neighbours by distance, isotonic decision, isotonic trees, temperature, weighted
+vote, weighted heads, stacked decisions, one against rest, mlp"""
 
 
 @pytest.mark.parametrize("kind", IN_TWO.replace("\n", " ").split(", "))
@@ -224,6 +228,26 @@ def test_a_classifier_of_two_classes_answers_alike(kind, data, tmp_path):
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_regressor_or_clustering_answers_alike(kind, data, tmp_path):
     assert_agrees(taken(OTHERS[kind], data["numbers"], tmp_path), OTHERS[kind], data["numbers"][0])
+
+
+def test_a_linear_kernel_becomes_one_dense_layer(data, tmp_path):
+    """Not its products with each support vector, whose dual coefficients nearly cancel: 8 bits would hold neither."""
+    intake = taken(scaled(SVC(kernel="linear")), data["two"], tmp_path)
+    graph = torch_graph.load(intake.model.graph.path)
+    shapes = [tuple(weight.shape) for weight in (*graph.parameters(), *graph.buffers()) if weight.dim() == 2]
+    features = data["two"][0].shape[1]
+    assert [shape for shape in shapes if 1 not in shape] == []
+    assert {shape for shape in shapes if features in shape and 1 in shape}
+
+
+def test_coupled_probabilities_stay_float32_and_say_why(data, tmp_path):
+    intake = taken(scaled(SVC(probability=True, random_state=0)), data["classes"], tmp_path)
+    for precision in (Precision.FLOAT16, Precision.INT8):
+        with pytest.raises(
+            UnsupportedError, match=rf"{precision} cannot hold what SVMClassifier .* without probability"
+        ):
+            export(intake.model, intake.dataset, Platform.IOS, precision, Store(tmp_path / "store"))
+    assert not taken(scaled(SVC()), data["classes"], tmp_path).model.float32_reason
 
 
 def test_scores_of_pairs_become_scores_of_classes(data, tmp_path):

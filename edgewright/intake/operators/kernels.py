@@ -15,16 +15,23 @@ from edgewright.intake.operators.trees import label_of, post_transformed
 __all__ = ["HANDLERS", "MICROSOFT_HANDLERS"]
 
 
+def _decisions(b: Builder, op: Op, x: Operand, vectors: torch.Tensor, weights: torch.Tensor) -> Operand:
+    """(N, F), (V, F) and (V, D) -> (N, D): the kernel of each row with each vector, weighted."""
+    kind, _ = op.get("kernel_type", "LINEAR"), op.get("kernel_params")  # a linear kernel has parameters, and no use
+    if kind == "LINEAR":
+        # One dense layer: large weights that nearly cancel would leave nothing of products in 8 bits.
+        return b.call(torch.matmul, x, (vectors.t().double() @ weights.double()).float())
+    return b.call(torch.matmul, _kernel(b, op, x, vectors), weights)
+
+
 def _kernel(b: Builder, op: Op, x: Operand, vectors: torch.Tensor) -> Operand:
     """(N, F) and (V, F) -> (N, V)."""
     gamma, offset, degree = op.get("kernel_params") or [1.0, 0.0, 3.0]
-    kind = op.get("kernel_type", "LINEAR")
+    kind = op.get("kernel_type")
     if kind == "RBF":
         # Differences first: the squares of large features would swallow small distances in float32.
         return b.call(torch.exp, b.call(torch.mul, _squared_distances(b, x, vectors), -gamma))
     products = b.call(torch.matmul, x, vectors.t().contiguous())
-    if kind == "LINEAR":
-        return products
     scaled = b.call(torch.add, b.call(torch.mul, products, gamma), offset)
     if kind == "POLY":
         return b.call(torch.pow, scaled, degree)
@@ -53,8 +60,7 @@ def svm_classifier(b: Builder, op: Op) -> Result:
     count = sum(per_class)
     vectors = torch.tensor(op.get("support_vectors"), dtype=torch.float32).reshape(count, -1)
     weights = _pair_weights(torch.tensor(op.get("coefficients"), dtype=torch.float32).reshape(-1, count), per_class)
-    pairs = b.call(torch.matmul, _kernel(b, op, x, vectors), weights)
-    pairs = b.call(torch.add, pairs, torch.tensor(rho, dtype=torch.float32))
+    pairs = b.call(torch.add, _decisions(b, op, x, vectors, weights), torch.tensor(rho, dtype=torch.float32))
     if op.get("post_transform", "NONE") != "NONE":
         raise refuse(op, f"post_transform {op.get('post_transform')}")
     if op.get("prob_a"):
@@ -149,7 +155,7 @@ def svm_regressor(b: Builder, op: Op) -> Result:
     coefficients = torch.tensor(op.get("coefficients"), dtype=torch.float32)
     if count:
         vectors = torch.tensor(op.get("support_vectors"), dtype=torch.float32).reshape(count, -1)
-        total = b.call(torch.matmul, _kernel(b, op, x, vectors), coefficients.reshape(count, 1))
+        total = _decisions(b, op, x, vectors, coefficients.reshape(count, 1))
     else:
         total = b.call(torch.matmul, x, coefficients.reshape(-1, 1))
     total = b.call(torch.add, total, float(op.get("rho")[0]))
