@@ -236,7 +236,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     try:
         if options.upkeep_only:
             ended.wait()
-        for line in sys.stdin:
+        for line in sys.stdin.buffer:  # bytes: one line that is no UTF-8 must not end the agent
             began = time.monotonic()
             print(json.dumps(_answered(device, line)), flush=True)
             answered += 1
@@ -263,10 +263,10 @@ def _ticked(device: Device) -> dict[str, Any]:
         return {"upkeep_failed": str(e)}
 
 
-def _answered(device: Device, line: str) -> dict[str, Any]:
+def _answered(device: Device, line: bytes) -> dict[str, Any]:
     try:
         return asdict(device.predict(json.loads(line)))
-    except (EdgeRuntimeError, ValueError) as e:
+    except (EdgeRuntimeError, ValueError, RecursionError) as e:
         return {"error": str(e)}
 
 

@@ -28,11 +28,11 @@ def encode(
     row may leave out the batch axis.
 
     Raises:
-        InputRejectedError: a wrong name, shape or type, or a value that is not finite.
+        InputRejectedError: a wrong name, shape or type, or a value that is not finite or that the tensor cannot hold.
     """
     if preprocessing.columns:
         rows = [raw] if isinstance(raw, Mapping) else raw
-        if isinstance(rows, np.ndarray):
+        if isinstance(rows, (str, bytes)) or not isinstance(rows, Sequence):  # an array of numbers is none either
             raise InputRejectedError("this model takes table rows: mappings of column name to value")
         return {inputs[0].name: quantize(_table(rows, preprocessing.columns), inputs[0])}
     arrays = raw if isinstance(raw, Mapping) else {inputs[0].name: raw}
@@ -104,17 +104,37 @@ def _cell(value: Any, column: Column, codes: Mapping[str, int], row: int) -> flo
 
 
 def _tensor(raw: Any, spec: TensorSpec, preprocessing: Preprocessing) -> np.ndarray:
-    array = np.asarray(raw)
+    try:
+        array = np.asarray(raw)
+    except ValueError as e:  # lists of unequal lengths
+        raise InputRejectedError(f"input '{spec.name}' is no array of numbers: {str(e)[:200]}") from e
     if array.dtype.kind not in "fiub":
         raise InputRejectedError(f"input '{spec.name}' needs numbers, given was {array.dtype}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InputRejectedError(f"input '{spec.name}' holds NaN or infinity")
-    real = array
     if spec.dtype.startswith("float") or spec.scale is not None:
-        real = (array.astype(np.float32) - np.float32(preprocessing.mean)) * np.float32(preprocessing.scale)
+        array = _scaled(array, spec, preprocessing)
     elif array.dtype.kind == "f":
         raise InputRejectedError(f"input '{spec.name}' is {spec.dtype}, given was {array.dtype}")
-    return quantize(_shaped(real, spec), spec)
+    elif array.dtype != spec.dtype:
+        _check_range(array, spec)
+    return quantize(_shaped(array, spec), spec)
+
+
+def _scaled(array: np.ndarray, spec: TensorSpec, preprocessing: Preprocessing) -> np.ndarray:
+    wide = np.float64 if spec.dtype == "float64" else np.float32
+    with np.errstate(over="ignore", invalid="ignore"):
+        real: np.ndarray = (array.astype(wide) - wide(preprocessing.mean)) * wide(preprocessing.scale)
+    narrow = spec.dtype if spec.scale is None else "float32"
+    # Judged after scaling: what is finite as it was given may not be in the tensor's own type.
+    if not np.isfinite(real).all() or (narrow == "float16" and np.abs(real).max(initial=0) > np.finfo(narrow).max):
+        raise InputRejectedError(f"input '{spec.name}' holds NaN, infinity or a value beyond {narrow}")
+    return real
+
+
+def _check_range(array: np.ndarray, spec: TensorSpec) -> None:
+    """Refuse integers that a cast to the tensor's own type would wrap around."""
+    low, high = (0, 1) if spec.dtype == "bool" else (int(np.iinfo(spec.dtype).min), int(np.iinfo(spec.dtype).max))
+    if array.size and not low <= int(array.min()) <= int(array.max()) <= high:
+        raise InputRejectedError(f"input '{spec.name}' is {spec.dtype}, {low}..{high}: a value given is outside")
 
 
 def _shaped(array: np.ndarray, spec: TensorSpec) -> np.ndarray:

@@ -633,21 +633,23 @@ def test_eight_threads_answer_and_log_while_the_model_is_replaced(
 
 
 def test_agent_answers_lines_and_keeps_what_it_logged(tmp_path: Path, repository: str) -> None:
-    rows = [json.dumps(ROW), "not json", json.dumps({"tenure": 1})]
+    refused = ["5", "true", "[[1], 2]", "[" * 100_000, '"\\ud800"']  # none of them may end the agent
+    rows = [json.dumps(ROW), "not json", json.dumps({"tenure": 1}), *refused]
     command = [sys.executable, "-m", "edgewright_runtime", "run", "--root", str(tmp_path / "device")]
     done = subprocess.run(
         [*command, "--repository", repository, "--interval", "0.1"],
-        input="\n".join(rows),
+        input="\n".join(rows).encode() + b"\n\xff\xfe\n" + json.dumps(ROW).encode(),
         capture_output=True,
-        text=True,
         check=True,
     )
 
-    answers = [json.loads(line) for line in done.stdout.splitlines()[:3]]
+    lines = done.stdout.decode().splitlines()
+    answers = [json.loads(line) for line in lines[:10]]
     assert answers[0]["model"] == "stable.1"
     assert "error" in answers[1]
     assert "'charges' is missing" in answers[2]["error"]
-    assert json.loads("".join(done.stdout.splitlines()[3:]))["answered"] == 3
+    assert ["error" in answer for answer in answers] == [False, *[True] * 8, False]
+    assert json.loads("".join(lines[10:]))["answered"] == 10
     status = subprocess.run(
         [sys.executable, "-m", "edgewright_runtime", "bench", "--runs", "20", "--root", str(tmp_path / "device")],
         capture_output=True,

@@ -89,6 +89,43 @@ def test_array_that_does_not_fit_is_rejected(raw: Any, message: str) -> None:
         encode(raw, (TensorSpec("x", (1, 1, 8, 8), "float32"),), Preprocessing())
 
 
+@pytest.mark.parametrize("raw", [5, True, None, 1.5, [5], "text", [[]]], ids=repr)
+def test_what_is_no_row_is_rejected(raw: Any) -> None:
+    with pytest.raises(InputRejectedError, match="row"):
+        encode(raw, FEATURES, TABLE)
+
+
+@pytest.mark.parametrize("raw", [[[1.0], [1.0, 2.0]], [1.0, [2.0]], {}, None, "text"], ids=repr)
+def test_what_is_no_array_is_rejected(raw: Any) -> None:
+    with pytest.raises(InputRejectedError, match="input"):
+        encode(raw, (TensorSpec("x", (-1, 2), "float32"),), Preprocessing())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "message"),
+    [
+        ("float32", 1e39, "float32"),
+        ("float16", 1e5, "float16"),
+        ("uint8", 300, "0..255"),
+        ("uint8", -1, "0..255"),
+        ("int32", 1 << 40, "2147483647"),
+        ("bool", 2, "0..1"),
+    ],
+)
+def test_value_beyond_what_the_tensor_holds_is_rejected_and_never_wrapped(
+    dtype: str, value: float, message: str
+) -> None:
+    with pytest.raises(InputRejectedError, match=message):
+        encode([[value]], (TensorSpec("x", (-1, 1), dtype),), Preprocessing())
+    assert encode([[1]], (TensorSpec("x", (-1, 1), dtype),), Preprocessing())["x"].tolist() == [[1]]
+
+
+def test_double_input_keeps_its_digits() -> None:
+    encoded = encode(np.array([[1 / 3]]), (TensorSpec("x", (-1, 1), "float64"),), Preprocessing())["x"]
+
+    assert encoded.tolist() == [[1 / 3]]
+
+
 def test_channels_last_is_not_mistaken_for_channels_first() -> None:
     spec = TensorSpec("x", (1, 3, 8, 8), "float32")
 
