@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 import threading
@@ -62,26 +63,42 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("--channel", default="stable")
     install.add_argument("--ignore-cohort", action="store_true", help="install even if not yet offered to this device")
     install.add_argument("--beside", action="store_true", help="keep it, without making it the current model")
-    install.add_argument("--quota-mb", type=float, default=0, help="keep older models while all take at most this")
+    install.add_argument("--quota-mb", type=_amount, default=0, help="keep older models while all take at most this")
     check = add("check", _check, "compare a bundle's files with their digests and run its golden vectors")
     check.add_argument("folder", type=Path)
     predict = rooted(add("predict", _predict, "answer rows with the installed model"))
     predict.add_argument("rows", help="a .json file (one row, or a list), a .npy array, or - for JSON on stdin")
     predict.add_argument("--bundle", type=Path, help="a bundle's folder, instead of the installed one")
-    predict.add_argument("--threads", type=int, help="as the manifest says if left out")
+    predict.add_argument("--threads", type=_count, help="as the manifest says if left out")
     rooted(add("status", _status, "what is installed"))
     rollback = rooted(add("rollback", _rollback, "return to an earlier release, without network"))
     rollback.add_argument("--to", help="a kept release, as `status` names it; the one before the current if left out")
     bench = rooted(add("bench", _bench, "time the installed model on its golden rows"))
-    bench.add_argument("--runs", type=int, default=200)
-    bench.add_argument("--threads", type=int, help="as the manifest says if left out")
+    bench.add_argument("--runs", type=_count, default=200)
+    bench.add_argument("--threads", type=_count, help="as the manifest says if left out")
     clouded(rooted(add("sync", _sync, "send what waits in the outbox")), required=True)
     run = clouded(rooted(add("run", _run, "answer rows from stdin, one JSON a line, and keep the device up to date")))
     run.add_argument("--repository", help="release repository to take updates from")
     run.add_argument("--channel", default="stable")
-    run.add_argument("--interval", type=float, default=60.0, help="seconds between two rounds of upkeep")
+    run.add_argument("--interval", type=_amount, default=60.0, help="seconds between two rounds of upkeep")
     run.add_argument("--upkeep-only", action="store_true", help="read no rows: another process answers")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 10**6:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 to a million is needed")
+    return int(text)
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1e9:  # NaN compares false
+        raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 1e9 is needed")
+    return value
 
 
 def _install(options: argparse.Namespace) -> dict[str, Any]:
@@ -123,7 +140,7 @@ def _rows(source: str) -> Any:
         content = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text())
         table = isinstance(content, dict) or (isinstance(content, list) and content and isinstance(content[0], dict))
         return content if table else np.asarray(content, dtype=np.float32)
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, EOFError, RecursionError) as e:
         raise InputRejectedError(f"{source}: cannot be read: {str(e)[:200]}") from e
 
 
@@ -203,7 +220,10 @@ def _client(options: argparse.Namespace) -> Any:
         return None
     if options.token_file is None:
         raise EdgeRuntimeError("--cloud needs --token-file with this device's token")
-    return CloudClient(options.cloud, options.token_file.read_text().strip())
+    token = options.token_file.read_bytes().decode(errors="replace").strip()
+    if not token.isascii() or not token.isprintable() or " " in token or not token:
+        raise EdgeRuntimeError(f"{options.token_file}: holds no token: one line of plain characters is needed")
+    return CloudClient(options.cloud, token)
 
 
 def _sync(options: argparse.Namespace) -> dict[str, Any]:

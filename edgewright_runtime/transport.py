@@ -33,7 +33,10 @@ class Repository:
     def __init__(self, url: str, timeout_s: float = 20.0) -> None:
         self.url = url.rstrip("/")
         self._timeout_s = timeout_s
-        kind = urllib.parse.urlsplit(url).scheme
+        try:
+            kind = urllib.parse.urlsplit(url).scheme
+        except ValueError as e:
+            raise TransportError(f"{url}: no address of a repository: {e}") from e
         if kind in ("", "file"):
             path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path) if kind else url
             self._folder: Path | None = Path(path)

@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 
 from edgewright_runtime.backends.tensors import check_feeds, renamed
-from edgewright_runtime.errors import BackendUnavailableError, IntegrityError
+from edgewright_runtime.errors import (
+    BackendUnavailableError,
+    EdgeRuntimeError,
+    InputRejectedError,
+    IntegrityError,
+)
 from edgewright_runtime.manifest import Kernels, TensorSpec
 
 __all__ = ["OnnxBackend"]
@@ -66,7 +71,11 @@ class OnnxBackend:
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference of feeds that fit; see `Backend.infer`."""
-        results = self._session.run(self._own_outputs, {own: feeds[name] for name, own in self._own_inputs})
+        try:
+            results = self._session.run(self._own_outputs, {own: feeds[name] for name, own in self._own_inputs})
+        except Exception as e:  # the runtime's exceptions share no base of their own
+            kind = InputRejectedError if type(e).__name__ == "InvalidArgument" else EdgeRuntimeError
+            raise kind(f"{self.name}: the inference failed: {str(e).splitlines()[0][:300]}") from e
         return {spec.name: result for spec, result in zip(self.outputs, results)}
 
 

@@ -3,7 +3,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from edgewright import profile
 from edgewright.package import Bundle
@@ -35,6 +37,23 @@ def test_names_given_are_used_instead_of_the_files_own(tmp_path: Path) -> None:
     assert list(backend.run({"features": np.zeros((1, 4), np.float32)})) == ["answer"]
     with pytest.raises(IntegrityError, match="has 1 inputs"):
         load(tmp_path / "m.onnx", "onnx", input_names=["a", "b"])
+
+
+def test_number_that_only_the_model_knows_to_be_wrong_is_the_callers(tmp_path: Path) -> None:
+    """An index beyond an embedding's rows fits every shape and type, and ends in ONNX Runtime's own exception."""
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["w", "x"], ["y"])],
+        "embedding",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, ["N"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])],
+        [numpy_helper.from_array(np.ones((3, 2), np.float32), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    backend = load(tmp_path / "m.onnx", "onnx")
+
+    assert backend.run({"x": np.array([2])})["y"].tolist() == [[1, 1]]
+    with pytest.raises(InputRejectedError, match="out of data bounds, idx=7"):
+        backend.run({"x": np.array([7])})
 
 
 def test_litert_runs_row_by_row_where_the_batch_is_fixed(image_bundle: Bundle) -> None:

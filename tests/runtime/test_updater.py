@@ -499,3 +499,44 @@ def test_commands_show_what_is_installed(
     assert (status["on_trial"], status["refused"], status["outbox"]) == (False, {}, None)
     assert main(["install", str(repository / "nowhere"), "--root", str(root)]) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "--runs", "0"], "a whole number from 1"),
+        (["bench", "--threads", "-2"], "a whole number from 1"),
+        (["install", "x", "--quota-mb", "nan"], "a number from 0"),
+        (["install", "http://["], "Invalid IPv6 URL"),
+        (["install", "x", "--channel", "../stable"], "1 to 64 of a-z"),
+        (["run", "--interval", "inf"], "a number from 0"),
+        (["predict", "empty.npy", "--bundle", "BUNDLE"], "cannot be read"),
+        (["predict", "deep.json", "--bundle", "BUNDLE"], "cannot be read"),
+        (["predict", "number.json", "--bundle", "BUNDLE"], "takes table rows"),
+        (["sync", "--cloud", "http://127.0.0.1:9", "--token-file", "binary"], "holds no token"),
+        (["sync", "--cloud", "http://127.0.0.1:9", "--token-file", "empty.npy"], "holds no token"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]),
+)
+def test_wrong_command_is_one_clear_line(
+    tmp_path: Path,
+    table_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.npy").write_bytes(b"")
+    Path("deep.json").write_text("[" * 100_000)
+    Path("number.json").write_text("5")
+    Path("binary").write_bytes(b"\xff\xfe\n")
+    try:
+        done = main([str(table_bundle.artifact.path) if a == "BUNDLE" else a for a in arguments])
+    except SystemExit as e:  # argparse: a usage line before it
+        done = e.code
+
+    assert done in {1, 2}
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "error: " in last
+    assert message in last
