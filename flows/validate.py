@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Annotated
 
 from prefect import flow, unmapped
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.futures import PrefectFuture
+from pydantic import Field
 
 from edgewright.errors import EdgewrightError, UnsupportedError
 from edgewright.measurement import Emulation, ValidationReport
@@ -54,7 +56,10 @@ def validate(
     result_serializer="json",
 )
 def validate_bundle(
-    bundle: Path, devices: list[str], baseline: Path | None = None, quick: bool = False
+    bundle: Path,
+    devices: Annotated[list[str], Field(min_length=1)],
+    baseline: Path | None = None,
+    quick: bool = False,
 ) -> list[DeviceCheck]:
     """What each device says, in the order asked for; a device that refuses the bundle does not stop the others.
 
@@ -70,7 +75,8 @@ def validate_bundle(
     before = validated_bundle(read_bundle(baseline), store) if baseline is not None else None
     running = steps.check_bundle.map(unmapped(candidate), unmapped(before), profiles, unmapped(quick))
     checks = [_settled(future, device) for future, device in zip(running, profiles, strict=True)]
-    create_table_artifact(key="bundle-on-devices", table=check_rows(checks), description=str(bundle))
+    verdict = f"{bundle}: passed on {sum(check.passed for check in checks)} of {len(checks)} devices"
+    create_table_artifact(key="bundle-on-devices", table=check_rows(checks), description=verdict)
     return checks
 
 

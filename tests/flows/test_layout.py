@@ -46,13 +46,24 @@ def test_importing_the_flows_loads_no_framework() -> None:
 
 def test_deployments_name_flows_that_are_there_and_ship_paused() -> None:
     deployments = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
-    assert {d["name"] for d in deployments} == {"deploy", "monitor", "rollback"}
+    assert {d["name"] for d in deployments} == {"deploy", "monitor", "rollback", "validate"}
     for deployment in deployments:
         file, function = deployment["entrypoint"].split(":")
         names = [n.name for n in ast.walk(ast.parse((PROJECT / file).read_text())) if isinstance(n, ast.FunctionDef)]
         assert function in names
         assert all(schedule["active"] is False for schedule in deployment["schedules"])
     assert any(d["schedules"] for d in deployments)
+
+
+def test_the_form_of_validation_asks_for_a_bundle_and_at_least_one_device() -> None:
+    from prefect.utilities.callables import parameter_schema
+
+    from flows.validate import validate_bundle
+
+    schema = parameter_schema(validate_bundle).model_dump()
+    assert [n for n, field in schema["properties"].items() if not field.get("description")] == []
+    assert schema["required"] == ["bundle", "devices"]
+    assert schema["properties"]["devices"]["minItems"] == 1
 
 
 def test_the_form_has_a_description_for_every_parameter() -> None:

@@ -79,7 +79,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 def test_deployments_are_registered_and_paused(servers: Servers) -> None:
     found = {d["name"]: d for d in servers.call("/deployments/filter", {})}
-    assert set(found) == {"deploy", "monitor", "rollback"}
+    assert set(found) == {"deploy", "monitor", "rollback", "validate"}
     assert [s["active"] for d in found.values() for s in d["schedules"]] == [False, False]
 
 
@@ -106,19 +106,42 @@ def test_a_run_started_from_the_form_ends_in_mlflow(servers: Servers) -> None:
         "recipe": "float32",
     }
     run = servers.call(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": asked})
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        state = servers.call(f"/flow_runs/{run['id']}")["state"]
-        if state["type"] in {"COMPLETED", "FAILED", "CRASHED"}:
-            break
-        time.sleep(1)
-    assert state["type"] == "COMPLETED", state
+    _await_completed(servers, run["id"])
     shown = {a["type"] for a in servers.call("/artifacts/filter", {}) if a["key"]}
     assert shown == {"table", "markdown"}
     client = MlflowClient(f"http://127.0.0.1:{servers.mlflow}")
     experiment = client.get_experiment_by_name("edgewright")
     tags = [r.data.tags.get("deployment_id") for r in client.search_runs([experiment.experiment_id])]
     assert run["id"] in tags
+
+
+def _await_completed(servers: Servers, run: str) -> None:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        state = servers.call(f"/flow_runs/{run}")["state"]
+        if state["type"] in {"COMPLETED", "FAILED", "CRASHED"}:
+            break
+        time.sleep(1)
+    assert state["type"] == "COMPLETED", state
+
+
+def test_a_released_bundle_is_validated_from_the_form(servers: Servers) -> None:
+    manifests = list((servers.folder / "home").glob("**/manifest.json"))
+    assert manifests, "the run before this one made a bundle"
+    deployment = servers.call("/deployments/name/validate-bundle/validate")
+    # The second device takes another format: refused at once, and it does not stop the first.
+    asked = {"bundle": str(manifests[0].parent), "devices": ["generic_edge_device", "pixel_8"], "quick": True}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        servers.call(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {**asked, "devices": []}})
+    assert refused.value.code == 409
+    assert "devices" in refused.value.read().decode()
+    run = servers.call(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": asked})
+    _await_completed(servers, run["id"])
+    (shown,) = [a for a in servers.call("/artifacts/filter", {}) if a["key"] == "bundle-on-devices"]
+    assert "passed on 1 of 2 devices" in shown["description"]
+    verdicts = {row["device"]: row["verdict"] for row in json.loads(shown["data"])}
+    assert verdicts["generic_edge_device"] == "passed"
+    assert "pixel_8 takes tflite files" in verdicts["pixel_8"]
 
 
 def test_ctrl_c_stops_everything(servers: Servers) -> None:
