@@ -1,6 +1,6 @@
 """How a profile shapes the file, and each way to quantize: a released bundle that works, or a refusal by name."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,6 @@ pytestmark = [
 ]
 
 Deploy = Callable[[str, dict[str, bool], str], DeploymentResult]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEWRIGHT_HOME", str(folder))
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import json
 import pickle
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,6 @@ from tasks.tracking import pending_records
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 WORK = {"Taking in the model and its data", "Exporting to the platform's format", "Measuring latency and memory"}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One home for the whole file: the tests build on each other's cache, as a user's runs do."""
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEWRIGHT_HOME", str(folder))
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        yield folder
 
 
 @pytest.fixture(scope="module")
