@@ -120,9 +120,9 @@ def _tensor(raw: Any, spec: TensorSpec, preprocessing: Preprocessing) -> np.ndar
 
 
 def _scaled(array: np.ndarray, spec: TensorSpec, preprocessing: Preprocessing) -> np.ndarray:
-    wide = np.float64 if spec.dtype == "float64" else np.float32
+    wide = np.dtype(np.float64 if spec.dtype == "float64" else np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        real: np.ndarray = (array.astype(wide) - wide(preprocessing.mean)) * wide(preprocessing.scale)
+        real: np.ndarray = (array.astype(wide) - wide.type(preprocessing.mean)) * wide.type(preprocessing.scale)
     narrow = spec.dtype if spec.scale is None else "float32"
     # Judged after scaling: what is finite as it was given may not be in the tensor's own type.
     if not np.isfinite(real).all() or (narrow == "float16" and np.abs(real).max(initial=0) > np.finfo(narrow).max):

@@ -7,12 +7,15 @@ Beyond the disk budget the oldest records are dropped, and counted in the same t
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sqlite3
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,9 +65,10 @@ def open_connection(path: Path) -> Any:
 class Outbox:
     """A durable queue at ``path``, at most about ``max_bytes`` of records; safe from many threads.
 
-    A damaged file is set aside (``set_aside`` tells where) and a new one begun: never a crash loop. One that cannot be
-    opened now, as on a full disk, is an error at once, or with ``open_later`` at each use until it can. ``lost`` counts
-    the records of `add_soon` that could not be written.
+    A damaged file is set aside (``set_aside`` tells where) and a new one begun: never a crash loop. Other processes that
+    have it open make room at their next use; until then it is an error here. One that cannot be opened now, as on a
+    full disk, is an error at once, or with ``open_later`` at each use until it can. A single record that rotted is
+    dropped, and counted as such. ``lost`` counts the records of `add_soon` that could not be written.
     """
 
     def __init__(
@@ -85,6 +89,9 @@ class Outbox:
         self.lost = 0
         self._database = threading.RLock()
         self.set_aside: Path | None = None
+        self._unusable = path.with_name(f"{path.name}.unusable")
+        self._damaged: int | None = None
+        self._lock: weakref.finalize[..., Outbox] | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db: Any = None
         try:
@@ -131,15 +138,25 @@ class Outbox:
 
     def batch(self, most: int = 500, most_bytes: int = 512 << 10) -> list[Record]:
         """The oldest records, up to a number and a size; at least one if there is any."""
-        found: list[Record] = []
-        size = 0
-        with self._reading() as db:
-            for key, body in db.execute("SELECT key, body FROM records ORDER BY seq LIMIT ?", (most,)):
-                size += len(body)
-                if found and size > most_bytes:
-                    break
-                found.append(Record(key, bytes(body)))
-        return found
+        while True:
+            found: list[Record] = []
+            rotten: list[int] = []
+            size = 0
+            with self._reading() as db:
+                query = "SELECT seq, CAST(key AS BLOB), CAST(body AS BLOB) FROM records ORDER BY seq LIMIT ?"
+                for seq, key, body in db.execute(query, (most,)):
+                    size += len(body)
+                    if found and size > most_bytes:
+                        break
+                    if _is_object(body):
+                        found.append(Record(_known_key(db, seq, key), bytes(body)))
+                    else:
+                        rotten.append(seq)
+            if not rotten:
+                return found
+            with self._transaction() as db:
+                for seq in rotten:
+                    _drop(db, seq)
 
     def acknowledge(self, keys: Sequence[str]) -> None:
         """Forget records that have arrived."""
@@ -167,6 +184,7 @@ class Outbox:
         with self._database:
             if self._db is not None:
                 self._db.close()
+            self._leave()
 
     # Group commit: the first caller to find nobody leading commits for all who wait.
 
@@ -220,14 +238,10 @@ class Outbox:
     def _drop_oldest(self, db: Any) -> None:
         excess = _value(db, "bytes") - self._max_bytes
         while excess > 0:
-            rows = db.execute("SELECT seq, length(body) FROM records ORDER BY seq LIMIT 1").fetchall()
+            rows = db.execute("SELECT seq FROM records ORDER BY seq LIMIT 1").fetchall()
             if not rows:
                 return
-            freed = rows[0][1] + _OVERHEAD_BYTES
-            db.execute("DELETE FROM records WHERE seq = ?", (rows[0][0],))
-            _count(db, "bytes", -freed)
-            _count(db, "dropped", 1)
-            excess -= freed
+            excess -= _drop(db, rows[0][0])
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
@@ -244,28 +258,69 @@ class Outbox:
     @contextmanager
     def _reading(self) -> Iterator[Any]:
         with self._database:
+            if self._db is not None and not self._closed and os.path.exists(self._unusable):  # noqa: PTH110 - each time
+                self._give_up()
             if self._db is None:
                 self._db = self._opened()
             try:
                 yield self._db
             except sqlite3.Error as e:
                 if _is_damage(e):
-                    self._db.close()
-                    self._db = None  # a new one is begun at the next use
-                    self._put_aside()
+                    self._tell_of_damage()
+                    self._give_up()  # a new one is begun at the next use
                 raise OutboxError(f"outbox {self._path.name}: {e}") from e
 
     def _opened(self) -> Any:
         try:
+            self._enter()
             try:
                 return self._prepared()
             except sqlite3.DatabaseError as e:
                 if not _is_damage(e):
                     raise
-                self._put_aside()
+                self._tell_of_damage()
+                self._leave()
+                self._enter()
                 return self._prepared()
         except (sqlite3.Error, OSError) as e:
+            self._leave()
             raise OutboxError(f"outbox {self._path}: cannot be opened: {e}") from e
+
+    # SQLite deletes a log by its name when it closes a file, whatever file has that name by then. So a damaged one is
+    # renamed by nobody who shares it: each holds a lock while it has the file open, and leaves when it is unusable.
+
+    def _enter(self) -> None:
+        """Take a share in the file, after setting it aside where it was found damaged."""
+        descriptor = os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock = weakref.finalize(self, os.close, descriptor)
+        if self._is_unusable():
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                raise OSError("it is damaged, and another process still has it open") from e
+            if self._is_unusable():  # else another has set it aside meanwhile
+                self._put_aside()
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if self._is_unusable():  # found while this waited for its share
+            raise OSError("it was found damaged just now")
+
+    def _leave(self) -> None:
+        if self._lock is not None:
+            self._lock()
+
+    def _give_up(self) -> None:
+        self._db.close()
+        self._db = None
+        self._leave()
+
+    def _tell_of_damage(self) -> None:
+        with suppress(OSError):  # a full disk: this process knows it anyway, and others find it themselves
+            self._damaged = self._path.stat().st_ino
+            self._unusable.touch()
+
+    def _is_unusable(self) -> bool:
+        known = self._damaged is not None and self._path.exists() and self._path.stat().st_ino == self._damaged
+        return known or self._unusable.exists()
 
     def _prepared(self) -> Any:
         db = self._connect(self._path)
@@ -283,10 +338,14 @@ class Outbox:
 
     def _put_aside(self) -> None:
         """Keep one damaged file for whoever investigates; a second would only fill the disk."""
-        self.set_aside = self._path.with_name(f"{self._path.name}.damaged")
-        self._path.replace(self.set_aside)
-        for suffix in ("-wal", "-shm"):
+        for suffix in ("-wal", "-shm"):  # first: a log that stayed would be played into the new file
             Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        aside = self._path.with_name(f"{self._path.name}.damaged")
+        if self._path.exists():
+            self._path.replace(aside)
+            self.set_aside = aside
+        self._unusable.unlink(missing_ok=True)
+        self._damaged = None
 
 
 def _check(db: Any) -> None:
@@ -298,6 +357,30 @@ def _check(db: Any) -> None:
 def _is_damage(error: sqlite3.Error) -> bool:
     # Its subclasses tell of a full disk, a lock or a wrong call: the file itself is sound then.
     return type(error) is sqlite3.DatabaseError
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        return isinstance(json.loads(body), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _known_key(db: Any, seq: int, key: bytes) -> str:
+    """A record's key, which the index of keys must know: the record could never be deleted by another."""
+    text = bytes(key).decode(errors="replace")
+    if db.execute("SELECT seq FROM records WHERE key = ?", (text,)).fetchall() != [(seq,)]:
+        raise sqlite3.DatabaseError(f"the key of record {seq} is not the one that it was kept under")
+    return text
+
+
+def _drop(db: Any, seq: int) -> int:
+    """Delete a record that was not confirmed, and count it; how many bytes of the budget that frees."""
+    ((length,),) = db.execute("SELECT length(body) FROM records WHERE seq = ?", (seq,)).fetchall()
+    db.execute("DELETE FROM records WHERE seq = ?", (seq,))
+    _count(db, "bytes", -(length + _OVERHEAD_BYTES))
+    _count(db, "dropped", 1)
+    return int(length) + _OVERHEAD_BYTES
 
 
 def _encoded(content: Mapping[str, Any]) -> bytes:

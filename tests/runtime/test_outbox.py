@@ -193,6 +193,103 @@ def test_damage_found_while_in_use_is_set_aside_too(tmp_path: Path) -> None:
     assert bodies(outbox) == [{"n": 1}]
 
 
+def damage(path: Path) -> None:
+    """Overwrite all but the first page, as a failing card does."""
+    with sqlite3.connect(path) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    other.close()
+    with path.open("r+b") as stream:  # in place: whoever has the file open sees it
+        stream.seek(4096)
+        stream.write(os.urandom(path.stat().st_size - 4096))
+
+
+def test_damaged_file_that_two_have_open_is_set_aside_once_and_the_new_one_never(tmp_path: Path) -> None:
+    """SQLite deletes a log by its name when it closes: a file must not be renamed under somebody who has it open."""
+    first, second = Outbox(tmp_path / "o.db"), Outbox(tmp_path / "o.db")
+    first.add_many([{"n": "x" * 500}] * 200)
+    assert len(second.batch(most=1000)) == 200
+    damage(tmp_path / "o.db")
+
+    with pytest.raises(OutboxError):
+        first.batch()
+    with pytest.raises(OutboxError, match="another process"):
+        first.add({"n": 0})
+    second.add({"n": 1})  # the second makes room, and begins the new file
+    first.add({"n": 2})
+    second.add({"n": 3})
+    second.close()
+    first.add({"n": 4})
+
+    assert bodies(first) == [{"n": n} for n in (1, 2, 3, 4)]
+    first.close()
+    assert bodies(Outbox(tmp_path / "o.db")) == [{"n": n} for n in (1, 2, 3, 4)]
+    assert (tmp_path / "o.db.damaged").stat().st_size > 4096
+    assert not (tmp_path / "o.db.unusable").exists()
+
+
+def test_kill_while_a_file_is_set_aside_leaves_no_log_to_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+    outbox.add_many([{"n": "x" * 500}] * 200)
+    log = (tmp_path / "o.db-wal").read_bytes()
+    outbox.close()
+    damage(tmp_path / "o.db")
+    (tmp_path / "o.db-wal").write_bytes(log)  # a whole one, as a process that was killed leaves it
+    left: list[bool] = []
+
+    def killed(self: Path, target: Path) -> Path:
+        left.append((tmp_path / "o.db-wal").exists())
+        raise KeyboardInterrupt
+
+    (tmp_path / "o.db.unusable").touch()
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Outbox(tmp_path / "o.db")
+    monkeypatch.undo()
+
+    assert left == [False], "the log would be played into the new file"
+    again = Outbox(tmp_path / "o.db")
+    again.add({"n": 1})
+    assert bodies(again) == [{"n": 1}]
+
+
+@pytest.mark.parametrize("byte", [0xFF, ord("[")], ids=["no text", "no object"])
+def test_record_that_rotted_is_dropped_and_counted_and_the_others_leave(tmp_path: Path, byte: int) -> None:
+    """SQLite's own check looks at the structure of its pages, not at what a record says."""
+    outbox = Outbox(tmp_path / "o.db")
+    outbox.add_many([{"n": n} for n in range(5)])
+    outbox.close()
+    content = bytearray((tmp_path / "o.db").read_bytes())
+    content[content.index(b'{"n":2}')] = byte
+    (tmp_path / "o.db").write_bytes(content)
+
+    again = Outbox(tmp_path / "o.db")
+
+    assert bodies(again) == [{"n": n} for n in (0, 1, 3, 4)]
+    again.acknowledge([record.key for record in again.batch()])
+    assert again.counters() == {"waiting": 0, "bytes": 0, "added": 5, "dropped": 1}
+
+
+@pytest.mark.parametrize("byte", [0xFE, ord("g")], ids=["no text", "another key"])
+def test_key_that_its_index_does_not_know_is_damage(tmp_path: Path, byte: int) -> None:
+    """Such a record could never be deleted by its key, and would stand at the head of the queue for ever."""
+    outbox = Outbox(tmp_path / "o.db")
+    key = outbox.add_many([{"n": n} for n in range(5)])[2].encode()
+    outbox.close()
+    content = bytearray((tmp_path / "o.db").read_bytes())
+    content[content.index(key + b'{"n":2}')] = byte
+    (tmp_path / "o.db").write_bytes(content)
+
+    again = Outbox(tmp_path / "o.db")
+    with pytest.raises(OutboxError):
+        again.batch()
+    again.add({"n": 9})
+
+    assert bodies(again) == [{"n": 9}]
+    assert again.set_aside is not None
+
+
 _FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
