@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import count
 
 import onnx
 
@@ -53,21 +54,55 @@ def plain_name(name: str) -> str:
 
 
 def rename_ends(model: onnx.ModelProto, wanted: Mapping[str, str] | None = None) -> None:
-    """Give inputs and outputs the ``wanted`` names, by default their own made fit for every target's identifiers."""
-    ends = [*model.graph.input, *model.graph.output]
-    names = dict(wanted) if wanted is not None else {e.name: plain_name(e.name) for e in ends}
-    for entry in [*ends, *model.graph.value_info, *model.graph.initializer]:
+    """Give inputs and outputs the ``wanted`` names, by default their own made fit for every target's identifiers.
+
+    Whatever has such a name already, further inside or as an end before it, is given another.
+    """
+    ends = [e.name for e in (*model.graph.input, *model.graph.output)]
+    used = _names(model.graph)
+    names: dict[str, str] = {}
+    for end in dict.fromkeys(ends):
+        asked = plain_name(end) if wanted is None else wanted.get(end, end)
+        names[end] = _free(asked, set(names.values()))
+    for name in used - set(names):
+        if name in set(names.values()):
+            names[name] = _free(name, used | set(names.values()))
+    _rename(model.graph, names)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or the first of ``name_1``, ``name_2``, … that is not taken."""
+    return name if name not in taken else next(n for i in count(1) if (n := f"{name}_{i}") not in taken)
+
+
+def _names(graph: onnx.GraphProto) -> set[str]:
+    """Of every value in it and in its subgraphs."""
+    found = {entry.name for entry in (*graph.input, *graph.output, *graph.initializer)}
+    for node in graph.node:
+        found.update(node.input, node.output)
+        for inner in _inner_graphs(node):
+            found |= _names(inner)
+    return found
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         entry.name = names.get(entry.name, entry.name)
-    for node in model.graph.node:
+    for node in graph.node:
         node.input[:] = [names.get(n, n) for n in node.input]
         node.output[:] = [names.get(n, n) for n in node.output]
+        for inner in _inner_graphs(node):  # it may read the values outside it
+            _rename(inner, names)
+
+
+def _inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [g for attribute in node.attribute for g in (attribute.g, *attribute.graphs)]
 
 
 def _reads(node: onnx.NodeProto) -> set[str]:
     names = set(node.input)
-    for attribute in node.attribute:
-        for inner in [attribute.g, *attribute.graphs]:
-            names.update(entry.name for entry in inner.output)
-            for child in inner.node:
-                names |= _reads(child)
+    for inner in _inner_graphs(node):
+        names.update(entry.name for entry in inner.output)
+        for child in inner.node:
+            names |= _reads(child)
     return names
