@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 
@@ -9,20 +10,22 @@ __all__ = ["bars", "distribution", "timeline", "waterfall"]
 
 _WIDTH = 640
 _BINS = 48
+_GLYPH = 12.5  # what a wide letter takes on a phone, where report.css has the larger size
 
 
 def bars(rows: Sequence[tuple[str, float, str]], unit: str, title: str) -> str:
     """Horizontal bars: (label, value, CSS class) each; ``title`` is read to those who cannot see."""
     if not rows:
         return ""
-    height, left, right = 34, 190, 110
+    height, left = 34, _room([label for label, _, _ in rows])
+    right = _room([f"{value:,.4g} {unit}" for _, value, _ in rows])
     longest = max(value for _, value, _ in rows) or 1.0
     parts = []
     for i, (label, value, kind) in enumerate(rows):
         width = max(1.0, (_WIDTH - left - right) * value / longest)
         y = i * height
         parts.append(
-            f'<text x="{left - 8}" y="{y + 22}" text-anchor="end">{escape(label)}</text>'
+            f"{_label(label, left, y + 22)}"
             f'<rect class="{escape(kind)}" x="{left}" y="{y + 6}" width="{width:.1f}" height="22" rx="3"/>'
             f'<text class="value" x="{left + width + 8:.1f}" y="{y + 22}">{value:,.4g} {escape(unit)}</text>'
         )
@@ -36,20 +39,22 @@ def waterfall(falls: Sequence[tuple[str, float, float, bool]], unit: str, title:
     """
     if not falls:
         return ""
-    height, left, right = 34, 190, 150
+    said = [
+        f"{after:,.4g} {unit}" + (f" ({100 * (after / before - 1):+.1f}%)" if before else "")
+        for _, before, after, _ in falls
+    ]
+    height, left, right = 34, _room([label for label, *_ in falls]), _room(said)
     longest = max(max(before, after) for _, before, after, _ in falls) or 1.0
     scale = (_WIDTH - left - right) / longest
     parts = []
     for i, (label, before, after, kept) in enumerate(falls):
         start, end = sorted((before, after))
         y, kind = i * height, "baseline" if i == 0 else "candidate" if kept else "baseline overlaid"
-        change = f" ({100 * (after / before - 1):+.1f}%)" if before else ""
         parts.append(
-            f'<text x="{left - 8}" y="{y + 22}" text-anchor="end">{escape(label)}</text>'
+            f"{_label(label, left, y + 22)}"
             f'<rect class="{kind}" x="{left + start * scale:.1f}" y="{y + 6}" '
             f'width="{max(1.0, (end - start) * scale):.1f}" height="22" rx="3"/>'
-            f'<text class="value" x="{left + end * scale + 8:.1f}" y="{y + 22}">'
-            f"{after:,.4g} {escape(unit)}{change}</text>"
+            f'<text class="value" x="{left + end * scale + 8:.1f}" y="{y + 22}">{escape(said[i])}</text>'
         )
         if kept and i + 1 < len(falls):
             at = left + after * scale
@@ -81,8 +86,8 @@ def distribution(series: Sequence[tuple[str, Sequence[float], str]], unit: str, 
         parts.append(
             f'<text x="{share * _WIDTH:.0f}" y="{plot + 20}" text-anchor="{anchor}">{at:.4g} {escape(unit)}</text>'
         )
-    parts.append(_legend([(label, kind) for label, _, kind in shown], _WIDTH - 240, 8))
-    return _svg(plot + 28, title, "".join(parts))
+    parts.append(_legend([(label, kind) for label, _, kind in shown], 0, plot + 36))
+    return _svg(plot + 36 + 22 * len(shown), title, "".join(parts))
 
 
 def timeline(series: Sequence[tuple[str, Sequence[tuple[str, float]], str]], unit: str, title: str) -> str:
@@ -102,19 +107,38 @@ def timeline(series: Sequence[tuple[str, Sequence[tuple[str, float]], str]], uni
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline class="{escape(kind)}" points="{path}"/>')
         parts += [f'<circle class="{escape(kind)}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in places]
-    for i, moment in enumerate(moments):
-        # The outer labels grow inwards: on a phone they are as wide as a third of the chart.
-        anchor, at = _anchored(i, len(moments), left + i * step)
-        parts.append(f'<text x="{at:.1f}" y="{plot + 18}" text-anchor="{anchor}">{escape(moment)}</text>')
+    labels, rows = _below(moments, [left + i * step for i in range(len(moments))], plot + 18)
     ends = [(f"{label}: {points[-1][1]:.4g} {unit} at the end", kind) for label, points, kind in shown]
-    parts.append(_legend(ends, 0, plot + 34))
-    return _svg(plot + 34 + 22 * len(ends), title, "".join(parts))
+    parts += [labels, _legend(ends, 0, plot + 12 + 22 * rows)]
+    return _svg(plot + 12 + 22 * (rows + len(ends)), title, "".join(parts))
 
 
-def _anchored(i: int, count: int, x: float) -> tuple[str, float]:
-    if i == 0:
-        return "start", 0.0
-    return ("end", float(_WIDTH)) if i == count - 1 else ("middle", x)
+def _below(labels: Sequence[str], places: Sequence[float], y: int) -> tuple[str, int]:
+    """Labels centred under their places and within the chart; every other one a row lower where two would touch."""
+    halves = [len(label) * _GLYPH / 2 for label in labels]
+    centres = [min(max(x, half), _WIDTH - half) for x, half in zip(places, halves, strict=True)]
+    touching = any(
+        second - first < before + after + _GLYPH
+        for (first, before), (second, after) in pairwise(zip(centres, halves, strict=True))
+    )
+    drawn = []
+    for i, (label, x) in enumerate(zip(labels, centres, strict=True)):
+        row = y + (22 if touching and i % 2 else 0)
+        drawn.append(f'<text x="{x:.1f}" y="{row}" text-anchor="middle">{escape(label)}</text>')
+    return "".join(drawn), 2 if touching else 1
+
+
+def _room(labels: Sequence[str]) -> float:
+    """What the longest label takes beside a bar, at most two fifths of the chart."""
+    return min(0.4 * _WIDTH, max(len(label) for label in labels) * _GLYPH + 16)
+
+
+def _label(text: str, x: float, y: float) -> str:
+    """A label that ends at ``x``; one that would leave the chart is shortened, and shown whole when pointed at."""
+    fitting = int((x - 8) / _GLYPH)
+    shown = text if len(text) <= fitting else f"{text[: fitting - 1]}…"
+    whole = f"<title>{escape(text)}</title>" if shown != text else ""
+    return f'<text x="{x - 8:.1f}" y="{y}" text-anchor="end">{whole}{escape(shown)}</text>'
 
 
 def _legend(entries: Sequence[tuple[str, str]], x: float, y: float) -> str:

@@ -84,8 +84,8 @@ def _budget(lines: Sequence[BudgetLine]) -> str:
         measured = "not measured" if line.measured is None else f"{line.measured:.4g}"
         margin = "" if line.margin is None else f"{line.margin:+.4g}"
         status = f'<span class="pill {line.status.replace(" ", "-")}">{line.status}</span>'
-        rows.append((escape(line.figure), f"{line.limit:.4g} {escape(line.unit)}", measured, margin, status))
-    return _table(("figure", "limit", "measured", "left", ""), rows)
+        rows.append((escape(line.figure), status, measured, f"{line.limit:.4g} {escape(line.unit)}", margin))
+    return _table(("figure", "", "measured", "limit", "left"), rows)
 
 
 def _accuracy(report: ValidationReport) -> str:
@@ -170,7 +170,7 @@ def _latency(report: ValidationReport) -> str:
         f"<p>Lower-quartile latency, candidate over baseline: <b>{report.latency_ratio:.3f}</b> "
         f"(95% {report.latency_ratio_low:.3f} to "
         f"{report.latency_ratio_high:.3f}). The same file against itself differed here by "
-        f"{_figure(report.candidate.noise_percent)}%. Verdict: <b>{escape(report.latency_verdict)}</b>.</p>"
+        f"{report.candidate.noise_percent or 0:.2g}%. Verdict: <b>{escape(report.latency_verdict)}</b>.</p>"
         if report.latency_ratio is not None
         else ""
     )
@@ -227,12 +227,12 @@ def _operators(candidate: Measurement) -> str:
 def _compute_plan(plan: ComputePlan | None) -> str:
     if plan is None:
         return ""
-    counts = [(f"{escape(device)}, preferred for", f"{count:,} operators") for device, count in plan.devices]
+    counts = [(escape(device), f"{count:,}") for device, count in plan.devices]
     if plan.unplanned:
-        counts.append(("nothing said of", f"{plan.unplanned:,} operators"))
+        counts.append(("nothing is said of", f"{plan.unplanned:,}"))
     costly = [(escape(f"{o.operator} {o.result}"), escape(o.device), f"{o.share:.1%}") for o in plan.costliest]
     return (
-        _table(("", ""), counts)
+        _table(("preferred device", "operators"), counts)
         + _table(("costliest operators", "on", "estimated share of the work"), costly)
         + f"<p>Core ML's own plan for {escape(plan.units)}, on the Mac that ran it: an estimate, not a time.</p>"
     )
@@ -281,7 +281,7 @@ def _emulated(emulations: Sequence[Emulation]) -> str:
 
 def _ran(found: Emulation) -> str:
     if found.failure:
-        return f'<span class="pill missed">{escape(found.failure)}</span>'
+        return f'<span class="pill missed wide">{escape(found.failure)}</span>'
     memory = (
         f"; took {found.peak_memory_mb:.0f} MB of {found.device_memory_mb}"
         if found.peak_memory_mb is not None and found.device_memory_mb is not None

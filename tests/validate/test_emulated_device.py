@@ -175,6 +175,16 @@ print(json.dumps(found))
 """
 
 
+def test_control_group_is_found_as_systemd_delegates_it(device: SshTarget) -> None:
+    """A desktop's terminal lies below groups that are the user's own; an SSH session's scope belongs to root."""
+    script = Path(__file__).with_name("delegated_groups.py")
+    for file in (Path(cgroup.__file__), script):
+        said(device, f"mkdir -p /tmp/groups && cat > /tmp/groups/{file.name}", file.read_bytes())
+    said(device, "chmod -R a+rX /tmp/groups")
+    answer = json.loads(said(device, "python3 /tmp/groups/delegated_groups.py").splitlines()[-1])
+    assert answer == {"terminal": ["app.slice", -9, True], "session": None, "read-only": "None"}
+
+
 def test_runtime_installs_updates_and_rolls_back(
     device: SshTarget, table_bundle: Bundle, newer_bundle: Bundle, tmp_path: Path
 ) -> None:
