@@ -16,11 +16,13 @@ from typing import Any
 
 from edgewright_runtime.errors import IntegrityError, RefusedError, TransportError
 from edgewright_runtime.strict_json import Fields, parse_object
+from edgewright_runtime.web import opener
 
 __all__ = ["Breaker", "CloudAnswer", "CloudClient"]
 
 _MAX_REPLY_BYTES = 1 << 20
 _GZIP_FROM_BYTES = 1024  # below that the header costs more than it saves
+_PREDICT = "/v1/predict"
 _RETRIED = {429, 500, 502, 503, 504}
 
 
@@ -44,6 +46,10 @@ class Breaker:
         self._failed = 0
         self._try_at = 0.0
         self._lock = threading.Lock()
+
+    def another(self) -> Breaker:
+        """A closed one with the same settings."""
+        return Breaker(self._allowed, self._pause_s, self._clock)
 
     def admits(self) -> bool:
         """Whether a request may be made now; after the pause this is true for one caller only."""
@@ -74,7 +80,11 @@ class Breaker:
 
 
 class CloudClient:
-    """Speaks to ``edgewright cloud`` at ``url`` as the device that ``token`` names."""
+    """Speaks to ``edgewright cloud`` at ``url`` as the device that ``token`` names.
+
+    ``timeout_s`` bounds a whole exchange. ``breaker`` is of `predict`; other paths have one of their own, since a
+    cloud that does not serve this model must not keep records from being sent.
+    """
 
     def __init__(
         self,
@@ -94,6 +104,8 @@ class CloudClient:
         self._attempts = attempts
         self._pause = pause
         self.breaker = breaker or Breaker()
+        self._other_breaker = self.breaker.another()
+        self._opener = opener(grace_s=timeout_s, follow_redirects=False)  # the token is for this server alone
 
     def predict(self, row: Any, model: str) -> CloudAnswer:
         """Ask for an answer to one raw row (table) or array (nested lists).
@@ -102,7 +114,7 @@ class CloudClient:
             TransportError: no answer within the attempts, or the breaker is open.
             IntegrityError: an answer that is not what the protocol says.
         """
-        f = self.post("/v1/predict", {"model": model, "row": row})
+        f = self.post(_PREDICT, {"model": model, "row": row})
         answer = CloudAnswer(
             scores=f.items("scores", lambda v, where: Fields({"score": v}, where).number("score"), 100_000),
             model=f.text("model"),
@@ -121,7 +133,8 @@ class CloudClient:
             TransportError: no answer, or refused.
             IntegrityError: a reply that is not a JSON object.
         """
-        if not self.breaker.admits():
+        breaker = self.breaker if path == _PREDICT else self._other_breaker
+        if not breaker.admits():
             raise TransportError(f"{self._url}: not asked, since it failed repeatedly; tried again after a pause")
         body = json.dumps(content, allow_nan=False).encode()
         for attempt in range(1, self._attempts + 1):
@@ -130,16 +143,16 @@ class CloudClient:
                 break
             except TransportError as e:
                 if attempt == self._attempts or isinstance(e, RefusedError):
-                    self.breaker.failed()
+                    breaker.failed()
                     raise
                 # Full jitter: many devices that lost the same server do not come back at the same instant.
                 self._pause(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311 - spreading load, not a secret
         try:
             fields = parse_object(reply, "the cloud's reply")
         except IntegrityError:
-            self.breaker.failed()
+            breaker.failed()
             raise
-        self.breaker.succeeded()
+        breaker.succeeded()
         return fields
 
     def _once(self, path: str, body: bytes) -> bytes:
@@ -150,14 +163,22 @@ class CloudClient:
         request = urllib.request.Request(f"{self._url}{path}", body, headers)  # noqa: S310 - http(s), checked above
         deadline = time.monotonic() + self._timeout_s
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout_s) as reply:  # noqa: S310
+            with self._opener.open(request, timeout=self._timeout_s) as reply:
                 return _read(reply, deadline)
         except urllib.error.HTTPError as e:
-            detail = e.read(300).decode(errors="replace")
             kind = TransportError if e.code in _RETRIED else RefusedError
-            raise kind(f"{self._url}{path}: the server answered {e.code}: {detail}") from e
+            raise kind(f"{self._url}{path}: the server answered {e.code}: {_detail(e)}") from e
         except (OSError, ValueError, http.client.HTTPException) as e:
             raise TransportError(f"{self._url}{path}: no answer: {getattr(e, 'reason', None) or e}") from e
+
+
+def _detail(error: urllib.error.HTTPError) -> str:
+    """What the server says of its refusal, as far as it says it."""
+    try:
+        with error:
+            return " ".join(error.read(300).decode(errors="replace").split())
+    except (OSError, http.client.HTTPException) as e:
+        return f"and no more ({e})"
 
 
 def _read(reply: http.client.HTTPResponse, deadline: float) -> bytes:

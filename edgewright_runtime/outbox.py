@@ -65,7 +65,7 @@ def open_connection(path: Path) -> Any:
 class Outbox:
     """A durable queue at ``path``, at most about ``max_bytes`` of records; safe from many threads.
 
-    A damaged file is set aside (``set_aside`` tells where) and a new one begun: never a crash loop. Other processes that
+    A damaged file is set aside (``set_aside`` tells where) and a new one begun: never a crash loop. Others that
     have it open make room at their next use; until then it is an error here. One that cannot be opened now, as on a
     full disk, is an error at once, or with ``open_later`` at each use until it can. A single record that rotted is
     dropped, and counted as such. ``lost`` counts the records of `add_soon` that could not be written.

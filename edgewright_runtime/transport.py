@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import lzma
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from edgewright_runtime.errors import IntegrityError, TransportError
+from edgewright_runtime.web import opener
 
 __all__ = ["Repository", "decompressed"]
 
@@ -56,7 +56,7 @@ class Repository:
 
     def blocks(self, name: str, at_most: int) -> Iterator[bytes]:
         """A file in blocks; the same errors as `read`, raised as soon as they are known."""
-        received, began = 0, time.monotonic()
+        received = 0
         with closing(self._open(name)) as stream:
             while True:
                 try:
@@ -68,9 +68,6 @@ class Repository:
                 received += len(block)
                 if received > at_most:
                     raise IntegrityError(f"{name}: longer than the {at_most} bytes that were announced")
-                seconds = time.monotonic() - began
-                if self._folder is None and received < (seconds - _GRACE_S) * _LEAST_BYTES_PER_S:
-                    raise TransportError(f"{self.url}/{name}: too slow, {received} bytes in {seconds:.0f} s")
                 yield block
 
     def _open(self, name: str) -> BufferedReader:
@@ -78,7 +75,8 @@ class Repository:
             if self._folder is not None:
                 return (self._folder / name).open("rb")
             request = urllib.request.Request(f"{self.url}/{urllib.parse.quote(name)}")  # noqa: S310 - http(s) only
-            return cast("BufferedReader", urllib.request.urlopen(request, timeout=self._timeout_s))  # noqa: S310
+            paced = opener(grace_s=_GRACE_S, bytes_per_s=_LEAST_BYTES_PER_S)
+            return cast("BufferedReader", paced.open(request, timeout=self._timeout_s))
         except urllib.error.HTTPError as e:
             raise TransportError(f"{self.url}/{name}: the server answered {e.code} {e.reason}") from e
         except (OSError, ValueError, http.client.HTTPException) as e:

@@ -1,8 +1,10 @@
+import http.server
 import json
 import math
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +90,9 @@ def test_answer_after_the_budget_is_the_edges(predictor: Predictor) -> None:
     assert answer.source == "edge_fallback"
 
 
-def test_server_of_a_byte_now_and_then_is_given_up(predictor: Predictor) -> None:
-    """Each byte comes well within the socket's time-out, the whole never would."""
+@contextmanager
+def trickling(whole: bytes) -> Iterator[str]:
+    """A server whose first bytes come at once, and then one at a time, each well within the socket's time-out."""
     listener = socket.create_server(("127.0.0.1", 0))
     ended = threading.Event()
 
@@ -97,18 +100,95 @@ def test_server_of_a_byte_now_and_then_is_given_up(predictor: Predictor) -> None
         near, _ = listener.accept()
         with near, suppress(OSError):
             near.recv(1 << 16)
-            near.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            near.sendall(whole)
             while not ended.wait(0.05):
                 near.sendall(b" ")
 
     thread = threading.Thread(target=trickle)
     thread.start()
-    slow = CloudClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "t", timeout_s=0.4, attempts=1)
-    with pytest.raises(TransportError, match="too slow"):
-        slow.post("/v1/predict", {})
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     ended.set()
     thread.join()
     listener.close()
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Endless: ",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;",
+        b"HTTP/1.1 503 Busy\r\nContent-Length: 1000\r\n\r\n",
+    ],
+    ids=["body", "headers", "chunk", "refusal"],
+)
+def test_server_of_a_byte_now_and_then_is_given_up(whole: bytes) -> None:
+    with trickling(whole) as url, pytest.raises(TransportError, match="too slow"):
+        CloudClient(url, "t", timeout_s=0.4, attempts=1).post("/v1/predict", {})
+
+
+def test_refusal_that_breaks_off_is_an_answer_too() -> None:
+    cut = b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        near, _ = listener.accept()
+        with near:
+            near.recv(1 << 16)
+            near.sendall(cut)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with pytest.raises(TransportError, match="answered 503"):
+        CloudClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "t", attempts=1).post("/v1/sync", {})
+    thread.join()
+    listener.close()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_token_is_never_sent_where_a_redirection_leads(status: int) -> None:
+    """A captive portal answers for every address; urllib would take the Authorization header there."""
+    seen: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Location", "/portal")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            seen.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    with pytest.raises(RefusedError, match=f"answered {status}"):
+        CloudClient(f"http://127.0.0.1:{server.server_port}", "t").post("/v1/sync", {})
+    server.shutdown()
+    server.server_close()
+    thread.join()
+    assert seen == []
+
+
+def test_cloud_without_this_model_still_takes_the_records(outbox: Outbox) -> None:
+    """Unsure answers take every turn that an open breaker gives: records need one of their own."""
+    now = [0.0]
+    breaker, ledger = Breaker(failures=2, pause_s=10, clock=lambda: now[0]), Ledger()
+    with serving(lambda path, content: (404, b"") if path == "/v1/predict" else ledger(path, content)) as cloud:
+        asking = client(cloud, breaker=breaker)
+        for second in range(0, 60, 5):
+            now[0] = float(second)
+            with pytest.raises(TransportError):
+                asking.predict(ROW, "churn")
+            outbox.add({"n": second})
+            assert sync(outbox, asking, {}).records == 1
+    assert breaker.is_open()
 
 
 def test_open_breaker_asks_no_more_and_tries_again_after_the_pause(predictor: Predictor) -> None:
