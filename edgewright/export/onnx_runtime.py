@@ -114,11 +114,23 @@ def to_float16(source: str, name: str, path: str) -> None:
     untold = onnx_file.untyped(model)
     if untold:  # the conversion would leave such values float32 beside others in half
         raise unsupported_precision(name, Precision.FLOAT16, f"{untold} computes in float32 only")
-    model = convert_float_to_float16(model, keep_io_types=True)
+    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=_moved_inputs(model))
     if not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
         raise unsupported_precision(name, Precision.FLOAT16, "it holds no float32 weight")
     onnx_file.strip(model)
     onnx.save(model, path)
+
+
+def _moved_inputs(model: onnx.ModelProto) -> list[str]:
+    """The transpositions of inputs, which are cast after them instead: their numbers stay what they are.
+
+    ONNX Runtime 1.32 on x86 crashes as it loads a cast, a transposition and a product one after the other.
+    """
+    given = {value.name for value in model.graph.input}
+    moved = [node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in given]
+    for number, node in enumerate(moved):
+        node.name = node.name or f"transpose_of_input_{number}"
+    return [node.name for node in moved]
 
 
 def to_ort(source: str, instruction_set: str, path: str) -> str:

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from edgewright.artifact import Dataset, Format, ImportedModel, ModelTask, Precision
 from edgewright.errors import ConversionError, UnsupportedError
-from edgewright.export import export, litert, tflite
+from edgewright.export import export, litert, onnx_runtime, tflite
 from edgewright.intake import torch_graph
 from edgewright.profile import Platform
 from edgewright.store import Store
@@ -117,3 +117,28 @@ def test_a_graph_that_the_quantizer_fails_on_is_refused_by_name(digits, tmp_path
     with pytest.raises(UnsupportedError, match="cannot make float16 of this graph: can only concatenate str; float32"):
         litert.quantize(source=str(path), name="x", precision="float16", path=str(tmp_path / "x.tflite"), labels=[])
     assert not (tmp_path / "x.tflite").exists()
+
+
+SEQUENCE_FIRST = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[n, 8, 8] x) => (float[8, n, 6] y) {
+    rows = Transpose <perm = [1, 0, 2]> (x)
+    y = MatMul (rows, weight)
+}
+"""
+
+
+def test_half_precision_loads_where_the_input_is_transposed_first(tmp_path):
+    """As recurrent networks do; cast before it, ONNX Runtime crashes as it loads the file."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.parser.parse_model(SEQUENCE_FIRST)
+    weight = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "weight"))
+    onnx.save(model, tmp_path / "source.onnx")
+    onnx_runtime.to_float16(str(tmp_path / "source.onnx"), "source", str(tmp_path / "half.onnx"))
+    session = onnxruntime.InferenceSession(str(tmp_path / "half.onnx"), providers=["CPUExecutionProvider"])
+    rows = np.random.default_rng(1).normal(size=(3, 8, 8)).astype(np.float32)
+    expected = rows.transpose(1, 0, 2) @ weight
+    assert np.abs(session.run(None, {"x": rows})[0] - expected).max() < 1e-2 * np.abs(expected).max()
