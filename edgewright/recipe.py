@@ -211,6 +211,18 @@ class PruneChannels(Technique):
         "operations", description="Multiply-accumulates, parameters, or the measured latency of the exported model."
     )
     importance: Literal["magnitude", "taylor", "batchnorm"] = "taylor"
+    scope: Literal["global", "layer"] = Field(
+        "global",
+        description="global: the least important channels, wherever they are; layer: the same fraction of each "
+        "layer's, for networks of which a ranking across layers would leave one layer next to none.",
+    )
+    channel_multiple: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Channels left in a layer are a multiple of this; a layer of fewer stays. 8 or 16 fill the vector "
+        "units that kernels are written for: 31 channels can take twice as long as 32.",
+    )
     steps: int = Field(5, ge=1, le=100)
     training: Training | None = Field(Training(epochs=2), description="After each step; None: prune only.")
 

@@ -6,6 +6,7 @@ process: imports torch.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +21,8 @@ from edgewright.recipe import PruneChannels
 __all__ = ["multiply_accumulates", "narrowed", "prune_channels"]
 
 _TAYLOR_ROWS = 512
+# Gradients are taken anew when so much of the network is left since the last time: they hold for a while.
+_SAME_NETWORK = 0.97
 
 
 def prune_channels(model: fx.GraphModule, params: PruneChannels, rows: Rows | None) -> fx.GraphModule:
@@ -103,13 +106,13 @@ def _pruner(model: fx.GraphModule, params: PruneChannels, example: torch.Tensor)
         model,
         example,
         importance=importance,
-        global_pruning=True,
+        global_pruning=params.scope == "global",
         pruning_ratio=0.98,
         max_pruning_ratio=0.95,
         # Small steps: the target in operations is met by as many of them as it takes.
         iterative_steps=200,
         ignored_layers=_last_layers(model),
-        round_to=None,
+        round_to=params.channel_multiple,
     )
 
 
@@ -121,10 +124,12 @@ def _prune_to(
     cost: Callable[[nn.Module], int],
     target: float,
 ) -> None:
-    while cost(model) > target:
+    differentiated = math.inf
+    while (now := cost(model)) > target:
         before = _width(model)
-        if params.importance == "taylor":
+        if params.importance == "taylor" and now <= _SAME_NETWORK * differentiated:
             _accumulate_gradients(model, rows)
+            differentiated = now
         try:
             pruner.step()
             multiply_accumulates(model, rows.inputs[:1])
@@ -133,8 +138,9 @@ def _prune_to(
                 f"prune_channels: the graph does not run after its channels were pruned: {str(e).splitlines()[0]}"
             ) from e
         if pruner.current_step >= pruner.iterative_steps and _width(model) == before:
+            whole = f" in multiples of {params.channel_multiple} channels" if params.channel_multiple > 1 else ""
             raise UnsupportedError(
-                f"prune_channels: cannot remove {params.ratio:.0%} of the {params.target}; ask for less"
+                f"prune_channels: cannot remove {params.ratio:.0%} of the {params.target}{whole}; ask for less"
             )
     model.zero_grad(set_to_none=True)
 

@@ -29,6 +29,31 @@ def test_prune_channels_to_a_share_of_the_parameters(model, rows):
     assert predictions(narrow, rows.inputs[:1]).shape == (1, CLASSES)
 
 
+def _widths(net):
+    return [net.get_submodule(name).out_channels for name in ("conv1", "conv2")]
+
+
+def test_by_layer_each_layer_loses_the_same_share(model, rows):
+    narrow = prune_channels(model, PruneChannels(ratio=0.7, scope="layer", steps=1, training=None), rows)
+    shares = [after / before for after, before in zip(_widths(narrow), _widths(model), strict=True)]
+    assert max(shares) < 0.75
+    assert max(shares) - min(shares) < 0.1
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_channels_left_are_a_multiple_of_what_is_asked(model, rows, scope):
+    params = PruneChannels(ratio=0.4, scope=scope, channel_multiple=4, steps=1, training=None)
+    narrow = prune_channels(model, params, rows)
+    assert _widths(narrow) != _widths(model)
+    assert all(width % 4 == 0 and width > 0 for width in _widths(narrow))
+    assert multiply_accumulates(narrow, rows.inputs[:1]) <= 0.6 * multiply_accumulates(model, rows.inputs[:1])
+
+
+def test_a_multiple_that_leaves_too_little_to_remove_is_refused(model, rows):
+    with pytest.raises(UnsupportedError, match="multiples of 64"):
+        prune_channels(model, PruneChannels(ratio=0.5, channel_multiple=64, steps=1, training=None), rows)
+
+
 def test_a_latency_is_not_the_graphs_to_know(model, rows):
     with pytest.raises(UnsupportedError, match="exported"):
         prune_channels(model, PruneChannels(target="latency"), rows)

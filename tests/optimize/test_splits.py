@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from edgewright.recipe import (
     PruneChannels,
     Quantize,
     Training,
+    TrainInt8,
     TrainQuantization,
 )
 from edgewright.store import Store
@@ -35,6 +37,7 @@ TECHNIQUES: list[AnyTechnique] = [
     Prune(sparsity=0.6, training=BRIEF),
     Prune(scope="2:4", training=BRIEF),
     TrainQuantization(training=BRIEF),
+    TrainInt8(training=BRIEF),
     Cluster(training=BRIEF),
     CompactWeights(price=1e-6),
     Distill(training=BRIEF, hints=1.0),
@@ -44,6 +47,11 @@ TECHNIQUES: list[AnyTechnique] = [
     Decompose(rank="search", convolution="tucker"),
     Fuse(),
 ]
+
+
+def test_every_technique_of_a_recipe_is_looked_at():
+    known = set(get_args(get_args(AnyTechnique)[0])) - {Quantize}  # the exporter's, tested below
+    assert known == {type(technique) for technique in TECHNIQUES}
 
 
 @pytest.fixture(scope="module")
