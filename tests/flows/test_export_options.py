@@ -17,6 +17,7 @@ from edgewright_runtime.predictor import Predictor
 from flows.edge_deployment import deploy
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
@@ -64,7 +65,6 @@ def _accuracy(folder: Path, images: tuple[np.ndarray, np.ndarray]) -> float:
     return float((Predictor(folder).predict(images[0]).indices == images[1]).mean())
 
 
-@pytest.mark.slow
 def test_ort_bundle_runs_and_brings_the_operators_of_a_reduced_build(deployed: Deploy, images: Any) -> None:
     folder = _bundle(deployed("edge_device", {"ort_format": True}, "int8"), "int8")
     assert (folder / "digits_cnn.ort").read_bytes()[4:8] == b"ORTM"
@@ -90,7 +90,6 @@ def test_android_bundle_of_integer_tensors_takes_raw_pixels(deployed: Deploy, im
     assert "buffer(10)" in code
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["dynamic_int8", "int4"])
 def test_weights_in_fewer_bits_alone_reach_a_released_bundle(deployed: Deploy, images: Any, dtype: str) -> None:
     folder = _bundle(deployed("android", {}, dtype), dtype)
@@ -100,7 +99,6 @@ def test_weights_in_fewer_bits_alone_reach_a_released_bundle(deployed: Deploy, i
     assert _accuracy(folder, images) > 0.96
 
 
-@pytest.mark.slow
 def test_ios_bundle_of_images_and_labels(deployed: Deploy) -> None:
     result = deployed("ios", {"image_inputs": True, "class_labels": True}, "int8")
     folder = _bundle(result, "int8")

@@ -87,6 +87,7 @@ def test_int8_cnn_is_smaller_and_as_right_on_every_platform(digits: dict[str, An
         assert any("Core ML" in reason for reason in measured.not_measured)
 
 
+@pytest.mark.slow
 def test_pruned_channels_reach_the_exported_file(digits: dict[str, Any], home: Path) -> None:
     recipe = home / "half.yaml"
     recipe.write_text(
