@@ -50,6 +50,7 @@ class Active:
             bundle=release.bundle_digest,
             memory_before_mb=before_mb,
             clock=device.clock,
+            steady=device.steady,
         )
         limits = settings.limits or Limits.of(release.monitoring)
         self.watch = Watch(limits, release.monitoring, predictor.manifest.calibration)

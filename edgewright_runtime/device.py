@@ -47,10 +47,16 @@ class Device:
     """
 
     def __init__(
-        self, settings: Settings, *, sensors: Sensors | None = None, clock: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        *,
+        sensors: Sensors | None = None,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
-        self.clock = clock
+        self.clock = clock  # stamps what is told; it may jump, as on boards without a clock of their own
+        self.steady = steady  # measures how long something lasts
         self.installation = Installation(settings.root)
         self.registry = Registry(self.installation)
         self.outbox = Outbox(settings.root / "outbox.db", settings.outbox_bytes, open_later=True)
@@ -62,6 +68,7 @@ class Device:
         self._drifted_before: bool | None = None
         self._standing: dict[str, Issue] = {}
         self._polled_s = float("-inf")
+        self._pointer: str | None = None
         self._swap = threading.Lock()
         self._retired: list[Active] = []
         self.not_logged = 0
@@ -113,6 +120,7 @@ class Device:
         """One round of upkeep: judge, step, send, update."""
         errors: list[str] = []
         self._settle_retired()
+        self._follow(errors)
         issues = self._judge()
         rolled_back = self._judge_trial(issues, errors)
         if rolled_back is None:
@@ -132,6 +140,16 @@ class Device:
             rolled_back=rolled_back,
             errors=tuple(errors),
         )
+
+    def _follow(self, errors: list[str]) -> None:
+        """Where another process has installed a release or gone back, let what is current now answer."""
+        if self.installation.current_name() == self._pointer:
+            return
+        self._level, self._drifted_before = 0, None
+        try:
+            self._replace()
+        except EdgeRuntimeError as e:
+            errors.append(f"what another process made current: {e}")  # tried again; until then the model before answers
 
     def _taken(self, issues: list[Issue], errors: list[str]) -> str | None:
         """Let the release that was just installed answer; its name, where it cannot be opened and was given up."""
@@ -195,7 +213,8 @@ class Device:
 
     def _judge_trial(self, issues: list[Issue], errors: list[str]) -> str | None:
         """End the trial of a new release, well or by going back; the name of the release that was given up."""
-        if self.installation.trial_starts() is None:
+        # A model that is not the current one, as under heat, says nothing of the one on trial.
+        if self.installation.trial_starts() is None or self.installation.current_name() != self._active.model.release:
             return None
         condemning = next((issue for issue in issues if self._condemns(issue)), None)
         if condemning is None:
@@ -237,7 +256,7 @@ class Device:
             return
         try:
             self._go_back(f"it ended its process {starts - 1} times before it could be judged")
-        except RollbackError as e:
+        except (EdgeRuntimeError, OSError) as e:  # none before it, a full disk, another process at work
             self._log({"kind": "rollback_failed", "reason": str(e)})
 
     def _go_back(self, reason: str, *, take_again: bool = False) -> None:
@@ -279,9 +298,9 @@ class Device:
         """Whether the repository is worth a look now."""
         if offer is not None and offer.channel == self.settings.channel:
             known = offer.version <= self.installation.highest_version(offer.channel)
-            if known and self.clock() < self._polled_s + self.settings.poll_s:
+            if known and self.steady() < self._polled_s + self.settings.poll_s:
                 return False
-        self._polled_s = self.clock()
+        self._polled_s = self.steady()
         return True
 
     def _send(self, errors: list[str]) -> tuple[int, Offer | None]:
@@ -332,16 +351,19 @@ class Device:
         self._retired.clear()
 
     def _opened(self) -> Active:
+        pointer = self.installation.current_name()
         if self.settings.levels is None:
             current = self._current_model()
             plan = self.installation.installed(current.release).release.monitoring
             models = [
-                model for model in self.registry.models() if model.fits(Constraints(runtimes=installed_runtimes()))
+                model for model in self.registry.candidates() if model.fits(Constraints(runtimes=installed_runtimes()))
             ]
             self._levels = levels_of(plan.steps, current, models)
             self._level = min(self._level, len(self._levels) - 1)
         level = self._levels[self._level]
-        return Active(self, self._chosen(level), level)
+        opened = Active(self, self._chosen(level), level)
+        self._pointer = pointer
+        return opened
 
     def _chosen(self, level: Level) -> Model:
         """The current release; under strain the best installed one within the level's limits."""

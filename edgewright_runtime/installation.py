@@ -16,8 +16,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from edgewright_runtime.bundle import open_bundle
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError
 from edgewright_runtime.release import ReleaseDocument, parse_release
 
-__all__ = ["Installation", "Installed", "discard", "sync_folder", "write_durably"]
+__all__ = ["Installation", "Installed", "discard", "kept_once", "sync_folder", "write_durably"]
 
 
 _RELEASE_NAME = re.compile(r"[a-z0-9_-]+\.[0-9]+")
@@ -62,10 +62,7 @@ class Installation:
 
     def device_id(self) -> str:
         """A random name that this device keeps; it decides which cohorts the device is in."""
-        path = self.root / "device_id"
-        if not path.exists():
-            write_durably(path, uuid.uuid4().hex.encode())
-        return path.read_text().strip()
+        return kept_once(self.root / "device_id", uuid.uuid4().hex.encode).decode(errors="replace").strip()
 
     def current(self) -> Installed | None:
         """The active release; None before the first installation."""
@@ -90,7 +87,7 @@ class Installation:
             release = parse_release((folder / "release.json").read_bytes())
             previous = (folder / "previous").read_text().strip() if (folder / "previous").exists() else ""
             bundle = folder / (folder / "bundle").readlink()
-        except OSError as e:
+        except (OSError, UnicodeDecodeError) as e:
             raise IntegrityError(f"{folder}: the installed release cannot be read: {e}") from e
         return Installed(name, release, Path(os.path.normpath(bundle)), previous or None)
 
@@ -100,13 +97,13 @@ class Installation:
         return sorted(folders, key=lambda name: (name.rpartition(".")[0], int(name.rpartition(".")[2])))
 
     def highest_version(self, channel: str) -> int:
-        """The highest version of a channel that was ever active here; 0 before the first."""
+        """The highest version of a channel that was ever installed here; 0 before the first."""
         path = self.root / "highest" / channel
+        # What is installed counts, too: a kill may have come between the pointer's flip and this file.
         kept = [int(name.rpartition(".")[2]) for name in self.names() if name.rpartition(".")[0] == channel]
-        try:
-            return int(path.read_text()) if path.exists() else 0
-        except ValueError:  # a damaged file must not end all updates: what is installed was active once
-            return max(kept, default=0)
+        with suppress(ValueError):  # a damaged file must not end all updates
+            kept += [int(path.read_text())] if path.exists() else []
+        return max(kept, default=0)
 
     def bundle_folder(self, manifest_sha256: str) -> Path:
         """Where a bundle lies once it is complete."""
@@ -118,7 +115,7 @@ class Installation:
 
     def refusal(self, name: str) -> str:
         """Why a release is not taken again."""
-        return (self.root / "refused" / name).read_text()
+        return (self.root / "refused" / name).read_text(errors="replace")
 
     def refusals(self) -> dict[str, str]:
         """Every release that is not taken again, and why."""
@@ -173,9 +170,12 @@ class Installation:
     def recover(self) -> Installed | None:
         """Where the current release's own document is damaged, make the newest kept one that is whole the current one.
 
-        None where there is none: nothing is installed then, and can be fetched again.
+        One that this device went back from is not taken. None where there is none: nothing is installed then, and can
+        be fetched again.
         """
         for name in reversed(self.names_by_age()):
+            if self.is_refused(name):
+                continue
             try:
                 found = self.installed(name)
                 open_bundle(found.bundle)
@@ -262,10 +262,22 @@ def discard(folder: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that a power cut leaves the old content or the new."""
+def kept_once(path: Path, make: Callable[[], bytes], mode: int = 0o644) -> bytes:
+    """The content of a file that is made when it is first needed, by one of the processes that need it."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f".{path.name}.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                write_durably(path, make(), mode)
+    return path.read_bytes()
+
+
+def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file so that a power cut leaves the old content or the new; nobody reads it with more than ``mode``."""
     staged = path.with_name(f".{path.name}.part")
-    with staged.open("wb") as stream:
+    staged.unlink(missing_ok=True)  # one that a kill left keeps its own mode
+    with open(staged, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())

@@ -69,12 +69,14 @@ class Monitor:
         bundle: str,
         memory_before_mb: float | None = None,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sink = sink
         self._plan = plan
         self._device, self._release, self._bundle = device, release, bundle
         self._memory_before_mb = memory_before_mb
-        self._clock = clock
+        # A board without a clock of its own starts decades ago and jumps: no window may end or last by that.
+        self._clock, self._steady = clock, steady
         self._lock = threading.Lock()
         self._span = QuantileSketch()
         self._begin()
@@ -93,7 +95,7 @@ class Monitor:
         ``latency_ms`` is None where the model did not run: an answer from the cache says nothing of its speed.
         """
         with self._lock:
-            if self._clock() >= self._start_s + self._plan.window_s:
+            if self._steady() >= self._since_s + self._plan.window_s:
                 self._write()
             self._predictions += 1
             self._fallbacks += fallback
@@ -131,7 +133,7 @@ class Monitor:
         self._latency = QuantileSketch()
         self._exact_ms: list[float] = []
         self._confidence = [0] * CONFIDENCE_BINS
-        self._used_s, self._since_s = time.process_time(), time.perf_counter()
+        self._used_s, self._since_s = time.process_time(), self._steady()
 
     def _write(self) -> None:
         if self._predictions or self._labelled:
@@ -146,7 +148,7 @@ class Monitor:
             release=self._release,
             bundle=self._bundle,
             start_s=self._start_s,
-            seconds=max(self._clock() - self._start_s, 0.0),
+            seconds=self._steady() - self._since_s,
             predictions=self._predictions,
             latency=self._latency,
             memory_mb=self._memory_mb() if tracked else None,
@@ -167,7 +169,7 @@ class Monitor:
         return tuple(ordered[math.ceil(q * len(ordered)) - 1] for q in _PERCENTILES)
 
     def _cpu_percent(self) -> float | None:
-        seconds = time.perf_counter() - self._since_s
+        seconds = self._steady() - self._since_s
         return 100 * (time.process_time() - self._used_s) / seconds if seconds > 0 else None
 
     def _memory_mb(self) -> float | None:

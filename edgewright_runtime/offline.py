@@ -17,7 +17,7 @@ from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.encoding import as_json, encode
 from edgewright_runtime.errors import InputRejectedError, IntegrityError
 from edgewright_runtime.hybrid import Answer, Hybrid
-from edgewright_runtime.installation import write_durably
+from edgewright_runtime.installation import kept_once
 from edgewright_runtime.manifest import Manifest
 from edgewright_runtime.outbox import Outbox, OutboxError, Record
 from edgewright_runtime.release import checked_channel
@@ -121,7 +121,8 @@ class OfflineModel:
             "latency_ms": answer.latency_ms,
         }
         if user is not None and self._privacy.user != "omit":
-            entry["user"] = user if self._privacy.user == "keep" else self._hashed(user.encode())
+            kept = self._privacy.user == "keep"
+            entry["user"] = user if kept else self._hashed(user.encode("utf-8", "surrogatepass"))
         if self._privacy.inputs == "keep":
             entry["input"] = as_json(raw)
         elif self._privacy.inputs == "hash":
@@ -179,8 +180,4 @@ def _offer(f: Fields) -> Offer:
 
 def _hash_key(path: Path) -> bytes:
     """This device's secret for hashes: without it a hashed user id could be found by trying all of them."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, secrets.token_bytes(32))
-        path.chmod(0o600)
-    return path.read_bytes()
+    return kept_once(path, lambda: secrets.token_bytes(32), 0o600)

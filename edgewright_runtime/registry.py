@@ -5,6 +5,7 @@ The folders of `Installation` are the state, so it survives a power loss as they
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import shutil
 from collections.abc import Iterator
@@ -87,13 +88,18 @@ class Registry:
             found.append(Model(name, folder, manifest, sum(entry.bytes for entry in manifest.files)))
         return found
 
+    def candidates(self) -> list[Model]:
+        """The models that may be chosen: not those that this device went back from, unless one was made current."""
+        current = self._installation.current_name()
+        return [m for m in self.models() if m.release == current or not self._installation.is_refused(m.release)]
+
     def best_model(self, limits: Constraints) -> Model:
         """The most accurate model within the limits; of equally accurate ones the faster.
 
         Raises:
             EdgeRuntimeError: none is within them; the message says what there is.
         """
-        models = self.models()
+        models = self.candidates()
         fitting = [model for model in models if model.fits(limits)]
         if not fitting:
             there = ", ".join(_described(model) for model in models) or "nothing"
@@ -103,7 +109,14 @@ class Registry:
     @contextmanager
     def in_use(self, folder: Path) -> Iterator[Path]:
         """Keep a bundle from being deleted while this block, or this process, lives."""
-        with (self._leases / folder.name).open("ab") as lease:
+        try:
+            lease = (self._leases / folder.name).open("ab")
+        except OSError as e:
+            if e.errno != errno.EROFS:
+                raise
+            yield folder  # nothing is deleted from a disk that can only be read
+            return
+        with lease:
             fcntl.flock(lease, fcntl.LOCK_SH)
             yield folder
 

@@ -97,7 +97,7 @@ class Updater:
 
     def _updated(self, *, ignore_cohort: bool, beside: bool, repair: bool, quota_bytes: int) -> Outcome:
         self._downloaded_bytes, self._patched, self._patch_failures = 0, [], []
-        before = self._installation.current()
+        before = self._current_or_recovered()
         release, content = self._latest_release()
         name = f"{release.channel}.{release.version}"
         if before is not None and before.name == name and not repair:
@@ -116,6 +116,13 @@ class Updater:
         return Outcome(
             "installed", installed, self._downloaded_bytes, tuple(self._patched), tuple(self._patch_failures)
         )
+
+    def _current_or_recovered(self) -> Installed | None:
+        """The current release; where its own document is damaged, the newest whole one, or none."""
+        try:
+            return self._installation.current()
+        except IntegrityError:
+            return self._installation.recover()
 
     def _latest_release(self) -> tuple[ReleaseDocument, bytes]:
         highest = self._installation.highest_version(self._channel)

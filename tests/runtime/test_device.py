@@ -331,7 +331,7 @@ def test_sync_answers_carry_an_update_and_spare_the_repository(
     with serving(reply) as cloud:
         client = CloudClient(cloud.url, "t", timeout_s=5, attempts=1)
         settings = Settings(tmp_path / "device", repository, cloud=client, poll_s=100)
-        running = Device(settings, sensors=Still(), clock=lambda: now[0])
+        running = Device(settings, sensors=Still(), clock=lambda: 0.0, steady=lambda: now[0])
         running.tick()
         publish(newer_bundle, repository, "stable", monitoring=EASY)
 
@@ -409,6 +409,64 @@ def test_new_model_is_not_blamed_for_the_slowness_of_a_hot_device(
     assert {issue.kind for issue in hot[-1].issues} == {"high_latency", "high_temperature"}
     assert [tick.rolled_back for tick in hot] == [None] * 3
     assert "stable.2" in [tick.rolled_back for tick in cool]
+
+
+def test_release_that_another_process_installs_or_leaves_is_followed(
+    tmp_path: Path, repository: str, newer_bundle: Bundle
+) -> None:
+    running = device(tmp_path, repository)
+    other = device(tmp_path, None)  # an application beside the agent: it takes no updates itself
+    publish(newer_bundle, repository, "stable", monitoring=EASY)
+    assert running.tick().installed == "stable.2"
+
+    assert other.predict(ROW).model == "stable.1"
+    assert other.tick().release == "stable.2"
+    assert other.predict(ROW).model == "stable.2"
+
+    with Installation(tmp_path / "device").exclusive():
+        Installation(tmp_path / "device").rollback()
+    assert [running.tick().release, other.tick().release] == ["stable.1", "stable.1"]
+
+
+def test_trial_is_not_judged_by_what_another_model_did(
+    tmp_path: Path, repository: str, newer_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = Limits(latency_p95_ms=1e-4)
+    device(tmp_path, repository).close()
+    other = device(tmp_path, None, limits=strict)
+    for _ in range(2):
+        work(other)
+        other.tick()
+    publish(newer_bundle, repository, "stable", monitoring=EASY)
+    Updater(repository, "stable", tmp_path / "device").update()
+    work(other)
+    monkeypatch.setattr(other, "_replace", _fails)  # it cannot follow yet
+
+    tick = other.tick()
+
+    assert "cannot follow" in tick.errors[0]
+    assert "high_latency" in {issue.kind for issue in tick.issues}
+    assert tick.rolled_back is None
+    assert Installation(tmp_path / "device").current_name() == "stable.2"
+    monkeypatch.undo()
+    assert other.tick().release == "stable.2"
+
+
+def _fails() -> None:
+    raise EdgeRuntimeError("cannot follow")
+
+
+def test_model_that_was_given_up_is_chosen_neither_under_heat_nor_after_damage(two_models: Path) -> None:
+    """It is still on the disk, and is the better one by its figures."""
+    root = two_models / "device"
+    Installation(root).refuse("small.1", "rolled back on this device")
+
+    hot = heated(device(two_models, None), [90] * 3, busy=False)
+    (root / "current/release.json").write_bytes(b"rotten")
+
+    assert {model for _, model, *_ in hot} == {"stable.1"}
+    with pytest.raises(EdgeRuntimeError, match="no model is installed"):
+        device(two_models, None)
 
 
 def test_model_that_ends_its_process_each_time_is_given_up(

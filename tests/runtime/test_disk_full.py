@@ -105,3 +105,27 @@ def test_device_starts_and_answers_on_a_full_disk(
     device.predict({**ROW, "tenure": 0.3}, user="after")
     assert len(users(device)) == 1
     device.close()
+
+
+def test_device_answers_from_a_disk_that_can_only_be_read(
+    disk: Path, tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle
+) -> None:
+    """What a kernel makes of a card that fails."""
+    repository, root = str(tmp_path / "repository"), disk / "device"
+    publish(table_bundle, repository, "stable", monitoring=EASY)
+    before = Device(Settings(root, repository))
+    before.predict(ROW)
+    before.close()
+    publish(newer_bundle, repository, "stable", monitoring=EASY)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)  # noqa: S607
+
+    device = Device(Settings(root, repository))
+
+    assert device.predict(ROW).model == "stable.1"
+    assert device._active.answers.not_logged == 1
+    assert any("Read-only file system" in error for error in device.tick().errors)
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)  # noqa: S607
+    assert device.tick().installed == "stable.2"
+    assert device.predict(ROW, user="after").model == "stable.2"
+    assert len(users(device)) == 1
+    device.close()

@@ -16,7 +16,7 @@ from edgewright_runtime.cache import AnswerCache, feeds_key
 from edgewright_runtime.cloud import Breaker, CloudClient
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, IntegrityError, RefusedError, TransportError
 from edgewright_runtime.hybrid import Answer, Hybrid, Policy
-from edgewright_runtime.offline import OfflineModel, Privacy, sync
+from edgewright_runtime.offline import OfflineModel, Privacy, _hash_key, sync
 from edgewright_runtime.outbox import Outbox
 from edgewright_runtime.predictor import Predictor
 from tests.bundles import LABELS
@@ -339,6 +339,33 @@ def test_privacy_decides_what_is_logged(
     else:
         assert first.get("user") == user
     assert (first.get("input") == ROW) == has_input
+
+
+def test_secret_of_the_hashes_is_one_and_the_owners_alone(tmp_path: Path) -> None:
+    """Two processes that start at once must hash a user alike."""
+    keys: list[bytes] = []
+    together = threading.Barrier(8)
+
+    def work() -> None:
+        together.wait()
+        keys.append(_hash_key(tmp_path / "device/hash_key"))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(keys) == 8
+    assert len(set(keys)) == 1
+    assert len(keys[0]) == 32
+    assert (tmp_path / "device/hash_key").stat().st_mode & 0o777 == 0o600
+
+
+def test_user_that_is_no_text_in_utf_8_is_hashed_too(predictor: Predictor, outbox: Outbox) -> None:
+    offline(predictor, outbox).predict(ROW, user="\ud800")
+
+    assert len(logged(outbox)[0]["user"]) == 64
 
 
 def test_missing_number_is_logged_and_asked_as_missing(

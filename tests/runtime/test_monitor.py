@@ -1,5 +1,6 @@
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ class Clock:
         return self.now
 
 
-def monitor(folder: Path, clock: Clock, **plan: object) -> Monitor:
+def monitor(folder: Path, clock: Clock, steady: Callable[[], float] | None = None, **plan: object) -> Monitor:
     return Monitor(
         TelemetryFile(folder, "stable.1"),
         Monitoring(window_s=60, **plan),
@@ -30,6 +31,7 @@ def monitor(folder: Path, clock: Clock, **plan: object) -> Monitor:
         bundle="b",
         memory_before_mb=0,
         clock=clock,
+        steady=clock if steady is None else steady,
     )
 
 
@@ -53,6 +55,22 @@ def test_a_window_is_written_when_the_next_begins(tmp_path: Path) -> None:
     assert first.latency.quantile(0.5) == pytest.approx(2.0, rel=0.011)
     assert first.memory_mb == pytest.approx(resident_memory_mb(), rel=0.5)
     assert (second.predictions, second.start_s) == (1, 1_000_061.0)
+
+
+def test_clock_that_jumps_neither_ends_a_window_nor_stretches_it(tmp_path: Path) -> None:
+    clock, steady = Clock(), Clock()
+    clock.now = 0.0  # 1970: a board before it has heard of the time
+    watched = monitor(tmp_path, clock, steady)
+    watched.record(1.0)
+    clock.now, steady.now = 1.8e9, steady.now + 10
+    watched.record(2.0)
+    clock.now, steady.now = 1.7e9, steady.now + 51
+    watched.record(3.0)
+    watched.flush()
+
+    first, second = lines(tmp_path)
+    assert (first.start_s, first.seconds, first.predictions) == (0.0, 61.0, 2)
+    assert (second.start_s, second.predictions) == (1.7e9, 1)
 
 
 def test_what_the_plan_switches_off_is_not_recorded(tmp_path: Path) -> None:
@@ -92,7 +110,7 @@ def test_window_too_long_to_be_kept_has_the_sketch(tmp_path: Path, monkeypatch: 
 
 
 def test_window_tells_processor_time_and_failures(tmp_path: Path) -> None:
-    watched = monitor(tmp_path, Clock())
+    watched = monitor(tmp_path, Clock(), time.monotonic)
     began = time.process_time()
     while time.process_time() < began + 0.05:  # busy
         watched.record(None, error=True)

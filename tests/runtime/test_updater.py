@@ -482,6 +482,36 @@ def test_everything_is_on_the_disk_before_the_pointer_flips(
     assert after[0] == root
 
 
+def test_kill_between_the_flip_and_what_follows_opens_no_way_back(
+    repository: Path, root: Path, newer_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _update(repository, root)
+    stale = repository.with_name("stale")
+    shutil.copytree(repository, stale)
+    publish(newer_bundle, str(repository), "stable")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Installation, "_raise_highest", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _update(repository, root)
+    monkeypatch.undo()
+
+    assert _version(root) == 2
+    with pytest.raises(RollbackError, match="this device has had 2"):
+        _update(stale, root)
+
+
+@pytest.mark.parametrize("name", ["release.json", "previous"])
+def test_damaged_current_release_is_installed_anew(repository: Path, root: Path, name: str) -> None:
+    _update(repository, root)
+    (root / "current" / name).write_bytes(b"\xff\xfe")
+
+    assert _update(repository, root) == "installed"
+    assert _version(root) == 1
+
+
 def test_commands_show_what_is_installed(
     repository: Path, root: Path, table_bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
