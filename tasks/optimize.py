@@ -30,18 +30,17 @@ __all__ = ["compress", "export", "prune_to_latency", "quantize", "quantize_withi
 
 _EXPORT = (
     "edgewright.export",
-    "edgewright.optimize.ranges",
-    "edgewright.optimize.fuse",
-    "edgewright.intake.torch_graph",
-    "edgewright.artifact",
-    "edgewright.child",
-    *("torch", "litert-torch", "ai-edge-quantizer", "coremltools", "onnx", "onnxruntime"),
+    *(f"edgewright.optimize.{name}" for name in ("ranges", "fuse", "kmeans", "training")),
+    "edgewright.intake",  # the graph's files, and Keras models on their way to TensorFlow's own converter
+    *("edgewright.artifact", "edgewright.recipe", "edgewright.child"),
+    *("torch", "litert-torch", "ai-edge-quantizer", "coremltools", "tensorflow", "onnx", "onnxruntime"),
 )
 _OPTIMIZE = (
     "edgewright.optimize",
-    "edgewright.intake.torch_graph",
-    "edgewright.child",
-    *("torch", "torch-pruning"),
+    "edgewright.intake",  # the graph's files; and the importer, which a student of the user's own goes through
+    *("edgewright.validate.accuracy", "edgewright.validate.statistics"),
+    *("edgewright.artifact", "edgewright.recipe", "edgewright.child"),
+    *("torch", "torch-pruning", "onnx", "onnxscript", "numpy"),
 )
 
 Changed = ImportedModel | Refusal

@@ -21,6 +21,11 @@ _REBOOT_DELAYS_S = [2.0, 15.0, 30.0]
 _RUNTIMES = ("ai-edge-litert", "onnxruntime", "numpy")
 _CODE = ("edgewright.validate", "edgewright.measurement", "edgewright.optimize.coding", "edgewright_runtime")
 _MEASURE = (*_CODE, *_RUNTIMES)
+_EVALUATE = (
+    *_MEASURE,
+    *(f"edgewright.export.{name}" for name in ("mil_evaluator", "mil_operators", "mil_program", "mlpackage", "pixels")),
+    *("edgewright.artifact", "edgewright.child"),
+)
 
 
 def _patient(task: Task[P, R]) -> Task[P, R]:
@@ -28,7 +33,7 @@ def _patient(task: Task[P, R]) -> Task[P, R]:
     return task.with_options(retries=len(_REBOOT_DELAYS_S), retry_delay_seconds=_REBOOT_DELAYS_S)
 
 
-@step("Checking accuracy and parity on real rows", *_MEASURE, "edgewright.export.mil_evaluator")
+@step("Checking accuracy and parity on real rows", *_EVALUATE)
 def evaluate(
     model: ImportedModel, dataset: Dataset, exported: Exported, split: Literal["test", "validation"] = "test"
 ) -> Evaluation:
