@@ -57,7 +57,8 @@ def convert(
     # Folded here, since the converter keeps the weights that it folds.
     module = fuse(torch_graph.load(Path(graph)).eval())
     examples = example_inputs(inputs)
-    with torch.no_grad():
+    # One run, for the sake of its graph: oneDNN would load its kernels for it and keep reordered weights.
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
         traced = torch.jit.trace(module, examples, check_trace=False)
     try:
         model = ct.convert(
@@ -155,16 +156,7 @@ def _stored_without_loss(model: Any) -> Any:
     """
     import coremltools.optimize.coreml as compression
 
-    weights = compression.get_weights_metadata(model, weight_threshold=_LEAST_QUANTIZED_ELEMENTS)
-    palettes: list[str] = []
-    sparse: list[str] = []
-    for name, weight in weights.items():
-        # One value alone needs no palette, and coremltools writes none for it.
-        bits = next((n for n in _PALETTE_BITS if 2 <= weight.unique_values <= 2**n), None)
-        of_sparse = (1 - weight.sparsity) + 1 / (8 * weight.val.dtype.itemsize)
-        of_palette = bits / (8 * weight.val.dtype.itemsize) + 2**bits / weight.val.size if bits else 1.0
-        if min(of_sparse, of_palette) < _WORTH_A_DECODER:
-            (palettes if of_palette <= of_sparse else sparse).append(name)
+    palettes, sparse = _worth_a_decoder(model)
     if palettes:
         by_palette = compression.OpPalettizerConfig(mode="custom", lut_function=_palette_of, weight_threshold=0)
         config = compression.OptimizationConfig(op_name_configs=dict.fromkeys(palettes, by_palette))
@@ -176,6 +168,23 @@ def _stored_without_loss(model: Any) -> Any:
         config = compression.OptimizationConfig(op_name_configs=dict.fromkeys(sparse, by_mask))
         model = compression.prune_weights(model, config)
     return model
+
+
+def _worth_a_decoder(model: Any) -> tuple[list[str], list[str]]:
+    """The names of the weights that a palette makes clearly smaller, and of those that a bit mask does."""
+    import coremltools.optimize.coreml as compression
+
+    weights = compression.get_weights_metadata(model, weight_threshold=_LEAST_QUANTIZED_ELEMENTS)
+    palettes: list[str] = []
+    sparse: list[str] = []
+    for name, weight in weights.items():
+        # One value alone needs no palette, and coremltools writes none for it.
+        bits = next((n for n in _PALETTE_BITS if 2 <= weight.unique_values <= 2**n), None)
+        of_sparse = (1 - weight.sparsity) + 1 / (8 * weight.val.dtype.itemsize)
+        of_palette = bits / (8 * weight.val.dtype.itemsize) + 2**bits / weight.val.size if bits else 1.0
+        if min(of_sparse, of_palette) < _WORTH_A_DECODER:
+            (palettes if of_palette <= of_sparse else sparse).append(name)
+    return palettes, sparse
 
 
 def _palette_of(weight: Any) -> tuple[Any, Any]:
