@@ -23,6 +23,7 @@ __all__ = [
     "Policy",
     "SshConnection",
     "Step",
+    "Timing",
     "device_names",
     "first_fault",
     "load_device",
@@ -54,6 +55,13 @@ class Budget(Value):
     max_class_drop_percent: float | None = Field(
         None, gt=0, le=100, description="Limit of the loss on the rows of any one class, percentage points."
     )
+
+
+class Timing(Value):
+    """How long latency is measured at least; a model of seconds is stopped after a minute, which the report says."""
+
+    min_runs: int = Field(60, gt=0, description="Inferences of each model, at least.")
+    min_seconds: float = Field(1.0, gt=0, description="Seconds of inferences, at least.")
 
 
 Step = Literal["fewer_threads", "cheaper_model", "longer_interval"]
@@ -157,6 +165,7 @@ class DeviceProfile(Value):
         None, gt=0, description="To estimate energy where the device has no meter: joules of one executed instruction."
     )
     policy: Policy = Policy()
+    timing: Timing = Timing()
     ssh: SshConnection | None = Field(None, description="A real board: figures are taken there, over SSH.")
     adb: AdbConnection | None = Field(None, description="A real phone: figures are taken there, over adb.")
     target: TargetKind | None = Field(
@@ -228,7 +237,7 @@ def first_fault(error: ValidationError, *models: type[BaseModel]) -> str:
     if not key:  # two keys that contradict each other
         return fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
-        shown: tuple[type[BaseModel], ...] = (*models, Budget, Policy, Kernels, SshConnection, AdbConnection)
+        shown: tuple[type[BaseModel], ...] = (*models, Budget, Policy, Timing, Kernels, SshConnection, AdbConnection)
         known = sorted({field for model in shown for field in model.model_fields})
         near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(known)}"

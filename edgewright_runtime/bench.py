@@ -21,6 +21,7 @@ import importlib
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -251,8 +252,23 @@ def _limit_cores(spec: BenchSpec) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: spec.cores])
 
 
+def _processor() -> str | None:
+    """As the system names it: a model on x86, the board on Arm Linux; None where it says neither."""
+    if sys.platform == "darwin":
+        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+        return said.strip() or None
+    info, board = Path("/proc/cpuinfo"), Path("/proc/device-tree/model")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return board.read_text().strip(chr(0)) if board.exists() else None
+
+
 def _machine() -> dict[str, Any]:
+    processor = _processor()
     return {
+        **({} if processor is None else {"processor": processor}),
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

@@ -46,7 +46,7 @@ class BenchSpec:
 
     ``warm`` takes at least ``min_runs`` runs of each model, ``min_rounds`` rounds and ``min_seconds``, spread over
     ``epochs`` loads, and further epochs until the standard error of every ratio to the first model is below
-    ``precision``; after ``max_seconds`` no further epoch begins.
+    ``precision``. After ``max_seconds`` no further epoch begins for precision's sake alone, after a minute none at all.
     ``limit_mb`` bounds what the process may allocate beyond what it holds before the model is loaded, ``cores`` the
     processors it may use; ``cgroup`` is a control group that it enters instead, whose own bound holds from there on.
     ``kernels`` are the device profile's.

@@ -23,6 +23,7 @@ _MAX_BLOCK_RUNS = 200
 _WARM_UP_NS = 100_000_000  # stop warming up after this, stable or not
 _STABLE = 0.05  # two successive warm-up blocks within 5% of each other
 _WINDOWS = 10
+_LONGEST_S = 60.0  # a model of seconds never comes to its runs: what there is by then is told with its count
 _KEPT_SAMPLES = 1000  # single latencies kept for the distribution plot
 
 _Feeds = Sequence[dict[str, Any]]
@@ -47,7 +48,7 @@ def warm(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opener = _
     gc.collect()
     gc.disable()
     try:
-        while not epochs or (time.perf_counter() - began < spec.max_seconds and not _precise(spec, epochs)):
+        while _another(spec, epochs, time.perf_counter() - began):
             loaded = _load_all(spec, rows, chance, open_model)
             runtime = (loaded[0][0].name, loaded[0][0].version)
             epochs.append(_interleaved(spec, loaded, chance))
@@ -57,6 +58,17 @@ def warm(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opener = _
         gc.enable()
     series = [_series([epoch[i] for epoch in epochs]) for i in range(len(spec.models))]
     return {"runtime": runtime[0], "version": runtime[1], "series": series}
+
+
+def _another(spec: BenchSpec, epochs: Sequence[Sequence[Sequence[Sequence[int]]]], elapsed: float) -> bool:
+    """Whether the runs, the seconds or the precision that were asked for are still missing."""
+    if not epochs:
+        return True
+    if elapsed >= max(_LONGEST_S, spec.min_seconds, spec.max_seconds):
+        return False
+    runs = min(sum(len(block) for epoch in epochs for block in epoch[i]) for i in range(len(spec.models)))
+    missing = runs < spec.min_runs or elapsed < spec.min_seconds
+    return missing or (elapsed < spec.max_seconds and not _precise(spec, epochs))
 
 
 def _precise(spec: BenchSpec, epochs: Sequence[Sequence[Sequence[Sequence[int]]]]) -> bool:

@@ -20,7 +20,7 @@ from edgewright.validate.rows import HeldOut, Split, read_rows
 from edgewright.validate.targets.local import run_bench
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "run_package"]
 
 
 def evaluate(
@@ -127,7 +127,7 @@ def _run(
     with Store().workspace() as scratch:
         rows, answers = scratch / "rows.npz", scratch / "outputs.npz"
         write_arrays(rows, held_out.inputs)
-        runner = _run_ml_program if file.format is Format.MLPACKAGE else _run_bench
+        runner = run_package if file.format is Format.MLPACKAGE else _run_bench
         checked_by = runner(file, (rows, answers), inputs, outputs, timeout_s)
         return read_arrays(answers), checked_by
 
@@ -141,9 +141,15 @@ def _run_bench(
     return f"{answer['runtime']} {answer['version']}"
 
 
-def _run_ml_program(
+def run_package(
     file: Artifact, paths: tuple[Path, Path], inputs: Sequence[str], outputs: Sequence[str], timeout_s: float
 ) -> str:
+    """Run a Core ML package over the rows in the first of ``paths``, outputs go to the second; what ran it.
+
+    Raises:
+        UnsupportedError: this is no Mac, and the evaluator does not know an operation of the program.
+        ConversionError: it crashes, or refuses the rows.
+    """
     ran = run_in_child(
         "edgewright.validate.ml_program:run_ml_program",
         {

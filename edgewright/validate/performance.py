@@ -20,7 +20,7 @@ from edgewright.measurement import (
     Sustained,
     Verdict,
 )
-from edgewright.profile import DeviceProfile
+from edgewright.profile import DeviceProfile, Timing
 from edgewright.store import Store
 from edgewright.validate import statistics
 from edgewright.validate.download import download_bytes
@@ -46,14 +46,15 @@ def measure(
     device: DeviceProfile,
     *,
     target: Target | None = None,
-    min_seconds: float = 1.0,
+    min_seconds: float | None = None,
     sustained_seconds: float | None = None,
     timeout_s: float = 300,
 ) -> Performance:
     """Cold figures of each model from a process of its own, warm ones interleaved in one process with both.
 
     The baseline is loaded twice there: how far its two copies differ is the machine's noise. Where candidate and
-    baseline are the same file, that is all there is to measure. Threads are the profile's, and one beside them;
+    baseline are the same file, that is all there is to measure. Threads are the profile's, and one beside them, and so
+    are the least runs and seconds, unless ``min_seconds`` is given;
     ``target`` is the profile's own, else this machine with the device's memory as its bound; nobody else measures
     there meanwhile. ``sustained_seconds`` of the candidate without pause show what heat does to it: on a board or a
     phone a minute by default, elsewhere none. An emulated device shows memory, and no time. Where Core ML is not, or
@@ -64,7 +65,8 @@ def measure(
         UnsupportedError: the runtime is not installed there.
         DeviceUnreachableError: the target did not answer.
     """
-    options = (min_seconds, sustained_seconds, timeout_s)
+    timing = device.timing if min_seconds is None else device.timing.model_copy(update={"min_seconds": min_seconds})
+    options = (timing, sustained_seconds, timeout_s)
     if candidate.artifact.format is not Format.MLPACKAGE:
         return _measured(baseline, candidate, dataset, device, target, *options)
     reason = core_ml.NOT_HERE
@@ -82,7 +84,7 @@ def _measured(
     dataset: Dataset,
     device: DeviceProfile,
     target: Target | None,
-    min_seconds: float,
+    timing: Timing,
     sustained_seconds: float | None,
     timeout_s: float,
 ) -> Performance:
@@ -92,7 +94,7 @@ def _measured(
         scratch = stack.enter_context(Store().workspace())
         names = _write_rows(dataset, scratch)
         kernels = Kernels(**device.kernels.model_dump())
-        session = _Session(target, scratch / "rows.npz", device.threads, kernels, min_seconds, timeout_s)
+        session = _Session(target, scratch / "rows.npz", device.threads, kernels, timing, timeout_s)
         before, after = _file(baseline, names), _file(candidate, names)
         same = baseline.artifact.digest == candidate.artifact.digest
         if target.emulated:
@@ -109,7 +111,7 @@ def _measured(
         if sustained_seconds is None and device.target_kind == "ssh":
             sustained_seconds = _BOARD_SECONDS
         sustained, cool = session.sustained(after, sustained_seconds) if sustained_seconds else (None, _NO_HEAT)
-    missing = tuple(filter(None, (reason, unplanned, cool)))
+    missing = tuple(filter(None, (_too_few(found, timing), reason, unplanned, cool)))
     return found.model_copy(update={"not_measured": missing, "sustained": sustained, "compute_plan": plan})
 
 
@@ -157,14 +159,15 @@ class _Session:
     rows: Path
     threads: int
     kernels: Kernels
-    min_seconds: float
+    timing: Timing
     timeout_s: float
 
     def cold(self, file: BenchModel) -> dict[str, Any]:
         return self._run(self._spec("cold", (file,)), f"loading {Path(file.path).name}")
 
     def warm(self, files: tuple[BenchModel, ...]) -> dict[str, Any]:
-        return self._run(self._spec("warm", files), f"timing {Path(files[min(1, len(files) - 1)].path).name}")
+        what = f"timing {Path(files[min(1, len(files) - 1)].path).name}"
+        return self.target.run(self._spec("warm", files), what, self.timeout_s + self.timing.min_seconds)
 
     def operators(self, file: BenchModel) -> tuple[list[dict[str, Any]], str]:
         """Time by operator, or why it was not measured."""
@@ -201,11 +204,23 @@ class _Session:
 
     def _spec(self, task: str, files: tuple[BenchModel, ...]) -> BenchSpec:
         return BenchSpec(
-            task, files, str(self.rows), threads=self.threads, kernels=self.kernels, min_seconds=self.min_seconds
+            task,
+            files,
+            str(self.rows),
+            threads=self.threads,
+            kernels=self.kernels,
+            min_runs=self.timing.min_runs,
+            min_seconds=self.timing.min_seconds,
         )
 
     def _run(self, spec: BenchSpec, what: str) -> dict[str, Any]:
         return self.target.run(spec, what, self.timeout_s)
+
+
+def _too_few(found: Performance, timing: Timing) -> str:
+    """What is missing of the runs that the profile asks for; empty where nothing is."""
+    runs = min(cost.latency.runs for cost in (found.baseline, found.candidate) if cost.latency is not None)
+    return "" if runs >= timing.min_runs else f"latency of {timing.min_runs} runs: {runs} had to do, for want of time"
 
 
 def performance_of(
@@ -234,7 +249,8 @@ def performance_of(
 
 def _environment(warm: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """The machine, and its temperature, frequency and governor before and after, where it shows them."""
-    said = {key: str(value) for key, value in warm["machine"].items()}
+    said = {"runtime": f"{warm['runtime']} {warm['version']}"}
+    said |= {key: str(value) for key, value in warm["machine"].items()}
     for moment in ("before", "after"):
         said.update({f"{key} {moment}": str(value) for key, value in warm.get(moment, {}).items()})
     before, after = (warm.get(moment, {}).get("frequency_mhz") for moment in ("before", "after"))

@@ -170,12 +170,16 @@ def _latency(report: ValidationReport) -> str:
         f"<p>Lower-quartile latency, candidate over baseline: <b>{report.latency_ratio:.3f}</b> "
         f"(95% {report.latency_ratio_low:.3f} to "
         f"{report.latency_ratio_high:.3f}). The same file against itself differed here by "
-        f"{report.candidate.noise_percent or 0:.2g}%. Verdict: <b>{escape(report.latency_verdict)}</b>.</p>"
+        f"{_noise(report.candidate.noise_percent)}. Verdict: <b>{escape(report.latency_verdict)}</b>.</p>"
         if report.latency_ratio is not None
         else ""
     )
     target = f"<p>Measured on: {escape(report.candidate.target)}, interleaved with the baseline, batch of one.</p>"
     return ratio + charts.distribution(samples, "ms", "Latency of single inferences") + _table(heads, rows) + target
+
+
+def _noise(percent: float | None) -> str:
+    return "an unknown share" if percent is None else f"{percent:.2g}%"
 
 
 def _kind(name: str) -> str:

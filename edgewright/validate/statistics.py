@@ -23,7 +23,7 @@ __all__ = [
 _Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 _RESAMPLES = 2000
 _QUARTILE = 25
-_BLOCK = 200  # resamples at once: bounded memory, however many rows
+_DRAWN_AT_ONCE = 2_000_000  # rows of resamples held together: bounded memory, however many rows
 # Two loads of one file in one process differ by up to this much through where their memory happens to lie; a smaller
 # difference is never claimed (benchmarks/validation.py measures it).
 _LEAST_EFFECT = 0.02
@@ -45,11 +45,15 @@ def mcnemar(only_first: int, only_second: int) -> float:
     discordant, least = only_first + only_second, min(only_first, only_second)
     if discordant == 0:
         return 1.0
-    point = math.comb(discordant, least) / (1 << discordant)
+    # Exact: each coefficient from the one before it, since tens of thousands of rows may disagree.
+    coefficient = below = 1
+    for k in range(least):
+        coefficient = coefficient * (discordant - k) // (k + 1)
+        below += coefficient
+    point = coefficient / (1 << discordant)
     if only_first == only_second:
         return 1 - 0.5 * point
-    tail = sum(math.comb(discordant, k) for k in range(least + 1)) / (1 << discordant)
-    return min(1.0, 2 * tail - point)
+    return min(1.0, 2 * (below / (1 << discordant)) - point)
 
 
 def paired_difference(only_first: int, only_second: int, rows: int) -> Interval:
@@ -89,8 +93,9 @@ def _resampled_r2(truth: Floats, predictions: Floats, seed: int) -> Floats:
     chance = np.random.default_rng(seed)
     errors = (truth[None, :] - predictions) ** 2
     parts = []
-    for _ in range(_RESAMPLES // _BLOCK):
-        drawn = chance.integers(0, len(truth), (_BLOCK, len(truth)))
+    block = max(1, min(_RESAMPLES, _DRAWN_AT_ONCE // len(truth)))
+    for done in range(0, _RESAMPLES, block):
+        drawn = chance.integers(0, len(truth), (min(block, _RESAMPLES - done), len(truth)))
         picked = truth[drawn]
         spread = ((picked - picked.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
         # A resample of equal values has no spread; the tiniest float keeps it from dividing by zero.

@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgewright.artifact import Artifact, Dataset, Exported, Format, Precision
 from edgewright.measurement import Energy
 from edgewright.package import Bundle, read_bundle
 from edgewright.profile import Budget, DeviceProfile, SshConnection, load_device
 from edgewright.store import Store
 from edgewright.validate import bundle_check
 from edgewright.validate.bundle_check import ValidatedBundle, check_bundle, check_rows, validated_bundle
+from edgewright.validate.targets import core_ml
 from edgewright.validate.targets.choice import alone_on, machine_of, opened
+from edgewright_runtime.bench import write_arrays
+from edgewright_runtime.manifest import TensorSpec
+from tests.validate.core_ml_packages import core_ml_package
 
 
 @pytest.fixture
@@ -52,6 +57,75 @@ def test_missed_limit_and_other_outputs_are_told_apart(ours: ValidatedBundle, de
     np.savez(ours.golden.artifact.path, **moved)
     other = check_bundle(ours, None, tight, quick=True)
     assert "golden outputs differ by" in other.failure
+
+
+def test_output_that_must_be_equal_is_compared_too(ours: ValidatedBundle, device: DeviceProfile) -> None:
+    """As the class labels of a scikit-learn model: nothing is allowed, and nothing differs."""
+    exact = ours.model_copy(update={"tolerance": tuple((name, 0.0) for name, _ in ours.tolerance)})
+    assert check_bundle(exact, None, device, quick=True).difference in {0.0, float("inf")}
+    assert (bundle_check._share(0.0, 0.0), bundle_check._share(1.0, 0.0)) == (0.0, float("inf"))
+
+
+def test_what_was_not_measured_is_not_said_to_be_passed(
+    tmp_path: Path, weights: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An iOS bundle where no Core ML is: its outputs come from this project's evaluator, its latency from nowhere."""
+    monkeypatch.setattr(core_ml, "is_here", lambda: False)
+
+    def evaluated(file: Artifact, paths: tuple[Path, Path], *named: object) -> str:
+        with np.load(phone.golden.artifact.path) as stored:
+            write_arrays(paths[1], {"scores": stored["test.reference.scores"]})
+        return "the evaluator"
+
+    phone = ios_bundle(tmp_path, weights)
+    monkeypatch.setattr(bundle_check, "run_package", evaluated)
+    found = check_bundle(phone, None, load_device("iphone_15"), quick=True)
+    (row,) = check_rows([found])
+    assert row["verdict"] == "passed as far as it was measured"
+    assert row["golden outputs"] == "0 of what is allowed, by the evaluator"
+    assert row["p50 / p95 ms"] == "not measured"
+    assert row["measured on"] == "no Mac here"
+
+
+def test_core_ml_bundle_is_measured_whole_on_a_mac(
+    core_ml_standin: Path, tmp_path: Path, weights: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_check, "QUICK_SUSTAINED_S", 0.3)
+    found = check_bundle(ios_bundle(tmp_path, weights), None, load_device("iphone_15"), quick=True)
+    (row,) = check_rows([found])
+    assert row["verdict"] == "passed"
+    assert row["operators prefer"] == "Neural Engine 1, CPU 1"
+    assert row["measured on"].startswith("Core ML on this Mac")
+
+
+def ios_bundle(folder: Path, weights: np.ndarray) -> ValidatedBundle:
+    """What `validated_bundle` makes of an iOS bundle whose package the stand-in runs."""
+    package = core_ml_package(folder / "model.mlpackage", weights)
+    x = np.random.default_rng(0).normal(size=(4, len(weights))).astype(np.float32)
+    raised = np.exp(x @ weights)
+    reference = {
+        "test.x.x": x,
+        "test.reference.scores": raised / raised.sum(axis=1, keepdims=True),
+        "test.y": np.zeros(4),
+    }
+    np.savez(folder / "golden.npz", **reference)
+    return ValidatedBundle(
+        exported=Exported(
+            artifact=Store().put(package, Format.MLPACKAGE),
+            precision=Precision.FLOAT32,
+            inputs=(TensorSpec("x", (1, 16), "float32"),),
+            outputs=(TensorSpec("scores", (1, 3), "float32"),),
+            runtime="coreml",
+            runtime_floor="16.0",
+        ),
+        golden=Dataset(
+            artifact=Store().put(folder / "golden.npz", Format.DATASET),
+            calibration_rows=0,
+            validation_rows=0,
+            test_rows=4,
+        ),
+        tolerance=(("scores", 1e-4),),
+    )
 
 
 def test_device_that_takes_another_format_is_not_tried(ours: ValidatedBundle) -> None:

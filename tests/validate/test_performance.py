@@ -9,9 +9,11 @@ import pytest
 
 from edgewright.artifact import Dataset, Exported, Format, Precision
 from edgewright.errors import ConversionError
-from edgewright.profile import load_device
+from edgewright.profile import Timing, load_device
 from edgewright.store import Store
-from edgewright.validate import measure
+from edgewright.validate import measure, performance
+from edgewright_runtime import bench, bench_timing
+from edgewright_runtime.bench import BenchModel, BenchSpec
 from edgewright_runtime.manifest import TensorSpec
 
 Export = Callable[..., Exported]
@@ -26,6 +28,9 @@ def test_model_with_a_fraction_of_the_work_is_faster(dataset: Dataset, export: E
     assert found.ratio.low <= found.ratio.value <= found.ratio.high < 1
     assert found.noise is not None
     assert found.runtime.startswith("onnxruntime ")
+    said = dict(found.environment)
+    assert said["runtime"] == found.runtime
+    assert said.get("processor") == bench._processor()
     for cost in (found.baseline, found.candidate):
         assert cost.latency is not None
         assert cost.latency.p99_ms is not None
@@ -89,6 +94,28 @@ def test_rows_that_do_not_fit_the_model_are_named(dataset: Dataset, export: Expo
         ConversionError, match=r"loading model.onnx: input 'x' has shape \[-1, 16\], given was \[1, 5\]"
     ):
         measure(model, model, dataset, DEVICE)
+
+
+def test_profile_says_how_many_runs_there_are_at_least(dataset: Dataset, export: Export, weights: np.ndarray) -> None:
+    device = DEVICE.model_copy(update={"timing": Timing(min_runs=30_000, min_seconds=0.05)})
+    found = measure(export(weights), export(weights, "b.onnx", repeats=2), dataset, device)
+    assert found.baseline.latency is not None
+    assert found.candidate.latency is not None
+    assert min(found.baseline.latency.runs, found.candidate.latency.runs) >= 30_000
+    assert not any("runs" in reason for reason in found.not_measured)
+    few = performance._too_few(found, Timing(min_runs=10**9))
+    assert few.startswith("latency of 1000000000 runs: ")
+
+
+@pytest.mark.parametrize(
+    ("runs", "elapsed", "goes_on"),
+    [(10, 6.0, True), (10, 61.0, False), (60, 6.0, False), (60, 1.5, True), (60, 0.5, True)],
+    ids=["few-runs", "a-minute", "enough", "imprecise", "few-seconds"],
+)
+def test_timing_goes_on_until_it_has_what_was_asked_for(runs: int, elapsed: float, goes_on: bool) -> None:
+    spec = BenchSpec("warm", (BenchModel("m", "onnx"),) * 2, "rows", min_runs=60, min_seconds=1.0, epochs=8)
+    epoch = [[[1_000_000] * runs], [[2_000_000] * runs]]  # one epoch of two models: too few to be precise
+    assert bench_timing._another(spec, [epoch], elapsed) is goes_on
 
 
 def test_corrupted_file_is_named_not_traced(dataset: Dataset, export: Export, weights: np.ndarray) -> None:

@@ -22,6 +22,24 @@ def test_mcnemar_mid_p_reproduces_a_published_value() -> None:
     assert statistics.mcnemar(1, 7) == pytest.approx(0.0391, abs=5e-5)
 
 
+def test_mcnemar_is_exact_where_tens_of_thousands_of_rows_disagree() -> None:
+    # The sum of math.comb(39000, k) up to 19000, which takes minutes.
+    assert statistics.mcnemar(19_000, 20_000) == pytest.approx(4.1076824e-07, rel=1e-6)
+    assert statistics.mcnemar(0, 60_000) == 0.0
+
+
+def test_r2_interval_needs_no_more_memory_for_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = np.random.default_rng(3)
+    truth = chance.normal(size=300)
+    predicted = truth + chance.normal(size=300) * 0.5
+    at_once = statistics.r2_interval(truth, predicted)
+    monkeypatch.setattr(statistics, "_DRAWN_AT_ONCE", 100)  # fewer than one resample has rows
+    apart = statistics.r2_interval(truth, predicted)
+    assert apart.value == at_once.value
+    assert apart.low == pytest.approx(at_once.low, abs=0.01)
+    assert apart.high == pytest.approx(at_once.high, abs=0.01)
+
+
 def test_mcnemar_of_no_or_equal_disagreement_finds_nothing() -> None:
     assert statistics.mcnemar(0, 0) == 1.0
     assert statistics.mcnemar(5, 5) > 0.85
