@@ -98,7 +98,9 @@ def test_int8_that_is_slower_here_is_named() -> None:
     assert causes("quantize", Precision.INT8, weight(3000), weight(1000), faster) == ()
 
 
-def test_fewer_operations_that_are_not_faster_are_named() -> None:
+def test_a_smaller_network_that_is_not_faster_is_named() -> None:
     same = performance(cost(4096, 3000), cost(2048, 1500))
     (said,) = causes("prune_channels", Precision.FLOAT32, weight(3000), weight(1500, weights=500, non_zero=500), same)
     assert "weights x0.50" in said
+    # A student of its teacher's shape has no fewer operations.
+    assert causes("distill", Precision.FLOAT32, weight(3000), weight(3000), same) == ()
