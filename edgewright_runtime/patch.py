@@ -15,13 +15,13 @@ import io
 import json
 import lzma
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 
 import numpy as np
 
 from edgewright_runtime.errors import BackendUnavailableError, IntegrityError
-from edgewright_runtime.strict_json import Fields
+from edgewright_runtime.strict_json import Fields, bounded_integer
 
 __all__ = ["CODECS", "MAX_PATCHED_BYTES", "TENSOR_MAGIC", "apply_patch", "readable_codecs", "to_difference"]
 
@@ -100,9 +100,9 @@ def _apply_tensor(base: bytes, patch: bytes, result_bytes: int) -> bytes:
     if length > _MAX_HEADER_BYTES:
         raise IntegrityError(f"a tensor patch with a header of {length} bytes")
     try:
-        segments = json.loads(_exactly(body, length))
-    except ValueError as e:
-        raise IntegrityError(f"tensor patch: header: {e}") from e
+        segments = json.loads(_exactly(body, length), parse_int=bounded_integer)
+    except (ValueError, RecursionError) as e:
+        raise IntegrityError(f"tensor patch: header: {str(e)[:200]}") from e
     if not isinstance(segments, list):
         raise IntegrityError("tensor patch: the header is no list")
     out = bytearray()
@@ -138,20 +138,38 @@ def _apply_bsdiff(base: bytes, patch: bytes, result_bytes: int) -> bytes:
     if size != result_bytes or control_bytes < 0 or diff_bytes < 0:
         raise IntegrityError(f"a bsdiff patch to {size} bytes, announced were {result_bytes}")
     first, second = 32 + control_bytes, 32 + control_bytes + diff_bytes
-    # A control triple makes at least a byte, or moves: more triples than bytes would only waste time.
-    control = _unbzipped(patch[32:first], 24 * (result_bytes + 1))
     diff = np.frombuffer(_unbzipped(patch[first:second], result_bytes), np.uint8)
     extra = _unbzipped(patch[second:], result_bytes)
     old = np.frombuffer(base, np.uint8)
-    out, at, d, e = bytearray(), 0, 0, 0
-    for triple in struct.iter_unpack("<qqq", control[: len(control) // 24 * 24]):
-        add, insert, seek = (_signed(value) for value in triple)
+    out, at, d, e, idle = bytearray(), 0, 0, 0, False
+    for add, insert, seek in _triples(patch[32:first]):
         if add < 0 or insert < 0 or len(out) + add + insert > result_bytes or d + add > len(diff):
             raise IntegrityError("bsdiff patch: a step leads outside")
+        # One that only moves is of use before one that makes something; many in a row would only take time.
+        if idle and not add and not insert:
+            raise IntegrityError("bsdiff patch: steps that make nothing")
+        idle = not add and not insert
         out += _added(old, at, diff[d : d + add])
         out += extra[e : e + insert]
         at, d, e = at + add + seek, d + add, e + insert
     return bytes(out)
+
+
+def _triples(packed: bytes) -> Iterator[tuple[int, int, int]]:
+    """The steps of a bsdiff patch (bytes to add, to insert, to skip), unpacked as they are needed."""
+    unpacker, feed, left = bz2.BZ2Decompressor(), packed, b""
+    while packed and not unpacker.eof:
+        try:
+            piece = unpacker.decompress(feed, max_length=24 << 10)
+        except (OSError, ValueError) as e:
+            raise IntegrityError(f"patch: not a valid bzip2 stream: {e}") from e
+        if not piece and not unpacker.eof and unpacker.needs_input:
+            raise IntegrityError("patch: its bzip2 stream is cut off")
+        feed, left = b"", left + piece
+        whole = len(left) // 24 * 24
+        for add, insert, seek in struct.iter_unpack("<qqq", left[:whole]):
+            yield _signed(add), _signed(insert), _signed(seek)
+        left = left[whole:]
 
 
 def _added(old: np.ndarray, at: int, diff: np.ndarray) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 
 from edgewright_runtime.errors import IntegrityError, RollbackError
 from edgewright_runtime.manifest import MANIFEST_NAME, Manifest, Monitoring, parse_monitoring
-from edgewright_runtime.strict_json import Fields, canonical_json, parse_object
+from edgewright_runtime.strict_json import MAX_DOCUMENT_BYTES, Fields, canonical_json, parse_object
 
 __all__ = [
     "MAX_INDEX_BYTES",
@@ -197,7 +197,7 @@ def parse_release(content: bytes) -> ReleaseDocument:
         content_of=f.maybe("content_of", lambda k: f.whole(k, 1, _MAX_VERSION)),
         cohort_percent=f.whole("cohort_percent", 0, 100),
         bundle_digest=f.sha256("bundle_digest"),
-        manifest=_blob(f.take("manifest"), "release.manifest"),
+        manifest=_blob(f.take("manifest"), "release.manifest", MAX_DOCUMENT_BYTES),
         files=f.items("files", _blob, 10_000),
         monitoring=parse_monitoring(f.object("monitoring")),
         patches=f.items("patches", _patch, 16),
@@ -243,11 +243,11 @@ def _signed_part(content: bytes, kind: str) -> Fields:
     return signed
 
 
-def _blob(value: Any, where: str) -> Blob:
+def _blob(value: Any, where: str, at_most: int = _MAX_FILE_BYTES) -> Blob:
     f = Fields(value, where)
     blob = Blob(
         path=f.path("path"),
-        bytes=f.whole("bytes", 0, _MAX_FILE_BYTES),
+        bytes=f.whole("bytes", 0, at_most),
         sha256=f.sha256("sha256"),
         blob=f.sha256("blob"),
         blob_bytes=f.whole("blob_bytes", 0, _MAX_FILE_BYTES),

@@ -11,12 +11,21 @@ from typing import Any, TypeVar
 
 from edgewright_runtime.errors import IntegrityError
 
-__all__ = ["MAX_DOCUMENT_BYTES", "Fields", "canonical_json", "parse_object", "safe_path", "text_item"]
+__all__ = [
+    "MAX_DOCUMENT_BYTES",
+    "Fields",
+    "bounded_integer",
+    "canonical_json",
+    "parse_object",
+    "safe_path",
+    "text_item",
+]
 
 MAX_DOCUMENT_BYTES = 8 << 20  # a manifest is mostly vocabularies; a million words would not belong in one
 _MAX_TEXT = 10_000
 _MAX_PATH = 240
 _MAX_INTEGER = 1 << 53
+_MAX_DIGITS = 500  # more than a float64 written out in full
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ALLOWED_PATH = re.compile(r"[A-Za-z0-9._+@ -]+(/[A-Za-z0-9._+@ -]+)*")
 
@@ -37,7 +46,9 @@ def parse_object(content: bytes, what: str) -> Fields:
     if len(content) > MAX_DOCUMENT_BYTES:
         raise IntegrityError(f"{what}: {len(content)} bytes, at most {MAX_DOCUMENT_BYTES} are read")
     try:
-        value = json.loads(content.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+        value = json.loads(
+            content.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_int=bounded_integer
+        )
     except (ValueError, RecursionError) as e:
         raise IntegrityError(f"{what}: not valid JSON: {str(e)[:200]}") from e
     return Fields(value, what)
@@ -53,6 +64,17 @@ def safe_path(text: str, what: str) -> str:
     if len(text) > _MAX_PATH or not _ALLOWED_PATH.fullmatch(text) or any(p.strip(". ") == "" for p in parts):
         raise IntegrityError(f"{what}: path {text[:80]!r} is not a plain relative path")
     return str(PurePosixPath(text))
+
+
+def bounded_integer(digits: str) -> int:
+    """An integer of JSON; old Pythons take minutes for one of a million digits.
+
+    Raises:
+        ValueError: longer than any that is of use here.
+    """
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

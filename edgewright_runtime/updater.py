@@ -203,8 +203,10 @@ class Updater:
         if delta is not None and sources.base is not None and delta.blob_bytes < blob.blob_bytes:
             try:
                 self._patch(delta, entry, sources.base, target)
-            except EdgeRuntimeError as e:
-                self._patch_failures.append(str(e))  # a patch only saves bytes: the full file has the last word
+            except (EdgeRuntimeError, MemoryError) as e:
+                self._patch_failures.append(
+                    str(e) or type(e).__name__
+                )  # a patch only saves bytes: the full file has the last word
             else:
                 self._patched.append(entry.path)
                 return

@@ -3,6 +3,8 @@ import hashlib
 import json
 import lzma
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -248,12 +250,14 @@ def bsdiff(control: list[tuple[int, int, int]], diff: bytes, extra: bytes, size:
         ("tensor", tensor_patch({"kind": "surprise", "bytes": 20})),
         ("tensor", tensor_patch({"kind": "copy", "at": 0, "bytes": 19})),
         ("tensor", tensor_patch()),
+        ("tensor", lzma.compress(TENSOR_MAGIC + struct.pack("<I", 100_000) + b"[" * 100_000)),
         ("bsdiff", b"BSDIFF40"),
         ("bsdiff", bsdiff([(20, 0, 0)], b"\0" * 20, b"", 1 << 40)),
         ("bsdiff", bsdiff([(30, 0, 0)], b"\0" * 30, b"", 20)),
         ("bsdiff", bsdiff([(20, 0, 0)], b"\0" * 5, b"", 20)),
         ("bsdiff", bsdiff([(0, 20, 0)], b"", b"short", 20)),
         ("bsdiff", bsdiff([(0, 0, 5)] * 3, b"", b"", 20)),
+        ("bsdiff", bsdiff([(20, 0, 0)], b"\0" * 20, b"", 20)[:40]),
         ("bsdiff", b"BSDIFF40" + struct.pack("<qqq", -5, 3, 20) + b"x" * 40),
         ("zstd", b"not zstd"),
         ("zstd", b""),
@@ -262,6 +266,33 @@ def bsdiff(control: list[tuple[int, int, int]], diff: bytes, extra: bytes, size:
 def test_hostile_patch_is_an_integrity_error(codec: str, patch: bytes) -> None:
     with pytest.raises(IntegrityError):
         apply_patch(codec, b"b" * 100, patch, 20)
+
+
+_STEPS = """
+import bz2, resource, struct, sys
+from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.patch import apply_patch
+steps, result = bz2.BZ2Compressor(), 20 << 20
+piece = struct.pack("<qqq", *(int(n) for n in sys.argv[1:])) * (1 << 16)
+packed = b"".join(steps.compress(piece) for _ in range(result >> 16)) + steps.flush()
+patch = b"BSDIFF40" + struct.pack("<qqq", len(packed), 0, result) + packed
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    apply_patch("bsdiff", b"", patch, result)
+except IntegrityError as e:
+    print(len(patch), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, e)
+"""
+
+
+@pytest.mark.parametrize("step", [(0, 0, 0), (0, 0, 7)])
+def test_steps_of_a_bsdiff_patch_take_no_memory_of_their_own(step: tuple[int, int, int]) -> None:
+    """Half a gigabyte of steps that make nothing, in some hundred bytes."""
+    done = subprocess.run([sys.executable, "-c", _STEPS, *map(str, step)], capture_output=True, text=True, check=True)
+
+    patch_bytes, added_kb, message = done.stdout.split(maxsplit=2)
+    assert int(patch_bytes) < 20_000
+    assert int(added_kb) < 20_000
+    assert "make nothing" in message
 
 
 def test_zstd_bomb_stops_at_the_announced_length() -> None:
