@@ -22,9 +22,9 @@ from rich.table import Column, Table
 
 from edgewright.cloud.commands import cloud_app
 from edgewright.errors import EdgewrightError, InputError, ProfileError
-from edgewright.profile import device_names, load_device
+from edgewright.profile import load_device, shipped_names
 from edgewright.progress import Event, progress
-from edgewright.recipe import load_recipe, recipe_names
+from edgewright.recipe import load_recipe
 from edgewright.request import DEFAULT_RECIPE, parse_shape, resolve
 from edgewright.result import STAGES
 from edgewright.schema import keys_of
@@ -183,19 +183,19 @@ def ui(
 @profiles.command("list")
 def list_profiles() -> None:
     """Devices and recipes that are shipped."""
-    for name in device_names():
+    for name in shipped_names("device"):
         device = load_device(name)
         console.print(f"device  {name:<24} {device.platform.value:<12} {device.title}")
-    for name in recipe_names():
+    for name in shipped_names("recipe"):
         console.print(f"recipe  {name:<24} {load_recipe(name).description}")
 
 
 @profiles.command("show")
 def show_profile(name: Annotated[str, typer.Argument(help="A device or a recipe.")]) -> None:
     """One device or recipe: every key that such a file may have, its value here, what is allowed, what it means."""
-    if name not in {*device_names(), *recipe_names()}:
+    if name not in {*shipped_names("device"), *shipped_names("recipe")}:
         raise ProfileError(f"unknown profile '{name}'; `edgewright profiles list` names them all")
-    shown = load_device(name) if name in device_names() else load_recipe(name)
+    shown = load_device(name) if name in shipped_names("device") else load_recipe(name)
     table = Table(Column("key", no_wrap=True), "here", "allowed", "meaning", title=name)
     for key in keys_of(type(shown), shown):
         table.add_row(*(escape(cell) for cell in key))

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from edgewright.artifact import Value
-from edgewright.errors import InputError
-from edgewright.profile import first_fault
+from edgewright.yaml_values import read_value
 
 __all__ = ["DataSpec", "load_data_spec"]
 
@@ -44,14 +42,6 @@ def load_data_spec(path: Path, target: str | None = None) -> DataSpec:
     """
     if path.suffix not in {".yaml", ".yml"}:
         return DataSpec(path=path, target=target)
-    try:
-        content = yaml.safe_load(path.read_text())
-        spec = DataSpec.model_validate({**content, **({"target": target} if target else {})})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as e:
-        raise InputError(f"data file {path}: cannot be read: {str(e).splitlines()[0]}") from e
-    except ValidationError as e:
-        raise InputError(f"data file {path}: {first_fault(e, DataSpec)}") from e
-    below = path.parent
-    return spec.model_copy(
-        update={"path": below / spec.path, "test_path": below / spec.test_path if spec.test_path else None}
-    )
+    spec, below = read_value(path, DataSpec, "data file"), path.parent
+    test_path = below / spec.test_path if spec.test_path else None
+    return spec.model_copy(update={"path": below / spec.path, "test_path": test_path, "target": target or spec.target})

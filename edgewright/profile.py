@@ -1,17 +1,16 @@
 """Device profiles and budgets: what a device is, and what a model may cost there. No ML framework is imported here."""
 
-import difflib
 import os
 import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from edgewright.artifact import Value
 from edgewright.errors import ProfileError
+from edgewright.yaml_values import read_value
 
 __all__ = [
     "AdbConnection",
@@ -24,10 +23,10 @@ __all__ = [
     "SshConnection",
     "Step",
     "Timing",
-    "device_names",
-    "first_fault",
+    "find_shipped",
     "load_device",
     "profiles_folder",
+    "shipped_names",
 ]
 
 
@@ -202,9 +201,25 @@ def profiles_folder() -> Path:
     return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "edgewright" / "profiles"
 
 
-def device_names() -> list[str]:
-    """The devices that are shipped, by name."""
-    return sorted(p.stem for p in (profiles_folder() / "devices").glob("*.yaml"))
+def shipped_names(kind: Literal["device", "recipe"]) -> list[str]:
+    """The devices or recipes that are shipped, by name."""
+    return sorted(p.stem for p in (profiles_folder() / f"{kind}s").glob("*.yaml"))
+
+
+def find_shipped(kind: Literal["device", "recipe"], name_or_path: str) -> Path:
+    """The file of a shipped device or recipe by its name; the path of a YAML file is that file.
+
+    Raises:
+        ProfileError: unknown name.
+    """
+    if Path(name_or_path).suffix in {".yaml", ".yml"}:
+        return Path(name_or_path)
+    known = shipped_names(kind)
+    if name_or_path not in known:
+        raise ProfileError(
+            f"unknown {kind} '{name_or_path}'; known: {', '.join(known)}; or give the path of a .yaml file"
+        )
+    return profiles_folder() / f"{kind}s" / f"{name_or_path}.yaml"
 
 
 def load_device(name_or_path: str) -> DeviceProfile:
@@ -213,35 +228,5 @@ def load_device(name_or_path: str) -> DeviceProfile:
     Raises:
         ProfileError: unknown name, unreadable file, or a key or value that is not allowed.
     """
-    path = Path(name_or_path)
-    if path.suffix not in {".yaml", ".yml"}:
-        path = profiles_folder() / "devices" / f"{name_or_path}.yaml"
-        if not path.is_file():
-            raise ProfileError(
-                f"unknown device '{name_or_path}'; known: {', '.join(device_names())}; or give the path of a .yaml file"
-            )
-    try:
-        content = yaml.safe_load(path.read_text())
-        return DeviceProfile.model_validate({"name": path.stem, **content})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as e:
-        raise ProfileError(f"device profile {path}: cannot be read: {str(e).splitlines()[0]}") from e
-    except ValidationError as e:
-        raise ProfileError(f"device profile {path}: {first_fault(e, DeviceProfile)}") from e
-
-
-def first_fault(error: ValidationError, *models: type[BaseModel]) -> str:
-    """The first thing that pydantic found wrong, in one line: the key, the value, what is allowed."""
-    # A misspelt key is also a missing one: the misspelling says more.
-    fault = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in fault["loc"])
-    if not key:  # two keys that contradict each other
-        return fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        shown: tuple[type[BaseModel], ...] = (*models, Budget, Policy, Timing, Kernels, SshConnection, AdbConnection)
-        known = sorted({field for model in shown for field in model.model_fields})
-        near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(known)}"
-        return f"unknown key '{key}'{hint}"
-    if fault["type"] == "missing":
-        return f"key '{key}' is missing"
-    return f"{key} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    path = find_shipped("device", name_or_path)
+    return read_value(path, DeviceProfile, "device profile", defaults={"name": path.stem}, error=ProfileError)

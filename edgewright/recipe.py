@@ -4,15 +4,14 @@ A technique's parameter object selects the function that carries it out (`edgewr
 change the network, `edgewright.export` for those that a platform's own quantizer does).
 """
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from edgewright.artifact import Value
 from edgewright.errors import ProfileError
-from edgewright.profile import first_fault, profiles_folder
+from edgewright.profile import find_shipped
+from edgewright.yaml_values import read_value
 
 __all__ = [
     "AnyTechnique",
@@ -31,7 +30,6 @@ __all__ = [
     "TrainQuantization",
     "Training",
     "load_recipe",
-    "recipe_names",
 ]
 
 
@@ -284,28 +282,11 @@ class Recipe(Value):
     )
 
 
-def recipe_names() -> list[str]:
-    """The recipes that are shipped, by name."""
-    return sorted(p.stem for p in (profiles_folder() / "recipes").glob("*.yaml"))
-
-
 def load_recipe(name_or_path: str) -> Recipe:
     """A shipped recipe by name, or one of your own by the path of its YAML file.
 
     Raises:
         ProfileError: unknown name, unreadable file, or a key or value that is not allowed.
     """
-    path = Path(name_or_path)
-    if path.suffix not in {".yaml", ".yml"}:
-        path = profiles_folder() / "recipes" / f"{name_or_path}.yaml"
-        if not path.is_file():
-            raise ProfileError(
-                f"unknown recipe '{name_or_path}'; known: {', '.join(recipe_names())}; or give the path of a .yaml file"
-            )
-    try:
-        content = yaml.safe_load(path.read_text())
-        return Recipe.model_validate({"name": path.stem, **content})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as e:
-        raise ProfileError(f"recipe {path}: cannot be read: {str(e).splitlines()[0]}") from e
-    except ValidationError as e:
-        raise ProfileError(f"recipe {path}: {first_fault(e)}") from e
+    path = find_shipped("recipe", name_or_path)
+    return read_value(path, Recipe, "recipe", defaults={"name": path.stem}, error=ProfileError)

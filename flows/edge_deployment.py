@@ -18,8 +18,7 @@ from edgewright.errors import BudgetExceededError, EdgewrightError, TrackingUnav
 from edgewright.journal import Journal
 from edgewright.measurement import ValidationReport
 from edgewright.monitor import MonitoringPlan
-from edgewright.profile import Platform, device_names
-from edgewright.recipe import recipe_names
+from edgewright.profile import Platform, shipped_names
 from edgewright.request import DEFAULT_RECIPE, DeploymentRequest, resolve
 from edgewright.result import DeploymentResult, Tracking
 from edgewright.store import home
@@ -36,8 +35,8 @@ __all__ = ["deploy", "edge_deployment"]
 
 Limit = Annotated[float | None, Field(gt=0)]
 # The UI's form offers the shipped names; a call from Python may give the path of a .yaml as well.
-RecipeName = Annotated[str, Field(json_schema_extra={"enum": list[Any](recipe_names())})]
-DeviceName = Annotated[str, Field(json_schema_extra={"enum": list[Any](device_names())})]
+RecipeName = Annotated[str, Field(json_schema_extra={"enum": list[Any](shipped_names("recipe"))})]
+DeviceName = Annotated[str, Field(json_schema_extra={"enum": list[Any](shipped_names("device"))})]
 
 
 @flow(

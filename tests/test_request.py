@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,23 @@ def test_a_wrong_profile_names_key_and_value(tmp_path: Path, text: str, message:
         load_device(str(path))
 
 
-def test_a_wrong_recipe_names_key_and_value(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("techniques: [{technique: quantize, dtype: int3}]", "dtype = 'int3'"),
+        ("techniques: [{technique: prune, sparsty: 0.5}]", "'techniques.0.prune.sparsty'; did you mean 'sparsity'?"),
+        ("techniques: [{technique: fuse, xyz: 1}]", "unknown key 'techniques.0.fuse.xyz'; allowed: keep, technique"),
+        (
+            "techniques: [{technique: prune, sparsity: 0.5, training: {epoch: 3}}]",
+            "'techniques.0.prune.training.epoch'; did you mean 'epochs'?",
+        ),
+        ("technics: []", "unknown key 'technics'; did you mean 'techniques'?"),
+    ],
+)
+def test_a_wrong_recipe_names_key_and_value(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text("description: x\ntechniques: [{technique: quantize, dtype: int3}]\n")
-    with pytest.raises(ProfileError, match="dtype = 'int3'"):
+    path.write_text(f"description: x\n{text}\n")
+    with pytest.raises(ProfileError, match=re.escape(message)):
         load_recipe(str(path))
 
 

@@ -19,7 +19,7 @@ from edgewright.artifact import Value
 from edgewright.cloud.database import Database
 from edgewright.deploy import current_release
 from edgewright.errors import EdgewrightError
-from edgewright.profile import first_fault
+from edgewright.yaml_values import first_fault
 from edgewright_runtime.bundle import file_digest
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
 from edgewright_runtime.manifest import MANIFEST_NAME

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from edgewright.artifact import Value
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError, UntrustedModelError
 from edgewright.intake.torch_source import TorchSource
-from edgewright.profile import first_fault
+from edgewright.yaml_values import read_value
 
 __all__ = ["FactorySource"]
 
@@ -36,20 +35,11 @@ class FactorySource(TorchSource):
     """A module over arrays; its batch size stays free, its BatchNorm live."""
 
     def __init__(self, path: Path, data: DataSpec) -> None:
-        description = _read(path)
+        description = read_value(path, Description, "model file")
         module = _made(description, path)
         if description.weights is not None:
             _load_weights(module, path.parent / description.weights)
         super().__init__(path, data, _exported(module, description, path))
-
-
-def _read(path: Path) -> Description:
-    try:
-        return Description.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as e:
-        raise InputError(f"model file {path}: cannot be read: {str(e).splitlines()[0]}") from e
-    except ValidationError as e:
-        raise InputError(f"model file {path}: {first_fault(e, Description)}") from e
 
 
 def _made(description: Description, path: Path) -> torch.nn.Module:

@@ -12,7 +12,8 @@ from edgewright.errors import UnsupportedError
 from edgewright.intake import torch_graph
 from edgewright.optimize import apply
 from edgewright.optimize.rows import calibration_inputs, training_rows
-from edgewright.recipe import Cluster, Fuse, Prune, Quantize, Training, load_recipe, recipe_names
+from edgewright.profile import shipped_names
+from edgewright.recipe import Cluster, Fuse, Prune, Quantize, Training, load_recipe
 from edgewright.store import Store
 
 
@@ -95,7 +96,7 @@ def test_calibration_rows_are_used_where_there_is_no_training_split(store, tmp_p
     assert calibration_inputs(data.artifact.path).round().unique().tolist() == [0.0]
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", shipped_names("recipe"))
 def test_every_shipped_recipe_is_valid(name):
     recipe = load_recipe(name)
     assert recipe.description

@@ -8,8 +8,8 @@ import pytest
 from edgewright.child import run_in_child
 from edgewright.data import load_data_spec
 from edgewright.export.stored import describe
-from edgewright.profile import load_device
-from edgewright.recipe import load_recipe, recipe_names
+from edgewright.profile import load_device, shipped_names
+from edgewright.recipe import load_recipe
 from edgewright.result import Optimization
 
 pytestmark = [
@@ -27,7 +27,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         yield folder
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", shipped_names("recipe"))
 def test_a_shipped_recipe_runs_end_to_end(demo, name):
     from flows.optimize import optimize
 

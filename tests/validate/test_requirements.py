@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 from edgewright.artifact import Artifact, Exported, Format, Precision
 from edgewright.errors import ProfileError
 from edgewright.export.onnx_file import runtime_floor
-from edgewright.profile import Platform, device_names, load_device, profiles_folder
+from edgewright.profile import Platform, load_device, profiles_folder, shipped_names
 from edgewright.validate.requirements import advice, unmet
 
 GENERIC = {"generic_android", "generic_edge_device", "generic_ios"}
@@ -26,11 +26,11 @@ def exported(form: Format, floor: str, precision: Precision = Precision.FLOAT32,
 
 
 def test_at_least_fourteen_real_devices_are_described() -> None:
-    assert set(device_names()) >= GENERIC
-    assert len(set(device_names()) - GENERIC) >= 14
+    assert set(shipped_names("device")) >= GENERIC
+    assert len(set(shipped_names("device")) - GENERIC) >= 14
 
 
-@pytest.mark.parametrize("name", device_names())
+@pytest.mark.parametrize("name", shipped_names("device"))
 def test_profile_loads_and_names_its_sources(name: str) -> None:
     device = load_device(name)
     assert device.threads <= device.cores
@@ -45,7 +45,7 @@ def test_profile_loads_and_names_its_sources(name: str) -> None:
 
 def test_emulated_core_has_the_devices_extensions() -> None:
     with_dot_product = {"cortex-a76"}
-    for name in device_names():
+    for name in shipped_names("device"):
         device = load_device(name)
         if device.emulated_core:
             assert device.platform is Platform.EDGE_DEVICE

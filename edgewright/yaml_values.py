@@ -1,0 +1,78 @@
+"""Values that users write as YAML: a whole file is right, or the first thing wrong with it is told in one line."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from edgewright.errors import InputError
+
+__all__ = ["first_fault", "read_value"]
+
+V = TypeVar("V", bound=BaseModel)
+Kinds = tuple[type[BaseModel], ...]
+
+
+def read_value(
+    path: Path,
+    kind: type[V],
+    what: str,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    error: type[InputError] = InputError,
+) -> V:
+    """A value of ``kind`` as a file describes it; ``defaults`` stand where the file has no such key.
+
+    Raises:
+        InputError: or its ``error``, which names the file as ``what``: unreadable, or a key or value is not allowed.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise error(f"{what} {path}: cannot be read: {str(e).splitlines()[0]}") from e
+    if not isinstance(content, dict):
+        raise error(f"{what} {path}: cannot be read: it holds no keys with values")
+    try:
+        return kind.model_validate({**(defaults or {}), **content})
+    except ValidationError as e:
+        raise error(f"{what} {path}: {first_fault(e, kind)}") from e
+
+
+def first_fault(error: ValidationError, kind: type[BaseModel]) -> str:
+    """The first thing that pydantic found wrong with a value of ``kind``: the key, the value, what is allowed."""
+    # A misspelt key is also a missing one: the misspelling says more.
+    fault = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in fault["loc"])
+    if not key:  # two keys that contradict each other
+        return fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        *way, written = fault["loc"]
+        known = sorted({field for found in _at((kind,), way) for field in found.model_fields})
+        near = difflib.get_close_matches(str(written), known, n=1)
+        return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(known)}")
+    if fault["type"] == "missing":
+        return f"key '{key}' is missing"
+    return f"{key} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _at(kinds: Kinds, way: list[int | str]) -> Kinds:
+    """What a value may be where a path of keys, places in a list and tags of a union leads from ``kinds``."""
+    for part in way:
+        if isinstance(part, int):
+            continue
+        fields = [kind.model_fields[part] for kind in kinds if part in kind.model_fields]
+        if fields:
+            kinds = tuple(inner for field in fields for inner in _models_in(field.annotation))
+        else:  # a tag: of the kinds, the one that has it
+            kinds = tuple(kind for kind in kinds if any(part == f.default for f in kind.model_fields.values()))
+    return kinds
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
