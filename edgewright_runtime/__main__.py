@@ -281,6 +281,8 @@ def _ticked(device: Device) -> dict[str, Any]:
         return {"upkeep": asdict(device.tick())}
     except (EdgeRuntimeError, OSError) as e:
         return {"upkeep_failed": str(e)}
+    except Exception as e:  # unforeseen, as from a sensor's driver: told, and tried again
+        return {"upkeep_failed": f"{type(e).__name__}: {e}"}
 
 
 def _answered(device: Device, line: bytes) -> dict[str, Any]:

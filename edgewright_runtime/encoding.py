@@ -11,7 +11,7 @@ import numpy as np
 from edgewright_runtime.errors import InputRejectedError
 from edgewright_runtime.manifest import Column, Preprocessing, TensorSpec
 
-__all__ = ["Rows", "as_json", "dequantize", "encode", "quantize"]
+__all__ = ["Rows", "as_json", "dequantize", "encode", "needed", "quantize"]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -42,7 +42,10 @@ def encode(
 
 
 def as_json(raw: Any) -> Any:
-    """A raw input as JSON holds it; a missing number (NaN) is null there, and read as missing again."""
+    """A raw input as JSON holds it; a missing number (NaN) is null there, and read as missing again.
+
+    What JSON has no type for is its text, as `encode` reads a category.
+    """
     if isinstance(raw, np.ndarray):
         return as_json(raw.tolist())
     if isinstance(raw, np.generic):
@@ -51,7 +54,18 @@ def as_json(raw: Any) -> Any:
         return {str(key): as_json(value) for key, value in raw.items()}
     if isinstance(raw, (list, tuple)):
         return [as_json(value) for value in raw]
-    return None if isinstance(raw, float) and not math.isfinite(raw) else raw
+    if isinstance(raw, float) and not math.isfinite(raw):
+        return None
+    return raw if raw is None or isinstance(raw, (bool, int, float, str)) else str(raw)
+
+
+def needed(raw: Any, preprocessing: Preprocessing) -> Any:
+    """A raw input without the columns that the model does not use: those are nobody's business."""
+    if not preprocessing.columns:
+        return raw
+    if isinstance(raw, Mapping):
+        return {column.name: raw[column.name] for column in preprocessing.columns}
+    return [needed(row, preprocessing) for row in raw]
 
 
 def quantize(real: np.ndarray, spec: TensorSpec) -> np.ndarray:

@@ -5,6 +5,7 @@ A damaged or unsuitable model can crash its interpreter; in a child that is a me
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgewright_runtime.backends import run_rows
-from edgewright_runtime.errors import IntegrityError, UnsuitableError
+from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, UnsuitableError
 from edgewright_runtime.monitor import resident_memory_mb
 from edgewright_runtime.predictor import Predictor
 
@@ -24,6 +25,8 @@ _TIMEOUT_S = 300.0
 _TIMED_RUNS = 30
 # Importing ONNX Runtime or LiteRT itself; the budget is of what the model adds.
 _RUNTIME_MEMORY_MB = 60.0
+# What a service manager or a terminal sends; a model that misbehaves ends by others.
+_FROM_OUTSIDE = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 def check_bundle(folder: Path, threads: int | None = None) -> dict[str, float]:
@@ -81,12 +84,15 @@ def check_bundle_in_child(folder: Path, timeout_s: float = _TIMEOUT_S) -> None:
 
     Raises:
         IntegrityError: the check failed, crashed or did not end; the message is the child's last line.
+        EdgeRuntimeError: it was ended from outside, as when the device shuts down: that says nothing of the bundle.
     """
     command = [sys.executable, "-m", "edgewright_runtime", "check", str(folder)]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as e:
         raise IntegrityError(f"golden vectors: no result after {timeout_s:.0f} s") from e
+    if -done.returncode in _FROM_OUTSIDE:
+        raise EdgeRuntimeError(f"the bundle's trial was ended by signal {-done.returncode}; it is tried again")
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         cause = f"ended by signal {-done.returncode}: " if done.returncode < 0 else ""

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgewright_runtime.cloud import CloudAnswer, CloudClient
 from edgewright_runtime.confidence import calibrated, entropy_confidence, margin_confidence
-from edgewright_runtime.encoding import as_json
+from edgewright_runtime.encoding import as_json, needed
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, IntegrityError
 from edgewright_runtime.predictor import Prediction, Predictor
 
@@ -137,7 +137,8 @@ class Hybrid:
 
         def ask() -> None:
             try:
-                box.append(cloud.predict(as_json(raw), self._predictor.manifest.name))
+                row = as_json(needed(raw, self._predictor.manifest.preprocessing))
+                box.append(cloud.predict(row, self._predictor.manifest.name))
             except EdgeRuntimeError:
                 return  # counted by the client's breaker; the caller has the edge's answer
             finally:

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgewright_runtime.cache import AnswerCache, feeds_key
 from edgewright_runtime.cloud import CloudClient
-from edgewright_runtime.encoding import as_json, encode
+from edgewright_runtime.encoding import as_json, encode, needed
 from edgewright_runtime.errors import InputRejectedError, IntegrityError
 from edgewright_runtime.hybrid import Answer, Hybrid
 from edgewright_runtime.installation import kept_once
@@ -30,7 +30,10 @@ _MODES = ("keep", "hash", "omit")
 
 @dataclass(frozen=True)
 class Privacy:
-    """What a logged prediction holds of its user and its input: ``keep``, ``hash`` (keyed, by device) or ``omit``."""
+    """What a logged prediction holds of its user and its input: ``keep``, ``hash`` (keyed, by device) or ``omit``.
+
+    Columns that the model does not use are never kept, nor sent to the cloud with a question.
+    """
 
     user: str = "hash"
     inputs: str = "omit"
@@ -124,7 +127,7 @@ class OfflineModel:
             kept = self._privacy.user == "keep"
             entry["user"] = user if kept else self._hashed(user.encode("utf-8", "surrogatepass"))
         if self._privacy.inputs == "keep":
-            entry["input"] = as_json(raw)
+            entry["input"] = as_json(needed(raw, self._manifest.preprocessing))
         elif self._privacy.inputs == "hash":
             entry["input"] = self._hashed(key)
         return entry

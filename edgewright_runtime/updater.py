@@ -5,10 +5,12 @@ The verdicts are in `release.py` and `bundle.py`; this module moves bytes betwee
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -90,10 +92,21 @@ class Updater:
             EdgeRuntimeError: the disk is full, or does not take the files.
         """
         try:
-            with self._installation.exclusive():
+            with self._installation.exclusive(), self._room_given_back():
                 return self._updated(ignore_cohort=ignore_cohort, beside=beside, repair=repair, quota_bytes=quota_bytes)
         except OSError as e:
             raise EdgeRuntimeError(f"{self._installation.root}: the update cannot be written: {e}") from e
+
+    @contextmanager
+    def _room_given_back(self) -> Iterator[None]:
+        """A download that filled the disk is not kept for the next attempt: the outbox needs the room now."""
+        try:
+            yield
+        except OSError as e:
+            if e.errno in {errno.ENOSPC, errno.EDQUOT}:
+                for part in self._installation.staging.iterdir():
+                    shutil.rmtree(part)
+            raise
 
     def _updated(self, *, ignore_cohort: bool, beside: bool, repair: bool, quota_bytes: int) -> Outcome:
         self._downloaded_bytes, self._patched, self._patch_failures = 0, [], []

@@ -16,6 +16,7 @@ from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
 from edgewright.profile import Budget
 from edgewright.profile import Policy as Policies
+from edgewright_runtime.__main__ import _ticked
 from edgewright_runtime.backends.onnx import OnnxBackend
 from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.confidence import calibrated
@@ -761,3 +762,18 @@ def test_agent_goes_on_where_a_round_of_upkeep_fails(tmp_path: Path, repository:
     assert "not valid JSON" in failed
     assert again == failed
     assert json.loads(answers.splitlines()[0])["source"] == "edge"
+
+
+def test_round_of_upkeep_that_fails_in_an_unforeseen_way_is_told_and_tried_again(
+    tmp_path: Path, repository: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = device(tmp_path, repository)
+
+    def broken() -> Reading:
+        raise ZeroDivisionError("a battery of no capacity")
+
+    monkeypatch.setattr(running._sensors, "read", broken)
+
+    assert _ticked(running) == {"upkeep_failed": "ZeroDivisionError: a battery of no capacity"}
+    monkeypatch.undo()
+    assert _ticked(running)["upkeep"]["release"] == "stable.1"

@@ -17,6 +17,7 @@ from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import EdgeRuntimeError
 from edgewright_runtime.installation import Installation
 from edgewright_runtime.offline import Privacy
+from edgewright_runtime.release import parse_release
 from edgewright_runtime.updater import Updater
 
 ROW = {"tenure": 0.1, "charges": 0.1, "contract": "One year"}
@@ -105,6 +106,27 @@ def test_device_starts_and_answers_on_a_full_disk(
     device.predict({**ROW, "tenure": 0.3}, user="after")
     assert len(users(device)) == 1
     device.close()
+
+
+def test_download_that_fills_the_disk_gives_its_room_back(
+    disk: Path, tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle
+) -> None:
+    repository, root = tmp_path / "repository", disk / "device"
+    publish(table_bundle, str(repository), "stable", monitoring=EASY)
+    Updater(str(repository), "stable", root).update()
+    publish(newer_bundle, str(repository), "stable", monitoring=EASY)
+    release = parse_release((repository / "releases/stable/2.json").read_bytes())
+    ballast = fill(disk)
+    # Room for the files' bytes, not for the pages that they begin.
+    os.truncate(ballast, ballast.stat().st_size - 4096 * (sum(b.bytes for b in release.files) // 4096 + 2))
+    free = shutil.disk_usage(disk).free
+
+    with pytest.raises(EdgeRuntimeError, match="No space left"):
+        Updater(str(repository), "stable", root).update()
+
+    assert list((root / "staging").iterdir()) == []
+    assert shutil.disk_usage(disk).free == free
+    assert Installation(root).current_name() == "stable.1"
 
 
 def test_device_answers_from_a_disk_that_can_only_be_read(

@@ -419,6 +419,24 @@ def test_byte_now_and_then_is_too_slow(trickle: str, monkeypatch: pytest.MonkeyP
         Repository(trickle).read("channels/stable.json", 1000)
 
 
+@pytest.mark.parametrize(("name", "refused"), [("TERM", False), ("INT", False), ("SEGV", True)])
+def test_trial_that_a_shutdown_ends_says_nothing_of_the_model(
+    repository: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, refused: bool
+) -> None:
+    child = tmp_path / "child"
+    child.write_text(f"#!/bin/sh\nkill -{name} $$\n")
+    child.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(child))
+
+    with pytest.raises(EdgeRuntimeError, match="ended by signal"):
+        _update(repository, root)
+    monkeypatch.undo()
+
+    assert Installation(root).is_refused("stable.1") == refused
+    if not refused:
+        assert _update(repository, root) == "installed"
+
+
 # kill -9 at any instant.
 
 
