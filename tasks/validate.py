@@ -18,7 +18,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _REBOOT_DELAYS_S = [2.0, 15.0, 30.0]
-_RUNTIMES = ("ai-edge-litert", "onnxruntime", "numpy")
+_RUNTIMES = ("ai-edge-litert", "onnxruntime", "coremltools", "numpy")
 _CODE = ("edgewright.validate", "edgewright.measurement", "edgewright.optimize.coding", "edgewright_runtime")
 _MEASURE = (*_CODE, *_RUNTIMES)
 _EVALUATE = (

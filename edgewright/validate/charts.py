@@ -6,11 +6,16 @@ from itertools import pairwise
 
 import numpy as np
 
-__all__ = ["bars", "distribution", "timeline", "waterfall"]
+__all__ = ["bars", "distribution", "figure", "timeline", "waterfall"]
 
 _WIDTH = 640
 _BINS = 48
 _GLYPH = 12.5  # what a wide letter takes on a phone, where report.css has the larger size
+
+
+def figure(value: float) -> str:
+    """Four digits, and all of them before the point: ``0.0177``, ``86,000``."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def bars(rows: Sequence[tuple[str, float, str]], unit: str, title: str) -> str:
@@ -18,7 +23,7 @@ def bars(rows: Sequence[tuple[str, float, str]], unit: str, title: str) -> str:
     if not rows:
         return ""
     height, left = 34, _room([label for label, _, _ in rows])
-    right = _room([f"{value:,.4g} {unit}" for _, value, _ in rows])
+    right = _room([f"{figure(value)} {unit}" for _, value, _ in rows])
     longest = max(value for _, value, _ in rows) or 1.0
     parts = []
     for i, (label, value, kind) in enumerate(rows):
@@ -27,7 +32,7 @@ def bars(rows: Sequence[tuple[str, float, str]], unit: str, title: str) -> str:
         parts.append(
             f"{_label(label, left, y + 22)}"
             f'<rect class="{escape(kind)}" x="{left}" y="{y + 6}" width="{width:.1f}" height="22" rx="3"/>'
-            f'<text class="value" x="{left + width + 8:.1f}" y="{y + 22}">{value:,.4g} {escape(unit)}</text>'
+            f'<text class="value" x="{left + width + 8:.1f}" y="{y + 22}">{figure(value)} {escape(unit)}</text>'
         )
     return _svg(len(rows) * height, title, "".join(parts))
 
@@ -40,7 +45,7 @@ def waterfall(falls: Sequence[tuple[str, float, float, bool]], unit: str, title:
     if not falls:
         return ""
     said = [
-        f"{after:,.4g} {unit}" + (f" ({100 * (after / before - 1):+.1f}%)" if before else "")
+        f"{figure(after)} {unit}" + (f" ({100 * (after / before - 1):+.1f}%)" if before else "")
         for _, before, after, _ in falls
     ]
     height, left, right = 34, _room([label for label, *_ in falls]), _room(said)

@@ -5,11 +5,13 @@ from html import escape
 from pathlib import Path
 
 from edgewright.artifact import Value
+from edgewright.validate.charts import figure
 
 __all__ = ["ComparedRun", "comparison_html", "pareto"]
 
 _STYLE = Path(__file__).with_name("report.css")
-_WIDTH, _HEIGHT, _EDGE = 640, 300, 46
+_WIDTH, _HEIGHT, _LEFT, _BELOW = 640, 300, 90, 34
+_APART = 14.0  # points nearer than this share a label
 _SHOWN = (
     ("accuracy", "accuracy", "{:.4f}"),
     ("accuracy_drop", "loss, points", "{:.2f}"),
@@ -49,7 +51,7 @@ def pareto(runs: Sequence[ComparedRun], smaller: str, larger: str) -> tuple[Comp
 def comparison_html(runs: Sequence[ComparedRun]) -> str:
     """A self-contained page: the table, accuracy against latency, accuracy against size."""
     heads = "".join(f"<th>{escape(head)}</th>" for head in ("run", *(label for _, label, _ in _SHOWN)))
-    rows = "".join(_row(run) for run in runs)
+    rows = "".join(_row(i, run) for i, run in enumerate(runs, 1))
     plots = "".join(
         f"<section><h2>{escape(title)}</h2>{_plot(runs, smaller, unit)}</section>"
         for title, smaller, unit in (
@@ -67,9 +69,9 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
     )
 
 
-def _row(run: ComparedRun) -> str:
+def _row(number: int, run: ComparedRun) -> str:
     cells = [form.format(run.metrics[key]) if key in run.metrics else "not measured" for key, _, form in _SHOWN]
-    return f"<tr><th>{escape(_label(run))}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return f"<tr><th>{number}. {escape(_label(run))}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _label(run: ComparedRun) -> str:
@@ -78,27 +80,59 @@ def _label(run: ComparedRun) -> str:
 
 
 def _plot(runs: Sequence[ComparedRun], smaller: str, unit: str) -> str:
-    shown = [run for run in runs if smaller in run.metrics and "accuracy" in run.metrics]
+    """Each run by its number in the table; a line joins those that no other beats."""
+    shown = [(i, run) for i, run in enumerate(runs, 1) if smaller in run.metrics and "accuracy" in run.metrics]
     if not shown:
         return "<p>No run has both figures.</p>"
-    best = {run.run_id for run in pareto(runs, smaller, "accuracy")}
-    across = _scale([run.metrics[smaller] for run in shown], _EDGE, _WIDTH - 150)
-    up = _scale([run.metrics["accuracy"] for run in shown], _HEIGHT - _EDGE, 20)
-    parts = [f'<line x1="{_EDGE}" y1="{_HEIGHT - 24}" x2="{_WIDTH}" y2="{_HEIGHT - 24}"/>']
-    for run in sorted(shown, key=lambda run: run.metrics[smaller]):
-        x, y = across(run.metrics[smaller]), up(run.metrics["accuracy"])
-        kind = "candidate" if run.run_id in best else "baseline"
-        parts.append(
-            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="6"><title>{escape(_label(run))}</title></circle>'
-        )
-        parts.append(
-            f'<text x="{x + 10:.1f}" y="{y + 4:.1f}">{run.metrics["accuracy"]:.4f}, '
-            f"{run.metrics[smaller]:,.4g} {escape(unit)}</text>"
-        )
+    costs, gains = ([run.metrics[key] for _, run in shown] for key in (smaller, "accuracy"))
+    across, up = _scale(costs, _LEFT + 20, _WIDTH - 40), _scale(gains, _HEIGHT - _BELOW - 20, 20)
+    best = sorted(pareto(runs, smaller, "accuracy"), key=lambda run: run.metrics[smaller])
+    places = {i: (across(run.metrics[smaller]), up(run.metrics["accuracy"])) for i, run in shown}
+    front = " ".join(f"{across(run.metrics[smaller]):.1f},{up(run.metrics['accuracy']):.1f}" for run in best)
+    chosen = {run.run_id for run in best}
+    parts = [_axes(costs, gains, unit, across, up), f'<polyline class="candidate" points="{front}"/>']
+    for i, run in shown:
+        x, y = places[i]
+        kind = "candidate" if run.run_id in chosen else "baseline"
+        said = f"{_label(run)}: {run.metrics['accuracy']:.4f}, {figure(run.metrics[smaller])} {unit}"
+        parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="6"><title>{escape(said)}</title></circle>')
+    parts += [f'<text x="{x:.1f}" y="{y:.1f}">{escape(said)}</text>' for x, y, said in _numbered(places)]
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Pareto plot">{"".join(parts)}</svg>'
-        "<p>Blue: no other run is better in both.</p>"
+        "<p>Numbers are those of the table. Blue: no other run is better in both.</p>"
     )
+
+
+def _numbered(places: Mapping[int, tuple[float, float]]) -> list[tuple[float, float, str]]:
+    """Runs that lie upon one another share a label."""
+    groups: dict[tuple[float, float], list[int]] = {}
+    for i, (x, y) in places.items():
+        near = next((at for at in groups if abs(at[0] - x) < _APART and abs(at[1] - y) < _APART), (x, y))
+        groups.setdefault(near, []).append(i)
+    return [(x + 8, y + 18, ", ".join(str(i) for i in numbers)) for (x, y), numbers in groups.items()]
+
+
+def _axes(
+    costs: Sequence[float],
+    gains: Sequence[float],
+    unit: str,
+    across: Callable[[float], float],
+    up: Callable[[float], float],
+) -> str:
+    floor = _HEIGHT - _BELOW
+    parts = [
+        f'<line x1="{_LEFT}" y1="{floor}" x2="{_WIDTH}" y2="{floor}"/>',
+        f'<line x1="{_LEFT}" y1="0" x2="{_LEFT}" y2="{floor}"/>',
+    ]
+    for value in dict.fromkeys((min(costs), max(costs))):
+        anchor = "start" if value == min(costs) else "end"
+        x = across(value) + (-20 if anchor == "start" else 40)
+        parts.append(f'<text x="{x:.1f}" y="{floor + 24}" text-anchor="{anchor}">{figure(value)} {escape(unit)}</text>')
+    parts += [
+        f'<text x="{_LEFT - 6}" y="{up(value) + 5:.1f}" text-anchor="end">{value:.4f}</text>'
+        for value in dict.fromkeys((min(gains), max(gains)))
+    ]
+    return "".join(parts)
 
 
 def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:

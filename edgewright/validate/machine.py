@@ -10,9 +10,13 @@ __all__ = ["machine"]
 
 @cache
 def machine() -> str:
-    """Processor model and the number of cores this process may use, such as ``"AMD EPYC, 2 cores"``."""
+    """Processor model and the number of cores this process may use, such as ``"AMD EPYC, 2 cores"``.
+
+    On a Mac the system's version too: Core ML comes with it.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{_processor()}, {cores} cores"
+    system = f", macOS {version}" if (version := platform.mac_ver()[0]) else ""
+    return f"{_processor()}, {cores} cores{system}"
 
 
 def _processor() -> str:

@@ -22,6 +22,23 @@ def test_page_shows_every_run_and_marks_the_best() -> None:
     assert page.count("<tr><th>") == 5  # the heads, and four runs
     assert "not measured" in page
     latency = page.split("<h2>Accuracy against latency</h2>")[1].split("</section>")[0]
-    assert latency.count('class="candidate"') == 2
-    assert latency.count('class="baseline"') == 1
+    assert latency.count('<circle class="candidate"') == 2
+    assert latency.count('<circle class="baseline"') == 1
     assert "http" not in page
+
+
+def test_points_are_numbered_as_the_rows_and_sizes_are_written_out() -> None:
+    twin = made("twin", accuracy=0.95, latency_p50_ms=3.0, size_bytes=297_900)
+    page = comparison_html((FAST, RIGHT, twin, UNTIMED))
+    latency, size = (
+        page.split(f"<h2>Accuracy against {name}</h2>")[1].split("</section>")[0]
+        for name in ("latency", "size on disk")
+    )
+    assert "<th>3. model twin" in page
+    assert ">2, 3</text>" in latency  # one upon the other: one label
+    assert "297,900 bytes" in size
+    assert "e+0" not in page
+
+
+def test_one_run_alone_is_a_page_too() -> None:
+    assert comparison_html((FAST,)).count("<circle") == 2

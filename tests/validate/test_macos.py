@@ -1,5 +1,6 @@
 """What differs on macOS. It is not here: the name of the system is patched, what is read is real."""
 
+import platform
 import resource
 import signal
 import sys
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from edgewright.child import die_with_parent, run_in_child
+from edgewright.validate.machine import machine
 from edgewright.validate.targets import cgroup
 from edgewright.validate.targets.local import LocalTarget
 from edgewright_runtime import process_memory
@@ -59,3 +61,9 @@ def test_child_runs_without_linuxs_own_calls(darwin: None, monkeypatch: pytest.M
     monkeypatch.setattr("ctypes.CDLL", None)  # prctl is not called: there is none
     die_with_parent(signal.SIGKILL)
     assert run_in_child("platform:machine", {}, what="asking").value
+
+
+def test_figures_hold_for_one_version_of_macos(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "macOS" not in machine.__wrapped__()
+    monkeypatch.setattr(platform, "mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
+    assert machine.__wrapped__().endswith(" cores, macOS 15.1")
