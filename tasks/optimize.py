@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from edgewright.artifact import Dataset, Exported, ImportedModel, LayerNoise, Precision
+from edgewright.code_version import source_version
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.optimize.search import fewest
 from edgewright.profile import DeviceProfile
@@ -110,8 +111,8 @@ def compact_weights(model: ImportedModel, params: CompactWeights, dataset: Datas
 
 
 @step("Distilling", *_OPTIMIZE)
-def distill(model: ImportedModel, params: Distill, dataset: Dataset) -> Changed:
-    """See `edgewright.optimize.distill`."""
+def distill(model: ImportedModel, params: Distill, dataset: Dataset, student_code: str = "") -> Changed:
+    """See `edgewright.optimize.distill`; ``student_code`` keys the result to the sources of a student of the user's."""
     return _changed(model, params, dataset)
 
 
@@ -218,7 +219,8 @@ def compress(model: ImportedModel, params: AnyTechnique, dataset: Dataset, devic
         case CompactWeights():
             return run(compact_weights, model, params, dataset)
         case Distill():
-            return run(distill, model, params, dataset)
+            module, named, _ = params.student.partition(":")
+            return run(distill, model, params, dataset, source_version(module) if named else "")
         case Decompose():
             return run(decompose, model, params, dataset)
         case Fuse():

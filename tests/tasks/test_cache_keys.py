@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from edgewright.recipe import Distill
 from tasks import optimize, validate
 
 ROOT = Path(__file__).parents[2]
 OURS = ("edgewright", "edgewright_runtime")
 # Errors, types and where files lie: a change there changes no result, or changes what comes in by its value.
 COMPUTES_NOTHING = {
-    *(f"edgewright.{name}" for name in ("data", "errors", "measurement", "profile", "progress", "store")),
+    *(
+        f"edgewright.{name}"
+        for name in ("data", "errors", "measurement", "profile", "progress", "store", "yaml_values")
+    ),
     *(f"edgewright_runtime.{name}" for name in ("errors", "manifest", "strict_json")),
 }
 
@@ -78,3 +82,18 @@ def test_every_distribution_of_a_key_is_one_that_is_imported_here():
     names = {*optimize._EXPORT, *optimize._OPTIMIZE, *validate._EVALUATE}
     distributions = {name for name in names if name.partition(".")[0] not in OURS}
     assert all(importlib.metadata.version(name) for name in distributions)
+
+
+@pytest.mark.parametrize("layout", ["mine.py", "mine/__init__.py"], ids=["module", "package"])
+def test_a_changed_student_of_the_users_own_is_distilled_anew(layout, tmp_path, monkeypatch):
+    keys = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(optimize, "run", lambda task, *values: keys.append((task.name, *values[1:])))
+    file = tmp_path / layout
+    file.parent.mkdir(exist_ok=True)
+    for content in ("width = 1", "width = 1", "width = 2"):
+        file.write_text(content)
+        optimize.compress(None, Distill(student="mine:make"), None, None)
+    optimize.compress(None, Distill(student="width"), None, None)
+    assert keys[0] == keys[1] != keys[2]
+    assert keys[0][-1] != keys[3][-1] == ""
