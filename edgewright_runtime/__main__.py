@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,8 +127,8 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
 def _predict(options: argparse.Namespace) -> dict[str, Any]:
     from edgewright_runtime.predictor import Predictor
 
-    folder = options.bundle or _current(options.root).bundle
-    prediction = Predictor(folder, options.threads).predict(_rows(options.rows))
+    with _held(options.root) if options.bundle is None else nullcontext(options.bundle) as folder:
+        prediction = Predictor(folder, options.threads).predict(_rows(options.rows))
     return {"labels": list(prediction.labels), "scores": prediction.scores.tolist()}
 
 
@@ -198,8 +199,9 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
     from edgewright_runtime.golden import load_golden
     from edgewright_runtime.predictor import Predictor
 
-    predictor = Predictor(_current(options.root).bundle, options.threads)
-    inputs, _ = load_golden(predictor.folder / predictor.manifest.golden.path)
+    with _held(options.root) as folder:
+        predictor = Predictor(folder, options.threads)
+        inputs, _ = load_golden(predictor.folder / predictor.manifest.golden.path)
     rows = predictor.manifest.golden.rows
     times = []
     for i in range(options.runs):
@@ -240,7 +242,9 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Answers go to stdout and upkeep to stderr, one JSON a line, until stdin ends or SIGTERM comes."""
     from edgewright_runtime.device import Device, Settings
 
-    settings = Settings(options.root, options.repository, options.channel, _client(options))
+    settings = Settings(
+        options.root, options.repository, options.channel, _client(options), answers=not options.upkeep_only
+    )
     device = Device(settings)
     ended = threading.Event()
 
@@ -297,6 +301,15 @@ def _current(root: Path) -> Installed:
     if current is None:
         raise EdgeRuntimeError(f"{root}: nothing is installed; run: python -m edgewright_runtime install URL")
     return current
+
+
+@contextmanager
+def _held(root: Path) -> Iterator[Path]:
+    """The current bundle, which another process does not delete meanwhile."""
+    from edgewright_runtime.registry import Registry
+
+    with Registry(Installation(root)).in_use(_current(root).bundle) as folder:
+        yield folder
 
 
 def _shown(installed: Installed) -> dict[str, Any]:

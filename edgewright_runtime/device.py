@@ -69,11 +69,13 @@ class Device:
         self._standing: dict[str, Issue] = {}
         self._polled_s = float("-inf")
         self._pointer: str | None = None
+        self._refused_for: str | None = None
         self._swap = threading.Lock()
         self._retired: list[Active] = []
         self.not_logged = 0
         self._leave_damaged_release()
-        self._give_up_on_trial()
+        if settings.answers:
+            self._give_up_on_trial()
         if self.installation.current() is None:
             errors: list[str] = []
             if self._fetched_update(errors) is None:
@@ -329,9 +331,12 @@ class Device:
             outcome = updater.update(quota_bytes=self.settings.quota_bytes)
         except EdgeRuntimeError as e:
             errors.append(f"update: {e}")
-            if not isinstance(e, (RollbackError, TransportError)):
-                self._log({"kind": "refused", "channel": self.settings.channel, "reason": str(e)[:500]})
+            reason = str(e)[:500]
+            if not isinstance(e, (RollbackError, TransportError)) and reason != self._refused_for:
+                self._refused_for = reason  # told once, not at every tick for as long as it lasts
+                self._log({"kind": "refused", "channel": self.settings.channel, "reason": reason})
             return None
+        self._refused_for = None
         return outcome if outcome.status == "installed" else None
 
     def _replace(self) -> None:

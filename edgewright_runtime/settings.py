@@ -19,7 +19,8 @@ class Settings:
 
     ``levels`` and ``limits`` are those of the release's monitoring plan, which has them from the device's profile, if
     left out. ``default`` answers where the model fails and has never answered. Where the cloud says what is current,
-    the repository is asked when that is new, and once in ``poll_s``; else at every tick.
+    the repository is asked when that is new, and once in ``poll_s``; else at every tick. Without ``answers`` this process
+    does the upkeep only, and another answers: its starts count for no trial.
     """
 
     root: Path
@@ -38,6 +39,7 @@ class Settings:
     most_trial_starts: int = 3
     poll_s: float = 3600.0
     wait_for_log: bool = True
+    answers: bool = True
 
 
 @dataclass(frozen=True)

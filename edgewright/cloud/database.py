@@ -114,7 +114,7 @@ class Database:
             {
                 "device": device,
                 "key": key,
-                "kind": str(body.get("kind", "other"))[:32],
+                "kind": _kind(body),
                 "received_s": now,
                 "body": json.dumps(body),
             }
@@ -189,6 +189,12 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     # FULL: a device forgets a record once it is confirmed, so a confirmation must outlive a power cut.
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _kind(body: Mapping[str, Any]) -> str:
+    """What sort of record this is; one that no database takes as a text is no sort of ours."""
+    kind = str(body.get("kind", "other"))[:32]
+    return kind if kind.isprintable() else "other"
 
 
 def _hashed(token: str) -> str:

@@ -217,6 +217,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
         ({"model": "churn", "row": {}}, 422, "'tenure' is missing"),
         ({"model": "churn", "row": [ROW, ROW]}, 422, "one row"),
         ({"model": "churn"}, 422, "'row' is missing"),
+        ({"model": "churn", "row": 5}, 422, "takes table rows"),
     ],
 )
 def test_bad_question_says_what_is_wrong(

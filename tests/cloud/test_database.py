@@ -51,6 +51,16 @@ def test_each_key_of_a_device_is_kept_once(shared: Database) -> None:
     assert found["once-1"].status == {"a": 2}
 
 
+@pytest.mark.parametrize("kind", ["a\0b", "\ud800", 5, None])
+def test_record_of_any_kind_is_taken(shared: Database, kind: object) -> None:
+    """One that is refused would stand at the head of its device's queue for ever."""
+    name = f"kinds-{kind!r}"
+    shared.add_device(name)
+
+    assert shared.receive(name, {"text": kind}, [("k", {"kind": kind, "text": kind})]) == 1
+    assert next(d for d in shared.devices() if d.id == name).status == {"text": kind}
+
+
 def test_the_same_batch_from_many_threads_is_counted_once(shared: Database) -> None:
     shared.add_device("threads")
     rows = [(f"k{i}", {"n": i}) for i in range(50)]

@@ -477,6 +477,8 @@ def test_model_that_ends_its_process_each_time_is_given_up(
     publish(newer_bundle, repository, "stable", monitoring=EASY)
     Updater(repository, "stable", tmp_path / "device").update()
 
+    for _ in range(5):  # an agent that answers nothing proves nothing by its starts
+        device(tmp_path, None, answers=False).close()
     models = []
     for _ in range(5):  # a start that is never followed by a judged window is what a crash looks like
         running = device(tmp_path, None)
@@ -777,3 +779,14 @@ def test_round_of_upkeep_that_fails_in_an_unforeseen_way_is_told_and_tried_again
     assert _ticked(running) == {"upkeep_failed": "ZeroDivisionError: a battery of no capacity"}
     monkeypatch.undo()
     assert _ticked(running)["upkeep"]["release"] == "stable.1"
+
+
+def test_refusal_that_lasts_is_told_once(tmp_path: Path, repository: str) -> None:
+    running = device(tmp_path, repository)
+    index = Path(repository, "channels/stable.json")
+    whole = index.read_bytes()
+    for content in (b"damaged", b"damaged", whole, b"damaged"):
+        index.write_bytes(content)
+        running.tick()
+
+    assert len(logged(running, "refused")) == 2
