@@ -137,11 +137,16 @@ def _place(reference: _File, target: _File, row: Arrays, limit: float) -> str:
 
 
 def _real_rows(dataset: Path, inputs: list[str]) -> Arrays:
-    """Up to 200 rows of the validation split, else of the calibration split, spread evenly."""
+    """200 rows of the validation split, the rest of the calibration split where it is too short, each spread evenly."""
+    found: list[Arrays] = []
+    lacking = _ROWS
     with np.load(dataset, allow_pickle=False) as arrays:
         for split in ("validation", "calibration"):
-            columns = {name: arrays[f"{split}.x.{name}"] for name in inputs if f"{split}.x.{name}" in arrays}
-            if len(columns) == len(inputs) and len(next(iter(columns.values()))):
-                chosen = np.unique(np.linspace(0, len(next(iter(columns.values()))) - 1, _ROWS).astype(int))
-                return {name: np.ascontiguousarray(column[chosen]) for name, column in columns.items()}
-    return {}
+            if not lacking or any(f"{split}.x.{name}" not in arrays for name in inputs):
+                continue
+            columns = {name: arrays[f"{split}.x.{name}"] for name in inputs}
+            count = len(next(iter(columns.values())))
+            chosen = np.unique(np.linspace(0, count - 1, lacking).astype(int)) if count else np.arange(0)
+            found.append({name: column[chosen] for name, column in columns.items()})
+            lacking -= len(chosen)
+    return {name: np.concatenate([part[name] for part in found]) for name in inputs} if lacking < _ROWS else {}

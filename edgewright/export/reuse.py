@@ -7,6 +7,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from edgewright.artifact import Artifact, Format
 from edgewright.store import Store, replace_file
 
@@ -21,18 +23,26 @@ def reuse(
     """The artifact that `convert` wrote for this key before, or writes now.
 
     The key must hold everything that decides the content; the converters' versions and this package's own code are
-    added to it. A note whose artifact is gone or was changed is not believed.
+    added to it. A note that is damaged, or whose artifact is gone or was changed, is not believed.
     """
     note = store.root / "exports" / f"{_hash(key)}.json"
-    if note.exists():
-        known = Artifact.model_validate_json(note.read_bytes())
-        if store.holds(known):
-            return known
+    known = _noted(note)
+    if known is not None and store.holds(known):
+        return known
     with store.workspace() as folder:
         convert(folder / name)
         made = store.put(folder / name, form, parent=parent)
     replace_file(note, made.model_dump_json().encode())
     return made
+
+
+def _noted(note: Path) -> Artifact | None:
+    if not note.exists():
+        return None
+    try:
+        return Artifact.model_validate_json(note.read_bytes())
+    except ValidationError:
+        return None
 
 
 def _hash(key: object) -> str:

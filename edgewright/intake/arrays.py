@@ -125,8 +125,23 @@ def _fitted(raw: NDArray[Any], tensor: TensorSpec, spec: DataSpec, notes: list[s
     if raw.dtype.kind == "u" and tensor.dtype.startswith("float") and spec.scale == 1.0:
         notes.append(f"integers 0-{int(raw.max(initial=0))} go into the float input '{tensor.name}' unscaled (scale 1)")
     shaped = raw.reshape(len(raw), *wanted)
-    if spec.scale == 1.0 and spec.mean == 0.0:
-        return shaped.astype(tensor.dtype)
-    # float32 throughout, as on the device.
-    scaled = (shaped.astype(np.float32) - np.float32(spec.mean)) * np.float32(spec.scale)
-    return scaled.astype(tensor.dtype)
+    if spec.scale != 1.0 or spec.mean != 0.0:
+        # float32 throughout, as on the device.
+        shaped = (shaped.astype(np.float32) - np.float32(spec.mean)) * np.float32(spec.scale)
+    return _cast(shaped, tensor, spec.path)
+
+
+def _cast(rows: NDArray[Any], tensor: TensorSpec, path: Path) -> NDArray[Any]:
+    """The rows in the input's dtype; whole numbers are neither cut nor wrapped round to become so."""
+    with np.errstate(invalid="ignore"):  # what is no number is found below
+        cast = rows.astype(tensor.dtype)
+    if cast.dtype.kind not in "iu" or rows.dtype == cast.dtype:
+        return cast
+    lost = np.argwhere(cast != rows)
+    if len(lost):
+        where = tuple(int(i) for i in lost[0])
+        raise InputError(
+            f"{path}: row {where[0]} of the data for input '{tensor.name}' holds {rows[where]:g}, which {tensor.dtype} "
+            "cannot hold: give whole numbers in its range, or another scale and mean"
+        )
+    return cast

@@ -85,6 +85,9 @@ def _with_free_batch(exported: onnx.ModelProto, source: Source, reference: NDArr
     """The graph for any number of rows, where it then answers as the source does; else as it is, and a note says so.
 
     Compared are rows one at a time and many at once: an operator that mixes rows shows itself there.
+
+    Raises:
+        UnsupportedError: it answers otherwise, and takes several rows at a time; a device gives one.
     """
     from edgewright.intake.free_batch import fixed_batch, with_free_batch
 
@@ -95,18 +98,26 @@ def _with_free_batch(exported: onnx.ModelProto, source: Source, reference: NDArr
     source.inputs, source.outputs = (
         tuple(dataclasses.replace(t, shape=(-1, *t.shape[1:])) for t in tensors) for tensors in fixed
     )
-    rows = source.samples.rows.test
+    pieces = (source.samples.rows.test[:1], source.samples.rows.test[:_PARITY_ROWS])
+    deploys = False
     try:
-        graph, refusal = _imported(freed)
-        for piece in (rows[:1], rows[:_PARITY_ROWS]):
+        for piece in pieces:
             _compare(_onnx_answers(freed, source, "freed", piece), source, reference, "")
-            if graph is not None:
-                _compare(_graph_answers(graph, source, piece), source, reference, "")
+        deploys = True
+        graph, refusal = _imported(freed)
+        for piece in pieces if graph is not None else ():
+            _compare(_graph_answers(graph, source, piece), source, reference, "")
     except (EdgewrightError, RuntimeError, ValueError) as e:
         refusal = str(e)
-    if refusal is None:
+    several = size is not None and size > 1
+    if refusal is None or (deploys and several):
         source.notes += (f"the batch size, {size} in the file, was freed: rows answered at once agree with the source",)
         return freed
+    if several:
+        raise UnsupportedError(
+            f"the model takes {size} rows at a time, and answers otherwise where they are one or many; a device gives "
+            "one row at a time: export the model with a batch of 1, or with a free one"
+        )
     source.inputs, source.outputs = fixed
     source.notes += (f"the batch size is fixed at {size}, and stays so; what trains or prunes needs a free one",)
     return exported

@@ -8,7 +8,7 @@ import pytest
 
 from edgewright.artifact import Format, Precision
 from edgewright.errors import ConversionError
-from edgewright.export import mlpackage, tflite
+from edgewright.export import mlpackage, parity_check, tflite
 from edgewright.export.declared import checked
 from edgewright.export.parting import first_parting
 from edgewright.profile import Platform
@@ -130,3 +130,13 @@ def test_what_xcode_shows_is_filled_in(digits):
     assert [feature.shortDescription for feature in description.input] == ["float32 1x1x8x8"]
     assert all(label in description.output[0].shortDescription for label in digits.model.labels)
     assert shown.userDefined["edgewright.source_digest"] == digits.model.source.digest
+
+
+@pytest.mark.parametrize(("validation", "calibration", "compared"), [(300, 50, 200), (30, 400, 200), (30, 40, 70)])
+def test_parity_takes_200_real_rows_or_all_there_are(validation, calibration, compared, tmp_path):
+    """Validation rows first: no training saw them."""
+    first, rest = np.arange(validation), 1000 + np.arange(calibration)
+    np.savez(tmp_path / "d.npz", **{"validation.x.a": first[:, None], "calibration.x.a": rest[:, None]})
+    rows = parity_check._real_rows(tmp_path / "d.npz", ["a"])["a"][:, 0]
+    assert len(np.unique(rows)) == compared
+    assert (rows < 1000).sum() == min(validation, 200)

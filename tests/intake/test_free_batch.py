@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.artifact import Intake
 from edgewright.data import DataSpec
+from edgewright.errors import UnsupportedError
 from edgewright.intake import door, torch_graph
 from edgewright.intake.free_batch import with_free_batch
 
@@ -79,6 +80,12 @@ def test_what_mixes_or_drops_rows_stays_as_it_is_and_says_so(middle, tmp_path, d
     intake = taken(tmp_path / "m.onnx", digits_npz, tmp_path)
     assert intake.model.inputs[0].shape == (1, 8, 8)
     assert any("fixed at 1, and stays so" in note for note in intake.model.notes)
+
+
+def test_several_rows_that_depend_on_one_another_are_refused(tmp_path, digits_npz):
+    onnx.save(network(MIXING, 4), tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError, match=r"takes 4 rows at a time.* a device gives one row at a time: export"):
+        taken(tmp_path / "m.onnx", digits_npz, tmp_path)
 
 
 def test_a_program_exported_with_one_example_can_be_trained(tmp_path, digits_npz, digits_cnn):

@@ -1,0 +1,43 @@
+"""Rows that an input's dtype cannot hold are refused, not cut or wrapped round."""
+
+import numpy as np
+import pytest
+
+from edgewright.data import DataSpec
+from edgewright.errors import InputError
+from edgewright.intake.arrays import read_arrays
+from edgewright_runtime.manifest import TensorSpec
+
+
+def read(folder, rows, dtype, **spec):
+    path = folder / "data.npz"
+    np.savez(path, x=np.asarray(rows), y=np.zeros(len(rows), np.int64))
+    tensor = TensorSpec("ids", (-1, 1), dtype)
+    return read_arrays(DataSpec(path=path, **spec), (tensor,)).inputs["ids"][:, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "said"),
+    [
+        (2.5, "int64", "row 3 .* holds 2.5, which int64 cannot hold"),
+        (np.inf, "int32", "row 3 .* holds inf, which int32"),
+        (300, "uint8", "row 3 .* holds 300, which uint8"),
+        (-1, "uint8", "row 3 .* holds -1, which uint8"),
+        (1 << 40, "int32", "row 3 .* which int32"),
+    ],
+)
+def test_what_a_whole_number_input_cannot_hold_is_refused(value, dtype, said, tmp_path):
+    rows = [[1], [2], [3], [value], *([[4]] * 16)]
+    with pytest.raises(InputError, match=said):
+        read(tmp_path, rows, dtype)
+
+
+def test_a_scale_that_leaves_fractions_is_refused_for_whole_numbers(tmp_path):
+    with pytest.raises(InputError, match=r"holds 0.5, which int64 .* another scale"):
+        read(tmp_path, [[1]] * 20, "int64", scale=0.5)
+
+
+def test_whole_numbers_of_another_dtype_are_taken(tmp_path):
+    found = read(tmp_path, [[float(i)] for i in range(20)], "int32")
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, np.arange(20))
