@@ -19,8 +19,8 @@ class Settings:
 
     ``levels`` and ``limits`` are those of the release's monitoring plan, which has them from the device's profile, if
     left out. ``default`` answers where the model fails and has never answered. Where the cloud says what is current,
-    the repository is asked when that is new, and once in ``poll_s``; else at every tick. Without ``answers`` this process
-    does the upkeep only, and another answers: its starts count for no trial.
+    the repository is asked when that is new, and once in ``poll_s``; else at every tick. Without ``answers`` this
+    process does the upkeep only, and another answers: its starts count for no trial.
     """
 
     root: Path
