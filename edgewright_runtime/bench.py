@@ -255,7 +255,7 @@ def _limit_cores(spec: BenchSpec) -> None:
 def _processor() -> str | None:
     """As the system names it: a model on x86, the board on Arm Linux; None where it says neither."""
     if sys.platform == "darwin":
-        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
         return said.strip() or None
     info, board = Path("/proc/cpuinfo"), Path("/proc/device-tree/model")
