@@ -147,7 +147,7 @@ class Registry:
         root = self._installation.root
         digest = self._digest(name)
         shared = any(self._digest(other) == digest for other in self._installation.names() if other != name)
-        if shared:
+        if shared or digest is None:
             discard(root / "releases" / name)
             return True
         with self._unused(digest) as free:
@@ -170,8 +170,12 @@ class Registry:
         for half in (root / "releases").glob(".*"):
             shutil.rmtree(half)
 
-    def _digest(self, name: str) -> str:
-        return (self._installation.root / "releases" / name / "bundle").readlink().name
+    def _digest(self, name: str) -> str | None:
+        """The bundle of a release; None where the release is damaged and names none."""
+        try:
+            return (self._installation.root / "releases" / name / "bundle").readlink().name
+        except OSError:
+            return None
 
     @contextmanager
     def _unused(self, digest: str) -> Iterator[bool]:

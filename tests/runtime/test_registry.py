@@ -119,3 +119,17 @@ def test_what_a_crash_left_is_swept(tmp_path: Path, table_bundle: Bundle) -> Non
 
     assert len(list((tmp_path / "models/bundles").iterdir())) == 1
     assert not list((tmp_path / "models/releases").glob(".*"))
+
+
+def test_release_that_names_no_bundle_is_swept_and_stops_nothing(
+    tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle
+) -> None:
+    repository, root = str(tmp_path / "repository"), tmp_path / "models"
+    for bundle in (table_bundle, newer_bundle, table_bundle):
+        publish(bundle, repository, "stable")
+        Updater(repository, "stable", root).update(quota_bytes=PLENTY)
+    (root / "releases/stable.1/bundle").unlink()
+    publish(newer_bundle, repository, "stable")
+
+    assert Updater(repository, "stable", root).update().status == "installed"
+    assert Installation(root).names() == ["stable.3", "stable.4"]
