@@ -56,15 +56,15 @@ def plain_name(name: str) -> str:
 def rename_ends(model: onnx.ModelProto, wanted: Mapping[str, str] | None = None) -> None:
     """Give inputs and outputs the ``wanted`` names, by default their own made fit for every target's identifiers.
 
-    Whatever has such a name already, further inside or as an end before it, is given another.
+    ``wanted`` may name values further inside, too. Whatever else has such a name already is given another.
     """
     ends = [e.name for e in (*model.graph.input, *model.graph.output)]
     used = _names(model.graph)
     names: dict[str, str] = {}
-    for end in dict.fromkeys(ends):
-        asked = plain_name(end) if wanted is None else wanted.get(end, end)
-        names[end] = _free(asked, set(names.values()))
-    for name in used - set(names):
+    for name in dict.fromkeys([*ends, *(wanted or ())]):
+        asked = plain_name(name) if wanted is None else wanted.get(name, name)
+        names[name] = _free(asked, set(names.values()))
+    for name in sorted(used - set(names)):
         if name in set(names.values()):
             names[name] = _free(name, used | set(names.values()))
     _rename(model.graph, names)

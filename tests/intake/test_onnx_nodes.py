@@ -49,3 +49,10 @@ def test_names_made_fit_stay_apart_and_branches_follow():
     assert [e.name for e in (*model.graph.input, *model.graph.output)] == ["a_b", "a_b_1", "y_0"]
     np.testing.assert_array_equal(answers(model, [1, 2], [3, 5]), [4, 7])
     np.testing.assert_array_equal(answers(model, [-1, -2], [3, 5]), [-4, -7])
+
+
+def test_a_value_inside_can_be_renamed_to_make_room():
+    model = onnx.parser.parse_model(COLLIDING)
+    rename_ends(model, {"linear": "linear_of_model"})
+    assert "linear" not in {name for node in model.graph.node for name in (*node.input, *node.output)}
+    np.testing.assert_array_equal(answers(model, [[1, 2]]), [[2, 6]])
