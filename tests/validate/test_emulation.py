@@ -13,6 +13,7 @@ from edgewright.measurement import Emulation, Energy, Instructions, Sustained
 from edgewright.profile import load_device
 from edgewright.validate import emulate, emulation
 from edgewright.validate.energy import energy_of
+from edgewright.validate.targets import debian
 from edgewright.validate.targets.arm import EmulatedArm
 from edgewright.validate.targets.local import LocalTarget
 from edgewright_runtime.bench import BenchSpec, read_arrays, write_arrays
@@ -86,3 +87,19 @@ def test_energy_is_measured_before_it_is_estimated() -> None:
     assert estimate.joules == pytest.approx(1e-7)
     assert energy_of(None, counted, board.model_copy(update={"joules_per_instruction": None})) is None
     assert energy_of(None, (), board) is None
+
+
+def test_system_that_another_process_made_meanwhile_is_taken(tmp_path: Path) -> None:
+    made, staged = tmp_path / "targets" / "arm64", tmp_path / "staged"
+    staged.mkdir()
+    (staged / "ours").touch()
+    debian.place(staged, made)
+    assert (made / "ours").exists()
+    late = tmp_path / "late"
+    late.mkdir()
+    (late / "theirs").touch()
+    debian.place(late, made)
+    assert [entry.name for entry in made.iterdir()] == ["ours"]
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory"):
+        debian.place(late, tmp_path / "file")

@@ -115,15 +115,13 @@ def _core_folder(root: Path, core: Core) -> Path:
     folder = root / "cores" / core
     if not folder.is_dir():
         facts = CORES[core]
-        (root / "cores").mkdir(exist_ok=True)
         with Store().workspace() as scratch:
             staged = scratch / core
             (staged / "proc").mkdir(parents=True)
             for name in _SHARED:
                 (staged / name).symlink_to(root / name)
             (staged / "proc" / "cpuinfo").write_text(_cpuinfo(facts))
-            if not folder.is_dir():
-                staged.replace(folder)
+            debian.place(staged, folder)
     return folder
 
 

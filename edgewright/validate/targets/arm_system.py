@@ -106,8 +106,7 @@ def set_up(architecture: Architecture) -> Path:
             _add_tflite_runtime(staged, scratch)
         else:
             _add_runtimes(staged)
-        root.parent.mkdir(parents=True, exist_ok=True)
-        staged.replace(root)
+        debian.place(staged, root)
     return root
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgewright.errors import TransientError, UnsupportedError
 
-__all__ = ["PYTHON", "SUITE", "fetch", "missing", "tool", "unpack", "uv"]
+__all__ = ["PYTHON", "SUITE", "fetch", "missing", "place", "tool", "unpack", "uv"]
 
 SUITE = "bookworm"
 PYTHON = "3.11"  # bookworm's
@@ -77,6 +77,16 @@ def fetch(command: Sequence[str | Path], what: str) -> None:
     except subprocess.CalledProcessError as e:
         lines = e.stderr.decode(errors="replace").strip().splitlines()
         raise TransientError(f"emulated Arm target: fetching {what} failed: {lines[-1] if lines else e}") from e
+
+
+def place(staged: Path, folder: Path) -> None:
+    """Move a finished system to where it is kept; whoever made the same one meanwhile has done the work."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        staged.replace(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def uv() -> str:

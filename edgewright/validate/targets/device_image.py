@@ -118,8 +118,7 @@ def set_up() -> DeviceImage:
         _make_keys(staged, system)
         _configure(system, (staged.folder / "user_key.pub").read_text())
         _make_disk(system, staged.disk)
-        image.folder.parent.mkdir(parents=True, exist_ok=True)
-        staged.folder.replace(image.folder)
+        debian.place(staged.folder, image.folder)
     return image
 
 
