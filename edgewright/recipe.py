@@ -163,7 +163,7 @@ class CompactWeights(Technique):
 
     technique: Literal["compact_weights"] = "compact_weights"
     price: float = Field(
-        1e-6, gt=0, description="Expected loss (nats; squared error for regressors) that one coded bit may save."
+        1e-7, gt=0, description="Expected loss (nats; squared error for regressors) that one coded bit may save."
     )
     rows: int = Field(8000, ge=1, description="Calibration rows that the input statistics are taken from, at most.")
     augment: float = Field(
