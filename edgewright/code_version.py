@@ -33,12 +33,14 @@ def code_version(*names: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def source_version(module: str) -> str:
+def source_version(module: str, *first: Path) -> str:
     """SHA-256 (16 hex digits) over the sources of a user's module, or of its whole package where it is in one.
 
-    It is found as a child process finds it, without running it; empty where it is not found.
+    It is found as a child process finds it, without running it, in the folders ``first`` before others; empty where
+    it is not found.
     """
-    spec = PathFinder.find_spec(module.partition(".")[0], [str(Path.cwd()), *sys.path])
+    folders_to_search = [*map(str, first), str(Path.cwd()), *sys.path]
+    spec = PathFinder.find_spec(module.partition(".")[0], folders_to_search)
     if spec is None:
         return ""
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]

@@ -7,6 +7,7 @@ from prefect import flow
 from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
 from edgewright.data import DataSpec
 from edgewright.errors import UnsupportedError
+from edgewright.intake import belongings
 from edgewright.measurement import Benefit, LedgerEntry
 from edgewright.profile import DeviceProfile
 from edgewright.recipe import AnyTechnique, Quantize, Recipe
@@ -25,7 +26,7 @@ __all__ = ["optimize"]
 @flow(name="optimize", description="Take a model in, export it, and apply a recipe to it.", result_serializer="json")
 def optimize(model: Path, data: DataSpec, device: DeviceProfile, recipe: Recipe) -> Optimization:
     """Every technique is exported and judged on the validation rows; the test rows are not looked at here."""
-    taken = run(take_in, model, data)
+    taken = run(take_in, model, data, *belongings(model))
     imported, dataset, precision = taken.model, taken.dataset, Precision.FLOAT32
     baseline = _required(run(steps.export, imported, dataset, device, precision), device)
     kept, done, ledger = baseline, list[Step](), list[LedgerEntry]()

@@ -18,8 +18,11 @@ __all__ = ["take_in"]
     "edgewright.child",
     *("torch", "onnx", "onnxscript", "scikit-learn", "skl2onnx", "numpy"),
 )
-def take_in(model: Path, data: DataSpec) -> Intake:
-    """Turn a trained model into ONNX and a torch graph, and split its data; see `edgewright.intake.take_in`."""
+def take_in(model: Path, data: DataSpec, files: tuple[Path, ...] = (), code: str = "") -> Intake:
+    """Turn a trained model into ONNX and a torch graph, and split its data; see `edgewright.intake.take_in`.
+
+    ``files`` and ``code`` key the result to what belongs to the model; see `edgewright.intake.belongings`.
+    """
     from edgewright import intake
 
     return intake.take_in(model, data, Store())

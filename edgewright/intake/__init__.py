@@ -8,10 +8,11 @@ from pathlib import Path
 from edgewright.artifact import Intake
 from edgewright.child import run_in_child
 from edgewright.data import DataSpec
+from edgewright.intake.belongings import belongings
 from edgewright.intake.formats import detect_format
 from edgewright.store import Store
 
-__all__ = ["detect_format", "preflight", "take_in"]
+__all__ = ["belongings", "detect_format", "preflight", "take_in"]
 
 
 def preflight(model: Path, data: DataSpec) -> None:

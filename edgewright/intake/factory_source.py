@@ -10,39 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 
-from edgewright.artifact import Value
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError, UntrustedModelError
+from edgewright.intake.belongings import FactoryFile, read_factory
 from edgewright.intake.torch_source import TorchSource
-from edgewright.yaml_values import read_value
 
 __all__ = ["FactorySource"]
 
 _EXAMPLE_ROWS = 2  # torch.export takes a batch of 1 for a constant
 
 
-class Description(Value):
-    """The ``.yaml`` that stands for the model."""
-
-    factory: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="package.module:function.")
-    weights: Path | None = Field(None, description="A .safetensors or a state dict (.pt), relative to this file.")
-    inputs: dict[str, tuple[int, ...]] = Field(description="Shape of each input without the batch axis, by its name.")
-
-
 class FactorySource(TorchSource):
     """A module over arrays; its batch size stays free, its BatchNorm live."""
 
     def __init__(self, path: Path, data: DataSpec) -> None:
-        description = read_value(path, Description, "model file")
+        description = read_factory(path)
         module = _made(description, path)
         if description.weights is not None:
             _load_weights(module, path.parent / description.weights)
         super().__init__(path, data, _exported(module, description, path))
 
 
-def _made(description: Description, path: Path) -> torch.nn.Module:
+def _made(description: FactoryFile, path: Path) -> torch.nn.Module:
     module, _, function = description.factory.partition(":")
     sys.path.insert(0, str(path.parent.absolute()))
     try:
@@ -78,7 +68,7 @@ def _load_weights(module: torch.nn.Module, path: Path) -> None:
         raise InputError(f"{path}: the weights do not fit the module: {said}") from e
 
 
-def _exported(module: torch.nn.Module, description: Description, path: Path) -> Any:
+def _exported(module: torch.nn.Module, description: FactoryFile, path: Path) -> Any:
     examples = tuple(torch.rand(_EXAMPLE_ROWS, *shape) for shape in description.inputs.values())
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     try:

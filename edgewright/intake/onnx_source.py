@@ -15,7 +15,7 @@ from edgewright.intake.onnx_nodes import drop_unused, has_trees, plain_name, ren
 from edgewright.intake.source import TensorSource
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["OnnxSource", "load_onnx", "run_onnx"]
+__all__ = ["OnnxSource", "external_files", "load_onnx", "run_onnx"]
 
 OLDEST_OPSET = 7
 _ROWS_AT_ONCE = 256
@@ -54,10 +54,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         InputError: damaged, external data missing or outside the folder.
         UnsupportedError: older than opset 7.
     """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as e:  # protobuf's own error types differ between its versions
-        raise InputError(f"{path}: damaged: no readable ONNX model ({_line(e)})") from e
+    model = _parsed(path)
     opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), None)
     if not model.graph.node or (opset is None and not model.opset_import):
         raise InputError(f"{path}: damaged: no nodes or no operator set")
@@ -65,14 +62,21 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         raise UnsupportedError(
             f"{path}: opset {opset}; the oldest that is read is {OLDEST_OPSET}: convert it with onnx.version_converter"
         )
-    for tensor in _tensors(model.graph):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            _inspect_external(tensor, path)
+    _external_files(model, path)
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as e:
         raise InputError(f"{path}: damaged: {_line(e)}") from e
     return model
+
+
+def external_files(path: Path) -> tuple[Path, ...]:
+    """The files in which tensors of a model lie, each once.
+
+    Raises:
+        InputError: damaged, external data missing or outside the folder.
+    """
+    return _external_files(_parsed(path), path)
 
 
 def run_onnx(session: Any, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -90,6 +94,18 @@ def run_onnx(session: Any, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.flo
     return np.concatenate(found)
 
 
+def _parsed(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(path, load_external_data=False)
+    except Exception as e:  # protobuf's own error types differ between its versions
+        raise InputError(f"{path}: damaged: no readable ONNX model ({_line(e)})") from e
+
+
+def _external_files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
+    external = (t for t in _tensors(model.graph) if t.data_location == TensorProto.EXTERNAL)
+    return tuple(sorted({_external_file(tensor, path) for tensor in external}))
+
+
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for node in graph.node:
@@ -100,11 +116,11 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield from _tensors(inner)
 
 
-def _inspect_external(tensor: onnx.TensorProto, path: Path) -> None:
+def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
     folder = path.parent.resolve()
-    file = (folder / location).resolve()
+    file: Path = (folder / location).resolve()
     if not location or Path(location).is_absolute() or not file.is_relative_to(folder):
         raise InputError(f"{path}: tensor '{tensor.name}' lies in '{location}', outside the model's folder: refused")
     if not file.is_file():
@@ -115,6 +131,7 @@ def _inspect_external(tensor: onnx.TensorProto, path: Path) -> None:
         raise InputError(f"{path}: tensor '{tensor.name}' has a damaged offset or length") from e
     if end > file.stat().st_size:
         raise InputError(f"{path}: its external data '{location}' is truncated: {file.stat().st_size} of {end} bytes")
+    return file
 
 
 def _keep_scores(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:

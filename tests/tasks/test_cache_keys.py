@@ -17,7 +17,7 @@ OURS = ("edgewright", "edgewright_runtime")
 COMPUTES_NOTHING = {
     *(
         f"edgewright.{name}"
-        for name in ("data", "errors", "measurement", "profile", "progress", "store", "yaml_values")
+        for name in ("code_version", "data", "errors", "measurement", "profile", "progress", "store", "yaml_values")
     ),
     *(f"edgewright_runtime.{name}" for name in ("errors", "manifest", "strict_json")),
 }
