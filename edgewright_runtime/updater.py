@@ -217,9 +217,8 @@ class Updater:
             try:
                 self._patch(delta, entry, sources.base, target)
             except (EdgeRuntimeError, MemoryError) as e:
-                self._patch_failures.append(
-                    str(e) or type(e).__name__
-                )  # a patch only saves bytes: the full file has the last word
+                # A patch only saves bytes: the full file has the last word.
+                self._patch_failures.append(str(e) or type(e).__name__)
             else:
                 self._patched.append(entry.path)
                 return
