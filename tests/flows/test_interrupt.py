@@ -49,7 +49,9 @@ def _objects(folder: Path) -> list[Path]:
     return sorted((folder / "home" / "objects").glob("*/*/*"))
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "sign", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)], ids=lambda s: s.name
+)
 def test_a_run_that_is_cut_off_goes_on_where_it_was(line: list[str], tmp_path: Path, sign: signal.Signals) -> None:
     cut = _start(line, tmp_path)
     deadline = time.monotonic() + 150
