@@ -41,7 +41,9 @@ def keras(digits: Any) -> ImportedModel:
     return digits.model.model_copy(update={"source": source})
 
 
-@pytest.mark.parametrize(("theirs_ms", "kept"), [(1.0, "other"), pytest.param(1.99, "ours", marks=pytest.mark.slow), (3.0, "ours")])
+@pytest.mark.parametrize(
+    ("theirs_ms", "kept"), [(1.0, "other"), pytest.param(1.99, "ours", marks=pytest.mark.slow), (3.0, "ours")]
+)
 def test_the_clearly_faster_file_is_kept_and_both_times_are_told(
     digits: Any, keras: ImportedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs_ms: float, kept: str
 ) -> None:
