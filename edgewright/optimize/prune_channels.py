@@ -21,8 +21,9 @@ from edgewright.recipe import PruneChannels
 __all__ = ["multiply_accumulates", "narrowed", "prune_channels"]
 
 _TAYLOR_ROWS = 512
-# Gradients are taken anew when so much of the network is left since the last time: they hold for a while.
-_SAME_NETWORK = 0.97
+# Gradients are taken anew once less than this share of the cost is left. Within a layer they hold for a while; ranked
+# across layers they do not: on the demo's network a student chosen by gradients 3% old lost 20 points, by new none.
+_SAME_NETWORK = {"global": 1.0, "layer": 0.97}
 
 
 def prune_channels(model: fx.GraphModule, params: PruneChannels, rows: Rows | None) -> fx.GraphModule:
@@ -127,7 +128,7 @@ def _prune_to(
     differentiated = math.inf
     while (now := cost(model)) > target:
         before = _width(model)
-        if params.importance == "taylor" and now <= _SAME_NETWORK * differentiated:
+        if params.importance == "taylor" and now < _SAME_NETWORK[params.scope] * differentiated:
             _accumulate_gradients(model, rows)
             differentiated = now
         try:
