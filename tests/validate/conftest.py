@@ -82,14 +82,23 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return raised / raised.sum(axis=1, keepdims=True)
 
 
+RUNTIMES = {
+    Format.ONNX: ("onnxruntime", "1.18.0"),
+    Format.TFLITE: ("litert", "1.18.0"),
+    Format.MLPACKAGE: ("coreml", "16.0"),
+}
+
+
 def exported(path: Path, form: Format = Format.ONNX) -> Exported:
+    runtime, floor = RUNTIMES[form]
+    rows = 1 if form is Format.MLPACKAGE else -1
     return Exported(
         artifact=Store().put(path, form),
         precision=Precision.FLOAT32,
-        inputs=(TensorSpec("x", (-1, FEATURES), "float32"),),
-        outputs=(TensorSpec("scores", (-1, CLASSES), "float32"),),
-        runtime="onnxruntime" if form is Format.ONNX else "litert",
-        runtime_floor="1.18.0",
+        inputs=(TensorSpec("x", (rows, FEATURES), "float32"),),
+        outputs=(TensorSpec("scores", (rows, CLASSES), "float32"),),
+        runtime=runtime,
+        runtime_floor=floor,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewright.artifact import Artifact, Dataset, Exported, Format, Precision
+from edgewright.artifact import Artifact, Dataset, Format
 from edgewright.measurement import Energy
 from edgewright.package import Bundle, read_bundle
 from edgewright.profile import Budget, DeviceProfile, SshConnection, load_device
@@ -18,7 +18,7 @@ from edgewright.validate.bundle_check import ValidatedBundle, check_bundle, chec
 from edgewright.validate.targets import core_ml
 from edgewright.validate.targets.choice import alone_on, machine_of, opened
 from edgewright_runtime.bench import write_arrays
-from edgewright_runtime.manifest import TensorSpec
+from tests.validate.conftest import exported
 from tests.validate.core_ml_packages import core_ml_package
 
 
@@ -110,14 +110,7 @@ def ios_bundle(folder: Path, weights: np.ndarray) -> ValidatedBundle:
     }
     np.savez(folder / "golden.npz", **reference)
     return ValidatedBundle(
-        exported=Exported(
-            artifact=Store().put(package, Format.MLPACKAGE),
-            precision=Precision.FLOAT32,
-            inputs=(TensorSpec("x", (1, 16), "float32"),),
-            outputs=(TensorSpec("scores", (1, 3), "float32"),),
-            runtime="coreml",
-            runtime_floor="16.0",
-        ),
+        exported=exported(package, Format.MLPACKAGE),
         golden=Dataset(
             artifact=Store().put(folder / "golden.npz", Format.DATASET),
             calibration_rows=0,

@@ -11,12 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgewright.artifact import Dataset, Exported, Format, Precision
+from edgewright.artifact import Dataset, Exported, Format
 from edgewright.child import run_in_child
 from edgewright.errors import ConversionError, ProfileError, UnsupportedError
 from edgewright.measurement import PlannedOperator
 from edgewright.profile import load_device, profiles_folder
-from edgewright.store import Store
 from edgewright.validate import measure
 from edgewright.validate.core_ml_bench import planned
 from edgewright.validate.targets import core_ml
@@ -24,7 +23,7 @@ from edgewright.validate.targets.choice import machine_of, target_of
 from edgewright.validate.targets.core_ml import CoreMLTarget
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
 from edgewright_runtime.errors import BackendUnavailableError
-from edgewright_runtime.manifest import TensorSpec
+from tests.validate.conftest import exported
 from tests.validate.core_ml_packages import core_ml_package
 from tests.validate.coremltools_standin import ComputeUnit
 from tests.validate.coremltools_standin.models.compute_plan import MLComputePlan
@@ -37,14 +36,7 @@ Package = Callable[..., Exported]
 def package(tmp_path: Path, weights: np.ndarray) -> Package:
     def made(name: str = "model", repeats: int = 1) -> Exported:
         path = core_ml_package(tmp_path / f"{name}.mlpackage", weights, repeats=repeats)
-        return Exported(
-            artifact=Store().put(path, Format.MLPACKAGE),
-            precision=Precision.FLOAT32,
-            inputs=(TensorSpec("x", (1, 16), "float32"),),
-            outputs=(TensorSpec("scores", (1, 3), "float32"),),
-            runtime="coreml",
-            runtime_floor="16.0",
-        )
+        return exported(path, Format.MLPACKAGE)
 
     return made
 

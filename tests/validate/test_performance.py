@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewright.artifact import Dataset, Exported, Format, Precision
+from edgewright.artifact import Dataset, Exported, Format
 from edgewright.errors import ConversionError
 from edgewright.profile import Timing, load_device
-from edgewright.store import Store
 from edgewright.validate import measure, performance
 from edgewright_runtime import bench, bench_timing
 from edgewright_runtime.bench import BenchModel, BenchSpec
-from edgewright_runtime.manifest import TensorSpec
+from tests.validate.conftest import exported
 
 Export = Callable[..., Exported]
 DEVICE = load_device("generic_edge_device")
@@ -69,15 +68,8 @@ def test_core_ml_is_not_measured_off_apple(dataset: Dataset, tmp_path: Path) -> 
     package = tmp_path / "model.mlpackage"
     package.mkdir()
     (package / "Manifest.json").write_text("{}")
-    exported = Exported(
-        artifact=Store().put(package, Format.MLPACKAGE),
-        precision=Precision.FLOAT32,
-        inputs=(TensorSpec("x", (1, 16), "float32"),),
-        outputs=(TensorSpec("scores", (1, 3), "float32"),),
-        runtime="coreml",
-        runtime_floor="16.0",
-    )
-    found = measure(exported, exported, dataset, DEVICE)
+    model = exported(package, Format.MLPACKAGE)
+    found = measure(model, model, dataset, DEVICE)
     assert found.verdict == "not measured"
     assert found.candidate.latency is None
     assert found.ratio is None
