@@ -32,8 +32,8 @@ from edgewright.deploy.patches import encoders
 from edgewright.validate.download import transfer_form
 from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.hybrid import Hybrid
-from edgewright_runtime.manifest import Monitoring
 from edgewright_runtime.monitor import Monitor
+from edgewright_runtime.monitoring import Monitoring
 from edgewright_runtime.offline import OfflineModel, sync
 from edgewright_runtime.outbox import Outbox
 from edgewright_runtime.predictor import Predictor

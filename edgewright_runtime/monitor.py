@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edgewright_runtime.manifest import CONFIDENCE_BINS, Monitoring
+from edgewright_runtime.manifest import CONFIDENCE_BINS
+from edgewright_runtime.monitoring import Monitoring
 from edgewright_runtime.sketch import QuantileSketch
 from edgewright_runtime.telemetry import TelemetryRecord
 

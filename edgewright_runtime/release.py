@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgewright_runtime.errors import IntegrityError, RollbackError
-from edgewright_runtime.manifest import MANIFEST_NAME, Manifest, Monitoring, parse_monitoring
+from edgewright_runtime.manifest import MANIFEST_NAME, Manifest
+from edgewright_runtime.monitoring import Monitoring, parse_monitoring
 from edgewright_runtime.strict_json import MAX_DOCUMENT_BYTES, Fields, canonical_json, parse_object
 
 __all__ = [

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from edgewright_runtime.confidence import population_stability_index, stability_index_by_chance, wilson_high
-from edgewright_runtime.manifest import Calibration, Monitoring
+from edgewright_runtime.manifest import Calibration
+from edgewright_runtime.monitoring import Monitoring
 from edgewright_runtime.registry import Constraints, Model
 from edgewright_runtime.sensors import Reading
 from edgewright_runtime.telemetry import TelemetryRecord

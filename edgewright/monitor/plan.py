@@ -5,7 +5,7 @@ from pydantic import Field
 from edgewright.artifact import Value
 from edgewright.measurement import ValidationReport
 from edgewright.profile import Policy, Step
-from edgewright_runtime.manifest import Monitoring
+from edgewright_runtime.monitoring import Monitoring
 
 __all__ = ["MonitoringPlan"]
 

@@ -33,9 +33,9 @@ from edgewright_runtime.manifest import (
     Limits,
     Lineage,
     Manifest,
-    Monitoring,
     RuntimeNeed,
 )
+from edgewright_runtime.monitoring import Monitoring
 
 __all__ = ["REPORT_NAME", "Bundle", "BundleContent", "build_bundle", "read_bundle"]
 

@@ -18,8 +18,8 @@ from edgewright.package import Bundle
 from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.errors import RefusedError
 from edgewright_runtime.hybrid import Hybrid, Policy
-from edgewright_runtime.manifest import Monitoring
 from edgewright_runtime.monitor import Monitor, TelemetryFile
+from edgewright_runtime.monitoring import Monitoring
 from edgewright_runtime.offline import OfflineModel, sync
 from edgewright_runtime.outbox import Outbox
 from edgewright_runtime.predictor import Predictor

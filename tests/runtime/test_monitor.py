@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright_runtime.manifest import Monitoring
 from edgewright_runtime.monitor import Monitor, TelemetryFile, resident_memory_mb
+from edgewright_runtime.monitoring import Monitoring
 from edgewright_runtime.sketch import QuantileSketch
 from edgewright_runtime.telemetry import TelemetryRecord
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewright_runtime.manifest import Calibration, Monitoring
+from edgewright_runtime.manifest import Calibration
+from edgewright_runtime.monitoring import Monitoring
 from edgewright_runtime.sensors import Reading, Sensors
 from edgewright_runtime.sketch import QuantileSketch
 from edgewright_runtime.telemetry import TelemetryRecord

@@ -19,7 +19,7 @@ COMPUTES_NOTHING = {
         f"edgewright.{name}"
         for name in ("code_version", "data", "errors", "measurement", "profile", "progress", "store", "yaml_values")
     ),
-    *(f"edgewright_runtime.{name}" for name in ("errors", "manifest", "strict_json")),
+    *(f"edgewright_runtime.{name}" for name in ("errors", "manifest", "monitoring", "strict_json")),
 }
 
 
