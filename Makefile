@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
-.PHONY: setup test test-slow lint demo clean conformance faults networks matrix \
+.PHONY: setup test test-slow lint demo clean conformance faults networks matrix zoo fuzz \
         bench-pipeline bench-compression bench-conversion bench-runtime bench-validation
 .DEFAULT_GOAL := setup
 
@@ -18,11 +18,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt overrides.txt
 	touch $@
 
 test: setup
-	$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PY) -m pytest -n 2 --dist loadgroup -m "not slow"
 
 # What takes minutes: legacy loaders, emulated cores, and the figures of the importer against those on record.
 test-slow: setup
-	$(PY) -m pytest -n 2 --dist loadfile -m slow
+	$(PY) -m pytest -n 2 --dist loadgroup -m slow
 	$(PY) benchmarks/conformance.py --check
 
 lint: setup
@@ -62,6 +62,14 @@ networks: setup
 
 matrix: setup
 	$(PY) benchmarks/matrix.py
+
+# FAST=1: seven small models without the peers, minutes; all of them: hours, resumed where it stopped.
+zoo: setup
+	PYTHONPATH=. $(PY) benchmarks/zoo.py $(if $(FAST),--fast)
+
+# COUNT inputs for each guard that reads files of others; a minute or so for each 2,000.
+fuzz: setup
+	PYTHONPATH=. $(PY) benchmarks/fuzz.py --count $(or $(COUNT),20000)
 
 clean:
 	rm -rf $(VENV)

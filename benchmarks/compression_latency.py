@@ -107,7 +107,15 @@ def _target(
     source: ImportedModel, pruned: ImportedModel, dataset: Dataset, device: DeviceProfile, store: Store
 ) -> dict[str, Any]:
     def exported(model: ImportedModel, precision: Precision) -> Exported:
-        return export(model, dataset, device.platform, precision, store, instruction_set=device.instruction_set)
+        return export(
+            model,
+            dataset,
+            device.platform,
+            precision,
+            store,
+            instruction_set=device.instruction_set,
+            dot_products=device.dot_products,
+        )
 
     baseline = exported(source, Precision.FLOAT32)
     stages = {

@@ -37,6 +37,7 @@ from tests.runtime.patchable import bundle
 __all__ = ["Figures", "kills", "power_cuts"]
 
 _CHANNEL = "stable"
+_LINE = f"churn.edge_device.{_CHANNEL}"
 _CONTROL_CUTS = 30
 _DEATH_S = 5.0
 _UPDATES = ("install", "patch", "activate")
@@ -149,7 +150,7 @@ class _Releases:
             self.update()
         before = self.version()
         if kind == "rollback":
-            previous = Installation(self.root).installed(f"{_CHANNEL}.{before}").previous
+            previous = Installation(self.root).installed(f"{_LINE}.{before}").previous
             return {before, int(str(previous).rpartition(".")[2])}
         if kind == "install":  # published twice: the patch in the second is for a base that this device never had
             self._publish(1)

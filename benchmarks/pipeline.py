@@ -57,7 +57,7 @@ def plain(demo: Path) -> dict[str, float]:
     for platform in PLATFORMS:
         request = resolve(**_asked(demo, platform))
         device, limit = request.device, request.recipe.max_accuracy_drop_percent
-        convert = {"instruction_set": device.instruction_set}
+        convert = {"instruction_set": device.instruction_set, "dot_products": device.dot_products}
         baseline = kept = export.export(model, dataset, device.platform, Precision.FLOAT32, store, **convert)
         for technique in request.recipe.techniques:
             assert isinstance(technique, Quantize)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from edgewright_runtime.manifest import Preprocessing, TensorSpec
+from edgewright_runtime.manifest import Preprocessing, Processor, TensorSpec
 
 __all__ = [
     "Artifact",
@@ -36,6 +36,7 @@ class Format(StrEnum):
 
     PT2 = "pt2"
     TORCH_FACTORY = "torch_factory"
+    TORCHSCRIPT = "torchscript"
     SKLEARN = "sklearn"
     ONNX = "onnx"
     KERAS = "keras"
@@ -48,10 +49,11 @@ class Format(StrEnum):
 
 
 class ModelTask(StrEnum):
-    """What the model's output means."""
+    """What the model's output means; ``none`` where nobody says: it is compared with its source, and no answers are."""
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
+    NONE = "none"
 
 
 class Artifact(Value):
@@ -73,8 +75,8 @@ class Dataset(Value):
 
     Arrays: ``{split}.x.{input}`` (N, ...) in the input's dtype and ``{split}.y`` (N,) for the splits ``train``,
     ``calibration``, ``validation`` and ``test``; the source model's own answers ``test.reference.{output}`` (N, ...)
-    float64 and, for classifiers, ``test.predicted`` (N,) class indices. Calibration rows are training rows;
-    validation and test rows are in no other split.
+    float64, for some sources ``validation.reference.{output}`` too, and, for classifiers, ``test.predicted`` (N,) class
+    indices. Calibration rows are training rows; validation and test rows are in no other split.
     """
 
     artifact: Artifact
@@ -85,17 +87,19 @@ class Dataset(Value):
 
 
 class ImportedModel(Value):
-    """A source model after the door: ONNX, the torch graph made of it, and what its tensors mean.
+    """A source model after the door: what it became inside, and what its tensors mean.
 
-    ``graph`` is None where the model holds an operator the importer does not know; ``graph_refusal`` then
-    says which, and only paths that need no restructuring remain. ``float32_only`` marks models whose
-    decisions rest on thresholds (trees): half precision would change them. ``float32_reason`` says of other
-    models why their operators compute in float32 only.
+    ``graph`` is the torch graph: a PyTorch program itself, or what the importer made of ``onnx``, which every other
+    source passes through. It is None where the model holds an operator without a place there; ``graph_refusal`` then
+    says which, and only paths that need no restructuring remain. Neither is there of a Keras or TensorFlow model that
+    has no way into ONNX: platforms with a converter of TensorFlow's take the source itself. ``float32_only`` marks
+    models whose decisions rest on thresholds (trees): half precision would change them. ``float32_reason`` says of
+    other models why their operators compute in float32 only.
     """
 
     name: str
     source: Artifact
-    onnx: Artifact
+    onnx: Artifact | None
     graph: Artifact | None
     graph_refusal: str | None = None
     inputs: tuple[TensorSpec, ...]
@@ -106,6 +110,20 @@ class ImportedModel(Value):
     float32_only: bool = False
     float32_reason: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether no technique has changed the network since it was taken in."""
+        return self.graph is None or self.graph.parent == (self.onnx or self.source).digest
+
+    @property
+    def inside(self) -> Artifact | None:
+        """The file that stands for the model in comparisons: ONNX as it was imported, or the torch graph.
+
+        The door compared it with the source in its own framework; once a technique changed the network, it is the
+        changed graph. Where there is neither, the source's own answers in the dataset are what counts.
+        """
+        return self.onnx if self.is_untouched and self.onnx is not None else self.graph
 
 
 class Intake(Value):
@@ -141,7 +159,8 @@ class Exported(Value):
 
     ``runtime`` and ``runtime_floor`` name what loads it on the device and the oldest version that can.
     ``required_operators`` is the text of ONNX Runtime's operator list for a reduced build, of ``.ort`` files only.
-    ``sensitivity`` is of static int8, the worst layer first; ``float_layers`` are those it left in float.
+    ``sensitivity`` is of static int8, the worst layer first; ``float_layers`` are those that stay in float.
+    ``made_for`` is the processor of int8 for ONNX Runtime.
     """
 
     artifact: Artifact
@@ -154,6 +173,7 @@ class Exported(Value):
     required_operators: str = ""
     sensitivity: tuple[LayerNoise, ...] = ()
     float_layers: tuple[str, ...] = ()
+    made_for: Processor | None = None
 
 
 def digest_of(path: Path) -> str:

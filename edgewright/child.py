@@ -1,7 +1,8 @@
 """Run one function in a fresh interpreter: a crash, a leak or a heavy import there stays there.
 
 ``python -m edgewright.child REQUEST RESPONSE`` is the child's side. The request names ``module:function`` and
-its keyword arguments, the response holds what it returned; both are JSON.
+its keyword arguments, the response holds what it returned; both are JSON. The child is confined, see
+`edgewright.sandbox`: it writes only where it is told to.
 """
 
 import ctypes
@@ -11,15 +12,17 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgewright import errors
+from edgewright import errors, sandbox
+from edgewright.failures import failing_operator, one_line
+from edgewright.progress import Event, progress
+from edgewright.scratch import scratch_folder, system_scratch
 
 __all__ = ["ChildRun", "die_with_parent", "run_in_child"]
 
@@ -31,11 +34,15 @@ _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 @dataclass(frozen=True)
 class ChildRun:
-    """What a child returned and what it took. ``peak_memory_mb`` is VmHWM, None where /proc is not there."""
+    """What a child returned and what it took. ``peak_memory_mb`` is VmHWM, None where /proc is not there.
+
+    ``unconfined`` says what of the sandbox this system does not have; empty where it is whole.
+    """
 
     value: Any
     seconds: float
     peak_memory_mb: float | None
+    unconfined: str = ""
 
 
 def run_in_child(
@@ -45,23 +52,34 @@ def run_in_child(
     what: str,
     timeout_s: float = 900,
     environment: Mapping[str, str] | None = None,
+    advice: str = "",
+    writes: Sequence[Path] = (),
+    is_confined: bool = True,
 ) -> ChildRun:
     """Call ``module:function(**arguments)`` in a new interpreter and return what it returned.
 
+    It may write below the folders ``writes`` and its own temporary folder; unless it ``is_confined``, as code of the
+    user's own is not, anywhere.
+
     ``what`` names the work in messages ("converting digits_cnn to LiteRT"). Raises the child's own
-    `EdgewrightError`; any other exception, a crash by signal or a timeout becomes a `ConversionError`.
+    `EdgewrightError`; any other exception, a crash by signal or a timeout becomes a `ConversionError` of one line,
+    which names the operator that the work was at where the child could tell, and ends in the ``advice``.
     """
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        request, response, log = (Path(scratch) / n for n in ("request.json", "response.json", "log.txt"))
-        request.write_text(json.dumps({"target": target, "arguments": dict(arguments)}))
+    with scratch_folder(system_scratch()) as scratch:
+        request, response, log = (scratch / n for n in ("request.json", "response.json", "log.txt"))
+        folders = [scratch, *(path.resolve() for path in writes)]
+        allowed = {"writable": [str(path) for path in folders], "seconds": timeout_s} if is_confined else None
+        request.write_text(json.dumps({"target": target, "arguments": dict(arguments), "confined": allowed}))
+        before, inherited = sandbox.prefix(folders) if is_confined else ([], dict(os.environ))
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "edgewright.child", str(request), str(response)],
+                [*before, sys.executable, "-m", "edgewright.child", str(request), str(response)],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                env={**_ENVIRONMENT, **os.environ, **(environment or {})},
+                # Its temporary files go with the scratch folder, however it ends.
+                env={**_ENVIRONMENT, **inherited, "TMPDIR": str(scratch), **(environment or {})},
             )
             try:
                 code = process.wait(timeout_s)
@@ -74,24 +92,28 @@ def run_in_child(
         if not response.exists():
             raise errors.ConversionError(f"{what}: {_cause_of_death(code, log)}")
         answer = json.loads(response.read_text())
+    for note in answer["notes"]:
+        progress.note(note)
     if "error" in answer:
-        raise _revived(answer["error"], what)
-    return ChildRun(answer["value"], time.perf_counter() - began, answer["peak_memory_mb"])
+        raise _revived(answer["error"], what, advice)
+    return ChildRun(answer["value"], time.perf_counter() - began, answer["peak_memory_mb"], answer["unconfined"])
 
 
 def _cause_of_death(code: int, log: Path) -> str:
     tail = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-_TAIL_LINES:]
-    last = f" ({tail[-1].strip()[:300]})" if tail else ""
+    last = f" ({one_line(tail[-1])})" if tail else ""
     if code < 0:
         return f"the child process was ended by {signal.Signals(-code).name}{last}"
     return f"the child process ended with exit code {code} and no result{last}"
 
 
-def _revived(error: dict[str, str], what: str) -> Exception:
+def _revived(error: dict[str, str], what: str, advice: str) -> Exception:
     kind = getattr(errors, error["type"], None)
     if isinstance(kind, type) and issubclass(kind, errors.EdgewrightError):
         return kind(error["message"])
-    failure = errors.ConversionError(f"{what}: {error['type']}: {error['message']}")
+    at = f"operator {error['operator']} fails: " if error["operator"] else ""
+    then = f"; {advice}" if advice else ""
+    failure = errors.ConversionError(f"{what}: {at}{error['type']}: {error['message']}{then}")
     failure.add_note(error["traceback"])
     return failure
 
@@ -117,15 +139,31 @@ def main(request: Path, response: Path) -> None:
     asked = json.loads(request.read_text())
     module, function = asked["target"].split(":")
     answer: dict[str, Any]
+    notes: list[str] = []
+    allowed, unconfined = asked["confined"], ""
+    if allowed is not None:
+        unconfined = sandbox.confine([Path(path) for path in allowed["writable"]], seconds=allowed["seconds"])
+
+    def heard(event: Event) -> None:
+        if event.note:
+            notes.append(event.title)
+
     try:
-        value = getattr(importlib.import_module(module), function)(**asked["arguments"])
+        with progress.listening(heard):
+            value = getattr(importlib.import_module(module), function)(**asked["arguments"])
         answer = {"value": value, "peak_memory_mb": _peak_memory_mb()}
     except Exception as e:
-        first_line = (str(e).strip() or repr(e)).splitlines()[0][:500]
-        message = str(e) if isinstance(e, errors.EdgewrightError) else first_line
-        answer = {"error": {"type": type(e).__name__, "message": message, "traceback": traceback.format_exc()}}
+        ours = isinstance(e, errors.EdgewrightError)
+        answer = {
+            "error": {
+                "type": type(e).__name__,
+                "message": str(e) if ours else one_line(e),
+                "operator": "" if ours else failing_operator(e),
+                "traceback": traceback.format_exc(),
+            }
+        }
     staged = response.with_suffix(".part")
-    staged.write_text(json.dumps(answer))
+    staged.write_text(json.dumps({**answer, "notes": notes, "unconfined": unconfined}))
     staged.replace(response)
 
 

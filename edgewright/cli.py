@@ -1,4 +1,5 @@
-"""The command line: ``edgewright deploy | validate | inspect | compare | ui | profiles | target | cloud``.
+"""The command line: ``edgewright deploy | validate | diagnose | inspect | compare | ui | profiles | target | cloud |
+store``.
 
 Exit codes: 0 done; 1 bad input or a failed stage; 2 a budget was exceeded; 130 interrupted.
 """
@@ -7,14 +8,13 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
@@ -25,12 +25,15 @@ from edgewright.errors import EdgewrightError, InputError, ProfileError
 from edgewright.profile import load_device, shipped_names
 from edgewright.progress import Event, progress
 from edgewright.recipe import load_recipe
-from edgewright.request import DEFAULT_RECIPE, parse_shape, resolve
-from edgewright.result import STAGES
+from edgewright.request import DEFAULT_RECIPE, parse_shapes, resolve
+from edgewright.result import STAGES, DeploymentResult
 from edgewright.schema import keys_of
 from edgewright.store import home, replace_file
+from edgewright.store_commands import store_app
 from edgewright.table import check_table, comparison_table, explanation, results_table
+from edgewright.terminal import begun, terminal
 from edgewright.validate.commands import target_app
+from edgewright.validate.diagnose_command import diagnose
 
 __all__ = ["app", "configure_orchestration", "main", "steps_shown"]
 
@@ -38,6 +41,7 @@ MODEL_HELP = (
     "A trained model: .pt2, .pkl, .joblib, .skops, .onnx, .keras, .h5, a SavedModel folder, "
     "or a .yaml that names a PyTorch factory and its weights."
 )
+SHAPE_HELP = "Sizes of an input's free axes: name=1,3,224; several, for a file of each: name=1,32|64."
 EXIT_FAILED = 1
 EXIT_OVER_BUDGET = 2
 EXIT_INTERRUPTED = 130
@@ -47,9 +51,11 @@ profiles = typer.Typer(no_args_is_help=True, help="Device profiles and recipes."
 app.add_typer(profiles, name="profiles")
 app.add_typer(target_app, name="target")
 app.add_typer(cloud_app, name="cloud")
+app.add_typer(store_app, name="store")
+app.command()(diagnose)
 
-console = Console()
-errors = Console(stderr=True)
+console = terminal()
+errors = terminal(stderr=True)
 
 
 @app.command()
@@ -68,7 +74,11 @@ def deploy(
     max_accuracy_drop: Annotated[float | None, typer.Option(help="Limit of the loss, percentage points.")] = None,
     repository: Annotated[str | None, typer.Option(help="Release repository: a folder or any fsspec URL.")] = None,
     channel: Annotated[str, typer.Option(help="Release channel.")] = "stable",
-    shape: Annotated[list[str] | None, typer.Option(help="Sizes of an ONNX input's free axes: name=1,3,224.")] = None,
+    name: Annotated[str | None, typer.Option(help="What the model is called; its file's name if left out.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help=SHAPE_HELP)] = None,
+    allow_poor_source: Annotated[
+        bool, typer.Option("--allow-poor-source", help="Release a model that is barely better than chance, too.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole result to this file.")] = None,
 ) -> None:
     """Optimize, validate, package, release and monitor one model on one platform."""
@@ -83,30 +93,46 @@ def deploy(
         "max_memory_mb": max_memory_mb,
         "max_size_mb": max_size_mb,
         "max_accuracy_drop": max_accuracy_drop,
-        "shapes": dict(parse_shape(text) for text in shape or ()),
+        "channel": channel,
     }
     from edgewright.intake import preflight
 
     # All of this is cheap and writes nothing; only then is an orchestrator started.
-    request = resolve(**asked)  # type: ignore[arg-type]
+    each = [
+        {**asked, "shapes": sizes, "name": f"{name or model.stem}-{choice}" if choice else name}
+        for choice, sizes in parse_shapes(shape or ()).items()
+    ]
+    requests = [resolve(**one) for one in each]  # type: ignore[arg-type]
     with steps_shown(), progress.during("Looking into the model and its data"):
-        preflight(request.model, request.data)
+        for request in requests:
+            preflight(request.model, request.data)
     try:
-        with steps_shown():
-            with progress.during("Starting the orchestrator"):
-                _use_running_servers()
-                pipeline = _project_module("flows.edge_deployment")
-            result = pipeline.deploy(**asked, repository=repository, channel=channel)
+        with steps_shown(), _orchestrated("flows.edge_deployment") as pipeline:
+            how = {"repository": repository, "allow_poor_source": allow_poor_source}
+            results: list[DeploymentResult] = [pipeline.deploy(**one, **how) for one in each]
     except KeyboardInterrupt:
         errors.print("interrupted; nothing is half-written, the same command goes on where it stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if json_file is not None:
-        replace_file(json_file.absolute(), result.model_dump_json(indent=2).encode())
-    console.print(results_table([result], console.width))
-    console.print(explanation(result), soft_wrap=True, highlight=False)
-    if result.status == "failed":
-        errors.print(f"[red]failed[/] after {len(result.completed_stages)} of 5 stages: {result.error}", soft_wrap=True)
-        raise typer.Exit(EXIT_OVER_BUDGET if result.over_budget else EXIT_FAILED)
+        told = [result.model_dump_json(indent=2) for result in results]
+        text = told[0] if len(told) == 1 else f"[{','.join(told)}]"
+        replace_file(json_file.absolute(), text.encode())
+    if shown := [result for result in results if result.optimization]:
+        console.print(results_table(shown, console.width))
+    for result in shown:
+        console.print(explanation(result), soft_wrap=True, highlight=False, markup=False)
+    _end_failed({request.name: result for request, result in zip(requests, results, strict=True)})
+
+
+def _end_failed(results: Mapping[str, DeploymentResult]) -> None:
+    """Say why each failed that did, and exit; those that did not are released all the same."""
+    failed = {name: result for name, result in results.items() if result.status == "failed"}
+    for name, result in failed.items():
+        which = f"{name}, " if len(results) > 1 else ""
+        stages = f"{which}after {len(result.completed_stages)} of 5 stages"
+        errors.print(begun("failed", f"{stages}: {result.error or 'no reason given'}"), soft_wrap=True)
+    if failed:
+        raise typer.Exit(EXIT_OVER_BUDGET if all(result.over_budget for result in failed.values()) else EXIT_FAILED)
 
 
 @app.command()
@@ -124,12 +150,12 @@ def validate(
     for given in (bundle, baseline):
         if given is not None:
             read_bundle(given)
-    with steps_shown():
-        with progress.during("Starting the orchestrator"):
-            _use_running_servers()
-            flows = _project_module("flows.validate")
-        with progress.during(f"Measuring on {len(device)} device(s)"):
-            checks = flows.validate_bundle(bundle, device, baseline, quick)
+    with (
+        steps_shown(),
+        _orchestrated("flows.validate") as flows,
+        progress.during(f"Measuring on {len(device)} device(s)"),
+    ):
+        checks = flows.validate_bundle(bundle, device, baseline, quick)
     console.print(check_table(checks))
     if not all(check.passed for check in checks):
         raise typer.Exit(EXIT_FAILED if any(check.failure for check in checks) else EXIT_OVER_BUDGET)
@@ -198,7 +224,7 @@ def show_profile(name: Annotated[str, typer.Argument(help="A device or a recipe.
     shown = load_device(name) if name in shipped_names("device") else load_recipe(name)
     table = Table(Column("key", no_wrap=True), "here", "allowed", "meaning", title=name)
     for key in keys_of(type(shown), shown):
-        table.add_row(*(escape(cell) for cell in key))
+        table.add_row(*key)
     console.print(table)
 
 
@@ -210,10 +236,10 @@ def main() -> None:
         code = EXIT_INTERRUPTED
     except typer.TyperException as e:
         said = e.format_message() if hasattr(e, "format_message") else str(e)
-        errors.print(f"[red]error[/] {said}", soft_wrap=True, highlight=False)
+        errors.print(begun("error", said), soft_wrap=True, highlight=False)
         code = EXIT_FAILED
     except EdgewrightError as e:
-        errors.print(f"[red]error[/] {e}", soft_wrap=True, highlight=False)
+        errors.print(begun("error", str(e)), soft_wrap=True, highlight=False)
         code = EXIT_FAILED
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -232,13 +258,16 @@ def _project_module(name: str) -> ModuleType:
         ) from e
 
 
-def _use_running_servers() -> None:
-    """Where `edgewright ui` runs for this home and nothing else is configured, its servers get the run."""
-    urls = _project_module("flows.serve").running_servers()
-    if urls and "PREFECT_API_URL" not in os.environ:
-        os.environ["PREFECT_API_URL"] = f"{urls['prefect']}/api"
-        os.environ.setdefault("MLFLOW_TRACKING_URI", urls["mlflow"])
-        errors.print(f"using the running servers: {urls['prefect']}, {os.environ['MLFLOW_TRACKING_URI']}")
+@contextmanager
+def _orchestrated(name: str) -> Iterator[ModuleType]:
+    """A module of ``flows/``, and a Prefect server for it until this ends."""
+    with ExitStack() as stack:
+        with progress.during("Starting the orchestrator"):
+            said = stack.enter_context(_project_module("flows.home_server").orchestrator())
+            module = _project_module(name)
+        if said:
+            errors.print(said)
+        yield module
 
 
 def configure_orchestration() -> None:
@@ -269,14 +298,16 @@ def steps_shown() -> Iterator[None]:
         stages: list[TaskID] = []
 
         def listener(event: Event) -> None:
-            if event.stage:
+            if event.note:
+                errors.print(f"note: {event.title}", soft_wrap=True, highlight=False)
+            elif event.stage:
                 if not stages:
-                    stages.append(bar.add_task(event.title, total=len(STAGES)))
-                bar.update(stages[0], description=f"[bold]{event.title}", advance=1 if event.done else 0)
+                    stages.append(bar.add_task(escape(event.title), total=len(STAGES)))
+                bar.update(stages[0], description=f"[bold]{escape(event.title)}", advance=1 if event.done else 0)
             elif event.done:
                 bar.remove_task(running.pop(event.title))
             else:
-                running[event.title] = bar.add_task(event.title, total=None)
+                running[event.title] = bar.add_task(escape(event.title), total=None)
 
         with progress.listening(listener):
             yield

@@ -1,13 +1,34 @@
 """Where the real data lies and how it is read. No ML framework is imported here."""
 
 from pathlib import Path
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from edgewright.artifact import Value
+from edgewright.artifact import ModelTask, Value
 from edgewright.yaml_values import read_value
 
 __all__ = ["DataSpec", "load_data_spec"]
+
+
+def _as_written(value: Any) -> Any:
+    """A number of a YAML file as its text; whoever writes ``no`` there without quotes has written False."""
+    if isinstance(value, bool):
+        raise ValueError("YAML takes yes, no, on, off, true and false for truth values: put a text into quotes")  # noqa: TRY004 - pydantic turns ValueError into its own
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(column): _texts(texts) for column, texts in value.items()}
+    texts = [_as_written(text) for text in (value if isinstance(value, (list, tuple)) else [value])]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a text, a list of texts, or one of these for each column")
+    return tuple(texts)
+
+
+Written = Annotated[str, BeforeValidator(_as_written)]
+Texts = Annotated[tuple[str, ...] | dict[str, tuple[str, ...]], BeforeValidator(_texts)]
 
 
 class DataSpec(Value):
@@ -15,7 +36,8 @@ class DataSpec(Value):
 
     Arrays are ``x_train``, ``y_train``, ``x_test``, ``y_test``, or ``x``, ``y`` (then split by ``seed``); an input
     of several tensors has one array each, ``x_test.<input name>``. ``(raw - mean) * scale`` is applied on the way in
-    and travels in the manifest, so that the device does it too.
+    and travels in the manifest, so that the device does it too. A table is read as ``pandas.read_csv`` reads it, with
+    ``keep_default_na``, ``na_values`` and ``dtypes`` (its ``dtype``) as given here: as the model's training read it.
     """
 
     path: Path
@@ -27,9 +49,34 @@ class DataSpec(Value):
     mean: float = 0.0
     test_fraction: float = Field(0.3, gt=0, lt=1)
     seed: int = 42
-    shapes: dict[str, tuple[int, ...]] = Field(
-        {}, description="Sizes of an ONNX input whose axes are free, by its name; the first stays free."
+    task: ModelTask | None = Field(
+        None,
+        description="classification or regression, otherwise decided from the model and the answers; none: no answers, "
+        "the model is taken in and exported, and compared with its source alone.",
     )
+    labels: tuple[Written, ...] = Field(
+        (), description="Names of the classes in the order of the model's scores, as the answers write them."
+    )
+    keep_default_na: bool = Field(
+        True, description="Whether NA, None, nan and a blank are missing values, as in pandas."
+    )
+    na_values: Texts = Field((), description="More texts that mean a missing value, in all columns or by column.")
+    dtypes: dict[str, str] = Field({}, description="pandas' dtype by column: str, float64, bool, category, ...")
+    text_column: str | None = Field(
+        None,
+        description="The column that a model of texts reads; needed where the table has several besides the target.",
+    )
+    shapes: dict[str, tuple[int, ...]] = Field(
+        {}, description="Sizes of an input whose axes are free, by its name; the first stays free."
+    )
+
+    @model_validator(mode="after")
+    def _labels_are_of_classes(self) -> Self:
+        if self.labels and self.task in {ModelTask.REGRESSION, ModelTask.NONE}:
+            raise ValueError(f"labels are names of classes, and task: {self.task} has none: leave labels or task out")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels names a class twice")
+        return self
 
 
 def load_data_spec(path: Path, target: str | None = None) -> DataSpec:

@@ -6,7 +6,9 @@ EdgewrightError
 │ └ UntrustedModelError a pickle that names something outside the allow-list
 ├ UnsupportedError      no path for this operator / technique x format x device
 ├ ConversionError       a converter rejected the graph, or its output disagrees with the source
+│ └ DisagreementError   the latter, with what a diagnosis found
 ├ BudgetExceededError   raised at the flow's gate only; validation itself returns a report
+├ PoorSourceError       raised there, too: the source model itself is hardly better than chance
 └ TransientError        the only family that is retried
   ├ DeviceUnreachableError
   └ TrackingUnavailableError
@@ -18,8 +20,10 @@ __all__ = [
     "BudgetExceededError",
     "ConversionError",
     "DeviceUnreachableError",
+    "DisagreementError",
     "EdgewrightError",
     "InputError",
+    "PoorSourceError",
     "ProfileError",
     "TrackingUnavailableError",
     "TransientError",
@@ -52,8 +56,20 @@ class ConversionError(EdgewrightError):
     """A converter rejected the graph, crashed, or produced a model that disagrees with its source."""
 
 
+class DisagreementError(ConversionError):
+    """An exported file answers otherwise than its model; ``exported`` and ``diagnosis`` tell which, and where."""
+
+    def __init__(self, message: str, exported: object = None, diagnosis: object = None) -> None:
+        super().__init__(message)
+        self.exported, self.diagnosis = exported, diagnosis
+
+
 class BudgetExceededError(EdgewrightError):
     """A measured figure misses its limit; the message says which one and by how much."""
+
+
+class PoorSourceError(EdgewrightError):
+    """The source model's own answers are doubtful; the message says why, and how to release it all the same."""
 
 
 class TransientError(EdgewrightError):

@@ -10,7 +10,7 @@ from edgewright.errors import BudgetExceededError
 from edgewright.measurement import LedgerEntry, Measurement, ValidationReport
 from edgewright.monitor import Health
 from edgewright.package import Bundle
-from edgewright.progress import progress
+from edgewright.progress import Event, progress
 from edgewright.record import RunRecord, TrackingRecord, VersionRecord
 from edgewright.request import DeploymentRequest
 from edgewright.result import DeploymentResult, Optimization, StageName, Step
@@ -33,8 +33,15 @@ class Journal:
         self.release: Release | None = None
         self.health: Health | None = None
         self.error: Exception | None = None
+        self.notes: list[str] = []
+        self.page: Path | None = None
         self._times: dict[StageName, tuple[int, int]] = {}
         self._began_ms = _now_ms()
+
+    def hear(self, event: Event) -> None:
+        """Keep what is to be told beside the outcome; a listener of `progress`."""
+        if event.note and event.title not in self.notes:
+            self.notes.append(event.title)
 
     @contextmanager
     def stage(self, name: StageName) -> Iterator[None]:
@@ -61,6 +68,8 @@ class Journal:
             bundle=self.bundle,
             release=self.release,
             health=self.health,
+            notes=tuple(self.notes),
+            page=self.page,
             seconds=(_now_ms() - self._began_ms) / 1000,
         )
 
@@ -146,9 +155,9 @@ class Journal:
             return None
         tags = {**self._tags(), "bundle_digest": self.bundle.artifact.digest}
         if self.release:
-            tags |= {"release_version": str(self.release.version), "channel": self.release.channel}
+            tags |= {"release_version": str(self.release.version), "line": self.release.line}
         return VersionRecord(
-            model_name=f"{name}-{self.request.device.platform.value}",
+            model_name=f"{name}-{self.request.device.platform.value}".replace(":", "-"),  # MLflow's names have none
             bundle=self.bundle.artifact.path,
             tags=tags,
             champion=self.release is not None,

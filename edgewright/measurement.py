@@ -186,7 +186,7 @@ class Instructions(Value):
 
 
 class Emulation(Value):
-    """One file on one emulated Arm core: largest difference from this machine's outputs, relative to their magnitude.
+    """One file on one emulated core: largest difference from this machine's outputs, relative to their magnitude.
 
     A whole emulated device has ``device_memory_mb`` of memory, and ``peak_memory_mb`` is what the process took of it.
 
@@ -359,7 +359,10 @@ class Benefit(Value):
 
 
 class ValidationReport(Value):
-    """The verdict on a candidate: what it is, what it cost, what its baseline cost, and every limit."""
+    """The verdict on a candidate: what it is, what it cost, what its baseline cost, and every limit.
+
+    ``warnings`` are doubts about the source model itself: a release is stopped by them unless it is asked for.
+    """
 
     source_accuracy: Accuracy | None
     baseline: Measurement
@@ -383,6 +386,7 @@ class ValidationReport(Value):
     sustained: Sustained | None = None
     energy: Energy | None = None
     compute_plan: ComputePlan | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def violations(self) -> tuple[BudgetLine, ...]:

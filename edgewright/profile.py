@@ -17,6 +17,7 @@ __all__ = [
     "Budget",
     "DeviceProfile",
     "ExportOptions",
+    "InstructionSet",
     "Kernels",
     "Platform",
     "Policy",
@@ -27,6 +28,7 @@ __all__ = [
     "load_device",
     "profiles_folder",
     "shipped_names",
+    "weight_bits",
 ]
 
 
@@ -84,6 +86,9 @@ class Kernels(Value):
     bfloat16: bool | None = Field(
         None, description="ONNX Runtime's bfloat16 matrix products on Arm cores that have them: faster, less exact."
     )
+    int8: bool | None = Field(
+        None, description="ONNX Runtime's 8-bit kernels; false: float32 from an int8 file's rounded numbers, slow."
+    )
 
 
 class SshConnection(Value):
@@ -122,6 +127,10 @@ TargetKind = Literal["local", "emulated_device", "ssh", "adb", "core_ml"]
 _WHOLE_DEVICE_CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
 
 
+InstructionSet = Literal["arm64", "armv7", "x86_64"]
+_DOT_PRODUCTS: set[Extension] = {"dotprod", "i8mm", "avx_vnni", "avx512_vnni"}
+
+
 class ExportOptions(Value):
     """How a model's file is shaped for the app that loads it; each default suits any app."""
 
@@ -139,13 +148,19 @@ class ExportOptions(Value):
     )
 
 
+def weight_bits(instruction_set: InstructionSet, dot_products: bool, options: ExportOptions) -> Literal[7, 8]:
+    """Bits of an int8 weight for ONNX Runtime: 7 where the sums of 8 would saturate, on x86 without dot products in
+    8 bits; and in `.ort` files, which are measured by the kernels of this machine."""
+    return 7 if options.ort_format or (instruction_set == "x86_64" and not dot_products) else 8
+
+
 class DeviceProfile(Value):
     """One kind of device; facts with their sources stand in its YAML file under ``profiles/devices``."""
 
     name: str = Field(description="How it is called; left out, the file's own name.")
     title: str = Field(description="How reports call it.")
     platform: Platform = Field(description="Decides the file format: Core ML, LiteRT or ONNX.")
-    instruction_set: Literal["arm64", "armv7", "x86_64"] = Field(description="What its processor executes.")
+    instruction_set: InstructionSet = Field(description="What its processor executes.")
     cores: int = Field(gt=0, description="Processor cores.")
     threads: int = Field(1, gt=0, description="Threads that inference may use.")
     memory_mb: int = Field(gt=0, description="Memory of the device, MB.")
@@ -156,8 +171,8 @@ class DeviceProfile(Value):
     extensions: tuple[Extension, ...] = Field((), description="Instruction set extensions that every core has.")
     app_memory_mb: int | None = Field(None, gt=0, description="Memory that one application may hold, MB.")
     accelerators: tuple[str, ...] = Field((), description="What else could run a model there, such as gpu.")
-    emulated_core: Literal["cortex-a7", "cortex-a53", "cortex-a72", "cortex-a76"] | None = Field(
-        None, description="The core that stands for it under emulation."
+    emulated_core: Literal["cortex-a7", "cortex-a53", "cortex-a72", "cortex-a76", "haswell"] | None = Field(
+        None, description="The core that stands for it under emulation; haswell is x86 without VNNI."
     )
     kernels: Kernels = Kernels()
     joules_per_instruction: float | None = Field(
@@ -172,6 +187,18 @@ class DeviceProfile(Value):
         description="Where figures are taken: local, emulated_device (a whole machine, no times), ssh, adb or core_ml "
         "(this machine, if it is a Mac); left out, core_ml for ios, the board or phone that is named, else local.",
     )
+
+    @property
+    def dot_products(self) -> bool:
+        """Whether every core is known to have dot products in 8 bits."""
+        return bool(_DOT_PRODUCTS & set(self.extensions))
+
+    @property
+    def weight_bits(self) -> Literal[7, 8]:
+        """Bits of an int8 weight there."""
+        if self.platform is not Platform.EDGE_DEVICE:
+            return 8
+        return weight_bits(self.instruction_set, self.dot_products, self.export)
 
     @property
     def target_kind(self) -> TargetKind:

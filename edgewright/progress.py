@@ -8,18 +8,19 @@ __all__ = ["Event", "progress"]
 
 
 class Event(NamedTuple):
-    """A stage of the pipeline, or a step inside one, that begins or has ended."""
+    """A stage of the pipeline, or a step inside one, that begins or has ended; or a ``note``: something to be told."""
 
     title: str
     done: bool
-    stage: bool
+    stage: bool = False
+    note: bool = False
 
 
 Listener = Callable[[Event], None]
 
 
 class Progress:
-    """Announces the begin and end of each stage and step to its listeners."""
+    """Announces the begin and end of each stage and step, and what else is to be told, to its listeners."""
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
@@ -41,6 +42,10 @@ class Progress:
             yield
         finally:
             self._announce(Event(title, done=True, stage=stage))
+
+    def note(self, text: str) -> None:
+        """Tell something that the user should know though nothing failed, as that a damaged file was replaced."""
+        self._announce(Event(text, done=True, note=True))
 
     def _announce(self, event: Event) -> None:
         for listener in self._listeners:

@@ -138,6 +138,10 @@ class TrainInt8(Technique):
 
     technique: Literal["train_int8"] = "train_int8"
     training: Training = Training(epochs=5, learning_rate=1e-4)
+    weight_bits: Literal["auto", 7, 8] = Field(
+        "auto",
+        description="7: weights within -64..64, as x86 without dot products needs them; auto: as the device does.",
+    )
 
 
 class Cluster(Technique):

@@ -1,5 +1,6 @@
 """What the pipeline hands back. No ML framework is imported here."""
 
+from pathlib import Path
 from typing import Literal
 
 from edgewright.artifact import Artifact, Dataset, Exported, ImportedModel, Value
@@ -69,7 +70,8 @@ class Tracking(Value):
 class DeploymentResult(Value):
     """What one pipeline run did; everything up to the failing stage is there.
 
-    ``over_budget`` tells a missed limit from a failure of another kind.
+    ``over_budget`` tells a missed limit from a failure of another kind. ``notes`` are of the run itself, as that a file
+    in the store was damaged and replaced; ``page`` is the report for reading.
     """
 
     status: Literal["succeeded", "failed"]
@@ -86,6 +88,8 @@ class DeploymentResult(Value):
     release: Release | None = None
     health: Health | None = None
     tracking: Tracking | None = None
+    notes: tuple[str, ...] = ()
+    page: Path | None = None
     seconds: float
 
     @property

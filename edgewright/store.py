@@ -1,13 +1,22 @@
-"""The content-addressed store under ``.edgewright/``: a file is either wholly there under its digest, or not at all."""
+"""The content-addressed store under ``.edgewright/``: a file is either wholly there under its digest, or not at all.
+
+What a disk did to a file is never kept: content is compared with its digest before it is believed, and replaced where
+it is wrong.
+"""
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from edgewright.artifact import Artifact, Format, digest_of, size_of
+from edgewright.errors import InputError
+from edgewright.locks import locked
+from edgewright.progress import progress
+from edgewright.scratch import scratch_folder
+from edgewright_runtime.disk import make_folder, sync_folder
 
 __all__ = ["Store", "home", "replace_file"]
 
@@ -25,26 +34,28 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or home()
 
-    @contextmanager
-    def workspace(self) -> Iterator[Path]:
+    def workspace(self) -> AbstractContextManager[Path]:
         """A scratch folder on the store's own disk, removed at the end whatever happens."""
-        scratch = self.root / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            yield Path(folder)
+        make_folder(self.root)
+        return scratch_folder(self.root / "scratch")
 
     def put(self, path: Path, form: Format, *, parent: str | None = None, name: str | None = None) -> Artifact:
-        """Copy a file or folder into the store; putting the same content twice changes nothing."""
+        """Copy a file or folder into the store; putting the same content twice changes nothing.
+
+        Raises:
+            InputError: the file changed while it was copied.
+        """
         digest = digest_of(path)
         target = self.root / "objects" / digest[:2] / digest / (name or path.name)
-        if not target.exists():
-            target.parent.parent.mkdir(parents=True, exist_ok=True)
+        if not _is_whole(target, digest):
             with self.workspace() as scratch:
-                staged = scratch / digest
-                staged.mkdir()
-                _copy(path, staged / target.name)
+                staged = scratch / target.name
+                _copy(path, staged)
+                if digest_of(staged) != digest:
+                    raise InputError(f"{path} changed while it was copied; try again when nobody writes it")
                 _sync(staged)
-                _place(staged, target)
+                self._place(staged, target, digest)
+        self._mark_used(target)
         if parent is not None and parent != digest:
             replace_file(self.root / "lineage" / digest, parent.encode())
         return Artifact(path=target, format=form, digest=digest, size_bytes=size_of(target), parent=parent)
@@ -59,23 +70,75 @@ class Store:
 
     def holds(self, artifact: Artifact) -> bool:
         """Whether the artifact's content is still there, unchanged."""
-        return artifact.path.exists() and digest_of(artifact.path) == artifact.digest
+        self._mark_used(artifact.path)
+        return _is_whole(artifact.path, artifact.digest)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """A run is at work: nothing that it has found here is removed meanwhile."""
+        with locked(self.root / ".in-use", shared=True):
+            yield
+
+    @contextmanager
+    def unused(self) -> Iterator[None]:
+        """No run is at work, and none begins meanwhile.
+
+        Raises:
+            InputError: one is.
+        """
+        with locked(self.root / ".in-use", wait=False) as alone:
+            if not alone:
+                raise InputError(f"a run is at work in {self.root}; try again when it has ended")
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else moves objects of this store in or out meanwhile; another process waits."""
+        with locked(self.root / ".lock"):
+            yield
+
+    def _place(self, staged: Path, target: Path, digest: str) -> None:
+        """Move staged content to its name; another process may have placed the same, or a disk spoilt what is there."""
+        with self.alone():
+            if _is_whole(target, digest):
+                return
+            make_folder(target.parent)
+            if target.exists():
+                progress.note(f"{target}: not the content of its name, a disk error perhaps; replaced")
+                target.replace(staged.with_name(uuid4().hex))  # goes with the scratch folder
+            staged.replace(target)
+            sync_folder(target.parent)
+
+    def _mark_used(self, path: Path) -> None:
+        # When an object was last of use: `gc` removes the others first.
+        with suppress(OSError):  # gone, or a home that can only be read
+            os.utime(path.parent)
 
 
 def replace_file(target: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a power cut, sees the old content or the new, never a part."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, staged = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    """Write a file so that a reader, or a power cut, sees the old content or the new, never a part.
+
+    Its mode is what the umask leaves of 0666, as of any file that is made: others may have to read it.
+    """
+    make_folder(target.parent)
+    staged = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with staged.open("xb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(staged).replace(target)
+        staged.replace(target)
     except BaseException:
-        Path(staged).unlink(missing_ok=True)
+        staged.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    try:
+        return path.exists() and digest_of(path) == digest
+    except OSError:  # what the disk no longer gives is not whole either
+        return False
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -85,34 +148,10 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    for part in [*path.rglob("*"), path]:
+        descriptor = os.open(part, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-_sync_folder_flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, _sync_folder_flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _place(staged: Path, target: Path) -> None:
-    """Move a staged object folder into place; another process may have placed the same content first."""
-    try:
-        staged.replace(target.parent)
-    except OSError:
-        if not target.parent.is_dir():
-            raise
-        # The digest's folder exists: same content under another name, or a concurrent put of the same.
-        if not target.exists():
-            (staged / target.name).replace(target)
-    _sync_folder(target.parent.parent)

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from edgewright.measurement import Accuracy, Measurement
+from edgewright.plain_text import markdown_text
 from edgewright.result import DeploymentResult
 from edgewright.validate.bundle_check import DeviceCheck, check_rows
 from edgewright.validate.comparison import ComparedRun
@@ -34,46 +36,49 @@ COLUMNS = (
 )
 # Below this many characters a row's cells would be cut to their first letters.
 _LEAST_WIDTH = 168
+_NOT_REACHED = "-"
 
 
 def results_table(results: Sequence[DeploymentResult], width: int) -> Table:
     """One row a deployment, or one column where ``width`` characters are too few for that.
 
-    Sizes are of the file that the device loads; before is its float32 export.
+    Sizes are of the file that the device loads; before is its float32 export. A figure that no deployment came to is
+    left out.
     """
     cells = [result_cells(result) for result in results]
+    reached = [i for i in range(len(COLUMNS)) if any(row[i] != _NOT_REACHED for row in cells)]
     if width >= _LEAST_WIDTH:
-        table = Table(*COLUMNS, title="Deployments")
+        table = Table(*(COLUMNS[i] for i in reached), title="Deployments")
         for row in cells:
-            table.add_row(*row)
+            table.add_row(*(escape(row[i]) for i in reached))
         return table
-    table = Table("", *(row[0] for row in cells), title="Deployments")
-    for i, name in enumerate(COLUMNS[1:], start=1):
-        table.add_row(name, *(row[i] for row in cells))
+    table = Table("", *(escape(row[0]) for row in cells), title="Deployments")
+    for i in reached[1:]:
+        table.add_row(COLUMNS[i], *(escape(row[i]) for row in cells))
     return table
 
 
 def results_markdown(results: Sequence[DeploymentResult]) -> str:
     """The same table for a page."""
-    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *map(result_cells, results)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    rows = [tuple(markdown_text(cell) for cell in result_cells(result)) for result in results]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (COLUMNS, tuple("---" for _ in COLUMNS), *rows))
 
 
 def check_table(checks: Sequence[DeviceCheck]) -> Table:
     """A column for each device that a bundle was tried on, a row for each figure."""
     rows = check_rows(checks)
-    table = Table("", *(row["device"] for row in rows), title="Bundle on devices")
+    table = Table("", *(escape(row["device"]) for row in rows), title="Bundle on devices")
     for name in list(rows[0])[1:]:
-        table.add_row(name, *(row[name] for row in rows))
+        table.add_row(name, *(escape(row[name]) for row in rows))
     return table
 
 
 def comparison_table(runs: Sequence[ComparedRun]) -> Table:
     """A column for each run, a row for each figure that any of them has."""
-    table = Table("", *(f"{run.name}\n{run.run_id[:8]}" for run in runs), title="Runs")
+    table = Table("", *(f"{escape(run.name)}\n{run.run_id[:8]}" for run in runs), title="Runs")
     for figure in sorted({name for run in runs for name in run.metrics}):
         cells = (f"{run.metrics[figure]:.6g}" if figure in run.metrics else "not measured" for run in runs)
-        table.add_row(figure, *cells)
+        table.add_row(escape(figure), *cells)
     return table
 
 
@@ -83,16 +88,16 @@ def result_cells(result: DeploymentResult) -> tuple[str, ...]:
     before, after = (made.baseline, made.candidate) if made else (None, None)
     measured = report.candidate if report else None
     return (
-        made.model.name if made else "-",
+        made.model.name if made else _NOT_REACHED,
         result.platform.value,
-        f"{after.artifact.format.value} {after.precision.value}" if after else "-",
-        _kilobytes(before.artifact.size_bytes) if before else "-",
-        _kilobytes(after.artifact.size_bytes) if after else "-",
-        _kilobytes(measured.download_bytes) if measured else "-",
-        _accuracy(report.source_accuracy) if report else "-",
-        _accuracy(measured.accuracy) if measured else "-",
-        _latency(measured) if measured else "-",
-        _memory(measured) if measured else "-",
+        f"{after.artifact.format.value} {after.precision.value}" if after else _NOT_REACHED,
+        _kilobytes(before.artifact.size_bytes) if before else _NOT_REACHED,
+        _kilobytes(after.artifact.size_bytes) if after else _NOT_REACHED,
+        _kilobytes(measured.download_bytes) if measured else _NOT_REACHED,
+        _accuracy(report.source_accuracy) if report else _NOT_REACHED,
+        _accuracy(measured.accuracy) if measured else _NOT_REACHED,
+        _latency(measured) if measured else _NOT_REACHED,
+        _memory(measured) if measured else _NOT_REACHED,
         _verdict(result),
     )
 
@@ -104,16 +109,22 @@ def explanation(result: DeploymentResult) -> str:
         lines += [f"note: {note}" for note in (*result.optimization.model.notes, *result.optimization.dataset.notes)]
         for step in result.optimization.steps:
             lines.append(f"{step.technique}: {'kept' if step.kept else 'no benefit'}: {step.reason}")
+        sizes = (f"{name} {_kilobytes(size)}" for name, size in result.optimization.sizes())
+        lines.append(f"on disk: {', '.join(sizes)}")
     if result.report:
+        lines += [f"warning: {said}" for said in result.report.warnings]
         lines.append(f"parity: {_parity(result.report.candidate)}")
         lines += [f"budget: {line.sentence()}" for line in result.report.lines]
         lines += [f"not measured: {reason}" for reason in result.report.candidate.not_measured]
         lines += [f"note: {note}" for note in result.report.notes]
+    if result.page:
+        lines.append(f"report: {result.page}")
     if result.bundle:
         lines.append(f"bundle: {result.bundle.artifact.path}")
     if result.release:
         lines.append(
-            f"release: version {result.release.version} on {result.release.channel} in {result.release.repository}"
+            f"release: version {result.release.version} of '{result.release.model}' for {result.release.platform} on "
+            f"{result.release.channel} in {result.release.repository}"
         )
     if result.tracking:
         where = f"run {result.tracking.run_id}" if result.tracking.run_id else f"waiting in {result.tracking.pending}"

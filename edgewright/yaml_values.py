@@ -55,7 +55,8 @@ def first_fault(error: ValidationError, kind: type[BaseModel]) -> str:
         return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(known)}")
     if fault["type"] == "missing":
         return f"key '{key}' is missing"
-    return f"{key} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    said = fault["msg"].removeprefix("Value error, ")
+    return f"{key} = {fault['input']!r}: {said[0].lower() if said == fault['msg'] else said[0]}{said[1:]}"
 
 
 def _at(kinds: Kinds, way: list[int | str]) -> Kinds:

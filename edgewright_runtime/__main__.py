@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgewright_runtime import __version__
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
 from edgewright_runtime.installation import Installation, Installed
+from edgewright_runtime.line import PLATFORMS
 
 if TYPE_CHECKING:
     from edgewright_runtime.device import Device
@@ -29,15 +30,27 @@ _DEFAULT_ROOT = "edgewright-device"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 on success, 1 with one line on stderr where it was refused."""
+    """Run one command; 0 on success, 1 with one line on stderr where it was refused.
+
+    ``check`` ends with 3 where the bundle itself is at fault.
+    """
     options = _parser().parse_args(arguments)
     try:
         answer = options.command(options)
-    except (EdgeRuntimeError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
+    except (EdgeRuntimeError, OSError, MemoryError) as e:
+        print(f"error: {str(e) or 'out of memory'}", file=sys.stderr)
+        return _exit_code(options, e)
     print(json.dumps(answer, indent=1, ensure_ascii=False))
     return 0
+
+
+def _exit_code(options: argparse.Namespace, error: BaseException) -> int:
+    if options.command is not _check or type(error) is EdgeRuntimeError:  # nothing is there to be at fault
+        return 1
+    from edgewright_runtime.golden import FAULTY
+    from edgewright_runtime.shortage import is_fault
+
+    return FAULTY if is_fault(error) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,14 +72,21 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--token-file", type=Path, required=required, help="file with this device's token")
         return added
 
-    install = rooted(add("install", _install, "install what a channel offers"))
+    def followed(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument("--model", help="its name there; the installed one's, or the only one, if left out")
+        added.add_argument("--platform", choices=PLATFORMS, help="the installed model's, or edge_device, if left out")
+        added.add_argument("--channel", default="stable")
+        also = "a host beside its own that the repository may redirect to; may be given several times"
+        added.add_argument("--redirect-host", action="append", default=[], metavar="HOST", help=also)
+        return added
+
+    install = followed(rooted(add("install", _install, "install a model's current release")))
     install.add_argument("url", help="release repository: a folder, file:// or http(s)://")
-    install.add_argument("--channel", default="stable")
     install.add_argument("--ignore-cohort", action="store_true", help="install even if not yet offered to this device")
     install.add_argument("--beside", action="store_true", help="keep it, without making it the current model")
     install.add_argument("--quota-mb", type=_amount, default=0, help="keep older models while all take at most this")
-    check = add("check", _check, "compare a bundle's files with their digests and run its golden vectors")
-    check.add_argument("folder", type=Path)
+    check = rooted(add("check", _check, "compare a bundle's files with their digests and run its golden vectors"))
+    check.add_argument("folder", type=Path, nargs="?", help="a bundle's folder; the installed one if left out")
     predict = rooted(add("predict", _predict, "answer rows with the installed model"))
     predict.add_argument("rows", help="a .json file (one row, or a list), a .npy array, or - for JSON on stdin")
     predict.add_argument("--bundle", type=Path, help="a bundle's folder, instead of the installed one")
@@ -78,9 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--runs", type=_count, default=200)
     bench.add_argument("--threads", type=_count, help="as the manifest says if left out")
     clouded(rooted(add("sync", _sync, "send what waits in the outbox")), required=True)
-    run = clouded(rooted(add("run", _run, "answer rows from stdin, one JSON a line, and keep the device up to date")))
-    run.add_argument("--repository", help="release repository to take updates from")
-    run.add_argument("--channel", default="stable")
+    run = add("run", _run, "answer rows from stdin, one JSON a line, and keep the device up to date")
+    followed(clouded(rooted(run))).add_argument("--repository", help="release repository to take updates from")
     run.add_argument("--interval", type=_amount, default=60.0, help="seconds between two rounds of upkeep")
     run.add_argument("--upkeep-only", action="store_true", help="read no rows: another process answers")
     return parser
@@ -105,8 +124,20 @@ def _amount(text: str) -> float:
 def _install(options: argparse.Namespace) -> dict[str, Any]:
     from edgewright_runtime.updater import Updater
 
-    outcome = Updater(options.url, options.channel, options.root).update(
-        ignore_cohort=options.ignore_cohort, beside=options.beside, quota_bytes=int(options.quota_mb * 2**20)
+    updater = Updater(
+        options.url,
+        options.channel,
+        options.root,
+        model=options.model,
+        platform=options.platform,
+        redirect_hosts=options.redirect_host,
+    )
+    outcome = updater.update(
+        ignore_cohort=options.ignore_cohort,
+        beside=options.beside,
+        repair=True,  # who asks for a model by hand gets a whole one
+        quota_bytes=int(options.quota_mb * 2**20),
+        at_once=True,
     )
     installed = _shown(outcome.installed) if outcome.installed else None
     return {
@@ -119,9 +150,13 @@ def _install(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(options: argparse.Namespace) -> dict[str, Any]:
+    from edgewright_runtime.bundle import open_bundle
     from edgewright_runtime.golden import check_bundle
+    from edgewright_runtime.processor import misfit
 
-    return {"status": "ok", "largest_difference": check_bundle(options.folder)}
+    with _held(options.root) if options.folder is None else nullcontext(options.folder) as folder:
+        largest = check_bundle(folder)
+        return {"status": "ok", "largest_difference": largest, "warning": misfit(open_bundle(folder).runtime.processor)}
 
 
 def _predict(options: argparse.Namespace) -> dict[str, Any]:
@@ -162,6 +197,8 @@ def _status(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _described(model: Model) -> dict[str, Any]:
+    from edgewright_runtime.processor import misfit
+
     need = model.manifest.runtime
     return {
         "release": model.release,
@@ -171,6 +208,7 @@ def _described(model: Model) -> dict[str, Any]:
         "accuracy": model.accuracy,
         "latency_p95_ms": model.latency_p95_ms,
         "memory_mb": model.memory_mb,
+        "warning": misfit(need.processor),
         "runtime": f"{need.name} {need.minimum_version}",
         "accelerator": need.accelerator,
     }
@@ -234,7 +272,7 @@ def _sync(options: argparse.Namespace) -> dict[str, Any]:
 
     outbox = Outbox(options.root / "outbox.db")
     done = sync(outbox, _client(options), {"release": _current(options.root).name, **outbox.counters()})
-    offer = f"{done.offer.channel}.{done.offer.version}" if done.offer else None
+    offer = f"{done.offer.line}.{done.offer.version}" if done.offer else None
     return {"sent": done.records, "batches": done.batches, "offer": offer}
 
 
@@ -243,7 +281,14 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     from edgewright_runtime.device import Device, Settings
 
     settings = Settings(
-        options.root, options.repository, options.channel, _client(options), answers=not options.upkeep_only
+        options.root,
+        options.repository,
+        options.channel,
+        _client(options),
+        answers=not options.upkeep_only,
+        model=options.model,
+        platform=options.platform,
+        redirect_hosts=tuple(options.redirect_host),
     )
     device = Device(settings)
     ended = threading.Event()

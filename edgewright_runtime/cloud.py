@@ -105,7 +105,7 @@ class CloudClient:
         self._pause = pause
         self.breaker = breaker or Breaker()
         self._other_breaker = self.breaker.another()
-        self._opener = opener(grace_s=timeout_s, follow_redirects=False)  # the token is for this server alone
+        self._opener = opener(grace_s=timeout_s, redirect_hosts=None)  # the token is for this server alone
 
     def predict(self, row: Any, model: str) -> CloudAnswer:
         """Ask for an answer to one raw row (table) or array (nested lists).

@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from edgewright_runtime.active import Active
@@ -20,17 +21,20 @@ from edgewright_runtime.errors import (
     InputRejectedError,
     IntegrityError,
     RollbackError,
+    ShortageError,
     TransportError,
 )
 from edgewright_runtime.hybrid import Answer
 from edgewright_runtime.installation import Installation
+from edgewright_runtime.labels import is_label
 from edgewright_runtime.offline import Offer, sync
 from edgewright_runtime.outbox import Outbox, OutboxError
 from edgewright_runtime.registry import Constraints, Model, Registry
 from edgewright_runtime.sensors import Sensors
 from edgewright_runtime.settings import Settings, Tick
+from edgewright_runtime.shortage import is_fault, is_shortage
 from edgewright_runtime.telemetry import TelemetryRecord
-from edgewright_runtime.updater import Outcome, Updater
+from edgewright_runtime.updater import Outcome, Updater, followed_line
 from edgewright_runtime.watch import Issue, Level, levels_of, step_for
 
 __all__ = ["Device", "Settings", "Tick"]
@@ -82,8 +86,8 @@ class Device:
                 raise EdgeRuntimeError("; ".join(errors) or f"{settings.root}: no model is installed")
         self._active = self._opened_or_before()
 
-    def predict(self, raw: Any, *, user: str | None = None, truth: str | None = None) -> Answer:
-        """Answer one raw row or array, log it, and count it; ``truth`` is the right label where it is known.
+    def predict(self, raw: Any, *, user: str | None = None, truth: Any = None) -> Answer:
+        """Answer one raw row or array, log it, and count it; ``truth`` is the right label, where it is known.
 
         Raises:
             InputRejectedError: the input does not fit the model's manifest.
@@ -99,18 +103,18 @@ class Device:
         active.monitor.record(
             answer.model_ms,
             answer.model_probability,
-            None if truth is None or answer.model_label is None else truth == answer.model_label,
+            None if truth is None or answer.model_label is None else is_label(truth, answer.model_label),
             fallback=answer.source == "edge_fallback",
             error=answer.source in {"last_good", "default"},
         )
         return answer
 
-    def label(self, answer: Answer, truth: str) -> bool:
+    def label(self, answer: Answer, truth: Any) -> bool:
         """Say what was right, once it is known; False where the answer tells nothing of the model that is current."""
         active = self._active
         if answer.model_label is None or answer.release != active.model.release:
             return False
-        active.monitor.label(answer.model_label == truth)
+        active.monitor.label(is_label(truth, answer.model_label))
         return True
 
     @property
@@ -163,7 +167,8 @@ class Device:
         except EdgeRuntimeError as e:
             errors.append(f"update: {e}")
             given_up = self.installation.current_name()
-            self._go_back(str(e))
+            self._go_back(str(e), take_again=not is_fault(e))
+            self._try_later(given_up, e)
             return given_up
         return None
 
@@ -274,14 +279,22 @@ class Device:
         """
         try:
             return self._opened()
-        except (IntegrityError, BackendUnavailableError) as e:
+        except (IntegrityError, BackendUnavailableError, ShortageError) as e:
+            given_up = self.installation.current_name()
             try:
                 self._go_back(str(e), take_again=True)
+                self._try_later(given_up, e)
             except RollbackError:
-                if self.settings.repository is None or isinstance(e, BackendUnavailableError):
+                if self.settings.repository is None or not isinstance(e, IntegrityError):
                     raise e from None
-                Updater(self.settings.repository, self.settings.channel, self.settings.root).update(repair=True)
+                self._updater(self.settings.repository).update(repair=True)
             return self._opened()
+
+    def _try_later(self, name: str | None, error: EdgeRuntimeError) -> None:
+        """A release that was given up for want of memory or a runtime is not fetched again at the very next round."""
+        if name is not None and (isinstance(error, BackendUnavailableError) or is_shortage(error)):
+            with suppress(OSError):  # on a full disk: it is tried again sooner
+                self.installation.postpone(name, str(error), self.clock())
 
     def _step(self, issues: list[Issue], errors: list[str]) -> None:
         """One level down or up; one that cannot be run (no such model is installed) is passed over."""
@@ -298,12 +311,18 @@ class Device:
 
     def _asks_for_updates(self, offer: Offer | None) -> bool:
         """Whether the repository is worth a look now."""
-        if offer is not None and offer.channel == self.settings.channel:
-            known = offer.version <= self.installation.highest_version(offer.channel)
+        if offer is not None and offer.line == self._line_id():
+            known = offer.version <= self.installation.highest_version(offer.line)
             if known and self.steady() < self._polled_s + self.settings.poll_s:
                 return False
         self._polled_s = self.steady()
         return True
+
+    def _line_id(self) -> str | None:
+        """What this device follows; None where that must be asked of the repository."""
+        s = self.settings
+        line = followed_line(self.installation, s.channel, s.model, s.platform)
+        return None if line is None else line.id
 
     def _send(self, errors: list[str]) -> tuple[int, Offer | None]:
         if self.settings.cloud is None:
@@ -322,19 +341,31 @@ class Device:
             return 0, None
         return synced.records, synced.offer
 
+    def _updater(self, repository: str) -> Updater:
+        s = self.settings
+        return Updater(
+            repository,
+            s.channel,
+            s.root,
+            model=s.model,
+            platform=s.platform,
+            redirect_hosts=s.redirect_hosts,
+            clock=self.clock,
+        )
+
     def _fetched_update(self, errors: list[str]) -> Outcome | None:
-        """Install what the channel offers; None if it is not new. What fails is told and tried again later."""
+        """Install what the line offers; None if it is not new. What fails is told and tried again later."""
         if self.settings.repository is None:
             return None
-        updater = Updater(self.settings.repository, self.settings.channel, self.settings.root)
         try:
-            outcome = updater.update(quota_bytes=self.settings.quota_bytes)
+            outcome = self._updater(self.settings.repository).update(quota_bytes=self.settings.quota_bytes)
         except EdgeRuntimeError as e:
             errors.append(f"update: {e}")
             reason = str(e)[:500]
             if not isinstance(e, (RollbackError, TransportError)) and reason != self._refused_for:
                 self._refused_for = reason  # told once, not at every tick for as long as it lasts
-                self._log({"kind": "refused", "channel": self.settings.channel, "reason": reason})
+                kind = "postponed" if isinstance(e, ShortageError) else "refused"
+                self._log({"kind": kind, "channel": self.settings.channel, "reason": reason})
             return None
         self._refused_for = None
         return outcome if outcome.status == "installed" else None
@@ -366,7 +397,10 @@ class Device:
             self._levels = levels_of(plan.steps, current, models)
             self._level = min(self._level, len(self._levels) - 1)
         level = self._levels[self._level]
-        opened = Active(self, self._chosen(level), level)
+        try:
+            opened = Active(self, self._chosen(level), level)
+        except MemoryError as e:
+            raise ShortageError("too little memory to open the model") from e
         self._pointer = pointer
         return opened
 

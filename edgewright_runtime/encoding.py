@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from edgewright_runtime.cells import table_features
 from edgewright_runtime.errors import InputRejectedError
-from edgewright_runtime.manifest import Column, Preprocessing, TensorSpec
+from edgewright_runtime.manifest import Preprocessing, TensorSpec
 
 __all__ = ["Rows", "as_json", "dequantize", "encode", "needed", "quantize"]
 
 Rows = Sequence[Mapping[str, Any]]
-
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
-_UNKNOWN = -1  # the code of a category that training did not see
 
 
 def encode(
@@ -34,7 +32,7 @@ def encode(
         rows = [raw] if isinstance(raw, Mapping) else raw
         if isinstance(rows, (str, bytes)) or not isinstance(rows, Sequence):  # an array of numbers is none either
             raise InputRejectedError("this model takes table rows: mappings of column name to value")
-        return {inputs[0].name: quantize(_table(rows, preprocessing.columns), inputs[0])}
+        return {inputs[0].name: quantize(table_features(rows, preprocessing), inputs[0])}
     arrays = raw if isinstance(raw, Mapping) else {inputs[0].name: raw}
     if set(arrays) != {spec.name for spec in inputs}:
         raise InputRejectedError(f"the model's inputs are {[s.name for s in inputs]}, given were {list(arrays)}")
@@ -64,7 +62,7 @@ def needed(raw: Any, preprocessing: Preprocessing) -> Any:
     if not preprocessing.columns:
         return raw
     if isinstance(raw, Mapping):
-        return {column.name: raw[column.name] for column in preprocessing.columns}
+        return {column.name: raw[column.name] for column in preprocessing.columns if column.name in raw}
     return [needed(row, preprocessing) for row in raw]
 
 
@@ -82,39 +80,6 @@ def dequantize(stored: np.ndarray, spec: TensorSpec) -> np.ndarray:
     if spec.scale is None or spec.zero_point is None:
         return stored
     return np.asarray((stored.astype(np.float32) - spec.zero_point) * np.float32(spec.scale))
-
-
-def _table(rows: Rows, columns: Sequence[Column]) -> np.ndarray:
-    if not rows:
-        raise InputRejectedError("no rows were given")
-    encoded = np.empty((len(rows), len(columns)), np.float32)
-    for j, column in enumerate(columns):
-        codes = dict(column.vocabulary)
-        for i, row in enumerate(rows):
-            if not isinstance(row, Mapping) or column.name not in row:
-                raise InputRejectedError(f"row {i}: column '{column.name}' is missing; needed: {_names(columns)}")
-            encoded[i, j] = _cell(row[column.name], column, codes, i)
-    return encoded
-
-
-def _cell(value: Any, column: Column, codes: Mapping[str, int], row: int) -> float:
-    missing = value is None or (isinstance(value, (float, np.floating)) and math.isnan(value))
-    missing = missing or (isinstance(value, str) and not value.strip())
-    if column.kind == "category":
-        if missing and not column.optional and "" not in codes:
-            raise InputRejectedError(f"row {row}: column '{column.name}' is empty")
-        return codes.get("" if missing else str(value), _UNKNOWN)
-    if missing:
-        if column.optional:
-            return math.nan
-        raise InputRejectedError(f"row {row}: column '{column.name}' is empty; a number is needed")
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError) as e:
-        raise InputRejectedError(f"row {row}: column '{column.name}' needs a number, found {value!r:.40}") from e
-    if not abs(number) <= _FLOAT32_MAX:  # NaN compares false
-        raise InputRejectedError(f"row {row}: column '{column.name}' must be finite in float32, found {value!r:.40}")
-    return number
 
 
 def _tensor(raw: Any, spec: TensorSpec, preprocessing: Preprocessing) -> np.ndarray:
@@ -164,7 +129,3 @@ def _shaped(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
 def _fits(given: tuple[int, ...], row: tuple[int, ...]) -> bool:
     # Equal element counts alone would let (8, 8, 3) pass for (3, 8, 8) and scramble the image.
     return [d for d in given if d != 1] == [d for d in row if d != 1] or given == (math.prod(row),)
-
-
-def _names(columns: Sequence[Column]) -> str:
-    return ", ".join(c.name for c in columns)

@@ -2,11 +2,13 @@
 
 __all__ = [
     "BackendUnavailableError",
+    "DamagedError",
     "EdgeRuntimeError",
     "InputRejectedError",
     "IntegrityError",
     "RefusedError",
     "RollbackError",
+    "ShortageError",
     "TransportError",
     "UnsuitableError",
 ]
@@ -20,12 +22,20 @@ class IntegrityError(EdgeRuntimeError):
     """Bytes that are not what their digest, length or format says."""
 
 
+class DamagedError(IntegrityError):
+    """Files that were whole once and are not any more: what a disk does, not who made them."""
+
+
 class RollbackError(EdgeRuntimeError):
     """An older version was offered as new, or there is no version to return to."""
 
 
 class UnsuitableError(EdgeRuntimeError):
     """A bundle that is intact, but costs more on this device than its budget allows."""
+
+
+class ShortageError(EdgeRuntimeError):
+    """Too little memory, disk or time for it just now; that says nothing of the model, and is tried again later."""
 
 
 class BackendUnavailableError(EdgeRuntimeError):

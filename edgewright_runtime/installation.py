@@ -1,10 +1,10 @@
 """What is installed on this device, and how one version takes another's place in a single step.
 
 ``ROOT/current``                         symbolic link to the active release: the pointer, flipped atomically
-``ROOT/releases/CHANNEL.VERSION/``       ``release.json``, ``previous`` (a name) and ``bundle`` (a link)
+``ROOT/releases/LINE.VERSION/``          ``release.json``, ``previous`` (a name) and ``bundle`` (a link)
 ``ROOT/bundles/DIGEST/``                 a bundle's files, complete and checked before they get this name
 ``ROOT/staging/``                        downloads under way
-``ROOT/highest/CHANNEL``, ``ROOT/refused/NAME``, ``ROOT/trial``, ``ROOT/device_id``
+``ROOT/highest/LINE``, ``ROOT/refused/NAME``, ``ROOT/postponed/NAME``, ``ROOT/trial``, ``ROOT/device_id``
 
 ``ROOT/current/bundle`` is the path an application opens.
 """
@@ -12,23 +12,29 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgewright_runtime.bundle import open_bundle
+from edgewright_runtime.disk import discard, kept_once, make_folder, sync_folder, write_durably
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError
 from edgewright_runtime.release import ReleaseDocument, parse_release
+from edgewright_runtime.shortage import reads_as_shortage_of_disk
 
-__all__ = ["Installation", "Installed", "discard", "kept_once", "sync_folder", "write_durably"]
+__all__ = ["Installation", "Installed"]
 
-
-_RELEASE_NAME = re.compile(r"[a-z0-9_-]+\.[0-9]+")
+_FIRST_WAIT_S = 60.0
+_LONGEST_WAIT_S = 6 * 3600.0
+_ROOM_BYTES = 64 << 10
+_RELEASE_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Installation:
         self.root = root
         self.staging = root / "staging"
         for folder in (root, self.staging, root / "bundles", root / "releases", root / "highest", root / "refused"):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -92,15 +98,15 @@ class Installation:
         return Installed(name, release, Path(os.path.normpath(bundle)), previous or None)
 
     def names(self) -> list[str]:
-        """All releases on this device, oldest first within a channel."""
+        """All releases on this device, oldest first within a line."""
         folders = [p.name for p in (self.root / "releases").iterdir() if _RELEASE_NAME.fullmatch(p.name)]
         return sorted(folders, key=lambda name: (name.rpartition(".")[0], int(name.rpartition(".")[2])))
 
-    def highest_version(self, channel: str) -> int:
-        """The highest version of a channel that was ever installed here; 0 before the first."""
-        path = self.root / "highest" / channel
+    def highest_version(self, line: str) -> int:
+        """The highest version of a line that was ever installed here; 0 before the first."""
+        path = self.root / "highest" / line
         # What is installed counts, too: a kill may have come between the pointer's flip and this file.
-        kept = [int(name.rpartition(".")[2]) for name in self.names() if name.rpartition(".")[0] == channel]
+        kept = [int(name.rpartition(".")[2]) for name in self.names() if name.rpartition(".")[0] == line]
         with suppress(ValueError):  # a damaged file must not end all updates
             kept += [int(path.read_text())] if path.exists() else []
         return max(kept, default=0)
@@ -126,12 +132,46 @@ class Installation:
         """Never take that release again."""
         write_durably(self.root / "refused" / name, reason.encode())
 
+    def postpone(self, name: str, reason: str, now_s: float) -> None:
+        """Try that release again later: after a minute, then twice as long each time, at most six hours."""
+        attempts = self._postponement(name).get("attempts", 0) + 1
+        wait_s = min(_FIRST_WAIT_S * 2 ** (attempts - 1), _LONGEST_WAIT_S)
+        free = shutil.disk_usage(self.root).free
+        note = {"attempts": attempts, "until_s": now_s + wait_s, "free_bytes": free, "reason": reason[:500]}
+        make_folder(self.root / "postponed")
+        write_durably(self.root / "postponed" / name, json.dumps(note).encode())
+
+    def postponed(self, name: str, now_s: float) -> str | None:
+        """Why that release is not tried now; None where it may be: never postponed, long ago, or there is room now."""
+        note = self._postponement(name)
+        wait_s = note.get("until_s", 0.0) - now_s
+        if not 0 < wait_s <= _LONGEST_WAIT_S:  # a clock that jumped must not make it wait for years
+            return None
+        more_room = shutil.disk_usage(self.root).free > note["free_bytes"] + _ROOM_BYTES
+        return None if more_room and reads_as_shortage_of_disk(note["reason"]) else str(note["reason"])
+
+    def not_postponed(self, name: str) -> None:
+        """That release was tried, with success or not."""
+        (self.root / "postponed" / name).unlink(missing_ok=True)
+
+    def _postponement(self, name: str) -> dict[str, Any]:
+        try:
+            note = json.loads((self.root / "postponed" / name).read_bytes())
+            return {
+                "attempts": int(note["attempts"]),
+                "until_s": float(note["until_s"]),
+                "free_bytes": int(note["free_bytes"]),
+                "reason": str(note["reason"]),
+            }
+        except (OSError, ValueError, LookupError, TypeError, OverflowError):  # none, or damaged: tried at once
+            return {}
+
     def activate(self, release: ReleaseDocument, content: bytes) -> Installed:
         """Make a release whose bundle is complete the current one; the one before it is kept.
 
         Whatever instant the power fails at, ``current`` is the old release or the new one.
         """
-        name = f"{release.channel}.{release.version}"
+        name = release.name
         before = self.current()
         folder = self.root / "releases" / name
         if before is None or before.name != name:
@@ -218,16 +258,17 @@ class Installation:
 
     def keep_beside(self, release: ReleaseDocument, content: bytes) -> Installed:
         """Keep a release whose bundle is complete without making it the current one."""
-        name = f"{release.channel}.{release.version}"
-        folder = self.root / "releases" / name
-        if not folder.exists():
-            self._place_release(folder, release, content, "")
+        name = release.name
+        try:
+            self.installed(name)
+        except IntegrityError:  # not there, or damaged
+            self._place_release(self.root / "releases" / name, release, content, "")
         self._raise_highest(release)
         return self.installed(name)
 
     def _raise_highest(self, release: ReleaseDocument) -> None:
-        highest = max(release.version, self.highest_version(release.channel))
-        write_durably(self.root / "highest" / release.channel, str(highest).encode())
+        highest = max(release.version, self.highest_version(release.line))
+        write_durably(self.root / "highest" / release.line, str(highest).encode())
 
     def _place_release(self, folder: Path, release: ReleaseDocument, content: bytes, previous: str) -> None:
         staged = folder.with_name(f".{folder.name}")
@@ -249,46 +290,3 @@ class Installation:
         fresh.symlink_to(Path("releases") / name)
         fresh.replace(self.root / "current")
         sync_folder(self.root)
-
-
-def discard(folder: Path) -> None:
-    """Delete a folder so that it is either whole or gone; what a crash leaves has a hidden name."""
-    hidden = folder if folder.name.startswith(".") else folder.with_name(f".{folder.name}.gone")
-    if hidden != folder:
-        if hidden.exists():
-            shutil.rmtree(hidden)
-        folder.replace(hidden)
-        sync_folder(folder.parent)
-    shutil.rmtree(hidden)
-
-
-def kept_once(path: Path, make: Callable[[], bytes], mode: int = 0o644) -> bytes:
-    """The content of a file that is made when it is first needed, by one of the processes that need it."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(f".{path.name}.lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                write_durably(path, make(), mode)
-    return path.read_bytes()
-
-
-def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write a file so that a power cut leaves the old content or the new; nobody reads it with more than ``mode``."""
-    staged = path.with_name(f".{path.name}.part")
-    staged.unlink(missing_ok=True)  # one that a kill left keeps its own mode
-    with open(staged, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    staged.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

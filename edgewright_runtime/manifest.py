@@ -13,6 +13,7 @@ from typing import Any
 
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.monitoring import Monitoring, parse_monitoring
+from edgewright_runtime.preprocessing import Column, Preprocessing, Words, parse_preprocessing
 from edgewright_runtime.strict_json import Fields, canonical_json, parse_object, text_item
 
 __all__ = [
@@ -29,12 +30,14 @@ __all__ = [
     "Lineage",
     "Manifest",
     "Preprocessing",
+    "Processor",
     "RuntimeNeed",
     "Scores",
     "TensorSpec",
+    "Words",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 CONFIDENCE_BINS = 10
 
@@ -42,6 +45,7 @@ _MAX_FILES = 10_000
 _MAX_RANK = 8
 _MAX_DIMENSION = 1 << 31
 _PLATFORMS = ("ios", "android", "edge_device")
+_INSTRUCTION_SETS = ("arm64", "armv7", "x86_64")
 _FORMATS = ("tflite", "mlpackage", "onnx")
 _PRECISIONS = ("float32", "float16", "int8", "dynamic_int8", "int4")
 _TASKS = ("classification", "regression")
@@ -64,33 +68,6 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of a raw table row, in the order of the model's ``features`` input.
-
-    A category is replaced by its code; a value outside ``vocabulary`` becomes -1, as the source model's own
-    "unknown" (all zeros after one-hot encoding). A number that is missing becomes NaN where ``optional``.
-    """
-
-    name: str
-    kind: str  # "number" or "category"
-    vocabulary: tuple[tuple[str, int], ...] = ()
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What is done to a raw input before the model sees it.
-
-    Tables: ``columns`` encode a row to ``(N, len(columns)) float32``. Tensors: ``(raw - mean) * scale``,
-    reshaped to the input's shape.
-    """
-
-    columns: tuple[Column, ...] = ()
-    scale: float = 1.0
-    mean: float = 0.0
-
-
-@dataclass(frozen=True)
 class FileEntry:
     """One file of the bundle: its path below the bundle's folder, its length and its SHA-256."""
 
@@ -105,19 +82,36 @@ class Kernels:
 
     ``xnnpack``: LiteRT's XNNPACK delegate, or ONNX Runtime's provider where its build has one. ``kleidiai``: ONNX
     Runtime's KleidiAI kernels for Arm, where its build has them. ``bfloat16``: its matrix products in bfloat16 on Arm
-    cores that have it: faster, less exact.
+    cores that have it: faster, less exact. ``int8``: its 8-bit kernels; without them it computes in float32 what the
+    rounded numbers of an int8 file say, exactly and slowly.
     """
 
     xnnpack: bool | None = None
     kleidiai: bool | None = None
     bfloat16: bool | None = None
+    int8: bool | None = None
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Which processor an int8 file was made for and validated on.
+
+    ``dot_products``: it has instructions for them in 8 bits (Arm's dotprod, VNNI). ``largest_pair_sum`` is the largest
+    sum of two products, next to each other in a layer's sum, that calibration rows gave: where it exceeds 32,767, x86
+    without VNNI answers otherwise.
+    """
+
+    instruction_set: str
+    dot_products: bool
+    largest_pair_sum: int
 
 
 @dataclass(frozen=True)
 class RuntimeNeed:
     """What loads the model on the device, the oldest version that can, and the accelerator it needs (None: a CPU).
 
-    ``threads`` and ``kernels`` are the device profile's: the model was measured with them.
+    ``threads`` and ``kernels`` are the device profile's: the model was measured with them. ``processor`` is None where
+    the file answers alike on any.
     """
 
     name: str
@@ -125,6 +119,7 @@ class RuntimeNeed:
     accelerator: str | None = None
     threads: int = 1
     kernels: Kernels = Kernels()
+    processor: Processor | None = None
 
 
 @dataclass(frozen=True)
@@ -203,7 +198,7 @@ class Lineage:
     """SHA-256 of what the model was made of."""
 
     source: str
-    onnx: str
+    imported: str
     dataset: str
     model: str
 
@@ -264,7 +259,7 @@ def _manifest(f: Fields) -> Manifest:
         files=f.items("files", _file, _MAX_FILES),
         inputs=f.items("inputs", _tensor, 1000),
         outputs=f.items("outputs", _tensor, 1000),
-        preprocessing=_preprocessing(f.object("preprocessing")),
+        preprocessing=parse_preprocessing(f.object("preprocessing")),
         task=f.text("task", _TASKS),
         labels=f.items("labels", text_item),
         scores=_scores(f.object("scores")),
@@ -297,9 +292,9 @@ def _check_references(manifest: Manifest) -> None:
     outputs = {spec.name for spec in manifest.outputs}
     if manifest.scores.output not in outputs or set(manifest.golden.tolerance) != outputs:
         raise IntegrityError(f"manifest: scores or golden vectors name other outputs than {sorted(outputs)}")
-    columns = manifest.preprocessing.columns
-    if columns and (len(manifest.inputs) != 1 or manifest.inputs[0].shape[-1:] != (len(columns),)):
-        raise IntegrityError(f"manifest: {len(columns)} columns do not fit the inputs' shapes")
+    width = manifest.preprocessing.width
+    if manifest.preprocessing.columns and (len(manifest.inputs) != 1 or manifest.inputs[0].shape[-1:] != (width,)):
+        raise IntegrityError(f"manifest: columns of {width} features do not fit the inputs' shapes")
 
 
 def _file(value: Any, where: str) -> FileEntry:
@@ -328,27 +323,6 @@ def _dimension(value: Any, where: str) -> int:
     return Fields({"dimension": value}, where).whole("dimension", -1, _MAX_DIMENSION)
 
 
-def _preprocessing(f: Fields) -> Preprocessing:
-    found = Preprocessing(f.items("columns", _column, 10_000), f.number("scale"), f.number("mean"))
-    f.done()
-    return found
-
-
-def _column(value: Any, where: str) -> Column:
-    f = Fields(value, where)
-    kind = f.text("kind", ("number", "category"))
-    column = Column(f.text("name"), kind, f.items("vocabulary", _word), f.flag("optional"))
-    f.done()
-    return column
-
-
-def _word(value: Any, where: str) -> tuple[str, int]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise IntegrityError(f"{where}: expected a pair of value and code")
-    f = Fields({"value": value[0], "code": value[1]}, where)
-    return f.text("value"), f.whole("code", -1)
-
-
 def _scores(f: Fields) -> Scores:
     found = Scores(f.text("output"), f.text("kind", ("probabilities", "logits", "classes", "values")))
     f.done()
@@ -362,13 +336,24 @@ def _runtime(f: Fields) -> RuntimeNeed:
         accelerator=f.maybe("accelerator", f.text),
         threads=f.whole("threads", 1, 1024),
         kernels=_kernels(f.object("kernels")),
+        processor=f.maybe("processor", lambda key: _processor(f.object(key))),
     )
     f.done()
     return found
 
 
 def _kernels(f: Fields) -> Kernels:
-    found = Kernels(**{key: f.maybe(key, f.flag) for key in ("xnnpack", "kleidiai", "bfloat16")})
+    found = Kernels(**{key: f.maybe(key, f.flag) for key in ("xnnpack", "kleidiai", "bfloat16", "int8")})
+    f.done()
+    return found
+
+
+def _processor(f: Fields) -> Processor:
+    found = Processor(
+        instruction_set=f.text("instruction_set", _INSTRUCTION_SETS),
+        dot_products=f.flag("dot_products"),
+        largest_pair_sum=f.whole("largest_pair_sum", 0, 1 << 31),
+    )
     f.done()
     return found
 
@@ -426,6 +411,6 @@ def _limits(f: Fields) -> Limits:
 
 
 def _lineage(f: Fields) -> Lineage:
-    found = Lineage(f.sha256("source"), f.sha256("onnx"), f.sha256("dataset"), f.sha256("model"))
+    found = Lineage(f.sha256("source"), f.sha256("imported"), f.sha256("dataset"), f.sha256("model"))
     f.done()
     return found

@@ -14,13 +14,13 @@ from typing import Any
 
 from edgewright_runtime.cache import AnswerCache, feeds_key
 from edgewright_runtime.cloud import CloudClient
+from edgewright_runtime.disk import kept_once
 from edgewright_runtime.encoding import as_json, encode, needed
 from edgewright_runtime.errors import InputRejectedError, IntegrityError
 from edgewright_runtime.hybrid import Answer, Hybrid
-from edgewright_runtime.installation import kept_once
+from edgewright_runtime.line import checked_line
 from edgewright_runtime.manifest import Manifest
 from edgewright_runtime.outbox import Outbox, OutboxError, Record
-from edgewright_runtime.release import checked_channel
 from edgewright_runtime.strict_json import Fields
 
 __all__ = ["Offer", "OfflineModel", "Privacy", "Synced", "sync"]
@@ -48,7 +48,7 @@ class Privacy:
 class Offer:
     """A release that the cloud says is current; the updater decides and checks for itself."""
 
-    channel: str
+    line: str
     version: int
 
 
@@ -176,7 +176,7 @@ def _confirmation(f: Fields, asked: set[str]) -> tuple[set[str], Offer | None]:
 
 
 def _offer(f: Fields) -> Offer:
-    found = Offer(checked_channel(f.text("channel")), f.whole("version", 1))
+    found = Offer(checked_line(f.text("line")), f.whole("version", 1))
     f.done()
     return found
 

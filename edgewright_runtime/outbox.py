@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgewright_runtime.disk import make_folder
 from edgewright_runtime.errors import EdgeRuntimeError
 
 __all__ = ["Outbox", "OutboxError", "Record", "open_connection"]
@@ -92,7 +93,7 @@ class Outbox:
         self._unusable = path.with_name(f"{path.name}.unusable")
         self._damaged: int | None = None
         self._lock: weakref.finalize[..., Outbox] | None = None
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._db: Any = None
         try:
             self._db = self._opened()

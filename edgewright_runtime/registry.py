@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgewright_runtime.bundle import read_manifest
+from edgewright_runtime.disk import discard, make_folder
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError
-from edgewright_runtime.installation import Installation, discard
+from edgewright_runtime.installation import Installation
 from edgewright_runtime.manifest import Manifest
 
 __all__ = ["Constraints", "Model", "Registry"]
@@ -74,7 +75,7 @@ class Registry:
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
         self._leases = installation.root / "leases"
-        self._leases.mkdir(exist_ok=True)
+        make_folder(self._leases)
 
     def models(self) -> list[Model]:
         """Every release whose bundle is here and readable, oldest first; a damaged one is left out."""

@@ -1,26 +1,31 @@
 """What a release repository says, judged: bytes in, verdict out. No file or network is touched here.
 
-A repository is static files:
+One model on one platform in one channel is a line (`Line`), with versions of its own. A repository is static files:
 
-``channels/CHANNEL.json``           which version is current; replaced atomically, last
-``releases/CHANNEL/VERSION.json``   one release, never changed once written
+``lines.json``                      the lines there are: how a device finds the only one for it
+``channels/LINE.json``              which version is current; replaced atomically, last
+``releases/LINE/VERSION.json``      one release, never changed once written
 ``blobs/sha256/AA/DIGEST``          files as ``.ewz`` or xz, named by the SHA-256 of the compressed bytes
 
-Both documents are ``{"signed": {...}, "signatures": []}``; the list has room for signatures to come.
+All documents are ``{"signed": {...}, "signatures": []}``; the list has room for signatures to come. Those of schema
+version 1 knew channels only: their line is the channel's name.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgewright_runtime.errors import IntegrityError, RollbackError
+from edgewright_runtime.line import Line, checked_channel, checked_line, checked_model, checked_platform
 from edgewright_runtime.manifest import MANIFEST_NAME, Manifest
 from edgewright_runtime.monitoring import Monitoring, parse_monitoring
 from edgewright_runtime.strict_json import MAX_DOCUMENT_BYTES, Fields, canonical_json, parse_object
 
 __all__ = [
+    "LINES_PATH",
     "MAX_INDEX_BYTES",
     "Blob",
     "ChannelIndex",
@@ -32,14 +37,17 @@ __all__ = [
     "in_cohort",
     "index_path",
     "judge_index",
+    "lines_json",
+    "parse_lines",
     "release_path",
 ]
 
+LINES_PATH = "lines.json"
 MAX_INDEX_BYTES = 64 << 10
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _MAX_VERSION = 1 << 40
 _MAX_FILE_BYTES = 16 << 30
-_CHANNEL_CHARACTERS = set("abcdefghijklmnopqrstuvwxyz0123456789-_")
+_MAX_LINES = 10_000
 
 
 @dataclass(frozen=True)
@@ -60,9 +68,9 @@ class Blob:
 
 @dataclass(frozen=True)
 class ChannelIndex:
-    """The current version of a channel, with length and digest of its release document."""
+    """The current version of a line, with length and digest of its release document."""
 
-    channel: str
+    line: str
     version: int
     release_bytes: int
     release_sha256: str
@@ -109,6 +117,8 @@ class ReleaseDocument:
     ``content_of`` is the version whose content a rollback brings back, None for new content.
     """
 
+    model: str
+    platform: str
     channel: str
     version: int
     previous_version: int | None
@@ -125,48 +135,65 @@ class ReleaseDocument:
         return _document("release", asdict(self))
 
     @property
+    def line(self) -> str:
+        """The id of the line that this is a version of."""
+        return Line(self.model, self.platform, self.channel).id
+
+    @property
+    def name(self) -> str:
+        """What a device calls it."""
+        return f"{self.line}.{self.version}"
+
+    @property
     def download_bytes(self) -> int:
         """Bytes of a full transfer."""
         return self.manifest.blob_bytes + sum(blob.blob_bytes for blob in self.files)
 
 
-def index_path(channel: str) -> str:
-    """Where a channel's index lies in the repository."""
-    return f"channels/{checked_channel(channel)}.json"
+def index_path(line: str) -> str:
+    """Where a line's index lies in the repository."""
+    return f"channels/{checked_line(line)}.json"
 
 
-def release_path(channel: str, version: int) -> str:
+def release_path(line: str, version: int) -> str:
     """Where a release lies in the repository."""
-    return f"releases/{checked_channel(channel)}/{version}.json"
+    return f"releases/{checked_line(line)}/{version}.json"
 
 
-def checked_channel(channel: str) -> str:
-    """The channel's name, if it is one that can stand in a path."""
-    if not 0 < len(channel) <= 64 or set(channel) - _CHANNEL_CHARACTERS:
-        raise IntegrityError(f"channel {channel[:70]!r}: 1 to 64 of a-z, 0-9, - and _ are allowed")
-    return channel
+def lines_json(lines: Iterable[Line]) -> bytes:
+    """The document that lists a repository's lines."""
+    listed = sorted((asdict(line) for line in set(lines)), key=lambda line: tuple(line.values()))
+    return _document("lines", {"lines": listed})
 
 
-def judge_index(content: bytes, channel: str, highest_seen: int) -> ChannelIndex:
-    """Read a channel's index.
+def parse_lines(content: bytes) -> tuple[Line, ...]:
+    """Read a repository's list of lines. Raises `IntegrityError` where it is not one."""
+    f, _ = _signed_part(content, "lines")
+    lines = f.items("lines", _line, _MAX_LINES)
+    f.done()
+    return lines
+
+
+def judge_index(content: bytes, line: str, highest_seen: int) -> ChannelIndex:
+    """Read a line's index.
 
     Raises:
-        IntegrityError: not a valid index of this channel.
+        IntegrityError: not a valid index of this line.
         RollbackError: a version below one that this device has already installed.
     """
-    f = _signed_part(content, "channel")
+    f, schema = _signed_part(content, "channel")
     index = ChannelIndex(
-        channel=f.text("channel"),
+        line=f.text("channel" if schema == 1 else "line"),
         version=f.whole("version", 1, _MAX_VERSION),
         release_bytes=f.whole("release_bytes"),
         release_sha256=f.sha256("release_sha256"),
     )
     f.done()
-    if index.channel != channel:
-        raise IntegrityError(f"the index is of channel '{index.channel}', asked for was '{channel}'")
+    if index.line != line:
+        raise IntegrityError(f"the index is of '{index.line}', asked for was '{line}'")
     if index.version < highest_seen:
         raise RollbackError(
-            f"channel '{channel}' offers version {index.version}, this device has had {highest_seen}: "
+            f"'{line}' offers version {index.version}, this device has had {highest_seen}: "
             "refused; a rollback is published as a new version"
         )
     return index
@@ -176,22 +203,24 @@ def check_release(content: bytes, index: ChannelIndex) -> ReleaseDocument:
     """Read the release that an index points to.
 
     Raises:
-        IntegrityError: not the bytes that the index announced, or not a valid release of this channel and version.
+        IntegrityError: not the bytes that the index announced, or not a valid release of this line and version.
     """
     if len(content) != index.release_bytes or hashlib.sha256(content).hexdigest() != index.release_sha256:
-        raise IntegrityError(f"release {index.version}: not the bytes that the channel's index announced")
+        raise IntegrityError(f"release {index.version}: not the bytes that the line's index announced")
     release = parse_release(content)
-    if (release.channel, release.version) != (index.channel, index.version):
+    if (release.line, release.version) != (index.line, index.version):
         raise IntegrityError(
-            f"release {release.version} of '{release.channel}' stands where {index.version} of '{index.channel}' should"
+            f"release {release.version} of '{release.line}' stands where {index.version} of '{index.line}' should"
         )
     return release
 
 
 def parse_release(content: bytes) -> ReleaseDocument:
     """Read a release document. Raises `IntegrityError` where it is not one."""
-    f = _signed_part(content, "release")
+    f, schema = _signed_part(content, "release")
     release = ReleaseDocument(
+        model="" if schema == 1 else checked_model(f.text("model")),
+        platform="" if schema == 1 else checked_platform(f.text("platform")),
         channel=checked_channel(f.text("channel")),
         version=f.whole("version", 1, _MAX_VERSION),
         previous_version=f.maybe("previous_version", lambda k: f.whole(k, 1, _MAX_VERSION)),
@@ -208,14 +237,18 @@ def parse_release(content: bytes) -> ReleaseDocument:
 
 
 def check_manifest(content: bytes, release: ReleaseDocument) -> Manifest:
-    """Read the manifest of a release and compare its list of files with the release's.
+    """Read the manifest of a release and compare its model, platform and list of files with the release's.
 
     Raises:
-        IntegrityError: another digest than the release names, an invalid manifest, or other files.
+        IntegrityError: another digest than the release names, an invalid manifest, another model, or other files.
     """
     if hashlib.sha256(content).hexdigest() != release.manifest.sha256:
         raise IntegrityError(f"{MANIFEST_NAME}: its SHA-256 is not the one that release {release.version} names")
     manifest = Manifest.from_json(content)
+    if release.model and (manifest.name, manifest.platform) != (release.model, release.platform):
+        raise IntegrityError(
+            f"release {release.name}: its bundle is of '{manifest.name}' for {manifest.platform}, another model"
+        )
     listed = {(entry.path, entry.bytes, entry.sha256) for entry in manifest.files}
     if listed != {(blob.path, blob.bytes, blob.sha256) for blob in release.files}:
         raise IntegrityError(f"release {release.version}: its files are not those of its manifest")
@@ -224,7 +257,7 @@ def check_manifest(content: bytes, release: ReleaseDocument) -> Manifest:
 
 def in_cohort(device_id: str, release: ReleaseDocument) -> bool:
     """Whether a release that goes to a share of the devices is for this one; the share differs by release."""
-    drawn = hashlib.sha256(f"{release.channel}/{release.version}/{device_id}".encode()).digest()
+    drawn = hashlib.sha256(f"{release.line}/{release.version}/{device_id}".encode()).digest()
     return int.from_bytes(drawn[:8], "big") % 100 < release.cohort_percent
 
 
@@ -232,16 +265,26 @@ def _document(kind: str, content: dict[str, Any]) -> bytes:
     return canonical_json({"signed": {"type": kind, "schema_version": _SCHEMA_VERSION, **content}, "signatures": []})
 
 
-def _signed_part(content: bytes, kind: str) -> Fields:
+def _signed_part(content: bytes, kind: str) -> tuple[Fields, int]:
+    """The signed content, and the version of its schema."""
     outer = parse_object(content, kind)
     outer.items("signatures", lambda value, _: value, 100)  # none are made yet, so none are judged
     signed = outer.object("signed")
     outer.done()
     signed.text("type", (kind,))
     version = signed.whole("schema_version")
-    if version != _SCHEMA_VERSION:
-        raise IntegrityError(f"{kind}: schema version {version}, this runtime reads {_SCHEMA_VERSION}; update it")
-    return signed
+    if not 1 <= version <= _SCHEMA_VERSION:
+        raise IntegrityError(f"{kind}: schema version {version}, this runtime reads 1 to {_SCHEMA_VERSION}; update it")
+    return signed, version
+
+
+def _line(value: Any, where: str) -> Line:
+    f = Fields(value, where)
+    line = Line(
+        checked_model(f.text("model")), checked_platform(f.text("platform")), checked_channel(f.text("channel"))
+    )
+    f.done()
+    return line
 
 
 def _blob(value: Any, where: str, at_most: int = _MAX_FILE_BYTES) -> Blob:

@@ -17,6 +17,8 @@ __all__ = ["Settings", "Tick"]
 class Settings:
     """How a device runs. Without ``repository`` it takes no updates, without ``cloud`` it sends nothing.
 
+    ``model``, ``platform`` and ``channel`` say what it follows, ``redirect_hosts`` where else its files may lie; see
+    `Updater`.
     ``levels`` and ``limits`` are those of the release's monitoring plan, which has them from the device's profile, if
     left out. ``default`` answers where the model fails and has never answered. Where the cloud says what is current,
     the repository is asked when that is new, and once in ``poll_s``; else at every tick. Without ``answers`` this
@@ -40,6 +42,9 @@ class Settings:
     poll_s: float = 3600.0
     wait_for_log: bool = True
     answers: bool = True
+    model: str | None = None
+    platform: str | None = None
+    redirect_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

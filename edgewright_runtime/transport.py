@@ -7,7 +7,7 @@ import lzma
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from io import BufferedReader
 from itertools import chain
@@ -28,10 +28,13 @@ _GRACE_S = 30.0
 
 
 class Repository:
-    """A release repository, by the URL or path of its root."""
+    """A release repository, by the URL or path of its root.
 
-    def __init__(self, url: str, timeout_s: float = 20.0) -> None:
-        self.url = url.rstrip("/")
+    A server's redirections are followed within its own origin and to ``redirect_hosts``.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 20.0, *, redirect_hosts: Collection[str] = ()) -> None:
+        self.url, self._redirect_hosts = url.rstrip("/"), redirect_hosts
         self._timeout_s = timeout_s
         try:
             kind = urllib.parse.urlsplit(url).scheme
@@ -75,7 +78,7 @@ class Repository:
             if self._folder is not None:
                 return (self._folder / name).open("rb")
             request = urllib.request.Request(f"{self.url}/{urllib.parse.quote(name)}")  # noqa: S310 - http(s) only
-            paced = opener(grace_s=_GRACE_S, bytes_per_s=_LEAST_BYTES_PER_S)
+            paced = opener(grace_s=_GRACE_S, bytes_per_s=_LEAST_BYTES_PER_S, redirect_hosts=self._redirect_hosts)
             return cast("BufferedReader", paced.open(request, timeout=self._timeout_s))
         except urllib.error.HTTPError as e:
             raise TransportError(f"{self.url}/{name}: the server answered {e.code} {e.reason}") from e

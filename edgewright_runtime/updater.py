@@ -1,4 +1,4 @@
-"""Installing what a channel offers: fetch, check, try in a child process, then flip one pointer.
+"""Installing what a line offers: fetch, check, try in a child process, then flip one pointer.
 
 The verdicts are in `release.py` and `bundle.py`; this module moves bytes between the repository and the disk.
 """
@@ -9,20 +9,30 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from edgewright_runtime.bundle import check_file, file_digest, open_bundle
-from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError
+from edgewright_runtime.bundle import check_file, file_digest, open_bundle, read_manifest
+from edgewright_runtime.disk import discard, sync_folder
+from edgewright_runtime.errors import (
+    EdgeRuntimeError,
+    IntegrityError,
+    RollbackError,
+    ShortageError,
+    TransportError,
+)
 from edgewright_runtime.golden import check_bundle_in_child
-from edgewright_runtime.installation import Installation, Installed, discard, sync_folder
+from edgewright_runtime.installation import Installation, Installed
+from edgewright_runtime.line import Line, checked_channel, checked_model, checked_platform
 from edgewright_runtime.manifest import MANIFEST_NAME, FileEntry
 from edgewright_runtime.patch import MAX_PATCHED_BYTES, apply_patch, readable_codecs
 from edgewright_runtime.registry import Registry
 from edgewright_runtime.release import (
+    LINES_PATH,
     MAX_INDEX_BYTES,
     Blob,
     FileDelta,
@@ -32,17 +42,22 @@ from edgewright_runtime.release import (
     in_cohort,
     index_path,
     judge_index,
+    parse_lines,
     release_path,
 )
+from edgewright_runtime.shortage import is_shortage, shortage_or
 from edgewright_runtime.strict_json import MAX_DOCUMENT_BYTES
 from edgewright_runtime.transport import Repository, decompressed
 
-__all__ = ["Outcome", "Updater"]
+__all__ = ["Outcome", "Updater", "followed_line"]
+
+_PLATFORM = "edge_device"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an update did. ``status``: installed, current (nothing new), not_offered (another cohort).
+    """What an update did. ``status``: installed, current (nothing new), not_offered (another cohort), or repaired (the
+    release was here, with damaged files).
 
     ``patched`` are the files that were made out of older ones; ``downloaded_bytes`` is all that was fetched;
     ``patch_failures`` says why a patch was not usable and the full file was fetched instead.
@@ -55,6 +70,20 @@ class Outcome:
     patch_failures: tuple[str, ...] = ()
 
 
+class _Wanted(NamedTuple):
+    """What `Updater.update` was asked for."""
+
+    ignore_cohort: bool
+    beside: bool
+    repair: bool
+    quota_bytes: int
+    at_once: bool
+
+
+class _NotDueError(ShortageError):
+    """A release whose next trial is not due."""
+
+
 class _Sources(NamedTuple):
     """What spares a download: files by digest, patches by path, and the folder that holds the patches' bases."""
 
@@ -63,39 +92,107 @@ class _Sources(NamedTuple):
     base: Path | None
 
 
-class Updater:
-    """The client of one channel of a release repository."""
+def followed_line(
+    installation: Installation, channel: str, model: str | None = None, platform: str | None = None
+) -> Line | None:
+    """What a device follows in a channel: the model and the platform that are given, else those of its current
+    release; None where neither says.
 
-    def __init__(self, url: str, channel: str, root: Path) -> None:
-        self._repository = Repository(url)
-        self._channel = channel
+    Raises:
+        IntegrityError: a name that is not allowed.
+    """
+    checked_channel(channel)
+    if platform is not None:
+        checked_platform(platform)
+    if model is not None:
+        return Line(checked_model(model), platform or _PLATFORM, channel)
+    try:
+        current = installation.current()
+        manifest = read_manifest(current.bundle) if current else None
+    except IntegrityError:  # damaged; the repository says what there is
+        return None
+    if manifest is None or platform not in {None, manifest.platform}:
+        return None
+    return Line(manifest.name, manifest.platform, channel)
+
+
+class Updater:
+    """The client of one line of a release repository: a model, on a platform, in a channel.
+
+    Without ``model`` it is that of the device's current release; before the first, the only one that the repository
+    has for the ``platform`` (``edge_device`` if left out) in that channel.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        channel: str,
+        root: Path,
+        *,
+        model: str | None = None,
+        platform: str | None = None,
+        redirect_hosts: Collection[str] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._repository = Repository(url, redirect_hosts=redirect_hosts)
+        self._asked = (channel, model, platform)
         self._installation = Installation(root)
         self._downloaded_bytes = 0
         self._patched: list[str] = []
         self._patch_failures: list[str] = []
 
     def update(
-        self, *, ignore_cohort: bool = False, beside: bool = False, repair: bool = False, quota_bytes: int = 0
+        self,
+        *,
+        ignore_cohort: bool = False,
+        beside: bool = False,
+        repair: bool = False,
+        quota_bytes: int = 0,
+        at_once: bool = False,
     ) -> Outcome:
-        """Install the channel's current release, if it is new and for this device.
+        """Install the line's current release, if it is new and for this device.
 
         ``beside`` keeps it among the installed models without making it the current one. Older releases are deleted
-        until all bundles take at most ``quota_bytes``. ``repair`` checks the current release too, and fetches its
-        bundle again if a file of it is damaged.
+        until all bundles take at most ``quota_bytes``. ``repair`` compares a release that is here already with its
+        digests, and fetches its bundle again if a file of it is damaged. A release that could not be tried for want of
+        memory, disk or time is tried again after a while, or ``at_once``.
 
         Nothing that was installed is touched before the new release has passed every check.
 
         Raises:
             TransportError: the repository does not answer.
             IntegrityError: something is not what its digest or length says, or the model does not work here.
-            RollbackError: the channel offers an older version, or one this device has already gone back from.
-            EdgeRuntimeError: the disk is full, or does not take the files.
+            RollbackError: the line offers an older version, or one this device has already gone back from.
+            ShortageError: too little memory, disk or time for the release just now, or it waits for its next trial.
+            EdgeRuntimeError: the disk does not take the files, or nothing says which of several models.
         """
+        wanted = _Wanted(ignore_cohort, beside, repair, quota_bytes, at_once)
         try:
-            with self._installation.exclusive(), self._room_given_back():
-                return self._updated(ignore_cohort=ignore_cohort, beside=beside, repair=repair, quota_bytes=quota_bytes)
+            with self._installation.exclusive():
+                before = self._current_or_recovered()
+                release, content = self._latest_release()
+                with self._postponing(release.name), self._room_given_back():
+                    return self._updated(before, release, content, wanted)
         except OSError as e:
-            raise EdgeRuntimeError(f"{self._installation.root}: the update cannot be written: {e}") from e
+            said = f"{self._installation.root}: the update cannot be written: {e}"
+            raise shortage_or(EdgeRuntimeError, e, said) from e
+        except MemoryError as e:
+            raise ShortageError(f"{self._installation.root}: too little memory for the update") from e
+
+    @contextmanager
+    def _postponing(self, name: str) -> Iterator[None]:
+        """What a lack of memory, disk or time ends is tried again later; that says nothing of the release."""
+        try:
+            yield
+        except (_NotDueError, TransportError):
+            raise
+        except (EdgeRuntimeError, OSError, MemoryError) as e:
+            if is_shortage(e):
+                with suppress(OSError):  # on a full disk: it is tried again at the next round then
+                    self._installation.postpone(name, str(e) or "out of memory", self._clock())
+            raise
+        self._installation.not_postponed(name)
 
     @contextmanager
     def _room_given_back(self) -> Iterator[None]:
@@ -108,27 +205,32 @@ class Updater:
                     shutil.rmtree(part)
             raise
 
-    def _updated(self, *, ignore_cohort: bool, beside: bool, repair: bool, quota_bytes: int) -> Outcome:
+    def _updated(self, before: Installed | None, release: ReleaseDocument, content: bytes, wanted: _Wanted) -> Outcome:
         self._downloaded_bytes, self._patched, self._patch_failures = 0, [], []
-        before = self._current_or_recovered()
-        release, content = self._latest_release()
-        name = f"{release.channel}.{release.version}"
-        if before is not None and before.name == name and not repair:
-            return Outcome("current", before)
-        if beside and name in self._installation.names():
-            return Outcome("current", self._installation.installed(name))
+        name = release.name
+        here = before if before is not None and before.name == name else self._beside(name) if wanted.beside else None
+        if here is not None and (not wanted.repair or _is_sound(here.bundle, release)):
+            return Outcome("current", here)
         if self._installation.is_refused(name):
             reason = self._installation.refusal(name)
             raise RollbackError(f"release {name} is not taken again ({reason}); waiting for a newer one")
-        if not ignore_cohort and not in_cohort(self._installation.device_id(), release):
+        if not wanted.at_once and (why := self._installation.postponed(name, self._clock())) is not None:
+            raise _NotDueError(f"release {name} could not be tried ({why}); tried again later")
+        if not wanted.ignore_cohort and not in_cohort(self._installation.device_id(), release):
             return Outcome("not_offered", before)
         self._fetch_bundle(release)
-        place = self._installation.keep_beside if beside else self._installation.activate
+        place = self._installation.keep_beside if wanted.beside else self._installation.activate
         installed = place(release, content)
-        Registry(self._installation).collect(quota_bytes)
-        return Outcome(
-            "installed", installed, self._downloaded_bytes, tuple(self._patched), tuple(self._patch_failures)
-        )
+        Registry(self._installation).collect(wanted.quota_bytes)
+        status = "installed" if here is None else "repaired"
+        return Outcome(status, installed, self._downloaded_bytes, tuple(self._patched), tuple(self._patch_failures))
+
+    def _beside(self, name: str) -> Installed | None:
+        """A release that is kept beside the current one; one whose document is damaged counts as not there."""
+        try:
+            return self._installation.installed(name) if name in self._installation.names() else None
+        except IntegrityError:
+            return None
 
     def _current_or_recovered(self) -> Installed | None:
         """The current release; where its own document is damaged, the newest whole one, or none."""
@@ -138,11 +240,30 @@ class Updater:
             return self._installation.recover()
 
     def _latest_release(self) -> tuple[ReleaseDocument, bytes]:
-        highest = self._installation.highest_version(self._channel)
-        index = judge_index(self._repository.read(index_path(self._channel), MAX_INDEX_BYTES), self._channel, highest)
+        line = (followed_line(self._installation, *self._asked) or self._only_line()).id
+        highest = self._installation.highest_version(line)
+        index = judge_index(self._repository.read(index_path(line), MAX_INDEX_BYTES), line, highest)
         at_most = min(index.release_bytes, MAX_DOCUMENT_BYTES)
-        content = self._repository.read(release_path(self._channel, index.version), at_most)
+        content = self._repository.read(release_path(line, index.version), at_most)
         return check_release(content, index), content
+
+    def _only_line(self) -> Line:
+        """The only line that the repository has for this platform and channel."""
+        channel, _, platform = self._asked
+        lines = parse_lines(self._repository.read(LINES_PATH, MAX_DOCUMENT_BYTES))
+        found = [line for line in lines if (line.platform, line.channel) == (platform or _PLATFORM, channel)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            there = "; ".join(str(line) for line in lines[:5]) or "nothing"
+            raise TransportError(
+                f"{self._repository.url}: nothing for {platform or _PLATFORM} on channel '{channel}'; there is: {there}"
+            )
+        names = ", ".join(sorted(line.model for line in found)[:10])
+        raise EdgeRuntimeError(
+            f"{self._repository.url}: {len(found)} models for {found[0].platform} on '{channel}': {names}; "
+            "say which this device follows (--model)"
+        )
 
     def _fetch_bundle(self, release: ReleaseDocument) -> None:
         """Put a complete, checked and tried bundle in place; what an earlier attempt left is used."""
@@ -173,7 +294,7 @@ class Updater:
         try:
             check_bundle_in_child(folder)
         except IntegrityError as e:
-            self._installation.refuse(f"{release.channel}.{release.version}", str(e))
+            self._installation.refuse(release.name, str(e))
             raise
 
     def _keep_only(self, staged: Path) -> None:
@@ -186,8 +307,9 @@ class Updater:
         needed = sum(blob.bytes for blob in release.files)
         free = shutil.disk_usage(self._installation.root).free
         if needed > free:
-            raise EdgeRuntimeError(
-                f"release {release.version} takes {needed / 2**20:.1f} MB, only {free / 2**20:.1f} MB are free"
+            raise ShortageError(
+                f"no space left: release {release.version} takes {needed / 2**20:.1f} MB, "
+                f"only {free / 2**20:.1f} MB are free"
             )
 
     def _sources(self, release: ReleaseDocument) -> _Sources:

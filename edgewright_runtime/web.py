@@ -11,24 +11,29 @@ import io
 import math
 import socket
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Collection
 from typing import Any
 
 __all__ = ["opener"]
 
+_PORTS = {"http": 80, "https": 443}
+
 
 def opener(
-    *, grace_s: float, bytes_per_s: float = math.inf, follow_redirects: bool = True
+    *, grace_s: float, bytes_per_s: float = math.inf, redirect_hosts: Collection[str] | None = None
 ) -> urllib.request.OpenerDirector:
     """An opener whose replies end in `TimeoutError` after ``grace_s`` and a second more for ``bytes_per_s`` received.
 
-    Without ``follow_redirects`` a redirection is an `HTTPError`: its headers, a token among them, go nowhere else.
+    A redirection is followed within the same origin, to its TLS, and to ``redirect_hosts``, from TLS to TLS alone;
+    any other is an `URLError`. Where ``redirect_hosts`` is None each is an `HTTPError`: headers, a token among them,
+    go nowhere.
     """
     connect = functools.partial(_connection, grace_s=grace_s, bytes_per_s=bytes_per_s)
-    handlers: list[Any] = [_Http(connect), _Https(connect)]
-    if not follow_redirects:
-        handlers.append(_NoRedirect())
-    return urllib.request.build_opener(*handlers)
+    redirects = _NoRedirect() if redirect_hosts is None else _KnownRedirects(redirect_hosts)
+    return urllib.request.build_opener(_Http(connect), _Https(connect), redirects)
 
 
 def _connection(kind: Any, host: str, *, grace_s: float, bytes_per_s: float, **options: Any) -> Any:
@@ -58,6 +63,28 @@ class _Https(urllib.request.HTTPSHandler):
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         return None
+
+
+class _KnownRedirects(urllib.request.HTTPRedirectHandler):
+    def __init__(self, hosts: Collection[str]) -> None:
+        self._hosts = {host.lower() for host in hosts}
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        before, after = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
+        schemes = {"https"} if before.scheme == "https" else {"http", "https"}
+        if after.scheme not in schemes:
+            raise urllib.error.URLError(f"it redirects from {before.scheme} to '{after.scheme}', which is not followed")
+        ports = before.port or _PORTS[before.scheme], after.port or _PORTS[after.scheme]
+        moves_to_tls = before.scheme == "http" and after.scheme == "https" and ports[1] == _PORTS["https"]
+        is_same = before.hostname == after.hostname and (ports[0] == ports[1] or moves_to_tls)
+        if not is_same and after.hostname not in self._hosts:
+            raise urllib.error.URLError(
+                f"it redirects to {after.netloc}; followed are redirections to {before.netloc} itself and to hosts that"
+                " are named (--redirect-host)"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class _Response(http.client.HTTPResponse):

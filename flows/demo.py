@@ -3,8 +3,6 @@
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from edgewright.child import run_in_child
 from edgewright.cli import configure_orchestration, steps_shown
 from edgewright.errors import EdgewrightError
@@ -13,8 +11,9 @@ from edgewright.progress import progress
 from edgewright.result import DeploymentResult
 from edgewright.store import home, replace_file
 from edgewright.table import explanation, results_markdown, results_table
+from edgewright.terminal import terminal
 
-console = Console()
+console = terminal()
 
 # (made by, model, data, target) of each model
 _MODELS = (
@@ -34,11 +33,10 @@ def main() -> None:
             from flows.edge_deployment import deploy
         for _, model, data, target in _MODELS:
             for platform in Platform:
-                repository = str(home() / "releases" / f"{Path(model).stem}-{platform.value}")
                 asked = {"model": folder / model, "data": folder / data, "target": target, "platform": platform.value}
-                results.append(deploy(**asked, repository=repository))
+                results.append(deploy(**asked))
     for result in results:
-        console.print(f"[bold]{result.device}[/]", soft_wrap=True)
+        console.print(result.device, style="bold", soft_wrap=True)
         console.print(explanation(result), soft_wrap=True, highlight=False)
     replace_file(home() / "demo" / "results.md", results_markdown(results).encode())
     console.print(results_table(results, console.width))
@@ -58,7 +56,7 @@ def _train_models() -> Path:
     for maker, model, data, _ in _MODELS:
         if not ((folder / model).exists() and (folder / data).exists()):
             with progress.during(f"Training {Path(model).stem}"):
-                run_in_child(maker, {"folder": str(folder)}, what=f"training {Path(model).stem}")
+                run_in_child(maker, {"folder": str(folder)}, what=f"training {Path(model).stem}", is_confined=False)
     return folder
 
 

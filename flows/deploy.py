@@ -1,4 +1,4 @@
-"""Stage four: a bundle becomes the newest version of a channel; and back."""
+"""Stage four: a bundle becomes the newest version of its model, on its platform, in a channel; and back."""
 
 from typing import Annotated
 
@@ -7,6 +7,7 @@ from pydantic import Field
 
 from edgewright.deploy import Release
 from edgewright.package import Bundle
+from edgewright.profile import Platform
 from tasks.caching import run
 from tasks.deploy import publish, roll_back
 
@@ -15,13 +16,17 @@ __all__ = ["deploy", "rollback"]
 
 @flow(name="deploy", description="Publish a bundle to a release repository.", result_serializer="json")
 def deploy(bundle: Bundle, repository: str, channel: str = "stable", cohort_percent: int = 100) -> Release:
-    """Versions only grow; the channel's index is replaced last, so a device sees the old release or the new."""
+    """Versions only grow; the line's index is replaced last, so a device sees the old release or the new."""
     return run(publish, bundle, repository, channel, cohort_percent)
 
 
 @flow(name="rollback", description="Release an older version again, as a new version.", result_serializer="json")
 def rollback(
-    repository: str, channel: str = "stable", to_version: Annotated[int | None, Field(gt=0)] = None
+    repository: str,
+    channel: str = "stable",
+    to_version: Annotated[int | None, Field(gt=0)] = None,
+    model: str | None = None,
+    platform: Platform | None = None,
 ) -> Release:
     """Devices take the old content as an update like any other.
 
@@ -29,5 +34,7 @@ def rollback(
         repository: Release repository: a folder or any fsspec URL.
         channel: Channel to roll back.
         to_version: Version to return to; the one before the current if empty.
+        model: Name of the model, where the channel has several.
+        platform: Its platform, where the channel has several.
     """
-    return run(roll_back, repository, channel, to_version)
+    return run(roll_back, repository, channel, to_version, model, platform)

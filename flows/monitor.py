@@ -1,5 +1,6 @@
 """Stage five: what devices report, against the figures measured before release."""
 
+import re
 import time
 from pathlib import Path
 from uuid import uuid4
@@ -11,6 +12,7 @@ from prefect.runtime import flow_run
 from edgewright.deploy import current_promise
 from edgewright.errors import TrackingUnavailableError
 from edgewright.monitor import Health
+from edgewright.profile import Platform
 from edgewright.record import RunRecord, TrackingRecord
 from edgewright.store import home
 from tasks.caching import run
@@ -28,6 +30,8 @@ def monitor(
     channel: str = "stable",
     telemetry: Path | None = None,
     database: str | None = None,
+    model: str | None = None,
+    platform: Platform | None = None,
 ) -> Health:
     """Compute windows, find issues, show them in Prefect, and log the windows to MLflow where there are any.
 
@@ -36,19 +40,22 @@ def monitor(
         channel: Channel whose current release is watched.
         telemetry: Folder of JSON-lines files that devices sent; .edgewright/telemetry if empty.
         database: SQLAlchemy URL of the database of `edgewright cloud`, read instead of the folder.
+        model: Name of the model, where the channel has several.
+        platform: Its platform, where the channel has several.
     """
-    promise = current_promise(repository or str(home() / "releases"), channel)
+    promise = current_promise(repository or str(home() / "releases"), channel, model=model, platform=platform)
+    line = promise.release.line
     health = run(check_release, promise, telemetry or home() / "telemetry", database)
     if health.issues:
         rows = [issue.model_dump(mode="json") for issue in health.issues]
-        create_table_artifact(key=f"issues-{channel}", table=rows, description="Issues in the field")
-        get_run_logger().warning("%d issues on channel %s: %s", len(rows), channel, health.issues[0].message)
+        create_table_artifact(key=f"issues-{re.sub('[._]', '-', line)}", table=rows, description="Issues in the field")
+        get_run_logger().warning("%d issues of %s: %s", len(rows), line, health.issues[0].message)
     if health.windows:
-        _track(health, promise.release.version, channel)
+        _track(health, promise.release.version, line)
     return health
 
 
-def _track(health: Health, version: int, channel: str) -> None:
+def _track(health: Health, version: int, line: str) -> None:
     now = int(time.time() * 1000)
     figures = (
         "latency_p50_ms",
@@ -64,10 +71,10 @@ def _track(health: Health, version: int, channel: str) -> None:
         for name in figures
     }
     run_record = RunRecord(
-        name=f"{channel} version {version}",
+        name=f"{line} version {version}",
         started_ms=now,
         ended_ms=now,
-        params={"channel": channel, "version": str(version)},
+        params={"line": line, "version": str(version)},
         metrics={"issues": len(health.issues), "records": health.records, "malformed": health.malformed},
         series={name: points for name, points in series.items() if points},
         tags={issue.kind: issue.message for issue in health.issues},

@@ -24,10 +24,19 @@ __all__ = ["optimize"]
 
 
 @flow(name="optimize", description="Take a model in, export it, and apply a recipe to it.", result_serializer="json")
-def optimize(model: Path, data: DataSpec, device: DeviceProfile, recipe: Recipe) -> Optimization:
+def optimize(
+    model: Path,
+    data: DataSpec,
+    device: DeviceProfile,
+    recipe: Recipe,
+    name: str | None = None,
+    max_size_mb: float | None = None,
+) -> Optimization:
     """Every technique is exported and judged on the validation rows; the test rows are not looked at here."""
     taken = run(take_in, model, data, *belongings(model))
-    imported, dataset, precision = taken.model, taken.dataset, Precision.FLOAT32
+    # A kept result may be of the same file under another name.
+    imported = taken.model.model_copy(update={"name": name or model.stem})
+    dataset, precision = taken.dataset, Precision.FLOAT32
     baseline = _required(run(steps.export, imported, dataset, device, precision), device)
     kept, done, ledger = baseline, list[Step](), list[LedgerEntry]()
     for technique in recipe.techniques:
@@ -37,7 +46,9 @@ def optimize(model: Path, data: DataSpec, device: DeviceProfile, recipe: Recipe)
             done.append(_step(technique, None, kept=False, reason=made.reason))
             continue
         changed, exported, used = made
-        verdict, before, after = _judge(imported, changed, dataset, device, recipe, technique, (kept, exported))
+        verdict, before, after = _judge(
+            imported, changed, dataset, device, recipe, technique, (kept, exported), max_size_mb
+        )
         keep = verdict.useful or technique.keep == "always"
         done.append(_step(technique, exported, kept=keep, reason=verdict.cause))
         ledger += [*([] if ledger else [before]), after.model_copy(update={"kept": keep})]
@@ -78,13 +89,14 @@ def _judge(
     recipe: Recipe,
     technique: AnyTechnique,
     pair: tuple[Exported, Exported],
+    max_size_mb: float | None,
 ) -> tuple[Benefit, LedgerEntry, LedgerEntry]:
     """Whether the step was worth it, and both files' figures for the ledger."""
     old = run(evaluate, before, dataset, pair[0], split="validation")
     new = run(evaluate, after, dataset, pair[1], split="validation")
     performance = run(measure, *pair, dataset, device, machine())
     weights = (run(weigh, pair[0]), run(weigh, pair[1]))
-    verdict = run(benefit, old, new, performance, recipe, technique.technique, pair[1].precision, weights)
+    verdict = run(benefit, old, new, performance, recipe, technique.technique, pair[1].precision, weights, max_size_mb)
     # Only a recipe's first step calls what was before it by this name.
     first = ledger_entry("float32", weights[0], old, performance.baseline, kept=True)
     made = ledger_entry(technique.technique, weights[1], new, performance.candidate, kept=verdict.useful)

@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.futures import PrefectFuture
 from pydantic import Field
 
+from edgewright.artifact import Precision
 from edgewright.errors import EdgewrightError, UnsupportedError
 from edgewright.measurement import Emulation, ValidationReport
 from edgewright.package import read_bundle
@@ -23,6 +24,7 @@ from edgewright.validate.summary import budget_rows, report_markdown
 from edgewright.validate.targets import arm_system, device_image
 from edgewright.validate.targets.arm import CORES
 from edgewright.validate.targets.arm_system import SYSTEMS
+from edgewright.validate.targets.x86 import HASWELL, missing_tool
 from tasks import validate as steps
 from tasks.caching import run
 
@@ -43,7 +45,8 @@ def validate(
     emulations, notes = _emulated(made, device)
     energy = energy_of(performance.sustained, emulations, device)
     limits = (budget, max_accuracy_drop_percent)
-    report = run(steps.judge, baseline, candidate, performance, *limits, emulations, notes, energy)
+    warnings = run(steps.source_doubts, made.model, made.dataset)
+    report = run(steps.judge, baseline, candidate, performance, *limits, emulations, notes, energy, warnings)
     title = re.sub(r"[^a-z0-9]+", "-", f"{made.model.name}-{device.name}".lower())  # all that Prefect's keys may hold
     create_table_artifact(key=f"budget-{title}", table=budget_rows(report), description="Limits and figures")
     create_markdown_artifact(key=f"report-{title}", markdown=report_markdown(report, made.model.name, device.title))
@@ -70,6 +73,11 @@ def validate_bundle(
         quick: Heat for 5 seconds instead of 60.
     """
     profiles = [load_device(name) for name in devices]
+    with Store().in_use():
+        return _checks(bundle, profiles, baseline, quick)
+
+
+def _checks(bundle: Path, profiles: list[DeviceProfile], baseline: Path | None, quick: bool) -> list[DeviceCheck]:
     store = Store()
     candidate = validated_bundle(read_bundle(bundle), store)
     before = validated_bundle(read_bundle(baseline), store) if baseline is not None else None
@@ -96,6 +104,8 @@ def _emulated(made: Optimization, device: DeviceProfile) -> tuple[tuple[Emulatio
     core = device.emulated_core
     if core is None:
         return (), notes
+    if core == HASWELL:
+        return _emulated_x86(made, notes)
     architecture, form = CORES[core].architecture, made.candidate.artifact.format.value
     if form not in SYSTEMS[architecture].formats:
         return (), (
@@ -111,3 +121,16 @@ def _emulated(made: Optimization, device: DeviceProfile) -> tuple[tuple[Emulatio
     elif architecture == "arm64":
         notes = (*notes, "not run in the device's memory: `edgewright target setup device` makes a whole one")
     return found, notes
+
+
+def _emulated_x86(made: Optimization, notes: tuple[str, ...]) -> tuple[tuple[Emulation, ...], tuple[str, ...]]:
+    """The candidate on an x86 core that saturates where this machine may not; in float32 both compute alike."""
+    if made.candidate.precision not in {Precision.INT8, Precision.DYNAMIC_INT8}:
+        return (), notes
+    if reason := missing_tool():
+        return (), (*notes, f"not run on an emulated {HASWELL}, x86 without VNNI: {reason}")
+    found = run(steps.emulate, made.candidate, made.dataset, HASWELL)
+    slow = (
+        () if found else (f"not run on an emulated {HASWELL}, x86 without VNNI: too large to be emulated in a minute",)
+    )
+    return found, (*notes, *slow)

@@ -11,12 +11,14 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Task, task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
+from prefect.serializers import JSONSerializer
 from pydantic import BaseModel
 
 from edgewright.artifact import Artifact, digest_of
 from edgewright.code_version import code_version
 from edgewright.errors import TransientError
 from edgewright.progress import progress
+from edgewright.sealed_json import SEALED_JSON
 from edgewright.store import Store
 
 __all__ = ["artifacts_in", "content_key", "run", "step"]
@@ -42,7 +44,7 @@ def step(title: str, *code: str) -> Callable[[Callable[P, R]], Task[P, R]]:
             name=function.__name__,
             description=title,
             persist_result=bool(code),
-            result_serializer="json",
+            result_serializer=JSONSerializer(jsonlib=SEALED_JSON),
             cache_key_fn=key if code else None,
             retries=len(_RETRY_DELAYS_S),
             retry_delay_seconds=_RETRY_DELAYS_S,
@@ -57,7 +59,9 @@ def run(step: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     with progress.during(step.description or step.name):
         value = step(*args, **kwargs)
         store = Store()
-        if not all(store.holds(artifact) for artifact in artifacts_in(value)):
+        if changed := [artifact.path for artifact in artifacts_in(value) if not store.holds(artifact)]:
+            if changed[0].exists():
+                progress.note(f"{changed[0]}: not what '{step.description}' made; computed anew")
             value = step.with_options(refresh_cache=True)(*args, **kwargs)
         return value
 

@@ -9,15 +9,17 @@ __all__ = ["publish", "roll_back"]
 
 @step("Publishing the release")
 def publish(bundle: Bundle, repository: str, channel: str, cohort_percent: int) -> Release:
-    """Make the bundle the newest version of a channel; the same bundle again changes nothing."""
+    """Make the bundle the newest version of its line; the same bundle again changes nothing."""
     from edgewright import deploy
 
     return deploy.publish(bundle, repository, channel, cohort_percent=cohort_percent)
 
 
-@step("Rolling the channel back")
-def roll_back(repository: str, channel: str, to_version: int | None) -> Release:
+@step("Rolling back")
+def roll_back(
+    repository: str, channel: str, to_version: int | None, model: str | None, platform: str | None
+) -> Release:
     """Release an older version's content as a new version; see `edgewright.deploy.rollback`."""
     from edgewright import deploy
 
-    return deploy.rollback(repository, channel, to_version)
+    return deploy.rollback(repository, channel, to_version, model=model, platform=platform)

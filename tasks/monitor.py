@@ -15,4 +15,4 @@ def check_release(promise: Promise, telemetry: Path, database: str | None = None
     from edgewright import monitor
 
     found = monitor.read_telemetry(database or (telemetry if telemetry.exists() else []))
-    return monitor.check_health(found, promise.plan, promise.report)
+    return monitor.check_health(found, promise.plan, promise.report, promise.release.line)

@@ -33,14 +33,22 @@ _EXPORT = (
     "edgewright.export",
     *(f"edgewright.optimize.{name}" for name in ("ranges", "fuse", "kmeans", "training")),
     "edgewright.intake",  # the graph's files, and Keras models on their way to TensorFlow's own converter
-    *("edgewright.artifact", "edgewright.recipe", "edgewright.child"),
+    *(
+        "edgewright.artifact",
+        "edgewright.recipe",
+        "edgewright.child",
+        "edgewright.sandbox",
+        "edgewright.portable_words",
+    ),
+    "edgewright_runtime.processor",
+    *(f"edgewright_runtime.{name}" for name in ("cells", "encoding", "terms")),
     *("torch", "litert-torch", "ai-edge-quantizer", "coremltools", "tensorflow", "onnx", "onnxruntime"),
 )
 _OPTIMIZE = (
     "edgewright.optimize",
     "edgewright.intake",  # the graph's files; and the importer, which a student of the user's own goes through
     *("edgewright.validate.accuracy", "edgewright.validate.statistics"),
-    *("edgewright.artifact", "edgewright.recipe", "edgewright.child"),
+    *("edgewright.artifact", "edgewright.recipe", "edgewright.child", "edgewright.sandbox"),
     *("torch", "torch-pruning", "onnx", "onnxscript", "numpy"),
 )
 
@@ -156,7 +164,8 @@ def quantize_within(
         chosen = fewest(len(noise) - 1, passes) or 0
     names = tuple(n.layer for n in noise[:chosen]) if params.float_layers == "auto" else params.float_layers
     notes = (f"left in float for accuracy: {', '.join(names)}",) if chosen else ()
-    told = {"sensitivity": tuple(noise), "float_layers": names, "notes": (*tried[chosen].notes, *notes)}
+    kept = tuple(dict.fromkeys((*names, *tried[chosen].float_layers)))
+    told = {"sensitivity": tuple(noise), "float_layers": kept, "notes": (*tried[chosen].notes, *notes)}
     return tried[chosen].model_copy(update=told)
 
 
@@ -213,7 +222,8 @@ def compress(model: ImportedModel, params: AnyTechnique, dataset: Dataset, devic
         case TrainQuantization():
             return run(train_quantization, model, params, dataset)
         case TrainInt8():
-            return run(train_int8, model, params, dataset)
+            bits = device.weight_bits if params.weight_bits == "auto" else params.weight_bits
+            return run(train_int8, model, params.model_copy(update={"weight_bits": bits}), dataset)
         case Cluster():
             return run(cluster, model, params, dataset)
         case CompactWeights():
@@ -248,6 +258,7 @@ def _exported(
             precision,
             Store(),
             instruction_set=device.instruction_set,
+            dot_products=device.dot_products,
             options=device.export,
             quantization=quantization,
         )

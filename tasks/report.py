@@ -9,7 +9,9 @@ from edgewright.result import DeploymentResult
 from edgewright.store import home, replace_file
 from tasks.caching import step
 
-__all__ = ["write_report"]
+__all__ = ["PAGE_NAME", "write_report"]
+
+PAGE_NAME = "report.html"
 
 
 @step("Writing the report")
@@ -28,7 +30,7 @@ def write_report(result: DeploymentResult) -> list[Path]:
     files = {
         "report.json": report.model_dump_json(indent=2).encode(),
         "report.md": report_markdown(report, made.model.name, result.device, made.ledger).encode(),
-        "report.html": report_html(
+        PAGE_NAME: report_html(
             report, model=made.model.name, device=result.device, sizes=made.sizes(), ledger=made.ledger
         ).encode(),
         "report.png": plot_report(report, made),
@@ -42,8 +44,8 @@ def write_report(result: DeploymentResult) -> list[Path]:
         replace_file(folder / name, content)
     create_link_artifact(
         key=re.sub(r"[^a-z0-9]+", "-", f"page-{made.model.name}-{result.device}".lower()),
-        link=(folder / "report.html").as_uri(),
-        link_text="report.html",
+        link=(folder / PAGE_NAME).as_uri(),
+        link_text=PAGE_NAME,
         description="One self-contained page; also in the bundle, and in MLflow beside this run's figures.",
     )
     return [folder / name for name in files]

@@ -5,10 +5,16 @@ Sources: MLflow 3 client API (`MlflowClient.log_batch`, `create_model_version`, 
 
 import os
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from edgewright.errors import TrackingUnavailableError
+from edgewright.locks import locked
+from edgewright.progress import progress
 from edgewright.record import RunRecord, TrackingRecord, VersionRecord
 from edgewright.store import home, replace_file
 from tasks.caching import step
@@ -16,7 +22,7 @@ from tasks.caching import step
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["keep_record", "limit_retries", "pending_records", "tracking_uri", "upload_record"]
+__all__ = ["keep_record", "limit_retries", "pending_records", "tracking_uri", "upload_record", "upload_waiting"]
 
 _RECORD_TAG = "edgewright.record"
 _COMPLETE_TAG = "edgewright.complete"
@@ -36,22 +42,90 @@ def keep_record(record: TrackingRecord) -> Path:
 
 def pending_records() -> list[Path]:
     """Records that no tracking server has taken yet, oldest first."""
-    return sorted((home() / "tracking").glob("*.json"), key=lambda p: p.stat().st_mtime)
+    found = []
+    for path in (home() / "tracking").glob("*.json"):
+        with suppress(FileNotFoundError):  # another run has sent it meanwhile
+            found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found)]
 
 
 @step("Recording the run in MLflow")
 def upload_record(path: Path) -> str:
     """Send one record to MLflow and remove it here; returns the id of the parent run.
 
-    Sending a record twice is the same as once: a complete run with its id is found, an incomplete one replaced.
+    Sending a record twice is the same as once: a complete run with its id is found, an incomplete one replaced. Where
+    another run of this home is sending it, or has, that one's is returned.
 
     Raises:
         TrackingUnavailableError: the server did not answer; the record stays where it is.
     """
-    record = TrackingRecord.model_validate_json(path.read_text())
-    run_id = _uploaded(record)
-    path.unlink()
+    with locked(_lock_of(path)):
+        return _sent(path)
+
+
+@step("Recording earlier runs in MLflow")
+def upload_waiting(before: Path) -> list[str]:
+    """Send the records that are older than this one, but for those that another run sends now.
+
+    Raises:
+        TrackingUnavailableError: the server did not answer; what was not sent stays where it is.
+    """
+    sent = []
+    records = pending_records()
+    for path in records[: records.index(before)] if before in records else ():
+        with locked(_lock_of(path), wait=False) as free:
+            if not free or not path.exists():
+                continue
+            try:
+                sent.append(_sent(path))
+            except ValidationError as e:
+                _set_aside(path, e)
+    return sent
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.lock")
+
+
+def _sent(path: Path) -> str:
+    """Send a record whose lock is held."""
+    limit_retries()
+    with _mlflow_for_one() as client:
+        if path.exists():
+            run_id = _uploaded(client, TrackingRecord.model_validate_json(path.read_bytes()))
+            path.unlink()
+        else:
+            run_id = _run_of(client, path.stem)
+    _lock_of(path).unlink(missing_ok=True)  # whoever waits for it finds the record gone
     return run_id
+
+
+def _set_aside(path: Path, error: ValidationError) -> None:
+    aside = path.rename(path.with_suffix(".unreadable"))
+    progress.note(f"{aside}: the record of a run cannot be read, set aside: {str(error).splitlines()[0]}")
+
+
+@contextmanager
+def _mlflow_for_one() -> "Iterator[MlflowClient]":
+    """A client; of an embedded database only one run at a time has one: MLflow makes its tables at the first use.
+
+    Raises:
+        TrackingUnavailableError: whatever fails between here and the server.
+    """
+    import requests
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    uri = tracking_uri()
+    try:
+        with ExitStack() as stack:
+            if uri.startswith("sqlite:///"):
+                database = Path(uri.removeprefix("sqlite:///"))
+                stack.enter_context(locked(database.with_name(f".{database.name}.lock")))
+            yield MlflowClient(tracking_uri=uri)
+    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as e:
+        raise TrackingUnavailableError(f"the tracking server at {uri} did not take the run: {_first_line(e)}") from e
 
 
 def limit_retries() -> None:
@@ -63,28 +137,24 @@ def limit_retries() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 
-def _uploaded(record: TrackingRecord) -> str:
-    limit_retries()
-    import requests
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    uri = tracking_uri()
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        client = MlflowClient(tracking_uri=uri)
-        experiment = _experiment_id(client, record.experiment, uri)
-        parent = _complete_run(client, experiment, record.id)
-        if parent is None:
-            parent = _log(client, experiment, record.run, parent=None, record_id=record.id)
-        if record.version is not None:
-            _register(client, record.version, parent)
-        client.set_tag(parent, _COMPLETE_TAG, "true")
-    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as e:
-        raise TrackingUnavailableError(f"the tracking server at {uri} did not take the run: {_first_line(e)}") from e
+def _uploaded(client: "MlflowClient", record: TrackingRecord) -> str:
+    experiment = _experiment_id(client, record.experiment, tracking_uri())
+    parent = _complete_run(client, experiment, record.id)
+    if parent is None:
+        parent = _log(client, experiment, record.run, parent=None, record_id=record.id)
+    if record.version is not None:
+        _register(client, record.version, parent)
+    client.set_tag(parent, _COMPLETE_TAG, "true")
     return parent
+
+
+def _run_of(client: "MlflowClient", record_id: str) -> str:
+    """The run that another run of this home sent this record as."""
+    experiments = [str(found.experiment_id) for found in client.search_experiments()]
+    for experiment in experiments:
+        if run_id := _complete_run(client, experiment, record_id):
+            return run_id
+    raise TrackingUnavailableError(f"record {record_id} is not here, nor at {tracking_uri()}")
 
 
 def _first_line(error: Exception) -> str:
@@ -164,13 +234,20 @@ def _register(client: "MlflowClient", record: VersionRecord, run_id: str) -> Non
         )
     client.set_registered_model_alias(name, "candidate", version.version)
     if record.champion:
-        _crown(client, name, str(version.version))
+        _crown(client, name, str(version.version), record.tags)
 
 
-def _crown(client: "MlflowClient", name: str, version: str) -> None:
+def _crown(client: "MlflowClient", name: str, version: str, tags: Mapping[str, str]) -> None:
     previous = client.get_registered_model(name).aliases.get("champion")
     if previous == version:
         return
     if previous is not None:
+        reigning = client.get_model_version(name, str(previous)).tags
+        if reigning.get("line") == tags.get("line") and _release_of(reigning) > _release_of(tags):
+            return  # runs end in another order than they release
         client.set_model_version_tag(name, version, "previous_champion", str(previous))
     client.set_registered_model_alias(name, "champion", version)
+
+
+def _release_of(tags: Mapping[str, str]) -> int:
+    return int(tags.get("release_version", 0))

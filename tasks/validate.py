@@ -12,7 +12,17 @@ from edgewright.validate.bundle_check import DeviceCheck, ValidatedBundle
 from edgewright.validate.targets.arm import Core
 from tasks.caching import step
 
-__all__ = ["benefit", "check_bundle", "emulate", "emulate_device", "evaluate", "judge", "measure", "weigh"]
+__all__ = [
+    "benefit",
+    "check_bundle",
+    "emulate",
+    "emulate_device",
+    "evaluate",
+    "judge",
+    "measure",
+    "source_doubts",
+    "weigh",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,6 +55,16 @@ def evaluate(
         return validate.evaluate(model, dataset, exported, split=split)
 
 
+@step("Looking into the source model's own answers", *_EVALUATE)
+def source_doubts(model: ImportedModel, dataset: Dataset) -> tuple[str, ...]:
+    """Whether the source is better than chance, and not far worse than on its training rows; see `source_check`."""
+    from edgewright import validate
+    from edgewright.validate.targets.choice import THIS_MACHINE, alone_on
+
+    with alone_on(THIS_MACHINE):
+        return validate.source_doubts(model, dataset)
+
+
 @step("Weighing what travels", *_MEASURE)
 def weigh(exported: Exported) -> Footprint:
     """Bytes on disk and in transfer, and how the weights are coded; see `edgewright.validate.footprint`."""
@@ -65,7 +85,7 @@ def measure(
 
 
 @step("Running on an emulated Arm core", *_MEASURE)
-def emulate(candidate: Exported, dataset: Dataset, core: Core) -> tuple[Emulation, ...]:
+def emulate(candidate: Exported, dataset: Dataset, core: Core | Literal["haswell"]) -> tuple[Emulation, ...]:
     """Whether it runs there, agrees, and what it executes; see `edgewright.validate.emulate`."""
     from edgewright import validate
     from edgewright.validate.targets.choice import THIS_MACHINE, alone_on
@@ -105,11 +125,13 @@ def judge(
     emulations: tuple[Emulation, ...] = (),
     notes: tuple[str, ...] = (),
     energy: Energy | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> ValidationReport:
     """Hold every figure against its limit; see `edgewright.validate.judge`."""
     from edgewright import validate
 
-    return validate.judge(baseline, candidate, performance, budget, max_drop_percent, emulations, notes, energy)
+    limits = (budget, max_drop_percent)
+    return validate.judge(baseline, candidate, performance, *limits, emulations, notes, energy, warnings)
 
 
 @step("Judging whether the technique was worth it", *_MEASURE)
@@ -121,6 +143,7 @@ def benefit(
     technique: str,
     precision: Precision,
     footprints: tuple[Footprint, Footprint],
+    max_size_mb: float | None,
 ) -> Benefit:
     """Smaller or faster at an accuracy that is allowed, or of no benefit; see `edgewright.validate.benefit`."""
     from edgewright import validate
@@ -128,4 +151,4 @@ def benefit(
 
     why = causes(technique, precision, *footprints, performance)
     limits = (recipe.max_accuracy_drop_percent, recipe.max_class_drop_percent)
-    return validate.benefit(baseline, candidate, performance, *limits, why)
+    return validate.benefit(baseline, candidate, performance, *limits, why, max_size_mb)

@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -26,6 +27,18 @@ os.environ.update(
 )
 for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "EDGEWRIGHT_PROFILES"):
     os.environ.pop(name, None)
+
+# A shell ignores Ctrl-C on behalf of what it starts in the background, and children would go on to ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests stay with one worker, for what its fixtures make; those marked `apart` are spread at the end."""
+    for item in items:
+        if item.get_closest_marker("apart") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
 
 SHARED = Path(__file__).parents[2] / "shared"
 

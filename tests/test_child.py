@@ -1,12 +1,16 @@
 import os
 import signal
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
 from edgewright.child import run_in_child
-from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.errors import ConversionError, InputError, UnsupportedError
+from edgewright.progress import Event, progress
+from edgewright.scratch import system_scratch
 
 HERE = "tests.test_child"
 
@@ -79,3 +83,25 @@ def test_peak_memory_is_the_childs_own() -> None:
     assert large is not None
     assert small < 150
     assert 200 < large < 350
+
+
+def note() -> str:
+    progress.note("a file was replaced")
+    return tempfile.mkdtemp()
+
+
+def test_what_a_child_tells_is_told_here_and_its_temporary_files_end_with_it() -> None:
+    said: list[Event] = []
+    with progress.listening(said.append):
+        folder = Path(run_in_child(f"{HERE}:note", {}, what="noting").value)
+    assert [event.title for event in said if event.note] == ["a file was replaced"]
+    assert folder.parent.parent == system_scratch()
+    assert not folder.exists()
+
+
+def test_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"edgewright-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="TMPDIR"):
+        system_scratch()

@@ -89,6 +89,9 @@ def _changed(**changes: str) -> list[str]:
         (_changed(max_latency_ms="0"), "above zero"),
         (_changed(max_latency_ms="fast"), "--max-latency-ms"),
         (_changed(max_size_mb="-1"), "above zero"),
+        (_changed(name="a/b"), "model name 'a/b'"),
+        (_changed(name=""), "model name ''"),
+        (_changed(channel="Stable"), "channel 'Stable'"),
         ([*BASE, "--frobnicate"], "--frobnicate"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -142,7 +145,6 @@ def test_cloud_without_a_command_serves(monkeypatch):
         {
             "database": None,
             "repository": None,
-            "channel": "stable",
             "bundles": None,
             "host": "127.0.0.1",
             "port": 8100,

@@ -7,7 +7,7 @@ import pytest
 from edgewright.errors import InputError, ProfileError
 from edgewright.profile import load_device
 from edgewright.recipe import load_recipe
-from edgewright.request import parse_shape, resolve
+from edgewright.request import parse_shapes, resolve
 
 
 @pytest.fixture
@@ -93,10 +93,26 @@ def test_a_wrong_recipe_names_key_and_value(tmp_path: Path, text: str, message: 
 
 
 def test_shapes_are_read_by_name() -> None:
-    assert parse_shape("image=1,3,224,224") == ("image", (1, 3, 224, 224))
+    assert parse_shapes(["image=1,3,224,224", "size=1"]) == {"": {"image": (1, 3, 224, 224), "size": (1,)}}
+    assert parse_shapes([]) == {"": {}}
 
 
-@pytest.mark.parametrize("text", ["image", "=1,2", "image=", "image=1,x", "image=1,0"])
+def test_sizes_change_together() -> None:
+    assert parse_shapes(["ids=1,32|64", "mask=1,32|64", "x=1,4"]) == {
+        "32": {"ids": (1, 32), "mask": (1, 32), "x": (1, 4)},
+        "64": {"ids": (1, 64), "mask": (1, 64), "x": (1, 4)},
+    }
+    assert set(parse_shapes(["image=1,3,224|320,112|160"])) == {"224x112", "320x160"}
+    for wrong, said in (
+        (["ids=1,32|64", "mask=1,32|64|128"], "found 2 and 3"),
+        (["ids=1,32", "ids=1,64"], "given twice"),
+        (["ids=1,32|32"], "stand there twice"),
+    ):
+        with pytest.raises(InputError, match=said):
+            parse_shapes(wrong)
+
+
+@pytest.mark.parametrize("text", ["image", "=1,2", "image=", "image=1,x", "image=1,0", "image=1,2|", "image=1|-1"])
 def test_a_wrong_shape_is_one_line(text: str) -> None:
     with pytest.raises(InputError, match="such as image=1,3,224,224"):
-        parse_shape(text)
+        parse_shapes([text])

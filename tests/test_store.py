@@ -1,8 +1,18 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgewright.artifact import Format, digest_of
+from edgewright.errors import InputError
+from edgewright.progress import Event, progress
+from edgewright.scratch import abandoned
 from edgewright.store import Store, replace_file
 
 
@@ -45,6 +55,144 @@ def test_changed_file_is_no_longer_held(store: Store, tmp_path: Path) -> None:
     assert not store.holds(artifact)
 
 
+def _one_file(folder: Path) -> Path:
+    (folder / "a").write_bytes(b"content")
+    return folder / "a"
+
+
+def _package(folder: Path) -> Path:
+    (folder / "m.mlpackage" / "Data").mkdir(parents=True)
+    (folder / "m.mlpackage" / "Data" / "weights.bin").write_bytes(b"weights")
+    (folder / "m.mlpackage" / "Manifest.json").write_bytes(b"{}")
+    return folder / "m.mlpackage"
+
+
+def _spoil(path: Path) -> None:
+    """One bit of one file is another."""
+    file = next(p for p in [path, *sorted(path.rglob("*"))] if p.is_file())
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("make", [_one_file, _package])
+def test_rotten_byte_is_replaced_and_said(store: Store, tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    source = make(tmp_path)
+    artifact = store.put(source, Format.MLPACKAGE)
+    _spoil(artifact.path)
+    said: list[Event] = []
+
+    with progress.listening(said.append):
+        again = store.put(source, Format.MLPACKAGE)
+
+    assert again == artifact
+    assert store.holds(again)
+    assert [event.title for event in said] == [
+        f"{artifact.path}: not the content of its name, a disk error perhaps; replaced"
+    ]
+    assert _scratch(store) == []
+
+
+def test_content_that_is_whole_is_not_written_again(store: Store, tmp_path: Path) -> None:
+    artifact = store.put(_one_file(tmp_path), Format.ONNX)
+    written = artifact.path.stat().st_mtime_ns
+
+    store.put(tmp_path / "a", Format.ONNX)
+
+    assert artifact.path.stat().st_mtime_ns == written
+
+
+def _put_spoilt(root: Path, source: Path, _: int) -> bool:
+    return Store(root).holds(Store(root).put(source, Format.ONNX))
+
+
+def test_many_processes_replace_the_same_rotten_file(store: Store, tmp_path: Path) -> None:
+    artifact = store.put(_package(tmp_path), Format.MLPACKAGE)
+    _spoil(artifact.path)
+
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        jobs = [(store.root, tmp_path / "m.mlpackage", n) for n in range(16)]
+        assert all(pool.starmap(_put_spoilt, jobs))
+
+
+def test_file_that_changes_while_it_is_copied_is_not_kept_under_the_old_digest(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _one_file(tmp_path)
+
+    def late(path: Path, target: Path) -> None:
+        target.write_bytes(path.read_bytes() + b"more")
+
+    monkeypatch.setattr("edgewright.store.shutil.copyfile", late)
+
+    with pytest.raises(InputError, match="changed while it was copied"):
+        store.put(source, Format.ONNX)
+    assert not list((store.root / "objects").glob("*/*/*"))
+
+
+@pytest.mark.parametrize("make", [_one_file, _package])
+def test_content_is_on_the_disk_before_it_gets_its_name_and_its_folders_after(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path]
+) -> None:
+    """A power cut leaves what was synced: the content, and each name on the way to it."""
+    source = make(tmp_path)
+    synced: list[Path] = []
+    fsync, rename = os.fsync, Path.replace
+    before: list[Path] = []
+    renamed_at: list[int] = []
+
+    def recorded(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    def renamed(self: Path, target: Path) -> Path:
+        renamed_at.append(len(synced))
+        before.extend(Path(str(p).replace(str(self), str(target))) for p in synced)
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    monkeypatch.setattr(Path, "replace", renamed)
+    artifact = store.put(source, Format.MLPACKAGE)
+
+    assert {artifact.path, *artifact.path.rglob("*")} <= set(before)
+    names = [artifact.path.parents[i] for i in range(5)]  # digest, two digits, objects, store, the folder above it
+    assert set(names) <= set(synced)
+    assert artifact.path.parent in synced[renamed_at[0] :]
+
+
+def _child(root: Path, ready: Path) -> subprocess.Popen[bytes]:
+    code = (
+        "import sys, time; from pathlib import Path; from edgewright.store import Store\n"
+        "with Store(Path(sys.argv[1])).workspace() as folder:\n"
+        "    (folder / 'half').write_bytes(bytes(1 << 20)); Path(sys.argv[2]).write_text(folder.name); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(root), str(ready)])
+    while not ready.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    return process
+
+
+def test_scratch_folder_of_a_killed_run_is_removed_by_the_next_and_that_of_a_running_one_is_not(
+    store: Store, tmp_path: Path
+) -> None:
+    killed, running = (_child(store.root, tmp_path / name) for name in ("killed", "running"))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert [path.name for path in abandoned(store.root / "scratch")] == [(tmp_path / "killed").read_text()]
+    (store.root / "scratch" / "tmpof1.0").mkdir()  # of a version that had no locks
+
+    with store.workspace() as own:
+        left = {path.name for path in _scratch(store) if path.is_dir()}
+
+    assert left == {(tmp_path / "running").read_text(), own.name}
+    running.terminate()
+    running.wait()
+    with store.workspace():
+        pass
+    assert _scratch(store) == []
+
+
 def test_workspace_is_gone_after_an_error(store: Store) -> None:
     def work() -> None:
         with store.workspace() as scratch:
@@ -53,7 +201,11 @@ def test_workspace_is_gone_after_an_error(store: Store) -> None:
 
     with pytest.raises(RuntimeError):
         work()
-    assert list((store.root / "scratch").iterdir()) == []
+    assert _scratch(store) == []
+
+
+def _scratch(store: Store) -> list[Path]:
+    return [path for path in (store.root / "scratch").iterdir() if path.name != ".lock"]
 
 
 def test_replace_file_leaves_the_old_content_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +220,16 @@ def test_replace_file_leaves_the_old_content_when_it_fails(tmp_path: Path, monke
         replace_file(target, b"new")
     assert target.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["index.json"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_replaced_file_has_the_mode_that_the_umask_leaves(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        replace_file(tmp_path / "f", b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "f").stat().st_mode & 0o777 == mode
 
 
 def test_lineage_is_followed_to_the_source(store: Store, tmp_path: Path) -> None:

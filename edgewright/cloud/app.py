@@ -1,6 +1,8 @@
 """The cloud's side of devices in the field: sync, the fallback model, a list of devices, health and metrics."""
 
+import asyncio
 import json
+import math
 import time
 import zlib
 from collections.abc import Mapping
@@ -17,8 +19,9 @@ from starlette.requests import ClientDisconnect
 
 from edgewright.artifact import Value
 from edgewright.cloud.database import Database
-from edgewright.deploy import current_release
-from edgewright.errors import EdgewrightError
+from edgewright.cloud.nesting import MAX_DEPTH, is_nested_deeper
+from edgewright.cloud.offers import Offers
+from edgewright.cloud.rates import Bucket, Rates
 from edgewright.yaml_values import first_fault
 from edgewright_runtime.bundle import file_digest
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
@@ -30,6 +33,11 @@ __all__ = ["create_app"]
 _MAX_BODY_BYTES = 2 << 20
 _MAX_UNPACKED_BYTES = 16 << 20
 _MAX_RECORDS = 2000
+_MAX_VALUES = 250_000  # of JSON: small ones take many times their bytes in memory
+_MOST_READ_AT_ONCE = 4  # bodies
+_MAX_SAID = 500  # characters of a refusal, which may quote what was asked
+_METRICS_EVERY_S = 5.0  # the database is counted
+_EACH, _TOGETHER = Bucket(50, 500), Bucket(1000, 5000)  # requests of a device, and of everybody
 
 
 class _Record(Value):
@@ -68,7 +76,7 @@ class _Served:
             with self._lock:
                 scores = predictor.predict(question.row).scores
         except InputRejectedError as e:
-            raise HTTPException(422, str(e)) from e
+            raise HTTPException(422, _said(e)) from e
         if len(scores) != 1:
             raise HTTPException(422, f"one row at a time, {len(scores)} were given")
         version = self._versions[question.model]
@@ -79,39 +87,47 @@ def create_app(
     database: Database,
     *,
     repository: str | None = None,
-    channel: str = "stable",
     bundles: list[Path] | None = None,
     offer_every_s: float = 10.0,
+    rates: Rates | None = None,
 ) -> FastAPI:
     """The application over a database.
 
-    ``repository`` and ``channel`` are what devices are offered, read at most once in ``offer_every_s``; ``bundles`` are
-    the folders of the models that answer ``/v1/predict``.
+    Each device is offered the current release of its own line from ``repository``, which is read at most once in
+    ``offer_every_s`` for each line; ``bundles`` are the folders of the models that answer ``/v1/predict``. Who asks
+    more often than ``rates`` allow is told to come again later (429).
 
     Raises:
         EdgeRuntimeError: a bundle cannot be opened.
     """
     app = FastAPI(title="Edgewright cloud", docs_url=None, redoc_url=None, openapi_url=None)
     served = _Served(bundles or [])
-    counted = {"sync": 0, "records": 0, "repeated": 0, "predict": 0, "refused": 0, "offer_failures": 0}
+    counted = {"sync": 0, "records": 0, "repeated": 0, "predict": 0, "refused": 0, "offer_failures": 0, "hasty": 0}
 
-    callers = _Callers(database, counted)
-    offers = _Offers(repository, channel, counted, offer_every_s)
+    callers = _Callers(database, counted, rates or Rates(_EACH, _TOGETHER))
+    figures = _Figures(counted, database)
+    reading = asyncio.Semaphore(_MOST_READ_AT_ONCE)
+    offers = Offers(repository, counted, offer_every_s)
     known = Annotated[str, Depends(callers.device)]
+
+    async def asked_of(kind: type[_Asked], request: Request) -> _Asked:
+        packed = await _body(request)
+        async with reading:
+            return await run_in_threadpool(_parsed, kind, packed, request.headers.get("content-encoding", "identity"))
 
     @app.post("/v1/sync")
     async def sync(request: Request, name: known) -> dict[str, Any]:
-        asked = _parsed(_Sync, await _body(request))
+        asked = await asked_of(_Sync, request)
         rows = [(record.key, record.body) for record in asked.records]
         new = await run_in_threadpool(database.receive, name, asked.status, rows)
         counted["sync"] += 1
         counted["records"] += new
         counted["repeated"] += len(rows) - new
-        return {"confirmed": [key for key, _ in rows], "offer": await run_in_threadpool(offers.current)}
+        return {"confirmed": [key for key, _ in rows], "offer": await run_in_threadpool(offers.current, asked.status)}
 
     @app.post("/v1/predict")
     async def predict(request: Request, _: known) -> dict[str, Any]:
-        answer = await run_in_threadpool(served.answer, _parsed(_Question, await _body(request)))
+        answer = await run_in_threadpool(served.answer, await asked_of(_Question, request))
         counted["predict"] += 1
         return answer
 
@@ -127,9 +143,9 @@ def create_app(
             return JSONResponse({"status": "database unavailable", "cause": type(e).__name__}, 503)
         return JSONResponse({"status": "ok"})
 
-    @app.get("/metrics")
+    @app.get("/metrics", dependencies=[Depends(callers.operator)])
     def metrics() -> PlainTextResponse:
-        return PlainTextResponse(_metrics(counted, database), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(figures.text(), media_type="text/plain; version=0.0.4")
 
     @app.exception_handler(EdgeRuntimeError)
     def failed(_: Request, error: EdgeRuntimeError) -> JSONResponse:
@@ -138,50 +154,39 @@ def create_app(
     return app
 
 
-class _Offers:
-    """What devices are told is current: thousands that sync must not each read a repository in an object store."""
-
-    def __init__(self, repository: str | None, channel: str, counted: dict[str, int], every_s: float) -> None:
-        self._repository, self._channel, self._counted, self._every_s = repository, channel, counted, every_s
-        self._offer: dict[str, Any] | None = None
-        self._read_s = float("-inf")
-        self._lock = Lock()
-
-    def current(self) -> dict[str, Any] | None:
-        """The channel and its version; None where there is none, or the repository fails."""
-        with self._lock:
-            if self._repository is not None and time.monotonic() >= self._read_s + self._every_s:
-                self._offer = self._read(self._repository)
-                self._read_s = time.monotonic()
-            return self._offer
-
-    def _read(self, repository: str) -> dict[str, Any] | None:
-        try:
-            found = current_release(repository, self._channel)
-        except EdgewrightError:
-            # A repository that fails must not keep devices from delivering their records.
-            self._counted["offer_failures"] += 1
-            return None
-        return {"channel": self._channel, "version": found[0].version} if found else None
-
-
 class _Callers:
     """Who asks, by the token of the Authorization header."""
 
-    def __init__(self, database: Database, counted: dict[str, int]) -> None:
-        self._database, self._counted = database, counted
+    def __init__(self, database: Database, counted: dict[str, int], rates: Rates) -> None:
+        self._database, self._counted, self._rates = database, counted, rates
 
     async def device(self, authorization: Annotated[str, Header()] = "") -> str:
         """The device that asks; everybody else is refused."""
+        self._refuse_haste(self._rates.wait_of_all())  # who has no token makes the database look, too
         token = _token(authorization)
         found = await run_in_threadpool(self._database.device_of, token) if token else None
         if found is None:
             self._counted["refused"] += 1
             raise HTTPException(401, "an Authorization header with this device's token is needed")
+        self._refuse_haste(self._rates.wait_of(found))
         return found
+
+    def _refuse_haste(self, wait_s: float) -> None:
+        if wait_s:
+            self._counted["hasty"] += 1
+            later = {"Retry-After": str(math.ceil(wait_s))}
+            raise HTTPException(429, "too many requests; try again later", headers=later)
+
+    async def operator(self, authorization: Annotated[str, Header()] = "") -> None:
+        """Everybody but an operator is refused."""
+        self._refuse_haste(self._rates.wait_of_all())
+        if not await run_in_threadpool(self._database.is_operator, _token(authorization)):
+            self._counted["refused"] += 1
+            raise HTTPException(401, "an Authorization header with an operator's token is needed")
 
     async def visible(self, authorization: Annotated[str, Header()] = "") -> str | None:
         """The one device that the caller may see; None for an operator, who may see all."""
+        self._refuse_haste(self._rates.wait_of_all())
         token = _token(authorization)
         operator = await run_in_threadpool(self._database.is_operator, token)
         return None if operator else await self.device(authorization)
@@ -194,8 +199,8 @@ def _token(authorization: str) -> str:
 
 
 async def _body(request: Request) -> bytes:
-    """The request's JSON, within its limits both packed and unpacked."""
-    packed = b""
+    """The request's body as it was sent, within its limit."""
+    packed = bytearray()
     try:
         async for block in request.stream():
             packed += block
@@ -203,9 +208,13 @@ async def _body(request: Request) -> bytes:
                 raise HTTPException(413, f"more than {_MAX_BODY_BYTES} bytes")
     except ClientDisconnect as e:
         raise HTTPException(400, "the request broke off") from e
-    if request.headers.get("content-encoding", "identity") == "identity":
+    return bytes(packed)
+
+
+def _unpacked(packed: bytes, encoding: str) -> bytes:
+    if encoding == "identity":
         return packed
-    if request.headers["content-encoding"] != "gzip":
+    if encoding != "gzip":
         raise HTTPException(415, "content-encoding: gzip and identity are allowed")
     unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
@@ -219,12 +228,18 @@ async def _body(request: Request) -> bytes:
     return content
 
 
-def _parsed(kind: type[_Asked], content: bytes) -> _Asked:
+def _parsed(kind: type[_Asked], packed: bytes, encoding: str) -> _Asked:
+    """The body as a value, within its limits of bytes, values and depth; takes a while, so it has a thread."""
+    content = _unpacked(packed, encoding)
+    if content.count(b",") + content.count(b"[") + content.count(b"{") > _MAX_VALUES:
+        raise HTTPException(413, f"more than {_MAX_VALUES} values")
     try:
         value = json.loads(content, parse_constant=_refused)
+        if is_nested_deeper(value, MAX_DEPTH):
+            raise HTTPException(422, f"nested deeper than {MAX_DEPTH}")
         return kind.model_validate(value)
     except ValidationError as e:
-        raise HTTPException(422, first_fault(e, kind)) from e
+        raise HTTPException(422, _said(first_fault(e, kind))) from e
     except (ValueError, RecursionError) as e:
         raise HTTPException(400, f"not JSON: {str(e)[:100]}") from e
 
@@ -233,8 +248,28 @@ def _refused(constant: str) -> Any:
     raise ValueError(f"{constant} is not allowed")
 
 
-def _metrics(counted: Mapping[str, int], database: Database) -> str:
-    """Prometheus' text format, version 0.0.4."""
+def _said(error: object) -> str:
+    text = str(error)
+    return text if len(text) <= _MAX_SAID else f"{text[: _MAX_SAID - 1]}…"
+
+
+class _Figures:
+    """What Prometheus reads. The database is counted at most once in `_METRICS_EVERY_S`, however many ask."""
+
+    def __init__(self, counted: Mapping[str, int], database: Database) -> None:
+        self._counted, self._database = counted, database
+        self._lock, self._read_s, self._gauges = Lock(), float("-inf"), (0, 0)
+
+    def text(self) -> str:
+        """Prometheus' text format, version 0.0.4."""
+        with self._lock:
+            if time.monotonic() - self._read_s > _METRICS_EVERY_S:
+                self._gauges = self._database.count_devices(), self._database.count()
+                self._read_s = time.monotonic()
+            return _metrics(self._counted, *self._gauges)
+
+
+def _metrics(counted: Mapping[str, int], devices: int, records: int) -> str:
     lines = []
     for name, text in (
         ("sync", "Batches received."),
@@ -242,13 +277,14 @@ def _metrics(counted: Mapping[str, int], database: Database) -> str:
         ("repeated", "Records that had been counted before."),
         ("predict", "Answers of the fallback model."),
         ("refused", "Requests without a valid token."),
+        ("hasty", "Requests that came too soon after others."),
         ("offer_failures", "Times the release repository could not be read."),
     ):
         metric = f"edgewright_{name}_total"
         lines += [f"# HELP {metric} {text}", f"# TYPE {metric} counter", f"{metric} {counted[name]}"]
     for name, text, value in (
-        ("devices", "Registered devices.", len(database.devices())),
-        ("stored_records", "Records in the database.", database.count()),
+        ("devices", "Registered devices.", devices),
+        ("stored_records", "Records in the database.", records),
     ):
         lines += [f"# HELP edgewright_{name} {text}", f"# TYPE edgewright_{name} gauge", f"edgewright_{name} {value}"]
     return "\n".join(lines) + "\n"

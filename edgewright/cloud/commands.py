@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from edgewright.terminal import terminal
 
 __all__ = ["cloud_app"]
 
 cloud_app = typer.Typer()
-console = Console()
+console = terminal()
 
 _Database = Annotated[
     str | None, typer.Option(help="SQLAlchemy URL (sqlite, postgresql); SQLite below Edgewright's home by default.")
@@ -25,8 +26,9 @@ def cloud(context: typer.Context) -> None:
 
 @cloud_app.command("serve")
 def serve(
-    repository: Annotated[str | None, typer.Option(help="Release repository that devices are offered.")] = None,
-    channel: str = "stable",
+    repository: Annotated[
+        str | None, typer.Option(help="Release repository: each device is offered its own model's newest.")
+    ] = None,
     bundle: Annotated[list[Path] | None, typer.Option(help="Folder of a bundle that answers unsure devices.")] = None,
     database: _Database = None,
     host: str = "127.0.0.1",
@@ -36,7 +38,7 @@ def serve(
     from edgewright.cloud.serve import serve as run
 
     console.print(f"Serving devices at http://{host}:{port}; Ctrl-C stops.")
-    run(database=database, repository=repository, channel=channel, bundles=bundle, host=host, port=port)
+    run(database=database, repository=repository, bundles=bundle, host=host, port=port)
 
 
 @cloud_app.command("add-device")

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from edgewright.artifact import Value
+from edgewright.cloud.nesting import MAX_DEPTH, is_nested_deeper
 from edgewright.errors import InputError
 from edgewright.monitor import Telemetry
 from edgewright_runtime.errors import IntegrityError
@@ -139,9 +140,14 @@ class Database:
         query = sa.select(_devices.c.id, _devices.c.last_seen_s, count, _devices.c.status).order_by(_devices.c.id)
         with self._engine.connect() as connection:
             return [
-                Device(id=i, last_seen_s=seen, records=n, status=json.loads(status))
+                Device(id=i, last_seen_s=seen, records=n, status=_status(status))
                 for i, seen, n, status in connection.execute(query)
             ]
+
+    def count_devices(self) -> int:
+        """Registered devices."""
+        with self._engine.connect() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).select_from(_devices)).scalar_one())
 
     def count(self, kind: str | None = None) -> int:
         """Records of all devices, of one kind or of all."""
@@ -189,6 +195,17 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     # FULL: a device forgets a record once it is confirmed, so a confirmation must outlive a power cut.
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _status(text: str) -> dict[str, Any]:
+    """What a device said of itself; one that cannot be read, by an older version or a damaged disk, hides no other."""
+    try:
+        status = json.loads(text)
+    except (ValueError, RecursionError):
+        return {"unreadable": "no JSON"}
+    if not isinstance(status, dict) or is_nested_deeper(status, MAX_DEPTH):
+        return {"unreadable": f"no object, or nested deeper than {MAX_DEPTH}"}
+    return status
 
 
 def _kind(body: Mapping[str, Any]) -> str:

@@ -43,7 +43,6 @@ def serve(
     *,
     database: str | None = None,
     repository: str | None = None,
-    channel: str = "stable",
     bundles: list[Path] | None = None,
     host: str = "127.0.0.1",
     port: int = 8100,
@@ -57,7 +56,7 @@ def serve(
 
     opened = Database(database or default_database())
     try:
-        app = create_app(opened, repository=repository, channel=channel, bundles=bundles)
+        app = create_app(opened, repository=repository, bundles=bundles)
     except EdgeRuntimeError as e:
         raise InputError(f"a model cannot be served: {e}") from e
     try:

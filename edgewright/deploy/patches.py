@@ -1,5 +1,9 @@
-"""Builds patches between two versions of a file: every codec is tried and checked, and the smallest wins."""
+"""Builds patches between two versions of a file: every codec is tried and checked, and the smallest wins.
 
+A patch only spares a download: a codec that fails, or whose patch a device would refuse, is left out, and told.
+"""
+
+import io
 import json
 import lzma
 import struct
@@ -11,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgewright.errors import InputError
+from edgewright.progress import progress
 from edgewright_runtime.patch import TENSOR_MAGIC, apply_patch, to_difference
 
 __all__ = ["BuiltPatch", "TensorRange", "build_patch", "build_patches", "encoders", "patch_kind", "tensor_ranges"]
@@ -37,17 +42,14 @@ class BuiltPatch(NamedTuple):
     content: bytes
 
 
-def build_patch(path: str, base: bytes, new: bytes, codecs: Sequence[str] | None = None) -> BuiltPatch:
-    """The smallest patch from ``base`` to ``new``, two versions of the file ``path``.
+def build_patch(path: str, base: bytes, new: bytes, codecs: Sequence[str] | None = None) -> BuiltPatch | None:
+    """The smallest patch from ``base`` to ``new``, two versions of the file ``path``; None where no codec makes one.
 
     Without ``codecs`` those are tried that every device reads: ``tensor``, and ``bsdiff`` where bsdiff4 is installed.
     """
     chosen = codecs or ["tensor", *(["bsdiff"] if find_spec("bsdiff4") else [])]
-    built = [BuiltPatch(codec, encoders()[codec](path, base, new)) for codec in chosen]
-    for patch in built:
-        if apply_patch(patch.codec, base, patch.content, len(new)) != new:
-            raise AssertionError(f"the {patch.codec} patch of {path} does not give the new file")
-    return min(built, key=lambda patch: len(patch.content))
+    built = [patch for codec in chosen if (patch := _checked(codec, path, base, new))]
+    return min(built, key=lambda patch: len(patch.content), default=None)
 
 
 def build_patches(path: str, base: bytes, new: bytes) -> list[BuiltPatch]:
@@ -55,11 +57,24 @@ def build_patches(path: str, base: bytes, new: bytes) -> list[BuiltPatch]:
 
     A device without the package zstandard takes the first of them.
     """
-    built = [build_patch(path, base, new)]
-    if find_spec("zstandard"):
-        other = build_patch(path, base, new, ["zstd"])
-        built += [other] if len(other.content) < len(built[0].content) else []
-    return built
+    built = build_patch(path, base, new)
+    other = build_patch(path, base, new, ["zstd"]) if find_spec("zstandard") else None
+    if built and other and len(other.content) >= len(built.content):
+        other = None
+    return [patch for patch in (built, other) if patch]
+
+
+def _checked(codec: str, path: str, base: bytes, new: bytes) -> BuiltPatch | None:
+    """A codec's patch, applied as a device applies it; None, and told, where that does not give the new file."""
+    try:
+        content = encoders()[codec](path, base, new)
+        if apply_patch(codec, base, content, len(new)) == new:
+            return BuiltPatch(codec, content)
+        said = "it does not give the new file"
+    except Exception as e:  # libraries' own, damaged models, too little memory: whatever it is, it costs bytes only
+        said = (str(e) or type(e).__name__).splitlines()[0][:200]
+    progress.note(f"no {codec} patch for {path}: {said}")
+    return None
 
 
 def patch_kind(path: str, base: bytes | None, new: bytes | None) -> str:
@@ -101,7 +116,10 @@ def _tensor_patch(path: str, base: bytes, new: bytes) -> bytes:
         body.append(content)
     header = json.dumps(segments, separators=(",", ":")).encode()
     plain = TENSOR_MAGIC + struct.pack("<I", len(header)) + header + b"".join(body)
-    return lzma.compress(plain, preset=_XZ_PRESET)
+    # A dictionary no larger than its content: the preset's 64 MB take 80 ms to set up, however little there is.
+    dictionary_bytes = 1 << min(max(len(plain) - 1, 1 << 12).bit_length(), 26)
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": _XZ_PRESET, "dict_size": dictionary_bytes}]
+    return lzma.compress(plain, filters=filters)
 
 
 def _segments(
@@ -141,9 +159,33 @@ def _gap(content: bytes, base: bytes, start: int) -> Iterator[tuple[dict[str, in
 
 
 def _bsdiff_patch(_: str, base: bytes, new: bytes) -> bytes:
-    import bsdiff4  # type: ignore[import-untyped]
+    from bsdiff4 import core  # type: ignore[import-untyped]
+    from bsdiff4 import format as form
 
-    return bytes(bsdiff4.diff(base, new))
+    control, diff, extra = core.diff(base, new)
+    patch = io.BytesIO()
+    form.write_patch(patch, len(new), _without_idle_steps(control), diff, extra)
+    return patch.getvalue()
+
+
+def _without_idle_steps(control: bytes) -> bytes:
+    """Steps that only move become part of the step before: a device refuses several in a row."""
+    merged: list[list[int]] = []
+    for add, insert, seek in struct.iter_unpack("<qqq", control):
+        if merged and not add and not insert:
+            merged[-1][2] += _signed(seek)
+        else:
+            merged.append([add, insert, _signed(seek)])
+    return b"".join(struct.pack("<qqq", add, insert, _magnitude(seek)) for add, insert, seek in merged)
+
+
+def _signed(value: int) -> int:
+    # The format keeps a sign bit and a magnitude, not two's complement.
+    return -(value & 0x7FFFFFFFFFFFFFFF) if value < 0 else value
+
+
+def _magnitude(value: int) -> int:
+    return value if value >= 0 else -value - (1 << 63)
 
 
 def _zstd_patch(_: str, base: bytes, new: bytes) -> bytes:

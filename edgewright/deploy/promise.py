@@ -3,6 +3,7 @@
 import hashlib
 
 from edgewright.artifact import Value
+from edgewright.deploy.lines import no_release
 from edgewright.deploy.release import Release, current_document, current_release
 from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
@@ -15,23 +16,25 @@ __all__ = ["Promise", "current_promise"]
 
 
 class Promise(Value):
-    """A channel's current release, its monitoring plan, and the report in its bundle."""
+    """A line's current release, its monitoring plan, and the report in its bundle."""
 
     release: Release
     plan: MonitoringPlan
     report: ValidationReport
 
 
-def current_promise(repository: str, channel: str) -> Promise:
-    """Read the current release of a channel, its report checked against its digest.
+def current_promise(repository: str, channel: str, *, model: str | None = None, platform: str | None = None) -> Promise:
+    """Read the current release of a line, its report checked against its digest; found as by `rollback`.
 
     Raises:
-        InputError: the channel has no release, or the report is not there or not what the release says.
+        InputError: no such line has a release, there are several, or the report is not there or not what the release
+            says.
     """
     files = ReleaseRepository(repository)
-    found, document = current_release(repository, channel), current_document(files, channel)
+    found = current_release(repository, channel, model=model, platform=platform)
+    document = current_document(files, found[0].line) if found else None
     if found is None or document is None:
-        raise InputError(f"release repository {repository}: channel '{channel}' has no release to watch")
+        raise InputError(f"{no_release(files, channel, model, platform)}; nothing to watch")
     blob = next((file for file in document.files if file.path == REPORT_NAME), None)
     packed = files.read(blob.name) if blob else None
     if blob is None or packed is None:

@@ -1,6 +1,7 @@
 """The files of a release repository, on local disk or at any fsspec URL."""
 
 import fcntl
+import hashlib
 import json
 import time
 import uuid
@@ -13,7 +14,9 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from edgewright.errors import InputError, TransientError
+from edgewright.progress import progress
 from edgewright.store import replace_file
+from edgewright_runtime.disk import make_folder
 
 __all__ = ["ReleaseRepository"]
 
@@ -48,7 +51,7 @@ class ReleaseRepository:
                 yield
             return
         with self._explained("locked"):
-            Path(self._root).mkdir(parents=True, exist_ok=True)
+            make_folder(Path(self._root))
             lock = (Path(self._root) / ".lock").open("ab")
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -92,13 +95,38 @@ class ReleaseRepository:
             except FileNotFoundError:
                 return None
 
-    def size(self, name: str) -> int | None:
-        """A file's length; None where there is no such file."""
+    def holds(self, name: str, sha256: str) -> bool:
+        """Whether a file is there, and is what its digest says: one of the right length may still be rotten."""
+        found = self.read(name)
+        return found is not None and hashlib.sha256(found).hexdigest() == sha256
+
+    def keep(self, name: str, content: bytes, sha256: str) -> None:
+        """Write a file that is named by its content, unless it is there; one that is damaged is replaced, and told."""
+        found = self.read(name)
+        if found is not None and hashlib.sha256(found).hexdigest() == sha256:
+            return
+        if found is not None:
+            progress.note(f"release repository {self.url}: {name} was damaged or cut off; replaced")
+        self.write(name, content)
+
+    def names(self, below: str) -> list[str]:
+        """The names of all files below a folder of the repository, sorted; half-written ones are left out."""
+        with self._explained("listed"):
+            self._fs.invalidate_cache()
+            found = self._fs.find(self._path(below))
+        start = len(self._path(""))
+        names = (str(path)[start:] for path in found)
+        return sorted(name for name in names if not name.rpartition("/")[2].startswith("."))
+
+    def size(self, name: str) -> int:
+        """A file's length."""
         with self._explained("read"):
-            try:
-                return int(self._fs.info(self._path(name))["size"])
-            except FileNotFoundError:
-                return None
+            return int(self._fs.info(self._path(name))["size"])
+
+    def remove(self, name: str) -> None:
+        """Delete a file."""
+        with self._explained("changed"):
+            self._fs.rm_file(self._path(name))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file; a reader sees the old content or the new."""

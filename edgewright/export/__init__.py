@@ -7,7 +7,8 @@ that one conversion needs, so a converter that crashes or leaks takes nothing wi
 from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
 from edgewright.export import android, edge_device, ios
 from edgewright.export.refusal import refuse_meaningless
-from edgewright.profile import ExportOptions, Platform
+from edgewright.portable_words import refuse_unportable
+from edgewright.profile import ExportOptions, InstructionSet, Platform
 from edgewright.recipe import Quantize
 from edgewright.store import Store
 
@@ -21,7 +22,8 @@ def export(
     precision: Precision,
     store: Store,
     *,
-    instruction_set: str = "arm64",
+    instruction_set: InstructionSet = "arm64",
+    dot_products: bool = False,
     options: ExportOptions = ExportOptions(),  # noqa: B008 - frozen
     quantization: Quantize = Quantize(),  # noqa: B008 - frozen
 ) -> Exported:
@@ -29,8 +31,8 @@ def export(
 
     int8 is calibrated on the dataset's calibration rows only. Inputs and outputs keep the source model's names, order
     and real-number dtypes at every precision, so a device's code does not change with it, unless `options` say
-    otherwise. `quantization` says how int8 is calibrated and which layers it leaves in float. The same arguments give
-    the same bytes.
+    otherwise. `quantization` says how int8 is calibrated and which layers it leaves in float. `dot_products` says that
+    the device is known to have them in 8 bits (VNNI). The same arguments give the same bytes.
 
     Raises:
         UnsupportedError: no path for an operator, or a precision that means nothing for this model.
@@ -38,6 +40,8 @@ def export(
             it names the first layer where the two part.
     """
     refuse_meaningless(model, precision)
+    for words in (column.words for column in model.preprocessing.columns if column.words is not None):
+        refuse_unportable(words, platform.value)
     match platform:
         case Platform.ANDROID:
             return android.export(model, dataset, precision, store, options, quantization)
@@ -50,6 +54,7 @@ def export(
                 precision,
                 store,
                 instruction_set=instruction_set,
+                dot_products=dot_products,
                 options=options,
                 quantization=quantization,
             )

@@ -3,12 +3,13 @@
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgewright.errors import UnsupportedError
 
-__all__ = ["MAX_ROWS", "CalibrationRows"]
+__all__ = ["MAX_ROWS", "CalibrationRows", "integers_in_width"]
 
 MAX_ROWS = 256  # ranges settle after some hundred rows; each costs one float inference
 _PREFIX = "calibration.x."
@@ -20,14 +21,16 @@ class CalibrationRows:
     Rows are read from the file as they are needed: 256 images of 224 x 224 would take 150 MB.
     """
 
-    def __init__(self, dataset: Path, inputs: list[str]) -> None:
-        """Find the rows.
+    def __init__(self, dataset: Path, specs: list[dict[str, Any]]) -> None:
+        """Find the rows of the inputs that a file declares (fields of `TensorSpec`), in its own width of whole numbers.
 
         Rows with a missing number (NaN) are left out: a range cannot be learned from them.
 
         Raises:
             UnsupportedError: the dataset has no usable calibration row for these inputs.
         """
+        inputs = [str(spec["name"]) for spec in specs]
+        self._dtypes = {str(spec["name"]): np.dtype(spec["dtype"]) for spec in specs}
         with zipfile.ZipFile(dataset) as archive:
             members = set(archive.namelist())
         absent = [name for name in inputs if f"{_PREFIX}{name}.npy" not in members]
@@ -49,7 +52,25 @@ class CalibrationRows:
     def _all(self) -> Iterator[dict[str, np.ndarray]]:
         columns = [_rows_of(self._dataset, f"{_PREFIX}{name}.npy") for name in self._inputs]
         for values in zip(*columns, strict=True):
-            yield dict(zip(self._inputs, values, strict=True))
+            row = dict(zip(self._inputs, values, strict=True))
+            yield {name: integers_in_width(value, self._dtypes[name], name) for name, value in row.items()}
+
+
+def integers_in_width(column: np.ndarray, wanted: np.dtype[Any], name: str) -> np.ndarray:
+    """Whole numbers in the width of a file's own input: LiteRT's converter narrows int64.
+
+    Raises:
+        UnsupportedError: a number does not fit.
+    """
+    if column.dtype == wanted or column.dtype.kind not in "iu" or wanted.kind not in "iu":
+        return column
+    limits = np.iinfo(wanted)
+    if column.size and (column.min() < limits.min or column.max() > limits.max):
+        raise UnsupportedError(
+            f"input '{name}' is {wanted.name} on the device, which holds {limits.min} to {limits.max}; the rows hold "
+            f"{column.min()} to {column.max()}"
+        )
+    return column.astype(wanted)
 
 
 def _rows_of(dataset: Path, member: str) -> Iterator[np.ndarray]:

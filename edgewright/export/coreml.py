@@ -1,6 +1,7 @@
 """The child's side of iOS exports: coremltools, and only what it needs."""
 
 import gc
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -10,10 +11,11 @@ from typing import Any
 from edgewright.artifact import Precision
 from edgewright.errors import UnsupportedError
 from edgewright.export import mlpackage
+from edgewright.export.coreml_weights import weights_of_program
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.weight_match import weights_of_layers
 
-__all__ = ["convert", "coremltools_alone", "palettize", "quantize", "scores_output"]
+__all__ = ["convert", "coremltools_alone", "finish", "palettize", "quantize", "scores_output", "tensor_type"]
 
 _SHOWN = ("short_description", "author", "version")
 # coremltools keeps tensors below 2,048 elements as they are; a model for small devices consists of such tensors.
@@ -33,6 +35,7 @@ def convert(
     path: str,
     pixels: dict[str, float] | None = None,
     labels: list[str] | None = None,
+    kept: Sequence[str] = (),
 ) -> None:
     """Torch graph to an ML program that computes in float32 or float16, tensors named as the source's.
 
@@ -45,49 +48,91 @@ def convert(
         path: the package to write.
         pixels: ``scale`` and ``mean`` of ``(pixel - mean) * scale``, to type image inputs as images; None: tensors.
         labels: the class names, to make a classifier of it; None: scores as they are.
+        kept: names of values that stay float32 in a program that computes in float16.
     """
     ct = coremltools_alone()
-    import numpy as np
     import torch
 
+    from edgewright.export.coreml_graph import graph_for_coreml
+    from edgewright.export.coreml_operators import convert_exactly
     from edgewright.export.graph_input import example_inputs
+    from edgewright.export.softmax_masks import bound_masks
     from edgewright.intake import torch_graph
     from edgewright.optimize.fuse import fuse
 
-    # Folded here, since the converter keeps the weights that it folds.
-    module = fuse(torch_graph.load(Path(graph)).eval())
+    convert_exactly()
     examples = example_inputs(inputs)
+    # BatchNorm is folded here, since the converter keeps the weights that it folds.
+    fused = fuse(torch_graph.load(Path(graph)).eval())
+    is_half = compute != Precision.FLOAT32
+    masks = bound_masks(fused) if is_half else ""
+    module = graph_for_coreml(fused, examples)
     # One run, for the sake of its graph: oneDNN would load its kernels for it and keep reordered weights.
     with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
         traced = torch.jit.trace(module, examples, check_trace=False)
     try:
         model = ct.convert(
             traced,
-            inputs=[_input(ct, spec, example, pixels) for spec, example in zip(inputs, examples, strict=True)],
-            outputs=[ct.TensorType(spec["name"], dtype=_stored(np.dtype(spec["dtype"]))) for spec in outputs],
+            inputs=[
+                _input(ct, spec, tuple(example.shape), pixels) for spec, example in zip(inputs, examples, strict=True)
+            ],
+            outputs=[tensor_type(ct, spec) for spec in outputs],
             classifier_config=_classifier(ct, outputs, labels),
             convert_to="mlprogram",
-            compute_precision=ct.precision.FLOAT32 if compute == Precision.FLOAT32 else ct.precision.FLOAT16,
+            compute_precision=half_but(ct, frozenset(kept)) if is_half else ct.precision.FLOAT32,
             minimum_deployment_target=ct.target.iOS16,
             skip_model_load=True,
         )
     except NotImplementedError as e:
         raise UnsupportedError(f"Core ML: {str(e).splitlines()[0]}; try the platforms android or edge_device") from e
-    # The program, the traced network and what the converter made of both hold the weights three times over.
     with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
-        plain = str(Path(folder) / "plain.mlpackage")
-        model.save(plain)
-        del model, traced, module
+        plain = Path(folder) / "plain.mlpackage"
+        model.save(str(plain))
+        # The program, the traced network and what the converter made of both hold the weights three times over.
+        del model, traced, module, fused
         gc.collect()
-        model = _stored_without_loss(ct.models.MLModel(plain, skip_model_load=True))
-        _describe(model, inputs, outputs, description)
-        model.save(path)
+        said = description | ({"masks": masks} if masks else {})
+        finish(plain, inputs, outputs, said, path)
+
+
+def finish(
+    plain: Path, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], description: dict[str, str], path: str
+) -> None:
+    """A converted package with its weights stored as small as they are, described, and the same bytes each time."""
+    ct = coremltools_alone()
+    model = _stored_without_loss(ct.models.MLModel(str(plain), skip_model_load=True))
+    _describe(model, inputs, outputs, description)
+    model.save(path)
     mlpackage.make_reproducible(Path(path))
 
 
-def quantize(source: str, name: str, path: str, graph: str = "", float_layers: Sequence[str] = ()) -> None:
+def half_but(ct: Any, kept: frozenset[str]) -> Any:
+    """Half precision, the operators that give one of these values left out."""
+
+    def is_half(operator: Any) -> bool:
+        # Of a model's output the value bears the output's name, and the half that is cast to it the operator's.
+        names = (operator.name, *(value.name for value in operator.outputs))
+        return not any(_saved_name(name) in kept for name in names)
+
+    return ct.transform.FP16ComputePrecision(op_selector=is_half)
+
+
+def _saved_name(name: str) -> str:
+    """What coremltools makes of a value's name when it writes the program (``NameSanitizer`` of its passes)."""
+    plain = re.sub("[^a-zA-Z0-9_]", "_", name)
+    return plain if re.match("[a-zA-Z]", plain) else f"var_{plain.removeprefix('_')}"
+
+
+def quantize(
+    source: str,
+    name: str,
+    path: str,
+    graph: str = "",
+    float_layers: Sequence[str] = (),
+    kept: Sequence[str] = (),
+) -> None:
     """An ML program with its weights in 8 bits: linear, symmetric, one scale per output channel; those of the
-    ``float_layers`` of the torch graph stay as they are.
+    ``float_layers`` of the torch graph, and of the operators that give the ``kept`` values, stay as they are.
 
     Raises:
         UnsupportedError: it holds no weight large enough.
@@ -99,13 +144,11 @@ def quantize(source: str, name: str, path: str, graph: str = "", float_layers: S
     config = compression.OpLinearQuantizerConfig(
         mode="linear_symmetric", dtype="int8", weight_threshold=_LEAST_QUANTIZED_ELEMENTS
     )
-    kept: dict[str, None] = {}
+    plain = _weights_of(model, kept)
     if float_layers:
-        weights = compression.get_weights_metadata(model, weight_threshold=0)
-        values = {at: weight.val for at, weight in weights.items()}
-        found = weights_of_layers(Path(graph), float_layers, values)
-        kept = dict.fromkeys(set().union(*found.values()))
-    choices = compression.OptimizationConfig(global_config=config, op_name_configs=kept)
+        values = {at: weight.value for at, weight in weights_of_program(model).items()}
+        plain |= set().union(*weights_of_layers(Path(graph), float_layers, values).values())
+    choices = compression.OptimizationConfig(global_config=config, op_name_configs=dict.fromkeys(sorted(plain)))
     compression.linear_quantize_weights(model, choices).save(path)
     mlpackage.make_reproducible(Path(path))
     if "constexpr_affine_dequantize" not in mlpackage.operators(Path(path)):
@@ -114,8 +157,16 @@ def quantize(source: str, name: str, path: str, graph: str = "", float_layers: S
         )
 
 
-def palettize(source: str, name: str, path: str) -> None:
-    """An ML program with each weight in 4 bits: an index into the 16 values of its tensor that fit it best.
+def _weights_of(model: Any, kept: Sequence[str]) -> set[str]:
+    """The names of the weights of the operators that give one of these values, in float32 or cast from half."""
+    named = {f"{name}{added}" for name in kept for added in ("", "_cast_fp16")}
+    weights = weights_of_program(model) if kept else {}
+    return {at for at, weight in weights.items() if named & set(weight.readers)}
+
+
+def palettize(source: str, name: str, path: str, kept: Sequence[str] = ()) -> None:
+    """An ML program with each weight in 4 bits: an index into the 16 values of its tensor that fit it best; those of
+    the operators that give the ``kept`` values stay as they are.
 
     iOS 16 has no linear 4-bit weights; a palette of 16 values takes the same size.
 
@@ -129,7 +180,9 @@ def palettize(source: str, name: str, path: str) -> None:
     config = compression.OpPalettizerConfig(
         mode="custom", lut_function=_best_palette, weight_threshold=_LEAST_QUANTIZED_ELEMENTS
     )
-    compression.palettize_weights(model, compression.OptimizationConfig(global_config=config)).save(path)
+    plain = dict.fromkeys(sorted(_weights_of(model, kept)))
+    choices = compression.OptimizationConfig(global_config=config, op_name_configs=plain)
+    compression.palettize_weights(model, choices).save(path)
     mlpackage.make_reproducible(Path(path))
     if "constexpr_lut_to_dense" not in mlpackage.operators(Path(path)):
         raise unsupported_precision(
@@ -172,16 +225,16 @@ def _stored_without_loss(model: Any) -> Any:
 
 def _worth_a_decoder(model: Any) -> tuple[list[str], list[str]]:
     """The names of the weights that a palette makes clearly smaller, and of those that a bit mask does."""
-    import coremltools.optimize.coreml as compression
+    import numpy as np
 
-    weights = compression.get_weights_metadata(model, weight_threshold=_LEAST_QUANTIZED_ELEMENTS)
     palettes: list[str] = []
     sparse: list[str] = []
-    for name, weight in weights.items():
+    for name, weight in weights_of_program(model, _LEAST_QUANTIZED_ELEMENTS).items():
+        value, values, zeros = weight.value, len(np.unique(weight.value)), float(np.mean(weight.value == 0))
         # One value alone needs no palette, and coremltools writes none for it.
-        bits = next((n for n in _PALETTE_BITS if 2 <= weight.unique_values <= 2**n), None)
-        of_sparse = (1 - weight.sparsity) + 1 / (8 * weight.val.dtype.itemsize)
-        of_palette = bits / (8 * weight.val.dtype.itemsize) + 2**bits / weight.val.size if bits else 1.0
+        bits = next((n for n in _PALETTE_BITS if 2 <= values <= 2**n), None)
+        of_sparse = (1 - zeros) + 1 / (8 * value.dtype.itemsize)
+        of_palette = bits / (8 * value.dtype.itemsize) + 2**bits / value.size if bits else 1.0
         if min(of_sparse, of_palette) < _WORTH_A_DECODER:
             (palettes if of_palette <= of_sparse else sparse).append(name)
     return palettes, sparse
@@ -199,19 +252,23 @@ def _palette_of(weight: Any) -> tuple[Any, Any]:
 
 def coremltools_alone() -> Any:
     """Import coremltools without the frameworks that it looks for: 3 s instead of 10, a third of the memory."""
-    for unneeded in ("tensorflow", "sklearn", "xgboost", "libsvm"):
+    for unneeded in ("tensorflow", "sklearn", "xgboost", "libsvm", "torchao"):
         sys.modules.setdefault(unneeded, None)  # type: ignore[arg-type]
     import coremltools
 
     return coremltools
 
 
-def _input(ct: Any, spec: dict[str, Any], example: Any, pixels: dict[str, float] | None) -> Any:
+def tensor_type(ct: Any, spec: dict[str, Any], shape: tuple[int, ...] | None = None) -> Any:
+    """A tensor by its name, in the width that Core ML has for its dtype; an input with its shape."""
     import numpy as np
 
-    shape = tuple(example.shape)
+    return ct.TensorType(spec["name"], shape=shape, dtype=_stored(np.dtype(spec["dtype"])))
+
+
+def _input(ct: Any, spec: dict[str, Any], shape: tuple[int, ...], pixels: dict[str, float] | None) -> Any:
     if pixels is None:
-        return ct.TensorType(spec["name"], shape=shape, dtype=_stored(np.dtype(spec["dtype"])))
+        return tensor_type(ct, spec, shape)
     channels = shape[1] if len(shape) == 4 else 0
     if channels not in {1, 3}:
         raise UnsupportedError(f"input '{spec['name']}' of shape {shape} is no image (1, 1 or 3, height, width)")

@@ -3,50 +3,66 @@
 from dataclasses import dataclass
 
 from edgewright.artifact import Artifact, Dataset, ImportedModel, Precision
+from edgewright.errors import DisagreementError
 from edgewright.export.converter import convert_in_child
+from edgewright.export.diagnosis.report import Diagnosis
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["PARITY_LIMITS", "Declared", "checked"]
+__all__ = ["LEAST_SNR_DB", "PARITY_LIMITS", "Declared", "checked"]
 
-# Largest difference over the output's largest magnitude. int8 is judged by its accuracy, on the test rows.
+# Largest difference over the output's largest magnitude.
 PARITY_LIMITS = {Precision.FLOAT32: 1e-4, Precision.FLOAT16: 1e-2}
+# Fewer bits are judged by the accuracy on the test rows; but at 0 dB an output holds as much error as signal: zeros
+# would be as near to the model, and no accuracy needs to be measured.
+LEAST_SNR_DB = 0.0
 
 
 @dataclass(frozen=True)
 class Declared:
-    """Inputs and outputs of a file; ``runtime_floor`` where the file decides which runtime loads it."""
+    """Inputs and outputs of a file; ``runtime_floor`` where the file decides which runtime loads it;
+    ``largest_pair_sum`` of int8 for ONNX Runtime (`edgewright_runtime.manifest.Processor`)."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     runtime_floor: str | None
     notes: tuple[str, ...]
+    largest_pair_sum: int | None = None
 
 
-def checked(model: ImportedModel, exported: Artifact, dataset: Dataset, precision: Precision) -> Declared:
-    """Read an exported file's tensors, and compare a float file with its model on real rows.
+def checked(
+    model: ImportedModel, exported: Artifact, dataset: Dataset, precision: Precision, *, is_judged: bool = True
+) -> Declared:
+    """Read an exported file's tensors, and compare the file with its model on real rows.
 
-    The reference is the imported ONNX, which the door compared with the source in its own framework; where the
-    network was changed since, it is the changed torch graph.
+    The reference is what the door compared with the source in its own framework; where the network was changed since,
+    it is the changed torch graph; where the door made nothing of the source, its own answers. Nothing is compared
+    unless it ``is_judged``.
 
     Raises:
-        ConversionError: the file's outputs are farther off than `PARITY_LIMITS`; names the first layer that differs.
+        DisagreementError: the file's outputs are farther off than `PARITY_LIMITS`, or, of fewer bits than they name,
+            not above `LEAST_SNR_DB`; names the first operator and layer that are wrong.
     """
-    untouched = model.graph is None or model.graph.parent == model.onnx.digest
-    reference = model.onnx if untouched or model.graph is None else model.graph
+    reference = model.inside or dataset.artifact
     arguments = {
         "reference": {"path": str(reference.path), "format": reference.format.value},
         "exported": {"path": str(exported.path), "format": exported.format.value},
         "dataset": str(dataset.artifact.path),
         "inputs": [spec.name for spec in model.inputs],
         "outputs": [spec.name for spec in model.outputs],
-        "limit": PARITY_LIMITS.get(precision),
+        "limit": PARITY_LIMITS.get(precision) if is_judged else None,
+        "least_snr_db": LEAST_SNR_DB if is_judged and precision not in PARITY_LIMITS else None,
         "has_thresholds": model.float32_only,
     }
     answer = convert_in_child(
         "edgewright.export.parity_check:check", arguments, what=f"checking {exported.path.name}"
     ).value
+    if answer["disagreement"] is not None:
+        found = answer["disagreement"]["diagnosis"]
+        diagnosis = None if found is None else Diagnosis.model_validate(found)
+        raise DisagreementError(answer["disagreement"]["said"], exported, diagnosis)
     inputs, outputs = (
         tuple(TensorSpec(**{**fields, "shape": tuple(fields["shape"])}) for fields in answer[side])
         for side in ("inputs", "outputs")
     )
-    return Declared(inputs, outputs, answer.get("runtime_floor"), tuple(answer["notes"]))
+    notes = tuple(answer["notes"])
+    return Declared(inputs, outputs, answer.get("runtime_floor"), notes, answer.get("largest_pair_sum"))

@@ -8,11 +8,13 @@ from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedMod
 from edgewright.errors import UnsupportedError
 from edgewright.export.converter import convert_in_child
 from edgewright.export.declared import checked
+from edgewright.export.kept_float import Kept, converted
 from edgewright.export.refusal import quantization_arguments
 from edgewright.export.reuse import reuse
-from edgewright.profile import ExportOptions
+from edgewright.profile import ExportOptions, InstructionSet, weight_bits
 from edgewright.recipe import Quantize
 from edgewright.store import Store
+from edgewright_runtime.manifest import Processor
 
 __all__ = ["export"]
 
@@ -29,23 +31,36 @@ def export(
     precision: Precision,
     store: Store,
     *,
-    instruction_set: str,
+    instruction_set: InstructionSet,
+    dot_products: bool,
     options: ExportOptions,
     quantization: Quantize,
 ) -> Exported:
-    """An `.onnx` with a free batch axis, optimized offline by the passes that hold for every processor."""
-    artifact, said = _float32(model, store), list[str]()
-    if precision is not Precision.FLOAT32:
-        arguments: dict[str, Any] = {}
-        if precision is Precision.INT8:
-            arguments = {"instruction_set": instruction_set, **quantization_arguments(model, quantization)}
-        artifact, said = _smaller(model, artifact, store, precision, dataset, arguments)
-    declared = checked(model, artifact, dataset, precision)
-    notes, needed = (*declared.notes, *said), ""
+    """An `.onnx` with a free batch axis, optimized offline by the passes that hold for every processor.
+
+    int8 weights have as many bits as `edgewright.profile.weight_bits` says.
+    """
+    base, said = _float32(model, store), list[str]()
+    arguments: dict[str, Any] = {}
+    if precision is Precision.INT8:
+        bits = weight_bits(instruction_set, dot_products, options)
+        arguments = {"instruction_set": instruction_set, "weight_bits": bits}
+        arguments |= quantization_arguments(model, quantization)
+
+    def make(kept: Kept) -> Artifact:
+        if precision is Precision.FLOAT32:
+            return base
+        made, said[:] = _smaller(model, base, store, precision, dataset, {**arguments, "kept": sorted(kept)})
+        return made
+
+    done = converted(model, dataset, precision, make)
+    artifact, declared, needed = done.artifact, done.declared, ""
+    notes = (*declared.notes, *said, *done.notes)
     if options.ort_format:
         artifact, needed = _ort(artifact, model.name, store, instruction_set)
         notes = (*notes, *checked(model, artifact, dataset, precision).notes)
         notes = (*notes, f"operators for a reduced build of ONNX Runtime: {' '.join(needed.split())}")
+    largest = declared.largest_pair_sum
     return Exported(
         artifact=artifact,
         precision=precision,
@@ -55,6 +70,8 @@ def export(
         runtime=_RUNTIME,
         runtime_floor=declared.runtime_floor or _RUNTIME_FLOOR,
         required_operators=needed,
+        float_layers=done.float_layers,
+        made_for=None if largest is None else Processor(instruction_set, dot_products, largest),
     )
 
 
@@ -78,13 +95,16 @@ def _smaller(
 
 
 def _float32(model: ImportedModel, store: Store, *, by_graph: bool = False) -> Artifact:
-    """The optimized float32 file: ONNX to ONNX where the graph is the untouched import, unless asked for the graph."""
-    untouched = model.graph is None or (model.graph.parent == model.onnx.digest and not by_graph)
-    start = model.onnx if untouched or model.graph is None else model.graph
+    """The optimized float32 file: ONNX to ONNX where it came in so and is unchanged, unless asked for the graph."""
+    start = model.graph if by_graph and model.graph is not None else model.inside
+    if start is None:
+        raise UnsupportedError(
+            f"{model.name} has no path to edge_device: {model.graph_refusal}; android and ios take the source itself"
+        )
 
     def convert(path: Path) -> None:
-        source = model.onnx.path if untouched else path.with_suffix(".raw.onnx")
-        if not untouched:
+        source = start.path if start.format is Format.ONNX else path.with_suffix(".raw.onnx")
+        if start.format is not Format.ONNX:
             arguments = {
                 "graph": str(start.path),
                 "inputs": [dataclasses.asdict(spec) for spec in model.inputs],
@@ -108,7 +128,8 @@ def _made_of(
         if precision is Precision.INT8:
             _quantize(given, dataset, arguments)
         else:
-            convert_in_child(f"{_CHILD}:{_CHANGES[precision]}", given, what=f"making {name}'s ONNX smaller")
+            given_kept = {**given, "kept": arguments["kept"]}
+            convert_in_child(f"{_CHILD}:{_CHANGES[precision]}", given_kept, what=f"making {name}'s ONNX smaller")
         return store.put(path, Format.ONNX, parent=base.digest)
 
 
@@ -122,8 +143,9 @@ def _quantize(given: dict[str, str], dataset: Dataset, arguments: dict[str, Any]
     convert_in_child(
         f"{_INT8}:calibrate", {"source": str(prepared), "dataset": rows, "path": str(ranges), **how}, what=what
     )
-    kept = {key: arguments[key] for key in ("instruction_set", "float_layers", "graph")}
-    convert_in_child(f"{_INT8}:quantize", {**given, "source": str(prepared), "ranges": str(ranges), **kept}, what=what)
+    chosen = {key: arguments[key] for key in ("instruction_set", "weight_bits", "float_layers", "graph", "kept")}
+    files = {"source": str(prepared), "ranges": str(ranges), "rows": rows}
+    convert_in_child(f"{_INT8}:quantize", {**given, **files, **chosen}, what=what)
 
 
 def _ort(base: Artifact, name: str, store: Store, instruction_set: str) -> tuple[Artifact, str]:

@@ -1,4 +1,4 @@
-"""iOS: Core ML's `.mlpackage` (ML program), by coremltools from the torch graph."""
+"""iOS: Core ML's `.mlpackage` (ML program), by coremltools from the torch graph, or from a Keras source itself."""
 
 import dataclasses
 import json
@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
+from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export.converter import convert_in_child
-from edgewright.export.declared import checked
+from edgewright.export.kept_float import Kept, converted
 from edgewright.export.pixels import refuse_other_than_pixels
 from edgewright.export.refusal import graph_of, quantization_arguments, unsupported_precision
 from edgewright.export.reuse import reuse
+from edgewright.export.tensorflow_source import environment_of, is_tensorflow, source_of
 from edgewright.profile import ExportOptions
 from edgewright.recipe import Quantize
 from edgewright.store import Store
@@ -19,6 +21,7 @@ from edgewright_runtime.manifest import TensorSpec
 __all__ = ["export"]
 
 _CHILD = "edgewright.export.coreml"
+_TENSORFLOW = "edgewright.export.coreml_tensorflow"
 _RUNTIME = "coreml"
 _RUNTIME_FLOOR = "16.0"  # iOS 16: the oldest with compressed weights decoded as constexpr operators
 
@@ -42,22 +45,29 @@ def export(
     if options.image_inputs:
         refuse_other_than_pixels(model, dataset)
     compute = Precision.FLOAT32 if precision is Precision.FLOAT32 else Precision.FLOAT16
-    artifact = _converted(model, compute, store, options)
-    if precision is Precision.INT8:
-        # Activations stay half precision, so there is no range to calibrate.
-        told = quantization_arguments(model, quantization)
-        artifact = _smaller(model, artifact, store, "quantize", {key: told[key] for key in ("graph", "float_layers")})
-    elif precision is Precision.INT4:
-        artifact = _smaller(model, artifact, store, "palettize", {})
-    declared = checked(model, artifact, dataset, precision)
+    told = quantization_arguments(model, quantization) if precision is Precision.INT8 else {}
+    by_tensorflow, said = _way(model, compute, dataset, store, options)
+
+    def make(kept: Kept) -> Artifact:
+        base = _converted(model, compute, store, options, kept, by_tensorflow=by_tensorflow)
+        if precision is Precision.INT8:
+            # Activations stay half precision, so there is no range to calibrate.
+            chosen = {"graph": told["graph"], "float_layers": told["float_layers"], "kept": sorted(kept)}
+            return _smaller(model, base, store, "quantize", chosen)
+        if precision is Precision.INT4:
+            return _smaller(model, base, store, "palettize", {"kept": sorted(kept)})
+        return base
+
+    done = converted(model, dataset, precision, make)
     return Exported(
-        artifact=artifact,
+        artifact=done.artifact,
         precision=precision,
-        inputs=tuple(_of_one_row(s) for s in model.inputs) if options.image_inputs else declared.inputs,
-        outputs=_outputs(model, declared.outputs),
-        notes=(*declared.notes, *_told(model, options)),
+        inputs=tuple(_of_one_row(s) for s in model.inputs) if options.image_inputs else done.declared.inputs,
+        outputs=_outputs(model, done.declared.outputs),
+        notes=(*said, *done.declared.notes, *done.notes, *_told(model, options)),
         runtime=_RUNTIME,
         runtime_floor=_RUNTIME_FLOOR,
+        float_layers=done.float_layers,
     )
 
 
@@ -81,28 +91,62 @@ def _told(model: ImportedModel, options: ExportOptions) -> list[str]:
     return said
 
 
-def _converted(model: ImportedModel, compute: Precision, store: Store, options: ExportOptions) -> Artifact:
-    graph = graph_of(model, "ios")
+def _way(
+    model: ImportedModel, compute: Precision, dataset: Dataset, store: Store, options: ExportOptions
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether by TensorFlow: for an unmodified Keras source whose graph is refused, by coremltools from TensorFlow."""
+    if not is_tensorflow(model):
+        return False, ()
+    refusal = str(model.graph_refusal)
+    if model.graph is not None:
+        try:
+            converted(model, dataset, compute, lambda kept: _converted(model, compute, store, options, kept))
+        except (ConversionError, UnsupportedError) as e:
+            refusal = str(e)
+        else:
+            return False, ()
+    try:
+        converted(
+            model, dataset, compute, lambda kept: _converted(model, compute, store, options, kept, by_tensorflow=True)
+        )
+    except (ConversionError, UnsupportedError) as e:
+        raise UnsupportedError(f"{model.name} has no path to ios: {refusal}; nor by way of TensorFlow: {e}") from e
+    return True, (f"made by coremltools from TensorFlow: {refusal}",)
+
+
+def _converted(
+    model: ImportedModel,
+    compute: Precision,
+    store: Store,
+    options: ExportOptions,
+    kept: Kept,
+    *,
+    by_tensorflow: bool = False,
+) -> Artifact:
+    source = source_of(model) if by_tensorflow else {"graph": str(graph_of(model, "ios"))}
     description = _description(model, options)
     pixels = {"scale": model.preprocessing.scale, "mean": model.preprocessing.mean} if options.image_inputs else None
     labels = list(model.labels) if options.class_labels and model.labels else None
 
     def convert(path: Path) -> None:
         arguments = {
-            "graph": str(graph),
+            **source,
             "inputs": [dataclasses.asdict(spec) for spec in model.inputs],
             "outputs": [dataclasses.asdict(spec) for spec in model.outputs],
             "compute": compute.value,
             "description": description,
             "pixels": pixels,
             "labels": labels,
+            "kept": sorted(kept),
             "path": str(path),
         }
-        convert_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to Core ML")
+        child, environment = (_TENSORFLOW, environment_of(model)) if by_tensorflow else (_CHILD, None)
+        what = f"converting {model.name} to Core ML"
+        convert_in_child(f"{child}:convert", arguments, what=what, environment=environment)
 
-    parent = model.graph.digest if model.graph else None
+    parent = model.graph.digest if model.graph and not by_tensorflow else model.source.digest
     tensors = [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)]
-    key = ("coreml", compute.value, parent, tensors, description, pixels, labels)
+    key = ("coreml", compute.value, parent, tensors, description, pixels, labels, sorted(kept))
     return reuse(store, key, convert, name=f"{model.name}.mlpackage", form=Format.MLPACKAGE, parent=parent)
 
 

@@ -1,5 +1,6 @@
 """The child's side of Android exports; what is imported here, only a child process pays for."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from edgewright.export import tflite, tflite_metadata
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.scaling import Step, feature_scaling
+from edgewright.export.softmax_masks import masking_operators
 from edgewright.export.weight_match import learnt_ranges, weights_of_layers
 from edgewright.optimize.ranges import streamed_ranges
 from edgewright.recipe import Calibration
@@ -22,29 +24,50 @@ _SAME_SCALE = {"RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", 
 _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
 _OPERATION = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}  # the quantizer's name for it
 _NO_LAYER = "it holds no convolution or dense layer to quantize"
+_MISSING = re.compile(r"Lowering not found: (?:torch\.ops\.)?([\w.]+)")
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_MOST_REFUSED = 8
+_KERNELS = {"'tfl.batch_matmul' op found invalid output rank": "matmul"}
+"""What the converter says of an operation that it has lowered itself, and whose other form it may take."""
 _STORED = {Precision.FLOAT16: "float16", Precision.INT8: "int8", Precision.DYNAMIC_INT8: "int8", Precision.INT4: "int4"}
 
 
 def convert(graph: str, inputs: list[dict[str, Any]], path: str) -> None:
     """Torch graph to a float32 `.tflite` of batch 1; inputs and outputs are numbered."""
-    import litert_torch
-    import torch
-
     from edgewright.export.graph_input import example_inputs
     from edgewright.intake import torch_graph
     from edgewright.optimize.fuse import fuse
 
     # Folded here, since each constant that the converter folds stays in its memory beside what became of it.
     module = fuse(torch_graph.load(Path(graph)).eval())
-    try:
-        with torch.no_grad():
-            converted = litert_torch.convert(module, example_inputs(inputs))
-    except NotImplementedError as e:
-        raise UnsupportedError(f"LiteRT: {str(e).splitlines()[0]}; try the platform edge_device") from e
+    converted = _converted(module, example_inputs(inputs))
     # The converter holds a copy by now; writing the file needs the memory.
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = tensor.data.new_empty(0)
     converted.export(path)
+
+
+def _converted(module: Any, examples: tuple[Any, ...]) -> Any:
+    """By litert-torch; an operation for which it has no lowering is written in others, one after the other."""
+    import litert_torch
+    import torch
+
+    from edgewright.export.litert_graph import graph_for_litert, operation_stem
+
+    refused: list[str] = []
+    while True:
+        form = graph_for_litert(module, examples, refused)
+        try:
+            with torch.no_grad():
+                return litert_torch.convert(form, examples)
+        except Exception as e:  # it has no error of its own
+            said = " ".join(_ANSI.sub("", str(e)).split())
+            missing = _MISSING.search(said)
+            stem = operation_stem(missing[1]) if missing else next((s for k, s in _KERNELS.items() if k in said), "")
+            if not stem or stem in refused or len(refused) >= _MOST_REFUSED:
+                what = f"no lowering for {stem}" if stem else said[:240]
+                raise UnsupportedError(f"LiteRT's converter does not take the graph: {what}; try edge_device") from e
+            refused.append(stem)
 
 
 def describe(path: str, description: dict[str, Any], labels: list[str]) -> None:
@@ -70,11 +93,13 @@ def quantize(
     percentile: float = 99.99,
     float_layers: Sequence[str] = (),
     graph: str = "",
-) -> None:
+    kept: Sequence[str] = (),
+) -> list[str]:
     """A float32 `.tflite` in fewer bits; inputs and outputs stay float unless `integer_tensors`.
 
     int8 is static_wi8_ai8 of ai-edge-quantizer: weights per channel and symmetric, activations per tensor, whose
-    ranges ``calibration`` finds. ``float_layers`` of the torch graph stay float.
+    ranges ``calibration`` finds. ``float_layers`` of the torch graph stay float, operators that give a value that is
+    ``kept``, and what masks a softmax. Returns what is to be said of it.
 
     Raises:
         UnsupportedError: the quantizer found no operator to quantize, or fails on one.
@@ -90,6 +115,7 @@ def quantize(
         _keep_divisions_float(work, Path(source))
     if float_layers:
         _keep_float(work, Path(source), Path(graph), float_layers)
+    said = _keep_values(work, Path(source), frozenset(kept), masks=precision == Precision.INT8)
     ranges = None
     if work.need_calibration:
         if dataset is None:
@@ -102,9 +128,9 @@ def quantize(
         quantized = work.quantize(ranges, enable_progress_report=False).quantized_model
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError, NotImplementedError) as e:
         # It has no error of its own for a graph that it cannot treat.
-        said = (str(e).strip() or type(e).__name__).splitlines()[0]
+        cause = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UnsupportedError(
-            f"{name}: LiteRT's quantizer cannot make {precision} of this graph: {said}; float32 still works, and the"
+            f"{name}: LiteRT's quantizer cannot make {precision} of this graph: {cause}; float32 still works, and the"
             f" platforms ios and edge_device have {precision} of their own"
         ) from e
     Path(path).write_bytes(quantized)
@@ -112,6 +138,7 @@ def quantize(
     if not any(tflite.DTYPES[t.type] == _STORED[Precision(precision)] for t in model.subgraphs[0].tensors):
         raise unsupported_precision(name, Precision(precision), _NO_LAYER)
     tflite_metadata.attach_labels(Path(path), labels if tflite_metadata.has_labels(model) else [])
+    return said
 
 
 def _has_layers(path: Path) -> bool:
@@ -153,7 +180,9 @@ def _keep_scaling_float(work: Any, source: Path) -> None:
     model = tflite.load(source)
     graph = model.subgraphs[0]
     inputs = [graph.tensors[i].name.decode() for i in graph.inputs]
-    for step in feature_scaling((_step(model, operator) for operator in graph.operators), inputs):
+    real = [graph.tensors[i] for i in graph.inputs if tflite.DTYPES[graph.tensors[i].type] == "float32"]
+    features = [tensor.name.decode() for tensor in real if len(tensor.shape) == 2]
+    for step in feature_scaling((_step(model, operator) for operator in graph.operators), inputs, features):
         _leave_float(work, step.results[0], step.kind)
 
 
@@ -186,8 +215,6 @@ def _step(model: Any, operator: Any) -> Step:
 
 def _leave_float(work: Any, output: str, kind: str) -> None:
     """A recipe of its own for the operator with that output: leave it as it is."""
-    import re
-
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.qtyping import TFLOperationName
 
@@ -205,6 +232,21 @@ def _keep_float(work: Any, source: Path, graph: Path, layers: Sequence[str]) -> 
         for operator in operators:
             output = model.subgraphs[0].tensors[operator.outputs[0]].name.decode()
             _leave_float(work, output, tflite.operator_name(model, operator))
+
+
+def _keep_values(work: Any, source: Path, kept: frozenset[str], *, masks: bool) -> list[str]:
+    """The operators that give one of these values, and those that mask a softmax, stay as they are."""
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    model = tflite.load(source)
+    masking, said = masking_operators(model) if masks else ([], "")
+    for operator in model.subgraphs[0].operators:
+        output = model.subgraphs[0].tensors[operator.outputs[0]].name.decode()
+        kind = tflite.operator_name(model, operator)
+        stays = output in kept or any(operator is one for one in masking)
+        if stays and _OPERATION.get(kind, kind) in TFLOperationName.__members__:  # others are never quantized
+            _leave_float(work, output, kind)
+    return [said] if said else []
 
 
 def _by_layer(model: Any, graph: Path, layers: Iterable[str]) -> dict[str, list[Any]]:
@@ -255,8 +297,7 @@ def _clip(ranges: dict[str, Any], source: Path, dataset: Path, method: Calibrati
         # A delegate computes groups of operators at once and leaves the tensors between them unset.
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
-    names = [spec["name"] for spec in tflite.tensors(str(source))["inputs"]]
-    run, rows = interpreter.get_signature_runner(), CalibrationRows(dataset, names)
+    run, rows = interpreter.get_signature_runner(), CalibrationRows(dataset, tflite.tensors(str(source))["inputs"])
     model = tflite.load(source)
     written = {int(i) for operator in model.subgraphs[0].operators for i in operator.outputs}
     written |= {int(i) for i in model.subgraphs[0].inputs}
@@ -282,8 +323,8 @@ def _ranges(work: Any, source: Path, dataset: Path) -> Any:
     from ai_edge_quantizer.calibrator import CalibrationMode, Calibrator
 
     model = tflite.load(source)
-    names = [spec["name"] for spec in tflite.tensors(str(source))["inputs"]]
-    rows = {model.signatureDefs[0].signatureKey.decode(): CalibrationRows(dataset, names)}
+    inputs = tflite.tensors(str(source))["inputs"]
+    rows = {model.signatureDefs[0].signatureKey.decode(): CalibrationRows(dataset, inputs)}
     # The runtime's own profiler: the quantizer's default keeps every tensor, in twice the memory and time. And the
     # widest range: its default, a moving average, was measured to clip the largest logits by a third.
     calibrator = Calibrator(
@@ -314,5 +355,12 @@ def _without_infinities(ranges: dict[str, Any], graph: Any) -> dict[str, Any]:
         for result in operator.outputs:
             found = ranges.get(graph.tensors[result].name.decode())
             if found is not None and not all(np.isfinite(found[side]).all() for side in ("min", "max")):
-                found.update(ranges[graph.tensors[operator.inputs[0]].name.decode()])
+                found.update(_finite_range(found, ranges.get(graph.tensors[operator.inputs[0]].name.decode())))
     return ranges
+
+
+def _finite_range(found: dict[str, Any], source: dict[str, Any] | None) -> dict[str, Any]:
+    """The range of what was padded or masked; where that is not known, what of the own one is finite."""
+    if source is not None and all(np.isfinite(source[side]).all() for side in ("min", "max")):
+        return {side: source[side] for side in ("min", "max")}
+    return {side: np.nan_to_num(found[side], nan=0.0, posinf=0.0, neginf=0.0) for side in ("min", "max")}

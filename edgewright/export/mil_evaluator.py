@@ -54,22 +54,22 @@ class Evaluator:
             raise UnsupportedError(
                 f"the Core ML operator '{unknown[0]}' is not known to the evaluator: parity not checked"
             )
-        self._constants: dict[str, Operand] = {}
-        self._steps: list[Operation] = []
+        self.constants: dict[str, Operand] = {}
+        self.steps: list[Operation] = []
         for operation in self.program.operations:
             if operation.kind == "const" or operation.kind.startswith("constexpr_"):
-                self._constants.update(_results(operation, self._constants))
+                self.constants.update(_results(operation, self.constants))
             else:
-                self._steps.append(operation)
+                self.steps.append(operation)
         self._last_used = self._last_uses()
         # Widened once: a half-precision weight would else be converted anew for every row.
-        self._constants = {name: _operand(Reference(name), self._constants) for name in self._constants}
+        self.constants = {name: _operand(Reference(name), self.constants) for name in self.constants}
 
     def _last_uses(self) -> list[set[str]]:
         """For each step the values, constants and outputs left out, that no later step reads."""
-        needed = {*self._constants, *self.program.outputs.values()}
+        needed = {*self.constants, *self.program.outputs.values()}
         last: list[set[str]] = []
-        for operation in reversed(self._steps):
+        for operation in reversed(self.steps):
             read = {item.name for items in operation.operands.values() for item in items if isinstance(item, Reference)}
             last.append((read | {result.name for result in operation.results}) - needed)
             needed |= read
@@ -86,28 +86,31 @@ class Evaluator:
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs for N rows; see `evaluate`."""
-        images = {name: of for name, of in self.program.pixels.items() if name in inputs}
-        pixels = {name: as_pixels(inputs[name], of.scale, of.mean).astype(np.float32) for name, of in images.items()}
-        rows = _rows(self.program.inputs, {**inputs, **pixels})
+        rows = self._entries(inputs)
         answers = [self._row({name: column[i] for name, column in rows.items()}) for i in range(_count(rows))]
         outputs = self.program.outputs
         return {name: np.concatenate([a[value].numpy() for a in answers]) for name, value in outputs.items()}
 
-    def trace(self, row: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Every value that one run gives, by its name in the program, in the order of computation."""
-        kept: dict[str, Operand] = {}
-        self._row(row, kept)
-        return {name: value for name, value in kept.items() if isinstance(value, torch.Tensor)}
+    def entered(self, row: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        """The values that one row's inputs (1, ...) are in the program."""
+        return {name: column[0] for name, column in self._entries(row).items()}
 
-    def _row(self, row: dict[str, torch.Tensor], kept: dict[str, Operand] | None = None) -> dict[str, torch.Tensor]:
-        """The outputs of one run; a value is dropped after its last use, unless all are kept."""
-        values: dict[str, Operand] = {**self._constants, **row}
+    @staticmethod
+    def computed(operation: Operation, values: dict[str, Operand]) -> dict[str, Operand]:
+        """What one of the steps gives on these values, constants among them."""
+        return _results(operation, values)
+
+    def _entries(self, inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        images = {name: of for name, of in self.program.pixels.items() if name in inputs}
+        pixels = {name: as_pixels(inputs[name], of.scale, of.mean).astype(np.float32) for name, of in images.items()}
+        return _rows(self.program.inputs, {**inputs, **pixels})
+
+    def _row(self, row: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The outputs of one run; a value is dropped after its last use."""
+        values: dict[str, Operand] = {**self.constants, **row}
         with torch.no_grad():
-            for operation, done in zip(self._steps, self._last_used, strict=True):
-                results = _results(operation, values)
-                values.update(results)
-                if kept is not None:
-                    kept.update(results)
+            for operation, done in zip(self.steps, self._last_used, strict=True):
+                values.update(_results(operation, values))
                 for name in done:
                     values.pop(name, None)
         outputs = {name: values[name] for name in self.program.outputs.values()}

@@ -15,8 +15,9 @@ from typing import Any
 
 from edgewright.errors import InputError
 
-__all__ = ["load", "make_reproducible", "mil", "operators", "program_of", "tensors"]
+__all__ = ["MASKS_NOTE", "load", "make_reproducible", "mil", "operators", "program_of", "tensors"]
 
+MASKS_NOTE = "edgewright.masks"  # written by `edgewright.export.coreml`
 _MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
 _PROTO = "edgewright_coreml_proto"
 _IDENTITY = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122's namespace for URLs
@@ -66,10 +67,15 @@ def operators(path: Path) -> Counter[str]:
     return Counter(op.type for op in program_of(load(path), path).operations if op.type != "const")
 
 
-def tensors(path: str) -> dict[str, list[dict[str, Any]]]:
-    """The inputs and outputs that the model's description declares, as fields of `TensorSpec`."""
+def tensors(path: str) -> dict[str, list[Any]]:
+    """The inputs and outputs that a package declares, as fields of `TensorSpec`, and its notes."""
     description = load(Path(path)).description
-    return {"inputs": [_fields(f) for f in description.input], "outputs": [_fields(f) for f in description.output]}
+    masks = description.metadata.userDefined.get(MASKS_NOTE, "")
+    return {
+        "inputs": [_fields(f) for f in description.input],
+        "outputs": [_fields(f) for f in description.output],
+        "notes": [masks] if masks else [],
+    }
 
 
 def make_reproducible(path: Path) -> None:

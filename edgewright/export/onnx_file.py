@@ -1,5 +1,6 @@
 """The `.onnx` file itself: what it declares, and what must not stand in a file that leaves the workstation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,19 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgewright.errors import InputError, UnsupportedError
 
-__all__ = ["SIGNED_ACTIVATIONS", "load", "require", "runtime_floor", "strip", "tensors", "untyped"]
+__all__ = [
+    "MASKS_NOTE",
+    "PAIR_SUM",
+    "SIGNED_ACTIVATIONS",
+    "load",
+    "name_nodes",
+    "nodes_of",
+    "require",
+    "runtime_floor",
+    "strip",
+    "tensors",
+    "untyped",
+]
 
 # onnxruntime.quantization.quantize_static's own documentation ("Choosing parameters for CPU inference"): unsigned
 # activations on x86, whose dot product multiplies u8 by s8; signed and symmetric ones on Arm, whose kernels
@@ -20,6 +33,8 @@ _RUNTIME_OF_OPSET = {
     13: "1.7", 14: "1.8", 15: "1.9", 16: "1.11", 17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21",
     23: "1.23",
 }  # fmt: skip
+MASKS_NOTE = "edgewright.masks"  # written by `edgewright.export.onnx_runtime`
+PAIR_SUM = "edgewright.largest_pair_sum"  # written by `edgewright.export.onnx_int8`
 _GRAPH_ATTRIBUTES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _RUNTIME_OF_OPERATOR = {"MatMulNBits": "1.17"}
 _RUNTIME_OF_IR = {7: "1.7", 8: "1.10", 9: "1.15", 10: "1.18", 11: "1.23"}
@@ -44,6 +59,18 @@ def require(path: str, operators: set[str], refusal: UnsupportedError) -> None:
     """Raise the refusal where no node of the model is one of the operators."""
     if not any(node.op_type in operators for node in load(Path(path), with_data=False).graph.node):
         raise refusal
+
+
+def nodes_of(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
+    """The names of the nodes that bear, or give a value of, one of these names."""
+    known = set(names)
+    return [node.name for node in model.graph.node if node.name in known or known & set(node.output)]
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give a name to each node that has none: tools leave nodes out by their names."""
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
 
 
 def untyped(model: onnx.ModelProto) -> str | None:
@@ -103,7 +130,7 @@ def runtime_floor(model: onnx.ModelProto) -> str:
 
 
 def tensors(path: str) -> dict[str, Any]:
-    """Inputs, outputs (fields of `TensorSpec`) and the runtime's least version; a free axis is -1."""
+    """Inputs, outputs (fields of `TensorSpec`; a free axis is -1), the runtime's least version, the file's notes."""
     if path.endswith(".ort"):
         return _tensors_of_ort(path)
     model = load(Path(path), with_data=False)
@@ -112,6 +139,8 @@ def tensors(path: str) -> dict[str, Any]:
         "inputs": [_fields(value) for value in model.graph.input if value.name not in weights],
         "outputs": [_fields(value) for value in model.graph.output],
         "runtime_floor": runtime_floor(model),
+        "notes": [entry.value for entry in model.metadata_props if entry.key == MASKS_NOTE],
+        "largest_pair_sum": next((int(e.value) for e in model.metadata_props if e.key == PAIR_SUM), None),
     }
 
 

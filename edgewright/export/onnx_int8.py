@@ -18,8 +18,10 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from edgewright.artifact import Precision
 from edgewright.export import onnx_file
 from edgewright.export.calibration import CalibrationRows
+from edgewright.export.pair_sums import largest_pair_sum
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.scaling import Step, feature_scaling
+from edgewright.export.softmax_masks import masking_nodes
 from edgewright.export.weight_match import learnt_ranges, weights_of_layers
 from edgewright.optimize.ranges import streamed_ranges
 from edgewright.recipe import Calibration
@@ -45,14 +47,13 @@ def prepare(source: str, name: str, path: str) -> None:
     # Its own optimization folds what the exporter left unfolded: behind a BatchNorm, int8 would run as float.
     quant_pre_process(source, path, skip_symbolic_shape=True)
     model = onnx_file.load(Path(path))
-    for number, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}_{number}"
+    onnx_file.name_nodes(model)
     onnx.save(model, path)
 
 
 def calibrate(source: str, dataset: str, calibration: Calibration, percentile: float, path: str) -> None:
     """The range of each real value of a prepared model, in the file that `quantize_static` takes instead of rows."""
-    rows = CalibrationRows(Path(dataset), [spec["name"] for spec in onnx_file.tensors(source)["inputs"]])
+    rows = CalibrationRows(Path(dataset), onnx_file.tensors(source)["inputs"])
     ranges = _extremes(source, rows) if calibration == "min_max" else _clipped(source, rows, calibration, percentile)
     save_tensors_data(ranges, Path(path))
 
@@ -102,33 +103,43 @@ def quantize(
     source: str,
     name: str,
     ranges: str,
+    rows: str,
     instruction_set: str,
+    weight_bits: int,
     path: str,
     float_layers: Sequence[str] = (),
     graph: str = "",
+    kept: Sequence[str] = (),
 ) -> None:
     """Static int8 in QDQ form: weights signed per channel, activations as the processor multiplies them fastest.
 
-    ``float_layers`` of the torch graph stay float.
+    Of ``weight_bits`` 7, weights lie within -64..64: no processor then saturates, see `edgewright.export.pair_sums`.
+    ``float_layers`` of the torch graph stay float, nodes that are ``kept``, and what masks a softmax: beside such
+    numbers scores would be rounded to one.
 
     Raises:
         UnsupportedError: no operator was quantized.
     """
-    kept = [
+    masking, masks = masking_nodes(onnx_file.load(Path(source)))
+    plain = [
+        *masking,
         *_scaling_nodes(Path(source)),
         *(_nodes_of(Path(source), Path(graph), float_layers) if float_layers else []),
+        *onnx_file.nodes_of(onnx_file.load(Path(source), with_data=False), kept),
     ]
-    signed = instruction_set in onnx_file.SIGNED_ACTIVATIONS
+    signed, narrow = instruction_set in onnx_file.SIGNED_ACTIVATIONS, weight_bits == 7
     choices: dict[str, Any] = {
         "calibration_cache_path": ranges,
-        "nodes_to_exclude": kept,
+        "nodes_to_exclude": plain,
         "quant_format": QuantFormat.QDQ,
         "per_channel": True,
         "activation_type": QuantType.QInt8 if signed else QuantType.QUInt8,
         "weight_type": QuantType.QInt8,
+        "reduce_range": narrow,
     }
     extra: dict[str, Any] = {
-        "TensorQuantOverrides": _learnt(Path(source), graph, signed=signed),
+        "TensorQuantOverrides": _learnt(Path(source), graph, signed=signed)
+        | _whole_weights(Path(source), narrow=narrow),
         "ActivationSymmetric": signed,
         "WeightSymmetric": True,
     }
@@ -142,7 +153,22 @@ def quantize(
     if not any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1 for t in model.graph.initializer):
         raise unsupported_precision(name, Precision.INT8, _NO_LAYER)
     onnx_file.strip(model)
+    largest = largest_pair_sum(model, CalibrationRows(Path(rows), onnx_file.tensors(source)["inputs"]))
+    said = {onnx_file.PAIR_SUM: str(largest)} | ({onnx_file.MASKS_NOTE: masks} if masks else {})
+    onnx.helper.set_model_props(model, said)
     onnx.save(model, path)
+
+
+def _whole_weights(path: Path, *, narrow: bool) -> dict[str, list[dict[str, Any]]]:
+    """One scale for the weight of a transposed convolution in groups: the quantizer takes its second axis, the channels
+    of one group, for all channels."""
+    grouped = [
+        node
+        for node in onnx_file.load(path).graph.node
+        if node.op_type == "ConvTranspose" and any(a.name == "group" and a.i > 1 for a in node.attribute)
+    ]
+    choice = {"quant_type": QuantType.QInt8, "symmetric": True, "reduce_range": narrow}
+    return {node.input[1]: [choice] for node in grouped}
 
 
 def _scaling_nodes(path: Path) -> list[str]:
@@ -162,10 +188,12 @@ def _scaling_nodes(path: Path) -> list[str]:
             results=tuple(node.output),
         )
         for node in model.graph.node
-        if node.op_type in {"Add", "Sub", "Mul", "Div"}
     ]
-    inputs = [value.name for value in model.graph.input if value.name not in held]
-    return [names[step.results[0]] for step in feature_scaling(steps, inputs)]
+    inputs = {value.name: value for value in model.graph.input if value.name not in held}
+    kinds = {name: value.type.tensor_type for name, value in inputs.items()}
+    real = onnx.TensorProto.FLOAT  # rows of ids pick from a table of weights, and are no features
+    features = [name for name, kind in kinds.items() if kind.elem_type == real and len(kind.shape.dim) == 2]
+    return [names[step.results[0]] for step in feature_scaling(steps, inputs, features)]
 
 
 def _nodes_of(path: Path, graph: Path, layers: Sequence[str]) -> list[str]:

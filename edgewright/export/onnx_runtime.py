@@ -1,5 +1,6 @@
 """The child's side of edge-device exports: ONNX Runtime's optimizer and quantizer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from edgewright.artifact import Precision
 from edgewright.errors import ConversionError
 from edgewright.export import onnx_file
 from edgewright.export.refusal import unsupported_precision
+from edgewright.export.softmax_masks import masking_nodes
 
 __all__ = ["convert", "optimize", "quantize_dynamically", "to_float16", "to_int4", "to_ort"]
 
@@ -60,10 +62,11 @@ def optimize(source: str, path: str) -> None:
     onnx.save(model, path)
 
 
-def quantize_dynamically(source: str, name: str, path: str) -> None:
-    """Weights of dense layers in 8 bits, activations quantized at run time.
+def quantize_dynamically(source: str, name: str, path: str, kept: Sequence[str] = ()) -> None:
+    """Weights of dense layers in 8 bits, activations quantized at run time; nodes that are ``kept`` stay as they are.
 
-    Convolutions stay float: ONNX Runtime's ConvInteger was measured six times slower than a float convolution.
+    Weights lie within -64..64, so that no processor saturates: see `edgewright.export.pair_sums`. Convolutions stay
+    float: ONNX Runtime's ConvInteger was measured six times slower than a float convolution.
 
     Raises:
         UnsupportedError: there is no dense layer.
@@ -72,7 +75,18 @@ def quantize_dynamically(source: str, name: str, path: str) -> None:
 
     refusal = unsupported_precision(name, Precision.DYNAMIC_INT8, "it holds no dense layer to quantize")
     onnx_file.require(source, _DENSE, refusal)
-    quantize_dynamic(source, path, op_types_to_quantize=sorted(_DENSE), per_channel=True, weight_type=QuantType.QInt8)
+    float32 = onnx_file.load(Path(source))
+    onnx_file.name_nodes(float32)
+    left_out = onnx_file.nodes_of(float32, kept)
+    quantize_dynamic(
+        float32,
+        path,
+        op_types_to_quantize=sorted(_DENSE),
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        reduce_range=True,
+        nodes_to_exclude=left_out,
+    )
     model = onnx_file.load(Path(path))
     if not any("Integer" in node.op_type or "Quantize" in node.op_type for node in model.graph.node):
         raise refusal
@@ -80,8 +94,9 @@ def quantize_dynamically(source: str, name: str, path: str) -> None:
     onnx.save(model, path)
 
 
-def to_int4(source: str, name: str, path: str) -> None:
-    """Weights of dense layers in 4 bits, one symmetric scale for each 32 inputs (operator ``MatMulNBits``).
+def to_int4(source: str, name: str, path: str, kept: Sequence[str] = ()) -> None:
+    """Weights of dense layers in 4 bits, one symmetric scale for each 32 inputs (operator ``MatMulNBits``); nodes that
+    are ``kept`` stay as they are.
 
     Raises:
         UnsupportedError: there is no dense layer; ONNX Runtime's convolutions take no 4-bit weights.
@@ -93,7 +108,9 @@ def to_int4(source: str, name: str, path: str) -> None:
     onnx_file.require(source, _DENSE, refusal)
     prepared = ONNXModel(onnx_file.load(Path(source)))
     prepared.replace_gemm_with_matmul()
-    quantizer = MatMulNBitsQuantizer(prepared.model, block_size=_BLOCK, is_symmetric=True)
+    onnx_file.name_nodes(prepared.model)
+    left_out = onnx_file.nodes_of(prepared.model, kept)
+    quantizer = MatMulNBitsQuantizer(prepared.model, block_size=_BLOCK, is_symmetric=True, nodes_to_exclude=left_out)
     quantizer.process()
     model = quantizer.model.model
     if not any(node.op_type == "MatMulNBits" for node in model.graph.node):
@@ -102,8 +119,8 @@ def to_int4(source: str, name: str, path: str) -> None:
     onnx.save(model, path)
 
 
-def to_float16(source: str, name: str, path: str) -> None:
-    """Weights and operators in half precision; inputs and outputs stay float32.
+def to_float16(source: str, name: str, path: str, kept: Sequence[str] = ()) -> None:
+    """Weights and operators in half precision; inputs and outputs, and nodes that are ``kept``, stay float32.
 
     Raises:
         UnsupportedError: nothing is stored in float32, or an operator's outputs are of a type that ONNX does not tell.
@@ -114,11 +131,37 @@ def to_float16(source: str, name: str, path: str) -> None:
     untold = onnx_file.untyped(model)
     if untold:  # the conversion would leave such values float32 beside others in half
         raise unsupported_precision(name, Precision.FLOAT16, f"{untold} computes in float32 only")
-    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=_moved_inputs(model))
+    onnx_file.name_nodes(model)
+    masking, masks = masking_nodes(model)
+    plain = [*_moved_inputs(model), *masking, *onnx_file.nodes_of(model, kept)]
+    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=plain)
+    _join_float32(model)
     if not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
         raise unsupported_precision(name, Precision.FLOAT16, "it holds no float32 weight")
     onnx_file.strip(model)
+    if masks:
+        onnx.helper.set_model_props(model, {onnx_file.MASKS_NOTE: masks})
     onnx.save(model, path)
+
+
+def _join_float32(model: onnx.ModelProto) -> None:
+    """Give what stays float32 to what stays float32 as it is: the conversion casts to half and back between the two."""
+    narrowed = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if node.op_type == "Cast" and (node.name.endswith("_cast_to_fp16_node") or node.name.startswith("graph_input_"))
+    }
+    widened = {
+        node.output[0]: narrowed[node.input[0]]
+        for node in model.graph.node
+        if node.op_type == "Cast" and node.name.endswith("_cast_to_fp32_node") and node.input[0] in narrowed
+    }
+    for node in model.graph.node:
+        node.input[:] = [widened.get(name, name) for name in node.input]
+    read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    kept = [node for node in model.graph.node if node.op_type != "Cast" or node.output[0] in read]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
 
 
 def _moved_inputs(model: onnx.ModelProto) -> list[str]:
@@ -127,10 +170,7 @@ def _moved_inputs(model: onnx.ModelProto) -> list[str]:
     ONNX Runtime 1.32 on x86 crashes as it loads a cast, a transposition and a product one after the other.
     """
     given = {value.name for value in model.graph.input}
-    moved = [node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in given]
-    for number, node in enumerate(moved):
-        node.name = node.name or f"transpose_of_input_{number}"
-    return [node.name for node in moved]
+    return [node.name for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in given]
 
 
 def to_ort(source: str, instruction_set: str, path: str) -> str:

@@ -1,6 +1,7 @@
 """An exported file against the model that it was converted from, on real rows. Runs in a child process."""
 
 import importlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,26 +10,49 @@ import numpy as np
 
 from edgewright.artifact import Format
 from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.export.diagnosis.finding import find
+from edgewright.export.diagnosis.report import Diagnosis
+from edgewright.export.diagnosis.values import difference
 from edgewright.export.gpu import gpu_report
-from edgewright.export.parting import first_parting
-from edgewright.export.runs import Arrays, outputs_of, trace_of
+from edgewright.export.runs import Arrays, outputs_of
 
-__all__ = ["check"]
+__all__ = ["File", "check", "fixed_batch", "real_rows"]
 
 _ROWS = 200
+_ROWS_FOR_A_FLOOR = 50  # what is judged by its accuracy later is only looked at for being of any use
+_SPLITS = ("validation", "calibration")
+_DIAGNOSED_ROWS = 4
+_LOUD_SNR_DB = 10.0  # the error is a third of the signal
 # A comparison within rounding of a threshold may fall on either side: up to this share, such rows are only told.
 _TIES_SHARE = 0.01
 _READERS = {Format.TFLITE: "tflite", Format.MLPACKAGE: "mlpackage", Format.ONNX: "onnx_file"}
 
 
 @dataclass(frozen=True)
-class _File:
+class File:
+    """A model file and its format."""
+
     path: Path
     form: Format
 
     @classmethod
-    def of(cls, fields: dict[str, str]) -> "_File":
+    def of(cls, fields: dict[str, str]) -> "File":
+        """From {path, format}."""
         return cls(Path(fields["path"]), Format(fields["format"]))
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """``largest`` difference over an output's largest magnitude, or the ``snr_db`` that an output must be above."""
+
+    largest: float | None
+    snr_db: float | None
+
+
+@dataclass(frozen=True)
+class _Disagreement:
+    said: str
+    diagnosis: Diagnosis | None
 
 
 def check(
@@ -39,68 +63,119 @@ def check(
     inputs: list[str],
     outputs: list[str],
     limit: float | None,
+    least_snr_db: float | None,
     has_thresholds: bool,
 ) -> dict[str, Any]:
     """What the exported file declares, and how far its outputs lie from the reference's.
 
     Args:
-        reference: {path, format} of the ONNX import, or of the torch graph where it was changed since.
+        reference: {path, format} of the ONNX import, or of the torch graph where it was changed since; of the dataset
+            itself where there is neither: it holds the source's own answers.
         exported: {path, format} of the converted file.
         dataset: the ``.npz`` with the rows.
         inputs: names, in the model's order.
         outputs: names, in the model's order.
-        limit: largest difference over the largest magnitude of each output; None: nothing is compared.
+        limit: largest difference over the largest magnitude of each output; None: that is not judged.
+        least_snr_db: an output's power over that of its error must be above it; None: that is not judged.
         has_thresholds: the model's outputs jump, so a row may differ by rounding of one comparison.
 
-    Raises:
-        ConversionError: an output is farther off, with the first layer where the two part.
+    Returns:
+        Fields of `Declared`; ``disagreement`` is None, or what is said of it and the fields of a `Diagnosis`.
     """
-    target = _File.of(exported)
-    declared: dict[str, Any] = importlib.import_module(f"edgewright.export.{_READERS[target.form]}").tensors(
-        str(target.path)
-    )
-    notes: list[str] = []
+    target, source = File.of(exported), File.of(reference)
+    reader = importlib.import_module(f"edgewright.export.{_READERS[target.form]}")
+    declared: dict[str, Any] = reader.tensors(str(target.path))
     about_gpu = gpu_report(target.path) if target.form is Format.TFLITE else []
-    if limit is not None:
-        rows = _real_rows(Path(dataset), inputs)
-        notes = (
-            _compare(_File.of(reference), target, rows, outputs, limit, has_thresholds=has_thresholds) if rows else []
-        )
-    return {**declared, "notes": [*notes, *about_gpu]}
+    splits = _SPLITS[:1] if source.form is Format.DATASET else _SPLITS
+    limits, most = _Limits(limit, least_snr_db), _ROWS if limit is not None else _ROWS_FOR_A_FLOOR
+    rows = real_rows(Path(dataset), inputs, most, splits=splits)
+    notes, found = list[str](), None
+    if rows and (limit is not None or least_snr_db is not None):
+        try:
+            notes, found = _compare(source, target, rows, outputs, limits, has_thresholds=has_thresholds)
+        except UnsupportedError as e:
+            notes = [str(e)]
+    told = found and {"said": found.said, "diagnosis": found.diagnosis and found.diagnosis.model_dump(mode="python")}
+    notes = [*declared.pop("notes", []), *notes, *about_gpu]
+    return {**declared, "notes": notes, "disagreement": told}
 
 
 def _compare(
-    reference: _File, target: _File, rows: Arrays, outputs: list[str], limit: float, *, has_thresholds: bool
-) -> list[str]:
-    try:
-        found = outputs_of(target.path, target.form, rows, outputs)
-    except UnsupportedError as e:
-        return [str(e)]
-    expected = outputs_of(reference.path, reference.form, rows, outputs)
-    count = len(next(iter(rows.values())))
-    notes = []
+    reference: File, target: File, rows: Arrays, outputs: list[str], limits: _Limits, *, has_thresholds: bool
+) -> tuple[list[str], _Disagreement | None]:
+    found = outputs_of(target.path, target.form, rows, outputs)
+    expected = _expected(reference, rows, outputs, found)
+    notes: list[str] = []
     for name in outputs:
         off = _relative(expected[name], found[name])
-        beyond = np.flatnonzero(~(off <= limit))
-        if not len(beyond):
-            continue
-        if (has_thresholds or expected[name].dtype.kind != "f") and len(beyond) <= _TIES_SHARE * count:
-            notes.append(f"output '{name}': {len(beyond)} of {count} rows differ, by a tie at a threshold")
-            continue
-        worst = int(np.nan_to_num(off, nan=np.inf).argmax())
-        row = {key: column[worst : worst + 1] for key, column in rows.items()}
-        lost = _not_finite(expected[name], found[name])
-        if lost:
-            raise ConversionError(
-                f"{target.path.name}: output '{name}' is NaN or infinite in {lost} of {count} real rows, where the"
-                f" source's is finite: its precision is too narrow, float32 holds more; "
-                f"{_place(reference, target, row, limit)}"
+        said, is_told = _judged(name, expected[name], found[name], off, limits, has_thresholds=has_thresholds)
+        if is_told:
+            notes.append(said)
+        elif said:
+            worst = np.argsort(-np.nan_to_num(off, nan=np.inf), kind="stable")
+            place, diagnosis = _place(reference, target, _telling(rows, worst, fixed_batch(reference)), outputs)
+            return notes, _Disagreement(f"{target.path.name}: {said}; {place}", diagnosis)
+    return notes, None
+
+
+def _judged(
+    name: str, expected: np.ndarray, found: np.ndarray, off: np.ndarray, limits: _Limits, *, has_thresholds: bool
+) -> tuple[str, bool]:
+    """What is wrong with an output, empty where nothing is; and whether it is only to be told: a tie at a threshold, or
+    much noise."""
+    count, lost = len(off), _not_finite(expected, found)
+    if lost and not has_thresholds:
+        return (
+            f"output '{name}' is NaN or infinite in {lost} of {count} real rows, where the source's is finite:"
+            " its precision is too narrow, float32 holds more"
+        ), False
+    if limits.largest is None:
+        ratio = difference(expected, found).snr_db if expected.dtype.kind == "f" else math.inf
+        least = limits.snr_db if limits.snr_db is not None else -math.inf
+        if ratio <= least:
+            return f"output '{name}' is lost in its own error: {ratio:.1f} dB", False
+        if limits.snr_db is not None and ratio < _LOUD_SNR_DB:
+            return (
+                f"output '{name}' holds {ratio:.1f} dB of signal over the error of fewer bits: accuracy decides",
+                True,
             )
-        raise ConversionError(
-            f"{target.path.name}: output '{name}' is off by {off[worst]:.2g} of its largest magnitude (limit {limit:g})"
-            f" in {len(beyond)} of {count} real rows; {_place(reference, target, row, limit)}"
-        )
-    return notes
+        return "", False
+    beyond = int((~(off <= limits.largest)).sum())
+    if not beyond:
+        return "", False
+    if (has_thresholds or expected.dtype.kind != "f") and beyond <= _TIES_SHARE * count:
+        return f"output '{name}': {beyond} of {count} rows differ, by a tie at a threshold", True
+    worst = float(np.nan_to_num(off, nan=np.inf).max())
+    return (
+        f"output '{name}' is off by {worst:.2g} of its largest magnitude (limit {limits.largest:g}) in {beyond} of"
+        f" {count} real rows"
+    ), False
+
+
+def _telling(rows: Arrays, worst: np.ndarray, batch: int) -> list[Arrays]:
+    """The rows that are farthest off, as batches of the size that the model takes."""
+    starts = list(dict.fromkeys(int(number) // batch * batch for number in worst))[:_DIAGNOSED_ROWS]
+    return [{name: column[start : start + batch] for name, column in rows.items()} for start in starts]
+
+
+def fixed_batch(reference: "File") -> int:
+    """How many rows a model takes at once; 1 where that is free."""
+    if reference.form is not Format.ONNX:
+        return 1
+    from edgewright.export import onnx_file
+
+    sizes = [int(spec["shape"][0]) for spec in onnx_file.tensors(str(reference.path))["inputs"] if spec["shape"]]
+    return max([1, *sizes])
+
+
+def _expected(reference: File, rows: Arrays, outputs: list[str], found: Arrays) -> Arrays:
+    if reference.form is not Format.DATASET:
+        return outputs_of(reference.path, reference.form, rows, outputs)
+    most = len(next(iter(rows.values())))
+    answers = real_rows(reference.path, outputs, most, kind="reference", splits=_SPLITS[:1])
+    # They are kept as float64, whole numbers too.
+    whole = {name: found[name].dtype.kind in "iub" for name in outputs}
+    return {name: a.astype(np.int64) if whole[name] else a for name, a in answers.items()}
 
 
 def _relative(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -123,30 +198,33 @@ def _not_finite(expected: np.ndarray, found: np.ndarray) -> int:
     return int(lost.reshape(len(lost), -1).any(axis=1).sum())
 
 
-def _place(reference: _File, target: _File, row: Arrays, limit: float) -> str:
+def _place(reference: File, target: File, rows: list[Arrays], outputs: list[str]) -> tuple[str, Diagnosis | None]:
     if target.path.suffix == ".ort":
-        return "the .onnx that it was made of agrees, so ONNX Runtime's own fusions are the cause: leave ort_format off"
-    parting = first_parting(
-        trace_of(reference.path, reference.form, row), trace_of(target.path, target.form, row), limit
-    )
-    return (
-        str(parting)
-        if parting
-        else "every intermediate result is found in both, so outputs are mixed up or the last step is another"
-    )
+        return (
+            "the .onnx that it was made of agrees, so ONNX Runtime's own fusions are the cause: leave ort_format off"
+        ), None
+    if reference.form is Format.DATASET:
+        return "the source is known by its answers alone here, so no layer can be named", None
+    try:
+        found = find((reference.path, reference.form), (target.path, target.form), rows, outputs)
+    except Exception as e:  # that they disagree is what matters, and must not be lost
+        return f"where was not found ({type(e).__name__}: {(str(e) or 'no message').splitlines()[0][:200]})", None
+    return found.sentence(), found
 
 
-def _real_rows(dataset: Path, inputs: list[str]) -> Arrays:
-    """200 rows of the validation split, the rest of the calibration split where it is too short, each spread evenly."""
+def real_rows(
+    dataset: Path, inputs: list[str], most: int = _ROWS, *, kind: str = "x", splits: tuple[str, ...] = _SPLITS
+) -> Arrays:
+    """Rows of the first split, the rest of the next where it is too short, each spread evenly."""
     found: list[Arrays] = []
-    lacking = _ROWS
+    lacking = most
     with np.load(dataset, allow_pickle=False) as arrays:
-        for split in ("validation", "calibration"):
-            if not lacking or any(f"{split}.x.{name}" not in arrays for name in inputs):
+        for split in splits:
+            if not lacking or any(f"{split}.{kind}.{name}" not in arrays for name in inputs):
                 continue
-            columns = {name: arrays[f"{split}.x.{name}"] for name in inputs}
+            columns = {name: arrays[f"{split}.{kind}.{name}"] for name in inputs}
             count = len(next(iter(columns.values())))
             chosen = np.unique(np.linspace(0, count - 1, lacking).astype(int)) if count else np.arange(0)
             found.append({name: column[chosen] for name, column in columns.items()})
             lacking -= len(chosen)
-    return {name: np.concatenate([part[name] for part in found]) for name in inputs} if lacking < _ROWS else {}
+    return {name: np.concatenate([part[name] for part in found]) for name in inputs} if lacking < most else {}

@@ -34,9 +34,8 @@ def graph_of(model: ImportedModel, platform: str) -> Path:
         UnsupportedError: the importer had none; names the operator and the platform that still works.
     """
     if model.graph is None:
-        raise UnsupportedError(
-            f"{model.name} has no path to {platform}: {model.graph_refusal}; edge_device still works (ONNX directly)"
-        )
+        works = "; edge_device still works (ONNX directly)" if model.onnx else ""
+        raise UnsupportedError(f"{model.name} has no path to {platform}: {model.graph_refusal}{works}")
     return model.graph.path
 
 

@@ -14,7 +14,7 @@ from edgewright.store import Store, replace_file
 
 __all__ = ["reuse"]
 
-_CONVERTERS = ("torch", "litert-torch", "coremltools", "onnx", "onnxruntime")
+_CONVERTERS = ("torch", "litert-torch", "coremltools", "onnx", "onnxruntime", "tensorflow", "keras", "tf-keras")
 
 
 def reuse(
@@ -59,6 +59,7 @@ def _code() -> str:
         except metadata.PackageNotFoundError:
             code.update(f"{package} absent\n".encode())
     here = Path(__file__).parent
-    for source in (*sorted(here.glob("*.py")), here.parent / "optimize" / "fuse.py"):
+    ours = [*here.glob("*.py"), *(here.parent / "intake").glob("keras_*.py"), here.parent / "optimize" / "fuse.py"]
+    for source in sorted(ours):
         code.update(source.read_bytes())
     return code.hexdigest()

@@ -1,4 +1,4 @@
-"""Running a model file of any format on given rows, whole or value by value. Runs in a child process.
+"""Running a model file of any format on given rows. Runs in a child process.
 
 Formats: ONNX by ONNX Runtime, a torch graph by torch, `.tflite` by LiteRT, `.mlpackage` by `mil_evaluator`.
 """
@@ -11,8 +11,10 @@ import numpy as np
 
 from edgewright.artifact import Format
 from edgewright.errors import UnsupportedError
+from edgewright.export.calibration import integers_in_width
+from edgewright_runtime.processor import saturates
 
-__all__ = ["Arrays", "outputs_of", "trace_of"]
+__all__ = ["Arrays", "outputs_of"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -41,26 +43,6 @@ def outputs_of(path: Path, form: Format, rows: Arrays, outputs: list[str]) -> Ar
             raise UnsupportedError(f"{form} files are not run here")
 
 
-def trace_of(path: Path, form: Format, row: Arrays) -> Arrays:
-    """Every value that one row (1, ...) gives on its way through the model, in the order of computation."""
-    match form:
-        case Format.ONNX:
-            return _onnx_trace(path, row)
-        case Format.TORCH_GRAPH:
-            return _torch_trace(path, row)
-        case Format.TFLITE:
-            return _tflite_trace(path, row)
-        case Format.MLPACKAGE:
-            import torch
-
-            from edgewright.export.mil_evaluator import Evaluator
-
-            values = Evaluator(path).trace({name: torch.from_numpy(array) for name, array in row.items()})
-            return {name: value.numpy() for name, value in values.items()}
-        case _:
-            raise UnsupportedError(f"{form} files are not run here")
-
-
 def _batches(rows: Arrays, size: int = 1) -> Iterator[Arrays]:
     count = len(next(iter(rows.values())))
     for start in range(0, count, size):
@@ -75,25 +57,13 @@ def _joined(outputs: list[str], answers: Iterator[Arrays]) -> Arrays:
 def _onnx_outputs(path: Path, rows: Arrays, outputs: list[str]) -> Arrays:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    if saturates():  # what the file says, not what the kernels here make of it
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     first = session.get_inputs()[0].shape
     fixed = first[0] if first and isinstance(first[0], int) else 1
     return _joined(outputs, (dict(zip(outputs, session.run(outputs, r), strict=True)) for r in _batches(rows, fixed)))
-
-
-def _onnx_trace(path: Path, row: Arrays) -> Arrays:
-    import onnx
-    import onnxruntime
-
-    model = onnx.load(path)
-    declared = {value.name for value in model.graph.output}
-    names = [name for node in model.graph.node for name in node.output if name]
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in declared)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    given = zip(names, session.run(names, row), strict=True)
-    return {name: value for name, value in given if isinstance(value, np.ndarray)}
 
 
 def _torch_outputs(path: Path, rows: Arrays, outputs: list[str]) -> Arrays:
@@ -112,46 +82,29 @@ def _torch_outputs(path: Path, rows: Arrays, outputs: list[str]) -> Arrays:
     return _joined(outputs, (answer(batch) for batch in _batches(rows)))
 
 
-def _torch_trace(path: Path, row: Arrays) -> Arrays:
-    import torch
-    from torch import fx
-
-    from edgewright.intake import torch_graph
-
-    values: Arrays = {}
-
-    class Noting(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if isinstance(value, torch.Tensor) and n.op not in {"get_attr", "placeholder"}:
-                values[str(n.target) if n.op == "call_module" else n.name] = value.numpy()
-            return value
-
-    with torch.no_grad():
-        Noting(torch_graph.load(path).eval()).run(*(torch.from_numpy(column) for column in row.values()))
-    return values
-
-
 def _tflite_outputs(path: Path, rows: Arrays, outputs: list[str]) -> Arrays:
     from ai_edge_litert.interpreter import Interpreter
 
     run = Interpreter(str(path), num_threads=2).get_signature_runner()
-    # The runner hands out views of the interpreter's own memory, which the next row overwrites.
-    answers = ({name: value.copy() for name, value in run(**row).items()} for row in _batches(rows))
-    return _joined(outputs, answers)
+    inputs, made = run.get_input_details(), run.get_output_details()
+
+    def answer(row: Arrays) -> Arrays:
+        entered = {name: _entered(column, inputs[name], name) for name, column in row.items()}
+        # The runner hands out views of the interpreter's own memory, which the next row overwrites.
+        return {name: _real(value.copy(), made[name]) for name, value in run(**entered).items()}
+
+    return _joined(outputs, (answer(row) for row in _batches(rows)))
 
 
-def _tflite_trace(path: Path, row: Arrays) -> Arrays:
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+def _entered(column: np.ndarray, details: dict[str, Any], name: str) -> np.ndarray:
+    """An input as the file takes it; a scale of 0 is that of a tensor that is not quantized."""
+    scale, zero_point = details["quantization"]
+    if not scale:
+        return integers_in_width(column, np.dtype(details["dtype"]), name)
+    bounds = np.iinfo(details["dtype"])
+    return np.asarray(np.clip(np.round(column / scale) + zero_point, bounds.min, bounds.max), details["dtype"])
 
-    interpreter = Interpreter(
-        str(path),
-        experimental_preserve_all_tensors=True,
-        # A delegate computes groups of operators at once and leaves the tensors between them unset.
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
-    interpreter.get_signature_runner()(**row)
-    written = {int(i) for operator in interpreter._get_ops_details() for i in operator["outputs"]}
-    return {
-        d["name"]: interpreter.get_tensor(d["index"]) for d in interpreter.get_tensor_details() if d["index"] in written
-    }
+
+def _real(value: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+    scale, zero_point = details["quantization"]
+    return np.asarray((value.astype(np.float32) - zero_point) * scale, np.float32) if scale else value

@@ -1,7 +1,9 @@
 """Arithmetic that scales features before the first layer: it stays in float where activations are quantized.
 
 Standardizing divides each feature by a spread of its own. In 8 bits those spreads would share one scale, in which the
-smaller ones round to nothing: a logistic regression over standardized pixels was measured to answer 0.42 otherwise.
+smaller ones round to nothing: a logistic regression over standardized pixels was measured to answer 0.42 otherwise, and
+a network whose first layer is a BatchNorm over columns of 1e-3 to 1e6 to answer every row alike. Picking columns and
+laying them side by side comes before it in a table's model, and stays in float with it.
 """
 
 from collections.abc import Iterable
@@ -13,7 +15,12 @@ from numpy.typing import NDArray
 
 __all__ = ["Step", "feature_scaling"]
 
-_ARITHMETIC = {"ADD", "SUB", "MUL", "DIV"}
+_ARITHMETIC = {"ADD", "SUB", "MUL", "DIV", "BATCHNORMALIZATION"}
+# As ONNX and as LiteRT call them; what they give is as raw as what they take.
+_PICKING = {
+    *("GATHER", "ARRAYFEATUREEXTRACTOR", "SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V", "RESHAPE", "IDENTITY"),
+    *("CONCAT", "CONCATENATION", "SQUEEZE", "UNSQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "GATHER_ND"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,12 +33,22 @@ class Step:
     results: tuple[str, ...]
 
 
-def feature_scaling(steps: Iterable[Step], inputs: Iterable[str]) -> list[Step]:
-    """Those steps that compute with one constant a feature on nothing but the model's inputs, in order."""
-    raw, found = set(inputs), list[Step]()
+def feature_scaling(steps: Iterable[Step], inputs: Iterable[str], features: Iterable[str] = ()) -> list[Step]:
+    """Those steps that compute with one constant a feature on nothing but the model's inputs, in order.
+
+    ``features`` are the inputs that are rows of features, not images or sequences: what picks among them counts, too.
+    """
+    raw, found, of_features = set(inputs), list[Step](), set(features)
     for step in steps:
-        if step.kind.upper() in _ARITHMETIC and step.values and set(step.values) <= raw:
-            raw.update(step.results)
-            if any(np.unique(constant).size > 1 for constant in step.constants):
-                found.append(step)
+        kind = step.kind.upper()
+        if not step.values or not set(step.values) <= raw or kind not in _ARITHMETIC | _PICKING:
+            continue
+        picked = kind in _PICKING
+        if picked and not set(step.values) <= of_features:
+            continue
+        raw.update(step.results)
+        if set(step.values) <= of_features:
+            of_features.update(step.results)
+        if picked or any(np.unique(constant).size > 1 for constant in step.constants):
+            found.append(step)
     return found

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgewright.artifact import Format
-from edgewright.data import DataSpec
+from edgewright.export.tensorflow_source import loaded_source, of_one_row, refused
 
 __all__ = ["convert", "race"]
 
@@ -17,24 +16,34 @@ _ROUNDS = 40
 _WARM_UP = 5
 
 
-def convert(*, source: str, form: str, legacy: bool, inputs: list[dict[str, Any]], path: str) -> None:
-    """A Keras file or SavedModel to a float32 `.tflite` of batch 1; inputs and outputs are numbered."""
+def convert(*, path: str, count: int, **source: Any) -> None:
+    """A Keras file or SavedModel to a float32 `.tflite` of batch 1; its ``count`` inputs and its outputs are numbered.
+
+    ``source`` is what `edgewright.export.tensorflow_source.loaded_source` takes.
+
+    Raises:
+        UnsupportedError: LiteRT has no operator for one of TensorFlow's; names it.
+        ConversionError: the converter fails otherwise.
+    """
     import tensorflow as tf
 
-    from edgewright.intake.keras_child import load
-
-    loaded = load(Path(source), Format(form), DataSpec(path=Path(source)), legacy=legacy)
-    signature = [
-        tf.TensorSpec([1, *spec["shape"][1:]], spec["dtype"], name=f"args_{i}") for i, spec in enumerate(inputs)
-    ]
+    loaded = loaded_source(**source)
+    plain = of_one_row(loaded, [f"args_{i}" for i in range(count)])
     module = tf.Module()
     # What is not tracked by the module is not saved; Keras 3 wraps its variables in a class that TensorFlow overlooks.
     module.owner = loaded.owner
     module.held = [getattr(variable, "value", variable) for variable in getattr(loaded.owner, "variables", ())]
-    module.run = tf.function(lambda *tensors: {"output_0": loaded.function(*tensors)}, input_signature=signature)
+    module.run = tf.function(
+        lambda *tensors: {f"output_{i}": value for i, value in enumerate(plain(*tensors))},
+        input_signature=plain.input_signature,
+    )
     with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures=module.run.get_concrete_function())
-        Path(path).write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+        try:
+            tf.saved_model.save(module, folder, signatures=module.run.get_concrete_function())
+            converted = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+        except Exception as e:  # TensorFlow raises whatever it meets
+            raise refused("TensorFlow's converter to LiteRT", e) from e
+        Path(path).write_bytes(converted)
 
 
 def race(paths: list[str]) -> list[float]:

@@ -16,7 +16,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from edgewright.errors import ConversionError, InputError
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["DTYPES", "load", "name_tensors", "operator_name", "save", "tensors"]
+__all__ = ["DTYPES", "load", "name_tensors", "operator_name", "packed", "save", "tensors"]
 
 _IDENTIFIER = b"TFL3"
 # The path of torch.export's own wrapper, which litert-torch puts before the name of each layer: kilobytes of it.
@@ -43,12 +43,17 @@ def load(path: Path) -> Any:
 
 def save(model: Any, path: Path) -> None:
     """Write a ``ModelT``; the same model gives the same bytes."""
+    with path.open("wb") as stream:
+        stream.write(packed(model))
+
+
+def packed(model: Any) -> memoryview:
+    """The content of the file that holds a ``ModelT``."""
     held = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     # Large enough from the start: a builder that grows copies everything each time.
     builder = flatbuffers.Builder(held + held // 64 + (1 << 16))
     builder.Finish(model.Pack(builder), _IDENTIFIER)
-    with path.open("wb") as stream:
-        stream.write(memoryview(builder.Bytes)[builder.Head() :])
+    return memoryview(builder.Bytes)[builder.Head() :]
 
 
 def name_tensors(model: Any, inputs: list[str], outputs: list[str]) -> None:

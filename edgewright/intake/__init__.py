@@ -4,12 +4,16 @@ Nothing here imports an ML framework; the work runs in a child process.
 """
 
 from pathlib import Path
+from typing import Any
 
-from edgewright.artifact import Intake
+from edgewright.artifact import Artifact, Format, Intake, ModelTask
 from edgewright.child import run_in_child
 from edgewright.data import DataSpec
+from edgewright.errors import InputError
 from edgewright.intake.belongings import belongings
 from edgewright.intake.formats import detect_format
+from edgewright.progress import progress
+from edgewright.scratch import scratch_folder, system_scratch
 from edgewright.store import Store
 
 __all__ = ["belongings", "detect_format", "preflight", "take_in"]
@@ -24,8 +28,14 @@ def preflight(model: Path, data: DataSpec) -> None:
         UntrustedModelError: the model file asks for code outside the allow-list; none of it has run.
     """
     detect_format(model)
+    if data.task is ModelTask.NONE:
+        raise InputError(
+            f"{data.path}: task: none has no accuracy to hold a deployment to; `edgewright.intake.take_in` and "
+            "`edgewright.export.export` take it, a deployment needs answers"
+        )
     arguments = {"model": str(model), "data": data.model_dump_json()}
-    run_in_child("edgewright.intake.door:check", arguments, what=f"looking into {model.name}", timeout_s=120)
+    what = f"looking into {model.name}"
+    run_in_child("edgewright.intake.door:check", arguments, what=what, timeout_s=120, is_confined=_is_foreign(model))
 
 
 def take_in(model: Path, data: DataSpec, store: Store, *, name: str | None = None) -> Intake:
@@ -37,11 +47,43 @@ def take_in(model: Path, data: DataSpec, store: Store, *, name: str | None = Non
         ConversionError: an exporter failed, or the imported graph disagrees with the source model.
     """
     detect_format(model)
-    arguments = {
-        "model": str(model),
-        "data": data.model_dump_json(),
-        "store": str(store.root),
-        "name": name or model.stem,
-    }
-    done = run_in_child("edgewright.intake.door:take_in", arguments, what=f"taking in {model.name}")
-    return Intake.model_validate_json(done.value)
+    with scratch_folder(system_scratch()) as scratch:
+        arguments = {
+            "model": str(model),
+            "data": data.model_dump_json(),
+            "store": str(scratch),
+            "name": name or model.stem,
+        }
+        done = run_in_child(
+            "edgewright.intake.door:take_in",
+            arguments,
+            what=f"taking in {model.name}",
+            writes=[scratch],
+            is_confined=_is_foreign(model),
+        )
+        return _kept(Intake.model_validate_json(done.value), store, done.unconfined)
+
+
+def _is_foreign(model: Path) -> bool:
+    """Whether it may come from others: a factory is code of the user's own, and may fetch weights."""
+    return detect_format(model) is not Format.TORCH_FACTORY
+
+
+def _kept(made: Intake, store: Store, unconfined: str) -> Intake:
+    """The same with its files in the store: what opens a source writes into no store itself."""
+
+    def kept(artifact: Artifact) -> Artifact:
+        found = store.put(artifact.path, artifact.format, parent=artifact.parent)
+        if found.digest != artifact.digest:
+            raise InputError(f"{artifact.path.name}: changed while it was taken in; try again when nobody writes it")
+        return found
+
+    model = made.model
+    files = {"source": model.source, "onnx": model.onnx, "graph": model.graph}
+    changed: dict[str, Any] = {name: kept(file) for name, file in files.items() if file is not None}
+    if unconfined:
+        said = f"the source was opened without all of the sandbox: {unconfined}"
+        progress.note(said)
+        changed["notes"] = (*model.notes, said)
+    dataset = made.dataset.model_copy(update={"artifact": kept(made.dataset.artifact)})
+    return made.model_copy(update={"model": model.model_copy(update=changed), "dataset": dataset})

@@ -3,7 +3,6 @@
 Runs in a child process: imports torch.
 """
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["FUNCTIONS", "FUNCTION_NAMES", "LAYERS"]
+from edgewright.intake.aten import SIZE_FUNCTIONS
+
+__all__ = ["FUNCTIONS", "FUNCTION_NAMES", "LAYERS", "RECURRENT"]
 
 _TORCH = """
 abs acos acosh add all amax amin any argmax argmin argsort asin asinh atan atanh bitwise_and bitwise_left_shift
@@ -31,20 +32,20 @@ max_pool1d max_pool2d max_pool3d mish normalize one_hot pad pixel_shuffle pixel_
 scaled_dot_product_attention selu silu softplus softsign threshold
 """
 _TENSOR = "to expand size contiguous view"
-_OPERATOR = "getitem add sub mul floordiv truediv neg"
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _LAYERS = """
 AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveMaxPool2d AvgPool1d AvgPool2d AvgPool3d BatchNorm1d BatchNorm2d
 BatchNorm3d CELU Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d Dropout Dropout2d ELU Embedding
-Flatten GELU GroupNorm Hardsigmoid Hardswish Hardtanh Identity InstanceNorm1d InstanceNorm2d InstanceNorm3d LayerNorm
-LeakyReLU Linear LogSoftmax MaxPool1d MaxPool2d MaxPool3d Mish PReLU PixelShuffle PixelUnshuffle RMSNorm ReLU ReLU6
-SELU SiLU Sigmoid Softmax Softplus Softsign Tanh Upsample
+Flatten GELU GRU GroupNorm Hardsigmoid Hardswish Hardtanh Identity InstanceNorm1d InstanceNorm2d InstanceNorm3d LSTM
+LayerNorm LeakyReLU Linear LogSoftmax MaxPool1d MaxPool2d MaxPool3d Mish PReLU PixelShuffle PixelUnshuffle RMSNorm RNN
+ReLU ReLU6 SELU SiLU Sigmoid Softmax Softplus Softsign Tanh Upsample
 """
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{f"torch.{n}": getattr(torch, n) for n in _TORCH.split()},
     **{f"torch.nn.functional.{n}": getattr(functional, n) for n in _FUNCTIONAL.split()},
     **{f"torch.Tensor.{n}": getattr(torch.Tensor, n) for n in _TENSOR.split()},
-    **{f"operator.{n}": getattr(operator, n) for n in _OPERATOR.split()},
+    **SIZE_FUNCTIONS,
 }
 """By the name that stands in the file. Each is pure: it computes on tensors and touches nothing else."""
 

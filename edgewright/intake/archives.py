@@ -1,14 +1,19 @@
-"""Opening zip archives that came from outside: damaged ones and bombs are refused. No ML framework is imported here."""
+"""Opening zip archives that came from outside: damaged ones, bombs, and those that two readers would read differently
+are refused; what a framework loads is a copy that was written anew. No ML framework is imported here."""
 
+import shutil
+import stat
+import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgewright.errors import InputError
+from edgewright.errors import EdgewrightError, InputError, UntrustedModelError
 
-__all__ = ["opened_archive"]
+__all__ = ["normalized", "opened_archive"]
 
 _SMALL_BYTES = 64 << 20
 _MAX_RATIO = 100
@@ -36,10 +41,55 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
                 f"{path}: {path.stat().st_size} bytes would become {inside} bytes when unpacked; "
                 f"at most {_MAX_RATIO} times the size is allowed"
             )
-        for name in archive.namelist():
-            if name.startswith(("/", "\\")) or ".." in Path(name).parts:
-                raise InputError(f"{path}: the entry '{name}' would be written outside the archive's folder")
+        _refuse_ambiguous(archive, path)
         try:
             yield archive
         except (zipfile.BadZipFile, zlib.error, EOFError) as e:  # found only where an entry is read
             raise InputError(f"{path}: a truncated or damaged archive: {e}") from e
+
+
+def _refuse_ambiguous(archive: zipfile.ZipFile, path: Path) -> None:
+    """Entries that leave the archive, or that one reader takes for another: a guard would look at the wrong one."""
+    seen: set[str] = set()
+    for entry in archive.infolist():
+        name = entry.filename
+        if name.startswith("/") or ".." in Path(name).parts:
+            raise InputError(f"{path}: the entry '{name}' would be written outside the archive's folder")
+        if "\\" in name or not name.isprintable() or entry.orig_filename != name:
+            raise UntrustedModelError(f"{path}: the entry {name!r} has a name that readers take differently")
+        folded = unicodedata.normalize("NFC", name).casefold()
+        if folded in seen:
+            raise UntrustedModelError(
+                f"{path}: two entries are called '{name}', or differ in upper and lower case alone"
+            )
+        seen.add(folded)
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise UntrustedModelError(f"{path}: the entry '{name}' is a link")
+        if entry.flag_bits & 1 or entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise InputError(f"{path}: the entry '{name}' is encrypted or compressed in a way that is not read here")
+
+
+@contextmanager
+def normalized(path: Path) -> Iterator[Path]:
+    """A copy that holds the entries that `opened_archive` sees and nothing else, uncompressed; it goes with the block.
+
+    Messages name the file itself.
+
+    Raises:
+        InputError, UntrustedModelError: as `opened_archive`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        with opened_archive(path) as archive, zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as clean:
+            for entry in archive.infolist():
+                with (
+                    archive.open(entry) as source,
+                    clean.open(zipfile.ZipInfo(entry.filename), "w", force_zip64=True) as made,
+                ):
+                    shutil.copyfileobj(source, made)
+        try:
+            yield copy
+        except EdgewrightError as e:
+            if str(copy) not in str(e):
+                raise
+            raise type(e)(str(e).replace(str(copy), str(path))) from e

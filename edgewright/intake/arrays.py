@@ -1,7 +1,8 @@
 """Data in ``.npz`` files: read, checked against the model's inputs, normalized. No ML framework is imported here."""
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,58 +10,75 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewright.artifact import ModelTask
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
+from edgewright.intake.answers import Answers
 from edgewright.intake.splits import Rows, split_rows, thinned
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["Samples", "read_arrays"]
+__all__ = ["Samples", "read_arrays", "row_shapes", "rows_of"]
 
 
 @dataclass(frozen=True)
 class Samples:
     """Rows as the model's inputs, the true answers, and which row serves what.
 
-    ``inputs`` maps an input's name to (N, ...) in its dtype; ``y`` (N,).
+    ``inputs`` maps an input's name to (N, ...) in its dtype; ``y`` (N,) are positions in ``labels``, or values, and are
+    compared with output number ``decides``.
     """
 
     inputs: Mapping[str, NDArray[Any]]
     y: NDArray[Any]
     rows: Rows
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] | None = None
+    decides: int = 0
 
 
-def read_arrays(spec: DataSpec, inputs: Sequence[TensorSpec], *, accepts_nan: bool = False) -> Samples:
-    """The arrays of a file as the model's inputs.
+def read_arrays(
+    spec: DataSpec,
+    inputs: Sequence[TensorSpec],
+    meaning: Callable[[NDArray[Any]], Answers],
+    *,
+    accepts_nan: bool = False,
+) -> Samples:
+    """The arrays of a file as the model's inputs; ``meaning`` says what the answers are to the model.
 
     Raises:
-        InputError: unreadable, an array is missing, lengths or shapes do not fit, NaN.
+        InputError: unreadable, an array is missing, lengths or shapes do not fit, NaN, answers that do not fit.
     """
     with _opened(spec.path) as file:
         names = set(file.files)
         explicit = any(n == "x_test" or n.startswith("x_test.") for n in names)
-        target = spec.target or "y"
+        target, answered = spec.target or "y", spec.task is not ModelTask.NONE
         if not explicit:
-            x, y = _pool(file, spec.path, "x", target, inputs)
+            x, y = _pool(file, spec.path, "x", target if answered else None, inputs)
             parts = [(x, y)]
         else:
-            parts = [_pool(file, spec.path, f"x_{s}", f"{target}_{s}", inputs) for s in ("train", "test")]
+            parts = [
+                _pool(file, spec.path, f"x_{s}", f"{target}_{s}" if answered else None, inputs)
+                for s in ("train", "test")
+            ]
     if spec.test_path is not None:
         if explicit:
             raise InputError(f"{spec.path}: holds x_test itself; leave test_path out")
         with _opened(spec.test_path) as file:
-            parts.append(_pool(file, spec.test_path, "x", target, inputs))
+            parts.append(_pool(file, spec.test_path, "x", target if answered else None, inputs))
     raw = {i.name: np.concatenate([x[i.name] for x, _ in parts]) for i in inputs}
     y = np.concatenate([y for _, y in parts])
     if y.dtype.kind == "f" and np.isnan(y).any():
         raise InputError(f"{spec.path}: the target '{target}' holds NaN in row {int(np.flatnonzero(np.isnan(y))[0])}")
+    answers = meaning(y)
     notes: list[str] = []
     encoded = {i.name: _fitted(raw[i.name], i, spec, notes, accepts_nan=accepts_nan) for i in inputs}
-    return Samples(encoded, y, _rows(spec, y, [len(part) for _, part in parts]), tuple(dict.fromkeys(notes)))
+    rows = rows_of(spec, answers, [len(part) for _, part in parts])
+    return Samples(encoded, answers.y, rows, (*dict.fromkeys(notes), *answers.notes), answers.labels, answers.decides)
 
 
-def _rows(spec: DataSpec, y: NDArray[Any], lengths: list[int]) -> Rows:
-    classes = y.dtype.kind in "iubOUS"
+def rows_of(spec: DataSpec, answers: Answers, lengths: Sequence[int]) -> Rows:
+    """Which row serves what; ``lengths`` are those of the file and, where there is one, of the test rows' own."""
+    y, classes = answers.y, answers.labels is not None
     if len(lengths) == 1:
         training, test = split_rows(y, test_fraction=spec.test_fraction, seed=spec.seed, classes=classes)
     else:
@@ -68,25 +86,42 @@ def _rows(spec: DataSpec, y: NDArray[Any], lengths: list[int]) -> Rows:
     return Rows(*thinned(training, y, seed=spec.seed, classes=classes), test)
 
 
-def _opened(path: Path) -> Any:
-    try:
-        file = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-        reason = "no such file" if isinstance(e, FileNotFoundError) else str(e).splitlines()[0]
-        raise InputError(f"{path}: cannot be read as arrays (.npz): {reason}") from e
-    if not hasattr(file, "files"):
-        raise InputError(f"{path}: one bare array; expected a .npz with x_train, y_train, x_test, y_test or x, y")
-    return file
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    with ExitStack() as stack:
+        try:
+            file = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+            reason = "no such file" if isinstance(e, FileNotFoundError) else str(e).splitlines()[0]
+            raise InputError(f"{path}: cannot be read as arrays (.npz): {reason}") from e
+        if not hasattr(file, "files"):
+            raise InputError(f"{path}: one bare array; expected a .npz with x_train, y_train, x_test, y_test or x, y")
+        yield stack.enter_context(file)
+
+
+def row_shapes(spec: DataSpec, names: Sequence[str]) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape of one row and dtype of each input, as the data has them: for models that do not say.
+
+    Raises:
+        InputError: unreadable, or an input has no array.
+    """
+    with _opened(spec.path) as file:
+        side = "x" if not any(n == "x_test" or n.startswith("x_test.") for n in file.files) else "x_train"
+        wanted = [f"{side}.{n}" if len(names) > 1 or f"{side}.{n}" in file.files else side for n in names]
+        arrays = [_array(file, spec.path, name) for name in wanted]
+    return [(array.shape[1:], array.dtype) for array in arrays]
 
 
 def _pool(
-    file: Any, path: Path, x_name: str, y_name: str, inputs: Sequence[TensorSpec]
+    file: Any, path: Path, x_name: str, y_name: str | None, inputs: Sequence[TensorSpec]
 ) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
     x = {}
     for tensor in inputs:
         name = f"{x_name}.{tensor.name}" if f"{x_name}.{tensor.name}" in file.files or len(inputs) > 1 else x_name
         x[tensor.name] = _array(file, path, name)
-    y = _array(file, path, y_name)
+    if y_name is None:
+        return x, np.zeros(len(next(iter(x.values()))))
+    y = _array(file, path, y_name, kinds="fiubUS")
     y = y.reshape(len(y)) if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1:
         raise InputError(f"{path}: '{y_name}' has shape {y.shape}; expected one answer for each row")
@@ -96,14 +131,14 @@ def _pool(
     return x, y
 
 
-def _array(file: Any, path: Path, name: str) -> NDArray[Any]:
+def _array(file: Any, path: Path, name: str, kinds: str = "fiub") -> NDArray[Any]:
     if name not in file.files:
         raise InputError(f"{path}: no array '{name}'; it holds {', '.join(sorted(file.files)) or 'nothing'}")
     try:
         array: NDArray[Any] = file[name]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:
         raise InputError(f"{path}: array '{name}' cannot be read: {str(e).splitlines()[0]}") from e
-    if array.ndim == 0 or (array.dtype.kind not in "fiub" and not (name.startswith("y") and array.dtype.kind in "US")):
+    if array.ndim == 0 or array.dtype.kind not in kinds:
         raise InputError(f"{path}: array '{name}' has shape {array.shape} and dtype {array.dtype}; expected numbers")
     return array
 
@@ -111,6 +146,9 @@ def _array(file: Any, path: Path, name: str) -> NDArray[Any]:
 def _fitted(raw: NDArray[Any], tensor: TensorSpec, spec: DataSpec, notes: list[str], *, accepts_nan: bool) -> Any:
     """``(raw - mean) * scale`` in the input's shape and dtype."""
     wanted = tensor.shape[1:]
+    if tensor.name in spec.shapes and raw.shape[1:] != wanted and _reaches(raw.shape[1:], wanted):
+        notes.append(f"rows of shape {raw.shape[1:]} were cut to {wanted} for input '{tensor.name}', as --shape asks")
+        raw = raw[(slice(None), *(slice(size) for size in wanted))]
     if raw.shape[1:] != wanted:
         without = tuple(s for s in wanted if s != 1)
         if tuple(s for s in raw.shape[1:] if s != 1) != without:
@@ -129,6 +167,10 @@ def _fitted(raw: NDArray[Any], tensor: TensorSpec, spec: DataSpec, notes: list[s
         # float32 throughout, as on the device.
         shaped = (shaped.astype(np.float32) - np.float32(spec.mean)) * np.float32(spec.scale)
     return _cast(shaped, tensor, spec.path)
+
+
+def _reaches(given: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(given) == len(wanted) and all(a >= b for a, b in zip(given, wanted, strict=True))
 
 
 def _cast(rows: NDArray[Any], tensor: TensorSpec, path: Path) -> NDArray[Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.intake.category_splits import Split, lightgbm_without_sets
 from edgewright.intake.estimator_graph import classes_of, keep_one_output
 from edgewright.intake.exact_trees import Scaling, largest_passing, smallest_failing
 
@@ -22,23 +23,22 @@ _CATEGORICAL = 1  # the lowest bit of decision_type in LightGBM's model text
 
 def boosted_trees(
     model: Any, scalings: dict[int, Scaling], *, decimals: bool, decision: bool = False
-) -> onnx.ModelProto:
+) -> tuple[onnx.ModelProto, list[Split]]:
     """The graph from ``features`` to scores or values; ``scalings`` are carried into the thresholds.
 
+    Behind the model's own features it takes one for each returned split (see `category_splits.with_set_features`).
     ``decision``: the sums of the trees, not the probabilities that are made of them.
 
     Raises:
         ConversionError: onnxmltools failed on it.
         UnsupportedError: a booster that is no tree model.
     """
-    from onnxmltools.convert.common.data_types import FloatTensorType
-
-    types = [("features", FloatTensorType([None, model.n_features_in_]))]
+    splits: list[Split] = []
     try:
         if type(model).__name__.startswith("XGB"):
-            graph = _xgboost(model, types, scalings, decimals=decimals)
+            graph = _xgboost(model, scalings, decimals=decimals)
         else:
-            graph = _lightgbm(model, types, scalings, decimals=decimals)
+            graph, splits = _lightgbm(model, scalings, decimals=decimals)
     except UnsupportedError:
         raise
     except Exception as e:  # converters raise whatever they meet
@@ -50,7 +50,7 @@ def boosted_trees(
                 if attribute.name == "post_transform":
                     attribute.s = b"NONE"
     keep_one_output(graph, classifier=classes_of(model) is not None)
-    return graph
+    return graph, splits
 
 
 def sparse_output(transformer: Any) -> bool:
@@ -58,14 +58,20 @@ def sparse_output(transformer: Any) -> bool:
     return bool(getattr(transformer, "sparse_output_", getattr(transformer, "sparse_output", False)))
 
 
-def _xgboost(model: Any, types: Any, scalings: dict[int, Scaling], *, decimals: bool) -> onnx.ModelProto:
+def _types(features: int) -> Any:
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    return [("features", FloatTensorType([None, features]))]
+
+
+def _xgboost(model: Any, scalings: dict[int, Scaling], *, decimals: bool) -> onnx.ModelProto:
     from onnxmltools.convert import convert_xgboost
 
     if model.get_xgb_params().get("booster") not in {None, "gbtree"}:
         raise UnsupportedError(f"{type(model).__name__} with booster {model.booster!r}; train it with 'gbtree'")
     nameless = copy.deepcopy(model)
     nameless.get_booster().feature_names = None  # the converter knows features by number only
-    graph: onnx.ModelProto = convert_xgboost(nameless, initial_types=types, target_opset=_OPSET)
+    graph: onnx.ModelProto = convert_xgboost(nameless, initial_types=_types(model.n_features_in_), target_opset=_OPSET)
     for node in graph.graph.node:
         if node.op_type.startswith("TreeEnsemble"):
             _carry_into(node, scalings, decimals=decimals)
@@ -87,19 +93,24 @@ def _carry_into(node: onnx.NodeProto, scalings: dict[int, Scaling], *, decimals:
     given["nodes_values"].floats.extend(values.tolist())
 
 
-def _lightgbm(model: Any, types: Any, scalings: dict[int, Scaling], *, decimals: bool) -> onnx.ModelProto:
+def _lightgbm(model: Any, scalings: dict[int, Scaling], *, decimals: bool) -> tuple[onnx.ModelProto, list[Split]]:
     import lightgbm
     from onnxmltools.convert import convert_lightgbm
 
     exact = copy.copy(model)
     # Stopped early, it answers by its best iteration only; the text holds no others.
     lines = model.booster_.model_to_string(num_iteration=model.booster_.best_iteration).split("\n")
+    lines, splits = lightgbm_without_sets(lines, model.n_features_in_)
+    if any(split.feature in scalings for split in splits):
+        raise UnsupportedError(
+            f"{type(model).__name__}: a categorical feature that is scaled before; leave it as it is"
+        )
     text = "\n".join(_with_exact_thresholds(lines, scalings, decimals=decimals))
     if classes_of(model) is not None:
         exact._classes = np.arange(len(model.classes_))  # labels are not asked for, and the converter knows no boolean
     exact._Booster = lightgbm.Booster(model_str=text)
-    graph: onnx.ModelProto = convert_lightgbm(exact, initial_types=types, target_opset=_OPSET, zipmap=False)
-    return graph
+    types = _types(model.n_features_in_ + len(splits))
+    return convert_lightgbm(exact, initial_types=types, target_opset=_OPSET, zipmap=False), splits
 
 
 def _with_exact_thresholds(lines: list[str], scalings: dict[int, Scaling], *, decimals: bool) -> list[str]:

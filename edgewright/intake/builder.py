@@ -7,18 +7,35 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
+import sympy
 import torch
 from numpy.typing import NDArray
 from torch import fx, nn
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from edgewright.errors import UnsupportedError
 
-__all__ = ["Builder", "Dims", "Op", "Operand", "Result", "Value", "is_static", "operand", "refuse", "tensor"]
+__all__ = [
+    "Builder",
+    "Dims",
+    "Op",
+    "Operand",
+    "Result",
+    "TensorSequence",
+    "Value",
+    "is_static",
+    "multiple",
+    "operand",
+    "refuse",
+    "tensor",
+]
 
 Operand = torch.Tensor | fx.Node
 """A constant, or a node whose ``meta["val"]`` is a tensor without data that knows its shape and dtype."""
@@ -26,14 +43,25 @@ Operand = torch.Tensor | fx.Node
 Dims = NDArray[np.object_]
 """Integers of which at least one depends on the free batch size (`torch.SymInt`)."""
 
-Value = Operand | Dims | None
+
+@dataclass(frozen=True)
+class TensorSequence:
+    """An ONNX sequence: how many tensors it holds is known, so it leaves nothing in the graph."""
+
+    items: tuple[Operand | Dims, ...]
+
+
+Value = Operand | Dims | TensorSequence | None
 """What stands behind an ONNX name; None is an optional input that was left out."""
 
 Result = Value | tuple[Value, ...]
 """What a handler gives back: one value, or one for each output."""
 
 _INVALID = re.compile(r"[^0-9a-zA-Z_.]")
-_TRACED_BATCH = 5  # a size that no layer is likely to have, so that a batch axis is not mistaken for another
+# What the free size counts as where torch must take one of two ways. A prime that no layer is likely to have, so that
+# the batch is not mistaken for another size that happens to equal it.
+_TRACED_BATCH = 7919
+_OTHER_BATCHES = (1, 2, 7, 8, 64)
 
 
 @dataclass(frozen=True)
@@ -63,8 +91,8 @@ class Op:
 def refuse(op: Op, why: str) -> UnsupportedError:
     """The error for an operator, or a use of one, that the importer does not know."""
     return UnsupportedError(
-        f"operator {op.kind} (node '{op.name}'): {why}; what still works: platform quantization of the ONNX graph "
-        "for ONNX Runtime (--platform edge_device), which needs no restructuring"
+        f"operator {op.kind} (node '{op.name or op.outputs[0]}'): {why}; what still works: platform quantization of "
+        "the ONNX graph for ONNX Runtime (--platform edge_device), which needs no restructuring"
     )
 
 
@@ -89,25 +117,53 @@ def is_static(sizes: Sequence[Any]) -> bool:
     return all(isinstance(s, int) for s in sizes)
 
 
+def multiple(size: Any, rows: Any) -> int | None:
+    """How many times the batch size a size is; None where it is none of that."""
+    if isinstance(size, int):
+        return None
+    share = sympy.cancel(size.node.expr / rows.node.expr)
+    return int(share) if share.is_Integer else None
+
+
 @dataclass
 class Builder:
     """The graph so far."""
 
     root: nn.Module = field(default_factory=nn.Module)
     graph: fx.Graph = field(default_factory=fx.Graph)
-    _mode: FakeTensorMode = field(
-        default_factory=lambda: FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    )
+    _sizes: ShapeEnv = field(default_factory=ShapeEnv)
+    _of_kernels: set[Any] = field(default_factory=set)
     _constants: dict[int, tuple[torch.Tensor, fx.Node]] = field(default_factory=dict)
+
+    @cached_property
+    def _mode(self) -> FakeTensorMode:
+        return FakeTensorMode(shape_env=self._sizes, allow_non_fake_inputs=True)
+
+    @cached_property
+    def rows(self) -> Any:
+        """The free batch size, one for all inputs (`torch.SymInt`)."""
+        source = ConstantSource("rows")
+        symbol = self._sizes.create_symbol(_TRACED_BATCH, source=source, dynamic_dim=DimDynamic.DYNAMIC)
+        return self._sizes.create_symintnode(symbol, hint=_TRACED_BATCH, source=source)
 
     def placeholder(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> fx.Node:
         """A graph input; -1 in ``shape`` is the free batch size."""
         node = self.graph.placeholder(_INVALID.sub("_", name).replace(".", "_"))
-        example = torch.empty([_TRACED_BATCH if s < 0 else s for s in shape], dtype=dtype)
-        sizes = [DimDynamic.DUCK if s < 0 else DimDynamic.STATIC for s in shape]
-        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
-        node.meta["val"] = self._mode.from_tensor(example, symbolic_context=context)
+        with self._mode:
+            node.meta["val"] = torch.empty([self.rows if s < 0 else s for s in shape], dtype=dtype)
         return node
+
+    def tie(self) -> str | None:
+        """What ties the batch to some sizes and not to others, of all that was decided so far; None where nothing does.
+
+        Decisions are kept as they fell for one batch. An inequality with one size (``Ne``) chose the general way; and
+        torch's own (``>= 16``) choose a kernel, not a shape.
+        """
+        if self._sizes.replacements:
+            return ", ".join(f"{symbol} = {value}" for symbol, value in self._sizes.replacements.items())
+        decided = (guard.expr for guard in self._sizes.guards)
+        open_ = (e for e in decided if not isinstance(e, sympy.Ne) and e not in self._of_kernels)
+        return next((str(expression) for expression in open_ if not _holds(expression)), None)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Operand:
         """Call a torch function now if every operand is a constant, else add it to the graph."""
@@ -165,9 +221,16 @@ class Builder:
         return cast(torch.dtype, self.fake(value).dtype)
 
     def under_fakes(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What a function would return, shapes only, without adding it to the graph."""
-        with self._mode, torch.no_grad():
-            return function(*_mapped(args, self.fake), **_mapped(kwargs, self.fake))
+        """What a function would return, shapes only, without adding it to the graph.
+
+        By the Python dispatcher: what torch's own C++ composes of other operations reads sizes as plain numbers, which
+        would fix the free one (``functional.pad``, ``interpolate``).
+        """
+        before = len(self._sizes.guards)
+        with self._mode, enable_python_dispatcher(), torch.no_grad():
+            result = function(*_mapped(args, self.fake), **_mapped(kwargs, self.fake))
+        self._of_kernels.update(g.expr for g in self._sizes.guards[before:] if not isinstance(g.expr, sympy.Eq))
+        return result
 
     def filled(self, sizes: Sequence[Any], value: Any, dtype: torch.dtype) -> Operand:
         """A tensor of one value with the batch size on one axis, made from an input: no size is read at run time.
@@ -230,6 +293,11 @@ class Builder:
             count += 1
             candidate = f"{path.replace('.', '_')}_{count}"
         return candidate
+
+
+def _holds(expression: Any) -> bool:
+    """Whether what was decided for the traced batch is so for others."""
+    return all(expression.subs(dict.fromkeys(expression.free_symbols, size)) == sympy.true for size in _OTHER_BATCHES)
 
 
 def _crosses_leaf(root: nn.Module, path: str) -> bool:

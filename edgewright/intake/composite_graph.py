@@ -6,7 +6,7 @@ does. Steps that stand before such a model in a pipeline go before each part, so
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from skl2onnx.common.data_types import FloatTensorType
 from edgewright.errors import UnsupportedError
 from edgewright.intake.assembly import Assembly, columns_of_output
 from edgewright.intake.boosted_graph import boosted_trees, sparse_output
+from edgewright.intake.category_splits import histogram_without_sets, opened_up, with_set_features
+from edgewright.intake.elementwise_steps import function_name, write_function
 from edgewright.intake.estimator_graph import (
     PREDICTION,
     SCORES,
@@ -25,7 +27,7 @@ from edgewright.intake.estimator_graph import (
     transformer_graph,
     with_decision,
 )
-from edgewright.intake.exact_trees import without_scaler
+from edgewright.intake.exact_trees import Scaling, without_scaler
 from edgewright.intake.isotonic_graph import calibrated
 from edgewright.intake.neighbours_graph import neighbours
 
@@ -34,11 +36,15 @@ __all__ = ["Conversion"]
 
 @dataclass(frozen=True)
 class Conversion:
-    """How a model is to be converted: its inputs, and the fitted steps that stand before it."""
+    """How a model is to be converted: its inputs, and the fitted steps that stand before it.
+
+    ``scalings``: what scalers that were taken out before did to the inputs (see `exact_trees`).
+    """
 
     types: Any
     decimals: bool
     before: tuple[Any, ...] = ()
+    scalings: Mapping[int, Scaling] | None = None
 
     def graph(self, estimator: Any, *, decision: bool = False) -> onnx.ModelProto:
         """The graph of any fitted model; arguments and errors as of `estimator_graph`."""
@@ -47,15 +53,56 @@ class Conversion:
         if hasattr(estimator, "steps"):
             *steps, final = [step for _, step in estimator.steps if step is not None and not isinstance(step, str)]
             return replace(self, before=(*self.before, *steps)).graph(final, decision=decision)
-        composition = _COMPOSITIONS.get(type(estimator).__name__)
-        if composition is _boosted:
+        *encoders, bare = opened_up(estimator)
+        if encoders:
+            return self._over_codes(encoders[0], bare, decision=decision)
+        cut = next((i for i, step in enumerate(self.before) if i and hasattr(step, "transformers_")), None)
+        if cut is not None:
+            return self._in_two(estimator, cut, decision=decision)
+        if type(estimator).__name__.startswith(("XGB", "LGBM")):
             return _boosted(self, estimator, decision=decision)
+        if getattr(estimator, "is_categorical_", None) is not None:
+            return _histogram(self, estimator, decision=decision)
+        composition = _COMPOSITIONS.get(type(estimator).__name__)
         if composition is not None and not decision:
             return composition(self, estimator)
         if composition is not None and not hasattr(estimator, "predict_proba"):
             made = composition(self, estimator)
             return with_decision(made, single=True) if len(estimator.classes_) == 2 else made
-        return estimator_graph(self.whole(estimator), self.types, decimals=self.decimals, decision=decision)
+        return estimator_graph(
+            self.whole(estimator), self.types, decimals=self.decimals, decision=decision, scalings=self.scalings
+        )
+
+    def _over_codes(self, encoders: Any, trees: Any, *, decision: bool) -> onnx.ModelProto:
+        """Trees over a ColumnTransformer's codes and the columns that it lets pass, whose scalers meet the trees."""
+        before, scalings = without_scaler(self.before)
+        carried, coded = dict[int, Scaling](), set[int]()
+        for name, part, columns in encoders.transformers_:
+            where = encoders.output_indices_[name]
+            passed = isinstance(part, str) or type(part).__name__ == "FunctionTransformer"
+            for feature, column in zip(range(where.start, where.stop), columns, strict=True):
+                if not passed:
+                    coded.add(column)
+                elif column in scalings:
+                    carried[feature] = scalings[column]
+        if coded & scalings.keys():
+            before, carried = self.before, {}
+        return replace(self, before=(*before, encoders), scalings=carried).graph(trees, decision=decision)
+
+    def _in_two(self, estimator: Any, cut: int, *, decision: bool) -> onnx.ModelProto:
+        """The steps before the ``cut``, and the rest over their features: skl2onnx forgets how many these are."""
+        head = replace(self, before=self.before[:cut])
+        made, encoded = self.assembly(), head.encoded()
+        types = [("features", FloatTensorType([None, columns_of_output(encoded)]))]
+        rest = Conversion(types, self.decimals, self.before[cut:], self.scalings).graph(estimator, decision=decision)
+        output = made.part(rest, {"features": made.part(encoded)})
+        return made.finish(output, rest.graph.output[0].name, columns_of_output(rest))
+
+    def encoded(self) -> onnx.ModelProto:
+        """The steps before the model by themselves."""
+        from sklearn.pipeline import Pipeline
+
+        return transformer_graph(Pipeline([(f"step{i}", step) for i, step in enumerate(self.before)]), self.types)
 
     def whole(self, estimator: Any) -> Any:
         """The estimator with the steps before it."""
@@ -67,24 +114,12 @@ class Conversion:
 
     def assembly(self) -> Assembly:
         """An empty graph over the inputs."""
-        from skl2onnx.common.data_types import StringTensorType
-
-        text, number = onnx.TensorProto.STRING, onnx.TensorProto.FLOAT
-        kinds = [
-            (name, text if isinstance(kind, StringTensorType) else number, kind.shape) for name, kind in self.types
-        ]
-        return Assembly([onnx.helper.make_tensor_value_info(name, kind, list(shape)) for name, kind, shape in kinds])
+        number = onnx.TensorProto.FLOAT
+        return Assembly([onnx.helper.make_tensor_value_info(n, number, list(kind.shape)) for n, kind in self.types])
 
     def features(self, made: Assembly) -> str:
         """What the steps before the model make of the inputs, (N, features)."""
-        if self.before:
-            from sklearn.pipeline import Pipeline
-
-            steps = Pipeline([(f"step{i}", step) for i, step in enumerate(self.before)])
-            return made.part(transformer_graph(steps, self.types))
-        if len(self.types) != 1:
-            raise UnsupportedError("a model over single columns; put a ColumnTransformer before it")
-        return str(self.types[0][0])
+        return made.part(self.encoded()) if self.before else str(self.types[0][0])
 
 
 def _voting_classifier(how: Conversion, model: Any) -> onnx.ModelProto:
@@ -193,15 +228,17 @@ def _transformed_target(how: Conversion, model: Any) -> onnx.ModelProto:
     if model.func is None and model.transformer is None:
         return how.graph(model.regressor_)
     back = model.transformer_
-    if (
-        type(back).__name__ not in {"StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler"}
-        or model._training_dim > 1
-    ):
+    kind = type(back).__name__
+    made = how.assembly()
+    if model._training_dim == 1 and kind == "FunctionTransformer" and not back.inv_kw_args:
+        name = function_name(back.inverse_func, "TransformedTargetRegressor")
+        return made.finish(write_function(made, name, made.part(how.graph(model.regressor_))), PREDICTION, 1)
+    if model._training_dim > 1 or kind not in {"StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler"}:
         raise UnsupportedError(
-            f"TransformedTargetRegressor with a {type(back).__name__}: linear scalers of one target can be inverted"
+            f"TransformedTargetRegressor with a {kind}: functions of numpy and linear scalers of one target can be "
+            "inverted"
         )
     zero, one = (float(back.inverse_transform([[v]])[0, 0]) for v in (0.0, 1.0))
-    made = how.assembly()
     scaled = made.call("Mul", made.part(how.graph(model.regressor_)), made.constant(one - zero))
     return made.finish(made.call("Add", scaled, made.constant(zero)), PREDICTION, 1)
 
@@ -213,7 +250,7 @@ def _neighbours(how: Conversion, model: Any) -> onnx.ModelProto:
 
 
 def _boosted(how: Conversion, model: Any, *, decision: bool = False) -> onnx.ModelProto:
-    before, scalings = without_scaler(how.before)
+    before, scalings = _without_scaler(how)
     made = how.assembly()
     features = replace(how, before=before).features(made)
     if type(model).__name__.startswith("XGB") and before and sparse_output(before[-1]):
@@ -221,7 +258,9 @@ def _boosted(how: Conversion, model: Any, *, decision: bool = False) -> onnx.Mod
         zero = made.call("Equal", how.features(made), made.constant(0.0))
         features = made.call("Where", zero, made.constant(np.nan), features)
     classes = classes_of(model)
-    trees = boosted_trees(model, scalings, decimals=how.decimals, decision=decision)
+    trees, splits = boosted_trees(model, scalings, decimals=how.decimals, decision=decision)
+    if splits:
+        features = with_set_features(made, features, splits, whole=True)
     scores = made.part(trees, {"features": features})
     if classes is None:
         return made.finish(scores, PREDICTION, 1)
@@ -230,11 +269,35 @@ def _boosted(how: Conversion, model: Any, *, decision: bool = False) -> onnx.Mod
     return made.finish(scores, SCORES, len(classes))
 
 
+def _without_scaler(how: Conversion) -> tuple[tuple[Any, ...], dict[int, Scaling]]:
+    before, scalings = without_scaler(how.before)
+    return before, {**(how.scalings or {}), **scalings}
+
+
+def _histogram(how: Conversion, model: Any, *, decision: bool) -> onnx.ModelProto:
+    """Histogram boosting that splits on sets of categories."""
+    before, scalings = _without_scaler(how)
+    made = how.assembly()
+    features = replace(how, before=before).features(made)
+    plain, splits = histogram_without_sets(model, model.n_features_in_)
+    if any(split.feature in scalings for split in splits):
+        raise UnsupportedError(
+            f"{type(model).__name__}: a categorical feature that is scaled before; leave it as it is"
+        )
+    if splits:
+        features = with_set_features(made, features, splits)
+    types = [("features", FloatTensorType([None, plain.n_features_in_]))]
+    trees = replace(how, types=types, before=(), scalings=scalings).graph(plain, decision=decision)
+    scores = made.part(trees, {"features": features})
+    columns = columns_of_output(trees)
+    return made.finish(scores, PREDICTION if classes_of(model) is None else SCORES, columns)
+
+
 def _exponential(how: Conversion, model: Any) -> onnx.ModelProto:
     """Histogram boosting of counts and other positive targets predicts their logarithm."""
     plain = copy.copy(model)
     plain.loss = "squared_error"
-    graph = estimator_graph(how.whole(plain), how.types, decimals=how.decimals)
+    graph = estimator_graph(how.whole(plain), how.types, decimals=how.decimals, scalings=how.scalings)
     if model.loss not in {"poisson", "gamma"}:
         return graph
     made = how.assembly()
@@ -252,6 +315,4 @@ _COMPOSITIONS: dict[str, Callable[[Conversion, Any], onnx.ModelProto]] = {
     "KNeighborsClassifier": _neighbours,
     "KNeighborsRegressor": _neighbours,
     "HistGradientBoostingRegressor": _exponential,
-    **dict.fromkeys(("XGBClassifier", "XGBRegressor", "XGBRFClassifier", "XGBRFRegressor"), _boosted),
-    **dict.fromkeys(("LGBMClassifier", "LGBMRegressor"), _boosted),
 }

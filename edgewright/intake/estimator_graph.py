@@ -3,6 +3,7 @@
 Models made of other models are put together in `composite_graph`. Runs in a child process.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.intake.assembly import Assembly, columns_of_output
-from edgewright.intake.exact_trees import let_missing_values_follow, with_float32_thresholds
+from edgewright.intake.exact_trees import Scaling, let_missing_values_follow, with_float32_thresholds
 from edgewright.intake.fitted_forms import options_for, plain_attributes, with_convertible_parts
 from edgewright.intake.onnx_nodes import drop_unused, rename_ends
+from edgewright.intake.own_converters import register_own_converters
 
 __all__ = [
     "PREDICTION",
@@ -39,17 +41,24 @@ def classes_of(estimator: Any) -> NDArray[Any] | None:
     return np.asarray(classes)
 
 
-def estimator_graph(estimator: Any, types: Any, *, decimals: bool, decision: bool = False) -> onnx.ModelProto:
+def estimator_graph(
+    estimator: Any,
+    types: Any,
+    *,
+    decimals: bool,
+    decision: bool = False,
+    scalings: Mapping[int, Scaling] | None = None,
+) -> onnx.ModelProto:
     """Scores (N, classes) of a classifier, values (N, targets) of any other model.
 
-    ``types``: the inputs, as skl2onnx wants them. ``decimals``: the numbers are a table's (see `exact_trees`).
+    ``types``: the inputs, as skl2onnx wants them. ``decimals``, ``scalings``: of the features, see `exact_trees`.
     ``decision``: the scores of `decision_function`, (N, 1) where there are two classes.
 
     Raises:
         UnsupportedError: skl2onnx knows no converter for a part of the model.
         ConversionError: it failed.
     """
-    exact = with_float32_thresholds(with_convertible_parts(estimator), decimals=decimals)
+    exact = with_float32_thresholds(with_convertible_parts(estimator), decimals=decimals, scalings=scalings)
     model = _converted(exact, types, decision=decision)
     let_missing_values_follow(model, exact.steps[-1][1] if hasattr(exact, "steps") else exact)
     classes = classes_of(estimator)
@@ -84,6 +93,8 @@ def _converted(estimator: Any, types: Any, *, decision: bool) -> onnx.ModelProto
     name = _name(estimator)
     try:
         return _by_skl2onnx(estimator, types, decision=decision)
+    except UnsupportedError:
+        raise
     except (MissingConverter, MissingShapeCalculator) as e:
         raise UnsupportedError(f"{name}: skl2onnx has no converter: {_line(e)}") from e
     except Exception as e:  # converters raise whatever they meet
@@ -93,6 +104,7 @@ def _converted(estimator: Any, types: Any, *, decision: bool) -> onnx.ModelProto
 def _by_skl2onnx(estimator: Any, types: Any, *, decision: bool) -> onnx.ModelProto:
     from skl2onnx import convert_sklearn
 
+    register_own_converters()
     refusal = NameError("no options to try")
     for options in options_for(estimator, decision=decision):
         try:

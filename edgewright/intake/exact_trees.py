@@ -11,7 +11,7 @@ threshold halfway between two training values decides a customer's 99.1 as sciki
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,17 +32,19 @@ _OF_TREES = tuple(f"sklearn.ensemble.{m}" for m in ("_gb", "_forest", "_iforest"
 Scaling = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
-def with_float32_thresholds(estimator: Any, *, decimals: bool) -> Any:
+def with_float32_thresholds(estimator: Any, *, decimals: bool, scalings: Mapping[int, Scaling] | None = None) -> Any:
     """A copy whose trees compare with float32 thresholds; anything that is not a tree model is returned as it is.
 
-    ``decimals``: the raw values are decimals of a table, not float32 numbers.
+    ``decimals``: the raw values are decimals of a table, not float32 numbers. ``scalings``: what scalers that were
+    taken out (`without_scaler`) did to the features; by default those of the step right before the trees.
     """
     final = _final(estimator)
     if not any(True for _ in _trees_of(final)) and not any(map(len, _histogram_trees_of(final))):
         return estimator
     changed = copy.deepcopy(estimator)
     final = _final(changed)
-    scalings = _taken_out(changed) if final is not changed else {}
+    if scalings is None:
+        scalings = _taken_out(changed) if final is not changed else {}
     for nodes in _histogram_trees_of(final):
         _replace_histogram_thresholds(nodes, scalings, decimals=decimals)
     for tree, features in _trees_of(final):
@@ -100,7 +102,7 @@ def _histogram_trees_of(model: Any) -> Iterator[Any]:
             yield predictor.nodes
 
 
-def _replace_histogram_thresholds(nodes: Any, scalings: dict[int, Scaling], *, decimals: bool) -> None:
+def _replace_histogram_thresholds(nodes: Any, scalings: Mapping[int, Scaling], *, decimals: bool) -> None:
     branches = np.flatnonzero((nodes["is_leaf"] == 0) & (nodes["is_categorical"] == 0))
     for feature in np.unique(nodes["feature_idx"][branches]):
         chosen = branches[nodes["feature_idx"][branches] == feature]
@@ -165,7 +167,7 @@ def _multiply_then_shift(scale: float, shift: float) -> Scaling:
     return lambda x: x * scale + shift
 
 
-def _replace_thresholds(tree: Any, scalings: dict[int, Scaling], *, decimals: bool) -> None:
+def _replace_thresholds(tree: Any, scalings: Mapping[int, Scaling], *, decimals: bool) -> None:
     branches = np.flatnonzero(tree.children_left != tree.children_right)
     for feature in np.unique(tree.feature[branches]):
         nodes = branches[tree.feature[branches] == feature]

@@ -18,6 +18,7 @@ from edgewright.intake.torch_source import TorchSource
 
 __all__ = ["FactorySource"]
 
+_NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 _EXAMPLE_ROWS = 2  # torch.export takes a batch of 1 for a constant
 
 
@@ -54,7 +55,7 @@ def _load_weights(module: torch.nn.Module, path: Path) -> None:
 
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-        module.load_state_dict(state)
+        module.load_state_dict(_state_dict(state, path))
     except FileNotFoundError as e:
         raise InputError(f"{path}: no such file") from e
     except pickle.UnpicklingError as e:
@@ -66,6 +67,23 @@ def _load_weights(module: torch.nn.Module, path: Path) -> None:
     except (RuntimeError, TypeError, AttributeError) as e:
         said = " ".join(str(e).split())[:240]
         raise InputError(f"{path}: the weights do not fit the module: {said}") from e
+
+
+def _state_dict(state: Any, path: Path) -> Any:
+    """The state dict itself, or the one that a checkpoint holds beside epochs and optimizers.
+
+    Raises:
+        InputError: a checkpoint without one under a usual name.
+    """
+    if not isinstance(state, dict) or not state or all(isinstance(v, torch.Tensor) for v in state.values()):
+        return state
+    found = next((state[key] for key in _NESTED if isinstance(state.get(key), dict)), None)
+    if found is None:
+        raise InputError(
+            f"{path}: a checkpoint that holds {', '.join(map(str, list(state)[:6]))}, and no state dict under one of "
+            f"{', '.join(_NESTED)}; save model.state_dict() alone"
+        )
+    return found
 
 
 def _exported(module: torch.nn.Module, description: FactoryFile, path: Path) -> Any:

@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["options_for", "plain_attributes", "unknown_categories_note", "with_convertible_parts"]
+from edgewright.errors import UnsupportedError
+from edgewright.intake.elementwise_steps import Elementwise, function_name
+from edgewright.intake.tabulated import tabulate_numbers
+from edgewright.intake.term_weights import term_weights
+
+__all__ = ["knows_texts", "options_for", "plain_attributes", "unknown_categories_note", "with_convertible_parts"]
 
 _LINEAR = {"LinearSVC", "SVC", "NuSVC", "RidgeClassifier", "SGDClassifier", "Perceptron", "PassiveAggressiveClassifier"}
 
@@ -24,22 +29,57 @@ def _replaced(part: Any) -> Any:
     if hasattr(part, "transformers_"):
         part.transformers_ = [(name, _replaced(step), columns) for name, step, columns in part.transformers_]
         return part
+    if hasattr(part, "transformer_list"):
+        part.transformer_list = [(name, _replaced(step)) for name, step in part.transformer_list]
+        return part
     match type(part).__name__:
         case "LinearDiscriminantAnalysis":
             return _as_logistic_regression(part)
-        case "OneHotEncoder" if part.handle_unknown == "error":
-            part.handle_unknown = "ignore"  # a graph cannot raise; `unknown_categories_note` says so
+        case "OneHotEncoder" | "OrdinalEncoder" | "TargetEncoder":
+            return tabulate_numbers(part)
+        case "FunctionTransformer":
+            return _elementwise(part)
+        case "TfidfTransformer":
+            return term_weights(part)
+        case "QuantileTransformer" if part.output_distribution == "normal":
+            raise UnsupportedError(
+                "QuantileTransformer with output_distribution='normal' has no path; fit it with 'uniform', or take a "
+                "PowerTransformer"
+            )
         case "KBinsDiscretizer" if part.encode == "onehot":
             part.encode = "onehot-dense"  # the same numbers; ONNX has no sparse ones
     return part
 
 
-def unknown_categories_note(estimator: Any) -> tuple[str, ...]:
+def _elementwise(part: Any) -> Elementwise:
+    if part.kw_args:
+        raise UnsupportedError("FunctionTransformer with kw_args; fit it with a function of one argument")
+    return Elementwise(function_name(part.func, "FunctionTransformer"))
+
+
+def unknown_categories_note(estimator: Any, *, table: bool) -> tuple[str, ...]:
     """What becomes of categories that the model's encoder would refuse."""
     for part in _all_parts(estimator):
-        if type(part).__name__ == "OneHotEncoder" and part.handle_unknown == "error":
-            return ("OneHotEncoder refuses unknown categories in scikit-learn; on a device one counts as none of them",)
+        if type(part).__name__ in {"OneHotEncoder", "OrdinalEncoder"} and part.handle_unknown == "error":
+            on_device = "a device refuses such a row, too" if table else "on a device one counts as none of them"
+            return (f"{type(part).__name__} refuses unknown categories in scikit-learn; {on_device}",)
     return ()
+
+
+def knows_texts(estimator: Any) -> bool:
+    """Whether some encoder of the model has texts among its categories."""
+    return any(
+        isinstance(value, str)
+        for part in _all_parts(estimator)
+        for values in (*getattr(part, "categories_", ()), *_categories_of_table(part))
+        for value in values
+    )
+
+
+def _categories_of_table(part: Any) -> Any:
+    if type(part).__name__.startswith("LGBM"):
+        return part.booster_.pandas_categorical or ()
+    return part._preprocessor.named_transformers_["encoder"].categories_ if getattr(part, "_preprocessor", None) else ()
 
 
 def _as_logistic_regression(part: Any) -> Any:
@@ -81,6 +121,8 @@ def _all_parts(estimator: Any) -> Iterator[Any]:
     for _, step in getattr(estimator, "steps", []):
         yield from _all_parts(step)
     for _, step, _ in getattr(estimator, "transformers_", []):
+        yield from _all_parts(step)
+    for _, step in getattr(estimator, "transformer_list", []):
         yield from _all_parts(step)
     for name in ("best_estimator_", "estimator_", "final_estimator_"):
         if hasattr(estimator, name):

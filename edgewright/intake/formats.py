@@ -5,11 +5,13 @@ from pathlib import Path
 from edgewright.artifact import Format
 from edgewright.errors import InputError
 from edgewright.intake.archives import opened_archive
+from edgewright.intake.torch_save import refuse_torch_save
 
 __all__ = ["KNOWN", "detect_format"]
 
 KNOWN = (
-    "a torch.export program (.pt2), a .yaml that names a module factory, a scikit-learn model (.pkl, .joblib, .skops), "
+    "a torch.export program (.pt2), a TorchScript archive, a .yaml that names a module factory, "
+    "a scikit-learn model (.pkl, .joblib, .skops), "
     "ONNX (.onnx), Keras (.keras, .h5) or a TensorFlow SavedModel folder"
 )
 _HEAD_BYTES = 64
@@ -29,6 +31,8 @@ _COMPRESSED = (
 )
 # A pickle of protocol 2 and later starts with PROTO and the version; older ones with MARK, GLOBAL or EMPTY_*.
 _PICKLE_PROTO = b"\x80"
+# torch.save before its zip archives begins with this number, pickled.
+_OLD_TORCH_SAVE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _OLD_PICKLE = (b"c", b"(", b"]", b"}")
 
 
@@ -52,21 +56,28 @@ def detect_format(path: Path) -> Format:
         raise InputError(f"{path}: cannot be read: {e.strerror or e}") from e
     if not head:
         raise InputError(f"{path}: the file is empty; expected {KNOWN}")
+    kind = _of_content(path, head, last)
+    if kind is None:
+        raise InputError(f"{path}: unknown format (starts with {head[:8].hex(' ')}); expected {KNOWN}")
+    return kind
+
+
+def _of_content(path: Path, head: bytes, last: bytes) -> Format | None:
     if head.startswith((_ZIP, _ZIP_EMPTY)):
         return _of_zip(path)
     if head.startswith(_HDF5):
         return Format.KERAS
     if head.startswith(_COMPRESSED):
         return Format.SKLEARN
+    if head.startswith(_OLD_TORCH_SAVE):
+        refuse_torch_save(path, path.read_bytes())
     if _is_pickle(head):
         if last != b".":
             raise InputError(f"{path}: a truncated pickle: it does not end with STOP")
         return Format.SKLEARN
     if path.suffix in {".yaml", ".yml"}:
         return Format.TORCH_FACTORY
-    if _is_onnx(head):
-        return Format.ONNX
-    raise InputError(f"{path}: unknown format (starts with {head[:8].hex(' ')}); expected {KNOWN}")
+    return Format.ONNX if _is_onnx(head) else None
 
 
 def _of_folder(path: Path) -> Format:
@@ -85,11 +96,12 @@ def _of_zip(path: Path) -> Format:
         return Format.KERAS
     if "schema.json" in names:
         return Format.SKLEARN
-    if any(n.endswith("/data.pkl") for n in names):
-        raise InputError(
-            f"{path}: a torch.save file holds weights, or a pickled module, but no program; save it with "
-            "torch.export.save(torch.export.export(model, inputs), 'model.pt2')"
-        )
+    if "constants.pkl" in leaves and any("/code/" in n for n in names):
+        return Format.TORCHSCRIPT
+    pickled = next((n for n in names if n.endswith("/data.pkl")), None)
+    if pickled is not None:
+        with opened_archive(path) as archive:
+            refuse_torch_save(path, archive.read(pickled))
     raise InputError(f"{path}: an archive of an unknown kind ({', '.join(names[:3])}...); expected {KNOWN}")
 
 

@@ -5,7 +5,7 @@ comparison need many rows at once. What is made here is a proposal: the door com
 one at a time and many at once, and keeps the fixed graph where they differ.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -20,13 +20,16 @@ _OF_SHAPES = {"Constant", "Concat", "Reshape", "Cast", "Squeeze", "Unsqueeze", "
 def fixed_batch(model: onnx.ModelProto) -> int | None:
     """The size that stands on the first axis of every input and output; None where it is free or they differ."""
     constants = {i.name for i in model.graph.initializer}
-    ends = [*(e for e in model.graph.input if e.name not in constants), *model.graph.output]
-    sizes = set()
-    for entry in ends:
-        dims = entry.type.tensor_type.shape.dim
-        sizes.add(dims[0].dim_value if len(dims) else 0)
+    # An output may be declared without a shape.
+    ends = [*(e for e in model.graph.input if e.name not in constants), *(o for o in model.graph.output if _dims(o))]
+    sizes = {_dims(entry)[0].dim_value if _dims(entry) else 0 for entry in ends}
     (size, *others) = sizes
     return size if size > 0 and not others else None
+
+
+def _dims(entry: onnx.ValueInfoProto) -> Sequence[onnx.TensorShapeProto.Dimension]:
+    dims: Sequence[onnx.TensorShapeProto.Dimension] = entry.type.tensor_type.shape.dim
+    return dims
 
 
 def with_free_batch(model: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -38,8 +41,8 @@ def with_free_batch(model: onnx.ModelProto) -> onnx.ModelProto | None:
     freed.CopyFrom(model)
     constants = {i.name: i for i in freed.graph.initializer}
     for entry in [*freed.graph.input, *freed.graph.output]:
-        if entry.name not in constants:
-            entry.type.tensor_type.shape.dim[0].dim_param = "batch"
+        if entry.name not in constants and _dims(entry):
+            _dims(entry)[0].dim_param = "batch"
     del freed.graph.value_info[:]  # they hold the old size
     known = _known_shapes(freed)
     for count, node in enumerate(_reading_inputs(freed)):
@@ -72,8 +75,6 @@ def _let_follow(model: onnx.ModelProto, node: onnx.NodeProto, shape: NDArray[np.
 
 def _known_shapes(model: onnx.ModelProto) -> dict[str, NDArray[np.int64]]:
     """Lists of whole numbers that follow from constants alone; exporters write a shape piece by piece."""
-    from onnx.reference import ReferenceEvaluator
-
     known = {
         i.name: numpy_helper.to_array(i)
         for i in model.graph.initializer
@@ -81,7 +82,18 @@ def _known_shapes(model: onnx.ModelProto) -> dict[str, NDArray[np.int64]]:
     }
     for node in model.graph.node:
         if node.op_type in _OF_SHAPES and all(name in known for name in node.input):
-            (found,) = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})
+            found = _computed(node, known)
             if isinstance(found, np.ndarray) and found.dtype == np.int64 and found.ndim < 2:
                 known[node.output[0]] = found
     return known
+
+
+def _computed(node: onnx.NodeProto, known: dict[str, NDArray[np.int64]]) -> object:
+    """What a node of constants gives; None where ONNX's reference fails on it: that shape is then left as it is."""
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        (found,) = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})
+    except Exception:  # it raises whatever numpy does
+        return None
+    return found

@@ -8,8 +8,11 @@ import importlib
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,17 @@ import numpy as np
 
 from edgewright.artifact import Format
 from edgewright.data import DataSpec
-from edgewright.errors import ConversionError, InputError, UnsupportedError
+from edgewright.errors import EdgewrightError, InputError, UnsupportedError
+from edgewright.failures import one_line
+from edgewright.intake.answers import answers_of_network
+from edgewright.intake.archives import normalized
 from edgewright.intake.arrays import read_arrays
+from edgewright.intake.keras_answers import answers_of, outputs_of
 from edgewright.intake.keras_guard import inspect_keras_file, inspect_saved_model
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["convert", "load"]
+__all__ = ["Loaded", "convert", "load"]
 
-_OPSET = 18
-_ROWS_AT_ONCE = 256
 _INVALID = re.compile(r"\W|^(?=\d)")
 
 
@@ -33,48 +38,79 @@ _INVALID = re.compile(r"\W|^(?=\d)")
 class Loaded:
     """A model as a function of its input tensors; ``loader`` says what read it.
 
-    A function of a SavedModel does not keep the variables alive that it reads: ``owner`` does.
+    A function of a SavedModel does not keep the variables alive that it reads: ``owner`` does. ``output_names`` are
+    those of a Keras model's outputs, in their order; a SavedModel's function names them itself.
     """
 
     owner: Any
     function: Callable[..., Any]
     inputs: tuple[TensorSpec, ...]
     loader: str
+    output_names: tuple[str, ...] = ()
+
+    @cached_property
+    def asked(self) -> Callable[..., Any]:
+        """The model as its answers are taken: a compiled function, as ``predict`` runs it.
+
+        Called step by step a Keras model may answer otherwise: its Resizing then rounds what it makes of 8-bit pixels.
+        """
+        import tensorflow as tf
+
+        signature = [tf.TensorSpec([None if s < 0 else s for s in t.shape], t.dtype) for t in self.inputs]
+        compiled: Callable[..., Any] = tf.function(self.function, input_signature=signature)
+        return compiled
 
 
 def convert(path: str, kind: str, data: str, folder: str, legacy: bool, checking: bool) -> dict[str, Any]:
-    """Load and describe a model; unless ``checking``, write ``model.onnx`` and ``reference.npy`` into ``folder``.
+    """Load and describe a model; unless ``checking``, write ``model.onnx`` and answers (``{split}.npz``) there.
 
-    Returns ``{"failed": reason}`` where this loader cannot read the file: another may.
+    Returns ``{"failed": reason}`` where this loader cannot read the file: another may. ``refusal`` says why there is no
+    ``model.onnx``.
     """
     spec, source = DataSpec.model_validate_json(data), Path(path)
-    inspect = inspect_saved_model if kind == Format.SAVED_MODEL else inspect_keras_file
-    inspect(source)
     try:
         loaded = load(source, Format(kind), spec, legacy=legacy)
-    except (InputError, UnsupportedError):
+        outputs, notes = outputs_of(loaded)
+    except EdgewrightError:
         raise
-    except Exception as e:  # TensorFlow's loaders raise whatever they meet
-        return {"failed": f"{type(e).__name__}: {_line(e)}"}
-    output = _output(loaded)
-    samples = read_arrays(spec, loaded.inputs)
+    except Exception as e:  # TensorFlow's loaders and kernels raise whatever they meet
+        return {"failed": f"{type(e).__name__}: {one_line(e, 240)}"}
+    tensors = tuple(t for t, _ in outputs)
+    samples = read_arrays(spec, loaded.inputs, lambda y: answers_of_network(y, tensors, spec))
+    refusal = None
     if not checking:
-        test = [samples.inputs[t.name][samples.rows.test] for t in loaded.inputs]
-        np.save(Path(folder) / "reference.npy", _answers(loaded, test))
-        _to_onnx(loaded, output, Path(folder) / "model.onnx")
+        from edgewright.intake.keras_onnx import to_onnx
+
+        for split in ("test", "validation"):
+            rows = [samples.inputs[t.name][getattr(samples.rows, split)] for t in loaded.inputs]
+            np.savez(Path(folder) / f"{split}.npz", *answers_of(loaded, outputs, rows))
+        refusal = to_onnx(loaded, outputs, Path(folder) / "model.onnx")
     return {
         "inputs": [[t.name, list(t.shape), t.dtype] for t in loaded.inputs],
-        "output": [output.name, list(output.shape), output.dtype],
+        "outputs": [[t.name, list(t.shape), t.dtype] for t, _ in outputs],
         "loader": loaded.loader,
+        "notes": list(notes),
+        "refusal": refusal,
     }
 
 
 def load(path: Path, kind: Format, spec: DataSpec, *, legacy: bool) -> Loaded:
-    """The model, by Keras 3 and TensorFlow's own loader or, `legacy`, by that of Keras 2."""
+    """The model, by Keras 3 and TensorFlow's own loader or, `legacy`, by that of Keras 2; looked into before.
+
+    Raises:
+        UntrustedModelError: it may do more than compute; nothing of it has run.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.simplefilter("ignore")
     if kind is Format.SAVED_MODEL:
+        inspect_saved_model(path)
         return _load_saved_model(path, spec, legacy=legacy)
+    with normalized(path) if zipfile.is_zipfile(path) else nullcontext(path) as file:
+        inspect_keras_file(file)
+        return _load_keras(file, spec, legacy=legacy)
+
+
+def _load_keras(path: Path, spec: DataSpec, *, legacy: bool) -> Loaded:
     keras = importlib.import_module("tf_keras" if legacy else "keras")
     # Both libraries judge the archive by its suffix alone.
     name = path if path.suffix in {".keras", ".h5", ".hdf5"} else _with_suffix(path)
@@ -89,9 +125,19 @@ def load(path: Path, kind: Format, spec: DataSpec, *, legacy: bool) -> Loaded:
     )
 
     def function(*tensors: Any) -> Any:
-        return model(list(tensors) if len(tensors) > 1 else tensors[0], training=False)
+        return model(_packed(model, tensors), training=False)
 
-    return Loaded(model, function, inputs, loader)
+    return Loaded(model, function, inputs, loader, tuple(getattr(model, "output_names", ())))
+
+
+def _packed(model: Any, tensors: Sequence[Any]) -> Any:
+    """The tensors as the model is called with: alone, as a list, or by name where it was made so."""
+    import tensorflow as tf
+
+    wanted = getattr(model, "input", None)  # a Sequential that was never called since it was loaded has none
+    if isinstance(wanted, dict):
+        return tf.nest.pack_sequence_as(wanted, list(tensors))
+    return list(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def _with_suffix(path: Path) -> Path:
@@ -124,10 +170,7 @@ def _load_saved_model(path: Path, spec: DataSpec, *, legacy: bool) -> Loaded:
     inputs = tuple(_spec(n, declared[n].shape, declared[n].dtype, spec, path) for n in names)
 
     def function(*tensors: Any) -> Any:
-        results = signature(**dict(zip(names, tensors, strict=True)))
-        if len(results) != 1:
-            raise UnsupportedError(f"{path}: the signature returns {len(results)} tensors; one is supported")
-        return next(iter(results.values()))
+        return signature(**dict(zip(names, tensors, strict=True)))
 
     return Loaded(model, function, inputs, loader)
 
@@ -164,61 +207,3 @@ def _keep_batch_normalization(keras: Any) -> None:
         return normalize(inputs, scale, shift, mean, variance, epsilon=self.epsilon, is_training=False)[0]
 
     keras.layers.BatchNormalization.call = call
-
-
-def _output(loaded: Loaded) -> TensorSpec:
-    rows = abs(loaded.inputs[0].shape[0])
-    result = _single(loaded.function(*(np.zeros((rows, *t.shape[1:]), t.dtype) for t in loaded.inputs)))
-    return TensorSpec("output", (loaded.inputs[0].shape[0], *result.shape[1:]), result.dtype.name)
-
-
-def _single(result: Any) -> Any:
-    if isinstance(result, dict):
-        result = list(result.values())
-    if isinstance(result, (list, tuple)):
-        if len(result) != 1:
-            raise UnsupportedError(f"the model returns {len(result)} tensors; one is supported")
-        result = result[0]
-    return np.asarray(result) if not hasattr(result, "numpy") else result.numpy()
-
-
-def _answers(loaded: Loaded, inputs: Sequence[Any]) -> Any:
-    fixed = loaded.inputs[0].shape[0]
-    step = fixed if fixed > 0 else _ROWS_AT_ONCE
-    found = []
-    for start in range(0, len(inputs[0]), step):
-        piece = [x[start : start + step] for x in inputs]
-        kept = len(piece[0])
-        if fixed > 0 and kept < fixed:
-            piece = [np.concatenate([x, np.repeat(x[-1:], fixed - kept, axis=0)]) for x in piece]
-        found.append(_single(loaded.function(*piece))[:kept].astype(np.float64))
-    return np.concatenate(found)
-
-
-def _to_onnx(loaded: Loaded, output: TensorSpec, target: Path) -> None:
-    import onnx
-    import tensorflow as tf
-    import tf2onnx
-    from tf2onnx.optimizer import back_to_back_optimizer
-
-    # Retraining needs BatchNorm as a node of its own.
-    back_to_back_optimizer._func_map.pop(("Conv", "BatchNormalization"), None)
-    signature = [tf.TensorSpec([None if s < 0 else s for s in t.shape], t.dtype, name=t.name) for t in loaded.inputs]
-
-    def named(*tensors: Any) -> Any:
-        result = loaded.function(*tensors)
-        while isinstance(result, (list, tuple, dict)):
-            result = next(iter(result.values())) if isinstance(result, dict) else result[0]
-        return tf.identity(result, name=output.name)
-
-    try:
-        model, _ = tf2onnx.convert.from_function(
-            tf.function(named, input_signature=signature), input_signature=signature, opset=_OPSET
-        )
-    except Exception as e:  # tf2onnx raises whatever it meets
-        raise ConversionError(f"tf2onnx: {type(e).__name__}: {_line(e)}") from e
-    onnx.save(model, target)
-
-
-def _line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()[:240]

@@ -1,20 +1,31 @@
 """What a Keras file or a SavedModel may hold: loading builds classes by name and runs a graph, so it is read first.
 
-A ``.keras`` or ``.h5`` names a class and a module for each layer; a SavedModel is a program that may read and write
-files or call back into Python.
+A ``.keras`` or ``.h5`` names a class for each layer, and functions inside layers; a SavedModel is a program that may
+read and write files or call back into Python. Everything that is named must stand in `edgewright.intake.keras_names`.
 """
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from edgewright.errors import InputError, UntrustedModelError
 from edgewright.intake.archives import opened_archive
+from edgewright.intake.keras_names import (
+    ACTIVATIONS,
+    CLASSES,
+    FUNCTIONS,
+    MARKERS,
+    OF_CHECKPOINTS,
+    OPERATORS,
+    REFUSED_OPERATIONS,
+)
 
 __all__ = ["inspect_keras_file", "inspect_saved_model"]
 
 _MODULES = (
+    "keras",
     "keras.layers",
     "keras.models",
     "keras.src.models",
@@ -28,47 +39,100 @@ _MODULES = (
     "keras.metrics",
     "keras.dtype_policies",
     "keras.mixed_precision",
+    "keras.src.applications.convnext",
 )
+# What Keras 3 writes for arithmetic between layers (x + y, x[:, 0], masks): classes that compute and hold no code.
+_OPERATIONS = tuple(f"keras.src.ops.{name}" for name in ("numpy", "nn", "math", "linalg", "image"))
+# The rest of its module calls functions.
+_CORE_OPERATIONS = frozenset({"Cast", "Slice", "SliceUpdate", "ScatterUpdate", "StopGradient", "Unstack"})
 # Layers that carry code of their own, or whose settings name a file or an address to read.
-_REFUSED_CLASSES = frozenset(
+_OF_CODE = frozenset(
     {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "StringLookup", "IntegerLookup"}
-    | {"TextVectorization", "Hashing", "function", "__lambda__"}
+    | {"TextVectorization", "Hashing", "HashedCrossing", "function", "__lambda__", "ClassMethod", "InstanceMethod"}
 )
-_REFUSED_OPERATIONS = (
-    "PyFunc",
-    "ReadFile",
-    "WriteFile",
-    "MatchingFiles",
-    "Print",
-    "Dataset",
-    "Reader",
-    "Rpc",
-    "TableFromTextFile",
-    "LoadAndRemapMatrix",
-    "Save",
-    "Restore",
-)
-_OF_CHECKPOINTS = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints"})
+_CALLED = re.compile(r"(compat\.v1\.)?((math|nn|linalg|image|signal|bitwise|__operators__)\.\w+|(?P<plain>\w+))")
 
 
 def inspect_keras_file(path: Path) -> None:
-    """Refuse layers that carry code, and names outside Keras.
+    """Refuse classes and functions that are not of the lists.
 
     Raises:
-        UntrustedModelError: such a layer or name; nothing of it has run.
+        UntrustedModelError: such a class or function; nothing of it has run.
         InputError: damaged.
     """
     with path.open("rb") as stream:
         zipped = stream.read(2) == b"PK"
     config = _config_of_archive(path) if zipped else _config_of_hdf5(path)
+    _inspect_code(config, path)
+    # How it was trained is never built: a loss may be of any class.
+    for entry in _objects(_without_training(config)):
+        _inspect_class(str(entry["class_name"]), entry.get("module"), path)
+
+
+def _without_training(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_training(inner) for key, inner in value.items() if key != "compile_config"}
+    return [_without_training(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _inspect_class(name: str, module: Any, path: Path) -> None:
+    known = name in CLASSES or name in MARKERS
+    if module is not None and not isinstance(module, str):
+        known = False
+    elif module == "keras.src.ops.core":
+        known = name in _CORE_OPERATIONS
+    elif module is not None and _is_below(module, _OPERATIONS):
+        known = name.isidentifier() and name not in REFUSED_OPERATIONS
+    elif module is not None:
+        known = known and _is_below(module, _MODULES) and not module.startswith("keras.src.ops")
+    if not known:
+        asked = name if module is None else f"{module}.{name}"
+        raise UntrustedModelError(
+            f"{path}: asks for {asked}, which is no layer of Keras that only computes; nothing of it has run"
+        )
+
+
+def _is_below(module: str, allowed: Iterable[str]) -> bool:
+    return any(module == name or (name != "keras" and module.startswith(f"{name}.")) for name in allowed)
+
+
+def _inspect_code(config: Any, path: Path) -> None:
+    """Refuse what carries code or reads files, and functions that do more than compute, wherever they stand."""
     for entry in _objects(config):
-        name, module = str(entry.get("class_name")), entry.get("module")
-        if name in _REFUSED_CLASSES:
+        name = str(entry["class_name"])
+        if name in _OF_CODE:
             raise UntrustedModelError(
                 f"{path}: holds a {name}, which carries code or reads files; replace it and save again"
             )
-        if module not in {None, "keras"} and not f"{module}.".startswith(tuple(f"{m}." for m in _MODULES)):
-            raise UntrustedModelError(f"{path}: asks for {module}.{name}, which is no layer; nothing of it has run")
+    for holder, key, value in _settings(config):
+        if key == "function" and str(holder.get("class_name", "")) in {"", "TFOpLambda", "SlicingOpLambda"}:
+            called = _CALLED.fullmatch(value) if isinstance(value, str) else None
+            if called is None or (called["plain"] is not None and called["plain"] not in FUNCTIONS):
+                raise UntrustedModelError(f"{path}: calls the function {_shown(value)}, which may do more than compute")
+        elif key == "function_type" or (key.endswith(("function", "_fn", "fn")) and not _is_plain(value)):
+            raise UntrustedModelError(f"{path}: carries code in '{key}'; replace that layer and save again")
+        elif key.endswith("activation") and isinstance(value, str) and value not in ACTIVATIONS:
+            raise UntrustedModelError(f"{path}: asks for the activation {_shown(value)}, which Keras does not have")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it names a function of Keras by its plain name, or none."""
+    return value is None or (isinstance(value, str) and value.isidentifier())
+
+
+def _shown(value: Any) -> str:
+    return str(value)[:80]
+
+
+def _settings(value: Any) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Every mapping with each of its keys and values."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield value, str(key), inner
+            yield from _settings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _settings(inner)
 
 
 def _config_of_archive(path: Path) -> Any:
@@ -89,7 +153,7 @@ def _config_of_hdf5(path: Path) -> Any:
                 raise InputError(f"{path}: holds weights but no model; save the whole model: model.save('model.keras')")
             _refuse_links(file, path)
             return json.loads(config.decode() if isinstance(config, bytes) else config)
-    except (OSError, ValueError, RuntimeError, KeyError) as e:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{path}: a truncated or damaged HDF5 file: {str(e).splitlines()[0]}") from e
 
 
@@ -122,10 +186,11 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def inspect_saved_model(path: Path) -> None:
-    """Refuse graphs that touch files or Python. Imports tensorflow's protocol buffers.
+    """Refuse graphs that do more than compute, and layers that carry code. Imports tensorflow's protocol buffers.
 
     Raises:
-        UntrustedModelError: an operator that does more than compute; nothing of it has run.
+        UntrustedModelError: an operator outside the list, one that writes a file on the way to an answer, or a layer
+            that carries code in the notes that Keras keeps beside the graph; nothing of it has run.
         InputError: damaged.
     """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -139,10 +204,95 @@ def inspect_saved_model(path: Path) -> None:
     if not document.meta_graphs:
         raise InputError(f"{path}: a truncated or damaged saved_model.pb: no graph")
     for graph in document.meta_graphs:
-        nodes = [*graph.graph_def.node, *(n for f in graph.graph_def.library.function for n in f.node_def)]
-        for node in nodes:
-            if node.op not in _OF_CHECKPOINTS and any(word in node.op for word in _REFUSED_OPERATIONS):
-                raise UntrustedModelError(
-                    f"{path}: the graph holds {node.op} (node '{node.name}'), which reaches outside the model; "
-                    "nothing of it has run"
-                )
+        _inspect_graph(graph, path)
+        _inspect_notes((node.user_object.metadata for node in graph.object_graph_def.nodes), path)
+    _inspect_notes(_notes_of_keras(path), path)
+
+
+def _inspect_graph(graph: Any, path: Path) -> None:
+    functions = {f.signature.name: list(f.node_def) for f in graph.graph_def.library.function}
+    nodes = list(graph.graph_def.node)
+    for node in (*nodes, *(node for inner in functions.values() for node in inner)):
+        if node.op not in OPERATORS and node.op not in OF_CHECKPOINTS and node.op not in functions:
+            raise UntrustedModelError(
+                f"{path}: the graph holds {node.op} (node '{node.name}'), which is not known to compute alone; "
+                "nothing of it has run"
+            )
+    writing = _reaching_files(functions)
+    called = {name for node in graph.object_graph_def.nodes for name in node.function.concrete_functions}
+    called |= {node.bare_concrete_function.concrete_function_name for node in graph.object_graph_def.nodes}
+    reached = _ancestors(nodes, _answers(graph))
+    files = {node.name for node in reached if node.op in OF_CHECKPOINTS or _calls(node) & writing}
+    if files or called & writing:
+        raise UntrustedModelError(
+            f"{path}: reads or writes a file on the way to an answer ({sorted(files | (called & writing))[0]}); "
+            "nothing of it has run"
+        )
+
+
+def _reaching_files(functions: dict[str, list[Any]]) -> set[str]:
+    """The functions that read or write files, themselves or by what they call."""
+    found: set[str] = set()
+    while True:
+        more = {
+            name
+            for name, nodes in functions.items()
+            if name not in found and any(n.op in OF_CHECKPOINTS or _calls(n) & found for n in nodes)
+        }
+        if not more:
+            return found
+        found |= more
+
+
+def _calls(node: Any) -> set[str]:
+    """The functions that a node names: as its operator, or in an attribute."""
+    named = {attribute.func.name for attribute in node.attr.values() if attribute.HasField("func")}
+    named |= {function.name for attribute in node.attr.values() for function in attribute.list.func}
+    return named | {node.op}
+
+
+def _answers(graph: Any) -> set[str]:
+    """The nodes of the main graph that answer a signature, or run when the model is loaded."""
+    tensors = [tensor.name for signature in graph.signature_def.values() for tensor in signature.outputs.values()]
+    for key in ("saved_model_main_op", "legacy_init_op", "table_initializer"):
+        tensors += graph.collection_def[key].node_list.value if key in graph.collection_def else []
+    return {name.lstrip("^").partition(":")[0] for name in tensors}
+
+
+def _ancestors(nodes: list[Any], wanted: set[str]) -> list[Any]:
+    """These nodes, and all that they are computed from or wait for."""
+    by_name = {node.name: node for node in nodes}
+    found: dict[str, Any] = {}
+    waiting = list(wanted)
+    while waiting:
+        name = waiting.pop()
+        if name in by_name and name not in found:
+            found[name] = by_name[name]
+            waiting += [given.lstrip("^").partition(":")[0] for given in by_name[name].input]
+    return list(found.values())
+
+
+def _notes_of_keras(path: Path) -> list[str]:
+    """What Keras 2 writes beside the graph, one text a layer."""
+    file = path / "keras_metadata.pb"
+    if not file.is_file():
+        return []
+    from google.protobuf.message import DecodeError
+    from tf_keras.protobuf import saved_metadata_pb2
+
+    document = saved_metadata_pb2.SavedMetadata()
+    try:
+        document.ParseFromString(file.read_bytes())
+    except (DecodeError, OSError) as e:
+        raise InputError(f"{path}: a truncated or damaged keras_metadata.pb: {e}") from e
+    return [node.metadata for node in document.nodes]
+
+
+def _inspect_notes(notes: Iterable[str], path: Path) -> None:
+    for text in notes:
+        if text:
+            try:
+                config = json.loads(text)
+            except (ValueError, RecursionError) as e:
+                raise InputError(f"{path}: damaged: a layer is described by what is no JSON") from e
+            _inspect_code(config, path)

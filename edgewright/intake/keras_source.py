@@ -1,6 +1,8 @@
 """A Keras file or a TensorFlow SavedModel as a `Source`; TensorFlow itself works in a child process of its own."""
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,16 @@ _TIMEOUT_S = 600
 class KerasSource(TensorSource):
     """The loader of Keras 3 or TensorFlow is tried first, then that of Keras 2, for files of its time."""
 
+    has_own_converters = True
+
     def __init__(self, path: Path, kind: Format, data: DataSpec, *, checking: bool) -> None:
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         arguments = {
             "path": str(path.absolute()),
             "kind": kind.value,
             "data": data.model_dump_json(),
-            "folder": self.folder.name,
+            "folder": str(self.folder),
             "checking": checking,
         }
         found, failures = None, []
@@ -47,25 +52,42 @@ class KerasSource(TensorSource):
                 f"{path}: cannot be loaded, neither by today's loader ({failures[0]}) "
                 f"nor by that of Keras 2 ({failures[1]})"
             )
-        inputs = tuple(TensorSpec(n, tuple(s), d) for n, s, d in found["inputs"])
-        name, shape, dtype = found["output"]
-        super().__init__(inputs, TensorSpec(name, tuple(shape), dtype), data)
+        inputs, outputs = (
+            tuple(TensorSpec(n, tuple(s), d) for n, s, d in found[side]) for side in ("inputs", "outputs")
+        )
+        super().__init__(inputs, outputs, data)
+        self.refusal: str | None = found["refusal"]
         self.notes = (
             (f"loaded with {found['loader']}",)
             if not failures
             else (f"loaded with {found['loader']}, the loader of Keras 2, since today's failed: {failures[0]}",)
         )
+        self.notes += tuple(found["notes"])
 
     def to_onnx(self, name: str) -> onnx.ModelProto:
-        """What tf2onnx made."""
-        model = onnx.load(Path(self.folder.name) / "model.onnx")
+        """What tf2onnx made.
+
+        Raises:
+            ConversionError: it made nothing; names the operator.
+        """
+        if self.refusal is not None:
+            raise ConversionError(f"exporting {name} to ONNX: {self.refusal}")
+        model = onnx.load(self.folder / "model.onnx")
         ends = zip([*model.graph.input, *model.graph.output], [*self.inputs, *self.outputs], strict=True)
         rename_ends(model, {entry.name: tensor.name for entry, tensor in ends})
         return model
 
-    def answers(self) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
+    def answers(self) -> tuple[list[NDArray[np.float64]], NDArray[np.int64] | None]:
         """The model in TensorFlow."""
-        return self.judged(np.load(Path(self.folder.name) / "reference.npy"))
+        return self.judged(self._answers("test"))
+
+    def validation_answers(self) -> list[NDArray[np.float64]]:
+        """The model in TensorFlow."""
+        return self._answers("validation")
+
+    def _answers(self, split: str) -> list[NDArray[np.float64]]:
+        with np.load(self.folder / f"{split}.npz", allow_pickle=False) as file:
+            return [file[f"arr_{place}"] for place in range(len(self.outputs))]
 
     def _asked(self, arguments: Mapping[str, Any], environment: Mapping[str, str], path: Path) -> dict[str, Any]:
         try:
@@ -75,10 +97,9 @@ class KerasSource(TensorSource):
                 what=f"loading {path.name} in TensorFlow",
                 timeout_s=_TIMEOUT_S,
                 environment=environment,
+                writes=[self.folder],
             )
-        except ConversionError as e:
-            if "tf2onnx" in str(e):
-                raise
-            return {"failed": str(e)}  # TensorFlow crashed on it
+        except ConversionError as e:  # TensorFlow crashed on it
+            return {"failed": str(e)}
         answer: dict[str, Any] = run.value
         return answer

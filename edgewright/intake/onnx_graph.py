@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
-from torch import fx, nn
+from onnx import TensorProto, helper, inliner, numpy_helper
+from torch import fx
 
 from edgewright.errors import InputError, UnsupportedError
-from edgewright.intake.builder import Builder, Op, Operand, Result, Value, refuse
+from edgewright.failures import one_line
+from edgewright.intake.builder import Builder, Op, Operand, Result, TensorSequence, Value, operand, refuse
+from edgewright.intake.onnx_layers import Layers, users_of
 from edgewright.intake.onnx_nodes import needed_nodes
 from edgewright.intake.operators import (
     attention,
+    control_flow,
     convolution,
     dims,
     elementwise,
@@ -29,6 +32,7 @@ from edgewright.intake.operators import (
     recurrent,
     reduction,
     sampling,
+    sequences,
     shape,
     trees,
 )
@@ -40,6 +44,7 @@ HANDLERS: dict[str, Callable[[Builder, Op], Result]] = {
     **pooling.HANDLERS,
     **elementwise.HANDLERS,
     **shape.HANDLERS,
+    **sequences.HANDLERS,
     **reduction.HANDLERS,
     **indexing.HANDLERS,
     **sampling.HANDLERS,
@@ -95,44 +100,102 @@ def import_onnx(model: onnx.ModelProto) -> fx.GraphModule:
     Raises:
         UnsupportedError: an operator, a type or a free size that the importer does not know; names it and its node.
     """
-    builder = Builder()
-    values: dict[str, Value] = {"": None}
-    for initializer in model.graph.initializer:
-        values[initializer.name] = _tensor(initializer)
-    for entry in model.graph.input:
-        if entry.name not in values:
-            values[entry.name] = builder.placeholder(entry.name, _shape_of(entry), _dtype_of(entry))
-    opsets = {o.domain: o.version for o in model.opset_import}
-    users = _users(model.graph)
-    for node in needed_nodes(model.graph):
-        op = _op(node, values, opsets)
-        results = _converted(builder, node, op)
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    return _Import(model).whole(model.graph)
+
+
+class _Import:
+    """One model on its way in: the graph so far, and what stands behind each name."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.builder = Builder()
+        self.values: dict[str, Value] = {"": None}
+        self.opsets = {o.domain: o.version for o in model.opset_import}
+        self.layers = Layers(self.builder, users_of(model.graph))
+        self.held: dict[int, dict[str, torch.Tensor]] = {}
+
+    def whole(self, graph: onnx.GraphProto) -> fx.GraphModule:
+        """The module of the model's own graph."""
+        constants = {initializer.name for initializer in graph.initializer}
+        for entry in graph.input:
+            if entry.name not in constants:
+                shape, dtype = _shape_of(entry), _dtype_of(entry)
+                self.values[entry.name] = self.builder.placeholder(entry.name, shape, dtype)
+        results = self.inner(graph, ())
+        names = [entry.name for entry in graph.output]
+        return self.builder.finish([_output(v, name) for v, name in zip(results, names, strict=True)])
+
+    def inner(self, graph: onnx.GraphProto, given: Sequence[Value]) -> list[Value]:
+        """What a graph returns for what it is given; it may read the names around it."""
+        if id(graph) not in self.held:  # a tensor stays one, however often a loop goes round
+            self.held[id(graph)] = {initializer.name: _tensor(initializer) for initializer in graph.initializer}
+        self.values.update(self.held[id(graph)])
+        self.values.update(zip((entry.name for entry in graph.input), given, strict=False))
+        for node in needed_nodes(graph):
+            self._take(node)
+        return [self.values[entry.name] for entry in graph.output]
+
+    def _decided(self, op: Op) -> Result:
+        """Control flow, carried out as far as it goes."""
+        around, self.layers.is_repeating = self.layers.is_repeating, self.layers.is_repeating or op.kind != "If"
+        try:
+            return control_flow.HANDLERS[op.kind](self.builder, op, self.inner)
+        except UnsupportedError:
+            raise
+        except Exception as e:  # as for other operators
+            raise refuse(op, f"cannot be expressed in torch ({one_line(e, 160)})") from e
+        finally:
+            self.layers.is_repeating = around
+
+    def _take(self, node: onnx.NodeProto) -> None:
+        op = _op(node, self.values, self.opsets)
+        earlier = self.layers.earlier(op)
+        if op.kind in control_flow.HANDLERS and node.domain in _DEFAULT_DOMAIN:
+            results = self._decided(op)
+        elif earlier is not None:
+            results = self.builder.again(earlier, operand(op, 0))
+        else:
+            results = _converted(self.builder, node, op)
+            self.layers.note(op, results)
         results = results if isinstance(results, tuple) else (results,)
-        values.update(zip(node.output, results, strict=False))
-        _fuse_bias(builder, node, values, users)
-    outputs = [_output(builder, values, entry.name) for entry in model.graph.output]
-    return builder.finish(outputs)
+        self.values.update(zip(node.output, results, strict=False))
+        self.layers.fuse_bias(node, self.values)
 
 
 def _converted(builder: Builder, node: onnx.NodeProto, op: Op) -> Result:
-    sizes_only = not any(isinstance(v, fx.Node) for v in op.inputs) and any(
-        isinstance(v, np.ndarray) for v in op.inputs
-    )
-    if sizes_only and op.kind in dims.HANDLERS_OF_DIMS:
-        return shape.dims_or_constant(dims.HANDLERS_OF_DIMS[op.kind](op))
-    table = _TABLES.get(node.domain, {})
-    if op.kind not in table:
-        raise refuse(op, "not known to the importer")
     try:
-        result = table[op.kind](builder, op)
+        result = _of_sizes(op) if _takes_sizes_alone(op) else _handler(node, op)(builder, op)
     except UnsupportedError:
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as e:
-        raise refuse(op, f"cannot be expressed in torch ({str(e).strip().splitlines()[0][:160]})") from e
-    unread = set(op.attributes) - op.asked - _WITHOUT_EFFECT
+    except Exception as e:  # torch, numpy and sympy each have errors of their own
+        raise refuse(op, f"cannot be expressed in torch ({one_line(e, 160)})") from e
+    if tie := builder.tie():
+        raise refuse(op, f"ties the batch, which must stay free, to some sizes ({tie})")
+    unread = set() if _takes_sizes_alone(op) else set(op.attributes) - op.asked - _WITHOUT_EFFECT
     if unread:
         raise refuse(op, f"attribute {min(unread)} is not known to the importer")
     return result
+
+
+def _handler(node: onnx.NodeProto, op: Op) -> Callable[[Builder, Op], Result]:
+    table = _TABLES.get(node.domain, {})
+    if op.kind not in table:
+        raise refuse(op, "not known to the importer")
+    return table[op.kind]
+
+
+def _takes_sizes_alone(op: Op) -> bool:
+    """Whether an operator computes on sizes of which one depends on the batch, and on constants."""
+    if op.kind not in dims.HANDLERS_OF_DIMS or any(isinstance(v, (fx.Node, TensorSequence)) for v in op.inputs):
+        return False
+    sizes = [isinstance(v, np.ndarray) for v in op.inputs]
+    return sizes[0] or (any(sizes) and op.kind in dims.OF_EITHER_SIDE)
+
+
+def _of_sizes(op: Op) -> Result:
+    found = dims.HANDLERS_OF_DIMS[op.kind](op)
+    return tuple(map(shape.dims_or_constant, found)) if isinstance(found, list) else shape.dims_or_constant(found)
 
 
 def _op(node: onnx.NodeProto, values: Mapping[str, Value], opsets: Mapping[str, int]) -> Op:
@@ -200,42 +263,8 @@ def _shape_of(entry: onnx.ValueInfoProto) -> list[int]:
     return sizes
 
 
-def _users(graph: onnx.GraphProto) -> dict[str, int]:
-    """How often each name is read, outputs included."""
-    counts: dict[str, int] = {}
-    for name in [n for node in graph.node for n in node.input] + [o.name for o in graph.output]:
-        counts[name] = counts.get(name, 0) + 1
-    return counts
-
-
-def _fuse_bias(builder: Builder, node: onnx.NodeProto, values: dict[str, Value], users: Mapping[str, int]) -> None:
-    """A layer without bias, then Add of a constant for each output channel: one layer, for quantizers and pruning."""
-    if node.op_type != "Add" or len(node.input) != 2:
-        return
-    for product, addend in (tuple(node.input), tuple(reversed(node.input))):
-        made, bias = values[product], values[addend]
-        if not isinstance(made, fx.Node) or made.op != "call_module" or not isinstance(bias, torch.Tensor):
-            continue
-        layer = builder.root.get_submodule(str(made.target))
-        if users[product] == 1 and _is_bias_of(layer, bias, builder.rank(made)):
-            layer.bias = nn.Parameter(bias.detach().clone().reshape(-1))
-            values[node.output[0]] = made
-            return
-
-
-def _is_bias_of(layer: nn.Module, bias: torch.Tensor, rank: int) -> bool:
-    if getattr(layer, "bias", 0) is not None or bias.ndim > rank:
-        return False
-    aligned = (1,) * (rank - bias.ndim) + tuple(bias.shape)
-    if isinstance(layer, nn.Linear):
-        return aligned == (1,) * (rank - 1) + (layer.out_features,)
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return aligned == (1, layer.out_channels) + (1,) * (rank - 2)
-    return False
-
-
-def _output(builder: Builder, values: Mapping[str, Value], name: str) -> Operand:
-    value = values[name]
+def _output(value: Value, name: str) -> Operand:
     if not isinstance(value, (torch.Tensor, fx.Node)):
-        raise UnsupportedError(f"output '{name}' is a size that depends on the batch")
+        kind = "a sequence" if isinstance(value, TensorSequence) else "a size that depends on the batch"
+        raise UnsupportedError(f"output '{name}' is {kind}, not a tensor")
     return value

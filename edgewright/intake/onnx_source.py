@@ -11,7 +11,9 @@ from onnx import TensorProto, helper
 
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
-from edgewright.intake.onnx_nodes import drop_unused, has_trees, plain_name, rename_ends
+from edgewright.failures import one_line
+from edgewright.intake.onnx_nodes import has_trees, plain_name, rename_ends
+from edgewright.intake.onnx_outputs import Asked, keep_numbers
 from edgewright.intake.source import TensorSource
 from edgewright_runtime.manifest import TensorSpec
 
@@ -19,7 +21,6 @@ __all__ = ["OnnxSource", "external_files", "load_onnx", "run_onnx"]
 
 OLDEST_OPSET = 7
 _ROWS_AT_ONCE = 256
-_NUMBERS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
 class OnnxSource(TensorSource):
@@ -27,24 +28,35 @@ class OnnxSource(TensorSource):
 
     def __init__(self, path: Path, data: DataSpec) -> None:
         self.model = load_onnx(path)
-        notes = _keep_scores(self.model, path)
+        notes = keep_numbers(self.model, path)
         rename_ends(self.model)
         inputs = _inputs(self.model, {plain_name(name): shape for name, shape in data.shapes.items()}, path)
-        self.session = _session(self.model, path)
-        super().__init__(inputs, _output(self.session, inputs, path), data)
-        self.notes, self.float32_only = notes, has_trees(self.model)
+        asked = Asked(self.model, inputs, path)
+        self.session = asked.session
+        super().__init__(asked.inputs, asked.outputs, data)
+        self.notes, self.float32_only = notes + asked.notes, has_trees(self.model)
 
     def to_onnx(self, name: str) -> onnx.ModelProto:
         """The model itself, with external data brought inside."""
         return self.model
 
-    def answers(self) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
-        """ONNX Runtime's answers."""
-        return self.judged(run_onnx(self.session, dict(zip(self.names(), self.test_inputs(), strict=True))))
+    def answers(self) -> tuple[list[NDArray[np.float64]], NDArray[np.int64] | None]:
+        """ONNX Runtime's answers.
 
-    def names(self) -> list[str]:
-        """The inputs' names."""
-        return [t.name for t in self.inputs]
+        Raises:
+            InputError: ONNX Runtime refuses the rows.
+        """
+        return self.judged(self._answers(self.test_inputs()))
+
+    def validation_answers(self) -> list[NDArray[np.float64]]:
+        """ONNX Runtime's answers."""
+        return self._answers([x[self.samples.rows.validation] for x in self.samples.inputs.values()])
+
+    def _answers(self, inputs: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
+        try:
+            return run_onnx(self.session, dict(zip((t.name for t in self.inputs), inputs, strict=True)))
+        except Exception as e:  # ONNX Runtime's errors share no base that it exports
+            raise InputError(f"the model refuses its own data: ONNX Runtime: {one_line(e)}") from e
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
@@ -66,7 +78,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as e:
-        raise InputError(f"{path}: damaged: {_line(e)}") from e
+        raise InputError(f"{path}: damaged: {one_line(e, 200)}") from e
     return model
 
 
@@ -79,26 +91,26 @@ def external_files(path: Path) -> tuple[Path, ...]:
     return _external_files(_parsed(path), path)
 
 
-def run_onnx(session: Any, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """The first output for all rows; a fixed batch is fed piece by piece."""
+def run_onnx(session: Any, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float64]]:
+    """Each output for all rows; a fixed batch is fed piece by piece."""
     rows = len(next(iter(inputs.values())))
     fixed = session.get_inputs()[0].shape[0]
     step = fixed if isinstance(fixed, int) else _ROWS_AT_ONCE
-    found = []
+    found: list[list[NDArray[np.float64]]] = []
     for start in range(0, rows, step):
         piece = {name: x[start : start + step] for name, x in inputs.items()}
         kept = len(next(iter(piece.values())))
         if isinstance(fixed, int) and kept < fixed:
             piece = {n: np.concatenate([x, np.repeat(x[-1:], fixed - kept, axis=0)]) for n, x in piece.items()}
-        found.append(np.asarray(session.run(None, piece)[0])[:kept].astype(np.float64))
-    return np.concatenate(found)
+        found.append([np.asarray(result)[:kept].astype(np.float64) for result in session.run(None, piece)])
+    return [np.concatenate(column) for column in zip(*found, strict=True)]
 
 
 def _parsed(path: Path) -> onnx.ModelProto:
     try:
         return onnx.load(path, load_external_data=False)
     except Exception as e:  # protobuf's own error types differ between its versions
-        raise InputError(f"{path}: damaged: no readable ONNX model ({_line(e)})") from e
+        raise InputError(f"{path}: damaged: no readable ONNX model ({one_line(e, 200)})") from e
 
 
 def _external_files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
@@ -134,25 +146,6 @@ def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
     return file
 
 
-def _keep_scores(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
-    """Keep the one output of scores or values; a classifier's label follows from them."""
-    numeric = [o for o in model.graph.output if o.type.tensor_type.elem_type in _NUMBERS]
-    if len(numeric) != 1:
-        shown = ", ".join(o.name for o in model.graph.output)
-        raise UnsupportedError(
-            f"{path}: outputs {shown}: one tensor of scores or values is supported"
-            + (" (export scikit-learn models with zipmap off)" if not numeric else "")
-        )
-    dropped = [o.name for o in model.graph.output if o.name != numeric[0].name]
-    kept = numeric[0].name
-    for entry in list(model.graph.output):
-        if entry.name != kept:
-            model.graph.output.remove(entry)
-    if dropped:
-        drop_unused(model)
-    return (f"of the outputs, {kept} is kept; left out: {', '.join(dropped)}",) if dropped else ()
-
-
 def _inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], path: Path) -> tuple[TensorSpec, ...]:
     constants = {i.name for i in model.graph.initializer}
     entries = [e for e in model.graph.input if e.name not in constants]
@@ -169,6 +162,10 @@ def _input(entry: onnx.ValueInfoProto, given: tuple[int, ...] | None, path: Path
     kind = entry.type.tensor_type
     if not entry.type.HasField("tensor_type") or kind.elem_type == TensorProto.STRING:
         raise UnsupportedError(f"{path}: input '{entry.name}' is no tensor of numbers")
+    if not len(kind.shape.dim) and kind.HasField("shape"):
+        raise UnsupportedError(
+            f"{path}: input '{entry.name}' is a single number; the first axis must be the rows: fix it in the model"
+        )
     if not kind.HasField("shape") or (given is not None and len(given) != len(kind.shape.dim)):
         raise InputError(
             f"{path}: input '{entry.name}' has {len(kind.shape.dim)} axes; --shape gives {len(given or ())}"
@@ -186,31 +183,3 @@ def _input(entry: onnx.ValueInfoProto, given: tuple[int, ...] | None, path: Path
             )
         shape.append(-1 if size is None else size)
     return TensorSpec(entry.name, tuple(shape), helper.tensor_dtype_to_np_dtype(kind.elem_type).name)
-
-
-def _session(model: onnx.ModelProto, path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # The referee computes what the file says: nothing fused, nothing reordered.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # ONNX Runtime's errors share no base that it exports
-        raise InputError(f"{path}: ONNX Runtime cannot load it: {_line(e)}") from e
-
-
-def _output(session: Any, inputs: tuple[TensorSpec, ...], path: Path) -> TensorSpec:
-    """The output's name, dtype and shape, by running one row of zeros."""
-    zeros = {t.name: np.zeros((abs(t.shape[0]), *t.shape[1:]) if t.shape else (), dtype=t.dtype) for t in inputs}
-    try:
-        found = session.run(None, zeros)[0]
-    except Exception as e:  # ONNX Runtime's errors share no base that it exports
-        raise InputError(f"{path}: ONNX Runtime cannot run it: {_line(e)}") from e
-    shape = (inputs[0].shape[0], *found.shape[1:]) if found.shape else ()
-    return TensorSpec(session.get_outputs()[0].name, shape, found.dtype.name)
-
-
-def _line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()[:200]

@@ -3,7 +3,9 @@
 A pickle is a program; what it may call is decided by `Unpickler.find_class`. Allowed are estimator classes of
 scikit-learn (their constructors and ``__setstate__`` only set attributes), the few internal classes that fitted
 estimators hold, models of XGBoost and LightGBM (a booster is read by the library's own parser of its format), and what
-rebuilds numpy and scipy arrays. Functions are not allowed, save those that rebuild arrays.
+rebuilds numpy and scipy arrays. Functions are not allowed, save those that rebuild arrays and those of numpy that take
+one number to another. Nothing but what was named so is ever called: not an object that the file made before. What a
+model calls by a name that it holds (``stack_method_``) is one of scikit-learn's own methods.
 Runs in a child process: imports scikit-learn when a model asks for it.
 """
 
@@ -52,7 +54,7 @@ def load_model(path: Path) -> Any:
         return _load_skops(path)
     try:
         with _opened(path, head) as stream:
-            return GuardedUnpickler(stream, path).load()
+            return _inspected(GuardedUnpickler(stream, path).load(), path)
     except InputError:
         raise
     except MemoryError as e:
@@ -63,25 +65,36 @@ def load_model(path: Path) -> Any:
 
 # The unpickler in C cannot be stopped between opcodes, where joblib puts its arrays.
 _PythonUnpickler = pickle._Unpickler
-_BUILD: Any = _PythonUnpickler.dispatch[pickle.BUILD[0]]
+_OPCODES: dict[int, Any] = dict(_PythonUnpickler.dispatch)
 
 
 class GuardedUnpickler(_PythonUnpickler):
     """An unpickler that knows an allow-list, and joblib's arrays that lie between the opcodes."""
 
     stack: list[Any]
-    dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
+    metastack: list[list[Any]]
+    memo: dict[int, Any]
+    dispatch: ClassVar[dict[int, Any]] = dict(_OPCODES)
 
     def __init__(self, stream: BinaryIO, path: Path) -> None:
         super().__init__(stream)
         self.stream, self.path = stream, path
+        self._named: list[Any] = []
 
     def find_class(self, module: str, name: str) -> Any:
         """The object behind a name, if it is allowed."""
+        self._named.append(self._found(module, name))
+        return self._named[-1]
+
+    def _found(self, module: str, name: str) -> Any:
         if (module, name) == ("joblib.numpy_pickle", "NumpyArrayWrapper"):
             return _JoblibArray
         if (module, name) == ("_codecs", "encode"):
             return _encoded
+        if (module, name) == ("functools", "partial"):
+            return _InputCheck
+        if (module, name) == ("sklearn.utils.validation", "check_array"):
+            return _CHECK_ARRAY
         return _permitted(module, name, self.path)
 
     def get_extension(self, code: int) -> None:
@@ -92,9 +105,82 @@ class GuardedUnpickler(_PythonUnpickler):
         """Persistent ids point outside the file."""
         raise UntrustedModelError(f"{self.path}: asks for the external object {pid!r}; such references are not allowed")
 
+    def _is_named(self, thing: Any) -> bool:
+        return any(thing is named for named in self._named)
+
+    def _named_alone(self, place: int, opcode: int) -> None:
+        """Let an opcode call what stands on the stack only if it was named: an object of the file has methods too."""
+        if not self._is_named(self.stack[place]):
+            raise UntrustedModelError(
+                f"{self.path}: calls an object of {type(self.stack[place]).__name__}, not a class or a function of the "
+                "allow-list; nothing of it has run"
+            )
+        _OPCODES[opcode](self)
+
+    def load_reduce(self) -> None:
+        """REDUCE: call with a tuple of arguments."""
+        self._named_alone(-2, pickle.REDUCE[0])
+
+    def load_newobj(self) -> None:
+        """NEWOBJ: ``__new__`` with a tuple of arguments."""
+        self._named_alone(-2, pickle.NEWOBJ[0])
+
+    def load_newobj_ex(self) -> None:
+        """NEWOBJ_EX: the same with named arguments."""
+        self._named_alone(-3, pickle.NEWOBJ_EX[0])
+
+    def load_obj(self) -> None:
+        """OBJ: call with what lies above the mark."""
+        self._named_alone(0, pickle.OBJ[0])
+
+    def _filled(self, kinds: tuple[type, ...], container: Any, opcode: int) -> None:
+        if not isinstance(container, kinds):
+            raise UntrustedModelError(
+                f"{self.path}: fills an object of {type(container).__name__} as if it were a "
+                f"{kinds[0].__name__}; nothing of it has run"
+            )
+        _OPCODES[opcode](self)
+
+    def load_append(self) -> None:
+        """APPEND to a list."""
+        self._filled((list,), self.stack[-2], pickle.APPEND[0])
+
+    def load_appends(self) -> None:
+        """APPENDS to a list what lies above the mark."""
+        self._filled((list,), self.metastack[-1][-1], pickle.APPENDS[0])
+
+    def load_setitem(self) -> None:
+        """SETITEM of a dict."""
+        self._filled((dict,), self.stack[-3], pickle.SETITEM[0])
+
+    def load_setitems(self) -> None:
+        """SETITEMS of a dict to what lies above the mark."""
+        self._filled((dict,), self.metastack[-1][-1], pickle.SETITEMS[0])
+
+    def load_additems(self) -> None:
+        """ADDITEMS to a set."""
+        self._filled((set,), self.metastack[-1][-1], pickle.ADDITEMS[0])
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+    dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
+    dispatch[pickle.OBJ[0]] = load_obj
+    dispatch[pickle.APPEND[0]] = load_append
+    dispatch[pickle.APPENDS[0]] = load_appends
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+
     def load_build(self) -> None:
         """BUILD; where it completes a joblib array, its bytes follow in the stream."""
-        _BUILD(self)
+        if self._is_named(self.stack[-2]):
+            raise UntrustedModelError(
+                f"{self.path}: changes {getattr(self.stack[-2], '__name__', 'a name')} itself; nothing of it has run"
+            )
+        if isinstance(self.stack[-2], np.dtype):
+            self._build_dtype()
+            return
+        _OPCODES[pickle.BUILD[0]](self)
         if isinstance(self.stack[-1], _JoblibArray):
             self.stack[-1] = self.stack[-1].read(self)
         elif type(self.stack[-1]).__name__ == "Tree":
@@ -105,7 +191,74 @@ class GuardedUnpickler(_PythonUnpickler):
             for side in ("left", "right"):
                 _inspect_children(nodes[side].astype(np.int64)[inner], own[inner], len(nodes), self.path)
 
+    def _build_dtype(self) -> None:
+        """A dtype made anew of its state: numpy takes flags as they are, and by wrong ones reads memory as objects."""
+        state, plain = self.stack.pop(), self.stack[-1]
+        self.stack[-1] = made = _dtype_of(plain, state, self.path)
+        for place, held in self.memo.items():
+            if held is plain:
+                self.memo[place] = made
+
     dispatch[pickle.BUILD[0]] = load_build
+
+
+def _dtype_of(plain: Any, state: Any, path: Path) -> Any:
+    """The dtype that pickle writes as ``plain`` and a state: (version, byte order, None, names, fields, size, ...).
+
+    Raises:
+        InputError: a state that numpy does not write for numbers, texts, objects or records of numbers.
+    """
+    try:
+        order, shape, names, fields, size = state[1:6]
+        if plain.kind == "V" and shape is not None and names is None and fields is None:
+            made = np.dtype((shape[0], tuple(int(n) for n in shape[1])))
+            if isinstance(shape[0], np.dtype) and not made.hasobject:
+                return made
+        elif order in "<>|=" and len(order) == 1 and shape is None and names is None and fields is None:
+            if plain.kind in "mM":
+                unit, count = state[8][1][:2]
+                plain = np.dtype(f"{plain.kind}8[{int(count)}{unit.decode()}]")
+            if plain.kind in "SUV" and size not in {-1, plain.itemsize}:
+                plain = np.dtype(f"{plain.kind}{size // 4 if plain.kind == 'U' else size}")
+            return plain if order in "|=" else plain.newbyteorder(order)
+        elif plain.kind == "V" and shape is None and set(names) == set(fields):
+            parts = [fields[name] for name in names]
+            made = np.dtype({"names": list(names), "formats": [p[0] for p in parts], "offsets": [p[1] for p in parts],
+                             "itemsize": size})  # fmt: skip
+            if not made.hasobject:
+                return made
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as e:
+        raise InputError(f"{path}: damaged: an array of no known type: {_line(e)}") from e
+    raise InputError(f"{path}: damaged: an array of no known type: {str(state)[:100]}")
+
+
+_CHECK_ARRAY = object()
+"""Stand-in for scikit-learn's function of that name: nothing that a file can call."""
+_CHECKED = {"dtype": [np.float64], "ensure_all_finite": False}
+
+
+class _InputCheck:
+    """Stand-in for ``functools.partial`` in the one form that fitted estimators hold: histogram boosting's input check.
+
+    Raises:
+        UntrustedModelError: it binds another function, or other arguments.
+    """
+
+    def __init__(self, *bound: Any) -> None:
+        if len(bound) != 1 or bound[0] is not _CHECK_ARRAY:
+            raise UntrustedModelError("asks for functools.partial of another function; nothing of it has run")
+
+    def __setstate__(self, state: Any) -> None:
+        if not (isinstance(state, tuple) and len(state) == 4 and state[0] is _CHECK_ARRAY):
+            raise UntrustedModelError("asks for functools.partial of another function; nothing of it has run")
+        if state[1] != () or state[2] != _CHECKED or state[3]:
+            raise UntrustedModelError(f"asks for functools.partial with other arguments than {_CHECKED}")
+
+    def __call__(self, rows: Any) -> Any:
+        """The rows as float64; NaN stays."""
+        from sklearn.utils import check_array
+
+        return check_array(rows, **_CHECKED)
 
 
 class _JoblibArray:
@@ -133,6 +286,49 @@ class _JoblibArray:
             raise EOFError("an array ends before its last element")
         flat = np.frombuffer(bytearray(content), dtype=self.dtype, count=count)
         return flat.reshape(self.shape, order="F" if self.order == "F" else "C")
+
+
+# By these names an estimator of scikit-learn is asked for its answers; "auto" and None choose among them.
+_METHODS = frozenset(
+    {"predict", "predict_proba", "predict_log_proba", "decision_function", "transform", "score_samples", "auto", None}
+)
+_CALLED_BY_NAME = frozenset({"stack_method", "stack_method_", "response_method", "predict_method"})
+
+
+def _inspected(model: Any, path: Path) -> Any:
+    """The model, all of whose parts call others by names of scikit-learn's own methods alone.
+
+    Raises:
+        UntrustedModelError: another name.
+    """
+    seen: set[int] = set()
+    waiting = [model]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        held = getattr(thing, "__dict__", None) if not isinstance(thing, type) else None
+        for key, value in held.items() if isinstance(held, dict) else ():
+            names = value if isinstance(value, (list, tuple)) else [value]
+            if key in _CALLED_BY_NAME and not all(isinstance(n, (str, type(None))) and n in _METHODS for n in names):
+                raise UntrustedModelError(
+                    f"{path}: {key} is {str(value)[:80]}, no method that answers; nothing has run"
+                )
+            if key == "importance_getter" and isinstance(value, str) and "__" in value:
+                raise UntrustedModelError(f"{path}: importance_getter is {value[:80]}, no attribute of a model")
+        waiting += _parts(thing, held)
+    return model
+
+
+def _parts(thing: Any, held: Any) -> list[Any]:
+    if isinstance(thing, dict):
+        return [*thing.values(), *(held or {}).values()]
+    if isinstance(thing, (list, tuple, set, frozenset)):
+        return list(thing)
+    if isinstance(thing, np.ndarray):
+        return list(thing.flat) if thing.dtype.hasobject else []
+    return list(held.values()) if isinstance(held, dict) else []
 
 
 def _inspect_tree(tree: Any, path: Path) -> None:
@@ -224,9 +420,10 @@ def _load_skops(path: Path) -> Any:
         _permitted(module, leaf, path)
         trusted.append(str(name))
     try:
-        return skops.io.load(path, trusted=trusted)
+        model = skops.io.load(path, trusted=trusted)
     except Exception as e:
         raise InputError(f"{path}: damaged .skops file: {_line(e)}") from e
+    return _inspected(model, path)
 
 
 def _line(error: Exception) -> str:

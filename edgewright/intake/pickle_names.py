@@ -60,6 +60,7 @@ sklearn.gaussian_process.kernels.Sum sklearn.gaussian_process.kernels.RBF sklear
 sklearn.gaussian_process.kernels.Matern sklearn.gaussian_process.kernels.DotProduct
 sklearn.calibration._CalibratedClassifier sklearn.calibration._SigmoidCalibration
 sklearn.calibration._TemperatureScaling sklearn.impute._iterative._ImputerTriplet
+sklearn.compose._column_transformer.make_column_selector numpy.number numpy.integer numpy.floating numpy.generic
 """
 _BOOSTERS = """
 xgboost.core.Booster xgboost.sklearn.XGBClassifier xgboost.sklearn.XGBRegressor xgboost.sklearn.XGBRFClassifier
@@ -70,8 +71,25 @@ bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 flo
 intp object_ datetime64 timedelta64 longlong ulonglong intc uintc
 """
 
+_FUNCTIONS = """
+absolute arctan cbrt ceil cos cosh deg2rad exp exp2 expm1 fabs floor log log10 log1p log2 negative positive rad2deg
+reciprocal rint sign sin sinh sqrt square tan tanh
+"""
+# Where pickle finds a function of numpy, which does not know its own module.
+_MODULES_OF_FUNCTIONS = (
+    "numpy",
+    *(f"numpy.{c}.{m}" for c in ("core", "_core") for m in ("_multiarray_umath", "umath")),
+)
+
 ESTIMATOR_PACKAGES = frozenset(_PACKAGES.split())
 
 
-EXACT = frozenset([*_OBJECTS.split(), *_BOOSTERS.split()]) | {f"numpy.{name}" for name in _SCALARS.split()}
-"""Classes that fitted estimators hold besides estimators, and what rebuilds arrays: they compute, and touch nothing."""
+EXACT = (
+    frozenset([*_OBJECTS.split(), *_BOOSTERS.split()])
+    | {f"numpy.{name}" for name in _SCALARS.split()}
+    | {f"{module}.{name}" for module in _MODULES_OF_FUNCTIONS for name in _FUNCTIONS.split()}
+)
+"""Classes that fitted estimators hold besides estimators, what rebuilds arrays, and numpy's functions of one number.
+
+They compute, and touch nothing.
+"""

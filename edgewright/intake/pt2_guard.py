@@ -27,6 +27,7 @@ _PYTHON_TARGET = re.compile(
 )
 _SYMPY_NAMES = frozenset(
     {"Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Max", "Min", "Mod", "Eq", "Ne", "Lt", "Le", "Gt"}
+    | {"LessThan", "GreaterThan", "StrictLessThan", "StrictGreaterThan", "Equality", "Unequality", "And", "Or", "Not"}
     | {"Ge", "FloorDiv", "CleanDiv", "CeilDiv", "PythonMod", "IntTrueDiv", "TruncToInt", "CeilToInt", "FloorToInt"}
     | {
         "ModularIndexing",
@@ -62,7 +63,7 @@ def inspect_program(path: Path) -> None:
                 raise InputError(f"{path}: damaged: the check sum of '{damaged}' does not fit")
             for entry in archive.namelist():
                 _inspect_entry(path, archive, entry)
-        except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError, KeyError, RecursionError) as e:
+        except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise InputError(f"{path}: a damaged torch.export archive: {type(e).__name__}: {e}") from e
 
 

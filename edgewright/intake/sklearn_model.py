@@ -1,5 +1,6 @@
 """A scikit-learn model and its data as a `Source`. Runs in a child process."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,150 +9,147 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.data import DataSpec
-from edgewright.errors import InputError
-from edgewright.intake import sklearn_source, tables
-from edgewright.intake.arrays import Samples, read_arrays
+from edgewright.errors import InputError, UnsupportedError
+from edgewright.intake import tables
+from edgewright.intake.answers import Answers, answers_of_classifier, answers_of_regressor
+from edgewright.intake.arrays import Samples, read_arrays, rows_of
+from edgewright.intake.category_codes import category_column, spellings
 from edgewright.intake.estimator_graph import classes_of
-from edgewright.intake.fitted_forms import unknown_categories_note
+from edgewright.intake.fitted_forms import knows_texts, unknown_categories_note
 from edgewright.intake.onnx_nodes import has_trees
 from edgewright.intake.pickle_guard import load_model
-from edgewright.intake.sklearn_source import ColumnKind, answers, columns_of
-from edgewright.intake.source import Source, class_indices
-from edgewright.intake.splits import Rows, split_rows, thinned
-from edgewright.intake.table_graph import FEATURES, strings_of, with_features_input
+from edgewright.intake.raw_columns import Use, takes_texts
+from edgewright.intake.row_check import RowCheck
+from edgewright.intake.sklearn_source import FEATURES, answers, fitted_names, to_onnx
+from edgewright.intake.source import Source
+from edgewright.intake.source_table import SourceTable, source_table
+from edgewright_runtime.cells import ColumnReader
 from edgewright_runtime.manifest import Column, Preprocessing, TensorSpec
 
 __all__ = ["SklearnSource"]
+
+_SHOWN = 3
+_MOST_FEATURE_BYTES = 2 << 30
 
 
 class SklearnSource(Source):
     """A fitted estimator over a table, or over a matrix of numbers."""
 
     def __init__(self, path: Path, data: DataSpec) -> None:
-        self.estimator = load_model(path)
-        if not hasattr(self.estimator, "predict") or not hasattr(self.estimator, "n_features_in_"):
-            raise InputError(
-                f"{path}: a {type(self.estimator).__name__}, not a fitted scikit-learn model that predicts"
-            )
-        self.notes = _scored_by_class(self.estimator) + unknown_categories_note(self.estimator)
-        self.kinds = columns_of(self.estimator)
+        self.estimator, self.data = load_model(path), data
+        self._is_fitted(path)
+        self.notes = _scored_by_class(self.estimator)
         from_table = tables.is_table(data.path)
-        self.exported = sklearn_source.to_onnx(self.estimator, self.kinds, decimals=from_table)
-        self.inputs = (TensorSpec(FEATURES, (-1, self.estimator.n_features_in_), "float32"),)
+        self.notes += unknown_categories_note(self.estimator, table=from_table)
         if from_table:
-            self._read_table(data)
+            self._read_table()
         else:
-            self._read_arrays(data)
+            self._read_arrays()
         self._describe_outputs()
 
     def to_onnx(self, name: str) -> onnx.ModelProto:
-        """The graph over ``features``."""
+        """The graph over ``features``, after it was compared with the model's own answers on every test row."""
+        self.notes += self.check.compare(self.exported, self.reference)
         return self.exported
 
-    def answers(self) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
+    def answers(self) -> tuple[list[NDArray[np.float64]], NDArray[np.int64] | None]:
         """The estimator's own scores and predictions."""
-        return self.reference, self.predicted
+        return [self.reference], self.predicted
 
-    def _read_table(self, data: DataSpec) -> None:
-        table = tables.read_table(data.path)
-        y = tables.target_of(table, data, data.path)
-        lengths = [len(table)]
-        if data.test_path is not None:
-            import pandas as pd
+    def _is_fitted(self, path: Path) -> None:
+        kind = type(self.estimator).__name__
+        if not hasattr(self.estimator, "predict"):
+            raise InputError(f"{path}: a {kind}, not a fitted scikit-learn model that predicts")
+        if not hasattr(self.estimator, "n_features_in_") and not takes_texts(self.estimator):
+            raise InputError(f"{path}: a {kind} that was not fitted; save it after fit")
 
-            held_out = tables.read_table(data.test_path)
-            y = np.concatenate([y, tables.target_of(held_out, data, data.test_path)])
-            lengths.append(len(held_out))
-            table = pd.concat([table, held_out], ignore_index=True)
-        kinds = self.kinds or self._plain_columns(table, data)
-        codes = strings_of(self.exported) if self.kinds else {}
-        frame = tables.typed(table, [(k.name, k.categories is not None) for k in kinds], data.path)
-        self._refuse_missing(frame, kinds, data.path)
-        columns = tuple(self._column(k, codes, frame) for k in kinds)
-        if self.kinds:
-            with_features_input(self.exported, [k.name for k in kinds], codes)
-        ignored = [str(c) for c in table.columns if c not in {k.name for k in kinds} | {data.target}]
-        notes = (f"columns that the model does not use were left out: {', '.join(ignored)}",) if ignored else ()
-        self.preprocessing = Preprocessing(columns=columns)
-        self._split({FEATURES: tables.encode(frame, columns)}, y, lengths, data, notes)
-        self.raw = tables.raw_rows(frame.iloc[self.samples.rows.test], columns)
-        self._ask(frame.iloc[self.samples.rows.test] if self.kinds else frame.to_numpy()[self.samples.rows.test])
+    def _read_table(self) -> None:
+        table = tables.read_table(self.data)
+        meant = self._meaning(table.y)
+        source = source_table(self.estimator, table, self.data)
+        optional = source.optional_columns(self.estimator)
+        source.refuse_blanks(optional)
+        everywhere, somewhere = tables.missing_texts(self.data)
+        columns = tuple(self._column(use, source, optional, somewhere.get(use.column, ())) for use in source.used.uses)
+        self.preprocessing = Preprocessing(columns=columns, missing=everywhere)
+        self._refuse_too_wide(len(table.y))
+        self.exported = to_onnx(source.used.model, self.preprocessing.width, decimals=True)
+        features = tables.encode(source.frame, self.preprocessing, table)
+        rows = rows_of(self.data, meant, table.lengths)
+        notes = (*source.notes, *meant.notes, *_unknown_cells(source.frame, self.preprocessing))
+        self.samples = Samples({FEATURES: features}, meant.y, rows, notes, meant.labels)
+        test = source.frame.iloc[rows.test]
+        self.raw = tables.raw_rows(test, columns)
+        self._ask(source.given(test))
+        self.check = RowCheck(
+            columns=list(dict.fromkeys(c.name for c in columns)),
+            rows=test,
+            asked=lambda frame: answers(self.estimator, source.given(frame))[0],
+            encoded=lambda frame: tables.encode(frame, self.preprocessing),
+            changed=lambda one, other, name: _mixed(test, one, other, name),
+            place=lambda row: table.named(int(rows.test[row])),
+            has_trees=has_trees(self.exported),
+        )
 
-    def _read_arrays(self, data: DataSpec) -> None:
-        if self.kinds and any(k.categories is not None for k in self.kinds):
-            raise InputError(f"{data.path}: the model takes text columns; give a .csv or .parquet table")
-        if self.kinds:
-            with_features_input(self.exported, [k.name for k in self.kinds], {})
-        samples = read_arrays(data, self.inputs, accepts_nan=True)
-        self.preprocessing = Preprocessing(scale=data.scale, mean=data.mean)
-        y, classes = samples.y, classes_of(self.estimator)
-        note: tuple[str, ...] = ()
-        if classes is not None:
-            y, said = class_indices(y, classes, data.path)
-            note = (said,) if said else ()
-        self.samples = Samples(samples.inputs, y, samples.rows, samples.notes + note)
-        self._ask(samples.inputs[FEATURES][samples.rows.test].astype(np.float64))
+    def _read_arrays(self) -> None:
+        if takes_texts(self.estimator):
+            raise InputError(f"{self.data.path}: the model takes texts; give a .csv or .parquet table")
+        width = self.estimator.n_features_in_
+        self.inputs = (TensorSpec(FEATURES, (-1, width), "float32"),)
+        samples = read_arrays(self.data, self.inputs, self._meaning, accepts_nan=True)
+        self.samples, self.preprocessing = samples, Preprocessing(scale=self.data.scale, mean=self.data.mean)
+        if knows_texts(self.estimator):
+            raise InputError(f"{self.data.path}: the model takes text columns; give a .csv or .parquet table")
+        self.exported = to_onnx(self.estimator, width, decimals=False)
+        test = samples.inputs[FEATURES][samples.rows.test]
+        self._ask(test.astype(np.float64))
+        names = fitted_names(self.estimator) or [str(i) for i in range(width)]
+        self.check = RowCheck(
+            columns=names,
+            rows=test,
+            asked=lambda rows: answers(self.estimator, rows.astype(np.float64))[0],
+            encoded=lambda rows: rows,
+            changed=lambda one, other, name: _mixed_array(test, one, other, names.index(name)),
+            place=lambda row: f"test row {row}",
+            has_trees=has_trees(self.exported),
+        )
 
-    def _split(
-        self, inputs: dict[str, Any], y: Any, lengths: list[int], data: DataSpec, notes: tuple[str, ...]
-    ) -> None:
+    def _meaning(self, y: NDArray[Any]) -> Answers:
         classes = classes_of(self.estimator)
         if classes is None:
-            y = np.array([_answer(v, data.path, row) for row, v in enumerate(y)])
-        else:
-            y, said = class_indices(y, classes, data.path)
-            notes += (said,) if said else ()
-        stratify = classes is not None
-        if len(lengths) == 1:
-            training, test = split_rows(y, test_fraction=data.test_fraction, seed=data.seed, classes=stratify)
-        else:
-            training, test = np.arange(lengths[0]), np.arange(lengths[0], sum(lengths))
-        rows = Rows(*thinned(training, y, seed=data.seed, classes=stratify), test)
-        self.samples = Samples(inputs, y, rows, notes)
+            return answers_of_regressor(y, type(self.estimator).__name__, self.data)
+        return answers_of_classifier(y, classes, self.data)
 
-    def _plain_columns(self, table: Any, data: DataSpec) -> tuple[ColumnKind, ...]:
-        names = [str(c) for c in table.columns if c != data.target]
-        if len(names) != self.estimator.n_features_in_:
-            raise InputError(
-                f"{data.path}: {len(names)} columns besides the target, but the model takes "
-                f"{self.estimator.n_features_in_} and does not name them"
+    def _column(self, use: Use, source: SourceTable, optional: set[str], missing: tuple[str, ...]) -> Column:
+        taken = use.column in optional
+        if use.kind == "category":
+            column = category_column(use.column, source.used.tables[use.column], optional=taken)
+        elif use.kind == "text":
+            column = Column(use.column, "text", use.terms, words=use.words)
+        else:
+            column = Column(use.column, "number", _booleans(source.frame[use.column]), optional=taken)
+        return dataclasses.replace(column, missing_texts=missing)
+
+    def _refuse_too_wide(self, rows: int) -> None:
+        width = self.preprocessing.width
+        self.inputs = (TensorSpec(FEATURES, (-1, width), "float32"),)
+        if rows * width * 4 > _MOST_FEATURE_BYTES:
+            raise UnsupportedError(
+                f"{self.data.path}: {rows:,} rows of {width:,} features are {rows * width * 4 / 2**30:.1f} GiB; give "
+                "fewer rows, or train with fewer terms (max_features, min_df)"
             )
-        return tuple(ColumnKind(n, None) for n in names)
-
-    def _refuse_missing(self, frame: Any, kinds: tuple[ColumnKind, ...], path: Path) -> None:
-        """NaN is an error unless the model itself takes it in that column."""
-        self.optional: set[str] = set()
-        complete = frame.dropna()
-        if len(complete) == 0:
-            raise InputError(f"{path}: every row has a blank number somewhere")
-        probe = complete.head(1)
-        for kind in kinds:
-            if kind.categories is not None:
-                continue
-            with_blank = probe.assign(**{kind.name: float("nan")})
-            try:
-                answers(self.estimator, with_blank if self.kinds else with_blank.to_numpy())
-            except InputError:
-                blank = np.flatnonzero(frame[kind.name].isna())
-                if len(blank):
-                    raise InputError(
-                        f"{path}: column '{kind.name}' is blank in row {blank[0]}, "
-                        "and the model takes no missing value there"
-                    ) from None
-            else:
-                self.optional.add(kind.name)
-
-    def _column(self, kind: ColumnKind, codes: dict[str, int], frame: Any) -> Column:
-        if kind.categories is None:
-            return Column(kind.name, "number", optional=kind.name in self.optional)
-        vocabulary = tuple((str(c), codes[str(c)]) for c in kind.categories if str(c) in codes)
-        return Column(kind.name, "category", vocabulary)
 
     def _ask(self, rows: Any) -> None:
         self.reference, predicted = answers(self.estimator, rows)
         classes = classes_of(self.estimator)
-        self.predicted = None if classes is None else np.searchsorted(classes, predicted).astype(np.int64)
-        if classes is None or self.predicted is None or self.reference.shape[1] != len(classes):
+        if classes is None:
+            self.predicted = None
+            if self.reference.shape[1] != 1:
+                raise UnsupportedError(f"the model predicts {self.reference.shape[1]} values a row; one is supported")
+            return
+        place = {value: i for i, value in enumerate(classes.tolist())}
+        self.predicted = np.array([place[value] for value in predicted.tolist()], dtype=np.int64)
+        if self.reference.shape[1] != len(classes):
             return
         apart = int((self.reference.argmax(axis=1) != self.predicted).sum())
         if apart:
@@ -161,11 +159,46 @@ class SklearnSource(Source):
             )
 
     def _describe_outputs(self) -> None:
-        classes = classes_of(self.estimator)
-        self.labels = None if classes is None else tuple(str(c) for c in classes)
+        self.labels = self.samples.labels
         name = self.exported.graph.output[0].name
         self.outputs = (TensorSpec(name, (-1, self.reference.shape[1]), "float32"),)
         self.float32_only = has_trees(self.exported)
+
+
+def _booleans(series: Any) -> tuple[tuple[str, int], ...]:
+    """How the texts of a column of true and false are read as numbers."""
+    if not any(isinstance(tables.plain(value), bool) for value in series.drop_duplicates()):
+        return ()
+    return tuple((text, int(value)) for value in (False, True) for text in spellings(value))
+
+
+def _mixed(frame: Any, one: int, other: int, name: str) -> Any:
+    """One row of a frame, with the cell of another in a column."""
+    row = frame.iloc[[one]].copy()
+    row[name] = frame[name].iloc[[other]].to_numpy()
+    return row.astype(frame.dtypes)
+
+
+def _mixed_array(rows: NDArray[Any], one: int, other: int, column: int) -> NDArray[Any]:
+    row = rows[one : one + 1].copy()
+    row[0, column] = rows[other, column]
+    return row
+
+
+def _unknown_cells(frame: Any, preprocessing: Preprocessing) -> tuple[str, ...]:
+    """Columns with values that no encoder of the model knows."""
+    notes = []
+    for column in preprocessing.columns:
+        if column.kind != "category":
+            continue
+        reader = ColumnReader(column, preprocessing.missing)
+        counts = frame[column.name].value_counts()
+        unknown = [value for value in counts.index if not reader.knows(tables.plain(value))]
+        cells = sum(int(counts[value]) for value in unknown)
+        if cells:
+            shown = ", ".join(map(str, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
+            notes.append(f"column '{column.name}': {cells} cells hold what the model was not trained on ({shown})")
+    return tuple(notes)
 
 
 def _scored_by_class(estimator: Any) -> tuple[str, ...]:
@@ -177,10 +210,3 @@ def _scored_by_class(estimator: Any) -> tuple[str, ...]:
         return ()
     final.decision_function_shape = "ovr"
     return ("decision_function_shape 'ovo' scores pairs of classes; taken in with 'ovr', a score for each class",)
-
-
-def _answer(value: Any, path: Path, row: int) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as e:
-        raise InputError(f"{path}: the target in row {row} is {value!r}; a regressor needs numbers") from e

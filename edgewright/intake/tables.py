@@ -1,8 +1,13 @@
-"""Tables in ``.csv`` or ``.parquet`` files, encoded as a model's ``features`` input. Imports pandas when it runs."""
+"""Tables in ``.csv`` or ``.parquet`` files, as the user's own code has them: pandas reads them.
+
+What a cell means on the device is decided by the runtime's own reader (`edgewright_runtime.cells`), which encodes the
+rows here too.
+"""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +16,55 @@ from numpy.typing import NDArray
 
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
-from edgewright_runtime.manifest import Column
+from edgewright_runtime.cells import ColumnReader
+from edgewright_runtime.encoding import as_json
+from edgewright_runtime.errors import InputRejectedError
+from edgewright_runtime.manifest import Column, Preprocessing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["encode", "is_table", "raw_rows", "read_table", "target_of", "typed"]
+__all__ = ["Table", "encode", "is_blank", "is_table", "missing_texts", "plain", "raw_rows", "read_table"]
 
 _SUFFIXES = {".csv", ".tsv", ".parquet"}
+_KEEP = "pandas takes NA, None and nan for missing too, unless the data file says keep_default_na: false"
 RAW_ROWS = 32
 """Raw rows kept as examples: golden inputs of the device and of the integration snippet."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a file, and where there is one of the test rows' own behind them, as pandas gave them.
+
+    ``frame`` has every column but the target, ``y`` is that: (N,) objects. ``parts``: the files with their rows.
+    """
+
+    frame: "pd.DataFrame"
+    y: NDArray[Any]
+    parts: tuple[tuple[Path, int], ...]
+
+    @property
+    def path(self) -> Path:
+        """The file that the data file names."""
+        return self.parts[0][0]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Rows of each file."""
+        return [count for _, count in self.parts]
+
+    def place(self, row: int) -> tuple[Path, int]:
+        """The file in which a row stands, and its number there."""
+        for path, count in self.parts:
+            if row < count:
+                return path, row
+            row -= count
+        raise IndexError(row)
+
+    def named(self, row: int) -> str:
+        """The same in words, with the file where there are two."""
+        path, at = self.place(row)
+        return f"row {at}" if len(self.parts) == 1 else f"row {at} of {path.name}"
 
 
 def is_table(path: Path) -> bool:
@@ -28,116 +72,163 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in _SUFFIXES
 
 
-def read_table(path: Path) -> "pd.DataFrame":
-    """A table as it stands in the file: text stays text, so that nothing is guessed.
+def read_table(spec: DataSpec) -> Table:
+    """The rows of ``path`` and of ``test_path``, with the target apart.
 
     Raises:
-        InputError: missing, unreadable, or without a row.
+        InputError: missing, unreadable, without a row, no target, or a target that is blank in some row.
     """
     import pandas as pd
 
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            separator = "\t" if path.suffix.lower() == ".tsv" else ","
-            table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
-    except FileNotFoundError as e:
-        raise InputError(f"{path}: no such file") from e
-    except (OSError, ValueError, ImportError) as e:  # pandas' own parser errors are ValueErrors
-        raise InputError(f"{path}: cannot be read as a table: {(str(e) or type(e).__name__).splitlines()[0]}") from e
-    if len(table) == 0:
-        raise InputError(f"{path}: no rows")
-    return table.astype(object)
+    frames, answers, parts = [], [], []
+    for path in (spec.path, *([spec.test_path] if spec.test_path else [])):
+        frame = _read(path, spec)
+        answers.append(_target(frame, spec, path))
+        frames.append(frame.drop(columns=[spec.target]))
+        parts.append((path, len(frame)))
+    joined = frames[0] if len(frames) == 1 else pd.concat(_alike(frames), ignore_index=True)
+    return Table(joined, np.concatenate(answers), tuple(parts))
 
 
-def target_of(table: "pd.DataFrame", spec: DataSpec, path: Path) -> NDArray[Any]:
-    """The target column.
+def missing_texts(spec: DataSpec) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """The texts that pandas read as missing: in every column, and in single ones besides."""
+    if not _is_text_file(spec.path):
+        return (), {}
+    from pandas._libs.parsers import STR_NA_VALUES  # type: ignore[import-not-found] # which pandas' own page lists
 
-    Raises:
-        InputError: not named, not there, or blank in some row.
-    """
-    if spec.target is None:
-        raise InputError(f"{path}: which column is the target? Name it: --target COLUMN ({_some(table)})")
-    if spec.target not in table.columns:
-        raise InputError(f"{path}: no column '{spec.target}' to be the target; it holds {_some(table)}")
-    column = table[spec.target]
-    blank = [_is_blank(v) for v in column]
-    if any(blank):
-        raise InputError(f"{path}: the target '{spec.target}' is blank in row {blank.index(True)}")
-    return np.array([v.strip() if isinstance(v, str) else v for v in column], dtype=object)
+    defaults = set(STR_NA_VALUES) if spec.keep_default_na else set()
+    if isinstance(spec.na_values, dict):
+        return tuple(sorted(defaults)), dict(spec.na_values)
+    return tuple(sorted(defaults | set(spec.na_values))), {}
 
 
-def typed(table: "pd.DataFrame", columns: Sequence[tuple[str, bool]], path: Path) -> "pd.DataFrame":
-    """The named columns, numbers as float64 (blank: NaN) and categories as text; each pair is (name, is a category).
+def encode(frame: "pd.DataFrame", preprocessing: Preprocessing, table: Table | None = None) -> NDArray[np.float32]:
+    """A frame as ``features`` (N, features) float32, each cell as the device reads it.
 
     Raises:
-        InputError: a column is missing, or a number cannot be read.
+        InputError: a cell that the device would refuse; names the row and the column.
     """
-    import pandas as pd
-
-    result: dict[str, Any] = {}
-    for name, is_category in columns:
-        if name not in table.columns:
-            raise InputError(f"{path}: no column '{name}', which the model was fitted on; it holds {_some(table)}")
-        values = table[name]
-        if is_category:
-            result[name] = pd.Series([_text(v) for v in values], dtype=object)
-            continue
-        numbers = np.array([_number(v, path, name, row) for row, v in enumerate(values)], dtype=np.float64)
-        result[name] = pd.Series(numbers)
-    return pd.DataFrame(result)
-
-
-def encode(table: "pd.DataFrame", columns: Sequence[Column]) -> NDArray[np.float32]:
-    """A typed table as ``features`` (N, len(columns)) float32: categories by their code, unknown ones as -1."""
-    encoded = np.empty((len(table), len(columns)), dtype=np.float32)
-    for position, column in enumerate(columns):
-        values = table[column.name]
-        if column.kind == "category":
-            codes: Mapping[Any, int] = dict(column.vocabulary)
-            encoded[:, position] = [codes.get(v, -1) for v in values]
-        else:
-            encoded[:, position] = values.to_numpy(dtype=np.float64)
+    encoded = np.empty((len(frame), preprocessing.width), dtype=np.float32)
+    start = 0
+    for column in preprocessing.columns:
+        stop = start + column.width
+        encoded[:, start:stop] = _encoded(frame[column.name], column, preprocessing.missing, table)
+        start = stop
     return encoded
 
 
-def raw_rows(table: "pd.DataFrame", columns: Sequence[Column]) -> NDArray[np.str_]:
-    """The first rows as JSON objects, as a device would get them; a missing number is null."""
-    rows = []
-    for _, row in table.head(RAW_ROWS).iterrows():
-        rows.append(
-            json.dumps(
-                {c.name: None if _is_blank(row[c.name]) and c.kind == "number" else row[c.name] for c in columns}
-            )
-        )
-    return np.array(rows)
+def raw_rows(frame: "pd.DataFrame", columns: Sequence[Column], count: int = RAW_ROWS) -> NDArray[np.str_]:
+    """The first rows as JSON objects, as a device would get them; what is missing is null."""
+    names = list(dict.fromkeys(c.name for c in columns))
+    part = frame[names].head(count)
+    cells = [[as_json(plain(v)) for v in part[name]] for name in names]
+    return np.array([json.dumps(dict(zip(names, row, strict=True))) for row in zip(*cells, strict=True)])
 
 
-def _text(value: Any) -> str:
-    return "" if _is_blank(value) else str(value)
+def plain(value: Any) -> Any:
+    """A cell as Python's own value; what is missing, however pandas writes it, is None."""
+    if is_blank(value):
+        return None
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _number(value: Any, path: Path, name: str, row: int) -> float:
-    if _is_blank(value):
-        return float("nan")
+def is_blank(value: Any) -> bool:
+    """Whether a cell is missing: None, NaN, NaT or NA."""
+    if value is None or isinstance(value, str):
+        return value is None
+    return (isinstance(value, (float, np.floating)) and math.isnan(value)) or type(value).__name__ in {
+        "NAType",
+        "NaTType",
+    }
+
+
+def _encoded(series: "pd.Series[Any]", column: Column, missing: Sequence[str], table: Table | None) -> NDArray[Any]:
+    reader = ColumnReader(column, missing)
+    known: dict[tuple[type, Any], Any] = {}
+    cells = np.empty((len(series), column.width), dtype=np.float32)
+    for row, value in enumerate(map(plain, series)):
+        cell = (type(value), value)
+        if cell in known:
+            cells[row] = known[cell]
+            continue
+        try:
+            cells[row] = reader.features(value, row)
+        except InputRejectedError as e:
+            path, at = table.place(row) if table else (Path("table"), row)
+            raise InputError(f"{path}: {str(e).replace(f'row {row}: ', f'row {at}: ', 1)}") from e
+        if column.kind == "category":
+            known[cell] = cells[row].copy()
+    return cells
+
+
+def _read(path: Path, spec: DataSpec) -> "pd.DataFrame":
+    import pandas as pd
+
     try:
-        number = float(value)
-    except (TypeError, ValueError) as e:
-        raise InputError(
-            f"{path}: column '{name}', row {row}: {value!r} is no number, and the model takes one there"
-        ) from e
-    return number
+        frame = _parsed(path, spec)
+    except FileNotFoundError as e:
+        raise InputError(f"{path}: no such file") from e
+    except (OSError, ValueError, TypeError, ImportError) as e:  # pandas' own parser errors are ValueErrors
+        raise InputError(f"{path}: cannot be read as a table: {(str(e) or type(e).__name__).splitlines()[0]}") from e
+    if len(frame) == 0:
+        raise InputError(f"{path}: no rows")
+    frame.columns = pd.Index([str(c) for c in frame.columns])
+    unknown = [
+        c for c in (*spec.dtypes, *(spec.na_values if isinstance(spec.na_values, dict) else ())) if c not in frame
+    ]
+    if unknown:
+        raise InputError(f"{path}: no column '{unknown[0]}', which dtypes or na_values name; it holds {_some(frame)}")
+    return frame
 
 
-def _is_blank(value: Any) -> bool:
-    return (
-        value is None
-        or (isinstance(value, float) and math.isnan(value))
-        or (isinstance(value, str) and not value.strip())
+def _parsed(path: Path, spec: DataSpec) -> "pd.DataFrame":
+    import pandas as pd
+
+    if not _is_text_file(path):
+        if spec.na_values or not spec.keep_default_na:
+            raise ValueError(
+                "na_values and keep_default_na say how a .csv is read; a .parquet holds its missing values"
+            )
+        return pd.read_parquet(path).astype(spec.dtypes)
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    given = (
+        {c: list(t) for c, t in spec.na_values.items()} if isinstance(spec.na_values, dict) else list(spec.na_values)
     )
+    dtypes: Any = dict(spec.dtypes)
+    return pd.read_csv(path, sep=separator, dtype=dtypes, keep_default_na=spec.keep_default_na, na_values=given or None)
 
 
-def _some(table: "pd.DataFrame") -> str:
-    names = [str(c) for c in table.columns]
+def _is_text_file(path: Path) -> bool:
+    return path.suffix.lower() != ".parquet"
+
+
+def _target(frame: "pd.DataFrame", spec: DataSpec, path: Path) -> NDArray[Any]:
+    if spec.target is None:
+        raise InputError(f"{path}: which column is the target? Name it: --target COLUMN ({_some(frame)})")
+    if spec.target not in frame.columns:
+        raise InputError(f"{path}: no column '{spec.target}' to be the target; it holds {_some(frame)}")
+    column = [plain(v) for v in frame[spec.target]]
+    if None in column:
+        hint = f"; {_KEEP}" if _is_text_file(path) and spec.keep_default_na else ""
+        raise InputError(f"{path}: the target '{spec.target}' is blank in row {column.index(None)}{hint}")
+    y = np.empty(len(column), dtype=object)
+    y[:] = column
+    return y
+
+
+def _alike(frames: Sequence["pd.DataFrame"]) -> Sequence["pd.DataFrame"]:
+    """Categorical columns with the same categories in each frame; pandas would join different ones as text."""
+    import pandas as pd
+
+    for name in frames[0].columns:
+        kinds = [f[name].dtype if name in f else None for f in frames]
+        if all(isinstance(kind, pd.CategoricalDtype) for kind in kinds) and kinds[0] != kinds[1]:
+            both = pd.api.types.union_categoricals([f[name] for f in frames]).categories
+            for f in frames:
+                f[name] = f[name].cat.set_categories(both)
+    return frames
+
+
+def _some(frame: "pd.DataFrame") -> str:
+    names = [str(c) for c in frame.columns]
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -1,7 +1,7 @@
 """The internal model file: one ``.safetensors`` with the tensors, and the graph as JSON in its metadata.
 
-No pickle: loading builds only the functions and layers named in `allowed`. The bytes depend on the model alone, so the
-same model has the same digest. Runs in a child process: imports torch.
+No pickle: loading builds only the functions and layers named in `allowed`, and pure operations of ATen (`aten`). The
+bytes depend on the model alone, so the same model has the same digest. Runs in a child process: imports torch.
 """
 
 import inspect
@@ -17,14 +17,18 @@ from safetensors.torch import save as to_safetensors
 from torch import fx, nn
 
 from edgewright.errors import InputError, UnsupportedError
-from edgewright.intake.allowed import FUNCTION_NAMES, FUNCTIONS, LAYERS
+from edgewright.intake.allowed import FUNCTION_NAMES, FUNCTIONS, LAYERS, RECURRENT
+from edgewright.intake.aten import is_pure, named_operation, operation_name
+from edgewright.intake.module_paths import place
 from edgewright.store import replace_file
 
 __all__ = ["load", "save"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _INPUT_RANGES = "input_ranges"  # of quantization-aware training: {layer: (step, zero point)}
 _TARGET = re.compile(r"[A-Za-z0-9_.]+")
+# What makes a recurrent layer; its own signature does not say.
+_RECURRENT_ARGUMENTS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "dropout")
 
 
 def save(module: fx.GraphModule, path: Path) -> None:
@@ -40,8 +44,7 @@ def save(module: fx.GraphModule, path: Path) -> None:
         "nodes": [_node_to_json(n) for n in module.graph.nodes],
         "layers": {name: _layer_to_json(name, module.get_submodule(name)) for name in sorted(used)},
     }
-    tensors, parameters = _tensors_of(module)
-    document["parameters"] = parameters
+    tensors, document["parameters"], document["shared"] = _tensors_of(module)
     if module.meta.get(_INPUT_RANGES):
         document[_INPUT_RANGES] = module.meta[_INPUT_RANGES]
     metadata = {"edgewright_graph": json.dumps(document, sort_keys=True, separators=(",", ":"))}
@@ -69,27 +72,37 @@ def load(path: Path) -> fx.GraphModule:
         raise InputError(f"{path}: damaged Edgewright graph: {type(e).__name__}: {str(e).splitlines()[0]}") from e
 
 
-def _tensors_of(module: fx.GraphModule) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Every tensor under its name, and which of them are trained. A shared tensor is written once for each name."""
+def _tensors_of(module: fx.GraphModule) -> tuple[dict[str, torch.Tensor], list[str], dict[str, str]]:
+    """Every tensor under its name; which of them are trained; the further names of shared ones, which stay one."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
     persistent = module.state_dict(keep_vars=True)
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in persistent.items()}
-    return dict(sorted(tensors.items())), sorted(n for n in persistent if n in parameters)
+    first: dict[int, str] = {}
+    shared = {}
+    for name in sorted(persistent):
+        original = first.setdefault(id(persistent[name]), name)
+        if original != name:
+            shared[name] = original
+    tensors = {n: persistent[n].detach().cpu().contiguous().clone() for n in sorted(persistent) if n not in shared}
+    return tensors, sorted(n for n in persistent if n in parameters), shared
 
 
 def _built(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> fx.GraphModule:
     root = nn.Module()
     inside: set[str] = set()
+    shared: dict[str, str] = document["shared"]
+    tensors = tensors | {name: tensors[original] for name, original in shared.items()}
     for name, description in document["layers"].items():
         layer = _layer_from_json(description, f"{name}.", tensors)
         inside.update(f"{name}.{key}" for key in layer.state_dict())
-        _attach(root, name, layer)
+        place(root, name, layer)
     trained = set(document["parameters"])
     for name in sorted(set(tensors) - inside):
-        _attach(root, name, nn.Parameter(tensors[name]) if name in trained else tensors[name])
+        place(root, name, _as_parameter(tensors[name]) if name in trained else tensors[name])
+    for name, original in shared.items():
+        _tie(root, name, original)
     graph = fx.Graph()
     made: dict[str, fx.Node] = {}
-    known = set(document["layers"]) | (set(tensors) - inside)
+    known = set(document["layers"]) | set(tensors)
     for description in document["nodes"]:
         made[description["name"]] = _node_from_json(graph, description, made, known)
     module = fx.GraphModule(root, graph)
@@ -102,27 +115,28 @@ def _built(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> fx.Gra
     return module
 
 
-def _attach(root: nn.Module, path: str, thing: Any) -> None:
-    *parents, leaf = path.split(".")
-    current = root
-    for part in parents:
-        if part not in dict(current.named_children()):
-            current.add_module(part, nn.Module())
-        current = current.get_submodule(part)
-    if isinstance(thing, nn.Module):
-        current.add_module(leaf, thing)
-    elif isinstance(thing, nn.Parameter):
-        current.register_parameter(leaf, thing)
-    else:
-        current.register_buffer(leaf, thing)
+def _as_parameter(tensor: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=tensor.dtype.is_floating_point or tensor.dtype.is_complex)
+
+
+def _tie(root: nn.Module, name: str, original: str) -> None:
+    """Make one tensor of two names."""
+    (holder, leaf), (owner, kept) = (
+        (root.get_submodule(n.rpartition(".")[0]), n.rpartition(".")[2]) for n in (name, original)
+    )
+    setattr(holder, leaf, getattr(owner, kept))
 
 
 def _layer_to_json(name: str, layer: nn.Module) -> dict[str, Any]:
     kind = type(layer).__name__
     if LAYERS.get(kind) is not type(layer):
         raise UnsupportedError(f"layer '{name}' of type {kind} has no place in an Edgewright graph file")
-    arguments = {}
-    for parameter in inspect.signature(type(layer).__init__).parameters:
+    arguments: dict[str, Any] = {}
+    if kind in RECURRENT:
+        arguments = {a: getattr(layer, a) for a in _RECURRENT_ARGUMENTS}
+        arguments |= {"nonlinearity": layer.nonlinearity} if kind == "RNN" else {"proj_size": layer.proj_size}
+        arguments = {a: v for a, v in arguments.items() if v != 0 or a == "bias"}
+    for parameter in () if arguments else inspect.signature(type(layer).__init__).parameters:
         if parameter in {"self", "args", "kwargs", "device", "dtype", "inplace"} or not hasattr(layer, parameter):
             continue
         value = getattr(layer, parameter)
@@ -165,9 +179,9 @@ def _layer_from_json(description: dict[str, Any], prefix: str, tensors: dict[str
 def _node_to_json(node: fx.Node) -> dict[str, Any]:
     target = node.target
     if node.op == "call_function":
-        if target not in FUNCTION_NAMES:
+        if target not in FUNCTION_NAMES and not is_pure(target):
             raise UnsupportedError(f"function {target} (node '{node.name}') has no place in an Edgewright graph file")
-        target = FUNCTION_NAMES[target]
+        target = FUNCTION_NAMES[target] if target in FUNCTION_NAMES else operation_name(target)
     elif node.op == "call_method":
         raise UnsupportedError(f"method call '{target}' (node '{node.name}') has no place in an Edgewright graph file")
     described = {"op": node.op, "name": node.name, "target": str(target), "args": _to_json(node.args)}
@@ -185,7 +199,9 @@ def _node_from_json(graph: fx.Graph, description: dict[str, Any], made: dict[str
         raise ValueError(f"{op} of unknown {target!r}")
     args = _from_json(description["args"], made)
     kwargs = _from_json(description.get("kwargs", {"dict": {}}), made)
-    function = FUNCTIONS[target] if op == "call_function" else target
+    function = FUNCTIONS.get(target) or named_operation(target) if op == "call_function" else target
+    if function is None:
+        raise ValueError(f"function {target!r}")
     return graph.create_node(op, function, args, kwargs, name=name)
 
 
@@ -203,6 +219,8 @@ def _to_json(value: Any) -> Any:
         return {"slice": [_to_json(v) for v in (value.start, value.stop, value.step)]}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device) and value.type == "cpu":
+        return {"device": "cpu"}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -232,5 +250,7 @@ def _from_json(value: Any, made: dict[str, fx.Node]) -> Any:
             return kind
         case "float":
             return float(content)
+        case "device":
+            return torch.device("cpu")
         case _:
             raise ValueError(f"tag {tag!r}")

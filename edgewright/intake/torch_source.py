@@ -1,47 +1,107 @@
-"""A PyTorch program saved by `torch.export.save` (``.pt2``): loaded, answered in eager mode, turned into ONNX.
+"""A PyTorch program saved by `torch.export.save` (``.pt2``): loaded, answered in eager mode, made the internal graph.
 
-Runs in a child process: imports torch and onnx.
+Runs in a child process: imports torch; onnx only where there is no graph.
 """
 
+import re
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
 
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError, UnsupportedError
-from edgewright.intake.onnx_nodes import rename_ends
+from edgewright.intake.archives import normalized
+from edgewright.intake.program_graph import graph_of_program, refuse_training_mode
 from edgewright.intake.pt2_guard import inspect_program
 from edgewright.intake.source import TensorSource
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["TorchSource", "answers", "load_program", "to_onnx"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["TorchSource", "load_program"]
 
 _ROWS_AT_ONCE = 256
+_INVALID = re.compile(r"\W|^(?=\d)")
 
 
 class TorchSource(TensorSource):
     """A torch.export program over arrays."""
 
-    def __init__(self, path: Path, data: DataSpec, program: Any = None) -> None:
+    def __init__(
+        self, path: Path, data: DataSpec, program: Any = None, declared: Mapping[str, tuple[int, ...]] | None = None
+    ) -> None:
+        """``program`` where it is not in the file; ``declared``: names and shapes of its inputs where it has none."""
         self.program = load_program(path) if program is None else program
-        inputs, outputs = _signature(self.program, path)
-        self.inputs = inputs
+        refuse_training_mode(self.program, str(path))
+        inputs = _inputs(self.program, data.shapes, path) if declared is None else _declared(self.program, declared)
+        self.kept, outputs, notes = _outputs(self.program, inputs[0].shape[0], path)
         super().__init__(inputs, outputs, data)
+        self.notes += notes
 
-    def to_onnx(self, name: str) -> onnx.ModelProto:
-        """ONNX by torch.onnx.export."""
-        model = to_onnx(self.program, name)
+    def to_graph(self) -> Any:
+        """The program itself, its layers raised to modules."""
+        return graph_of_program(self.program, self.kept)
+
+    def to_onnx(self, name: str) -> "onnx.ModelProto":
+        """ONNX by torch's own exporter, for a program that has no graph of tensor operations alone."""
+        from edgewright.intake.onnx_nodes import rename_ends
+
+        try:
+            exported = torch.onnx.export(self.program, dynamo=True, optimize=False, verbose=False)
+        except torch.onnx.OnnxExporterError as e:
+            raise ConversionError(f"exporting {name} to ONNX: {_first_line(e)}") from e
+        if exported is None:
+            raise ConversionError(f"exporting {name} to ONNX: torch returned nothing")
+        model: onnx.ModelProto = exported.model_proto
+        if len(model.graph.output) != len(self.outputs):
+            raise UnsupportedError(f"exporting {name} to ONNX: some of its outputs have no place there")
         ends = zip([*model.graph.input, *model.graph.output], [*self.inputs, *self.outputs], strict=True)
         rename_ends(model, {entry.name: tensor.name for entry, tensor in ends})
         return model
 
-    def answers(self) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
+    def answers(self) -> tuple[list[NDArray[np.float64]], NDArray[np.int64] | None]:
         """The program in eager mode."""
-        return self.judged(answers(self.program, self.test_inputs())[0])
+        return self.judged(self._answers(self.test_inputs()))
+
+    def validation_answers(self) -> list[NDArray[np.float64]]:
+        """The program in eager mode."""
+        return self._answers([x[self.samples.rows.validation] for x in self.samples.inputs.values()])
+
+    def _answers(self, inputs: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
+        """What the program itself says, one array for each output that is kept; a fixed batch piece by piece."""
+        module, rows = self._module, len(inputs[0])
+        step = self.program_batch if self.program_batch > 0 else _ROWS_AT_ONCE
+        found: list[list[NDArray[np.float64]]] = []
+        with torch.no_grad():
+            for start in range(0, rows, step):
+                # Cloned, since a program may write into its inputs.
+                piece = [torch.from_numpy(x[start : start + step]).clone() for x in inputs]
+                short = self.program_batch - len(piece[0]) if self.program_batch > 0 else 0
+                if short > 0:
+                    piece = [torch.cat([p, p[-1:].expand(short, *p.shape[1:])]) for p in piece]
+                arguments, named = _call_arguments(self.program, piece)
+                results = pytree.tree_leaves(module(*arguments, **named))
+                kept = len(piece[0]) - max(short, 0)
+                found.append([results[place][:kept].double().numpy() for place in self.kept])
+        return [np.concatenate(column) for column in zip(*found, strict=True)]
+
+    @cached_property
+    def _module(self) -> Any:
+        return self.program.module(check_guards=False)
+
+    @property
+    def program_batch(self) -> int:
+        """The batch size that the program fixes, -1 where it is free."""
+        size = _user_inputs(self.program)[0].meta["val"].shape[0]
+        return size if isinstance(size, int) else -1
 
 
 def load_program(path: Path) -> Any:
@@ -51,68 +111,119 @@ def load_program(path: Path) -> Any:
         UntrustedModelError: it holds more than tensors and a graph of tensor operators; nothing of it has run.
         InputError: the file is damaged or was written by a newer torch.
     """
-    inspect_program(path)
-    try:
-        return torch.export.load(path)
-    except Exception as e:  # torch.export.load has no error type of its own
-        raise InputError(f"{path}: torch.export cannot load it: {_first_line(e)}") from e
+    with normalized(path) as copy:
+        inspect_program(copy)
+        try:
+            return torch.export.load(copy)
+        except Exception as e:  # torch.export.load has no error type of its own
+            raise InputError(f"{path}: torch.export cannot load it: {_first_line(e)}") from e
 
 
-def to_onnx(program: Any, name: str) -> onnx.ModelProto:
-    """ONNX by torch's own exporter; BatchNorm stays a node of its own, since retraining needs it."""
-    try:
-        exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
-    except torch.onnx.OnnxExporterError as e:
-        raise ConversionError(f"exporting {name} to ONNX: {_first_line(e)}") from e
-    if exported is None:
-        raise ConversionError(f"exporting {name} to ONNX: torch returned nothing")
-    return exported.model_proto
+def _call_arguments(program: Any, tensors: list[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The program's own call: its tensors in their places, numbers that the export fixed beside them."""
+    given = iter(tensors)
+    flat = [
+        next(given) if spec.kind is InputKind.USER_INPUT and not hasattr(spec.arg, "value") else spec.arg.value
+        for spec in program.graph_signature.input_specs
+        if spec.kind is InputKind.USER_INPUT
+    ]
+    arguments, named = pytree.tree_unflatten(flat, program.call_spec.in_spec)
+    return arguments, named
 
 
-def answers(program: Any, inputs: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
-    """What the program itself says, one array for each output; a fixed batch is fed piece by piece."""
-    module, rows = program.module(), len(inputs[0])
-    step = _batch_size(program)
-    named = list(program.call_spec.in_spec.child(1).context or [])  # inputs that were exported by keyword
-    found: list[list[NDArray[np.float64]]] = []
-    with torch.no_grad():
-        for start in range(0, rows, step or _ROWS_AT_ONCE):
-            piece = [torch.from_numpy(x[start : start + (step or _ROWS_AT_ONCE)]) for x in inputs]
-            short = (step or len(piece[0])) - len(piece[0])
-            if short:
-                piece = [torch.cat([p, p[-1:].expand(short, *p.shape[1:])]) for p in piece]
-            result = module(*piece[: len(piece) - len(named)], **dict(zip(named, piece[-len(named) :], strict=False)))
-            results = result if isinstance(result, (tuple, list)) else (result,)
-            kept = len(piece[0]) - short
-            found.append([r[:kept].double().numpy() for r in results])
-    return [np.concatenate(column) for column in zip(*found, strict=True)]
+def _user_inputs(program: Any) -> list[Any]:
+    """The placeholders of the tensors that the program is given."""
+    by_name = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
+    names = [n for n in program.graph_signature.user_inputs if isinstance(n, str) and n in by_name]
+    return [by_name[n] for n in names if isinstance(by_name[n].meta.get("val"), torch.Tensor)]
 
 
-def _batch_size(program: Any) -> int | None:
-    """The fixed batch size of the program's first input, None where it is free."""
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs:
-            size = node.meta["val"].shape[0]
-            return size if isinstance(size, int) else None
-    raise UnsupportedError("the program takes no tensor")
+def _inputs(program: Any, shapes: Mapping[str, tuple[int, ...]], path: Path) -> tuple[TensorSpec, ...]:
+    nodes = _user_inputs(program)
+    if not nodes:
+        raise UnsupportedError(f"{path}: the program takes no tensor")
+    unknown = set(shapes) - {n.name for n in nodes}
+    if unknown:
+        raise InputError(f"{path}: --shape {min(unknown)}: no such input; it takes {', '.join(n.name for n in nodes)}")
+    inputs = tuple(_input(node, shapes.get(node.name), path) for node in nodes)
+    first = {t.shape[0] for t in inputs}
+    if len(first) > 1:
+        said = ", ".join(f"{t.name} {t.shape}" for t in inputs)
+        raise UnsupportedError(
+            f"{path}: the first axis of every input must be the rows, one size for all; found {said}"
+        )
+    return inputs
 
 
-def _signature(program: Any, path: Path) -> tuple[tuple[TensorSpec, ...], TensorSpec]:
-    """Inputs and the output; a size that may vary is -1, and only the first may."""
-    by_name = {n.name: n for n in program.graph.nodes}
-    inputs = tuple(_spec(by_name[n], path) for n in program.graph_signature.user_inputs)
-    outputs = [_spec(by_name[n], path) for n in program.graph_signature.user_outputs]
-    if len(outputs) != 1:
-        raise UnsupportedError(f"{path}: the program returns {len(outputs)} tensors; one is supported")
-    return inputs, outputs[0]
+def _declared(program: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
+    """The inputs under the names of their source, their sizes those of its data, the first free."""
+    pairs = zip(_user_inputs(program), shapes.items(), strict=True)
+    return tuple(
+        TensorSpec(name, (-1, *shape), str(node.meta["val"].dtype).removeprefix("torch."))
+        for node, (name, shape) in pairs
+    )
 
 
-def _spec(node: Any, path: Path) -> TensorSpec:
+def _input(node: Any, given: tuple[int, ...] | None, path: Path) -> TensorSpec:
+    """An input whose every size but the first is a number, by the program or by ``--shape``."""
     value = node.meta["val"]
-    shape = tuple(s if isinstance(s, int) else -1 for s in value.shape)
-    if -1 in shape[1:]:
-        raise UnsupportedError(f"{path}: '{node.name}' of shape {shape}: only the first axis may be of a free size")
-    return TensorSpec(node.name, shape, str(value.dtype).removeprefix("torch."))
+    if not len(value.shape):
+        raise UnsupportedError(f"{path}: input '{node.name}' is a single number; the first axis must be the rows")
+    sizes = [s if isinstance(s, int) else -1 for s in value.shape]
+    if given is not None and len(given) != len(sizes):
+        raise InputError(f"{path}: input '{node.name}' has {len(sizes)} axes; --shape gives {len(given)}")
+    for axis in range(1, len(sizes)):
+        if sizes[axis] < 0 and given is not None:
+            sizes[axis] = given[axis]
+        if sizes[axis] < 0:
+            raise InputError(
+                f"{path}: input '{node.name}', axis {axis} has a free size; give it: --shape {node.name}=1,..."
+            )
+    return TensorSpec(node.name, tuple(sizes), str(value.dtype).removeprefix("torch."))
+
+
+def _outputs(program: Any, batch: int, path: Path) -> tuple[list[int], tuple[TensorSpec, ...], tuple[str, ...]]:
+    """Places, tensors and notes: kept are the outputs that hold a value for each row, on their first axis."""
+    by_name = {n.name: n for n in program.graph.nodes}
+    results = [s for s in program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
+    kept: dict[int, TensorSpec] = {}
+    left_out = []
+    for place, (spec, key) in enumerate(zip(results, _output_keys(program, len(results)), strict=True)):
+        value = by_name[spec.arg.name].meta.get("val") if getattr(spec.arg, "name", None) in by_name else None
+        name = key or getattr(spec.arg, "name", f"output_{place}")
+        if isinstance(value, torch.Tensor) and len(value.shape) and _has_rows(value, batch):
+            name = _INVALID.sub("_", name)
+            known = {t.name for t in kept.values()}
+            name = name if name not in known else f"{name}_{place}"
+            kept[place] = TensorSpec(name, _sizes(value, batch), str(value.dtype).removeprefix("torch."))
+        elif isinstance(value, torch.Tensor):
+            left_out.append(f"{name} {tuple(s if isinstance(s, int) else -1 for s in value.shape)}")
+    if not kept:
+        raise UnsupportedError(
+            f"{path}: no output has the rows on its first axis{f' ({left_out[0]})' if left_out else ''}; "
+            "return a tensor whose first axis is the batch"
+        )
+    notes = (f"outputs without the rows on their first axis were left out: {', '.join(left_out)}",) if left_out else ()
+    return list(kept), tuple(kept.values()), notes
+
+
+def _output_keys(program: Any, count: int) -> list[str]:
+    """The name that each output has in a returned dictionary, else ""."""
+    places = pytree.tree_unflatten(list(range(count)), program.call_spec.out_spec)
+    return [
+        "_".join(str(k.key) for k in keys if isinstance(k, pytree.MappingKey))
+        for keys, _ in pytree.tree_flatten_with_path(places)[0]
+    ]
+
+
+def _has_rows(value: torch.Tensor, batch: int) -> bool:
+    first = value.shape[0]
+    return first == batch if batch > 0 and isinstance(first, int) else not isinstance(first, int)
+
+
+def _sizes(value: torch.Tensor, batch: int) -> tuple[int, ...]:
+    """A size that depends on the inputs' is -1; as is the first, where it is free."""
+    return (batch, *(s if isinstance(s, int) else -1 for s in value.shape[1:]))
 
 
 def _first_line(error: Exception) -> str:

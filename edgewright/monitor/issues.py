@@ -44,16 +44,19 @@ class Health(Value):
         return not self.issues
 
 
-def check_health(telemetry: Telemetry, plan: MonitoringPlan, report: ValidationReport) -> Health:
-    """Windows and issues of everything that was read."""
-    windows = summarize(telemetry.records, plan)
+def check_health(
+    telemetry: Telemetry, plan: MonitoringPlan, report: ValidationReport, line: str | None = None
+) -> Health:
+    """Windows and issues of what was read; with ``line`` (its id) of the releases of that line only."""
+    records = [r for r in telemetry.records if line is None or r.release.rpartition(".")[0] == line]
+    windows = summarize(records, plan)
     notes = [f"{telemetry.malformed} lines are no records; the first: {telemetry.first_fault}"] * bool(
         telemetry.malformed
     )
-    if not telemetry.records:
+    if not records:
         notes.append("no telemetry yet: nothing is known of this model in the field")
     return Health(
-        records=len(telemetry.records),
+        records=len(records),
         malformed=telemetry.malformed,
         windows=windows,
         issues=find_issues(windows, plan, report),

@@ -34,6 +34,7 @@ def apply(graph: Artifact, technique: AnyTechnique, dataset: Dataset, store: Sto
             },
             what=f"{technique.technique} on {graph.path.name}",
             timeout_s=_TIMEOUT_S,
+            writes=[scratch],
         )
         return store.put(made, Format.TORCH_GRAPH, parent=graph.digest)
 

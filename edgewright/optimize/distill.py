@@ -59,9 +59,8 @@ def _student(model: fx.GraphModule, params: Distill, rows: Rows) -> fx.GraphModu
 
 
 def _made_by(factory: str, example: torch.Tensor, teacher: nn.Module, seed: int) -> fx.GraphModule:
-    """The user's module, on the same way that a source model takes: torch.export, ONNX, the importer."""
-    from edgewright.intake.onnx_graph import import_onnx
-    from edgewright.intake.torch_source import to_onnx
+    """The user's module, on the same way that a source model takes: the graph of its torch.export program."""
+    from edgewright.intake.program_graph import graph_of_program
 
     module, _, function = factory.partition(":")
     torch.manual_seed(seed)
@@ -84,4 +83,4 @@ def _made_by(factory: str, example: torch.Tensor, teacher: nn.Module, seed: int)
         raise InputError(f"distill: student {factory} answers with {shape}; the model with {tuple(wanted.shape)}")
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     program = torch.export.export(made, (example.clone(),), dynamic_shapes=({0: batch},))
-    return import_onnx(to_onnx(program, factory))
+    return graph_of_program(program)

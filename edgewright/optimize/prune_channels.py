@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
-from edgewright.optimize.training import Rows, fit
+from edgewright.optimize.training import Rows, class_logits, fit
 from edgewright.recipe import PruneChannels
 
 __all__ = ["multiply_accumulates", "narrowed", "prune_channels"]
@@ -151,7 +151,7 @@ def _accumulate_gradients(model: nn.Module, rows: Rows) -> None:
     model.zero_grad(set_to_none=True)
     outputs = model(part.inputs)
     if rows.is_classification:
-        nn.functional.cross_entropy(outputs, part.targets).backward()
+        nn.functional.cross_entropy(class_logits(model, part)(outputs), part.targets).backward()
     else:
         nn.functional.mse_loss(outputs, part.targets.reshape(outputs.shape)).backward()
 

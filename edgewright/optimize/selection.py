@@ -6,7 +6,7 @@ The same statistics as the accuracy gate's, on the graph instead of an exported 
 from torch import nn
 
 from edgewright.artifact import ModelTask
-from edgewright.optimize.training import Rows, predictions
+from edgewright.optimize.training import Rows, class_logits, predictions
 from edgewright.validate.accuracy import compare_accuracy
 
 __all__ = ["loses_little"]
@@ -20,11 +20,9 @@ def loses_little(original: nn.Module, rows: Rows, max_drop_percent: float, chang
     ``rows`` are validation rows: neither trained on nor tested on.
     """
     before, after = (predictions(model, rows.inputs) for model in (original, changed))
-    if rows.is_classification and before.ndim > 1 and before.shape[1] > 1:
-        task, answers = ModelTask.CLASSIFICATION, [logits.argmax(1).numpy() for logits in (before, after)]
-    elif rows.is_classification:
-        # One logit: it decides by its sign.
-        task, answers = ModelTask.CLASSIFICATION, [(v.flatten() > 0).long().numpy() for v in (before, after)]
+    if rows.is_classification:
+        logits_of = class_logits(original, rows)
+        task, answers = ModelTask.CLASSIFICATION, [logits_of(v).argmax(1).numpy() for v in (before, after)]
     else:
         task, answers = ModelTask.REGRESSION, [v.double().numpy() for v in (before, after)]
     drop = compare_accuracy(task, rows.targets.numpy(), *answers)

@@ -1,8 +1,10 @@
 """The sensitivity of each layer to int8 as a picture and as a table."""
 
-from io import BytesIO
+import csv
+from io import BytesIO, StringIO
 
 from edgewright.artifact import Exported
+from edgewright.plain_text import csv_text
 
 __all__ = ["sensitivity_csv", "sensitivity_png"]
 
@@ -12,11 +14,13 @@ _ROW_INCHES = 0.24
 
 def sensitivity_csv(exported: Exported) -> bytes:
     """One line a layer, the most sensitive first: layer, signal to noise in dB (empty: no error), int8 or float."""
-    lines = ["layer,signal_to_noise_db,stored_as"]
+    text = StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("layer", "signal_to_noise_db", "stored_as"))
     for noise in exported.sensitivity:
         ratio = "" if noise.signal_to_noise_db is None else f"{noise.signal_to_noise_db:.2f}"
-        lines.append(f"{noise.layer},{ratio},{'float' if noise.layer in exported.float_layers else 'int8'}")
-    return "".join(f"{line}\n" for line in lines).encode()
+        table.writerow((csv_text(noise.layer), ratio, "float" if noise.layer in exported.float_layers else "int8"))
+    return text.getvalue().encode()
 
 
 def sensitivity_png(exported: Exported) -> bytes:
@@ -29,7 +33,7 @@ def sensitivity_png(exported: Exported) -> bytes:
     axes = figure.subplots()
     kept = set(exported.float_layers)
     bars = axes.barh(
-        [name for name, _ in shown],
+        [name.replace("$", r"\$") for name, _ in shown],  # between two of them it would read a formula
         [ratio for _, ratio in shown],
         color=[_FLOAT if name in kept else _EIGHT_BITS for name, _ in shown],
     )

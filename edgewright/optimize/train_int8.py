@@ -1,10 +1,11 @@
 """Quantization-aware training for static int8: what the device computes with, rounding and all, is what is trained.
 
-Weights lie on 255 levels, with a step for each output channel; each layer's input on 256 levels, with a step for each
-tensor; steps are learnt (Jain et al., TQT, arXiv 1903.08066: their logarithms; Esser et al., LSQ, arXiv 1902.08153:
-gradients scaled by the number of values). The exported int8 file uses them as they are: a weight step never exceeds the
-channel's largest weight over 127, so that every quantizer finds it again from the weights; the ranges of the inputs
-stand in the graph file, where the exporters read them. Runs in a child process: imports torch.
+Weights lie on 255 levels (on 129 for x86 without dot products), with a step for each output channel; each layer's
+input on 256 levels, with a step for each tensor; steps are learnt (Jain et al., TQT, arXiv 1903.08066: their
+logarithms; Esser et al., LSQ, arXiv 1902.08153: gradients scaled by the number of values). The exported int8 file uses
+them as they are: a weight step never exceeds the channel's largest weight over the largest level, so that every
+quantizer finds it again from the weights; the ranges of the inputs stand in the graph file, where the exporters read
+them. Runs in a child process: imports torch.
 """
 
 import copy
@@ -24,7 +25,8 @@ __all__ = ["INPUT_RANGES", "train_int8"]
 
 INPUT_RANGES = "input_ranges"
 """Key in `GraphModule.meta`: {layer: (step, zero point of 0..255)} of each layer's input."""
-_LIMIT, _LEVELS = 127, 256
+_LIMITS = {"auto": 127, 8: 127, 7: 64}  # the largest level of a weight
+_LEVELS = 256
 _RANGE_ROWS = 256
 # What moves or selects values without computing new ones, or averages them: runtimes keep its input's scale.
 _SAME_SCALE: tuple[type[nn.Module], ...] = (
@@ -49,14 +51,14 @@ def train_int8(model: fx.GraphModule, params: TrainInt8, rows: Rows | None) -> f
     names = weight_names(model)
     if rows is None or not names:
         raise UnsupportedError("train_int8: needs training rows and a linear or convolution layer")
-    weights = dict(model.named_parameters())
-    steps = {n: nn.Parameter(_largest(weights[n].detach()).div(_LIMIT).log()) for n in names}
+    weights, limit = dict(model.named_parameters()), _LIMITS[params.weight_bits]
+    steps = {n: nn.Parameter(_largest(weights[n].detach()).div(limit).log()) for n in names}
     inputs = _Inputs(model, rows)
     zeros = kept_zeros(model)
 
     def effective(values: Tensors) -> Tensors:
         values = zeros(values)
-        return values | {n: _weight_on_grid(values[n], steps[n]) for n in names}
+        return values | {n: _weight_on_grid(values[n], steps[n], limit) for n in names}
 
     handles = inputs.attach()
     learnt = [*steps.values(), *inputs.log_steps.values()]
@@ -128,10 +130,10 @@ def _largest(weight: torch.Tensor) -> torch.Tensor:
     return sizes.reshape(-1, *[1] * (weight.ndim - 1))
 
 
-def _weight_on_grid(weight: torch.Tensor, log_step: torch.Tensor) -> torch.Tensor:
+def _weight_on_grid(weight: torch.Tensor, log_step: torch.Tensor, limit: int) -> torch.Tensor:
     # A larger step than that would leave levels unused, and the file's own scale would be another.
-    step = torch.minimum(log_step.exp(), _largest(weight) / _LIMIT)
-    return _on_grid(weight, step, (-_LIMIT, _LIMIT), (weight[0].numel() * _LIMIT) ** -0.5)
+    step = torch.minimum(log_step.exp(), _largest(weight) / limit)
+    return _on_grid(weight, step, (-limit, limit), (weight[0].numel() * limit) ** -0.5)
 
 
 def _on_grid(value: torch.Tensor, step: torch.Tensor, limits: tuple[int, int], scale: float) -> torch.Tensor:

@@ -14,10 +14,12 @@ from torch.func import functional_call
 
 from edgewright.recipe import Training
 
-__all__ = ["Rows", "distillation_loss", "fit", "kept_zeros", "predictions", "warped", "weight_names"]
+__all__ = ["Rows", "class_logits", "distillation_loss", "fit", "kept_zeros", "predictions", "warped", "weight_names"]
 
 Tensors = dict[str, torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Logits = Callable[[torch.Tensor], torch.Tensor]
+_LEAST_PROBABILITY = 1e-6  # float32 holds one less this, and its logarithm is finite
 _FLOOR = 0.01
 _DEGREES, _SCALE, _SHEAR, _SHIFT = 12.0, 0.12, 0.12, 0.14
 
@@ -37,6 +39,20 @@ class Rows:
     def take(self, count: int) -> "Rows":
         """The first rows."""
         return Rows(self.inputs[:count], self.targets[:count])
+
+
+def class_logits(model: nn.Module, rows: Rows) -> Logits:
+    """What makes of the model's outputs a logit for each class, (N, classes); of a regressor's nothing.
+
+    One score a row is that of the second of two classes: a probability where the outputs stay in 0-1 on these rows,
+    else a logit, as when the model was taken in (`edgewright.intake.answers`).
+    """
+    if not rows.is_classification or predictions(model, rows.take(1).inputs).flatten(1).shape[1] > 1:
+        return lambda outputs: outputs
+    first = predictions(model, rows.take(1000).inputs)
+    if first.min() < 0 or first.max() > 1:
+        return lambda outputs: nn.functional.pad(outputs.flatten(1), (1, 0))
+    return lambda outputs: nn.functional.pad(torch.logit(outputs.flatten(1), _LEAST_PROBABILITY), (1, 0))
 
 
 def weight_names(model: nn.Module) -> list[str]:
@@ -76,8 +92,13 @@ def fit(
     }
     optimizer = _optimizer([*trained.values(), *(extra or [])], params)
     steps = params.epochs * -(-len(rows.inputs) // params.batch_size)
-    loss_of = distillation_loss(teacher, rows, params) if teacher and params.distill else _without_teacher(rows)
+    loss_of = (
+        distillation_loss(teacher, rows, params)
+        if teacher and params.distill
+        else _without_teacher(teacher or model, rows)
+    )
     model.train()
+    torch.manual_seed(params.seed)  # of dropout, which the network may hold
     # Lazily, as the augmentation and the order of rows draw from the same generator.
     for step, (inputs, targets) in enumerate(_batches(rows, params)):
         for group in optimizer.param_groups:
@@ -145,10 +166,12 @@ def distillation_loss(teacher: nn.Module, rows: Rows, params: Training) -> Loss:
     arXiv 1503.02531: the teacher's softened answers weigh ``params.distill``, their KL term scaled by T squared."""
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     hard, alpha, temperature = _loss(rows), params.distill, params.temperature
+    logits_of = class_logits(teacher, rows)
 
     def loss(inputs: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            answers = teacher(inputs)
+            answers = logits_of(teacher(inputs))
+        outputs = logits_of(outputs)
         if not rows.is_classification:
             return alpha * nn.functional.mse_loss(outputs, answers) + (1 - alpha) * hard(outputs, targets)
         soft = nn.functional.kl_div(
@@ -162,9 +185,9 @@ def distillation_loss(teacher: nn.Module, rows: Rows, params: Training) -> Loss:
     return loss
 
 
-def _without_teacher(rows: Rows) -> Loss:
-    hard = _loss(rows)
-    return lambda _, outputs, targets: hard(outputs, targets)
+def _without_teacher(model: nn.Module, rows: Rows) -> Loss:
+    hard, logits_of = _loss(rows), class_logits(model, rows)
+    return lambda _, outputs, targets: hard(logits_of(outputs), targets)
 
 
 def _loss(rows: Rows) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

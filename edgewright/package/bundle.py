@@ -80,7 +80,7 @@ def build_bundle(
         ConversionError: the exported file crashes its runtime.
     """
     plan = (monitoring or MonitoringPlan()).with_limits_of(report, device.policy)
-    name = re.sub(r"[^A-Za-z0-9_]+", "_", model.name).strip("_") or "model"
+    name = re.sub(r"[^A-Za-z0-9]+", "_", model.name).strip("_") or "model"
     with store.workspace() as scratch:
         folder = scratch / f"{name}-{device.platform.value}"
         folder.mkdir()
@@ -101,7 +101,7 @@ def build_bundle(
             platform=device.platform.value,
             model=file,
             monitoring=plan.on_device(),
-            notes=(*model.notes, *exported.notes, *notes),
+            notes=(*report.warnings, *model.notes, *exported.notes, *notes),
             runtime=replace(described.runtime, threads=device.threads, kernels=Kernels(**device.kernels.model_dump())),
         )
         write_snippet(folder, manifest, device.export)
@@ -153,12 +153,17 @@ def _described(
         task=model.task.value,
         labels=model.labels,
         scores=scores_of(model, dataset, exported),
-        runtime=RuntimeNeed(exported.runtime, exported.runtime_floor),
+        runtime=RuntimeNeed(exported.runtime, exported.runtime_floor, processor=exported.made_for),
         golden=Golden(GOLDEN_NAME, golden.rows, golden.tolerance, golden.made_by),
         calibration=None,
         measurements=_figures(report),
         budget=Limits(**report.budget.model_dump()),
-        lineage=Lineage(model.source.digest, model.onnx.digest, dataset.artifact.digest, exported.artifact.digest),
+        lineage=Lineage(
+            model.source.digest,
+            (model.inside or model.source).digest,
+            dataset.artifact.digest,
+            exported.artifact.digest,
+        ),
         monitoring=Monitoring(),
     )
 

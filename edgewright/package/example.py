@@ -17,10 +17,14 @@ __all__ = ["write_example"]
 def write_example(folder: Path, model: ImportedModel, dataset: Dataset) -> Path:
     """``example.json`` with a table row, or ``example.npy`` with a raw array; several inputs: ``example.npz``."""
     with np.load(dataset.artifact.path, allow_pickle=False) as stored:
+        raw_row = str(stored["test.raw"][0]) if "test.raw" in stored.files else None
         first = {spec.name: stored[f"test.x.{spec.name}"][:1] for spec in model.inputs}
     columns = model.preprocessing.columns
     if columns:
-        row = {c.name: _decoded(v, c) for c, v in zip(columns, first[model.inputs[0].name][0], strict=True)}
+        encoded = first[model.inputs[0].name][0]
+        row = (
+            json.loads(raw_row) if raw_row else {c.name: _decoded(v, c) for c, v in zip(columns, encoded, strict=True)}
+        )
         path = folder / "example.json"
         path.write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return path

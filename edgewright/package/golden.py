@@ -1,5 +1,6 @@
 """Golden vectors: a few real test rows with the exported file's own answers to them."""
 
+import dataclasses
 import io
 import sys
 import zipfile
@@ -15,6 +16,8 @@ from edgewright.child import run_in_child
 from edgewright.errors import InputError, UnsupportedError
 from edgewright_runtime.bench import read_arrays, write_arrays
 from edgewright_runtime.encoding import quantize
+from edgewright_runtime.manifest import Kernels
+from edgewright_runtime.processor import exact_kernels
 
 __all__ = ["GOLDEN_NAME", "GoldenVectors", "answers_of", "record", "run_rows"]
 
@@ -96,12 +99,14 @@ def answers_of(exported: Exported, rows: Arrays, scratch: Path) -> tuple[Arrays,
     return {spec.name: found[spec.name].astype(spec.dtype) for spec in exported.outputs}, made_by
 
 
-def run_rows(path: str, fmt: str, inputs: Sequence[str], outputs: Sequence[str], rows: str, answers: str) -> str:
+def run_rows(
+    path: str, fmt: str, inputs: Sequence[str], outputs: Sequence[str], rows: str, answers: str, kernels: dict[str, Any]
+) -> str:
     """The child's side: run every row, write the outputs, and return what ran them."""
     from edgewright_runtime.backends import load
     from edgewright_runtime.backends import run_rows as run
 
-    backend = load(path, fmt, input_names=inputs, output_names=outputs)
+    backend = load(path, fmt, input_names=inputs, output_names=outputs, kernels=Kernels(**kernels))
     found: Mapping[str, NDArray[np.generic]] = run(backend, read_arrays(Path(rows)))
     write_arrays(Path(answers), {name: found[name] for name in outputs})
     return f"{backend.name} {backend.version}"
@@ -115,12 +120,9 @@ def _run_in_runtime(exported: Exported, rows: Path, answers: Path) -> str:
         "outputs": [spec.name for spec in exported.outputs],
         "rows": str(rows),
         "answers": str(answers),
+        "kernels": dataclasses.asdict(exact_kernels(exported.made_for)),
     }
-    return str(
-        run_in_child(
-            "edgewright.package.golden:run_rows", arguments, what="running the exported file on real rows"
-        ).value
-    )
+    return _in_child("edgewright.package.golden:run_rows", arguments)
 
 
 def _run_ml_program(exported: Exported, rows: Path, answers: Path) -> str:
@@ -137,7 +139,8 @@ def _run_ml_program(exported: Exported, rows: Path, answers: Path) -> str:
 
 
 def _in_child(target: str, arguments: dict[str, Any]) -> str:
-    return str(run_in_child(target, arguments, what="running the exported file on real rows").value)
+    writes = [Path(arguments["answers"]).parent]
+    return str(run_in_child(target, arguments, what="running the exported file on real rows", writes=writes).value)
 
 
 def _test_rows(dataset: Dataset, exported: Exported) -> Arrays:

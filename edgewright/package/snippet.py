@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 from edgewright.errors import UnsupportedError
+from edgewright.portable_words import refuse_unportable
 from edgewright.profile import ExportOptions
 from edgewright_runtime.manifest import Manifest, TensorSpec
 
@@ -14,6 +15,14 @@ __all__ = ["write_snippet"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NUMPY_IMPORTS = "from pathlib import Path\n\nimport numpy as np\n"
+# Names that Swift or Kotlin mean something else by.
+_RESERVED = """
+as break case catch class continue default defer do else enum extension fallthrough false for fun func guard if import
+in init inout interface internal is let nil null object operator package private protocol public repeat return self
+static struct subscript super switch this throw throws true try typealias typeof val var when where while
+"""
+_TAKEN_TYPES = "Any Array Bundle Double Error Float Int List Map Pair Prediction Self String Type Unit"
+_UNDERSCORE = {"kotlin": r"\u005f", "swift": r"\u{5f}"}
 _JSON_IMPORTS = "import json\nfrom pathlib import Path\n"
 # dtype: (Kotlin array, ByteBuffer method, Swift element, MLMultiArray type, bytes)
 _ELEMENTS = {
@@ -57,20 +66,31 @@ def _kotlin(manifest: Manifest) -> tuple[str, str]:
         FIELDS=f"    private val labels = listOf({_quoted(_labels(manifest), 'kotlin')})\n" if classifies else "",
         LABEL_FIELD="val label: String, " if classifies else "",
         OUTPUTS="\n".join(
-            f'        answers["{o.name}"] = buffer({_ELEMENTS[o.dtype][4] * _row_size(o)})' for o in manifest.outputs
+            f"        answers[{_literal(o.name, 'kotlin')}] = buffer({_ELEMENTS[o.dtype][4] * _row_size(o)})"
+            for o in manifest.outputs
         ),
         INTERPRET=_kotlin_meaning(manifest),
+        TEXT_IMPORTS="import android.icu.lang.UCharacter\n" if _reads_texts(manifest) else "",
+        MORE_IMPORTS="import java.text.Normalizer\nimport java.util.Locale\n" if _reads_texts(manifest) else "",
         READ_ANSWER=_kotlin_read(answer),
         ANSWER_SIZE=str(_row_size(answer)),
-        **_common(manifest),
+        **_common(manifest, "kotlin"),
     )
     return f"{_type_name(manifest)}.kt", content
 
 
 def _kotlin_table(manifest: Manifest) -> str:
     spec = manifest.inputs[0]
-    put = _kotlin_put("features", "encoded(row, i)", spec, " " * 12)
-    return _filled("android_table.kt", BYTES=str(_ELEMENTS[spec.dtype][4]), PUT="\n".join(put))
+    put = _kotlin_put("features", "value", spec, " " * 12)
+    counted = '        if (column.getString("kind") == "text") return counts(text, i)\n'
+    return _filled(
+        "android_table.kt",
+        BYTES=str(_ELEMENTS[spec.dtype][4]),
+        WIDTH=str(manifest.preprocessing.width),
+        PUT="\n".join(put),
+        TEXT=counted if _reads_texts(manifest) else "",
+        TERMS=_template("android_terms.kt") if _reads_texts(manifest) else "",
+    )
 
 
 def _kotlin_put(buffer: str, value: str, spec: TensorSpec, indent: str) -> list[str]:
@@ -102,7 +122,7 @@ def _kotlin_arrays(manifest: Manifest) -> str:
             "        }",
             f"        {name}Buffer.rewind()",
         ]
-    pairs = ", ".join(f'"{i.name}" to {_identifier(i.name)}Buffer' for i in manifest.inputs)
+    pairs = ", ".join(f"{_literal(i.name, 'kotlin')} to {_identifier(i.name)}Buffer" for i in manifest.inputs)
     return "\n".join([*lines, f"        return run(mapOf({pairs}))", "    }", ""])
 
 
@@ -146,21 +166,27 @@ def _swift(manifest: Manifest, options: ExportOptions) -> tuple[str, str]:
         FIELDS=fields + ("    private let columns: [Column]\n" if table else ""),
         LABEL_FIELD="        let label: String\n" if classifies else "",
         INTERPRET=_swift_meaning(manifest),
-        **_common(manifest),
+        **_common(manifest, "swift"),
     )
     return f"{_type_name(manifest)}.swift", content
 
 
 def _swift_predict(manifest: Manifest, options: ExportOptions) -> str:
     if manifest.preprocessing.columns:
-        return _template("ios_table.swift")
+        return _filled(
+            "ios_table.swift",
+            WIDTH=str(manifest.preprocessing.width),
+            TEXT="        if !column.words.isEmpty { return counts(text, column) }\n" if _reads_texts(manifest) else "",
+            TERMS=_template("ios_terms.swift") if _reads_texts(manifest) else "",
+        )
     return _swift_images(manifest) if options.image_inputs else _swift_arrays(manifest)
 
 
 def _swift_images(manifest: Manifest) -> str:
     arguments = ", ".join(f"{_identifier(i.name)}: CGImage" for i in manifest.inputs)
-    sizes = "; ".join(f"{i.name} {i.shape[3]} x {i.shape[2]} pixels" for i in manifest.inputs)
-    values = [f'            "{i.name}": try image({_identifier(i.name)}, for: "{i.name}"),' for i in manifest.inputs]
+    sizes = "; ".join(f"{_remark(i.name)} {i.shape[3]} x {i.shape[2]} pixels" for i in manifest.inputs)
+    names = [(_literal(i.name, "swift"), _identifier(i.name)) for i in manifest.inputs]
+    values = [f"            {name}: try image({argument}, for: {name})," for name, argument in names]
     return "\n".join(
         [
             "",
@@ -194,7 +220,7 @@ def _swift_arrays(manifest: Manifest) -> str:
             f"        let {name}Array = try MLMultiArray(shape: [{shape}], dataType: .{element})",
             f"        for i in 0..<{size} {{ {name}Array[i] = NSNumber(value: {value}) }}",
         ]
-    pairs = ", ".join(f'"{i.name}": {_identifier(i.name)}Array' for i in manifest.inputs)
+    pairs = ", ".join(f"{_literal(i.name, 'swift')}: {_identifier(i.name)}Array" for i in manifest.inputs)
     return "\n".join([*lines, f"        return try run([{pairs}])", "    }", ""])
 
 
@@ -224,7 +250,7 @@ def _swift_meaning(manifest: Manifest) -> str:
 
 def _python(manifest: Manifest) -> tuple[str, str]:
     arrays = not manifest.preprocessing.columns and len(manifest.inputs) == 1
-    columns = ", ".join(c.name for c in manifest.preprocessing.columns)
+    columns = ", ".join(dict.fromkeys(_remark(c.name) for c in manifest.preprocessing.columns))
     show = 'print(prediction.labels[0], f"{prediction.scores[0].max():.3f}")'
     return "example.py", _filled(
         "edge_device.py.txt",
@@ -237,24 +263,32 @@ def _python(manifest: Manifest) -> tuple[str, str]:
         if arrays
         else 'example = json.loads((Path(__file__).parent / "example.json").read_text())',
         SHOW=show if manifest.task == "classification" else "print(prediction.scores[0])",
-        NAME=manifest.name,
+        NAME=_remark(manifest.name).replace("\\", "\\\\"),
     )
 
 
-def _common(manifest: Manifest) -> dict[str, str]:
+def _reads_texts(manifest: Manifest) -> bool:
+    """Whether a column is text; how it is cut must be one that the app's language can follow."""
+    found = [column.words for column in manifest.preprocessing.columns if column.words is not None]
+    for words in found:
+        refuse_unportable(words, manifest.platform)
+    return bool(found)
+
+
+def _common(manifest: Manifest, language: str) -> dict[str, str]:
     for spec in (*manifest.inputs, *manifest.outputs):
         if spec.dtype not in _ELEMENTS:
             raise UnsupportedError(
                 f"no integration code for tensor '{spec.name}' of type {spec.dtype}; known: {', '.join(_ELEMENTS)}"
             )
     return {
-        "NAME": manifest.name,
+        "NAME": _remark(manifest.name),
         "TYPE": _type_name(manifest),
         "FILE": manifest.model,
         "STEM": Path(manifest.model).stem,
-        "INPUT": manifest.inputs[0].name,
-        "ANSWER": manifest.scores.output,
-        "COLUMNS": ", ".join(c.name for c in manifest.preprocessing.columns),
+        "INPUT": _literal(manifest.inputs[0].name, language)[1:-1],
+        "ANSWER": _literal(manifest.scores.output, language)[1:-1],
+        "COLUMNS": ", ".join(dict.fromkeys(_remark(c.name) for c in manifest.preprocessing.columns)),
         "SCORES_ARE": {"values": "the predicted values", "classes": "the class index"}.get(
             manifest.scores.kind, "probabilities, in the order of the labels"
         ),
@@ -289,7 +323,9 @@ def _row_size(spec: TensorSpec) -> int:
 
 def _shapes(manifest: Manifest) -> str:
     kinds = [i.dtype if i.scale is None else "real" for i in manifest.inputs]
-    return "; ".join(f"{i.name} {list(i.shape[1:])} {kind}" for i, kind in zip(manifest.inputs, kinds, strict=True))
+    return "; ".join(
+        f"{_remark(i.name)} {list(i.shape[1:])} {kind}" for i, kind in zip(manifest.inputs, kinds, strict=True)
+    )
 
 
 def _scaled(value: str, manifest: Manifest, spec: TensorSpec, suffix: str) -> str:
@@ -302,16 +338,31 @@ def _scaled(value: str, manifest: Manifest, spec: TensorSpec, suffix: str) -> st
 def _type_name(manifest: Manifest) -> str:
     words = re.findall(r"[A-Za-z0-9]+", manifest.name)
     joined = "".join(word[0].upper() + word[1:] for word in words)
-    return joined if joined[:1].isalpha() else f"Model{joined}"
+    return joined if joined[:1].isalpha() and joined not in _TAKEN_TYPES.split() else f"Model{joined}"
 
 
 def _identifier(name: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
-    return plain if plain[:1].isalpha() else f"input_{plain}"
+    return plain if plain[:1].isalpha() and plain not in _RESERVED.split() else f"input_{plain}"
+
+
+def _remark(text: str) -> str:
+    """Text of others in a comment: on one line, and unable to end the comment or to pass for a token of a template."""
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    for ending in ("*/", "/*", '"""', "__"):
+        while ending in shown:
+            shown = shown.replace(ending, f"{ending[:1]} {ending[1:]}")
+    return shown
 
 
 def _quoted(words: tuple[str, ...], language: str) -> str:
-    return ", ".join(f'"{"".join(_escaped(c, language) for c in word)}"' for word in words)
+    return ", ".join(_literal(word, language) for word in words)
+
+
+def _literal(word: str, language: str) -> str:
+    """A text as a string literal, in which nothing passes for a token of a template."""
+    escaped = "".join(_escaped(c, language) for c in word).replace("__", f"_{_UNDERSCORE[language]}")
+    return f'"{escaped}"'
 
 
 def _escaped(character: str, language: str) -> str:

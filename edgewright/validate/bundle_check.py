@@ -86,6 +86,7 @@ def validated_bundle(content: BundleContent, store: Store) -> ValidatedBundle:
         outputs=manifest.outputs,
         runtime=manifest.runtime.name,
         runtime_floor=manifest.runtime.minimum_version,
+        made_for=manifest.runtime.processor,
     )
     scale = {spec.name: spec.scale or 1.0 for spec in manifest.outputs}
     tolerance = tuple((name, allowed * scale[name]) for name, allowed in manifest.golden.tolerance.items())

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-__all__ = ["bars", "distribution", "figure", "timeline", "waterfall"]
+__all__ = ["bars", "distribution", "figure", "levels", "timeline", "waterfall"]
 
 _WIDTH = 640
 _BINS = 48
@@ -65,6 +65,34 @@ def waterfall(falls: Sequence[tuple[str, float, float, bool]], unit: str, title:
             at = left + after * scale
             parts.append(f'<line x1="{at:.1f}" y1="{y + 28}" x2="{at:.1f}" y2="{y + height + 6}"/>')
     return _svg(len(falls) * height, title, "".join(parts))
+
+
+def levels(rows: Sequence[tuple[str, float, float, str]], top: float, unit: str, title: str) -> str:
+    """A bar from 0 to a level and a mark at another, for many rows: (label, bar, mark, CSS class) each.
+
+    What lies above ``top`` is drawn there, what lies below 0 as a stub.
+    """
+    if not rows:
+        return ""
+    height, left, right = 20, _room([label for label, *_ in rows]), 90
+    scale = (_WIDTH - left - right) / top
+    parts = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x = left + share * scale * top
+        parts.append(f'<text x="{x:.1f}" y="14" text-anchor="middle">{share * top:.0f}</text>')
+        parts.append(f'<line x1="{x:.1f}" y1="20" x2="{x:.1f}" y2="{24 + len(rows) * height}"/>')
+    for i, (label, level, mark, kind) in enumerate(rows):
+        y = 24 + i * height
+        end, at = (left + scale * min(max(value, 0.0), top) for value in (level, mark))
+        told = f"{level:.0f} {unit}" if np.isfinite(level) else "exact" if level > 0 else "lost"
+        width = max(2.0, end - left)
+        parts.append(
+            f"{_label(label, left, y + 14)}"
+            f'<rect class="{escape(kind)}" x="{left}" y="{y + 4}" width="{width:.1f}" height="12" rx="2"/>'
+            f'<rect class="mark" x="{at - 1.5:.1f}" y="{y + 1}" width="3" height="18"/>'
+            f'<text class="value" x="{left + scale * top + 10:.1f}" y="{y + 14}">{escape(told)}</text>'
+        )
+    return _svg(24 + len(rows) * height, title, "".join(parts))
 
 
 def distribution(series: Sequence[tuple[str, Sequence[float], str]], unit: str, title: str) -> str:

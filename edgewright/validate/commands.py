@@ -3,15 +3,15 @@
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
+from edgewright.terminal import terminal
 from edgewright.validate.targets import arm_system, device_image
 from edgewright.validate.targets.arm import CORES
 
 __all__ = ["target_app"]
 
 target_app = typer.Typer(no_args_is_help=True, help="Machines that stand for a device.")
-console = Console()
+console = terminal()
 
 
 _KINDS = (

@@ -69,7 +69,7 @@ class CoreMLPackage:
         try:
             compiler = f"{compile_package.__module__}:{compile_package.__name__}"
             where = {"path": str(path), "compiled": str(self.compiled)}
-            run_in_child(compiler, where, what=f"compiling {path.name}")
+            run_in_child(compiler, where, what=f"compiling {path.name}", writes=[self.compiled.parent])
         except EdgewrightError as e:
             raise IntegrityError(str(e)) from e
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import lzma
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +93,11 @@ def _kept(folder: Path) -> tuple[bytes, _Parts] | None:
         packed = (folder / "packed").read_bytes()
     except (FileNotFoundError, ValidationError):
         return None
-    return (packed, parts) if _digest(packed) == parts.packed else None
+    if (_digest(packed), len(packed)) != (parts.packed, parts.size_bytes):
+        return None
+    with suppress(OSError):  # a home that can only be read
+        os.utime(folder)  # when it was last of use, for `edgewright store gc`
+    return packed, parts
 
 
 def _coded(content: bytes) -> tuple[bytes, _Parts]:

@@ -1,8 +1,9 @@
-"""Before any board is there: does a file run on an Arm core, does it agree with this machine, what does it execute."""
+"""Before any board is there: does a file run on the device's core, does it agree with this machine, and, on Arm, what
+does it execute."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -13,17 +14,21 @@ from edgewright.profile import DeviceProfile
 from edgewright.store import Store
 from edgewright.validate.parity import check_outputs
 from edgewright.validate.rows import HeldOut, read_rows
+from edgewright.validate.targets.answers import TooSlowError
 from edgewright.validate.targets.arm import CORES, Core, EmulatedArm
 from edgewright.validate.targets.arm_system import set_up
 from edgewright.validate.targets.emulated_device import booted_as
 from edgewright.validate.targets.local import LocalTarget
+from edgewright.validate.targets.x86 import HASWELL, EmulatedX86
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.processor import exact_kernels
 
 __all__ = ["emulate", "emulate_device"]
 
 Answer = TypeVar("Answer")
 
 _ROWS = 32  # emulation is slow; these many rows show a wrong kernel as well as all would
+_ROWS_X86, _X86_S = 8, 60  # in each validation, so less of it
 _COUNTED_RUNS = 3  # counts repeat exactly for LiteRT, within 0.01% for ONNX Runtime: the least of three
 _A64 = tuple(core for core, facts in CORES.items() if facts.architecture == "arm64")
 # Largest difference over the largest output. Kernels of another instruction set sum in another order, and round one
@@ -33,23 +38,31 @@ _QUANTIZED_TOLERANCE = 0.03
 
 
 def emulate(
-    exported: Exported, dataset: Dataset, cores: Sequence[Core] = _A64, *, timeout_s: float = 300
+    exported: Exported,
+    dataset: Dataset,
+    cores: Sequence[Core | Literal["haswell"]] = _A64,
+    *,
+    timeout_s: float = 300,
 ) -> tuple[Emulation, ...]:
-    """An exported file on each emulated core: outputs against this machine's, and instructions of one inference.
+    """An exported file on each emulated core: outputs against this machine's, and on Arm instructions of one inference.
 
-    A core on which the file does not run, or answers otherwise, is an answer, not an error: ``failure`` says why.
+    A core on which the file does not run, or answers otherwise, is an answer, not an error: ``failure`` says why. That
+    of x86 is left out where the file is too large to be emulated within a minute.
 
     Raises:
-        UnsupportedError: nothing here emulates Arm (says what is missing), no runtime of that architecture reads the
-            file, or Core ML, which no Linux runs.
+        UnsupportedError: nothing here emulates that core (says what is missing), no runtime of that architecture reads
+            the file, or Core ML, which no Linux runs.
         TransientError: the root file system could not be fetched.
     """
     _refuse_core_ml(exported)
     held_out = read_rows(dataset)
-    return tuple(
-        _emulate_core(EmulatedArm(core, set_up(CORES[core].architecture)), exported, held_out, timeout_s)
+    found = (
+        _emulate_x86(EmulatedX86(), exported, held_out, min(timeout_s, _X86_S))
+        if core == HASWELL
+        else _emulate_core(EmulatedArm(core, set_up(CORES[core].architecture)), exported, held_out, timeout_s)
         for core in cores
     )
+    return tuple(emulation for emulation in found if emulation is not None)
 
 
 def emulate_device(exported: Exported, dataset: Dataset, device: DeviceProfile, *, timeout_s: float = 300) -> Emulation:
@@ -102,8 +115,30 @@ def _emulate_core(target: EmulatedArm, exported: Exported, held_out: HeldOut, ti
     )
 
 
+def _emulate_x86(target: EmulatedX86, exported: Exported, held_out: HeldOut, timeout_s: float) -> Emulation | None:
+    what = f"running {exported.artifact.path.name} on an emulated {target.core}"
+
+    def run(spec: BenchSpec) -> dict[str, Any]:
+        return target.run(spec, what, timeout_s)
+
+    found = Emulation(core=f"{target.core} (x86 without VNNI)", rows=min(_ROWS_X86, held_out.count))
+    try:
+        largest, _ = _compared(run, "outputs", exported, held_out, what, timeout_s, _ROWS_X86)
+    except TooSlowError:  # says nothing of the file
+        return None
+    except ConversionError as e:
+        return found.model_copy(update={"failure": str(e)})
+    return found.model_copy(update={"max_relative": largest, "failure": _disagreement(largest, exported.precision)})
+
+
 def _compared(
-    run: Callable[[BenchSpec], Answer], task: str, exported: Exported, held_out: HeldOut, what: str, timeout_s: float
+    run: Callable[[BenchSpec], Answer],
+    task: str,
+    exported: Exported,
+    held_out: HeldOut,
+    what: str,
+    timeout_s: float,
+    count: int = _ROWS,
 ) -> tuple[float, Answer]:
     """Largest difference of the outputs there from those here, over the largest output; and what ``run`` answered.
 
@@ -114,8 +149,9 @@ def _compared(
     model = BenchModel(str(file.path), file.format.value, tuple(held_out.inputs))
     with Store().workspace() as scratch:
         rows, here, there = (scratch / name for name in ("rows.npz", "here.npz", "there.npz"))
-        write_arrays(rows, {name: array[:_ROWS] for name, array in held_out.inputs.items()})
-        LocalTarget().run(BenchSpec("outputs", (model,), str(rows), outputs=str(here)), what, timeout_s)
+        write_arrays(rows, {name: array[:count] for name, array in held_out.inputs.items()})
+        spec = BenchSpec("outputs", (model,), str(rows), outputs=str(here), kernels=exact_kernels(exported.made_for))
+        LocalTarget().run(spec, what, timeout_s)
         answer = run(BenchSpec(task, (model,), str(rows), outputs=str(there), min_runs=_COUNTED_RUNS))
         expected, found = read_arrays(here), read_arrays(there)
     check_outputs(expected, found, what)

@@ -1,8 +1,9 @@
 """Runs an exported file over every test row in its own runtime, and compares it with its source."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from edgewright.validate.parity import check_outputs, parity
 from edgewright.validate.rows import HeldOut, Split, read_rows
 from edgewright.validate.targets.local import run_bench
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.manifest import Kernels
+from edgewright_runtime.processor import exact_kernels
 
-__all__ = ["evaluate", "run_package"]
+__all__ = ["evaluate", "run_package", "source_answers"]
 
 
 def evaluate(
@@ -42,7 +45,8 @@ def evaluate(
     truth, source = _truth(model, held_out), _answers(model, held_out.reference, decision, held_out.predicted)
     source_accuracy = accuracy_of(model.task, truth, source)
     try:
-        outputs, checked_by = _run(held_out, exported.artifact, list(held_out.reference), timeout_s)
+        kernels = exact_kernels(exported.made_for)
+        outputs, checked_by = _run(held_out, exported.artifact, list(held_out.reference), timeout_s, kernels=kernels)
     except UnsupportedError as e:
         if exported.artifact.format is not Format.MLPACKAGE:
             raise
@@ -66,20 +70,37 @@ def evaluate(
     )
 
 
+def source_answers(
+    model: ImportedModel, dataset: Dataset, split: Split, *, timeout_s: float = 900
+) -> tuple[Answers, Answers]:
+    """The truth of a split's rows, and the source's own answers: class indices (N,), or a regressor's numbers.
+
+    Raises:
+        ConversionError, InputError: as `evaluate`.
+    """
+    held_out, decision = _with_source_answers(model, dataset, split, timeout_s)
+    return _truth(model, held_out), _answers(model, held_out.reference, decision, held_out.predicted)
+
+
 def _with_source_answers(
     model: ImportedModel, dataset: Dataset, split: Split, timeout_s: float
 ) -> tuple[HeldOut, Decision | None]:
     """The rows with the source's answers, and how a classifier's classes follow from its outputs.
 
-    Where the dataset holds the source's own answers for the test split only, the imported ONNX file gives them for
-    the others: it was compared with the source at the door.
+    Where the dataset holds none of the source's own answers for a split, the imported model gives them: it was compared
+    with the source at the door.
     """
     order = [spec.name for spec in model.inputs]
     held_out = read_rows(dataset, split, order)
-    test = held_out if held_out.reference else read_rows(dataset, "test", order)
+    # What the source predicts is known of test rows only, also where its outputs are known of others.
+    test = held_out if split == "test" else read_rows(dataset, "test", order)
     decision = _decision(model, test)
     if not held_out.reference:
-        outputs, _ = _run(held_out, model.onnx, _in_order(model, test), timeout_s)
+        if model.inside is None:
+            raise InputError(
+                f"the dataset holds no answers of the source to its {split} rows, and nothing here gives them"
+            )
+        outputs, _ = _run(held_out, model.inside, _in_order(model, test), timeout_s, model.inputs[0].shape[0])
         held_out = replace(held_out, reference=outputs)
     return replace(held_out, reference={n: held_out.reference[n] for n in _in_order(model, held_out)}), decision
 
@@ -120,23 +141,56 @@ def _answers(
 
 
 def _run(
-    held_out: HeldOut, file: Artifact, outputs: Sequence[str], timeout_s: float
+    held_out: HeldOut,
+    file: Artifact,
+    outputs: Sequence[str],
+    timeout_s: float,
+    batch: int = -1,
+    kernels: Kernels = Kernels(),  # noqa: B008 - frozen
 ) -> tuple[dict[str, NDArray[np.float64]], str]:
-    """Outputs (N, ...) float64 by the given names, and what ran the file."""
+    """Outputs (N, ...) float64 by the given names, and what ran the file; ``batch`` is that of a torch graph."""
     inputs = list(held_out.inputs)
     with Store().workspace() as scratch:
         rows, answers = scratch / "rows.npz", scratch / "outputs.npz"
         write_arrays(rows, held_out.inputs)
-        runner = run_package if file.format is Format.MLPACKAGE else _run_bench
+        runner: Callable[..., str] = partial(_run_bench, kernels)
+        if file.format in {Format.MLPACKAGE, Format.TORCH_GRAPH}:
+            runner = run_package if file.format is Format.MLPACKAGE else partial(_run_graph, batch)
         checked_by = runner(file, (rows, answers), inputs, outputs, timeout_s)
         return read_arrays(answers), checked_by
 
 
+def _run_graph(
+    batch: int,
+    file: Artifact,
+    paths: tuple[Path, Path],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    timeout_s: float,
+) -> str:
+    arguments = {
+        "path": str(file.path),
+        "rows": str(paths[0]),
+        "answers": str(paths[1]),
+        "input_names": list(inputs),
+        "output_names": list(outputs),
+        "batch": batch,
+    }
+    what = f"running {file.path.name} on the rows"
+    child, writes = "edgewright.validate.graph_answers:run_graph", [paths[1].parent]
+    return str(run_in_child(child, arguments, what=what, timeout_s=timeout_s, writes=writes).value)
+
+
 def _run_bench(
-    file: Artifact, paths: tuple[Path, Path], inputs: Sequence[str], outputs: Sequence[str], timeout_s: float
+    kernels: Kernels,
+    file: Artifact,
+    paths: tuple[Path, Path],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    timeout_s: float,
 ) -> str:
     named = BenchModel(str(file.path), file.format.value, tuple(inputs), tuple(outputs))
-    spec = BenchSpec(task="outputs", models=(named,), rows=str(paths[0]), outputs=str(paths[1]))
+    spec = BenchSpec(task="outputs", models=(named,), rows=str(paths[0]), outputs=str(paths[1]), kernels=kernels)
     answer = run_bench(spec, f"running {file.path.name} on the test rows", timeout_s)
     return f"{answer['runtime']} {answer['version']}"
 
@@ -162,5 +216,6 @@ def run_package(
         },
         what=f"running {file.path.name} on the test rows",
         timeout_s=timeout_s,
+        writes=[paths[1].parent],
     )
     return str(ran.value)

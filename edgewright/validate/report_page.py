@@ -68,10 +68,12 @@ def report_html(
 
 def _verdict(report: ValidationReport, title: str) -> str:
     kind, word = ("met", "passed") if report.passed else ("missed", "over budget")
+    warnings = "".join(f"<li>{escape(said)}</li>" for said in report.warnings)
     causes = "".join(f"<li>{escape(line.sentence())}</li>" for line in report.violations)
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
     return (
         f'<header class="{kind}"><h1>{escape(title)}</h1><p class="verdict">{word}</p>'
+        + (f'<ul class="warnings">{warnings}</ul>' if warnings else "")
         + (f"<ul>{causes}</ul>" if causes else "")
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
         + "</header>"

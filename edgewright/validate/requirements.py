@@ -8,7 +8,6 @@ from edgewright.profile import DeviceProfile, Platform
 __all__ = ["advice", "unmet"]
 
 _FORMATS = {Platform.IOS: Format.MLPACKAGE, Platform.ANDROID: Format.TFLITE, Platform.EDGE_DEVICE: Format.ONNX}
-_INT8_DOT_PRODUCTS = {"dotprod", "i8mm", "avx_vnni", "avx512_vnni"}
 _MB = 1 << 20
 
 
@@ -38,7 +37,7 @@ def advice(exported: Exported, device: DeviceProfile) -> tuple[str, ...]:
     said = []
     if device.instruction_set == "armv7" and exported.artifact.format is Format.ONNX:
         said.append(f"{device.name} is 32-bit Arm, for which no ONNX Runtime is published: it needs a build of its own")
-    if exported.precision is Precision.INT8 and device.extensions and not _INT8_DOT_PRODUCTS & set(device.extensions):
+    if exported.precision is Precision.INT8 and device.extensions and not device.dot_products:
         said.append(
             f"{device.name} has no 8-bit dot product ({', '.join(device.extensions)}): int8 shrinks the file, and may "
             "not be faster; `emulate` counts what it executes"

@@ -12,7 +12,7 @@ from edgewright.errors import InputError
 
 __all__ = ["HeldOut", "Split", "read_rows"]
 
-Split = Literal["test", "validation"]
+Split = Literal["test", "validation", "calibration"]
 
 
 @dataclass(frozen=True)

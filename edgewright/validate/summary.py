@@ -12,6 +12,7 @@ from edgewright.measurement import (
     Measurement,
     ValidationReport,
 )
+from edgewright.plain_text import markdown_text
 from edgewright.validate.ledger import LEDGER_HEADS, ledger_rows
 
 __all__ = ["budget_rows", "report_markdown"]
@@ -34,7 +35,7 @@ def budget_rows(report: ValidationReport) -> list[dict[str, str]]:
 def report_markdown(report: ValidationReport, model: str, device: str, ledger: Sequence[LedgerEntry] = ()) -> str:
     """The verdict first, then limits, then the figures of baseline and candidate, then what was not measured."""
     verdict = "passed" if report.passed else "failed: " + "; ".join(line.sentence() for line in report.violations)
-    rows = [f"| {' | '.join(row.values())} |" for row in budget_rows(report)]
+    rows = [f"| {' | '.join(markdown_text(cell) for cell in row.values())} |" for row in budget_rows(report)]
     figures = [
         f"| {name} | {before} | {after} |"
         for (name, before), (_, after) in zip(_figures(report.baseline), _figures(report.candidate), strict=True)
@@ -42,8 +43,9 @@ def report_markdown(report: ValidationReport, model: str, device: str, ledger: S
     ]
     unknown = report.candidate.not_measured
     lines = [
-        f"# {model} on {device}: {verdict}",
+        f"# {markdown_text(f'{model} on {device}: {verdict}')}",
         "",
+        *(f"**Warning:** {markdown_text(said)}\n" for said in report.warnings),
         *("| figure | limit | measured | margin | status |", "|---|---|---|---|---|", *rows, ""),
         *("| figure | float32 baseline | candidate |", "|---|---|---|", *figures, ""),
         *_ledger(ledger),
@@ -51,8 +53,8 @@ def report_markdown(report: ValidationReport, model: str, device: str, ledger: S
         *(f"- {_emulated(found)}" for found in report.emulations if not found.failure),
         *([f"- {_energy(report.energy)}"] if report.energy else []),
         *([f"- {_planned(report.compute_plan)}"] if report.compute_plan else []),
-        *(f"- not measured: {reason}" for reason in unknown),
-        *(f"- {note}" for note in report.notes),
+        *(f"- not measured: {markdown_text(reason)}" for reason in unknown),
+        *(f"- {markdown_text(note)}" for note in report.notes),
     ]
     return "\n".join(lines) + "\n"
 
@@ -80,7 +82,7 @@ def _ledger(entries: Sequence[LedgerEntry]) -> list[str]:
     if not entries:
         return []
     lines = [LEDGER_HEADS, ("---",) * len(LEDGER_HEADS), *ledger_rows(entries)]
-    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+    return [*(f"| {' | '.join(markdown_text(cell) for cell in line)} |" for line in lines), ""]
 
 
 def _figures(measured: Measurement) -> list[tuple[str, str]]:

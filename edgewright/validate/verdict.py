@@ -31,12 +31,14 @@ def judge(
     emulations: tuple[Emulation, ...] = (),
     notes: tuple[str, ...] = (),
     energy: Energy | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> ValidationReport:
     """Every limit met, missed or not measured. The accuracy limit is the budget's where it has one, else the recipe's.
 
     A limit is held against the figure itself; whether a drop is more than chance stands beside it, as the paired
     test's interval and p value. A limit whose figure was not measured is not missed, and never said to be met. An
-    emulated core on which the candidate does not run is a limit of no failures, missed.
+    emulated core on which the candidate does not run is a limit of no failures, missed. ``warnings`` are of the source
+    model, see `source_check`.
     """
     limit = budget.max_accuracy_drop_percent or max_accuracy_drop_percent
     measured = measurement_of(candidate, performance, of_baseline=False)
@@ -65,6 +67,7 @@ def judge(
         sustained=performance.sustained,
         energy=energy,
         compute_plan=performance.compute_plan,
+        warnings=warnings,
     )
 
 
@@ -97,11 +100,13 @@ def benefit(
     max_drop_percent: float,
     max_class_drop_percent: float | None = None,
     causes: tuple[str, ...] = (),
+    max_size_mb: float | None = None,
 ) -> Benefit:
     """Whether the candidate is worth having instead of the baseline; ``causes`` say why it brings no more.
 
-    No benefit where it is neither smaller (on disk or as a download) nor faster, or where its accuracy is worse than
-    allowed by more than chance: the paired test rejects no loss, and the loss exceeds the limit.
+    No benefit where it is neither smaller (on disk or as a download) nor faster, where its accuracy is worse than
+    allowed by more than chance: the paired test rejects no loss, and the loss exceeds the limit; or where it grows
+    beyond ``max_size_mb``. A file that grows within that limit, or without one, is said to.
     """
     before, after = performance.baseline, performance.candidate
     size_ratio = after.artifact.size_bytes / before.artifact.size_bytes
@@ -115,9 +120,13 @@ def benefit(
         )
         if gained
     ]
-    cause = accuracy_fault(baseline, candidate, max_drop_percent) or _class_fault(candidate, max_class_drop_percent)
+    cause = (
+        accuracy_fault(baseline, candidate, max_drop_percent)
+        or _class_fault(candidate, max_class_drop_percent)
+        or _size_fault(before, after, max_size_mb)
+    )
     useful = not cause and bool(gains)
-    why = "".join(f"; {said}" for said in causes)
+    why = "".join(f"; {said}" for said in (*_growth(before, after), *causes))
     return Benefit(
         useful=useful,
         cause=(", ".join(gains) if useful else cause or _no_gain(size_ratio, download_ratio, performance)) + why,
@@ -148,6 +157,26 @@ def _class_fault(candidate: Evaluation, limit: float | None) -> str:
         f"class '{worst.label}' loses {worst.drop_percent:.2f} percentage points on its {worst.rows} rows, "
         f"allowed is {limit:g}"
     )
+
+
+def _size_fault(before: Cost, after: Cost, limit_mb: float | None) -> str:
+    """A file that was too large before is not the technique's fault, as long as it grows no further."""
+    size = after.artifact.size_bytes
+    if limit_mb is None or size <= before.artifact.size_bytes or size <= limit_mb * _MB:
+        return ""
+    return f"grows beyond {limit_mb:g} MB on disk"
+
+
+def _growth(before: Cost, after: Cost) -> list[str]:
+    """All sizes, where one of them grew."""
+    sizes = {
+        "on disk": (before.artifact.size_bytes, after.artifact.size_bytes),
+        "to download": (before.download_bytes, after.download_bytes),
+    }
+    if all(new <= old * (1 + _LEAST_SAVING) for old, new in sizes.values()):
+        return []
+    said = (f"{name} {new / old - 1:+.0%} ({old:,} B, then {new:,} B)" for name, (old, new) in sizes.items())
+    return [f"it grew: {', '.join(said)}"]
 
 
 def _no_gain(size_ratio: float, download_ratio: float, performance: Performance) -> str:

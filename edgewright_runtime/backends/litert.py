@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from edgewright_runtime.backends.tensors import check_feeds, renamed
-from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError
+from edgewright_runtime.backends.tensors import check_feeds, narrowed, renamed
+from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError, ShortageError
 from edgewright_runtime.manifest import Kernels, TensorSpec
+from edgewright_runtime.shortage import is_shortage, shortage_or
 
 __all__ = ["LiteRTBackend"]
 
@@ -38,9 +39,10 @@ class LiteRTBackend:
         try:
             self._interpreter = interpreter_of(model_path=str(path), num_threads=threads, **options)
             self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as e:
+        except (ValueError, RuntimeError, MemoryError) as e:
             reason = (str(e).splitlines() or [type(e).__name__])[0][:300]
-            raise IntegrityError(f"{path.name}: {self.name} {self.version} cannot load it: {reason}") from e
+            said = f"{path.name}: {self.name} {self.version} cannot load it: {reason}"
+            raise shortage_or(IntegrityError, e, said) from e
         inputs, outputs = _ordered(self._interpreter)
         self.inputs = renamed([_spec(name, detail) for name, detail in inputs], input_names, "input")
         self.outputs = renamed([_spec(name, detail) for name, detail in outputs], output_names, "output")
@@ -51,6 +53,7 @@ class LiteRTBackend:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; see `Backend.run`."""
+        feeds = narrowed(self.inputs, feeds)
         check_feeds(self.inputs, feeds)
         if any(feeds[name].shape != self._allocated[name] for name, _ in self._in):
             self._resize(feeds)
@@ -62,8 +65,9 @@ class LiteRTBackend:
             self._interpreter.set_tensor(index, feeds[name])
         try:
             self._interpreter.invoke()
-        except RuntimeError as e:
-            raise InputRejectedError(f"{self.name}: the inference failed: {str(e).splitlines()[0][:300]}") from e
+        except (RuntimeError, MemoryError) as e:
+            reason = (str(e).splitlines() or [type(e).__name__])[0][:300]
+            raise shortage_or(InputRejectedError, e, f"{self.name}: the inference failed: {reason}") from e
         return {name: self._interpreter.get_tensor(index) for name, index in self._out}
 
     def _resize(self, feeds: Mapping[str, np.ndarray]) -> None:
@@ -78,7 +82,9 @@ def _runtime() -> tuple[Any, str, str, Any]:
     for module, distribution, name in _PACKAGES:
         try:
             found = importlib.import_module(f"{module}.interpreter")
-        except ImportError:
+        except ImportError as e:
+            if is_shortage(e):
+                raise ShortageError(f"{distribution} cannot be loaded: {e}") from e
             continue
         without = found.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         return found.Interpreter, name, metadata.version(distribution), without

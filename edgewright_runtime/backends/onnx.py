@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from edgewright_runtime.backends.tensors import check_feeds, renamed
+from edgewright_runtime.backends.tensors import check_feeds, narrowed, renamed
 from edgewright_runtime.errors import (
     BackendUnavailableError,
     EdgeRuntimeError,
     InputRejectedError,
     IntegrityError,
+    ShortageError,
 )
 from edgewright_runtime.manifest import Kernels, TensorSpec
+from edgewright_runtime.shortage import is_shortage, shortage_or
 
 __all__ = ["OnnxBackend"]
 
@@ -40,6 +42,8 @@ class OnnxBackend:
         try:
             import onnxruntime
         except ImportError as e:
+            if is_shortage(e):
+                raise ShortageError(f"ONNX Runtime cannot be loaded: {e}") from e
             raise BackendUnavailableError(
                 "ONNX Runtime is not installed: pip install 'edgewright-runtime[onnx]'"
             ) from e
@@ -56,8 +60,9 @@ class OnnxBackend:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as e:  # the runtime's exceptions share no base of their own
-            reason = str(e).splitlines()[0][:300]
-            raise IntegrityError(f"{path.name}: ONNX Runtime {self.version} cannot load it: {reason}") from e
+            reason = (str(e).splitlines() or [type(e).__name__])[0][:300]
+            said = f"{path.name}: ONNX Runtime {self.version} cannot load it: {reason}"
+            raise shortage_or(IntegrityError, e, said) from e
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.inputs = renamed([_spec(node) for node in inputs], input_names, "input")
         self.outputs = renamed([_spec(node) for node in outputs], output_names, "output")
@@ -66,6 +71,7 @@ class OnnxBackend:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; see `Backend.run`."""
+        feeds = narrowed(self.inputs, feeds)
         check_feeds(self.inputs, feeds)
         return self.infer(feeds)
 
@@ -75,7 +81,8 @@ class OnnxBackend:
             results = self._session.run(self._own_outputs, {own: feeds[name] for name, own in self._own_inputs})
         except Exception as e:  # the runtime's exceptions share no base of their own
             kind = InputRejectedError if type(e).__name__ == "InvalidArgument" else EdgeRuntimeError
-            raise kind(f"{self.name}: the inference failed: {str(e).splitlines()[0][:300]}") from e
+            reason = (str(e).splitlines() or [type(e).__name__])[0][:300]
+            raise shortage_or(kind, e, f"{self.name}: the inference failed: {reason}") from e
         return {spec.name: result for spec, result in zip(self.outputs, results)}
 
 
@@ -91,12 +98,14 @@ def _providers(available: Sequence[str], threads: int, kernels: Kernels) -> tupl
 
 
 def _entries(kernels: Kernels) -> dict[str, str]:
-    """Session entries (onnxruntime_session_options_config_keys.h); elsewhere than on Arm they have no effect."""
+    """Session entries (onnxruntime_session_options_config_keys.h); elsewhere than on Arm, ``mlas`` has no effect."""
     entries = {}
     if kernels.kleidiai is not None:
         entries["mlas.disable_kleidiai"] = "0" if kernels.kleidiai else "1"
     if kernels.bfloat16 is not None:
         entries["mlas.enable_gemm_fastmath_arm64_bfloat16"] = "1" if kernels.bfloat16 else "0"
+    if kernels.int8 is not None:
+        entries["session.disable_quant_qdq"] = "0" if kernels.int8 else "1"
     return entries
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from edgewright_runtime.errors import InputRejectedError, IntegrityError
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["check_feeds", "renamed"]
+__all__ = ["check_feeds", "narrowed", "renamed"]
 
 
 def renamed(specs: Sequence[TensorSpec], names: Sequence[str] | None, kind: str) -> tuple[TensorSpec, ...]:
@@ -28,6 +28,28 @@ def renamed(specs: Sequence[TensorSpec], names: Sequence[str] | None, kind: str)
     return tuple(
         TensorSpec(name, spec.shape, spec.dtype, spec.scale, spec.zero_point) for name, spec in zip(names, specs)
     )
+
+
+def narrowed(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Whole numbers in the width that the model's file has for them: int64 rows for an int32 input, say.
+
+    Raises:
+        InputRejectedError: a number does not fit; other dtypes are left for `check_feeds`.
+    """
+    wanted = {spec.name: np.dtype(spec.dtype) for spec in specs if spec.scale is None and spec.dtype != "unknown"}
+    return {name: _as_integer(name, array, wanted.get(name, array.dtype)) for name, array in feeds.items()}
+
+
+def _as_integer(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
+    if array.dtype == wanted or array.dtype.kind not in "iu" or wanted.kind not in "iu":
+        return array
+    limits = np.iinfo(wanted)
+    if array.size and (array.min() < limits.min or array.max() > limits.max):
+        raise InputRejectedError(
+            f"input '{name}' is {wanted.name}, which holds {limits.min} to {limits.max}; "
+            f"given were {array.min()} to {array.max()}"
+        )
+    return array.astype(wanted)
 
 
 def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> None:

@@ -35,6 +35,7 @@ from edgewright.profile import load_device  # noqa: E402
 from edgewright.store import Store  # noqa: E402
 
 _PLAN = MonitoringPlan(window_s=2, max_latency_p95_ms=3.0, max_memory_mb=500)
+_LINE = "digits.edge_device.stable"
 _PATIENCE_S = 90
 
 
@@ -103,7 +104,7 @@ class Stage:
         until(lambda: self.counted() == self.asked, "the cloud has every prediction")
         say(f"3. network back: the cloud has {self.counted()} of {self.asked} predictions, each once")
         publish(bundles["tuned"], str(self.repository), "stable", monitoring=_PLAN)
-        update = until(lambda: self.tick("installed", "stable.2"), "the device takes the fine-tuned model")
+        update = until(lambda: self.tick("installed", f"{_LINE}.2"), "the device takes the fine-tuned model")
         full = bundles["tuned"].download_bytes
         say(f"4. fine-tuned model: {update['downloaded_bytes']} bytes fetched instead of {full}, patched: "
             f"{', '.join(update['patched'])}")  # fmt: skip
@@ -112,9 +113,9 @@ class Stage:
         )
         say(f"   now: {self.ask(rows[300:400])}")
         publish(bundles["slow"], str(self.repository), "stable", monitoring=_PLAN)
-        until(lambda: self.tick("installed", "stable.3"), "the device takes the slow model")
+        until(lambda: self.tick("installed", f"{_LINE}.3"), "the device takes the slow model")
         say(f"5. slow model: {self.ask(rows[:40])}")
-        until(lambda: self.ask(jittered(rows[:40])) and self.tick("rolled_back", "stable.3"), "the device goes back")
+        until(lambda: self.ask(jittered(rows[:40])) and self.tick("rolled_back", f"{_LINE}.3"), "the device goes back")
         until(self.reports, "the cloud hears of it")
         say(f"   rolled back by the device: {self.reports()[0]}")
         say(f"   now: {self.ask(rows[400:450])}")

@@ -10,8 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from edgewright.cloud import app
 from edgewright.cloud.database import Database
-from edgewright.deploy import current_release, publish
+from edgewright.cloud.rates import Bucket, Rates
+from edgewright.deploy import publish
+from edgewright.deploy.release import current_document
+from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
 from edgewright.monitor import read_telemetry
 from edgewright.package import Bundle
@@ -61,7 +65,7 @@ def test_what_a_device_logged_is_counted_once_whatever_is_repeated(
     assert database.count() == 700
     (device,) = database.devices()
     assert (device.id, device.records, device.status) == ("board-1", 700, {"release": "stable.1"})
-    assert "edgewright_repeated_total 500" in get(f"{url}/metrics")[1]
+    assert "edgewright_repeated_total 500" in get(f"{url}/metrics", database.add_operator("prometheus"))[1]
 
 
 def test_devices_at_the_same_time_are_all_counted(serving: Serving, database: Database, tmp_path: Path) -> None:
@@ -105,12 +109,32 @@ def test_sync_offers_the_current_release(
     publish(table_bundle, str(tmp_path / "repository"), "stable")
     url = serving(repository=str(tmp_path / "repository"), offer_every_s=0)
 
-    done = sync(Outbox(tmp_path / "o.db"), client(url, token), {})
+    status = {"release": "churn.edge_device.stable.1"}
 
-    assert (done.offer.channel, done.offer.version) == ("stable", 1)
-    (tmp_path / "repository/channels/stable.json").write_bytes(b"damaged")
-    assert sync(Outbox(tmp_path / "o.db"), client(url, token), {}).offer is None
-    assert "edgewright_offer_failures_total 1" in get(f"{url}/metrics")[1]
+    done = sync(Outbox(tmp_path / "o.db"), client(url, token), status)
+
+    assert (done.offer.line, done.offer.version) == ("churn.edge_device.stable", 1)
+    (tmp_path / "repository/channels/churn.edge_device.stable.json").write_bytes(b"damaged")
+    assert sync(Outbox(tmp_path / "o.db"), client(url, token), status).offer is None
+    assert "edgewright_offer_failures_total 1" in get(f"{url}/metrics", database.add_operator("prometheus"))[1]
+
+
+def test_device_is_offered_its_own_model_only(
+    serving: Serving, database: Database, tmp_path: Path, table_bundle: Bundle, image_bundle: Bundle
+) -> None:
+    publish(table_bundle, str(tmp_path / "r"), "stable")
+    for percent in (50, 60):
+        publish(image_bundle, str(tmp_path / "r"), "stable", cohort_percent=percent)
+    token = database.add_device("board")
+    url = serving(repository=str(tmp_path / "r"))
+
+    def offered(release: object) -> Any:
+        return sync(Outbox(tmp_path / "o.db"), client(url, token), {"release": release}).offer
+
+    assert offered("churn.edge_device.stable.7").version == 1
+    assert offered("digits-cnn.android.stable.1").version == 2
+    for strange in ("churn.edge_device.beta.1", "../../etc.1", "", None, 5, "stable"):
+        assert offered(strange) is None
 
 
 def test_repository_is_not_read_for_every_device(
@@ -119,17 +143,18 @@ def test_repository_is_not_read_for_every_device(
     publish(table_bundle, str(tmp_path / "repository"), "stable")
     reads: list[str] = []
 
-    def counted(repository: str, channel: str) -> Any:
-        reads.append(channel)
-        return current_release(repository, channel)
+    def counted(repository: ReleaseRepository, line: str) -> Any:
+        reads.append(line)
+        return current_document(repository, line)
 
-    monkeypatch.setattr("edgewright.cloud.app.current_release", counted)
+    monkeypatch.setattr("edgewright.cloud.offers.current_document", counted)
     url = serving(repository=str(tmp_path / "repository"), offer_every_s=3600)
+    status = {"release": "churn.edge_device.stable.1"}
     for i in range(5):
-        done = sync(Outbox(tmp_path / f"{i}.db"), client(url, database.add_device(f"board-{i}")), {})
+        done = sync(Outbox(tmp_path / f"{i}.db"), client(url, database.add_device(f"board-{i}")), status)
         assert done.offer.version == 1
 
-    assert reads == ["stable"]
+    assert reads == ["churn.edge_device.stable"]
 
 
 def test_telemetry_that_was_synced_is_read_for_monitoring(serving: Serving, database: Database, tmp_path: Path) -> None:
@@ -238,8 +263,55 @@ def test_health_devices_and_metrics(serving: Serving, database: Database) -> Non
 
     assert get(f"{url}/healthz") == (200, '{"status":"ok"}')
     assert [device["id"] for device in json.loads(get(f"{url}/v1/devices", token)[1])] == ["board"]
-    metrics = get(f"{url}/metrics")[1]
-    assert "# TYPE edgewright_devices gauge\nedgewright_devices 1\n" in metrics
+    assert [get(f"{url}/metrics", stranger)[0] for stranger in ("none", token)] == [401, 401]
+    operator = database.add_operator("prometheus")
+    assert "# TYPE edgewright_devices gauge\nedgewright_devices 1\n" in get(f"{url}/metrics", operator)[1]
+
+
+def test_figures_are_counted_once_however_many_ask(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = app._Figures(
+        dict.fromkeys(("sync", "records", "repeated", "predict", "refused", "offer_failures", "hasty"), 0), database
+    )
+    assert "edgewright_devices 0\n" in figures.text()
+    database.add_device("board")
+    assert "edgewright_devices 0\n" in figures.text()
+    monkeypatch.setattr(app, "_METRICS_EVERY_S", 0.0)
+    assert "edgewright_devices 1\n" in figures.text()
+
+
+@pytest.mark.parametrize("path", ["/v1/sync", "/v1/predict"])
+def test_small_body_of_millions_of_values_is_refused_before_it_is_read(
+    serving: Serving, database: Database, path: str
+) -> None:
+    token, url = database.add_device("board"), serving()
+    body = gzip.compress(b'{"status":{"a":[' + b",".join([b"[]"] * 5_500_000) + b"]}}")
+    assert len(body) < 32 << 10
+    code, text = post(f"{url}{path}", token, body, **{"content-encoding": "gzip"})
+    assert (code, json.loads(text)["detail"]) == (413, "more than 250000 values")
+
+
+def test_deep_status_is_refused_and_an_old_one_hides_no_device(serving: Serving, database: Database) -> None:
+    token, url = database.add_device("deep"), serving()
+    database.add_device("fine")
+    operator = database.add_operator("anna")
+    status: dict[str, Any] = {}
+    for _ in range(256):
+        status = {"a": status}
+    sent = json.dumps({"status": status, "records": []}).encode()
+    assert post(f"{url}/v1/sync", token, sent) == (422, '{"detail":"nested deeper than 32"}')
+
+    database.receive("deep", status, [])  # as a version before this one took it
+    code, text = get(f"{url}/v1/devices", operator)
+    assert code == 200
+    assert [list(device["status"]) for device in json.loads(text)] == [["unreadable"], []]
+
+
+def test_refusal_does_not_echo_what_was_asked(serving: Serving, database: Database, table_bundle: Bundle) -> None:
+    token, url = database.add_device("board"), serving(bundles=[table_bundle.artifact.path])
+    for body in ({"model": "churn", "row": {"x" * 1_000_000: 1}}, {"model": "churn", "row": ["y" * 1_000_000]}):
+        code, text = post(f"{url}/v1/predict", token, json.dumps(body).encode())
+        assert code == 422
+        assert len(text) < 3000
 
 
 def test_device_sees_itself_and_an_operator_all(serving: Serving, database: Database) -> None:
@@ -302,3 +374,16 @@ def test_command_registers_a_device_once(tmp_path: Path) -> None:
     assert opened.is_operator(token)
     opened.close()
     assert (second.returncode, second.stderr) == (1, "error: device 'board' is registered already\n")
+
+
+def test_who_asks_too_often_comes_again_later(serving: Serving, database: Database) -> None:
+    hasty, other = database.add_device("hasty"), database.add_device("other")
+    url = serving(rates=Rates(Bucket(0.5, 3), Bucket(100.0, 100)))
+    body = json.dumps({"status": {}, "records": []}).encode()
+    assert [post(f"{url}/v1/sync", hasty, body)[0] for _ in range(4)] == [200, 200, 200, 429]
+    reply = httpx.post(f"{url}/v1/sync", content=body, headers={"Authorization": f"Bearer {hasty}"})
+    assert int(reply.headers["Retry-After"]) in {1, 2}
+    assert post(f"{url}/v1/sync", other, body)[0] == 200
+    crowded = serving(rates=Rates(Bucket(100.0, 100), Bucket(0.1, 2)))
+    assert [get(f"{crowded}/v1/devices")[0] for _ in range(3)] == [401, 429, 429]
+    assert get(f"{crowded}/healthz")[0] == 200

@@ -1,7 +1,10 @@
 import hashlib
 import json
+import lzma
 import multiprocessing
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -12,6 +15,8 @@ from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError, TransientError
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
+from edgewright.progress import Event, progress
+from edgewright_runtime.updater import Updater
 
 
 def test_versions_grow_and_know_the_one_before(tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle) -> None:
@@ -122,7 +127,7 @@ def test_number_of_an_abandoned_release_is_never_used_for_other_content(
     tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle
 ) -> None:
     publish(table_bundle, str(tmp_path), "stable")
-    abandoned = tmp_path / "releases" / "stable" / "2.json"
+    abandoned = tmp_path / "releases" / "churn.edge_device.stable" / "2.json"
     abandoned.write_bytes(b"an attempt with other content")
 
     assert publish(newer_bundle, str(tmp_path), "stable").version == 3
@@ -139,6 +144,99 @@ def test_half_written_blob_is_written_again(tmp_path: Path, table_bundle: Bundle
     publish(table_bundle, str(tmp_path / "cut"), "stable")
 
     assert half.read_bytes() == blobs[0].read_bytes()
+
+
+def _blobs(repository: Path) -> list[Path]:
+    return sorted(p for p in (repository / "blobs").rglob("*") if p.is_file())
+
+
+def _spoil(blob: Path) -> None:
+    """As long as before, and one bit of it is another."""
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 1
+    blob.write_bytes(content)
+
+
+@pytest.mark.parametrize("again", ["the same", "another cohort", "another channel"])
+@pytest.mark.parametrize("harm", [_spoil, Path.unlink], ids=["rotten", "gone"])
+def test_damaged_blob_is_replaced_by_the_next_publisher_and_said(
+    tmp_path: Path, table_bundle: Bundle, harm: Callable[[Path], None], again: str
+) -> None:
+    publish(table_bundle, str(tmp_path), "stable")
+    whole = _files(tmp_path / "blobs")
+    for blob in _blobs(tmp_path):
+        harm(blob)
+    said: list[Event] = []
+
+    with progress.listening(said.append):
+        channel, percent = {"the same": ("stable", 100), "another cohort": ("stable", 50)}.get(again, ("beta", 100))
+        release = publish(table_bundle, str(tmp_path), channel, cohort_percent=percent)
+
+    assert release.version == (2 if again == "another cohort" else 1)
+    assert _files(tmp_path / "blobs") == whole
+    assert len([e for e in said if "was damaged or cut off; replaced" in e.title]) == (
+        len(whole) if harm is _spoil else 0
+    )
+    assert Updater(str(tmp_path), channel, tmp_path / "device").update(ignore_cohort=True).status == "installed"
+
+
+def test_damaged_release_that_cannot_be_made_again_byte_for_byte_is_followed_by_a_new_one(
+    tmp_path: Path, table_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(table_bundle, str(tmp_path), "stable")
+    for blob in _blobs(tmp_path):
+        _spoil(blob)
+    monkeypatch.setattr(
+        "edgewright.deploy.release.transfer_form", lambda file: lzma.compress(file.read_bytes(), preset=0)
+    )
+
+    assert publish(table_bundle, str(tmp_path), "stable").version == 2
+    assert Updater(str(tmp_path), "stable", tmp_path / "device").update().installed.name == "churn.edge_device.stable.2"
+
+
+@pytest.mark.parametrize("harm", [_spoil, Path.unlink], ids=["rotten", "gone"])
+def test_nothing_goes_back_to_a_version_whose_files_are_damaged(
+    tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle, harm: Callable[[Path], None]
+) -> None:
+    publish(table_bundle, str(tmp_path), "stable")
+    first = _blobs(tmp_path)
+    publish(newer_bundle, str(tmp_path), "stable")
+    harm(first[0])
+    before = _files(tmp_path)
+
+    with pytest.raises(InputError, match=r"of version 1 is damaged or gone"):
+        rollback(str(tmp_path), "stable")
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize(("umask", "modes"), [(0o022, (0o644, 0o755)), (0o007, (0o660, 0o770))])
+def test_published_files_can_be_read_by_whom_the_umask_allows(
+    tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle, umask: int, modes: tuple[int, int]
+) -> None:
+    before = os.umask(umask)
+    try:
+        for bundle in (table_bundle, newer_bundle):
+            publish(bundle, str(tmp_path / "r"), "stable")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "r").rglob("*"):
+        assert path.stat().st_mode & 0o777 == modes[path.is_dir()], path
+
+
+def test_folders_of_a_new_repository_are_on_the_disk(
+    tmp_path: Path, table_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[Path] = set()
+    fsync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    publish(table_bundle, str(tmp_path / "a" / "r"), "stable")
+
+    assert {p for p in (tmp_path / "a").rglob("*") if p.is_dir()} | {tmp_path / "a", tmp_path} <= synced
 
 
 def _publish_in_child(bundle: Bundle, repository: str, channel: str, percent: int) -> Release:
@@ -232,7 +330,7 @@ def test_damaged_index_is_reported_and_not_overwritten(
     tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle
 ) -> None:
     publish(table_bundle, str(tmp_path), "stable")
-    index = tmp_path / "channels" / "stable.json"
+    index = tmp_path / "channels" / "churn.edge_device.stable.json"
     index.write_bytes(b"{")
 
     with pytest.raises(InputError, match="not valid JSON"):

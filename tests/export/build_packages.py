@@ -72,6 +72,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
     "avg_pool": (lambda x: functional.avg_pool2d(x, 3, 2, 1), IMAGE),
     "avg_pool_counting": (lambda x: functional.avg_pool2d(x, 3, 2, 1, count_include_pad=False), IMAGE),
     "ceil_pool": (lambda x: functional.max_pool2d(x, 3, 2, ceil_mode=True), IMAGE),
+    "ceil_padded_pool": (lambda x: functional.max_pool2d(x, 3, 2, 1, ceil_mode=True), IMAGE),
     "adaptive": (lambda x: functional.adaptive_avg_pool2d(x, 1) + functional.adaptive_avg_pool2d(x, 4).sum(), IMAGE),
     "nearest": (lambda x: functional.interpolate(x, scale_factor=2, mode="nearest"), IMAGE),
     "bilinear": (lambda x: functional.interpolate(x, size=(13, 5), mode="bilinear", align_corners=False), IMAGE),

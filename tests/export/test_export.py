@@ -14,6 +14,8 @@ from edgewright.export import export
 from edgewright.export.mil_evaluator import evaluate
 from edgewright.profile import Platform
 from edgewright.store import Store
+from edgewright_runtime.backends import load, run_rows
+from edgewright_runtime.processor import exact_kernels
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torchvision.*"),
@@ -35,9 +37,7 @@ def answers(exported: Exported, inputs: dict[str, np.ndarray], output: str) -> n
         case Format.MLPACKAGE:
             return evaluate(path, inputs)[output]
         case _:
-            import onnxruntime
-
-            return onnxruntime.InferenceSession(str(path)).run([output], inputs)[0]
+            return run_rows(load(path, "onnx", kernels=exact_kernels(exported.made_for)), inputs)[output]
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from edgewright.artifact import Format, Precision
-from edgewright.errors import ConversionError
+from edgewright.errors import ConversionError, DisagreementError
 from edgewright.export import mlpackage, parity_check, tflite
 from edgewright.export.declared import checked
-from edgewright.export.parting import first_parting
 from edgewright.profile import Platform
 from edgewright.store import Store
 
@@ -56,18 +55,23 @@ def damaged_onnx(source, folder):
 
 
 @pytest.mark.parametrize(
-    ("platform", "damage", "after"),
+    ("platform", "damage", "operator", "layer"),
     [
-        (Platform.ANDROID, damaged_tflite, "view|flatten|reshape|max_pool"),
-        (Platform.IOS, damaged_mlpackage, "part at layer"),
-        (Platform.EDGE_DEVICE, damaged_onnx, "view|flatten|reshape|max_pool"),
+        (Platform.ANDROID, damaged_tflite, "FULLY_CONNECTED", "Gemm"),
+        (Platform.IOS, damaged_mlpackage, "conv", "BatchNormalization"),
+        (Platform.EDGE_DEVICE, damaged_onnx, "Gemm", "Gemm"),
     ],
 )
-def test_a_wrong_conversion_is_refused_and_placed(digits, tmp_path, platform, damage, after):
+def test_a_wrong_conversion_is_refused_and_placed(digits, tmp_path, platform, damage, operator, layer):
     right = digits.exported(platform, Precision.FLOAT32).artifact
     wrong = Store(tmp_path).put(damage(right, tmp_path), right.format)
-    with pytest.raises(ConversionError, match=rf"output 'probabilities' is off by .* real rows; they .*({after})"):
+    said = (
+        rf"output 'probabilities' is off by .* real rows; they part at layer '.*' \({layer}\).* operator {operator} '"
+    )
+    with pytest.raises(DisagreementError, match=said) as caught:
         checked(digits.model, wrong, digits.dataset, Precision.FLOAT32)
+    assert caught.value.exported == wrong
+    assert caught.value.diagnosis.culprits[0].operator.kind == operator
 
 
 def test_a_right_conversion_is_accepted_against_the_graph_too(digits):
@@ -86,19 +90,6 @@ def test_a_missing_output_is_refused(digits):
     right = digits.exported(Platform.ANDROID, Precision.FLOAT32).artifact
     with pytest.raises(ConversionError):
         checked(model, right, digits.dataset, Precision.FLOAT32)
-
-
-def test_parting_is_after_the_last_value_that_both_have():
-    random = np.random.default_rng(0)
-    values = {name: random.normal(size=(1, 2, 3, 4)) for name in ("conv", "relu", "pool", "dense")}
-    fused = {"a": values["relu"].transpose(0, 2, 3, 1), "b": values["pool"], "c": values["dense"] + 1}
-    parting = first_parting(values, fused, 1e-4)
-    assert parting is not None
-    assert (parting.agreed, parting.parted) == ("pool", "dense")
-    assert first_parting(values, {**fused, "d": values["dense"]}, 1e-4) is None
-    nothing = first_parting(values, {"a": np.ones((1, 2, 3, 4))}, 1e-4)
-    assert nothing is not None
-    assert (nothing.agreed, nothing.parted) == (None, "conv")
 
 
 def test_formats_are_those_of_the_files(digits):
@@ -137,6 +128,6 @@ def test_parity_takes_200_real_rows_or_all_there_are(validation, calibration, co
     """Validation rows first: no training saw them."""
     first, rest = np.arange(validation), 1000 + np.arange(calibration)
     np.savez(tmp_path / "d.npz", **{"validation.x.a": first[:, None], "calibration.x.a": rest[:, None]})
-    rows = parity_check._real_rows(tmp_path / "d.npz", ["a"])["a"][:, 0]
+    rows = parity_check.real_rows(tmp_path / "d.npz", ["a"])["a"][:, 0]
     assert len(np.unique(rows)) == compared
     assert (rows < 1000).sum() == min(validation, 200)

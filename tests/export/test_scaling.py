@@ -1,24 +1,31 @@
 """Linear models over standardized features, as scikit-learn and skl2onnx write them, in fewer bits."""
 
+import pickle
 from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
+import torch
 from skl2onnx import to_onnx
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from torch import nn
 
-from edgewright.artifact import Dataset, Format, ImportedModel, ModelTask, Precision
+from edgewright.artifact import Dataset, Format, ImportedModel, Intake, ModelTask, Precision
+from edgewright.data import DataSpec
 from edgewright.export import export, tflite
 from edgewright.export.scaling import Step, feature_scaling
-from edgewright.intake import torch_graph
+from edgewright.intake import door, torch_graph
 from edgewright.intake.onnx_graph import import_onnx
 from edgewright.profile import Platform
 from edgewright.store import Store
+from edgewright.validate import evaluate
 from edgewright_runtime.backends import load, run_rows
 from edgewright_runtime.manifest import TensorSpec
 
@@ -131,3 +138,56 @@ def test_scaling_is_arithmetic_by_feature_before_the_first_layer():
         Step("MUL", ("centred", "hidden"), (spreads,), ("gated",)),
     ]
     assert feature_scaling(steps, ["image"]) == [steps[1]]
+
+
+def test_a_batch_norm_over_columns_and_what_picks_them_count_as_scaling():
+    spreads = np.array([1e-3, 1e6])
+    steps = [
+        Step("Gather", ("row",), (), ("one",)),
+        Step("Gather", ("pixels",), (), ("crop",)),
+        Step("BatchNormalization", ("one",), (spreads, spreads), ("normed",)),
+        Step("Concat", ("one", "normed"), (), ("joined",)),
+        Step("Gemm", ("joined",), (spreads,), ("hidden",)),
+        Step("BatchNormalization", ("hidden",), (spreads,), ("later",)),
+    ]
+    assert feature_scaling(steps, ["row", "pixels"], ["row"]) == [steps[0], steps[2], steps[3]]
+
+
+def through_the_door(folder, model, data, **spec):
+    store = Store(folder / "store")
+    given = DataSpec(path=data, **spec).model_dump_json()
+    return Intake.model_validate_json(door.take_in(str(model), given, str(store.root), "model")), store
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("platform", [Platform.EDGE_DEVICE, Platform.ANDROID])
+@pytest.mark.parametrize("kind", ["network", "table"])
+def test_columns_of_very_different_spreads_keep_their_accuracy_in_8_bits(platform, kind, tmp_path):
+    """In one scale for all columns those of 1e-3 would round to nothing beside those of 1e6: half of the rows wrong."""
+    chance = np.random.default_rng(0)
+    z = chance.normal(size=(500, 4)).astype(np.float32)
+    spread, centre = np.array([1e-3, 1.0, 50.0, 1e6], np.float32), np.array([0, 5, 100, 1e6], np.float32)
+    x, y = z * spread + centre, (z[:, 0] + z[:, 1] > 0).astype(int)
+    if kind == "network":
+        norm, dense = nn.BatchNorm1d(4, eps=1e-12), nn.Linear(4, 2)
+        norm.running_mean, norm.running_var = torch.from_numpy(x.mean(axis=0)), torch.from_numpy(x.var(axis=0))
+        dense.weight.data = torch.tensor([[-5.0, -5, 0, 0], [5, 5, 0, 0]])
+        dense.bias.data.zero_()
+        rows = ({0: torch.export.Dim("rows")},)
+        program = torch.export.export(
+            nn.Sequential(norm, dense).eval(), (torch.from_numpy(x[:2]),), dynamic_shapes=rows
+        )
+        torch.export.save(program, tmp_path / "m.pt2")
+        np.savez(tmp_path / "d.npz", x=x, y=y)
+        intake, store = through_the_door(tmp_path, tmp_path / "m.pt2", tmp_path / "d.npz")
+    else:
+        frame = pd.DataFrame(x, columns=[*"abcd"]).assign(side=np.where(z[:, 3] > 0, "left", "right"))
+        parts = [("c", OneHotEncoder(), ["side"]), ("n", StandardScaler(), [*"abcd"])]
+        model = make_pipeline(ColumnTransformer(parts), LogisticRegression()).fit(frame, y)
+        (tmp_path / "m.pkl").write_bytes(pickle.dumps(model))
+        frame.assign(y=y).to_csv(tmp_path / "d.csv", index=False)
+        intake, store = through_the_door(tmp_path, tmp_path / "m.pkl", tmp_path / "d.csv", target="y")
+    small = export(intake.model, intake.dataset, platform, Precision.INT8, store, instruction_set="x86_64")
+    found = evaluate(intake.model, intake.dataset, small)
+    assert found.source_accuracy.value > 0.95
+    assert found.accuracy.value > found.source_accuracy.value - 0.03

@@ -28,8 +28,11 @@ from edgewright_runtime.manifest import Preprocessing, TensorSpec
 
 
 @pytest.mark.parametrize("platform", [Platform.ANDROID, Platform.EDGE_DEVICE])
-def test_dynamic_int8_stores_dense_weights_in_8_bits_and_needs_no_calibration(digits, platform):
-    without = digits.dataset.model_copy(update={"artifact": digits.model.onnx})
+def test_dynamic_int8_stores_dense_weights_in_8_bits_and_needs_no_calibration(digits, platform, tmp_path):
+    with np.load(digits.dataset.artifact.path) as arrays:
+        np.savez(tmp_path / "x.npz", **{n: arrays[n] for n in arrays.files if not n.startswith("calibration.")})
+    without = digits.store.put(tmp_path / "x.npz", Format.DATASET)
+    without = digits.dataset.model_copy(update={"artifact": without, "calibration_rows": 0})
     exported = export(digits.model, without, platform, Precision.DYNAMIC_INT8, digits.store)
     stored = {w.dtype: w.elements for w in describe(exported.artifact.path).weights}
     assert stored["int8"] >= 1280

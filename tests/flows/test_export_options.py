@@ -28,7 +28,7 @@ Deploy = Callable[[str, dict[str, bool], str], DeploymentResult]
 @pytest.fixture(scope="module")
 def images(home: Path) -> tuple[np.ndarray, np.ndarray]:
     """Test images in whole pixels of 0 to 16, and their digits; the model beside them takes pixels / 16."""
-    run_in_child("edgewright.demo:make_digits_cnn", {"folder": str(home)}, what="training")
+    run_in_child("edgewright.demo:make_digits_cnn", {"folder": str(home)}, what="training", writes=[home])
     with np.load(home / "digits.npz") as arrays:
         scaled = {name: np.rint(16 * array) if name.startswith("x") else array for name, array in arrays.items()}
     np.savez(home / "pixels.npz", **{name: a.astype(np.float32 if a.ndim > 1 else int) for name, a in scaled.items()})

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from sklearn.datasets import load_breast_cancer
+from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -86,6 +86,8 @@ def test_measurements_and_artifacts_are_in_the_result(first: DeploymentResult) -
     assert candidate.peak_memory_mb is not None
     assert candidate.parity.agreement == 1.0
     assert DeploymentResult.model_validate_json(first.model_dump_json()) == first
+    assert first.page is not None
+    assert "<html" in first.page.read_text()
 
 
 def test_the_ledger_has_the_baseline_and_every_technique_with_all_its_figures(first: DeploymentResult) -> None:
@@ -105,6 +107,24 @@ def test_unchanged_run_computes_nothing(
     assert computed() == []
     assert again.bundle == first.bundle
     assert again.release == first.release
+
+
+@pytest.mark.parametrize("kind", ["onnx", "bundle"])
+def test_rotten_byte_in_the_store_is_not_released(first: DeploymentResult, asked: dict[str, Any], kind: str) -> None:
+    assert first.release is not None
+    artifact = next(a for a in reversed(first.artifacts) if a.format.value == kind)
+    files = [artifact.path] if artifact.path.is_file() else sorted(artifact.path.glob("*.onnx"))
+    content = files[0].read_bytes()
+    files[0].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    again = deploy(**asked)
+
+    assert again.status == "succeeded"
+    assert files[0].read_bytes() == content
+    assert [note for note in again.notes if "replaced" in note]
+    assert again.bundle == first.bundle
+    assert again.release is not None
+    assert again.release.bundle_digest == first.release.bundle_digest
 
 
 def test_failure_in_stage_four_resumes_there(
@@ -129,6 +149,38 @@ def test_failure_in_stage_four_resumes_there(
     assert resumed.release.version == first.release.version + 1
 
 
+def test_name_platform_and_channel_make_the_line(first: DeploymentResult, asked: dict[str, Any]) -> None:
+    other = deploy(**asked, name="second opinion")
+    beta = deploy(**asked, channel="beta")
+    assert first.release is not None
+    assert first.release.line == "cancer.edge_device.stable"
+    assert other.release is not None
+    assert beta.release is not None
+    assert (other.release.model, other.release.version) == ("second opinion", 1)
+    assert (beta.release.line, beta.release.version) == ("cancer.edge_device.beta", 1)
+    again = deploy(**asked)
+    assert again.release is not None
+    assert again.release.line == first.release.line
+
+
+def test_another_model_in_a_file_of_the_same_name_is_not_released_there(
+    first: DeploymentResult, asked: dict[str, Any], home: Path
+) -> None:
+    (home / "elsewhere").mkdir()
+    table = load_iris(as_frame=True).frame
+    model = LogisticRegression(max_iter=500).fit(table.drop(columns="target"), table["target"])
+    (home / "elsewhere" / "cancer.pkl").write_bytes(pickle.dumps(model))
+    table.to_csv(home / "elsewhere" / "iris.csv", index=False)
+    other = {**asked, "model": home / "elsewhere" / "cancer.pkl", "data": home / "elsewhere" / "iris.csv"}
+    refused = deploy(**other)
+    assert refused.completed_stages == ("optimize", "validate", "package")
+    assert "'cancer' for edge_device is another model there (no column in common" in str(refused.error)
+    assert "--name" in str(refused.error)
+    named = deploy(**other, name="iris")
+    assert named.release is not None
+    assert named.release.line == "iris.edge_device.stable"
+
+
 def test_missed_budget_stops_before_packaging(asked: dict[str, Any], first: DeploymentResult) -> None:
     result = deploy(**asked, max_size_mb=0.000001, max_latency_ms=100.0)
     assert result.over_budget
@@ -137,6 +189,34 @@ def test_missed_budget_stops_before_packaging(asked: dict[str, Any], first: Depl
     assert "size on disk" in str(result.error)
     assert "misses its limit of 1e-06 MB by" in str(result.error)
     assert "latency" not in str(result.error)
+
+
+def test_a_source_that_is_barely_better_than_chance_is_released_only_if_asked_for(
+    asked: dict[str, Any], home: Path
+) -> None:
+    """The labels of other rows: as a wrong column, a wrong order of classes or a wrong scale would look."""
+    table = pd.read_csv(home / "cancer.csv")
+    table["target"] = table["target"].sample(frac=1, random_state=0).to_numpy()
+    table.to_csv(home / "shuffled.csv", index=False)
+    shuffled = {**asked, "data": home / "shuffled.csv", "repository": str(home / "poor")}
+
+    stopped = deploy(**shuffled)
+
+    assert stopped.completed_stages == ("optimize", "validate")
+    assert not stopped.over_budget
+    assert stopped.error is not None
+    assert stopped.error.startswith("the source model is barely better than chance: of each of the 2 classes it has")
+    assert "--allow-poor-source" in stopped.error
+    assert not (home / "poor").exists()
+    page = (home / "reports" / stopped.deployment_id / "report.html").read_text()
+    assert "barely better than chance" in page.split("<section>", maxsplit=1)[0]
+
+    released = deploy(**shuffled, allow_poor_source=True)
+
+    assert released.completed_stages == STAGES
+    assert released.bundle is not None
+    manifest = json.loads((released.bundle.artifact.path / "manifest.json").read_text())
+    assert manifest["notes"][0].startswith("the source model is barely better than chance")
 
 
 def test_mlflow_has_parent_stages_and_registered_version(first: DeploymentResult) -> None:

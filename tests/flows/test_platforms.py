@@ -22,7 +22,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def digits(home: Path) -> dict[str, Any]:
-    run_in_child("edgewright.demo:make_digits_cnn", {"folder": str(home)}, what="training")
+    run_in_child("edgewright.demo:make_digits_cnn", {"folder": str(home)}, what="training", writes=[home])
     return {"model": home / "digits_cnn.pt2", "data": home / "digits.npz"}
 
 

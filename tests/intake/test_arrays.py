@@ -5,6 +5,7 @@ import pytest
 
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
+from edgewright.intake.answers import Answers
 from edgewright.intake.arrays import read_arrays
 from edgewright_runtime.manifest import TensorSpec
 
@@ -13,7 +14,7 @@ def read(folder, rows, dtype, **spec):
     path = folder / "data.npz"
     np.savez(path, x=np.asarray(rows), y=np.zeros(len(rows), np.int64))
     tensor = TensorSpec("ids", (-1, 1), dtype)
-    return read_arrays(DataSpec(path=path, **spec), (tensor,)).inputs["ids"][:, 0]
+    return read_arrays(DataSpec(path=path, **spec), (tensor,), lambda y: Answers(y, None)).inputs["ids"][:, 0]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,15 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
+import zipfile
 from pathlib import Path
 
 import joblib
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
@@ -23,8 +26,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from edgewright.data import DataSpec
-from edgewright.errors import EdgewrightError
+from edgewright.errors import EdgewrightError, UntrustedModelError
 from edgewright.intake import preflight
+from edgewright.intake.archives import normalized
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -262,3 +266,58 @@ def test_damaged_files_of_keras_and_tensorflow_give_one_clear_error(tmp_path, di
         assert "\n" not in said, (path, said)
         if "cut_" in path:
             assert kind != "accepted", path
+
+
+def rewritten(path, change):
+    """An archive with its entries changed: a list of (ZipInfo, content)."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [(info, archive.read(info)) for info in archive.infolist()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about names that stand there twice
+        with zipfile.ZipFile(path, "w") as archive:
+            for info, content in change(entries):
+                archive.writestr(info, content)
+
+
+def named(info, name, **attributes):
+    made = zipfile.ZipInfo(name)
+    for key, value in {"external_attr": info.external_attr, **attributes}.items():
+        setattr(made, key, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda e: [*e, (named(e[0][0], e[0][0].filename), b"")], "two entries are called"),
+        (lambda e: [*e, (named(e[0][0], e[0][0].filename.upper()), b"")], "upper and lower case"),
+        (lambda e: [*e, (named(e[0][0], "m/data/link", external_attr=0o120777 << 16), b"/etc/passwd")], "is a link"),
+        (lambda e: [*e, (named(e[0][0], "m/data\\evil"), b"")], "readers take differently"),
+    ],
+)
+def test_an_archive_that_two_readers_would_read_differently_is_refused(tmp_path, change, said):
+    class Half(torch.nn.Module):
+        def forward(self, x):
+            return x / 2
+
+    for path, save in (
+        (tmp_path / "m.pt2", lambda p: torch.export.save(torch.export.export(Half(), (torch.zeros(2, 3),)), p)),
+        (tmp_path / "m.pt", lambda p: torch.jit.save(torch.jit.script(Half()), str(p))),
+    ):
+        save(path)
+        rewritten(path, change)
+        with pytest.raises(UntrustedModelError, match=said) as e, normalized(path):
+            pytest.fail("taken")
+        assert str(path) in str(e.value)
+
+
+def test_what_is_loaded_is_a_copy_without_what_lies_between_entries(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/b.json", "{}" * 100)
+    path.write_bytes(path.read_bytes() + b"trailing")
+    with normalized(path) as copy:
+        assert zipfile.ZipFile(copy).namelist() == ["a/b.json"]
+        assert b"trailing" not in copy.read_bytes()
+        kept = copy
+    assert not kept.exists()

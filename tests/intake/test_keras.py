@@ -121,12 +121,44 @@ def archive(path, config):
             "StringLookup",
         ),
         ({"module": "kerasevil", "class_name": "Dense", "config": {}}, "kerasevil"),
+        ({"module": "keras.layers", "class_name": "Evil", "config": {}}, r"keras\.layers\.Evil"),
+        ({"module": "keras.src.ops.numpy", "class_name": "Map", "config": {}}, "Map"),
+        ({"class_name": "RNNCellResidualWrapper", "config": {}}, "RNNCellResidualWrapper"),
+        ({"class_name": "TFOpLambda", "config": {"name": "w", "function": "io.write_file"}}, r"io\.write_file"),
+        ({"class_name": "TFOpLambda", "config": {"name": "w", "function": "compat.v1.py_func"}}, "py_func"),
+        ({"class_name": "TFOpLambda", "config": {"name": "w", "function": "math.reduce_sum.x"}}, r"reduce_sum\.x"),
+        ({"class_name": "GRUCell", "config": {"residual_fn": ["4wEAAA==", None, None]}}, "residual_fn"),
+        ({"class_name": "Dense", "config": {"function_type": "lambda"}}, "function_type"),
+        ({"class_name": "Dense", "config": {"activation": "deserialize_keras_object"}}, "activation"),
+        ({"class_name": "TimeDistributed", "config": {"layer": {"class_name": "Lambda", "config": {}}}}, "Lambda"),
     ],
 )
 def test_a_layer_that_carries_code_is_refused(tmp_path, layer, words):
     config = {"module": "keras", "class_name": "Sequential", "config": {"layers": [layer]}}
     with pytest.raises(UntrustedModelError, match=words):
         inspect_keras_file(archive(tmp_path / "m.keras", config))
+
+
+def test_functions_that_compute_are_taken(tmp_path):
+    layers = [
+        {"class_name": "TFOpLambda", "config": {"name": name, "function": name}}
+        for name in (
+            "math.reduce_mean",
+            "nn.relu6",
+            "concat",
+            "__operators__.add",
+            "compat.v1.nn.softmax",
+            "image.resize",
+        )
+    ]
+    layers += [
+        {"module": "keras.layers", "class_name": "Dense", "config": {"activation": "gelu"}},
+        {"module": "keras.src.ops.numpy", "class_name": "Add", "config": {}},
+        {"module": "keras.src.applications.convnext", "class_name": "LayerScale", "config": {}},
+    ]
+    config = {"module": "keras", "class_name": "Functional", "config": {"layers": layers}}
+    trained = {"loss": {"module": "mine", "class_name": "MyLoss", "config": {}}}
+    inspect_keras_file(archive(tmp_path / "m.keras", {**config, "compile_config": trained}))
 
 
 def test_an_hdf5_file_with_a_lambda_or_a_link_is_refused(tmp_path):

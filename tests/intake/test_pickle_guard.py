@@ -234,3 +234,94 @@ def test_a_tree_that_leads_nowhere_is_refused_before_anything_walks_it(tmp_path,
     path.write_bytes(pickle.dumps(model).replace(state["nodes"].tobytes(), nodes.tobytes()))
     with pytest.raises(InputError, match="damaged: a tree"):
         load_model(path)
+
+
+def by_hand(path, *parts):
+    """A pickle of objects and opcodes one after the other, as no pickler writes it."""
+    stream = io.BytesIO()
+    pickler = pickle._Pickler(stream, protocol=2)
+    pickler.write(pickle.PROTO + b"\x02")
+    for part in parts:
+        (pickler.write if isinstance(part, bytes) else pickler.save)(part)
+    pickler.write(pickle.STOP)
+    path.write_bytes(stream.getvalue())
+
+
+def stacked(method):
+    """A fitted stack whose member is an array, asked by a method that the file names."""
+    from sklearn.ensemble import StackingRegressor
+    from sklearn.linear_model import LinearRegression
+
+    model = StackingRegressor([("a", LinearRegression())])
+    model.estimators_, model.stack_method_, model.final_estimator_ = [np.zeros(3)], [method], LinearRegression()
+    return model
+
+
+def test_an_object_of_the_file_is_not_called(tmp_path):
+    """scikit-learn's scorers are objects that call any method by a name which the model holds."""
+    from sklearn.metrics._scorer import _PassthroughScorer
+
+    proof, path = tmp_path / "proof", tmp_path / "m.pkl"
+    by_hand(path, _PassthroughScorer(stacked("tofile")), (LogisticRegression(), str(proof)), pickle.REDUCE)
+    refused(path, "_PassthroughScorer", proof)
+    by_hand(path, _PassthroughScorer(stacked("tofile")), (str(proof),), pickle.NEWOBJ)
+    refused(path, "_PassthroughScorer", proof)
+
+
+def test_a_method_that_a_model_calls_by_name_is_one_of_scikit_learn_s(tmp_path):
+    path = tmp_path / "m.pkl"
+    path.write_bytes(pickle.dumps(make_pipeline(StandardScaler(), stacked("tofile"))))
+    refused(path, "stack_method_")
+    path.write_bytes(pickle.dumps(stacked("predict")))
+    assert load_model(path).stack_method_ == ["predict"]
+    joblib.dump([{"a": stacked("dump")}], path)
+    refused(path, "stack_method_")
+
+
+def test_a_class_is_not_changed_and_nothing_else_filled_like_a_list(tmp_path):
+    path = tmp_path / "m.pkl"
+    by_hand(path, LogisticRegression, {"predict": 1}, pickle.BUILD)
+    refused(path, "LogisticRegression")
+    assert callable(LogisticRegression.predict)
+    for opcode, parts in ((pickle.APPEND, (1,)), (pickle.SETITEM, (1, 2)), (pickle.APPENDS, (pickle.MARK, 1))):
+        by_hand(path, LogisticRegression(), *parts, opcode)
+        refused(path, "as if it were a")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        (3, "|", None, None, None, -1, -1, 63),  # numbers that are flagged as objects: their bytes would be pointers
+        (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 8, 0),
+        (3, "|", (np.dtype("O"), (2,)), None, None, -1, -1, 0),
+        (3, "x", None, None, None, -1, -1, 0),
+        (3,),
+        None,
+    ],
+)
+def test_a_dtype_is_what_it_says_whatever_its_flags(tmp_path, state):
+    """numpy takes the flags of a state as they are, and reads the memory of an array by them."""
+    path = tmp_path / "m.pkl"
+    by_hand(path, np.dtype, ("f8", False, True), pickle.REDUCE, state, pickle.BUILD)
+    if state is not None and len(state) > 6 and state[1] == "|" and state[2:5] == (None,) * 3:
+        made = load_model(path)
+        assert made == np.dtype("f8")
+        assert not made.hasobject
+        assert made.flags == np.dtype("f8").flags
+    else:
+        with pytest.raises(InputError, match="no known type"):
+            load_model(path)
+
+
+@pytest.mark.parametrize("kind", ["f8", ">i4", "U7", "S3", "O", "?", "M8[ns]", [("a", "<i4"), ("b", "f8", (2,))]])
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_arrays_of_every_honest_type_come_back(tmp_path, kind, protocol):
+    array = np.zeros(3, dtype=kind)
+    path = tmp_path / "m.pkl"
+    content = pickle.dumps([array, array.dtype, array], protocol)
+    path.write_bytes(content)
+    first, dtype, again = load_model(path)
+    assert dtype == array.dtype
+    assert first.dtype == pickle.loads(content)[0].dtype  # numpy makes native numbers of others
+    assert first is again
+    np.testing.assert_array_equal(first, array)

@@ -102,3 +102,12 @@ def test_compiled_code_is_refused(tmp_path, digits_pt2):
         archive.writestr("digits_cnn/data/aotinductor/model/x.so", b"\x7fELF")
     with pytest.raises(UntrustedModelError, match="compiled code"):
         inspect_program(path)
+
+
+def test_json_of_another_shape_is_damage(tmp_path):
+    """Found by `make fuzz`."""
+    for text in ("true", "[]", '{"config": true}', '{"config": {"w": 3}}', '{"config": {"w": {"path_name": 3}}}'):
+        with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive:
+            archive.writestr("m/data/weights/model_weights_config.json", text)
+        with pytest.raises(InputError, match="damaged"):
+            inspect_program(tmp_path / "m.pt2")

@@ -290,7 +290,7 @@ def test_thresholds_of_trees_inside_a_vote_meet_the_scaler_before_it(data, tmp_p
         (scaled(KNeighborsClassifier(metric="cosine")), "metric 'cosine'; known are euclidean"),
         (scaled(RadiusNeighborsClassifier(radius=10)), "ONNX Runtime cannot run"),
         (scaled(NearestCentroid()), "NearestCentroid: skl2onnx has no converter"),
-        (make_pipeline(QuantileTransformer(n_quantiles=9, output_distribution="normal"), logistic()), "not supported"),
+        (make_pipeline(QuantileTransformer(n_quantiles=9, output_distribution="normal"), logistic()), "has no path"),
     ],
 )
 def test_what_cannot_be_converted_is_refused_by_name(model, words, data, tmp_path):

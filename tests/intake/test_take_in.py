@@ -20,6 +20,7 @@ from edgewright.artifact import Format, Intake, ModelTask
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UntrustedModelError
 from edgewright.intake import door, preflight, take_in, torch_graph
+from edgewright.intake.answers import Answers
 from edgewright.intake.arrays import read_arrays
 from edgewright.store import Store
 from edgewright_runtime.manifest import TensorSpec
@@ -30,6 +31,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def taken(path, spec, folder, name="model") -> Intake:
     return Intake.model_validate_json(door.take_in(str(path), spec.model_dump_json(), str(folder), name))
+
+
+def as_they_are(y):
+    return Answers(y, None)
 
 
 def graph_answers(intake, inputs):
@@ -44,11 +49,13 @@ def onnx_answers(intake, inputs):
     return session.run(None, {session.get_inputs()[0].name: inputs})[0]
 
 
-def assert_graph_and_onnx_agree_with_source(intake, tolerance=1e-5):
+def assert_what_is_inside_agrees_with_source(intake, tolerance=1e-5):
     arrays = np.load(intake.dataset.artifact.path)
     x = arrays[f"test.x.{intake.model.inputs[0].name}"]
     reference = arrays[f"test.reference.{intake.model.outputs[0].name}"]
-    for got in (graph_answers(intake, x), onnx_answers(intake, x)):
+    # A PyTorch program is the graph itself; every other source passes through ONNX.
+    ways = (graph_answers, onnx_answers) if intake.model.onnx else (graph_answers,)
+    for got in (answer(intake, x) for answer in ways):
         np.testing.assert_allclose(got, reference, rtol=0, atol=tolerance)
         if intake.model.task is ModelTask.CLASSIFICATION:
             np.testing.assert_array_equal(got.argmax(axis=1), arrays["test.predicted"])
@@ -57,7 +64,7 @@ def assert_graph_and_onnx_agree_with_source(intake, tolerance=1e-5):
 
 def test_a_torch_cnn_keeps_its_batch_normalization_and_its_answers(digits_pt2, digits_npz, tmp_path):
     intake = taken(digits_pt2, DataSpec(path=digits_npz, scale=1 / 16), tmp_path)
-    arrays = assert_graph_and_onnx_agree_with_source(intake)
+    arrays = assert_what_is_inside_agrees_with_source(intake)
     graph = torch_graph.load(intake.model.graph.path)
     assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in graph.modules()) == 2
     assert intake.model.inputs[0].shape == (-1, 1, 8, 8)
@@ -82,7 +89,7 @@ def test_a_scikit_learn_model_over_arrays_agrees_on_every_row(model, cancer_npz,
     data = load_breast_cancer()
     model.fit(data.data[::2], data.target[::2])
     intake = taken(pickled(model), DataSpec(path=cancer_npz), tmp_path)
-    assert_graph_and_onnx_agree_with_source(intake)
+    assert_what_is_inside_agrees_with_source(intake)
     assert intake.model.float32_only == (
         (intake.model.graph is not None and "orest" in str(model)) or "Boost" in str(model)
     )
@@ -93,7 +100,6 @@ def test_splits_are_disjoint_stratified_and_depend_on_the_seed_alone(digits_pt2,
     again = taken(digits_pt2, DataSpec(path=digits_npz), tmp_path / "b")
     assert first.dataset.artifact.digest == again.dataset.artifact.digest
     assert first.model.graph.digest == again.model.graph.digest
-    assert first.model.onnx.digest == again.model.onnx.digest
     arrays = np.load(first.dataset.artifact.path)
     splits = ("train", "calibration", "validation", "test")
     rows = {s: {x.tobytes() for x in arrays[f"{s}.x.input"]} for s in splits}
@@ -104,7 +110,7 @@ def test_splits_are_disjoint_stratified_and_depend_on_the_seed_alone(digits_pt2,
     assert sum(len(arrays[f"{s}.y"]) for s in splits if s != "calibration") == 1797
     shares = np.bincount(arrays["test.y"]) / len(arrays["test.y"])
     assert shares.min() > 0.08
-    other = read_arrays(DataSpec(path=digits_npz, seed=1), first.model.inputs)
+    other = read_arrays(DataSpec(path=digits_npz, seed=1), first.model.inputs, as_they_are)
     assert (other.y[other.rows.test] != arrays["test.y"]).any()
 
 
@@ -114,7 +120,7 @@ def test_explicit_test_arrays_stay_the_test_split(digits_npz, tmp_path):
     np.savez(
         path, x_train=whole["x"][:1500], y_train=whole["y"][:1500], x_test=whole["x"][1500:], y_test=whole["y"][1500:]
     )
-    samples = read_arrays(DataSpec(path=path), (TensorSpec("input", (-1, 1, 8, 8), "float32"),))
+    samples = read_arrays(DataSpec(path=path), (TensorSpec("input", (-1, 1, 8, 8), "float32"),), as_they_are)
     np.testing.assert_array_equal(samples.y[samples.rows.test], whole["y"][1500:])
     assert max(samples.rows.train.max(), samples.rows.validation.max()) < 1500
 
@@ -159,7 +165,7 @@ def churn_like(tmp_path, rows=300):
 def test_a_table_with_text_blanks_and_an_id_column(tmp_path, pickled):
     model, path = churn_like(tmp_path)
     intake = taken(pickled(model), DataSpec(path=path, target="label"), tmp_path / "s")
-    arrays = assert_graph_and_onnx_agree_with_source(intake)
+    arrays = assert_what_is_inside_agrees_with_source(intake)
     colour, size, price = intake.model.preprocessing.columns
     assert [v for v, _ in colour.vocabulary] == ["blue", "green", "red"]
     assert size.optional
@@ -192,7 +198,7 @@ def test_a_regressor_over_a_table(tmp_path, pickled):
     table.to_csv(path, index=False)
     model = LinearRegression().fit(table[["a", "b"]], table["y"])
     intake = taken(pickled(model), DataSpec(path=path, target="y"), tmp_path / "s")
-    assert_graph_and_onnx_agree_with_source(intake)
+    assert_what_is_inside_agrees_with_source(intake)
     assert intake.model.task is ModelTask.REGRESSION
     assert intake.model.outputs[0].shape == (-1, 1)
 
@@ -206,7 +212,9 @@ def test_through_the_child_and_back(tmp_path, digits_pt2, digits_npz):
     assert intake.model.name == "digits"
     assert store.holds(intake.model.graph)
     assert intake.model.graph.format is Format.TORCH_GRAPH
-    assert intake.model.source.digest == intake.model.onnx.parent
+    assert intake.model.onnx is None
+    assert intake.model.source.digest == intake.model.graph.parent
+    assert intake.model.is_untouched
 
 
 def test_a_hostile_pickle_is_refused_through_the_child(tmp_path, digits_npz):
@@ -291,16 +299,17 @@ def test_the_churn_model_agrees_with_scikit_learn_on_every_row_of_the_table(shar
     intake = taken(path, DataSpec(path=table, target="Churn"), tmp_path)
     import pandas as pd
 
-    from edgewright.intake.tables import encode, read_table, typed
+    from edgewright.intake.tables import encode, read_table
 
-    columns = intake.model.preprocessing.columns
-    frame = typed(read_table(table), [(c.name, c.kind == "category") for c in columns], table)
-    assert frame["TotalCharges"].isna().sum() == 11
+    frame = read_table(DataSpec(path=table, target="Churn")).frame
+    frame["TotalCharges"] = pd.to_numeric(frame["TotalCharges"], errors="coerce")
+    assert any("'TotalCharges' holds text and was read as numbers, 11 blank" in note for note in intake.dataset.notes)
+    encoded = encode(frame, intake.model.preprocessing)
     model = pickle.loads(path.read_bytes())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = model.predict_proba(pd.DataFrame(frame))
-    for got in (graph_answers(intake, encode(frame, columns)), onnx_answers(intake, encode(frame, columns))):
+        expected = model.predict_proba(frame)
+    for got in (graph_answers(intake, encoded), onnx_answers(intake, encoded)):
         assert got.shape == (7043, 2)
         np.testing.assert_array_equal(got.argmax(axis=1), expected.argmax(axis=1))
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
@@ -312,6 +321,31 @@ def test_the_reference_network(shared, tmp_path):
     whole = np.load(shared / "data/mnist.npz")
     np.savez(tmp_path / "part.npz", **{k: whole[k][: 3000 if "train" in k else 1000] for k in whole.files})
     intake = taken(shared / "models/lenet_5_caffe.pt2", DataSpec(path=tmp_path / "part.npz", scale=1 / 255), tmp_path)
-    arrays = assert_graph_and_onnx_agree_with_source(intake, tolerance=1e-4)
+    arrays = assert_what_is_inside_agrees_with_source(intake, tolerance=1e-4)
     assert (arrays["test.predicted"] == arrays["test.y"]).mean() > 0.985
     assert intake.model.inputs[0].shape == (-1, 1, 28, 28)
+
+
+def test_what_of_the_sandbox_is_missing_is_said_in_the_result_and_the_log(tmp_path, monkeypatch):
+    import dataclasses
+
+    from edgewright import intake
+    from edgewright.progress import progress
+
+    x, y = load_breast_cancer(return_X_y=True)
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(make_pipeline(StandardScaler(), LogisticRegression()).fit(x, y)))
+    real, told = intake.run_in_child, []
+
+    def less(*given, **how):
+        return dataclasses.replace(real(*given, **how), unconfined="no Landlock here")
+
+    monkeypatch.setattr(intake, "run_in_child", less)
+    with progress.listening(lambda event: told.append(event.title)):
+        found = take_in(tmp_path / "m.pkl", DataSpec(path=tmp_path / "d.npz"), Store(tmp_path / "store"))
+    said = "the source was opened without all of the sandbox: no Landlock here"
+    assert said in found.model.notes
+    assert said in told
+    monkeypatch.undo()
+    whole = take_in(tmp_path / "m.pkl", DataSpec(path=tmp_path / "d.npz"), Store(tmp_path / "store"))
+    assert not any("sandbox" in note for note in whole.model.notes)

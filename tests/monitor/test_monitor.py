@@ -145,6 +145,15 @@ def test_few_rows_are_no_evidence(validated: ValidationReport) -> None:
     assert find_issues(summarize(few, MonitoringPlan()), MonitoringPlan(), validated) == ()
 
 
+def test_health_of_a_line_is_not_that_of_another(tmp_path: Path, validated: ValidationReport) -> None:
+    lines = ["churn.edge_device.stable", "churn.android.stable", "churn.edge_device.stable.2"]
+    write(tmp_path / "a.jsonl", *(record(errors=8, release=f"{line}.1").to_line() for line in lines))
+
+    health = check_health(read_telemetry(tmp_path), MonitoringPlan(), validated, "churn.edge_device.stable")
+
+    assert (health.records, [issue.release for issue in health.issues]) == (1, ["churn.edge_device.stable.1"])
+
+
 def test_health_says_what_was_not_readable_and_what_is_not_known(tmp_path: Path, validated: ValidationReport) -> None:
     write(tmp_path / "a.jsonl", "nonsense")
 

@@ -48,7 +48,7 @@ def test_only_the_layers_that_int8_spoils_stay_float(net, rows: Rows, edgewright
     assert made.sensitivity[0].layer == "fc2"
     assert {noise.layer for noise in made.sensitivity} == set(LAYERS)
     assert made.float_layers == ("fc2",)
-    assert any("left in float for accuracy: fc2" in note for note in made.notes)
+    assert any("layer 'fc2'" in note and "stays float32" in note for note in made.notes)
     assert (edgewright_home / "objects").is_dir()
 
 
@@ -64,4 +64,5 @@ def test_a_model_that_bears_int8_keeps_no_layer_in_float(model, edgewright_home,
 @pytest.mark.slow
 def test_layers_that_are_named_are_not_second_guessed(net, edgewright_home, tmp_path):
     made = run(net, tmp_path, Quantize(float_layers=("conv1",)), 2.0)
-    assert made.float_layers == ("conv1",)
+    assert not any("left in float for accuracy" in note for note in made.notes)
+    assert made.float_layers == ("conv1", "fc2")  # whose int8 answers are not the model's: the export's own check

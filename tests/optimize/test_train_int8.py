@@ -82,9 +82,36 @@ def files(trained, tmp_path_factory) -> dict[str, Path]:
         "arm": (Platform.EDGE_DEVICE, "arm64"),
     }
     return {
-        name: export(made, data, platform, Precision.INT8, store, instruction_set=processor).artifact.path
-        for name, (platform, processor) in asked.items()
+        name: export(made, data, platform, Precision.INT8, store, instruction_set=isa, dot_products=True).artifact.path
+        for name, (platform, isa) in asked.items()
     }
+
+
+def test_weights_of_7_bits_are_in_the_file_as_they_were_trained(model, rows, tmp_path):
+    """For x86 without dot products."""
+    params = PARAMS.model_copy(update={"weight_bits": 7, "training": Training(epochs=1, batch_size=64)})
+    narrow = train_int8(model, params, rows)
+    store = Store(tmp_path / "store")
+    made, data = imported(narrow, store, tmp_path), dataset(narrow, store, tmp_path, train=blobs(400, 3))
+    file = export(made, data, Platform.EDGE_DEVICE, Precision.INT8, store, instruction_set="x86_64").artifact.path
+    for layer, (weight_scales, _, _, weight) in scales_in_onnx(file).items():
+        steps = narrow.get_submodule(layer).weight.detach().abs().flatten(1).amax(1) / 64
+        assert np.allclose(weight_scales, steps.numpy(), rtol=1e-5)
+        levels = narrow.get_submodule(layer).weight.detach().flatten(1) / steps[:, None]
+        assert np.allclose(levels, levels.round(), atol=1e-3)
+        assert sorted(weight.ravel().tolist()) == sorted(levels.round().int().flatten().tolist())
+
+
+def test_the_device_decides_the_bits_that_are_trained(monkeypatch):
+    from edgewright.profile import load_device
+    from tasks import optimize
+
+    asked = []
+    monkeypatch.setattr(optimize, "run", lambda step, model, params, dataset: asked.append(params.weight_bits))
+    for device in ("generic_edge_device", "raspberry_pi_5", "pixel_8"):
+        optimize.compress(None, TrainInt8(), None, load_device(device))
+    optimize.compress(None, TrainInt8(weight_bits=7), None, load_device("pixel_8"))
+    assert asked == [7, 8, 8, 7]
 
 
 def scales_in_onnx(path: Path) -> dict[str, tuple[np.ndarray, float, int, np.ndarray]]:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edgewright.optimize.prune import prune
-from edgewright.optimize.training import fit
+from edgewright.optimize.training import Rows, class_logits, fit, predictions
 from edgewright.recipe import Prune, Training
 
 
@@ -48,3 +48,25 @@ def test_a_penalty_is_part_of_the_loss(rows):
     net[1].register_forward_hook(lambda _, __, output: outputs.append(output))
     fit(net, rows, Training(epochs=5, learning_rate=1e-2), penalty=lambda _: 100.0 * outputs[-1].square().mean())
     assert float(outputs[-1].detach().square().mean()) < 0.01
+
+
+@pytest.mark.parametrize("head", [nn.Sigmoid(), nn.Identity()], ids=["probability", "logit"])
+@pytest.mark.parametrize("distill", [0.0, 0.7])
+def test_one_score_a_row_is_trained_as_the_second_of_two_classes(head, distill):
+    """A softmax over one column is always 1: its loss would be zero, and nothing would be learnt."""
+    torch.manual_seed(0)
+    inputs = torch.randn(600, 4)
+    rows = Rows(inputs, (inputs[:, 0] + inputs[:, 1] > 0.8).long())
+    teacher = nn.Sequential(nn.Linear(4, 1), head)
+    with torch.no_grad():
+        teacher[0].weight.copy_(torch.tensor([[6.0, 6.0, 0.0, 0.0]]))
+        teacher[0].bias.fill_(-4.8)
+    student = nn.Sequential(nn.Linear(4, 1), head)
+
+    def accuracy():
+        logits = class_logits(teacher, rows)(predictions(student, inputs))
+        return float((logits.argmax(1) == rows.targets).float().mean())
+
+    before = accuracy()
+    fit(student, rows, Training(epochs=20, learning_rate=0.05, distill=distill), teacher=teacher)
+    assert accuracy() > max(0.9, before + 0.1)

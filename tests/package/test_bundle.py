@@ -7,12 +7,18 @@ import numpy as np
 import pytest
 
 from edgewright.artifact import digest_of
-from edgewright.errors import InputError
+from edgewright.errors import InputError, UnsupportedError
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle, read_bundle
 from edgewright.package.snippet import write_snippet
 from edgewright.profile import ExportOptions
+from edgewright_runtime import processor
+from edgewright_runtime.__main__ import main
+from edgewright_runtime.backends import run_rows
+from edgewright_runtime.bundle import open_bundle
+from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.golden import check_bundle, load_golden
+from edgewright_runtime.manifest import MANIFEST_NAME, Column, Preprocessing, Processor, Words
 from edgewright_runtime.predictor import Predictor
 from tests.bundles import COLUMNS, LABELS, softmax, table_parts
 
@@ -54,6 +60,31 @@ def test_golden_vectors_are_real_rows_with_the_files_own_answers(table_bundle: B
     assert len(inputs["x"]) == 16
     np.testing.assert_allclose(outputs["scores"].sum(axis=1), 1, atol=1e-6)
     assert check_bundle(folder) == {"scores": 0.0}
+
+
+def test_a_file_for_another_processor_says_so_where_it_does_not_fit(
+    tmp_path: Path, table_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(table_bundle.artifact.path, folder)
+    manifest = open_bundle(folder)
+    made_for = Processor("x86_64", dot_products=True, largest_pair_sum=60_000)
+    other = replace(manifest, runtime=replace(manifest.runtime, processor=made_for))
+    (folder / MANIFEST_NAME).write_bytes(other.to_json())
+    assert open_bundle(folder).runtime.processor == made_for
+    monkeypatch.setattr(processor, "saturates", lambda: False)
+    assert main(["check", str(folder)]) == 0
+    assert json.loads(capsys.readouterr().out)["warning"] == ""
+    monkeypatch.setattr(processor, "saturates", lambda: True)
+    assert main(["check", str(folder)]) == 0
+    said = "the file was made for x86_64 with 8-bit dot products: its 8-bit sums reach 60,000"
+    assert said in json.loads(capsys.readouterr().out)["warning"]
+    golden = replace(other.golden, tolerance={"scores": 0.0})
+    real = run_rows
+    monkeypatch.setattr("edgewright_runtime.golden.run_rows", lambda *a: {n: v + 1 for n, v in real(*a).items()})
+    (folder / MANIFEST_NAME).write_bytes(replace(other, golden=golden).to_json())
+    with pytest.raises(IntegrityError, match=f"does not run this model correctly here: {said}"):
+        check_bundle(folder)
 
 
 def test_litert_bundle_keeps_the_models_names_and_its_logits(image_bundle: Bundle) -> None:
@@ -140,6 +171,44 @@ def test_snippet_names_what_the_model_needs(
         assert f'"{manifest.inputs[0].name}"' in text
     if kind == "table":
         assert all(column.name in text for column in COLUMNS)
+
+
+@pytest.mark.parametrize("platform", ["ios", "android", "edge_device"])
+def test_snippet_counts_the_terms_of_a_text(tmp_path: Path, platform: str, table_bundle: Bundle) -> None:
+    manifest = read_bundle(table_bundle.artifact.path).manifest
+    words = Words("word", lowercase=True, strip_accents="", pattern=r"(?u)\b\w\w+\b", ngrams=(1, 2))
+    said = Column("said", "text", (("good", 0), ("bad", 1), ("good bad", 2)), words=words)
+    columns = (*COLUMNS, said)
+    counting = replace(manifest, platform=platform, preprocessing=Preprocessing(columns=columns))
+
+    text = write_snippet(tmp_path, counting, ExportOptions()).read_text()
+
+    assert "__" not in text.replace("__file__", "")
+    for opening, closing in ("{}", "()", "[]"):
+        assert text.count(opening) == text.count(closing)
+    if platform != "edge_device":
+        assert "private fun terms(" in text or "private func terms(" in text
+        assert "6" in text  # three columns, and three terms
+    own = replace(said, words=replace(words, pattern=r"[\w']+"))
+    other = replace(counting, preprocessing=Preprocessing(columns=(own,)))
+    if platform == "edge_device":
+        write_snippet(tmp_path, other, ExportOptions())
+    else:
+        with pytest.raises(UnsupportedError, match="token_pattern"):
+            write_snippet(tmp_path, other, ExportOptions())
+
+
+def test_example_row_is_the_first_raw_row_where_the_dataset_holds_it(tmp_path: Path) -> None:
+    parts = table_parts(tmp_path)
+    path = parts.dataset.artifact.path
+    row = {"tenure": 1.5, "charges": None, "contract": "never seen"}
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    np.savez(path, **arrays, **{"test.raw": np.array([json.dumps(row)])})
+
+    written = json.loads((parts.build().artifact.path / "example.json").read_text())
+
+    assert written == row
 
 
 @pytest.mark.parametrize(

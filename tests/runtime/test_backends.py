@@ -56,6 +56,24 @@ def test_number_that_only_the_model_knows_to_be_wrong_is_the_callers(tmp_path: P
         backend.run({"x": np.array([7])})
 
 
+def test_whole_numbers_are_taken_in_any_width_that_holds_them(tmp_path: Path) -> None:
+    """Token ids are int64 everywhere but in the files of converters that narrow them."""
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        "ids",
+        [helper.make_tensor_value_info("x", TensorProto.INT32, ["N"])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, ["N"])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    backend = load(tmp_path / "m.onnx", "onnx")
+
+    assert backend.run({"x": np.array([2, 3], np.int64)})["y"].tolist() == [4, 6]
+    with pytest.raises(InputRejectedError, match=r"'x' is int32, which holds .* given were 2 to 4294967296"):
+        backend.run({"x": np.array([2, 2**32], np.int64)})
+    with pytest.raises(InputRejectedError, match="given was float64"):
+        backend.run({"x": np.array([2.0])})
+
+
 def test_litert_runs_row_by_row_where_the_batch_is_fixed(image_bundle: Bundle) -> None:
     path = image_bundle.artifact.path / "digits_cnn.tflite"
     backend = load(path, "tflite", input_names=["x"], output_names=["scores"])

@@ -56,14 +56,17 @@ def lives_there(run: Board, tmp_path: Path, table_bundle: Bundle, newer_bundle: 
     """Install, predict, update, roll back and tell the status, as the README says."""
     repository, example = tmp_path / "repository", table_bundle.artifact.path / "example.json"
     publish(table_bundle, str(repository), "stable")
-    assert run("install", repository)["installed"]["release"] == "stable.1"
+    assert run("install", repository)["installed"]["release"] == "churn.edge_device.stable.1"
     publish(newer_bundle, str(repository), "stable")
-    assert run("install", repository)["installed"]["release"] == "stable.2"
-    assert run("rollback")["installed"]["release"] == "stable.1"
+    assert run("install", repository)["installed"]["release"] == "churn.edge_device.stable.2"
+    assert run("rollback")["installed"]["release"] == "churn.edge_device.stable.1"
     status = run("status")
     answer = run("predict", example)
 
-    assert (status["current"]["release"], status["releases"]) == ("stable.1", ["stable.1", "stable.2"])
+    assert (status["current"]["release"], status["releases"]) == (
+        "churn.edge_device.stable.1",
+        ["churn.edge_device.stable.1", "churn.edge_device.stable.2"],
+    )
     here = Predictor(table_bundle.artifact.path).predict(json.loads(example.read_text()))
     np.testing.assert_allclose(answer["scores"], here.scores, atol=1e-6)
     assert tuple(answer["labels"]) == here.labels

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def test_first_start_fetches_a_model_and_answers_without_network_afterwards(tmp_
     answer = again.predict(ROW)
     tick = again.tick()
 
-    assert (answer.source, answer.model) == ("edge", "stable.1")
+    assert (answer.source, answer.model) == ("edge", "churn.edge_device.stable.1")
     assert "cannot be read" in tick.errors[0]
     with pytest.raises(InputRejectedError):
         again.predict({})
@@ -110,8 +111,8 @@ def test_update_is_taken_between_two_answers_and_clears_the_cache(
     tick = running.tick()
     after = running.predict(ROW)
 
-    assert tick.installed == tick.release == "stable.2"
-    assert (before.model, after.model) == ("stable.1", "stable.2")
+    assert tick.installed == tick.release == "churn.edge_device.stable.2"
+    assert (before.model, after.model) == ("churn.edge_device.stable.1", "churn.edge_device.stable.2")
     assert before.scores != after.scores
     assert running.tick().installed is None
 
@@ -127,11 +128,11 @@ def test_new_model_that_does_badly_is_given_up_reported_and_not_tried_again(
         work(running)
         ticks.append(running.tick())
 
-    assert [tick.rolled_back for tick in ticks] == [None, "stable.2", None]
-    assert running.predict(ROW).model == "stable.1"
+    assert [tick.rolled_back for tick in ticks] == [None, "churn.edge_device.stable.2", None]
+    assert running.predict(ROW).model == "churn.edge_device.stable.1"
     assert "is not taken again" in ticks[2].errors[0]
     (report,) = logged(running, "rollback")
-    assert report["release"] == "stable.2"
+    assert report["release"] == "churn.edge_device.stable.2"
     assert report["reason"].startswith("high_latency")
     assert logged(running, "issue")
 
@@ -147,7 +148,7 @@ def test_new_model_that_misses_its_limit_by_a_little_is_given_up_too(
         tick = running.tick()
 
     assert [issue.severity for issue in tick.issues if issue.kind == "high_latency"] == ["warning"]
-    assert tick.rolled_back == "stable.2"
+    assert tick.rolled_back == "churn.edge_device.stable.2"
 
 
 def test_new_model_that_does_well_ends_its_trial(tmp_path: Path, repository: str, newer_bundle: Bundle) -> None:
@@ -160,7 +161,7 @@ def test_new_model_that_does_well_ends_its_trial(tmp_path: Path, repository: str
         running.tick()
 
     assert running.installation.trial_starts() is None
-    assert running.predict(ROW).model == "stable.2"
+    assert running.predict(ROW).model == "churn.edge_device.stable.2"
 
 
 def usual_rows(count: int = 60) -> list[dict[str, Any]]:
@@ -181,7 +182,7 @@ def on_trial(tmp_path: Path, repository: str, newer_bundle: Bundle, plan: Monito
         running.flush()
         running.tick()
     publish(newer_bundle, repository, "stable", monitoring=plan)
-    assert running.tick().installed == "stable.2"
+    assert running.tick().installed == "churn.edge_device.stable.2"
     return running
 
 
@@ -201,7 +202,7 @@ def test_new_model_that_is_wrong_too_often_is_given_up(tmp_path: Path, repositor
 
     ticks = ticks_of(running, usual_rows(20), truth="none of them")
 
-    assert ticks[-1].rolled_back == "stable.2"
+    assert ticks[-1].rolled_back == "churn.edge_device.stable.2"
     assert logged(running, "rollback")[0]["reason"].startswith("low_accuracy")
 
 
@@ -228,7 +229,7 @@ def test_truth_that_comes_later_judges_the_model_that_answered(
             ticks.append(running.tick())
 
     assert {answer.source for answer in answers} == {"cloud"}
-    assert ticks[-1].rolled_back == "stable.2"
+    assert ticks[-1].rolled_back == "churn.edge_device.stable.2"
     reasons = [body["reason"] for request in cloud.requests for body in bodies_of(request, "rollback")]
     assert reasons[0].startswith("low_accuracy")
     assert not running.label(answers[0], "none of them"), "another model is current"
@@ -240,7 +241,7 @@ def test_few_wrong_answers_condemn_nothing(tmp_path: Path, repository: str, newe
 
     ticks = ticks_of(running, usual_rows(1), truth="none of them")  # 0 of 1: up to 79% would still be likely
 
-    assert running.predict(ROW).model == "stable.2", ticks
+    assert running.predict(ROW).model == "churn.edge_device.stable.2", ticks
 
 
 def test_new_model_that_fails_is_given_up(
@@ -261,9 +262,9 @@ def test_new_model_that_fails_is_given_up(
     assert running.predict(ROW).source == "default"
     ticks = ticks_of(running, usual_rows())
 
-    assert ticks[-1].rolled_back == "stable.2"
+    assert ticks[-1].rolled_back == "churn.edge_device.stable.2"
     assert logged(running, "rollback")[0]["reason"].startswith("high_errors")
-    assert running.predict(ROW).model == "stable.1"
+    assert running.predict(ROW).model == "churn.edge_device.stable.1"
 
 
 @pytest.mark.parametrize("strange_before", [False, True])
@@ -274,12 +275,12 @@ def test_drift_condemns_a_new_model_only_where_the_one_before_had_none(
     running = device(tmp_path, repository)
     ticks_of(running, strange if strange_before else usual_rows(400))
     publish(newer_bundle, repository, "stable", monitoring=EASY)
-    assert running.tick().installed == "stable.2"
+    assert running.tick().installed == "churn.edge_device.stable.2"
 
     ticks = ticks_of(running, strange)
 
     assert [issue.kind for issue in ticks[-1].issues] == ["confidence_drift"]
-    assert ticks[-1].rolled_back == (None if strange_before else "stable.2")
+    assert ticks[-1].rolled_back == (None if strange_before else "churn.edge_device.stable.2")
 
 
 def test_time_of_the_cloud_and_a_network_that_is_down_are_not_the_models_fault(
@@ -300,7 +301,7 @@ def test_time_of_the_cloud_and_a_network_that_is_down_are_not_the_models_fault(
 
     assert slow.issues == ()
     assert [issue.kind for issue in down[-1].issues] == ["rising_fallbacks"]
-    assert running.predict(ROW).model == "stable.2"
+    assert running.predict(ROW).model == "churn.edge_device.stable.2"
     assert (slow.rolled_back, running.installation.trial_starts()) == (None, None), "it has proved itself"
 
 
@@ -315,7 +316,7 @@ def test_a_release_can_change_nothing_but_thresholds(tmp_path: Path, repository:
         after = running.predict(ROW)
 
     assert (before.source, after.source) == ("edge", "cloud")
-    assert (tick.installed, tick.downloaded_bytes) == ("stable.2", 0)
+    assert (tick.installed, tick.downloaded_bytes) == ("churn.edge_device.stable.2", 0)
     assert running._active.watch.limits.latency_p95_ms == 7.0
 
 
@@ -326,7 +327,7 @@ def test_sync_answers_carry_an_update_and_spare_the_repository(
 
     def reply(_path: str, content: dict[str, Any]) -> tuple[int, bytes]:
         keys = [record["key"] for record in content["records"]]
-        offer = {"channel": "stable", "version": offered[0]}
+        offer = {"line": "churn.edge_device.stable", "version": offered[0]}
         return 200, json.dumps({"confirmed": keys, "offer": offer}).encode()
 
     with serving(reply) as cloud:
@@ -345,7 +346,7 @@ def test_sync_answers_carry_an_update_and_spare_the_repository(
         after_a_while = running.tick()
 
     found = [tick.installed for tick in (not_yet, at_once, too_soon, after_a_while)]
-    assert found == [None, "stable.2", None, "stable.3"]
+    assert found == [None, "churn.edge_device.stable.2", None, "churn.edge_device.stable.3"]
 
 
 def test_corrupted_outbox_is_set_aside_and_never_a_crash_loop(tmp_path: Path, repository: str) -> None:
@@ -385,10 +386,12 @@ def test_new_model_that_cannot_be_opened_after_all_is_given_up(
     tick = running.tick()
     monkeypatch.undo()
 
-    assert (tick.release, tick.rolled_back) == ("stable.1", "stable.2")
+    assert (tick.release, tick.rolled_back) == ("churn.edge_device.stable.1", "churn.edge_device.stable.2")
     assert "no memory is left" in logged(running, "rollback")[0]["reason"]
-    assert running.installation.current().name == running.predict(ROW).model == "stable.1"
-    assert "is not taken again" in running.tick().errors[0]
+    assert running.installation.current().name == running.predict(ROW).model == "churn.edge_device.stable.1"
+    assert "no memory is left for it); tried again later" in running.tick().errors[0]
+    running.clock = lambda: time.time() + 3600
+    assert running.tick().installed == "churn.edge_device.stable.2"
 
 
 def test_new_model_is_not_blamed_for_the_slowness_of_a_hot_device(
@@ -400,7 +403,7 @@ def test_new_model_is_not_blamed_for_the_slowness_of_a_hot_device(
     running = device(tmp_path, repository, levels=levels, limits=limits)
     running._sensors.reading = Reading(temperature_c=95)
     publish(newer_bundle, repository, "stable", monitoring=plan)
-    assert running.tick().installed == "stable.2"
+    assert running.tick().installed == "churn.edge_device.stable.2"
     assert running.tick().level == "slow"
 
     hot = ticks_of(running, usual_rows(20), windows=3)
@@ -409,7 +412,7 @@ def test_new_model_is_not_blamed_for_the_slowness_of_a_hot_device(
 
     assert {issue.kind for issue in hot[-1].issues} == {"high_latency", "high_temperature"}
     assert [tick.rolled_back for tick in hot] == [None] * 3
-    assert "stable.2" in [tick.rolled_back for tick in cool]
+    assert "churn.edge_device.stable.2" in [tick.rolled_back for tick in cool]
 
 
 def test_release_that_another_process_installs_or_leaves_is_followed(
@@ -418,15 +421,18 @@ def test_release_that_another_process_installs_or_leaves_is_followed(
     running = device(tmp_path, repository)
     other = device(tmp_path, None)  # an application beside the agent: it takes no updates itself
     publish(newer_bundle, repository, "stable", monitoring=EASY)
-    assert running.tick().installed == "stable.2"
+    assert running.tick().installed == "churn.edge_device.stable.2"
 
-    assert other.predict(ROW).model == "stable.1"
-    assert other.tick().release == "stable.2"
-    assert other.predict(ROW).model == "stable.2"
+    assert other.predict(ROW).model == "churn.edge_device.stable.1"
+    assert other.tick().release == "churn.edge_device.stable.2"
+    assert other.predict(ROW).model == "churn.edge_device.stable.2"
 
     with Installation(tmp_path / "device").exclusive():
         Installation(tmp_path / "device").rollback()
-    assert [running.tick().release, other.tick().release] == ["stable.1", "stable.1"]
+    assert [running.tick().release, other.tick().release] == [
+        "churn.edge_device.stable.1",
+        "churn.edge_device.stable.1",
+    ]
 
 
 def test_trial_is_not_judged_by_what_another_model_did(
@@ -448,9 +454,9 @@ def test_trial_is_not_judged_by_what_another_model_did(
     assert "cannot follow" in tick.errors[0]
     assert "high_latency" in {issue.kind for issue in tick.issues}
     assert tick.rolled_back is None
-    assert Installation(tmp_path / "device").current_name() == "stable.2"
+    assert Installation(tmp_path / "device").current_name() == "churn.edge_device.stable.2"
     monkeypatch.undo()
-    assert other.tick().release == "stable.2"
+    assert other.tick().release == "churn.edge_device.stable.2"
 
 
 def _fails() -> None:
@@ -460,12 +466,12 @@ def _fails() -> None:
 def test_model_that_was_given_up_is_chosen_neither_under_heat_nor_after_damage(two_models: Path) -> None:
     """It is still on the disk, and is the better one by its figures."""
     root = two_models / "device"
-    Installation(root).refuse("small.1", "rolled back on this device")
+    Installation(root).refuse("churn.edge_device.small.1", "rolled back on this device")
 
     hot = heated(device(two_models, None), [90] * 3, busy=False)
     (root / "current/release.json").write_bytes(b"rotten")
 
-    assert {model for _, model, *_ in hot} == {"stable.1"}
+    assert {model for _, model, *_ in hot} == {"churn.edge_device.stable.1"}
     with pytest.raises(EdgeRuntimeError, match="no model is installed"):
         device(two_models, None)
 
@@ -485,7 +491,7 @@ def test_model_that_ends_its_process_each_time_is_given_up(
         models.append(running.predict(ROW).model)
         running.outbox.close()
 
-    assert models == ["stable.2"] * 3 + ["stable.1"] * 2
+    assert models == ["churn.edge_device.stable.2"] * 3 + ["churn.edge_device.stable.1"] * 2
 
 
 def test_damaged_current_model_makes_room_for_the_one_before(
@@ -498,10 +504,10 @@ def test_damaged_current_model_makes_room_for_the_one_before(
 
     running = device(tmp_path, repository)
 
-    assert running.predict(ROW).model == "stable.1"
+    assert running.predict(ROW).model == "churn.edge_device.stable.1"
     assert "churn.onnx" in logged(running, "rollback")[0]["reason"]
-    assert running.tick().installed == "stable.2", "damage is not the release's fault"
-    assert running.predict(ROW).model == "stable.2"
+    assert running.tick().installed == "churn.edge_device.stable.2", "damage is not the release's fault"
+    assert running.predict(ROW).model == "churn.edge_device.stable.2"
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -516,11 +522,11 @@ def test_damaged_release_document_is_no_crash_loop(
 
     running = device(tmp_path, repository)
 
-    assert running.predict(ROW).model == "stable.1"
+    assert running.predict(ROW).model == "churn.edge_device.stable.1"
     (report,) = logged(running, "rollback")
-    assert report["release"] == ("stable.2" if kept else "stable.1")
+    assert report["release"] == ("churn.edge_device.stable.2" if kept else "churn.edge_device.stable.1")
     assert "not valid JSON" in report["reason"]
-    assert running.tick().installed == ("stable.2" if kept else None)
+    assert running.tick().installed == ("churn.edge_device.stable.2" if kept else None)
     running.close()
     if not kept:
         (tmp_path / "device/current/release.json").write_bytes(b"rotten")
@@ -545,7 +551,7 @@ def test_runtime_that_is_gone_makes_room_for_a_model_that_runs(
 
     monkeypatch.setattr("edgewright_runtime.active.Predictor", opened)
     if kept:
-        assert device(tmp_path, None).predict(ROW).model == "stable.1"
+        assert device(tmp_path, None).predict(ROW).model == "churn.edge_device.stable.1"
     else:
         with pytest.raises(BackendUnavailableError, match=r"at least 2\.0"):
             device(tmp_path, repository)
@@ -557,7 +563,7 @@ def test_damaged_only_model_is_fetched_again(tmp_path: Path, repository: str) ->
 
     with pytest.raises(IntegrityError, match=r"churn\.onnx"):
         device(tmp_path, None)
-    assert device(tmp_path, repository).predict(ROW).model == "stable.1"
+    assert device(tmp_path, repository).predict(ROW).model == "churn.edge_device.stable.1"
 
 
 @pytest.fixture
@@ -596,8 +602,14 @@ def test_heat_steps_down_as_the_profile_says_and_cool_air_back_up(two_models: Pa
 
     seen = heated(running, [50, *[90] * 6, *[60] * 6], busy=busy)
 
-    normal, cheaper = ("normal", "stable.1", 2, 0.0), ("cheaper_model", "small.1", 2, 0.0)
-    fewer, slower = ("fewer_threads", "small.1", 1, 0.0), ("longer_interval", "small.1", 1, 1.0)
+    normal, cheaper = (
+        ("normal", "churn.edge_device.stable.1", 2, 0.0),
+        ("cheaper_model", "churn.edge_device.small.1", 2, 0.0),
+    )
+    fewer, slower = (
+        ("fewer_threads", "churn.edge_device.small.1", 1, 0.0),
+        ("longer_interval", "churn.edge_device.small.1", 1, 1.0),
+    )
     # Two hot looks raise the issue, three cool ones clear it; in between the lowest level is kept.
     down, up = [normal, normal, cheaper, fewer, slower], [fewer, cheaper, normal, normal]
     assert seen == [*down, *[slower] * 4, *up]
@@ -646,10 +658,10 @@ def test_model_over_its_budget_is_not_activated_and_not_tried_again(tmp_path: Pa
 
     assert "its budget is" in first.errors[0]
     assert "is not taken again" in second.errors[0]
-    assert running.predict(ROW).model == "stable.1"
+    assert running.predict(ROW).model == "churn.edge_device.stable.1"
     with pytest.raises(RollbackError):
         Updater(repository, "stable", tmp_path / "device").update()
-    assert Installation(tmp_path / "device").current().name == "stable.1"
+    assert Installation(tmp_path / "device").current().name == "churn.edge_device.stable.1"
 
 
 @pytest.mark.parametrize("wait_for_log", [True, False])
@@ -657,7 +669,10 @@ def test_eight_threads_answer_and_log_while_the_model_is_replaced(
     tmp_path: Path, repository: str, newer_bundle: Bundle, wait_for_log: bool
 ) -> None:
     running = device(tmp_path, repository, wait_for_log=wait_for_log)
-    by_model: dict[str, dict[float, tuple[float, ...]]] = {"stable.1": {}, "stable.2": {}}
+    by_model: dict[str, dict[float, tuple[float, ...]]] = {
+        "churn.edge_device.stable.1": {},
+        "churn.edge_device.stable.2": {},
+    }
     failures: list[Exception] = []
 
     def ask(worker: int) -> None:
@@ -683,7 +698,7 @@ def test_eight_threads_answer_and_log_while_the_model_is_replaced(
 
     assert not failures
     assert sum(len(answers) for answers in by_model.values()) == 270
-    assert len(by_model["stable.2"]) >= 30
+    assert len(by_model["churn.edge_device.stable.2"]) >= 30
     assert len(logged(running, "prediction")) == 270
     assert sum(window["predictions"] for window in logged(running, "telemetry")) == 270
     for model, answers in by_model.items():
@@ -706,9 +721,9 @@ def test_agent_answers_lines_and_keeps_what_it_logged(tmp_path: Path, repository
 
     lines = done.stdout.decode().splitlines()
     answers = [json.loads(line) for line in lines[:10]]
-    assert answers[0]["model"] == "stable.1"
+    assert answers[0]["model"] == "churn.edge_device.stable.1"
     assert "error" in answers[1]
-    assert "'charges' is missing" in answers[2]["error"]
+    assert "'contract' is missing" in answers[2]["error"]
     assert ["error" in answer for answer in answers] == [False, *[True] * 8, False]
     assert json.loads("".join(lines[10:]))["answered"] == 10
     status = subprocess.run(
@@ -755,8 +770,8 @@ def test_agent_goes_on_where_a_round_of_upkeep_fails(tmp_path: Path, repository:
         text=True,
     ) as agent:
         assert agent.stderr is not None
-        assert json.loads(agent.stderr.readline())["upkeep"]["release"] == "stable.1"
-        (tmp_path / "device/releases/stable.1/release.json").write_bytes(b"rotten")
+        assert json.loads(agent.stderr.readline())["upkeep"]["release"] == "churn.edge_device.stable.1"
+        (tmp_path / "device/releases/churn.edge_device.stable.1/release.json").write_bytes(b"rotten")
         failed = next(line for line in agent.stderr if "upkeep_failed" in line)
         again = next(line for line in agent.stderr if "upkeep_failed" in line)
         answers, _ = agent.communicate(json.dumps(ROW) + "\n")
@@ -778,12 +793,12 @@ def test_round_of_upkeep_that_fails_in_an_unforeseen_way_is_told_and_tried_again
 
     assert _ticked(running) == {"upkeep_failed": "ZeroDivisionError: a battery of no capacity"}
     monkeypatch.undo()
-    assert _ticked(running)["upkeep"]["release"] == "stable.1"
+    assert _ticked(running)["upkeep"]["release"] == "churn.edge_device.stable.1"
 
 
 def test_refusal_that_lasts_is_told_once(tmp_path: Path, repository: str) -> None:
     running = device(tmp_path, repository)
-    index = Path(repository, "channels/stable.json")
+    index = Path(repository, "channels/churn.edge_device.stable.json")
     whole = index.read_bytes()
     for content in (b"damaged", b"damaged", whole, b"damaged"):
         index.write_bytes(content)

@@ -69,15 +69,15 @@ def test_full_disk_keeps_inference_going_and_loses_nothing_that_was_logged(
     tick = device.tick()
     answer = device.predict({**ROW, "tenure": 0.7})
 
-    assert (answer.source, answer.model) == ("edge", "stable.1")
+    assert (answer.source, answer.model) == ("edge", "churn.edge_device.stable.1")
     assert any("No space left" in error or "are free" in error for error in tick.errors), tick.errors
     assert "before" in users(device)
     with pytest.raises(EdgeRuntimeError, match=r"No space left|are free"):
         Updater(repository, "stable", root).update()
 
     ballast.unlink()
-    assert device.tick().installed == "stable.2"
-    assert device.predict(ROW, user="after").model == "stable.2"
+    assert device.tick().installed == "churn.edge_device.stable.2"
+    assert device.predict(ROW, user="after").model == "churn.edge_device.stable.2"
     assert users(device) >= {"before", "after"}
     device.close()
 
@@ -100,7 +100,7 @@ def test_device_starts_and_answers_on_a_full_disk(
 
     device = Device(Settings(root, repository))
 
-    assert device.predict(ROW).model == "stable.2"
+    assert device.predict(ROW).model == "churn.edge_device.stable.2"
     assert device._active.answers.not_logged == 1
     ballast.unlink()
     device.predict({**ROW, "tenure": 0.3}, user="after")
@@ -115,18 +115,18 @@ def test_download_that_fills_the_disk_gives_its_room_back(
     publish(table_bundle, str(repository), "stable", monitoring=EASY)
     Updater(str(repository), "stable", root).update()
     publish(newer_bundle, str(repository), "stable", monitoring=EASY)
-    release = parse_release((repository / "releases/stable/2.json").read_bytes())
+    release = parse_release((repository / "releases/churn.edge_device.stable/2.json").read_bytes())
     ballast = fill(disk)
     # Room for the files' bytes, not for the pages that they begin.
-    os.truncate(ballast, ballast.stat().st_size - 4096 * (sum(b.bytes for b in release.files) // 4096 + 2))
+    os.truncate(ballast, ballast.stat().st_size - 4096 * (sum(b.bytes for b in release.files) // 4096 + 3))
     free = shutil.disk_usage(disk).free
 
     with pytest.raises(EdgeRuntimeError, match="No space left"):
         Updater(str(repository), "stable", root).update()
 
     assert list((root / "staging").iterdir()) == []
-    assert shutil.disk_usage(disk).free == free
-    assert Installation(root).current_name() == "stable.1"
+    assert shutil.disk_usage(disk).free >= free - 4096  # a page for the note when to try again
+    assert Installation(root).current_name() == "churn.edge_device.stable.1"
 
 
 def test_device_answers_from_a_disk_that_can_only_be_read(
@@ -143,11 +143,11 @@ def test_device_answers_from_a_disk_that_can_only_be_read(
 
     device = Device(Settings(root, repository))
 
-    assert device.predict(ROW).model == "stable.1"
+    assert device.predict(ROW).model == "churn.edge_device.stable.1"
     assert device._active.answers.not_logged == 1
     assert any("Read-only file system" in error for error in device.tick().errors)
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)  # noqa: S607
-    assert device.tick().installed == "stable.2"
-    assert device.predict(ROW, user="after").model == "stable.2"
+    assert device.tick().installed == "churn.edge_device.stable.2"
+    assert device.predict(ROW, user="after").model == "churn.edge_device.stable.2"
     assert len(users(device)) == 1
     device.close()

@@ -25,12 +25,12 @@ def test_edge_device_example_tells_the_story_of_its_readme() -> None:
     fetched, full = (int(n) for n in re.search(r"(\d+) bytes fetched instead of (\d+)", acts["4"]).groups())
     assert fetched < full
     assert "patched: digits.onnx" in acts["4"]
-    assert "rolled back by the device: stable.3, high_latency" in done.stdout
-    assert "stable.3 is not taken again" in done.stdout
+    assert "rolled back by the device: digits.edge_device.stable.3, high_latency" in done.stdout
+    assert "digits.edge_device.stable.3 is not taken again" in done.stdout
     counted = [
         found.groups()
         for found in re.finditer(r"the cloud has (\d+) of (\d+) predictions(, each once|\.)", done.stdout)
     ]
     assert len(counted) == 2
     assert all(cloud == device for cloud, device, _ in counted)
-    assert re.search(r"now: .* by stable\.2 \(edge\)", done.stdout.partition("rolled back")[2])
+    assert re.search(r"now: .* by digits\.edge_device\.stable\.2 \(edge\)", done.stdout.partition("rolled back")[2])

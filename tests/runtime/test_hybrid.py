@@ -166,14 +166,13 @@ def test_token_is_never_sent_where_a_redirection_leads(status: int) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    with pytest.raises(RefusedError, match=f"answered {status}"):
-        CloudClient(f"http://127.0.0.1:{server.server_port}", "t").post("/v1/sync", {})
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with pytest.raises(RefusedError, match=f"answered {status}"):
+                CloudClient(f"http://127.0.0.1:{server.server_port}", "t").post("/v1/sync", {})
+        finally:  # however it fails
+            server.shutdown()
     assert seen == []
 
 
@@ -447,7 +446,9 @@ class Ledger:
             self.lose -= 1
             return None
         confirmed = [record["key"] for record in content["records"]]
-        return 200, json.dumps({"confirmed": confirmed, "offer": {"channel": "stable", "version": 3}}).encode()
+        return 200, json.dumps(
+            {"confirmed": confirmed, "offer": {"line": "churn.edge_device.stable", "version": 3}}
+        ).encode()
 
 
 def test_lost_confirmations_are_counted_once(predictor: Predictor, outbox: Outbox) -> None:

@@ -139,7 +139,7 @@ def test_device_patches_instead_of_downloading(
     assert outcome.downloaded_bytes < 0.9 * new.download_bytes
     assert (root / "current/bundle/churn.onnx").read_bytes() == model_bytes(new)
     assert (model_bytes(new) == model_bytes(base)) == (not patched)
-    (patch,) = parse_release((repository / "releases/stable/2.json").read_bytes()).patches
+    (patch,) = parse_release((repository / "releases/churn.edge_device.stable/2.json").read_bytes()).patches
     assert (patch.base, patch.kind) == (base.manifest_digest, kind)
     row = {"tenure": 0.5, "charges": -1.0, "contract": "yearly" if kind == "hyperparameter_update" else "One year"}
     there = Predictor(root / "current/bundle").predict(row)
@@ -153,10 +153,10 @@ def test_model_that_gained_a_layer_has_it_on_the_device(tmp_path: Path, base: Bu
     publish(bundle(tmp_path / "new", extra=True), str(repository), "stable")
     installed(root, repository)
 
-    nodes = [onnx.load(path / "bundle/churn.onnx").graph.node for path in sorted((root / "releases").glob("s*"))]
+    nodes = [onnx.load(path / "bundle/churn.onnx").graph.node for path in sorted((root / "releases").glob("churn*"))]
 
     assert [len(n) for n in nodes] == [4, 5]
-    assert Installation(root).current().previous == "stable.1"
+    assert Installation(root).current().previous == "churn.edge_device.stable.1"
 
 
 def test_zstd_patch_is_taken_only_where_the_device_can_read_it(
@@ -166,7 +166,7 @@ def test_zstd_patch_is_taken_only_where_the_device_can_read_it(
     for root in (tmp_path / "with", tmp_path / "without"):
         installed(root, tmp_path / "r")
     publish(tuned, str(tmp_path / "r"), "stable")
-    (patch,) = parse_release((tmp_path / "r/releases/stable/2.json").read_bytes()).patches
+    (patch,) = parse_release((tmp_path / "r/releases/churn.edge_device.stable/2.json").read_bytes()).patches
     sizes = {delta.codec: delta.blob_bytes for delta in patch.files if delta.path == "golden.npz"}
 
     with_it = installed(tmp_path / "with", tmp_path / "r")
@@ -205,7 +205,7 @@ def test_patch_that_fails_costs_a_download_only(tmp_path: Path, base: Bundle, tu
     publish(base, str(repository), "stable")
     installed(root, repository)
     publish(tuned, str(repository), "stable")
-    (patch,) = parse_release((repository / "releases/stable/2.json").read_bytes()).patches
+    (patch,) = parse_release((repository / "releases/churn.edge_device.stable/2.json").read_bytes()).patches
     blob = repository / next(delta.name for delta in patch.files if delta.path == "churn.onnx")
     if harm == "base":
         model = root / "current/bundle/churn.onnx"

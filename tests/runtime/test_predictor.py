@@ -58,9 +58,9 @@ def test_cell_that_does_not_fit_is_rejected_by_name(change: dict[str, Any], mess
 
 
 def test_missing_column_is_named_with_what_is_needed() -> None:
-    row = {key: value for key, value in ROW.items() if key != "charges"}
+    row = {key: value for key, value in ROW.items() if key != "tenure"}
 
-    with pytest.raises(InputRejectedError, match=r"'charges' is missing; needed: tenure, charges, contract"):
+    with pytest.raises(InputRejectedError, match=r"'tenure' is missing; needed: tenure, charges, contract"):
         encode(row, FEATURES, TABLE)
 
 
@@ -217,7 +217,8 @@ def test_link_in_place_of_a_file_is_not_followed(copy: Path, tmp_path: Path) -> 
                 "minimum_version": "99.0",
                 "accelerator": None,
                 "threads": 1,
-                "kernels": {"xnnpack": None, "kleidiai": None, "bfloat16": None},
+                "kernels": {"xnnpack": None, "kleidiai": None, "bfloat16": None, "int8": None},
+                "processor": None,
             },
             BackendUnavailableError,
             "at least 99.0",

@@ -38,11 +38,11 @@ def registry(device: Path) -> Registry:
 @pytest.mark.parametrize(
     ("limits", "release"),
     [
-        (Constraints(), "fast.1"),
-        (Constraints(max_latency_ms=2), "rough.1"),
-        (Constraints(max_memory_mb=35), "fast.1"),
-        (Constraints(max_memory_mb=5), "rough.1"),
-        (Constraints(runtimes=frozenset({"onnxruntime"})), "fast.1"),
+        (Constraints(), "churn.edge_device.fast.1"),
+        (Constraints(max_latency_ms=2), "churn.edge_device.rough.1"),
+        (Constraints(max_memory_mb=35), "churn.edge_device.fast.1"),
+        (Constraints(max_memory_mb=5), "churn.edge_device.rough.1"),
+        (Constraints(runtimes=frozenset({"onnxruntime"})), "churn.edge_device.fast.1"),
     ],
 )
 def test_the_most_accurate_that_fits_is_best_and_the_faster_of_equals(
@@ -56,7 +56,7 @@ def test_the_most_accurate_that_fits_is_best_and_the_faster_of_equals(
     [Constraints(max_memory_mb=1), Constraints(max_size_bytes=10), Constraints(runtimes=frozenset({"litert"}))],
 )
 def test_where_none_fits_the_message_says_what_there_is(registry: Registry, limits: Constraints) -> None:
-    with pytest.raises(EdgeRuntimeError, match=r"installed: fast\.1 \("):
+    with pytest.raises(EdgeRuntimeError, match=r"installed: churn\.edge_device\.fast\.1 \("):
         registry.best_model(limits)
 
 
@@ -68,14 +68,18 @@ def test_figure_that_was_never_measured_keeps_no_limit(tmp_path: Path) -> None:
     Updater(str(tmp_path / "repository"), "stable", tmp_path / "models").update()
     registry = Registry(Installation(tmp_path / "models"))
 
-    assert registry.best_model(Constraints()).release == "stable.1"
+    assert registry.best_model(Constraints()).release == "churn.edge_device.stable.1"
     with pytest.raises(EdgeRuntimeError):
         registry.best_model(Constraints(max_latency_ms=1000))
 
 
 def test_installing_beside_leaves_the_current_model(device: Path, registry: Registry) -> None:
-    assert Installation(device / "models").current().name == "slow.1"
-    assert {model.release for model in registry.models()} == {"slow.1", "fast.1", "rough.1"}
+    assert Installation(device / "models").current().name == "churn.edge_device.slow.1"
+    assert {model.release for model in registry.models()} == {
+        "churn.edge_device.slow.1",
+        "churn.edge_device.fast.1",
+        "churn.edge_device.rough.1",
+    }
 
 
 def _hold(root: Path, folder: Path, ready: object, done: object) -> None:
@@ -90,22 +94,24 @@ def test_quota_deletes_the_oldest_but_never_what_is_in_use(
     root = tmp_path / "models"
     for channel, bundle in (("a", table_bundle), ("b", newer_bundle), ("c", image_bundle)):
         publish(bundle, str(tmp_path / "repository"), channel)
-        Updater(str(tmp_path / "repository"), channel, root).update(beside=channel != "c", quota_bytes=PLENTY)
+        options = {"model": "digits-cnn", "platform": "android"} if channel == "c" else {"model": "churn"}
+        updater = Updater(str(tmp_path / "repository"), channel, root, **options)
+        updater.update(beside=channel != "c", quota_bytes=PLENTY)
     registry = Registry(Installation(root))
-    held = next(model.folder for model in registry.models() if model.release == "a.1")
+    held = next(model.folder for model in registry.models() if model.release == "churn.edge_device.a.1")
     context = multiprocessing.get_context("spawn")
     ready, done = context.Event(), context.Event()
     holder = context.Process(target=_hold, args=(root, held, ready, done))
     holder.start()
     assert ready.wait(30)
 
-    assert registry.collect(quota_bytes=0) == ["b.1"]
+    assert registry.collect(quota_bytes=0) == ["churn.edge_device.b.1"]
     holder.kill()  # a lease ends with its process, however that ends
     holder.join()
 
     assert registry.collect(quota_bytes=PLENTY) == []
-    assert registry.collect(quota_bytes=0) == ["a.1"]
-    assert [model.release for model in registry.models()] == ["c.1"]
+    assert registry.collect(quota_bytes=0) == ["churn.edge_device.a.1"]
+    assert [model.release for model in registry.models()] == ["digits-cnn.android.c.1"]
     assert len(list((root / "bundles").iterdir())) == 1
 
 
@@ -128,8 +134,8 @@ def test_release_that_names_no_bundle_is_swept_and_stops_nothing(
     for bundle in (table_bundle, newer_bundle, table_bundle):
         publish(bundle, repository, "stable")
         Updater(repository, "stable", root).update(quota_bytes=PLENTY)
-    (root / "releases/stable.1/bundle").unlink()
+    (root / "releases/churn.edge_device.stable.1/bundle").unlink()
     publish(newer_bundle, repository, "stable")
 
     assert Updater(repository, "stable", root).update().status == "installed"
-    assert Installation(root).names() == ["stable.3", "stable.4"]
+    assert Installation(root).names() == ["churn.edge_device.stable.3", "churn.edge_device.stable.4"]

@@ -12,6 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +29,10 @@ from edgewright_runtime.bundle import open_bundle
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError, TransportError
 from edgewright_runtime.installation import Installation
-from edgewright_runtime.release import in_cohort, parse_release
+from edgewright_runtime.release import LINES_PATH, MAX_INDEX_BYTES, in_cohort, parse_release
 from edgewright_runtime.transport import Repository, decompressed
 from edgewright_runtime.updater import Updater
+from edgewright_runtime.web import _KnownRedirects
 
 
 @pytest.fixture
@@ -64,7 +68,7 @@ def test_first_installation_then_nothing_new_then_an_update(
 
     assert _update(repository, root) == "installed"
     current = Installation(root).current()
-    assert (current.name, current.previous) == ("stable.2", "stable.1")
+    assert (current.name, current.previous) == ("churn.edge_device.stable.2", "churn.edge_device.stable.1")
     assert (
         open_bundle(root / "current" / "bundle").lineage.model != open_bundle(table_bundle.artifact.path).lineage.model
     )
@@ -92,7 +96,7 @@ def test_local_rollback_needs_no_network_and_does_not_come_back(
     assert main(["rollback", "--root", str(root)]) == 0
 
     assert _version(root) == 1
-    assert Installation(root).refusals() == {"stable.2": "rolled back on this device"}
+    assert Installation(root).refusals() == {"churn.edge_device.stable.2": "rolled back on this device"}
     with pytest.raises(RollbackError, match=r"rolled back on this device.*waiting for a newer one"):
         _update(repository, root)
     rollback(str(repository), "stable", 1)
@@ -107,14 +111,18 @@ def test_any_kept_version_can_be_gone_back_to_without_network(
         publish(bundle, str(repository), "stable", cohort_percent=percent)
         Updater(str(repository), "stable", root).update(ignore_cohort=True, quota_bytes=1 << 30)
     shutil.rmtree(repository)
-    assert Installation(root).names() == ["stable.1", "stable.2", "stable.3"]
+    assert Installation(root).names() == [
+        "churn.edge_device.stable.1",
+        "churn.edge_device.stable.2",
+        "churn.edge_device.stable.3",
+    ]
 
-    assert main(["rollback", "--root", str(root), "--to", "stable.1"]) == 0
+    assert main(["rollback", "--root", str(root), "--to", "churn.edge_device.stable.1"]) == 0
 
     assert _version(root) == 1
     capsys.readouterr()
-    assert main(["rollback", "--root", str(root), "--to", "stable.9"]) == 1
-    assert "there are: stable.2, stable.3" in capsys.readouterr().err
+    assert main(["rollback", "--root", str(root), "--to", "churn.edge_device.stable.9"]) == 1
+    assert "there are: churn.edge_device.stable.2, churn.edge_device.stable.3" in capsys.readouterr().err
 
 
 def test_damaged_earlier_release_is_not_gone_back_to(repository: Path, root: Path, newer_bundle: Bundle) -> None:
@@ -129,12 +137,14 @@ def test_damaged_earlier_release_is_not_gone_back_to(repository: Path, root: Pat
     assert _version(root) == 2
 
 
-@pytest.mark.parametrize("state", ["highest/stable", "trial", "releases/stray", "refused/stable.9"])
+@pytest.mark.parametrize(
+    "state", ["highest/churn.edge_device.stable", "trial", "releases/stray", "refused/churn.edge_device.stable.9"]
+)
 def test_damaged_state_is_no_crash_loop(repository: Path, root: Path, newer_bundle: Bundle, state: str) -> None:
     _update(repository, root)
     (root / state).write_bytes(b"\xff\0 rotten")
 
-    assert Installation(root).names() == ["stable.1"]
+    assert Installation(root).names() == ["churn.edge_device.stable.1"]
     Device(Settings(root, str(repository))).close()
     publish(newer_bundle, str(repository), "stable")
     assert _update(repository, root) == "installed"
@@ -156,7 +166,7 @@ def test_only_the_current_and_the_previous_release_are_kept(
         publish(bundle, str(repository), "stable", cohort_percent=percent)
         _update(repository, root, ignore_cohort=True)
 
-    assert Installation(root).names() == ["stable.3", "stable.4"]
+    assert Installation(root).names() == ["churn.edge_device.stable.3", "churn.edge_device.stable.4"]
     assert len(list((root / "bundles").iterdir())) == 2
     assert not list((root / "staging").iterdir())
 
@@ -170,7 +180,9 @@ def test_release_for_other_devices_is_left_alone(tmp_path: Path, root: Path, tab
 
 
 def test_cohort_is_the_stated_share_and_differs_by_release(repository: Path) -> None:
-    release = replace(parse_release((repository / "releases/stable/1.json").read_bytes()), cohort_percent=30)
+    release = replace(
+        parse_release((repository / "releases/churn.edge_device.stable/1.json").read_bytes()), cohort_percent=30
+    )
     devices = [f"device-{i}" for i in range(2000)]
 
     chosen = {d for d in devices if in_cohort(d, release)}
@@ -195,18 +207,18 @@ def _signed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def _forge_release(repository: Path, change: Callable[[dict[str, Any]], None], version: int = 2) -> None:
     """A release as a repository's owner could make it: index and digests fit together."""
-    document = json.loads((repository / "releases/stable/1.json").read_bytes())
+    document = json.loads((repository / "releases/churn.edge_device.stable/1.json").read_bytes())
     document["signed"]["version"] = version
     change(document["signed"])
     content = json.dumps(document).encode()
-    (repository / f"releases/stable/{version}.json").write_bytes(content)
+    (repository / f"releases/churn.edge_device.stable/{version}.json").write_bytes(content)
 
     def point(index: dict[str, Any]) -> None:
         index["version"] = version
         index["release_bytes"] = len(content)
         index["release_sha256"] = hashlib.sha256(content).hexdigest()
 
-    _signed(repository / "channels/stable.json", point)
+    _signed(repository / "channels/churn.edge_device.stable.json", point)
 
 
 def _store_blob(repository: Path, packed: bytes) -> dict[str, Any]:
@@ -271,10 +283,10 @@ def test_unpacking_never_holds_more_than_a_block() -> None:
 
 
 def test_older_version_is_refused(repository: Path, root: Path, newer_bundle: Bundle) -> None:
-    index = (repository / "channels/stable.json").read_bytes()
+    index = (repository / "channels/churn.edge_device.stable.json").read_bytes()
     publish(newer_bundle, str(repository), "stable")
     _update(repository, root)
-    (repository / "channels/stable.json").write_bytes(index)
+    (repository / "channels/churn.edge_device.stable.json").write_bytes(index)
 
     with pytest.raises(RollbackError, match="offers version 1, this device has had 2"):
         _update(repository, root)
@@ -324,7 +336,7 @@ def test_release_that_does_not_fit_is_refused(
 
 
 def test_release_document_that_was_changed_is_refused(repository: Path, root: Path) -> None:
-    _signed(repository / "releases/stable/1.json", lambda r: r.update(cohort_percent=50))
+    _signed(repository / "releases/churn.edge_device.stable/1.json", lambda r: r.update(cohort_percent=50))
 
     with pytest.raises(IntegrityError, match="index announced"):
         _update(repository, root)
@@ -412,11 +424,76 @@ def test_plain_web_server_is_a_repository(web: str, root: Path) -> None:
         Updater(web, "beta", root).update()
 
 
+class _Elsewhere(http.server.BaseHTTPRequestHandler):
+    """Sends every question on, to what its first part names."""
+
+    def do_GET(self) -> None:
+        address, _, rest = self.path[1:].partition("/")
+        self.send_response(302)
+        self.send_header("Location", f"{urllib.parse.unquote(address)}/{rest}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    yield from _serving(_Elsewhere)
+
+
+def _by_way_of(elsewhere: str, target: str, *hosts: str) -> bytes:
+    address = f"{elsewhere}/{urllib.parse.quote(target, safe='')}"
+    return Repository(address, redirect_hosts=hosts).read(LINES_PATH, MAX_INDEX_BYTES)
+
+
+def test_redirection_leads_to_named_hosts_only(elsewhere: str, web: str, repository: Path) -> None:
+    listed = (repository / LINES_PATH).read_bytes()
+    assert _by_way_of(elsewhere, web, "127.0.0.1") == listed
+    with pytest.raises(TransportError, match=r"redirects to 127\.0\.0\.1:\d+; followed are .* 127\.0\.0\.1:\d+ itself"):
+        _by_way_of(elsewhere, web)
+    assert _by_way_of(elsewhere, f"{elsewhere}/{urllib.parse.quote(web, safe='')}", "127.0.0.1") == listed
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1:9", "file:///etc", "gopher://127.0.0.1", "//"])
+def test_redirection_leads_to_the_web_only(elsewhere: str, target: str) -> None:
+    with pytest.raises(TransportError, match=r"302|redirects"):
+        _by_way_of(elsewhere, target, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("address", "target", "followed"),
+    [
+        ("https://a.example/x", "https://a.example/y", True),
+        ("https://a.example/x", "https://b.example/y", False),
+        ("https://a.example/x", "https://cdn.example/y", True),
+        ("https://a.example/x", "http://a.example/y", False),
+        ("https://a.example/x", "http://cdn.example/y", False),
+        ("http://a.example/x", "https://a.example/y", True),
+        ("http://a.example:80/x", "http://a.example/y", True),
+        ("http://a.example:8080/x", "https://a.example/y", True),
+        ("http://a.example/x", "http://a.example:8080/y", False),
+        ("http://a.example:8080/x", "http://a.example/y", False),
+        ("https://a.example:8443/x", "https://a.example/y", False),
+        ("http://a.example/x", "ftp://a.example/y", False),
+    ],
+)
+def test_redirection_keeps_its_origin_and_never_leaves_tls(address: str, target: str, followed: bool) -> None:
+    handler = _KnownRedirects({"CDN.example"})
+    request = urllib.request.Request(address)  # noqa: S310 - is not opened
+    if followed:
+        assert handler.redirect_request(request, None, 302, "Found", {}, target).full_url == target  # type: ignore[union-attr]
+    else:
+        with pytest.raises(urllib.error.URLError, match="it redirects"):
+            handler.redirect_request(request, None, 302, "Found", {}, target)
+
+
 def test_byte_now_and_then_is_too_slow(trickle: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgewright_runtime.transport._GRACE_S", 0.3)
 
     with pytest.raises(TransportError, match="too slow"):
-        Repository(trickle).read("channels/stable.json", 1000)
+        Repository(trickle).read("channels/churn.edge_device.stable.json", 1000)
 
 
 @pytest.mark.parametrize(("name", "refused"), [("TERM", False), ("INT", False), ("SEGV", True)])
@@ -432,7 +509,7 @@ def test_trial_that_a_shutdown_ends_says_nothing_of_the_model(
         _update(repository, root)
     monkeypatch.undo()
 
-    assert Installation(root).is_refused("stable.1") == refused
+    assert Installation(root).is_refused("churn.edge_device.stable.1") == refused
     if not refused:
         assert _update(repository, root) == "installed"
 
@@ -531,6 +608,59 @@ def test_damaged_current_release_is_installed_anew(repository: Path, root: Path,
     assert _version(root) == 1
 
 
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("harm", ["bundle/churn.onnx", "release.json"])
+def test_rotten_byte_of_an_installed_release_is_mended_by_installing_it_again(
+    repository: Path, root: Path, table_bundle: Bundle, newer_bundle: Bundle, beside: bool, harm: str
+) -> None:
+    updater = Updater(str(repository), "stable", root)
+    updater.update()
+    if beside:
+        publish(newer_bundle, str(repository), "stable")
+        updater.update(beside=True, quota_bytes=1 << 30)
+    version = 2 if beside else 1
+    damaged = root / f"releases/churn.edge_device.stable.{version}" / harm
+    content = bytearray(damaged.read_bytes())
+    content[0] ^= 0xFF
+    damaged.write_bytes(content)
+
+    status = updater.update(beside=beside, repair=True, quota_bytes=1 << 30).status
+
+    assert status == ("installed" if harm == "release.json" else "repaired")
+    wanted = newer_bundle if beside else table_bundle
+    kept = Installation(root).installed(f"churn.edge_device.stable.{version}").bundle
+    assert (kept / "churn.onnx").read_bytes() == (wanted.artifact.path / "churn.onnx").read_bytes()
+    assert _version(root) == 1
+    assert updater.update(beside=beside, repair=True).status == "current"
+
+
+def test_check_takes_a_root_as_its_siblings_do(
+    repository: Path, root: Path, table_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--root", str(root)]) == 1
+    assert "nothing is installed" in capsys.readouterr().err
+    _update(repository, root)
+
+    for where in (["--root", str(root)], [str(table_bundle.artifact.path)]):
+        assert main(["check", *where]) == 0
+        assert json.loads(capsys.readouterr().out)["status"] == "ok"
+    (root / "current/bundle/churn.onnx").write_bytes(b"rotten")
+    assert main(["check", "--root", str(root)]) == 1
+    assert "churn.onnx: 6 bytes" in capsys.readouterr().err
+
+
+def test_install_compares_what_is_there_with_its_digests(
+    repository: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _update(repository, root)
+    (root / "current/bundle/churn.onnx").write_bytes(b"rotten")
+
+    assert main(["install", str(repository), "--root", str(root)]) == 0
+
+    assert json.loads(capsys.readouterr().out)["status"] == "repaired"
+    assert _version(root) == 1
+
+
 def test_commands_show_what_is_installed(
     repository: Path, root: Path, table_bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -543,7 +673,7 @@ def test_commands_show_what_is_installed(
     status = json.loads(capsys.readouterr().out)
     assert status["current"]["bundle_digest"] == table_bundle.artifact.digest
     (model,) = status["models"]
-    assert (model["release"], model["accuracy"], model["latency_p95_ms"]) == ("stable.1", 0.9, 2.0)
+    assert (model["release"], model["accuracy"], model["latency_p95_ms"]) == ("churn.edge_device.stable.1", 0.9, 2.0)
     assert (model["runtime"], model["accelerator"]) == ("onnxruntime 1.15.0", None)
     assert (status["on_trial"], status["refused"], status["outbox"]) == (False, {}, None)
     assert main(["install", str(repository / "nowhere"), "--root", str(root)]) == 1

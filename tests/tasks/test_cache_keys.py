@@ -17,9 +17,24 @@ OURS = ("edgewright", "edgewright_runtime")
 COMPUTES_NOTHING = {
     *(
         f"edgewright.{name}"
-        for name in ("code_version", "data", "errors", "measurement", "profile", "progress", "store", "yaml_values")
+        for name in (
+            "code_version",
+            "data",
+            "errors",
+            "failures",
+            "locks",
+            "measurement",
+            "profile",
+            "progress",
+            "scratch",
+            "store",
+            "yaml_values",
+        )
     ),
-    *(f"edgewright_runtime.{name}" for name in ("errors", "manifest", "monitoring", "strict_json")),
+    *(
+        f"edgewright_runtime.{name}"
+        for name in ("disk", "errors", "manifest", "monitoring", "preprocessing", "strict_json")
+    ),
 }
 
 

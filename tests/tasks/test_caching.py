@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ from prefect import flow
 
 from edgewright.artifact import Artifact, Format
 from edgewright.errors import ConversionError, TransientError
+from edgewright.progress import Event, progress
 from edgewright.store import Store
 from tasks.caching import artifacts_in, content_key, run, step
 
@@ -56,6 +58,58 @@ def test_unchanged_task_is_not_run_again_until_its_file_is_gone(edgewright_home:
     made.path.unlink()
     assert twice().path.read_bytes() == b"41"
     assert calls == [41, 41]
+
+
+@pytest.mark.parametrize("harm", [b"0.8125", b"0.x125", b""], ids=["another number", "not JSON", "cut off"])
+def test_kept_result_with_a_rotten_byte_is_computed_anew_and_said(edgewright_home: Path, harm: bytes) -> None:
+    calls: list[int] = []
+
+    @step("Measuring", CODE)
+    def measure(salt: str) -> float:
+        calls.append(1)
+        return 0.9125
+
+    @flow
+    def measured() -> float:
+        return run(measure, str(edgewright_home))
+
+    said: list[Event] = []
+    with progress.listening(said.append):
+        assert measured() == measured() == 0.9125
+        assert (len(calls), [e for e in said if e.note]) == (1, [])
+        results = Path(os.environ["PREFECT_LOCAL_STORAGE_PATH"])
+        (kept,) = [p for p in results.glob("measure-*") if b"0.9125" in p.read_bytes()]
+        content = kept.read_bytes()
+        kept.write_bytes(content.replace(b"0.9125", harm) if harm else content[: len(content) // 2])
+
+        assert measured() == 0.9125
+
+    assert len(calls) == 2
+    if harm:
+        assert "a kept result is not what was written" in next(e.title for e in said if e.note)
+    kept.unlink()
+
+
+def test_rotten_byte_in_an_object_is_computed_anew_and_said(edgewright_home: Path, tmp_path: Path) -> None:
+    @step("Making a file", CODE)
+    def make(content: str) -> Artifact:
+        return _artifact(tmp_path / "made", content.encode())
+
+    @flow
+    def once() -> Artifact:
+        return run(make, f"content of {edgewright_home}")
+
+    made = once()
+    made.path.write_bytes(b"c0ntent")
+    said: list[Event] = []
+    with progress.listening(said.append):
+        again = once()
+
+    assert Store().holds(again)
+    notes = [e.title for e in said if e.note]
+    assert [str(made.path) in note for note in notes] == [True, True]
+    assert "not what 'Making a file' made" in notes[0]
+    assert "replaced" in notes[1]
 
 
 @pytest.mark.parametrize(("error", "tries"), [(TransientError("net"), 3), (ConversionError("graph"), 1)])

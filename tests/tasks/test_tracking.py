@@ -1,12 +1,15 @@
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from edgewright.errors import TrackingUnavailableError
+from edgewright.locks import locked
+from edgewright.progress import Event, progress
 from edgewright.record import RunRecord, TrackingRecord, VersionRecord
-from tasks.tracking import keep_record, pending_records, tracking_uri, upload_record
+from tasks.tracking import _lock_of, keep_record, pending_records, tracking_uri, upload_record, upload_waiting
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning:mlflow")
 
@@ -75,3 +78,64 @@ def test_a_server_that_is_down_loses_nothing(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'back.db'}")
     assert upload_record.fn(path)
     assert pending_records() == []
+
+
+def test_runs_that_send_the_same_records_at_once_send_each_once(store: MlflowClient, tmp_path: Path) -> None:
+    paths = [keep_record(_record(tmp_path, f"r{n}", f"d{n}", champion=True)) for n in range(3)]
+
+    def send(own: Path) -> str:
+        upload_waiting.fn(own)
+        return upload_record.fn(own)
+
+    with ThreadPoolExecutor(6) as pool:
+        ids = list(pool.map(send, [*paths, *paths]))
+
+    assert ids[:3] == ids[3:]
+    assert len(set(ids)) == 3
+    (experiment,) = [e for e in store.search_experiments() if e.name == "edgewright"]
+    parents = [r for r in store.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" not in r.data.tags]
+    assert {run.info.run_id for run in parents} == set(ids)
+    assert pending_records() == []
+
+
+def test_record_that_another_run_sends_now_is_left_to_it(store: MlflowClient, tmp_path: Path) -> None:
+    busy, free, own = (keep_record(_record(tmp_path, name, name, champion=False)) for name in ("busy", "free", "own"))
+
+    with locked(_lock_of(busy)):
+        assert len(upload_waiting.fn(own)) == 1
+
+    assert pending_records() == [busy, own]
+    assert not free.exists()
+
+
+def test_record_that_cannot_be_read_is_set_aside_and_stops_no_other(store: MlflowClient, tmp_path: Path) -> None:
+    bad = keep_record(_record(tmp_path, "bad", "aa", champion=False))
+    bad.write_bytes(bad.read_bytes()[:-40])
+    good, own = (keep_record(_record(tmp_path, name, "bb", champion=False)) for name in ("good", "own"))
+    said: list[Event] = []
+
+    with progress.listening(said.append):
+        assert len(upload_waiting.fn(own)) == 1
+
+    assert pending_records() == [own]
+    assert not good.exists()
+    assert bad.with_suffix(".unreadable").exists()
+    assert "cannot be read, set aside" in said[0].title
+
+
+def test_run_that_ends_late_does_not_dethrone_a_newer_release(store: MlflowClient, tmp_path: Path) -> None:
+    def record(name: str, version: int, line: str = "digits.android.stable") -> TrackingRecord:
+        made = _record(tmp_path, name, name, champion=True)
+        tags = {**made.version.tags, "line": line, "release_version": str(version)}
+        return made.model_copy(update={"version": made.version.model_copy(update={"tags": tags})})
+
+    def champion() -> str:
+        return store.get_model_version_by_alias("digits-android", "champion").tags["bundle_digest"]
+
+    upload_record.fn(keep_record(record("newer", 10)))
+    upload_record.fn(keep_record(record("older", 9)))
+    assert champion() == "newer"
+    upload_record.fn(keep_record(record("newest", 11)))
+    assert champion() == "newest"
+    upload_record.fn(keep_record(record("beta", 1, "digits.android.beta")))
+    assert champion() == "beta"

@@ -1,6 +1,7 @@
 """No phone was used: a stand-in for ``adb`` answers as a phone does, with benchmark_model's real output format."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,19 @@ def test_files_are_pushed_once(phone: AdbConnection, spec: BenchSpec, tmp_path: 
     assert len(pushes) == 2  # the program and the model
 
 
+def test_file_that_rotted_on_the_phone_is_pushed_again(
+    phone: AdbConnection, spec: BenchSpec, tmp_path: Path, adb_standin: Path
+) -> None:
+    AdbTarget(phone).run(spec, "measuring", 60)
+    (pushed,) = (tmp_path / "phone").glob("*.tflite")
+    whole = pushed.read_bytes()
+    pushed.write_bytes(b"A" + whole[1:])
+
+    AdbTarget(phone).run(spec, "measuring", 60)
+
+    assert pushed.read_bytes() == whole
+
+
 def test_missing_phone_may_be_tried_again(phone: AdbConnection, spec: BenchSpec, tmp_path: Path) -> None:
     (tmp_path / "bin" / "adb").write_text("#!/bin/sh\necho \"adb: device 'PHONE1' not found\" >&2\nexit 1\n")
     with pytest.raises(DeviceUnreachableError, match=r"measuring: .*device 'PHONE1' not found"):
@@ -117,4 +131,4 @@ def test_phone_that_goes_away_from_its_python_may_be_tried_again(spec: BenchSpec
     adb_standin.write_text("#!/bin/sh\necho 'error: device offline' >&2\nexit 1\n")
     target = AdbPythonTarget(AdbConnection(python="python3"))
     with pytest.raises(DeviceUnreachableError, match="device offline"):
-        target.run(spec, "measuring", 60)
+        target.run(replace(spec, rows=spec.models[0].path), "measuring", 60)

@@ -117,7 +117,7 @@ def test_evaluation_asks_core_ml_itself_on_a_mac(
         "output_names": ["scores"],
         "native": True,
     }
-    ran = run_in_child("edgewright.validate.ml_program:run_ml_program", arguments, what="running")
+    ran = run_in_child("edgewright.validate.ml_program:run_ml_program", arguments, what="running", writes=[tmp_path])
     assert ran.value == "Core ML"
     assert read_arrays(tmp_path / "out.npz")["scores"].argmax(axis=1).tolist() == (x @ weights).argmax(axis=1).tolist()
 

@@ -105,12 +105,14 @@ def test_full_disk_is_named_and_the_next_run_finds_room(
     assert device.run(spec, "running", 300)["rows"] == 3
 
 
-def test_unknown_host_key_is_refused(device: SshTarget, export: Export, weights: np.ndarray, tmp_path: Path) -> None:
+def test_unknown_host_key_is_refused(
+    device: SshTarget, export: Export, weights: np.ndarray, rows: Path, tmp_path: Path
+) -> None:
     keygen(tmp_path / "other")
     trusted = tmp_path / "known_hosts"
     trusted.write_text(f"[127.0.0.1]:{device.connection.port} {(tmp_path / 'other.pub').read_text()}")
     stranger = SshTarget(device.connection.model_copy(update={"known_hosts": trusted}))
-    spec = BenchSpec("cold", (BenchModel(str(export(weights).artifact.path), "onnx"),), "unused")
+    spec = BenchSpec("cold", (BenchModel(str(export(weights).artifact.path), "onnx"),), str(rows))
     with pytest.raises(InputError, match="is not the trusted one"):
         stranger.run(spec, "running", 60)
 
@@ -196,16 +198,19 @@ def test_runtime_installs_updates_and_rolls_back(
     with _served(repository) as port, _reachable_from(device, port):
         url = "http://127.0.0.1:8000"
         first = json.loads(said(device, f"{runtime} install {url}"))
-        assert (first["status"], first["installed"]["release"]) == ("installed", "stable.1")
+        assert (first["status"], first["installed"]["release"]) == ("installed", "churn.edge_device.stable.1")
         assert json.loads(said(device, f"{runtime} install {url}"))["status"] == "current"
         assert json.loads(said(device, f"{runtime} check edgewright-device/current/bundle"))["status"] == "ok"
         publish(newer_bundle, str(repository), "stable")
         second = json.loads(said(device, f"{runtime} install {url}"))
-        assert (second["installed"]["release"], second["installed"]["previous"]) == ("stable.2", "stable.1")
+        assert (second["installed"]["release"], second["installed"]["previous"]) == (
+            "churn.edge_device.stable.2",
+            "churn.edge_device.stable.1",
+        )
     timed = json.loads(said(device, f"{runtime} bench --runs 5"))
     assert timed["runtime"].startswith("onnxruntime ")
-    assert json.loads(said(device, f"{runtime} rollback"))["installed"]["release"] == "stable.1"
-    assert json.loads(said(device, f"{runtime} status"))["current"]["release"] == "stable.1"
+    assert json.loads(said(device, f"{runtime} rollback"))["installed"]["release"] == "churn.edge_device.stable.1"
+    assert json.loads(said(device, f"{runtime} status"))["current"]["release"] == "churn.edge_device.stable.1"
 
 
 def _install_wheel(device: SshTarget, folder: Path) -> None:

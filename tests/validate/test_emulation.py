@@ -14,8 +14,10 @@ from edgewright.profile import load_device
 from edgewright.validate import emulate, emulation
 from edgewright.validate.energy import energy_of
 from edgewright.validate.targets import debian
+from edgewright.validate.targets.answers import TooSlowError
 from edgewright.validate.targets.arm import EmulatedArm
 from edgewright.validate.targets.local import LocalTarget
+from edgewright.validate.targets.x86 import EmulatedX86, missing_tool
 from edgewright_runtime.bench import BenchSpec, read_arrays, write_arrays
 
 Arrays = dict[str, np.ndarray]
@@ -74,6 +76,28 @@ def test_equal_outputs_pass(
     (found,) = emulate(export(weights), dataset, ["cortex-a53"])
     assert (found.failure, found.max_relative) == ("", 0.0)
     assert found.instructions == Instructions(core="cortex-a53", **COUNTS)
+
+
+@pytest.mark.skipif(missing_tool() is not None, reason=missing_tool() or "")
+def test_an_x86_core_without_vnni_runs_the_file(
+    export: Callable[..., Exported], weights: np.ndarray, dataset: Dataset
+) -> None:
+    (found,) = emulate(export(weights), dataset, ["haswell"])
+    assert (found.failure, found.instructions) == ("", None)
+    assert found.max_relative is not None
+    assert found.max_relative < 1e-5
+    assert "x86 without VNNI" in found.core
+
+
+def test_a_file_that_is_too_large_for_the_emulator_says_nothing_of_itself(
+    export: Callable[..., Exported], weights: np.ndarray, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(target: EmulatedX86, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+        assert timeout_s == 60
+        raise TooSlowError(f"{what}: no answer")
+
+    monkeypatch.setattr(EmulatedX86, "run", slow)
+    assert emulate(export(weights), dataset, ["haswell"]) == ()
 
 
 def test_energy_is_measured_before_it_is_estimated() -> None:

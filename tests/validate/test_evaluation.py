@@ -60,16 +60,16 @@ def test_regressor_is_judged_by_its_numbers(
         evaluate(model, dataset, export(weights))
 
 
-def test_validation_split_needs_no_answers_of_its_own(
-    imported: ImportedModel, dataset: Dataset, export: Export, weights: np.ndarray
+@pytest.mark.parametrize("answered", [False, True], ids=["imported", "source"])
+def test_validation_split_needs_no_predictions_of_its_own(
+    imported: ImportedModel, dataset: Dataset, export: Export, weights: np.ndarray, answered: bool
 ) -> None:
     with np.load(dataset.artifact.path) as archive:
         arrays = dict(archive)
-    np.savez(
-        dataset.artifact.path,
-        **arrays,
-        **{"validation.x.x": arrays["test.x.x"][:50], "validation.y": arrays["test.y"][:50]},
-    )
+    own = {"validation.x.x": arrays["test.x.x"][:50], "validation.y": arrays["test.y"][:50]}
+    if answered:
+        own["validation.reference.scores"] = arrays["test.reference.scores"][:50]
+    np.savez(dataset.artifact.path, **arrays, **own)
     found = evaluate(imported, dataset, export(weights), split="validation")
     assert found.parity.rows == 50
     assert found.parity.agreement == 1.0

@@ -120,6 +120,16 @@ def test_verdict_stands_first_with_its_cause() -> None:
     )
 
 
+def test_a_doubt_about_the_source_stands_before_everything_else() -> None:
+    doubted = report(passed=True, ran=True).model_copy(update={"warnings": (f"barely better than chance {HOSTILE}",)})
+    page = report_html(doubted, model="m", device="d")
+    first_page = page.split("<section>", maxsplit=1)[0]
+    assert "barely better than chance &lt;script&gt;" in first_page
+    assert HOSTILE not in page
+    assert report_markdown(doubted, "m", "d").splitlines()[2].startswith("**Warning:** barely better than chance")
+    assert "Warning" not in report_markdown(report(passed=True, ran=True), "m", "d")
+
+
 def test_what_was_not_measured_is_said_and_nothing_invented() -> None:
     page = report_html(report(ran=False), model="digits", device="iPhone 15")
     assert "Core ML runs on macOS and iOS only" in page

@@ -1,6 +1,8 @@
 """A real sshd on loopback stands for the board; the board's own troubles are made there."""
 
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from edgewright.errors import ConversionError, DeviceUnreachableError, InputErro
 from edgewright.profile import SshConnection, load_device
 from edgewright.validate import measure
 from edgewright.validate.targets.choice import target_of
+from edgewright.validate.targets.shell import ShellTarget
 from edgewright.validate.targets.ssh import SshTarget
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
 from tests.validate.conftest import free_port, keygen
@@ -36,6 +39,40 @@ def test_outputs_come_back_and_files_are_pushed_once(board: SshConnection, spec:
     target.run(spec, "running", 60)
     assert {p: p.stat().st_mtime_ns for p in Path(board.folder, "files").iterdir()} == files
     assert list(Path(board.folder, "runs").iterdir()) == []
+
+
+@dataclass(frozen=True)
+class Beside(ShellTarget):
+    """A device whose shell is this machine's own."""
+
+    folder: str
+    name = "a shell"
+    _python = sys.executable
+
+    @property
+    def _folder(self) -> str:
+        return self.folder
+
+    def _carrier(self) -> list[str]:
+        return ["sh", "-c"]
+
+    def _lost(self, code: int, stderr: bytes, what: str) -> None:
+        return None
+
+
+@pytest.mark.parametrize("pattern", ["*.onnx", "*.npz", "runtime-*.tar"])
+def test_file_that_rotted_there_is_sent_again_and_no_other(tmp_path: Path, spec: BenchSpec, pattern: str) -> None:
+    target = Beside(str(tmp_path / "there"))
+    target.run(spec, "running", 60)
+    files = {p: p.read_bytes() for p in (tmp_path / "there" / "files").iterdir()}
+    times = {p: p.stat().st_mtime_ns for p in files}
+    (rotten,) = (tmp_path / "there" / "files").glob(pattern)
+    rotten.write_bytes(b"!" + files[rotten][1:])
+
+    target.run(spec, "running", 60)
+
+    assert {p: p.read_bytes() for p in (tmp_path / "there" / "files").iterdir()} == files
+    assert {p for p in files if p.stat().st_mtime_ns != times[p]} == {rotten}
 
 
 def test_profile_with_a_board_is_measured_there(

@@ -177,3 +177,23 @@ def test_causes_stand_beside_the_gain_and_beside_the_lack_of_one() -> None:
     assert benefit(evaluation(), evaluation(), SAME, 1.0, None, ("zeros are dense",)).cause.endswith(
         "; zeros are dense"
     )
+
+
+def test_file_that_grew_is_said_to_with_all_its_sizes() -> None:
+    grown = performance(cost(1000, 900), cost(1100, 800), "faster")
+    found = benefit(evaluation(), evaluation(), grown, 1.0)
+    assert found.useful
+    assert found.cause == (
+        "11% smaller to download, faster; it grew: on disk +10% (1,000 B, then 1,100 B), "
+        "to download -11% (900 B, then 800 B)"
+    )
+
+
+def test_limit_of_size_decides_whether_a_file_may_grow() -> None:
+    grown = performance(cost(MB, MB), cost(2 * MB, MB), "faster")
+    refused = benefit(evaluation(), evaluation(), grown, 1.0, max_size_mb=1.5)
+    assert not refused.useful
+    assert refused.cause.startswith("grows beyond 1.5 MB on disk; it grew: on disk +100%")
+    assert benefit(evaluation(), evaluation(), grown, 1.0, max_size_mb=2.0).useful
+    shrunk = performance(cost(4 * MB, MB), cost(3 * MB, MB))
+    assert benefit(evaluation(), evaluation(), shrunk, 1.0, max_size_mb=2.0).useful

@@ -3,7 +3,16 @@
 Semantics: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
 """
 
-from edgewright.export.mil_operators import constants, elementwise, images, layers, reductions, shapes
+from edgewright.export.mil_operators import (
+    constants,
+    elementwise,
+    images,
+    layers,
+    recurrent,
+    reductions,
+    scatter,
+    shapes,
+)
 from edgewright.export.mil_operators.arguments import Arguments, Operand
 from edgewright.export.mil_operators.elementwise import Operator
 
@@ -14,6 +23,8 @@ OPERATORS: dict[str, Operator] = {
     **elementwise.OPERATORS,
     **images.OPERATORS,
     **layers.OPERATORS,
+    **recurrent.OPERATORS,
     **reductions.OPERATORS,
+    **scatter.OPERATORS,
     **shapes.OPERATORS,
 }

@@ -60,9 +60,11 @@ def _conv_transpose(a: Arguments) -> Tensor:
         x, weight, a.optional("bias"), stride=strides, dilation=dilations, groups=a.integer("groups", 1)
     )
     kind = a.text("pad_type", "valid")
-    if kind == "same":
-        raise UnsupportedError("the Core ML transposed convolution with padding 'same' is not evaluated")
     pads = a.ints("pad", [0] * (2 * axes)) if kind == "custom" else [0] * (2 * axes)
+    if kind == "same":  # what is cut off is what the convolution that it reverses would add, the odd row at the end
+        wanted = a.ints("output_shape", [0, 0, *(n * s for n, s in zip(x.shape[2:], strides, strict=True))])[2:]
+        cut = [max(0, n - goal) for n, goal in zip(full.shape[2:], wanted, strict=True)]
+        pads = [p for total in cut for p in (total // 2, total - total // 2)]
     if "output_shape" in a:
         wanted = a.ints("output_shape")[2:]
         ends = [pads[2 * i] + wanted[i] for i in range(axes)]
@@ -86,10 +88,12 @@ def _max_pool(a: Arguments) -> Tensor:
     x, kernel = a.tensor("x"), a.ints("kernel_sizes")
     strides = a.ints("strides", [1] * len(kernel))
     pads = _padding(a, list(x.shape[2:]), kernel, strides, [1] * len(kernel))
-    x = _pad_spatial(x, pads, float("-inf"))
-    if a.flag("ceil_mode") and any(pads):
-        raise UnsupportedError("Core ML pooling with both padding and ceil_mode is not evaluated")
-    return _MAX_POOLS[len(kernel)](x, kernel, strides, ceil_mode=a.flag("ceil_mode"))
+    pool = _MAX_POOLS[len(kernel)]
+    if not a.flag("ceil_mode"):
+        return pool(_pad_spatial(x, pads, float("-inf")), kernel, strides)
+    if pads[::2] != pads[1::2]:
+        raise UnsupportedError("Core ML pooling with both uneven padding and ceil_mode is not evaluated")
+    return pool(x, kernel, strides, padding=pads[::2], ceil_mode=True)  # "same as PyTorch's", MIL says of it
 
 
 def _avg_pool(a: Arguments) -> Tensor:

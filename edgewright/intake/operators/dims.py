@@ -7,15 +7,21 @@ import numpy as np
 import torch
 from torch import fx
 
-from edgewright.intake.builder import Dims, Op, refuse, tensor
+from edgewright.intake.builder import Dims, Op, TensorSequence, refuse, tensor
 from edgewright.intake.operators.shape import integers
 
-__all__ = ["HANDLERS_OF_DIMS"]
+__all__ = ["HANDLERS_OF_DIMS", "OF_EITHER_SIDE"]
+
+OF_EITHER_SIDE = frozenset(
+    {"Concat", "Where", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Max", "Min", "Mod"}
+    | {"Add", "Sub", "Mul", "Div"}
+)
+"""Operators that compute on sizes whichever operand they are; of others it is the first that counts."""
 
 
 def _dims(op: Op, index: int) -> Dims:
     value = op.input(index)
-    if isinstance(value, fx.Node) or value is None:
+    if isinstance(value, (fx.Node, TensorSequence)) or value is None:
         raise refuse(op, "mixes sizes that depend on the batch with data")
     if isinstance(value, torch.Tensor):
         return value.numpy().astype(object)
@@ -33,11 +39,53 @@ def _dims_gather(op: Op) -> Any:
 
 
 def _dims_div(op: Op) -> Any:
+    if any(isinstance(v, torch.Tensor) and v.is_floating_point() for v in op.inputs):
+        raise refuse(op, "divides a size that depends on the batch by a number that is not whole")
     return _dims(op, 0) // _dims(op, 1)
+
+
+def _dims_mul(op: Op) -> Any:
+    return _whole(_dims(op, 0)) * _whole(_dims(op, 1))
+
+
+def _whole(sizes: Dims) -> Dims:
+    """2.0 as 2: exporters scale sizes as real numbers."""
+    whole: Dims = np.vectorize(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n, [object])(sizes)
+    return whole
+
+
+def _dims_split(op: Op) -> Any:
+    sizes = integers(op, 1, "split") or [len(_dims(op, 0)) // len(op.outputs)] * len(op.outputs)
+    return np.split(_dims(op, 0), np.cumsum(sizes)[:-1])
+
+
+def _dims_where(op: Op) -> Any:
+    return np.where(_dims(op, 0).astype(bool), _dims(op, 1), _dims(op, 2))
+
+
+def _compared(compare: Callable[[Any, Any], Any]) -> Callable[[Op], Any]:
+    """A comparison: whether it holds for every batch is looked at afterwards, as for all that is decided."""
+    return lambda op: compare(_dims(op, 0), _dims(op, 1)).astype(bool)
 
 
 HANDLERS_OF_DIMS: dict[str, Callable[[Op], Any]] = {
     "Identity": lambda op: _dims(op, 0),
+    "Shape": lambda op: np.array(_dims(op, 0).shape, dtype=object),
+    "Size": lambda op: np.array(_dims(op, 0).size, dtype=object),
+    "Split": _dims_split,
+    "Expand": lambda op: np.broadcast_to(_dims(op, 0), tensor(op, 1).tolist()),
+    "Where": _dims_where,
+    "Equal": _compared(np.equal),
+    "Greater": _compared(np.greater),
+    "Less": _compared(np.less),
+    "GreaterOrEqual": _compared(np.greater_equal),
+    "LessOrEqual": _compared(np.less_equal),
+    "Max": lambda op: np.maximum(_dims(op, 0), _dims(op, 1)),
+    "Min": lambda op: np.minimum(_dims(op, 0), _dims(op, 1)),
+    "Neg": lambda op: -_dims(op, 0),
+    "Mod": lambda op: _dims(op, 0) % _dims(op, 1),
+    "Floor": lambda op: _dims(op, 0),
+    "Ceil": lambda op: _dims(op, 0),
     "Cast": lambda op: _dims(op, 0),
     "Gather": _dims_gather,
     "Slice": _dims_slice,
@@ -47,7 +95,7 @@ HANDLERS_OF_DIMS: dict[str, Callable[[Op], Any]] = {
     "Reshape": lambda op: _dims(op, 0).reshape(tensor(op, 1).tolist()),
     "Add": lambda op: _dims(op, 0) + _dims(op, 1),
     "Sub": lambda op: _dims(op, 0) - _dims(op, 1),
-    "Mul": lambda op: _dims(op, 0) * _dims(op, 1),
+    "Mul": _dims_mul,
     "Div": _dims_div,
     "ReduceProd": lambda op: np.prod(_dims(op, 0), keepdims=bool(op.get("keepdims", 1))),
 }

@@ -147,6 +147,25 @@ def cumulative_product(b: Builder, op: Op) -> Result:
     return b.call(torch.flip, result, [axis]) if op.get("reverse", 0) else result
 
 
+def reverse_sequence(b: Builder, op: Op) -> Result:
+    """ReverseSequence: the first ``sequence_lens`` steps of each row backwards, the rest as they are."""
+    x, lengths = operand(op, 0), operand(op, 1)
+    batch_axis, time_axis = op.get("batch_axis", 1), op.get("time_axis", 0)
+    steps = b.shape(x)[time_axis]
+    if not isinstance(steps, int):
+        raise refuse(op, "along the batch axis")
+    if isinstance(lengths, torch.Tensor) and bool((lengths == steps).all()):
+        return b.call(torch.flip, x, [time_axis])
+    places = torch.arange(steps).reshape([-1 if i == time_axis else 1 for i in range(2)])
+    each = b.call(torch.reshape, lengths, [-1 if i == batch_axis else 1 for i in range(2)])
+    mirrored = b.call(torch.sub, b.call(torch.sub, each, 1), places)
+    at = b.call(torch.where, b.call(torch.lt, places, each), mirrored, places)
+    at = b.call(torch.reshape, at, [1 if i > 1 else -1 if i == batch_axis else steps for i in range(b.rank(x))])
+    inner = [1 if i < 2 else size for i, size in enumerate(b.shape(x))]
+    wide = b.call(torch.Tensor.expand, at, [-1, -1, *inner[2:]]) if b.rank(x) > 2 else at
+    return b.call(torch.gather, x, time_axis, wide)
+
+
 def determinant(b: Builder, op: Op) -> Result:
     """Det."""
     return b.call(torch.det, operand(op, 0))
@@ -168,6 +187,7 @@ HANDLERS: dict[str, Callable[[Builder, Op], Result]] = {
     "NonZero": non_zero,
     "Compress": compress,
     "CumProd": cumulative_product,
+    "ReverseSequence": reverse_sequence,
     "Det": determinant,
     "Einsum": einsum,
 }

@@ -1,7 +1,7 @@
 """Encoders, scalers and linear models of the domain ai.onnx.ml.
 
 Each handler follows the operator of the same name in the ONNX specification (https://onnx.ai/onnx/operators/).
-Strings do not come this far: `table_graph` has replaced them by codes.
+Strings do not come this far: categories of text are codes already (`raw_columns`).
 """
 
 import math
@@ -50,14 +50,32 @@ def label_encoder(b: Builder, op: Op) -> Result:
     else:
         fallback = 0.0 if default_float is None else default_float
     wide = b.call(torch.unsqueeze, _float(b, x), -1)
-    hit = b.call(torch.eq, wide, known)
-    if known.isnan().any():
-        hit = b.call(torch.logical_or, hit, b.call(torch.logical_and, b.call(torch.isnan, wide), known.isnan()))
+    missing = known.isnan()
+    # Core ML takes no NaN for a constant; nothing that is finite on a device equals this.
+    hit = b.call(torch.eq, wide, torch.where(missing, -torch.finfo(torch.float32).max, known))
+    if missing.any():
+        hit = b.call(torch.logical_or, hit, b.call(torch.logical_and, b.call(torch.isnan, wide), missing))
     weights = b.call(torch.Tensor.to, hit, torch.float32)
-    found = b.call(torch.sum, b.call(torch.mul, weights, results.float()), [-1])
-    missed = b.call(torch.sub, 1.0, b.call(torch.sum, weights, [-1]))
-    total = b.call(torch.add, found, b.call(torch.mul, missed, float(fallback)))
+    total = _answered(b, weights, results.float(), float(fallback))
     return total if dtype == torch.float32 else b.call(torch.Tensor.to, total, torch.int64)
+
+
+def _answered(b: Builder, hits: Operand, results: torch.Tensor, fallback: float) -> Operand:
+    """The result of the one hit (..., keys), or the fallback; either may be NaN.
+
+    NaN times zero is NaN, so what answers NaN is not weighed: there 0 / 0 makes it, and elsewhere 1 / 1 is a factor,
+    since Core ML takes no NaN for a constant.
+    """
+    finite = (~results.isnan()).float()
+    total: Operand = b.call(torch.sum, b.call(torch.mul, hits, torch.where(finite > 0, results, 0.0)), [-1])
+    missed = b.call(torch.sub, 1.0, b.call(torch.sum, hits, [-1]))
+    if not math.isnan(fallback):
+        total = b.call(torch.add, total, b.call(torch.mul, missed, fallback))
+    if math.isnan(fallback) or not finite.all():
+        known: Operand = b.call(torch.sum, b.call(torch.mul, hits, finite), [-1])
+        known = known if math.isnan(fallback) else b.call(torch.add, known, missed)
+        total = b.call(torch.mul, total, b.call(torch.div, known, known))
+    return total
 
 
 def imputer(b: Builder, op: Op) -> Result:

@@ -9,7 +9,19 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from edgewright.intake.builder import Builder, Dims, Op, Operand, Result, Value, is_static, operand, refuse, tensor
+from edgewright.intake.builder import (
+    Builder,
+    Dims,
+    Op,
+    Operand,
+    Result,
+    Value,
+    is_static,
+    multiple,
+    operand,
+    refuse,
+    tensor,
+)
 
 __all__ = ["HANDLERS", "axes_of", "dims_or_constant", "integers"]
 
@@ -35,6 +47,8 @@ def axes_of(op: Op, index: int, rank: int) -> list[int] | None:
 
 def dims_or_constant(sizes: Any) -> Value:
     """Sizes as a constant where they are known, else as `Dims`."""
+    if isinstance(sizes, np.ndarray) and sizes.dtype == bool:
+        return torch.from_numpy(sizes)
     array = np.asarray(sizes, dtype=object)
     if is_static([v if isinstance(v, torch.SymInt) else int(v) for v in array.reshape(-1)]):
         return torch.tensor(array.astype(np.int64))
@@ -166,6 +180,8 @@ def _sliced(b: Builder, op: Op, x: Operand, axis: int, limits: tuple[Any, Any, i
     start, end, step = (
         slice(int(start), int(end), step).indices(total) if step > 0 else _backwards(start, end, step, total)
     )
+    if (start, end, step) == (total - 1, -1, -1):
+        return b.call(torch.flip, x, [axis])
     if step < 0:
         chosen = torch.tensor(list(range(start, end, step)), dtype=torch.int64)
         return b.call(torch.index_select, x, axis, chosen)
@@ -240,28 +256,38 @@ def expand(b: Builder, op: Op) -> Result:
     own = b.shape(x)
     own = (1,) * (len(wanted) - len(own)) + own
     wanted = [1] * (len(own) - len(wanted)) + wanted
+    for _ in range(len(own) - b.rank(x)):
+        x = b.call(torch.unsqueeze, x, 0)
     sizes = []
     for axis, (has, wish) in enumerate(zip(own, wanted, strict=True)):
         if isinstance(has, torch.SymInt) or (isinstance(wish, int) and wish == 1) or has == wish:
             sizes.append(-1)
         elif isinstance(wish, torch.SymInt):
-            # Not broadcasting alone, but adding zeros of the batch's size stretches the axis.
-            stretched = b.filled([wish if i == axis else 1 for i in range(len(wanted))], 0, b.dtype(x))
-            x = b.call(torch.add, x, stretched) if b.dtype(x) != torch.bool else b.call(torch.logical_or, x, stretched)
+            x = _stretched(b, x, axis, wish)
             sizes.append(-1)
         else:
             sizes.append(wish)
-    for _ in range(len(own) - b.rank(x)):
-        x = b.call(torch.unsqueeze, x, 0)
     return x if all(s == -1 for s in sizes) else b.call(torch.Tensor.expand, x, sizes)
 
 
+def _stretched(b: Builder, x: Operand, axis: int, size: Any) -> Operand:
+    """An axis of 1 as one of the batch's size: not by broadcasting alone, but by adding zeros of that size."""
+    zeros = b.filled([size if i == axis else 1 for i in range(b.rank(x))], 0, b.dtype(x))
+    return b.call(torch.logical_or if b.dtype(x) == torch.bool else torch.add, x, zeros)
+
+
 def tile(b: Builder, op: Op) -> Result:
-    """Tile."""
-    repeats = integers(op, 1)
-    if repeats is None or not is_static(repeats):
-        raise refuse(op, "repeats depend on the batch size")
-    return b.call(torch.tile, operand(op, 0), repeats)
+    """Tile; as often as there are rows by stretching a new axis before the one that is repeated."""
+    x, repeats = operand(op, 0), integers(op, 1)
+    if repeats is None:
+        raise refuse(op, "no repeats")
+    for axis, count in enumerate(repeats):
+        if not isinstance(count, int):
+            x = _stretched(b, b.call(torch.unsqueeze, x, axis), axis, count)
+            sizes = b.shape(x)
+            x = reshaped(b, op, x, [*sizes[:axis], count * sizes[axis + 1], *sizes[axis + 2 :]])
+    fixed = [count if isinstance(count, int) else 1 for count in repeats]
+    return x if all(count == 1 for count in fixed) else b.call(torch.tile, x, fixed)
 
 
 def constant_of_shape(b: Builder, op: Op) -> Result:
@@ -289,10 +315,26 @@ def identity(b: Builder, op: Op) -> Result:
 
 
 def range_(b: Builder, op: Op) -> Result:
-    """Range of known limits."""
+    """Range of known limits, or of as many numbers as there are rows, or some for each row."""
+    limits = [op.input(i) for i in range(3)]
+    if any(isinstance(limit, np.ndarray) for limit in limits):
+        return _range_of_rows(b, op)
     start, limit, delta = (tensor(op, i) for i in range(3))
     count = max(int(np.ceil((limit.item() - start.item()) / delta.item())), 0)
     return (torch.arange(count) * delta + start).to(start.dtype)
+
+
+def _range_of_rows(b: Builder, op: Op) -> Operand:
+    """Counted by a running sum of ones, since no size is read at run time."""
+    start, limit, delta = ((integers(op, i) or [None])[0] for i in range(3))
+    if not isinstance(start, int) or not isinstance(delta, int) or not isinstance(limit, torch.SymInt):
+        raise refuse(op, "limits that depend on data, or a start that depends on the batch size")
+    each = multiple(limit - start, b.rows * delta)
+    if each is None:
+        raise refuse(op, "so many numbers that they are not as many for each row")
+    ones = b.filled([b.rows, each], 1, torch.int64)
+    places = b.call(torch.cumsum, b.call(torch.reshape, ones, [-1]), 0)
+    return b.call(torch.add, b.call(torch.mul, b.call(torch.sub, places, 1), delta), start)
 
 
 def pad_(b: Builder, op: Op) -> Result:

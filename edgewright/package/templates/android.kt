@@ -1,10 +1,11 @@
 // __NAME__ on Android. build.gradle.kts: implementation("com.google.ai.edge.litert:litert:1.4.0")
 // Put __FILE__ and manifest.json of this bundle into src/main/assets.
 
-import android.content.Context
+__TEXT_IMPORTS__import android.content.Context
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
-import kotlin.math.exp
+__MORE_IMPORTS__import kotlin.math.exp
+import org.json.JSONArray
 import org.json.JSONObject
 import org.tensorflow.lite.Interpreter
 

@@ -1,29 +1,46 @@
-    private val columns = JSONObject(String(asset(context, "manifest.json")))
-        .getJSONObject("preprocessing").getJSONArray("columns")
+    private val preprocessing = JSONObject(String(asset(context, "manifest.json"))).getJSONObject("preprocessing")
+    private val columns = preprocessing.getJSONArray("columns")
     private val vocabularies = List(columns.length()) { i ->
         val pairs = columns.getJSONObject(i).getJSONArray("vocabulary")
         (0 until pairs.length()).associate { pairs.getJSONArray(it).getString(0) to pairs.getJSONArray(it).getInt(1) }
     }
+    /** Texts that mean "missing", by column. */
+    private val blanks = List(columns.length()) { i ->
+        val own = columns.getJSONObject(i).getJSONArray("missing_texts")
+        (texts(preprocessing.getJSONArray("missing")) + texts(own)).toSet() - vocabularies[i].keys
+    }
 
-    /** Columns: __COLUMNS__. */
+    /** Columns: __COLUMNS__. A missing value is null, or left out. */
     fun predict(row: Map<String, Any?>): Prediction {
-        val features = buffer(__BYTES__ * columns.length())
-        for (i in 0 until columns.length()) {
+        val features = buffer(__BYTES__ * __WIDTH__)
+        for (value in (0 until columns.length()).flatMap { encoded(row, it) }) {
 __PUT__
         }
         features.rewind()
         return run(mapOf("__INPUT__" to features))
     }
 
-    private fun encoded(row: Map<String, Any?>, i: Int): Float {
+    private fun encoded(row: Map<String, Any?>, i: Int): List<Float> {
         val column = columns.getJSONObject(i)
         val name = column.getString("name")
-        require(row.containsKey(name)) { "column '$name' is missing" }
-        val value = row[name]?.toString()?.takeIf { it.isNotBlank() }
-        // A category that training did not see is coded -1, as the source model treats it.
-        if (column.getString("kind") == "category") return (vocabularies[i][value ?: ""] ?: -1).toFloat()
-        if (value == null && column.getBoolean("optional")) return Float.NaN
-        val number = requireNotNull(value?.toFloatOrNull()) { "column '$name' needs a number, found '$value'" }
+        val isNumber = column.getString("kind") == "number"
+        val given = row[name]
+        val text = if (given is Double && given % 1.0 == 0.0) given.toLong().toString() else given?.toString()
+        val isNaN = (given as? Number)?.toDouble()?.isNaN() == true
+        if (text == null || isNaN || text in blanks[i] || (isNumber && text.isBlank())) {
+            require(column.getBoolean("optional")) { "column '$name' is empty" }
+            return listOf(if (isNumber) Float.NaN else column.getInt("missing").toFloat())
+        }
+__TEXT__        val code = vocabularies[i][text]
+        if (code != null) return listOf(code.toFloat())
+        if (!isNumber) {
+            require(!column.getBoolean("known_only")) { "column '$name' holds '$text', which the model was not trained on" }
+            return listOf(column.getInt("unknown").toFloat())
+        }
+        val number = requireNotNull(text.toFloatOrNull()) { "column '$name' needs a number, found '$text'" }
         require(number.isFinite()) { "column '$name' must be finite" }
-        return number
+        return listOf(number)
     }
+
+    private fun texts(array: JSONArray): List<String> = (0 until array.length()).map { array.getString(it) }
+__TERMS__

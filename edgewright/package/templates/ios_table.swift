@@ -1,44 +1,72 @@
 
-    /// Columns: __COLUMNS__.
+    /// Columns: __COLUMNS__. A missing value is nil, or left out.
     func predict(_ row: [String: Any?]) throws -> Prediction {
-        let features = try MLMultiArray(shape: [1, NSNumber(value: columns.count)], dataType: .float32)
-        for (i, column) in columns.enumerated() {
-            features[i] = NSNumber(value: try encoded(row, column))
+        let features = try MLMultiArray(shape: [1, __WIDTH__], dataType: .float32)
+        for (i, value) in try columns.flatMap({ try encoded(row, $0) }).enumerated() {
+            features[i] = NSNumber(value: value)
         }
         return try run(["__INPUT__": features])
     }
 
-    private func encoded(_ row: [String: Any?], _ column: Column) throws -> Float {
-        guard let given = row[column.name] else {
-            throw __TYPE__Error.badInput("column '\(column.name)' is missing")
+    private func encoded(_ row: [String: Any?], _ column: Column) throws -> [Float] {
+        let given = row[column.name] ?? nil
+        let isNaN = (given as? Double)?.isNaN ?? (given as? Float)?.isNaN ?? false
+        let text = given.map { spelled($0) } ?? ""
+        let isBlank = column.isNumber && text.trimmingCharacters(in: .whitespaces).isEmpty
+        if given == nil || isNaN || isBlank || column.blanks.contains(text) {
+            guard column.isOptional else { throw __TYPE__Error.badInput("column '\(column.name)' is empty") }
+            return [column.isNumber ? .nan : Float(column.missing)]
         }
-        let text = given.map { "\($0)" }?.trimmingCharacters(in: .whitespaces) ?? ""
-        // A category that training did not see is coded -1, as the source model treats it.
-        if column.isCategory { return Float(column.codes[text] ?? -1) }
-        if text.isEmpty && column.isOptional { return .nan }
-        guard let number = Float(text), number.isFinite else {
+__TEXT__        if let code = column.codes[text] { return [Float(code)] }
+        if !column.isNumber {
+            guard !column.isKnownOnly else {
+                throw __TYPE__Error.badInput("column '\(column.name)' holds '\(text)', which the model was not trained on")
+            }
+            return [Float(column.unknown)]
+        }
+        guard let number = Float(text.trimmingCharacters(in: .whitespaces)), number.isFinite else {
             throw __TYPE__Error.badInput("column '\(column.name)' needs a finite number, found '\(text)'")
         }
-        return number
+        return [number]
+    }
+
+    /// A value as the vocabularies write it: a whole number without a fraction.
+    private func spelled(_ value: Any) -> String {
+        if let number = value as? Double, number == number.rounded(), abs(number) < 1e15 { return String(Int64(number)) }
+        return "\(value)"
     }
 
     private struct Column {
         let name: String
-        let isCategory: Bool
+        let isNumber: Bool
         let isOptional: Bool
+        let isKnownOnly: Bool
+        let unknown: Int
+        let missing: Int
+        /// Texts that mean "missing".
+        let blanks: Set<String>
         let codes: [String: Int]
+        let words: [String: Any]
 
-        init(_ json: [String: Any]) throws {
+        init(_ json: [String: Any], _ missingEverywhere: [String]) throws {
             guard let name = json["name"] as? String, let kind = json["kind"] as? String,
-                let optional = json["optional"] as? Bool, let pairs = json["vocabulary"] as? [[Any]]
+                let optional = json["optional"] as? Bool, let knownOnly = json["known_only"] as? Bool,
+                let unknown = json["unknown"] as? Int, let missing = json["missing"] as? Int,
+                let own = json["missing_texts"] as? [String], let pairs = json["vocabulary"] as? [[Any]]
             else { throw __TYPE__Error.badInput("manifest.json: a column is not described") }
             self.name = name
-            isCategory = kind == "category"
+            isNumber = kind == "number"
             isOptional = optional
+            isKnownOnly = knownOnly
+            self.unknown = unknown
+            self.missing = missing
+            words = json["words"] as? [String: Any] ?? [:]
             var codes: [String: Int] = [:]
             for pair in pairs {
                 if let word = pair.first as? String, let code = pair.last as? Int { codes[word] = code }
             }
             self.codes = codes
+            blanks = Set(missingEverywhere + own).subtracting(codes.keys)
         }
     }
+__TERMS__

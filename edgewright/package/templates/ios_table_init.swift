@@ -3,4 +3,5 @@
         }
         let manifest = try JSONSerialization.jsonObject(with: Data(contentsOf: described)) as? [String: Any]
         let preprocessing = manifest?["preprocessing"] as? [String: Any]
-        columns = try (preprocessing?["columns"] as? [[String: Any]] ?? []).map(Column.init)
+        let missing = preprocessing?["missing"] as? [String] ?? []
+        columns = try (preprocessing?["columns"] as? [[String: Any]] ?? []).map { try Column($0, missing) }

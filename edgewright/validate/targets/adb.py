@@ -90,11 +90,12 @@ class AdbTarget:
         return parse_benchmark(said, what)
 
     def _pushed(self, file: Path, what: str) -> str:
-        """The file's path on the phone; pushed unless its digest is there already."""
+        """The file's path on the phone; pushed unless it is there already, whole: flash rots, too."""
         if not file.is_file():
             raise InputError(f"{what}: {file} is not there")
-        path = f"{self.connection.folder}/{digest_of(file)}{file.suffix}"
-        if "there" not in self._shell(f"[ -f {path} ] && echo there || mkdir -p {self.connection.folder}", what, 60):
+        digest = digest_of(file)
+        path = f"{self.connection.folder}/{digest}{file.suffix}"
+        if digest not in self._shell(f"sha256sum < {path} || mkdir -p {self.connection.folder}", what, 60).split():
             self._adb(["push", str(file), f"{path}.part"], what, _TRANSFER_S)
             self._shell(f"mv {path}.part {path}", what, 60)
         return path

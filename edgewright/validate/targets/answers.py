@@ -8,7 +8,7 @@ from typing import Any
 from edgewright import errors
 from edgewright.errors import ConversionError, EdgewrightError, UnsupportedError
 
-__all__ = ["OutOfMemoryError", "answer_of"]
+__all__ = ["OutOfMemoryError", "TooSlowError", "answer_of"]
 
 _SHELL_SIGNAL = 128  # a shell reports a child that died by signal n as 128 + n
 _ALLOCATION = ("bad_alloc", "MemoryError", "Cannot allocate", "ailed to allocate", "cannot allocate", "out of memory")
@@ -16,6 +16,10 @@ _ALLOCATION = ("bad_alloc", "MemoryError", "Cannot allocate", "ailed to allocate
 
 class OutOfMemoryError(ConversionError):
     """An allocation was refused on the target."""
+
+
+class TooSlowError(ConversionError):
+    """There was no answer in the time that was given."""
 
 
 def answer_of(content: str | None, code: int, log: str, what: str) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Which target a device profile means, opened for one measurement at a time."""
 
-import fcntl
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from edgewright.locks import locked
 from edgewright.profile import DeviceProfile
 from edgewright.store import home
 from edgewright.validate.targets import Target
@@ -58,8 +58,5 @@ def machine_of(device: DeviceProfile) -> str:
 @contextmanager
 def alone_on(machine: str) -> Iterator[None]:
     """A file lock: it works without a server, between processes and between threads, and dies with its holder."""
-    path = home() / "locks" / hashlib.sha256(machine.encode()).hexdigest()[:16]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with locked(home() / "locks" / hashlib.sha256(machine.encode()).hexdigest()[:16]):
         yield

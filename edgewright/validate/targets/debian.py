@@ -23,7 +23,7 @@ _ARCHIVE = f"deb http://deb.debian.org/debian {SUITE} main"
 def missing(tools: Mapping[str, str]) -> str | None:
     """Which of these tools (with Debian's package of each) are not here, in one line; None where all are."""
     if sys.platform != "linux":
-        return f"emulating Arm needs Linux; this is {platform.system()}"
+        return f"emulating a device needs Linux; this is {platform.system()}"
     absent = [(name, package) for name, package in tools.items() if _found(name) is None]
     if not absent:
         return None

@@ -7,7 +7,6 @@ boot lasts as long as the context; what was written to its disk is gone afterwar
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from edgewright.errors import DeviceUnreachableError, UnsupportedError
 from edgewright.profile import DeviceProfile, SshConnection
+from edgewright.scratch import scratch_folder, system_scratch
 from edgewright.validate.targets import debian
 from edgewright.validate.targets.device_image import READY, DeviceImage, set_up
 from edgewright.validate.targets.ssh import SshTarget
@@ -32,7 +32,7 @@ def booted_as(device: DeviceProfile) -> AbstractContextManager[SshTarget]:
     Raises:
         UnsupportedError: the profile names no 64-bit core to emulate it by.
     """
-    if device.emulated_core is None or device.emulated_core == "cortex-a7":
+    if device.emulated_core is None or device.emulated_core in {"cortex-a7", "haswell"}:
         raise UnsupportedError(f"{device.name}: a whole device is emulated with a 64-bit emulated_core; it has none")
     return booted(device.emulated_core, device.memory_mb, device.cores)
 
@@ -46,9 +46,9 @@ def booted(core: str, memory_mb: int, cores: int) -> Iterator[SshTarget]:
         DeviceUnreachableError: it did not come up.
     """
     image = set_up()
-    with tempfile.TemporaryDirectory() as folder:
-        port, log = _free_port(), Path(folder) / "console.log"
-        trusted = Path(folder) / "known_hosts"
+    with scratch_folder(system_scratch()) as folder:
+        port, log = _free_port(), folder / "console.log"
+        trusted = folder / "known_hosts"
         trusted.write_text(f"[127.0.0.1]:{port} {image.host_key}\n")
         connection = SshConnection(host="127.0.0.1", port=port, user="root", key=image.key, known_hosts=trusted)
         with log.open("wb") as console:
@@ -57,7 +57,7 @@ def booted(core: str, memory_mb: int, cores: int) -> Iterator[SshTarget]:
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
-                env={"TMPDIR": folder, "PATH": "/usr/bin:/bin"},  # the disk's layer of this run lies there
+                env={"TMPDIR": str(folder), "PATH": "/usr/bin:/bin"},  # the disk's layer of this run lies there
             )
         try:
             _await(machine, log)

@@ -4,15 +4,15 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgewright.errors import ConversionError
+from edgewright.scratch import scratch_folder, system_scratch
 from edgewright.validate.targets import cgroup
-from edgewright.validate.targets.answers import OutOfMemoryError, answer_of
+from edgewright.validate.targets.answers import OutOfMemoryError, TooSlowError, answer_of
 from edgewright_runtime.bench import BenchSpec, spec_json
 
 __all__ = ["LocalTarget", "run_bench"]
@@ -101,8 +101,8 @@ def run_bench(
         UnsupportedError: the runtime for this format is not installed.
         ConversionError: the runtime crashed, hung, ran out of memory, or refused the file or the rows.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        asked, answered, log = (Path(scratch) / n for n in ("spec.json", "answer.json", "log.txt"))
+    with scratch_folder(system_scratch()) as scratch:
+        asked, answered, log = (scratch / n for n in ("spec.json", "answer.json", "log.txt"))
         asked.write_text(spec_json(spec))
         command = [*interpreter, "-m", *program, "--spec", str(asked), "--out", str(answered)]
         with log.open("wb") as stream:
@@ -111,12 +111,12 @@ def run_bench(
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                env={**os.environ, "PYTHONPATH": _python_path(), **(environment or {})},
+                env={**os.environ, "PYTHONPATH": _python_path(), "TMPDIR": str(scratch), **(environment or {})},
             )
             try:
                 code = process.wait(timeout_s)
             except subprocess.TimeoutExpired as e:
-                raise ConversionError(f"{what}: no answer after {timeout_s:g} s; the process was stopped") from e
+                raise TooSlowError(f"{what}: no answer after {timeout_s:g} s; the process was stopped") from e
             finally:
                 if process.poll() is None:
                     process.kill()

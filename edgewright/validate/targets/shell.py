@@ -58,7 +58,7 @@ class ShellTarget(ABC):
 
     def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
         """See `Target.run`; adds what `_lost` raises."""
-        held = set(self._said(f"mkdir -p {self._folder}/files && ls {self._folder}/files", what).split())
+        held = self._held(spec, what)
         there = replace(
             spec,
             models=tuple(self._pushed_model(model, held, what) for model in spec.models),
@@ -105,12 +105,22 @@ class ShellTarget(ABC):
         about = "" if needed is None else f" (needed about {needed:.0f} MB beside its runtime)"
         return f"does not fit in {holds} of {self.name}{about}"
 
+    def _held(self, spec: BenchSpec, what: str) -> set[str]:
+        """Which of the files that are needed lie there, whole: one whose flash has rotted is sent again."""
+        files = [Path(spec.rows), *(Path(model.path) for model in spec.models)]
+        needed = {_name(file): digest_of(file) for file in files} | {_runtime_name(): _runtime_digest()}
+        # A device without sha256sum holds nothing: everything is sent, which is slow and right.
+        folder, names = f"{self._folder}/files", " ".join(needed)
+        said = self._said(f"mkdir -p {folder} && cd {folder} && {{ sha256sum {names} 2>/dev/null || true; }}", what)
+        found = (line.split() for line in said.splitlines())
+        return {name for digest, name in (words for words in found if len(words) == 2) if needed.get(name) == digest}
+
     def _pushed_model(self, model: BenchModel, held: set[str], what: str) -> BenchModel:
         return replace(model, path=self._pushed(Path(model.path), held, what))
 
     def _pushed(self, file: Path, held: set[str], what: str) -> str:
         """The file's name there, relative to a run's folder; sent unless its digest is there already."""
-        name = f"{digest_of(file)}{file.suffix}"
+        name = _name(file)
         if name not in held:
             self._place(file.read_bytes(), f"{self._folder}/files/{name}", what)
             held.add(name)
@@ -118,7 +128,7 @@ class ShellTarget(ABC):
 
     def _pushed_runtime(self, held: set[str], what: str) -> tuple[str, str]:
         """The command that unpacks the runtime there, and the folder it is in."""
-        name = f"runtime-{hashlib.sha256(_runtime_archive()).hexdigest()[:16]}.tar"
+        name = _runtime_name()
         folder = f"{self._folder}/runtime/{name.removesuffix('.tar')}"
         if name not in held:
             self._place(_runtime_archive(), f"{self._folder}/files/{name}", what)
@@ -165,6 +175,18 @@ class ShellTarget(ABC):
         if done.returncode and (error := self._lost(done.returncode, done.stderr, what)):
             raise error
         return done
+
+
+def _name(file: Path) -> str:
+    return f"{digest_of(file)}{file.suffix}"
+
+
+def _runtime_name() -> str:
+    return f"runtime-{_runtime_digest()[:16]}.tar"
+
+
+def _runtime_digest() -> str:
+    return hashlib.sha256(_runtime_archive()).hexdigest()
 
 
 @cache

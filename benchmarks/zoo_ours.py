@@ -1,0 +1,68 @@
+"""A model of the zoo through this project's public functions, and the parity of the files. Runs in child processes."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.zoo_cells import parity_of
+from benchmarks.zoo_source import inputs_of, model_file, split_rows
+
+__all__ = ["compared", "expected_answers", "exported", "taken_in"]
+
+
+def taken_in(folder: str, store: str) -> dict[str, Any]:
+    """Intake of the model with its data; the seconds are of the call alone, without this process's imports."""
+    from edgewright.artifact import ModelTask
+    from edgewright.data import DataSpec
+    from edgewright.intake import take_in
+    from edgewright.store import Store
+
+    began = time.perf_counter()
+    intake = take_in(
+        model_file(Path(folder)), DataSpec(path=Path(folder) / "data.npz", task=ModelTask.NONE), Store(Path(store))
+    )
+    return {"intake": intake.model_dump_json(), "seconds": time.perf_counter() - began}
+
+
+def exported(folder: str, store: str, intake: str, platform: str, precision: str, answers: str) -> dict[str, Any]:
+    """Export for one column, and how its file answers the test rows."""
+    from edgewright.artifact import Intake, Precision
+    from edgewright.export import export
+    from edgewright.export.runs import outputs_of
+    from edgewright.profile import Platform
+    from edgewright.store import Store
+
+    known = Intake.model_validate_json(intake)
+    began = time.perf_counter()
+    made = export(known.model, known.dataset, Platform(platform), Precision(precision), Store(Path(store)))
+    seconds = time.perf_counter() - began
+    entries = [tensor.name for tensor in made.inputs]
+    rows = inputs_of(split_rows(Path(folder) / "data.npz", "test"), entries, [tensor.dtype for tensor in made.inputs])
+    names = [tensor.name for tensor in made.outputs]
+    found = outputs_of(made.artifact.path, made.artifact.format, rows, names)
+    measured = compared(Path(answers), {name: found[name] for name in names})
+    return {"seconds": seconds, "size_bytes": made.artifact.size_bytes, "notes": list(made.notes), **measured}
+
+
+def expected_answers(path: Path) -> list[NDArray[Any]]:
+    """The source's own answers to the test rows, as `zoo_source.save_answers` left them."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return [arrays[str(i)] for i in range(len(arrays.files))]
+
+
+def compared(answers: Path, found: Mapping[Any, NDArray[Any]]) -> dict[str, Any]:
+    """Parity of each output with the source's, or what makes them incomparable."""
+    expected = expected_answers(answers)
+    if len(found) != len(expected):
+        return {"mismatch": f"{len(found)} outputs, the source has {len(expected)}"}
+    parity = []
+    for wanted, (name, got) in zip(expected, found.items(), strict=True):
+        if wanted.shape != got.shape:
+            return {"mismatch": f"output '{name}' has shape {got.shape}, the source's has {wanted.shape}"}
+        one = parity_of(wanted, got)
+        parity.append({"relative": one.relative, "decibels": one.decibels})
+    return {"parity": parity}

@@ -1,0 +1,65 @@
+"""What devices are told is current: thousands that sync must not each read a repository in an object store."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from threading import Lock
+from typing import Any, NamedTuple
+
+from edgewright.deploy.release import current_document
+from edgewright.deploy.repository import ReleaseRepository
+from edgewright.errors import EdgewrightError
+from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.line import checked_line
+
+__all__ = ["Offers"]
+
+_MOST_LINES = 1000
+
+
+class _Read(NamedTuple):
+    offer: dict[str, Any] | None
+    at_s: float
+
+
+class Offers:
+    """The current release of each line that devices follow, read at most once in ``every_s``."""
+
+    def __init__(self, repository: str | None, counted: dict[str, int], every_s: float) -> None:
+        self._repository = ReleaseRepository(repository) if repository is not None else None
+        self._counted, self._every_s = counted, every_s
+        self._known: OrderedDict[str, _Read] = OrderedDict()
+        self._lock = Lock()
+
+    def current(self, status: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The line of the release that a device says it has, and its current version; None where there is none, or the
+        repository fails.
+        """
+        line = _line_in(status)
+        if self._repository is None or line is None:
+            return None
+        with self._lock:
+            known = self._known.get(line)
+            if known is None or time.monotonic() >= known.at_s + self._every_s:
+                known = self._known[line] = _Read(self._read(self._repository, line), time.monotonic())
+                self._known.move_to_end(line)
+                if len(self._known) > _MOST_LINES:  # devices say what they like
+                    self._known.popitem(last=False)
+            return known.offer
+
+    def _read(self, repository: ReleaseRepository, line: str) -> dict[str, Any] | None:
+        try:
+            found = current_document(repository, line)
+        except EdgewrightError:
+            # A repository that fails must not keep devices from delivering their records.
+            self._counted["offer_failures"] += 1
+            return None
+        return {"line": line, "version": found.version} if found else None
+
+
+def _line_in(status: Mapping[str, Any]) -> str | None:
+    """The line in a device's ``release``, ``LINE.VERSION``."""
+    try:
+        return checked_line(str(status.get("release", "")).rpartition(".")[0])
+    except IntegrityError:
+        return None

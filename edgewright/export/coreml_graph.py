@@ -1,0 +1,44 @@
+"""A torch graph in the form that coremltools converts: fixed sizes, operations that it knows, few axes.
+
+Runs in a child process that has imported coremltools.
+"""
+
+import torch
+from torch import fx, nn
+
+from edgewright.export.few_axes import with_few_axes
+from edgewright.export.lowering import lowered, recurrent_layers_as_operations
+from edgewright.export.static_graph import NodeValues, static_graph
+
+__all__ = ["graph_for_coreml"]
+
+_MOST_AXES = 5
+# Known to coremltools by name, and converted wrongly or not at all (9.0): see each one's form in `lowering`.
+_NOT_TRUSTED = {"copy", "fill", "celu"}
+_WINDOWED = {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"}
+
+
+def graph_for_coreml(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
+    """An equal graph for inputs of the examples' shapes."""
+    module = static_graph(module, examples)
+    # Core ML's GRU is another one than torch's, and its plain recurrent layer goes one way only.
+    projected = tuple({type(m) for m in module.modules() if isinstance(m, nn.LSTM) and m.proj_size})
+    module = recurrent_layers_as_operations(module, (nn.GRU, nn.RNN, *projected))
+    module = lowered(module, examples, _is_known)
+    return with_few_axes(module, examples, _MOST_AXES)
+
+
+def _is_known(node: fx.Node, values: NodeValues) -> bool:
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
+
+    name = str(node.target).removeprefix("aten.").partition(".")[0]
+    if name in _NOT_TRUSTED or name in {"gru", "rnn_tanh", "rnn_relu", "lstm"}:
+        return False
+    if name in _WINDOWED:
+        given, made = values.env[node.args[0]].shape, values.env[node].shape  # type: ignore[index]
+        return all(have % want == 0 for have, want in zip(given, made, strict=True))
+    if name in {"pad", "constant_pad_nd"}:
+        return all(not isinstance(n, int) or n >= 0 for n in node.args[1])  # type: ignore[union-attr]
+    if name == "col2im":
+        return all(step >= width for step, width in zip(node.args[5], node.args[2], strict=True))  # type: ignore[arg-type]
+    return name in _TORCH_OPS_REGISTRY.name_to_func_mapping

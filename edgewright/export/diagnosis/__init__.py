@@ -1,0 +1,1 @@
+"""Where an exported file parts from its reference: values aligned, operators tried one at a time."""

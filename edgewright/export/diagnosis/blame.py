@@ -1,0 +1,168 @@
+"""Of the operators between two values, which one is wrong: the one that computes, or what was given to it."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+
+from edgewright.errors import ConversionError
+from edgewright.export.diagnosis.alignment import Alignment
+from edgewright.export.diagnosis.computation import Operator
+from edgewright.export.diagnosis.search import Patch, Search
+from edgewright.export.diagnosis.values import limit_of
+
+__all__ = ["Blame", "blamed"]
+
+_MOST_SOURCES = 24  # values that an operator may have been meant to read
+
+
+@dataclass(frozen=True)
+class Blame:
+    """``operator`` is wrong; ``others`` take part and could not be told from it. It should have given the reference's
+    ``name``, and ``layers`` are further values that it takes part in."""
+
+    operator: Operator
+    others: tuple[Operator, ...]
+    name: str
+    layers: tuple[str, ...]
+
+
+def blamed(search: Search, patch: Patch) -> Blame:
+    """Who is to blame for a value that was not what the patch says."""
+    operators = search.between(patch.value)
+    misled = _misled(search, patch, operators)
+    if misled is not None:
+        return misled
+    acting = [operator for operator in operators if not operator.moves]
+    return (_finer(search, patch, operators) if len(acting) > 1 else None) or _plain(search, patch)
+
+
+def _plain(search: Search, patch: Patch) -> Blame:
+    """The first of the operators that loses numbers to infinity or NaN, else the last that computes something."""
+    operators = search.between(patch.value)
+    acting = [operator for operator in operators if not operator.moves]
+    lost = next((operator for operator in operators if _loses(search.alignment, operator)), None)
+    operator = lost or (acting[-1] if acting else operators[-1])
+    others = tuple(one for one in operators if one is not operator)
+    if any(patch.name in names for names in search.alignment.frontier[patch.value]):
+        # What should have been left as it is: it is the next layer that is computed wrongly.
+        return Blame(operator, others, patch.proof, (patch.name,))
+    return Blame(operator, others, patch.name, tuple(n for n in search.layers_between(patch.name) if n != patch.name))
+
+
+def _loses(alignment: Alignment, operator: Operator) -> bool:
+    """Whether an operator gives NaN or infinity though what it reads is finite."""
+    return all(_is_finite(alignment, name) for name in operator.reads) and not _is_finite(alignment, operator.name)
+
+
+def _is_finite(alignment: Alignment, name: str) -> bool:
+    stack = alignment.stack(name, alignment.clean[name]) if name in alignment.clean else None
+    return stack is None or bool(np.isfinite(stack).all())
+
+
+def _misled(search: Search, patch: Patch, operators: list[Operator]) -> Blame | None:
+    """The operators are right, and one of the values that they read is another than it should be, or lies in another
+    order."""
+    given = {name for operator in operators for name in operator.gives}
+    reads = dict.fromkeys(name for operator in operators for name in operator.reads if name not in given)
+    for value in reads:
+        if value in search.alignment.matches:
+            for suspect, chain in _sources(search, value, search.copies(patch.name)):
+                if _mends(search, suspect, (*chain, *operators), patch):
+                    return _of_source(search, suspect, chain, operators)
+    return None
+
+
+def _sources(search: Search, value: str, given: set[str]) -> Iterator[tuple[Patch, tuple[Operator, ...]]]:
+    """What a value that is read could be meant to be, with the moves from it to where it is read.
+
+    Not what is ``given`` in the end: an activation leaves what went through it before as it is.
+    """
+    at = search.alignment
+    chain = _moves_to(search, value)
+    # The order of the axes: what transposes is likelier to be wrong than what reshapes.
+    for place in sorted(range(len(chain)), key=lambda i: (chain[i].moves != "order", i)):
+        name, match = chain[place].name, at.matches[chain[place].name]
+        stack = at.stack(name, at.clean[name])
+        for layout in search.likely(stack, match.names[0]) if stack is not None else ():
+            if layout is not match.layout:
+                yield Patch(name, match.names[0], layout), tuple(chain[place + 1 :])
+    match, stack = at.matches[value], at.stack(value, at.clean[value])
+    sized = at.reference.by_size.get(stack.size, []) if stack is not None else []
+    other = [name for name in sized if name not in match.names and name not in given]
+    nowhere = [name for name in other if name not in search.taken]
+    elsewhere = [name for name in other if name in search.taken]
+    for name in (*nowhere[:_MOST_SOURCES], *elsewhere[-_MOST_SOURCES:]):
+        for layout in search.likely(stack, name) if stack is not None else ():
+            yield Patch(value, name, layout), ()
+
+
+def _moves_to(search: Search, value: str) -> list[Operator]:
+    """The operators that only moved a value to where it is, in order."""
+    matches = search.alignment.matches
+    chain: list[Operator] = []
+    while True:
+        operator = search.made_by.get(value)
+        if operator is None or not operator.moves or len(operator.reads) != 1 or operator.reads[0] not in matches:
+            return chain
+        if set(matches[operator.reads[0]].names).isdisjoint(matches[value].names):
+            return chain
+        chain.insert(0, operator)
+        value = operator.reads[0]
+
+
+def _mends(search: Search, suspect: Patch, operators: tuple[Operator, ...], patch: Patch) -> bool:
+    """Whether the operators give what the patch says once the value that they read is replaced."""
+    at = search.alignment
+    values = {**at.clean, suspect.value: at.given(suspect.value, suspect.name, suspect.layout)}
+    try:
+        for operator in operators:
+            values |= at.compute(operator, values)
+    except (ConversionError, KeyError):
+        return False
+    stack = at.stack(patch.value, values[patch.value])
+    if stack is None:
+        return False
+    found = at.arrangement(stack, patch.name, limit_of(at.dtypes[patch.value])) if _tells(at, patch.name) else None
+    return found is not None or search.compared(patch.value, values[patch.value], patch.name) is not None
+
+
+def _tells(alignment: Alignment, name: str) -> bool:
+    return name in alignment.reference.prints
+
+
+def _of_source(search: Search, suspect: Patch, chain: tuple[Operator, ...], operators: list[Operator]) -> Blame:
+    at = search.alignment
+    match, moves = at.matches[suspect.value], _moves_to(search, suspect.value)
+    if suspect.name == match.names[0]:  # the right numbers in a wrong order: a reshape after it only shows that
+        maker = next((operator for operator in reversed(moves) if operator.moves == "order"), moves[-1])
+        return Blame(maker, chain, match.names[-1], ())
+    if suspect.name in search.taken:  # it is computed somewhere, and something else is read
+        own = list(takewhile(lambda operator: search.readers[operator.name] == 1, reversed(moves)))
+        return Blame(own[-1] if own else operators[0], (), suspect.name, ())
+    # It is computed nowhere: what should have made it stopped short of it.
+    source = search.made_by.get(moves[0].reads[0] if moves else suspect.value)
+    return Blame(source or operators[0], tuple(moves), suspect.name, ())
+
+
+def _finer(search: Search, patch: Patch, operators: list[Operator]) -> Blame | None:
+    """The same search with the values inside of the layers: the worst of what it finds between the operators."""
+    at = search.alignment
+    names = [name for name in search.layers_between(patch.name) if at.reference.node(name).kind != "input"]
+    opened = at.reference.opened(names)
+    if len(opened.nodes) == len(at.reference.nodes):
+        return None
+    inner = Search(at.again(opened, operators[0]))
+    known, worst, lowest = {operator.name for operator in operators}, None, math.inf
+    while patch.value not in inner.alignment.matches:
+        found = inner.first()
+        part = inner.between(found.value) if found is not None else []
+        if found is None or not {operator.name for operator in part} <= known:
+            break
+        own = inner.own(found).snr_db
+        if own < lowest and len(part) < len(operators):
+            lowest, worst = own, _plain(inner, found)
+        inner = inner.accept(found)
+    return worst

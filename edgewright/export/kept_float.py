@@ -1,0 +1,118 @@
+"""Fewer bits than a model bears: the operators that lose it stay float32, and the rest goes on."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from edgewright.artifact import Artifact, Dataset, ImportedModel, Precision
+from edgewright.errors import DisagreementError, UnsupportedError
+from edgewright.export.declared import Declared, checked
+from edgewright.export.diagnosis.report import Culprit, Diagnosis, Place
+
+__all__ = ["Converted", "Kept", "converted"]
+
+# Each costs a conversion. A second one widens the first to what feeds it, and there may be another place behind it.
+_ROUNDS = 4
+
+# What converters add to the names of values that they cast or quantize.
+_ADDED = re.compile(
+    r"(_(cast_to|cast|to)_fp(16|32)|_(Quantize|Dequantize)Linear(_(Input|Output))?|_dequant|_quantized"
+    r"| \(before \w+\))+$"
+)
+
+Kept = frozenset[str]
+"""Names of values and of nodes, as the float32 file has them; what gives or bears them stays float32."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A file, what it declares, the layers that stay float32 for its sake, and a note on each that says why."""
+
+    artifact: Artifact
+    declared: Declared
+    float_layers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Round:
+    kept: Kept = frozenset()
+    layers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def converted(
+    model: ImportedModel,
+    dataset: Dataset,
+    precision: Precision,
+    make: Callable[[Kept], Artifact],
+) -> Converted:
+    """Make a file and check it; where it disagrees, make it again with the culprits in float32, a few times.
+
+    Where nothing helps, a file of 8 bits or fewer is the first one, which a note says: its accuracy decides.
+
+    Raises:
+        DisagreementError: float32 disagrees, or float16 does whatever is kept.
+    """
+    last = _Round()
+    original = make(last.kept)
+    try:
+        return Converted(original, checked(model, original, dataset, precision))
+    except DisagreementError as e:
+        first = found = e
+    for _ in range(_ROUNDS if precision is not Precision.FLOAT32 else 0):
+        wider = _wider(last, found.diagnosis, precision)
+        if wider is None:
+            break
+        last = wider
+        try:
+            artifact = make(last.kept)
+            return Converted(artifact, checked(model, artifact, dataset, precision), last.layers, last.notes)
+        except DisagreementError as e:
+            found = e
+        except UnsupportedError:  # nothing is left to be stored in fewer bits
+            break
+    said = f"{first}; tried in vain: {'; '.join(last.notes)}" if last.notes else str(first)
+    if precision in {Precision.FLOAT32, Precision.FLOAT16}:
+        raise DisagreementError(said, first.exported, first.diagnosis) from first
+    return Converted(original, checked(model, original, dataset, precision, is_judged=False), notes=(said,))
+
+
+def _wider(last: _Round, diagnosis: object, precision: Precision) -> _Round | None:
+    """What else must stay float32 by a diagnosis; None where it names nothing new."""
+    if not isinstance(diagnosis, Diagnosis) or diagnosis.is_fusion:
+        return None
+    kept, layers, notes = last.kept, last.layers, last.notes
+    for culprit in diagnosis.culprits:
+        if not _acting(culprit.segment) <= kept:
+            kept |= _names(culprit.segment)
+            layers += (culprit.layer, *culprit.layers)
+            notes += (_note(culprit, precision),)
+        elif not _acting(culprit.before) <= kept:  # it loses numbers that had not come to it whole
+            kept |= _names(culprit.before)
+            notes += (f"what feeds layer '{culprit.layer}' stays float32 too: in {precision} it lost numbers before",)
+    worst = diagnosis.weakest
+    if not diagnosis.culprits and worst is not None and _plain(worst.value) not in kept:
+        kept |= {_plain(worst.value)}
+        layers += (worst.layer,)
+        lost = f"in {precision} it loses most, {worst.own_snr_db:.1f} dB are left"
+        notes += (f"layer '{worst.layer}' ({worst.operator}) stays float32: {lost}",)
+    return _Round(kept, tuple(dict.fromkeys(layers)), notes) if kept != last.kept else None
+
+
+def _acting(places: Iterable[Place]) -> Kept:
+    return Kept(_plain(place.value) for place in places if not place.moves)
+
+
+def _names(places: Iterable[Place]) -> Kept:
+    return Kept(name for place in places for name in (_plain(place.value), place.node) if name)
+
+
+def _plain(name: str) -> str:
+    return _ADDED.sub("", name)
+
+
+def _note(culprit: Culprit, precision: Precision) -> str:
+    operators = len(_acting(culprit.segment))
+    others = f" and {operators - 1} operators around it" if operators > 1 else ""
+    return f"layer '{culprit.layer}' ({culprit.operator.kind}{others}) stays float32: in {precision}, {culprit.cause()}"

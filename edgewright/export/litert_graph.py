@@ -1,0 +1,81 @@
+"""A torch graph in the form that litert-torch converts: fixed sizes, operations that it knows. Imports torch."""
+
+import copy
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import fx
+
+from edgewright.export.convolution_forms import CONVOLUTION_FORMS, transposed_layers_as_operations
+from edgewright.export.few_axes import with_few_axes
+from edgewright.export.lowering import lowered
+from edgewright.export.static_graph import NodeValues, static_graph
+
+__all__ = ["graph_for_litert", "operation_stem"]
+
+_MOST_AXES = 5  # of the kernels that move, compare and broadcast
+_NOT_TAKEN = {"_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "upsample_bicubic2d"}
+_WINDOWED = {
+    *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+    *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
+}
+
+
+def graph_for_litert(
+    module: fx.GraphModule, examples: tuple[torch.Tensor, ...], refused: Collection[str] = ()
+) -> fx.GraphModule:
+    """An equal graph for inputs of the examples' shapes; ``refused`` are operations that the converter did not take."""
+    module = static_graph(module, examples)
+    module = copy.copy(module)
+    module.graph = copy.deepcopy(module.graph)
+    transposed_layers_as_operations(module)
+
+    def is_known(node: fx.Node, values: NodeValues) -> bool:
+        name = str(node.target)
+        stem = operation_stem(name)
+        if name in CONVOLUTION_FORMS:
+            return _is_plain_transpose(node)
+        if stem in _WINDOWED:
+            made = values.env[node]
+            made = made[0] if isinstance(made, (tuple, list)) else made
+            given = values.env[node.args[0]].shape  # type: ignore[index]
+            return "max" not in stem and all(have % want == 0 for have, want in zip(given, made.shape, strict=True))
+        if stem in {"pad", "constant_pad_nd"}:
+            return all(not isinstance(n, int) or n >= 0 for n in node.args[1])  # type: ignore[union-attr]
+        if stem in {"split", "split_with_sizes", "chunk"} and len(values.env[node]) == 1:
+            return False
+        return stem not in _NOT_TAKEN and stem not in refused
+
+    module = lowered(module, examples, is_known)
+    # Once more: kernels that were spread or turned are constants.
+    module = static_graph(module, examples)
+    _without_expansions(module, NodeValues.of(module, examples))
+    return with_few_axes(module, examples, _MOST_AXES)
+
+
+def _without_expansions(module: fx.GraphModule, values: NodeValues) -> None:
+    """What is expanded to the shape of the other operand broadcasts by itself; the converter takes it apart wrongly."""
+    for node in list(module.graph.nodes):
+        if str(node.target) not in {"aten.expand.default", "aten.expand_as.default"}:
+            continue
+        shape = values.env[node].shape
+        for user in list(node.users):
+            others = [n for n in user.all_input_nodes if n is not node and isinstance(values.env[n], torch.Tensor)]
+            pointwise = isinstance(user.target, torch._ops.OpOverload) and torch.Tag.pointwise in user.target.tags
+            if pointwise and any(values.env[n].shape == shape for n in others):
+                user.replace_input_with(node, node.args[0])
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def operation_stem(name: str) -> str:
+    """An operation's name without its namespace and overload."""
+    return name.removeprefix("torch.ops.").removeprefix("aten.").partition(".")[0]
+
+
+def _is_plain_transpose(node: fx.Node) -> bool:
+    if str(node.target) != "aten.conv_transpose2d.input":
+        return False
+    given: dict[int, Any] = dict(enumerate(node.args))
+    return bool(not any(given.get(5) or []) and given.get(6, 1) == 1 and set(given.get(7) or [1]) <= {1})

@@ -1,0 +1,286 @@
+"""Operations that a converter does not know, written in ones that it does: our own forms first, then torch's.
+
+Each form is an ordinary function of torch with the operation's own arguments; it is traced on the values that the
+operation has in the graph, so sizes are numbers. Runs in a child process: imports torch.
+"""
+
+import copy
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from edgewright.export.convolution_forms import CONVOLUTION_FORMS
+from edgewright.export.recurrent_forms import RECURRENT_FORMS
+from edgewright.export.static_graph import NodeValues
+from edgewright.intake.module_paths import free_name, place
+
+__all__ = ["FORMS", "lowered", "recurrent_layers_as_operations"]
+
+Tensor = torch.Tensor
+_ROUNDS = 4
+
+
+def lowered(
+    module: fx.GraphModule, examples: tuple[Tensor, ...], is_known: Callable[[fx.Node, NodeValues], bool]
+) -> fx.GraphModule:
+    """A copy without the operations that are not known, as far as they have another form.
+
+    Args:
+        module: a graph for the examples' shapes.
+        examples: one input each.
+        is_known: whether the converter takes a node, given the values in the graph.
+    """
+    module = copy.copy(module)
+    module.graph = copy.deepcopy(module.graph)
+    for _ in range(_ROUNDS):  # a form may hold what has a form of its own
+        values = NodeValues.of(module, examples)
+        nodes = [n for n in module.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
+        unknown = [n for n in nodes if not is_known(n, values)]
+        before = [str(n.target) for n in unknown]
+        for node in unknown:
+            _rewrite(module, node, values, set(before))
+        module.graph.eliminate_dead_code()
+        module.recompile()
+        if not unknown:
+            break
+    return module
+
+
+def _rewrite(module: fx.GraphModule, node: fx.Node, values: NodeValues, unknown: set[str]) -> None:
+    from torch._decomp import decomposition_table
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    given = node.all_input_nodes
+    form: Callable[..., Any] = FORMS.get(str(node.target), node.target)  # type: ignore[arg-type]
+
+    def call(*tensors: Tensor) -> Any:
+        by_node = dict(zip(given, tensors, strict=True))
+        arguments, named = fx.node.map_arg((node.args, node.kwargs), lambda n: by_node[n])
+        return form(*arguments, **named)
+
+    table: Any = {op: function for op, function in decomposition_table.items() if str(op) in unknown}
+    with torch.no_grad():
+        inner = make_fx(call, decomposition_table=table)(*(values.env[n] for n in given))
+    _inline(module, node, inner, given, values)
+
+
+def _inline(
+    module: fx.GraphModule, node: fx.Node, inner: fx.GraphModule, given: Sequence[fx.Node], values: NodeValues
+) -> None:
+    operands = iter(given)
+    made: dict[fx.Node, Any] = {}
+    result: Any = None
+    with module.graph.inserting_before(node):
+        for step in inner.graph.nodes:
+            if step.op == "placeholder":
+                made[step] = next(operands)
+            elif step.op == "get_attr":
+                path = free_name(module, f"{node.name}_{step.target}")
+                place(module, path, getattr(inner, str(step.target)).detach())
+                made[step] = module.graph.get_attr(path)
+            elif step.op == "output":
+                result = fx.node.map_arg(step.args[0], lambda n: made[n])
+            else:
+                made[step] = module.graph.node_copy(step, lambda n: made[n])
+    if isinstance(result, fx.Node):
+        values.env[result] = values.env[node]
+        node.replace_all_uses_with(result)
+    else:
+        for user in list(node.users):
+            values.env[result[user.args[1]]] = values.env[user]
+            user.replace_all_uses_with(result[user.args[1]])
+            module.graph.erase_node(user)
+    module.graph.erase_node(node)
+
+
+def recurrent_layers_as_operations(module: fx.GraphModule, kinds: tuple[type[nn.RNNBase], ...]) -> fx.GraphModule:
+    """A copy in which recurrent layers of these kinds are operations of ATen on their weights."""
+    module = copy.copy(module)
+    module.graph = copy.deepcopy(module.graph)
+    for node in list(module.graph.nodes):
+        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, kinds):
+            _as_operation(module, node, layer)
+    module.recompile()
+    return module
+
+
+def _as_operation(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase) -> None:
+    is_lstm = isinstance(layer, nn.LSTM)
+    name = layer.mode.lower()
+    operation = getattr(torch.ops.aten, name).input
+    with module.graph.inserting_before(node):
+        weights = [module.graph.get_attr(f"{node.target}.{n}") for n in layer._flat_weights_names]
+        given, state = node.args[0], node.args[1] if len(node.args) > 1 else None
+        if state is None:
+            state = _no_state(module, node, layer, is_lstm=is_lstm)
+        settings = (layer.bias, layer.num_layers, layer.dropout, False, layer.bidirectional, layer.batch_first)
+        call = module.graph.call_function(operation, (given, state, weights, *settings))
+        for user in list(node.users):
+            if is_lstm and user.args[1] == 1:
+                for inner in list(user.users):
+                    taken = module.graph.call_function(operator.getitem, (call, inner.args[1] + 1))  # type: ignore[operator]
+                    inner.replace_all_uses_with(taken)
+                    module.graph.erase_node(inner)
+                module.graph.erase_node(user)
+            else:
+                user.replace_input_with(node, call)
+    module.graph.erase_node(node)
+
+
+def _no_state(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase, *, is_lstm: bool) -> Any:
+    """A state of zeros for one row."""
+    rows = layer.num_layers * (2 if layer.bidirectional else 1)
+
+    def zeros(width: int) -> fx.Node:
+        path = free_name(module, f"{node.name}_state")
+        place(module, path, torch.zeros(rows, 1, width))
+        return module.graph.get_attr(path)
+
+    if is_lstm:
+        return [zeros(layer.proj_size or layer.hidden_size), zeros(layer.hidden_size)]
+    return zeros(layer.hidden_size)
+
+
+def _chunk(x: Tensor, chunks: int, dim: int = 0) -> Sequence[Tensor]:
+    return _split(x, -(-x.shape[dim] // chunks), dim)
+
+
+def _matmul(x: Tensor, y: Tensor) -> Tensor:
+    """Of batches as one of four axes."""
+    if x.dim() != 3 or y.dim() != 3:
+        return torch.matmul(x, y)
+    return torch.matmul(x.unsqueeze(1), y.unsqueeze(1)).squeeze(1)
+
+
+def _split(x: Tensor, size: int, dim: int = 0) -> Sequence[Tensor]:
+    return [x.narrow(dim, start, min(size, x.shape[dim] - start)) for start in range(0, x.shape[dim], size)]
+
+
+def _split_with_sizes(x: Tensor, sizes: Sequence[int], dim: int = 0) -> Sequence[Tensor]:
+    starts = [sum(sizes[:place]) for place in range(len(sizes))]
+    return [x.narrow(dim, start, size) for start, size in zip(starts, sizes, strict=True)]
+
+
+def _resized(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A resize of images is linear and separable: one matrix for the rows, one for the columns."""
+
+    def form(x: Tensor, *settings: Any, **named: Any) -> Tensor:
+        height, width = operation(x[:1, :1], *settings, **named).shape[-2:]
+        rows, columns = x.shape[-2:]
+
+        def matrix(size: int, area: list[int]) -> Tensor:
+            align = bool(settings[1] if len(settings) > 1 else named.get("align_corners", False))
+            return operation(torch.eye(size)[None, None], area, align, None)[0, 0]
+
+        return matrix(rows, [height, rows]) @ x @ matrix(columns, [columns, width])
+
+    return form
+
+
+def _col2im(x: Tensor, output_size: Any, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
+    """Overlapping patches summed: a transposed convolution with one unit weight for each place of the kernel."""
+    area = math.prod(kernel_size)
+    channels = x.shape[-2] // area
+    steps = [
+        (output_size[i] + 2 * padding[i] - dilation[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+    ]
+    weight = torch.eye(area).reshape(area, 1, *kernel_size).repeat(channels, 1, 1, 1)
+    covered = [(steps[i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel_size[i] - 1) + 1 for i in (0, 1)]
+    rest = [output_size[i] - covered[i] for i in (0, 1)]
+    given = x.reshape(-1, x.shape[-2], *steps)
+    return functional.conv_transpose2d(given, weight, None, stride, padding, rest, channels, dilation)
+
+
+def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """Negative padding takes rows away."""
+    for place_, count in enumerate(pad):
+        axis = x.dim() - 1 - place_ // 2
+        if count < 0:
+            x = x.narrow(axis, -count if place_ % 2 == 0 else 0, x.shape[axis] + count)
+    kept = [max(0, count) for count in pad]
+    return torch.ops.aten.pad.default(x, kept, mode, value) if any(kept) else x
+
+
+def _unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    dimension %= x.dim()
+    count = (x.shape[dimension] - size) // step + 1
+    windows = [x.narrow(dimension, start * step, size) for start in range(count)]
+    return torch.stack(windows, dimension).movedim(dimension + 1, -1)
+
+
+def _adaptive_avg_pool3d(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    sizes = x.shape[-3:]
+    if all(n == 1 for n in output_size):
+        return x.mean((-3, -2, -1), keepdim=True)
+    if all(have % want == 0 for have, want in zip(sizes, output_size, strict=True)):
+        return functional.avg_pool3d(x, [have // want for have, want in zip(sizes, output_size, strict=True)])
+    for axis, (have, want) in enumerate(zip(sizes, output_size, strict=True)):
+        x = _averaged(x, axis - 3, have, want)
+    return x
+
+
+def _averaged(x: Tensor, axis: int, have: int, want: int) -> Tensor:
+    """Means of ``want`` windows that may overlap, as a product with a constant matrix."""
+    matrix = torch.zeros(have, want)
+    for place_ in range(want):
+        start, end = place_ * have // want, -(-(place_ + 1) * have // want)
+        matrix[start:end, place_] = 1 / (end - start)
+    return (x.movedim(axis, -1) @ matrix).movedim(-1, axis)
+
+
+def _adaptive_avg_pool2d(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    for axis, want in zip((-2, -1), output_size, strict=True):
+        x = _averaged(x, axis, x.shape[axis], want)
+    return x
+
+
+def _adaptive_max_pool(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """The largest of windows that may overlap; where it stood, nothing here reads."""
+    for axis, want in zip(range(-len(output_size), 0), output_size, strict=True):
+        have = x.shape[axis]
+        bounds = [(n * have // want, -(-(n + 1) * have // want)) for n in range(want)]
+        x = torch.cat([x.narrow(axis, a, b - a).amax(axis, keepdim=True) for a, b in bounds], axis)
+    return x, None
+
+
+def _adaptive_avg_pool1d(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    return _averaged(x, -1, x.shape[-1], output_size[0])
+
+
+FORMS: Mapping[str, Callable[..., Any]] = {
+    **RECURRENT_FORMS,
+    **CONVOLUTION_FORMS,
+    "aten.adaptive_avg_pool1d.default": _adaptive_avg_pool1d,
+    "aten.adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
+    "aten._adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
+    "aten.adaptive_avg_pool3d.default": _adaptive_avg_pool3d,
+    "aten._adaptive_avg_pool3d.default": _adaptive_avg_pool3d,
+    "aten.matmul.default": _matmul,
+    "aten.bmm.default": _matmul,
+    "aten.adaptive_max_pool1d.default": _adaptive_max_pool,
+    "aten.adaptive_max_pool2d.default": _adaptive_max_pool,
+    "aten.adaptive_max_pool3d.default": _adaptive_max_pool,
+    "aten.chunk.default": _chunk,
+    "aten.unsafe_chunk.default": _chunk,
+    "aten.col2im.default": _col2im,
+    "aten.copy.default": lambda x, source: source.to(x.dtype).expand_as(x),
+    "aten.fill.Tensor": lambda x, value: value.to(x.dtype).expand_as(x),
+    "aten.log_sigmoid.default": lambda x: -functional.softplus(-x),
+    "aten.pad.default": _pad,
+    "aten.constant_pad_nd.default": lambda x, pad, value=0: _pad(x, pad, "constant", value),
+    "aten.unfold.default": _unfold,
+    "aten.split.Tensor": _split,
+    "aten.split_with_sizes.default": _split_with_sizes,
+    "aten.unsafe_split.Tensor": _split,
+    "aten.upsample_bicubic2d.vec": _resized(torch.ops.aten.upsample_bicubic2d.vec),
+    "aten._upsample_bicubic2d_aa.vec": _resized(torch.ops.aten._upsample_bicubic2d_aa.vec),
+    "aten._upsample_bilinear2d_aa.vec": _resized(torch.ops.aten._upsample_bilinear2d_aa.vec),
+    "aten.reciprocal.default": lambda x: 1 / x,
+}
+"""By the operation's name: functions of its own arguments."""

@@ -1,0 +1,88 @@
+"""A torch graph for one shape of its inputs: what follows from sizes alone is computed here, once.
+
+Masks, positions and index tables are made of sizes by operations that few converters know; with one row and fixed sizes
+they are constants. Runs in a child process: imports torch.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import fx
+
+from edgewright.intake.module_paths import free_name, place
+
+__all__ = ["NodeValues", "static_graph"]
+
+_LARGEST_CONSTANT = 1 << 22  # elements; above it the operations that make it stay
+_GROWTH = 4  # of elements: what only repeats a small tensor stays an operation
+_SHAPE_ONLY = frozenset(
+    {
+        *(f"aten.{name}.default" for name in ("new_ones", "new_zeros", "new_full", "new_empty")),
+        *(f"aten.{name}.default" for name in ("zeros_like", "ones_like", "full_like", "empty_like")),
+        *("aten.fill.Scalar", "aten.fill.Tensor", "aten.sym_size.int"),
+    }
+)
+"""Of their first operand they take the shape alone."""
+
+
+class NodeValues(fx.Interpreter):
+    """Runs the graph once and keeps what each node gives, and which nodes depend on the inputs' values."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.dependent: set[fx.Node] = set()
+
+    @classmethod
+    def of(cls, module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> "NodeValues":
+        """The values for one set of inputs."""
+        values = cls(module)
+        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+            values.run(*examples)
+        return values
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run it, and note whether the inputs decide what it gives."""
+        operands = n.all_input_nodes
+        if n.op == "call_function" and str(n.target) in _SHAPE_ONLY:
+            operands = [o for o in operands if o is not n.args[0]]
+        # Layers are what quantizers look for: they stay, whatever they are given.
+        if n.op in {"placeholder", "call_module"} or any(o in self.dependent for o in operands):
+            self.dependent.add(n)
+        return super().run_node(n)
+
+
+def static_graph(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
+    """A copy for inputs of the examples' shapes, without what does not depend on their values."""
+    module = copy.copy(module)
+    module.graph = copy.deepcopy(module.graph)
+    values = NodeValues.of(module, examples)
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and node not in values.dependent:
+            _make_constant(module, node, values)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _make_constant(module: fx.GraphModule, node: fx.Node, values: NodeValues) -> None:
+    readers = [user for user in node.users if user in values.dependent or user.op == "output"]
+    value = values.env[node]
+    if not readers:
+        return
+    if isinstance(value, (int, float, bool)):
+        node.replace_all_uses_with(value)  # type: ignore[arg-type]
+    elif isinstance(value, torch.Tensor) and value.numel() <= _LARGEST_CONSTANT and not _only_repeats(node, values):
+        path = free_name(module, f"{node.name}_constant")
+        place(module, path, value.detach().clone().contiguous())
+        with module.graph.inserting_before(node):
+            constant = module.graph.get_attr(path)
+        for reader in readers:
+            reader.replace_input_with(node, constant)
+
+
+def _only_repeats(node: fx.Node, values: NodeValues) -> bool:
+    if str(node.target) not in {"aten.expand.default", "aten.repeat.default"}:
+        return False
+    operand = values.env[node.args[0]]  # type: ignore[index]
+    return bool(values.env[node].numel() > _GROWTH * operand.numel())

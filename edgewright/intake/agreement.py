@@ -1,0 +1,143 @@
+"""What was made of a source must answer as the source does in its own framework. Runs in a child process."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.errors import ConversionError
+from edgewright.failures import one_line
+from edgewright.intake.source import Source
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["compare_graph", "compare_onnx"]
+
+Answers = Sequence[NDArray[np.float64]]
+
+_ROWS = 256
+_LIMIT = 1e-4  # largest difference over the largest magnitude, as for float exports
+_TIES = 0.01  # share of rows that may stand on the other side of a tree's float32 threshold
+_BATCHES = (1, 2, 7)  # a size that was fixed on the way shows itself
+
+
+def compare_graph(graph: Any, source: Source, reference: Answers, what: str) -> None:
+    """The torch graph, asked for 1, 2 and 7 rows and for many where its batch is free.
+
+    Raises:
+        ConversionError: it fails on a batch, or disagrees; the message names the operator or says by how much.
+    """
+    import torch
+
+    rows = source.samples.rows.test[:_ROWS]
+    inputs = [torch.from_numpy(x[rows]) for x in source.samples.inputs.values()]
+    found: list[list[NDArray[np.float64]]] = []
+    with torch.no_grad():
+        for start, size in _pieces(len(rows), source.inputs[0].shape[0]):
+            # Cloned, since nothing proves of a graph's operations that they leave their inputs alone.
+            piece = [_filled(x[start : start + size].clone(), size, source.inputs[0].shape[0]) for x in inputs]
+            results = _run(graph, piece, what)
+            kept = min(size, len(rows) - start)
+            found.append([r[:kept].double().numpy() if r.ndim else r.double().numpy() for r in results])
+    _compare([_joined(column, what) for column in zip(*found, strict=True)], source, reference, what)
+
+
+def compare_onnx(model: "onnx.ModelProto", source: Source, reference: Answers, what: str, rows: int = _ROWS) -> None:
+    """The ONNX graph in ONNX Runtime, on the first test rows.
+
+    Raises:
+        ConversionError: ONNX Runtime cannot run it, or it disagrees.
+    """
+    import onnxruntime
+
+    from edgewright.intake.onnx_source import run_onnx
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    chosen = source.samples.rows.test[:rows]
+    inputs = {name: x[chosen] for name, x in source.samples.inputs.items()}
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = run_onnx(session, inputs)
+    except Exception as e:  # ONNX Runtime's errors share no base that it exports
+        raise ConversionError(f"{what}: ONNX Runtime cannot run what was exported: {one_line(e, 240)}") from e
+    _compare(found, source, reference, what)
+
+
+def _pieces(count: int, batch: int) -> Iterator[tuple[int, int]]:
+    """(start, size) of the batches that the rows are given in."""
+    start = 0
+    for size in _BATCHES if batch < 0 else ():
+        if start < count:
+            yield start, min(size, count - start)
+            start += size
+    step = batch if batch > 0 else _ROWS
+    yield from ((at, step if batch > 0 else min(step, count - at)) for at in range(start, count, step))
+
+
+def _filled(piece: Any, size: int, batch: int) -> Any:
+    """Rows up to a fixed batch size, the last one repeated."""
+    import torch
+
+    short = size - len(piece) if batch > 0 else 0
+    return torch.cat([piece, piece[-1:].expand(short, *piece.shape[1:])]) if short else piece
+
+
+def _run(graph: Any, piece: list[Any], what: str) -> tuple[Any, ...]:
+    from torch import fx
+
+    failing = ""
+
+    class Named(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            nonlocal failing
+            failing = f"{n.target} (node '{n.name}')"
+            return super().run_node(n)
+
+    try:
+        results = graph(*piece)
+    except Exception as error:  # run again by hand: which operator it is, the graph's own code does not say
+        try:
+            Named(graph).run(*piece)
+        except Exception as e:
+            raise ConversionError(
+                f"{what}: operator {failing} fails on {len(piece[0])} rows: {one_line(e, 200)}"
+            ) from e
+        raise ConversionError(f"{what}: fails on {len(piece[0])} rows: {one_line(error, 200)}") from error
+    return tuple(results) if isinstance(results, (tuple, list)) else (results,)
+
+
+def _joined(column: Sequence[NDArray[np.float64]], what: str) -> NDArray[np.float64]:
+    try:
+        return np.concatenate(column)
+    except ValueError as e:
+        shapes = " and ".join(sorted({str(part.shape) for part in column}))
+        raise ConversionError(f"{what}: an output's shape depends on the number of rows: {shapes}") from e
+
+
+def _compare(found: Answers, source: Source, reference: Answers, what: str) -> None:
+    """Each output, row by row.
+
+    Raises:
+        ConversionError: one differs; the message says by how much.
+    """
+    if len(found) != len(reference):
+        raise ConversionError(f"{what} returns {len(found)} tensors, the source model {len(reference)}")
+    for tensor, got, whole in zip(source.outputs, found, reference, strict=True):
+        expected = whole[: len(got)]
+        name = f" in output '{tensor.name}'" if len(reference) > 1 else ""
+        if got.shape != expected.shape:
+            raise ConversionError(f"{what} returns {got.shape}{name}, the source model {expected.shape}")
+        differs = got != expected
+        with np.errstate(invalid="ignore"):  # two infinities of one sign are equal, and their difference is no number
+            apart = np.where(differs & ~(np.isnan(got) & np.isnan(expected)), np.abs(got - expected), 0.0)
+        magnitude = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
+        far = apart.reshape(len(got), -1).max(axis=1) / max(magnitude, 1e-12)
+        share = float((~(far <= _LIMIT)).mean())
+        if share > (_TIES if source.float32_only or np.issubdtype(np.dtype(tensor.dtype), np.integer) else 0.0):
+            raise ConversionError(
+                f"{what} disagrees with the source model{name} on {share:.1%} of {len(got)} rows "
+                f"(largest relative difference {float(far.max()):.2g}, allowed {_LIMIT:.0e})"
+            )

@@ -1,0 +1,96 @@
+"""Functions of numpy, by their names, as ONNX operators: what FunctionTransformer and a transformed target apply."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from edgewright.errors import UnsupportedError
+
+__all__ = ["Elementwise", "Nodes", "function_name", "write_function"]
+
+
+class Nodes(Protocol):
+    """Whatever adds operators to a graph."""
+
+    def call(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add an operator; the name of its output."""
+
+    def constant(self, values: Any, dtype: Any = ...) -> str:
+        """Add a constant; its name."""
+
+
+Write = Callable[[Nodes, str], str]
+
+
+def _operator(kind: str) -> Write:
+    return lambda nodes, x: nodes.call(kind, x)
+
+
+def _with(kind: str, number: float, before: str = "") -> Write:
+    """``kind(x, number)``, after the operator ``before`` where one is named."""
+    return lambda nodes, x: nodes.call(kind, nodes.call(before, x) if before else x, nodes.constant(number))
+
+
+_WRITE: dict[str, Write] = {
+    "log": _operator("Log"),
+    "log1p": lambda nodes, x: nodes.call("Log", nodes.call("Add", x, nodes.constant(1.0))),
+    "log2": _with("Mul", 1 / np.log(2), "Log"),
+    "log10": _with("Mul", 1 / np.log(10), "Log"),
+    "exp": _operator("Exp"),
+    "expm1": _with("Sub", 1.0, "Exp"),
+    "exp2": lambda nodes, x: nodes.call("Exp", nodes.call("Mul", x, nodes.constant(np.log(2)))),
+    "sqrt": _operator("Sqrt"),
+    "square": lambda nodes, x: nodes.call("Mul", x, x),
+    "cbrt": lambda nodes, x: nodes.call(
+        "Mul", nodes.call("Sign", x), nodes.call("Pow", nodes.call("Abs", x), nodes.constant(1 / 3))
+    ),
+    "absolute": _operator("Abs"),
+    "fabs": _operator("Abs"),
+    "negative": _operator("Neg"),
+    "positive": _operator("Identity"),
+    "reciprocal": lambda nodes, x: nodes.call("Div", nodes.constant(1.0), x),
+    "sign": _operator("Sign"),
+    "sin": _operator("Sin"),
+    "cos": _operator("Cos"),
+    "tan": _operator("Tan"),
+    "arctan": _operator("Atan"),
+    "sinh": _operator("Sinh"),
+    "cosh": _operator("Cosh"),
+    "tanh": _operator("Tanh"),
+    "floor": _operator("Floor"),
+    "ceil": _operator("Ceil"),
+    "rint": _operator("Round"),
+    "deg2rad": _with("Mul", np.pi / 180),
+    "rad2deg": _with("Mul", 180 / np.pi),
+}
+
+
+class Elementwise(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """A FunctionTransformer whose function is one of numpy's, by its name."""
+
+    def __init__(self, function: str = "positive") -> None:
+        self.function = function
+
+
+def function_name(function: Any, what: str) -> str:
+    """The name of a function that has operators; None is the identity.
+
+    Raises:
+        UnsupportedError: any other function.
+    """
+    if function is None:
+        return "positive"
+    name = str(getattr(function, "__name__", type(function).__name__))
+    if not isinstance(function, np.ufunc) or name not in _WRITE:
+        raise UnsupportedError(
+            f"{what} with the function {name}: these of numpy have a path: {', '.join(sorted(_WRITE))}; apply another "
+            "one to the data before the model"
+        )
+    return name
+
+
+def write_function(nodes: Nodes, name: str, x: str) -> str:
+    """Add a function of ``x`` to a graph; the name of its value."""
+    return _WRITE[name](nodes, x)

@@ -1,0 +1,94 @@
+"""What a loaded Keras or TensorFlow model answers: its outputs by name, and their values for rows.
+
+Imports no TensorFlow of its own; runs in the child process that loaded the model.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.errors import InputError, UnsupportedError
+from edgewright.failures import one_line
+from edgewright_runtime.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from edgewright.intake.keras_child import Loaded
+
+__all__ = ["Outputs", "answers_of", "flat", "outputs_of"]
+
+Outputs = Sequence[tuple[TensorSpec, int]]
+"""The outputs that are kept, each with its place among all that the model returns."""
+
+_ONLY = "output"
+_ROWS = 3  # of zeros, to see which outputs have a value for each
+_ROWS_AT_ONCE = 256
+_INVALID = re.compile(r"\W|^(?=\d)")
+
+
+def outputs_of(loaded: "Loaded") -> tuple[Outputs, tuple[str, ...]]:
+    """The outputs with the rows on their first axis, and what is to be said of the others.
+
+    Raises:
+        UnsupportedError: there is none.
+    """
+    batch = loaded.inputs[0].shape[0]
+    rows = batch if batch > 0 else _ROWS
+    zeros = [np.zeros((rows, *t.shape[1:]), t.dtype) for t in loaded.inputs]
+    found = [(name, np.asarray(value)) for name, value in flat(loaded.asked(*zeros))]
+    kept: list[tuple[TensorSpec, int]] = []
+    left_out = []
+    for place, (name, array) in enumerate(found):
+        if array.dtype.kind in "fiub" and array.ndim and len(array) == rows:
+            plain = _name(loaded, name, place, len(found), {t.name for t, _ in kept})
+            kept.append((TensorSpec(plain, (batch, *array.shape[1:]), array.dtype.name), place))
+        else:
+            left_out.append(f"{name or place} {array.dtype.name}{array.shape}")
+    if not kept:
+        raise UnsupportedError(f"no output has numbers with the rows on its first axis ({'; '.join(left_out)})")
+    said = f"outputs without numbers whose first axis is the rows were left out: {'; '.join(left_out)}"
+    return kept, (said,) if left_out else ()
+
+
+def flat(result: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every tensor of a returned structure, with the keys that lead to it, in an order that depends on names alone."""
+    if isinstance(result, dict):
+        for key in sorted(result):
+            yield from flat(result[key], f"{name}_{key}" if name else str(key))
+    elif isinstance(result, (list, tuple)):
+        for part in result:
+            yield from flat(part, name)
+    else:
+        yield name, result.numpy() if hasattr(result, "numpy") else result
+
+
+def answers_of(loaded: "Loaded", outputs: Outputs, inputs: Sequence[NDArray[Any]]) -> list[NDArray[np.float64]]:
+    """(N, ...) of each kept output; a fixed batch is fed piece by piece.
+
+    Raises:
+        InputError: TensorFlow refuses the rows.
+    """
+    fixed = loaded.inputs[0].shape[0]
+    step = fixed if fixed > 0 else _ROWS_AT_ONCE
+    found: list[list[NDArray[np.float64]]] = []
+    for start in range(0, max(len(inputs[0]), 1), step):
+        piece = [x[start : start + step] for x in inputs]
+        kept = len(piece[0])
+        if fixed > 0 and kept < fixed:
+            piece = [np.concatenate([x, np.repeat(x[-1:], fixed - kept, axis=0)]) for x in piece]
+        try:
+            results = [value for _, value in flat(loaded.asked(*piece))]
+        except Exception as e:  # TensorFlow's kernels have errors of their own, for an id that no table holds
+            raise InputError(f"the model refuses its own data: TensorFlow: {one_line(e)}") from e
+        found.append([np.asarray(results[place])[:kept].astype(np.float64) for _, place in outputs])
+    return [np.concatenate(column) for column in zip(*found, strict=True)]
+
+
+def _name(loaded: "Loaded", key: str, place: int, count: int, taken: set[str]) -> str:
+    if count == 1:
+        return _ONLY
+    given = key or (loaded.output_names[place] if len(loaded.output_names) == count else f"{_ONLY}_{place}")
+    plain = _INVALID.sub("_", given)
+    return plain if plain not in taken else f"{plain}_{place}"

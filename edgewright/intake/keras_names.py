@@ -1,0 +1,174 @@
+"""What a Keras file or a SavedModel may name, by lists that are read before anything is loaded.
+
+Every class here computes from its settings and its weights alone; every operator computes from its inputs, or holds a
+variable of the model. What carries code (Lambda), reads a file (lookup tables, TFSMLayer) or calls back is left out.
+"""
+
+__all__ = ["ACTIVATIONS", "CLASSES", "FUNCTIONS", "MARKERS", "OF_CHECKPOINTS", "OPERATORS", "REFUSED_OPERATIONS"]
+
+_LAYERS = """
+Activation ActivityRegularization AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D
+AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D Add AdditiveAttention AlphaDropout Attention AugMix
+AutoContrast Average AveragePooling1D AveragePooling2D AveragePooling3D BatchNormalization BatchNormalizationV1
+BatchNormalizationV2 Bidirectional CategoryEncoding CenterCrop Concatenate Conv1D Conv1DTranspose Conv2D
+Conv2DTranspose Conv3D Conv3DTranspose ConvLSTM1D ConvLSTM2D ConvLSTM3D Convolution1D Convolution2D Cropping1D
+Cropping2D Cropping3D CuDNNGRU CuDNNLSTM Dense DepthwiseConv1D DepthwiseConv2D Discretization Dot Dropout ELU
+EinsumDense Embedding Equalization Flatten GRU GRUCell GRUV1 GaussianDropout GaussianNoise GlobalAveragePooling1D
+GlobalAveragePooling2D GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D
+GroupNormalization GroupQueryAttention GroupedQueryAttention Identity InputLayer InputSpec LSTM LSTMCell LSTMV1
+LayerNormalization LayerScale LeakyReLU LocallyConnected1D LocallyConnected2D Masking MaxPooling1D MaxPooling2D
+MaxPooling3D Maximum MelSpectrogram Minimum MultiHeadAttention Multiply Normalization PReLU Permute RMSNormalization
+RNN RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast RandomCrop RandomErasing RandomFlip
+RandomGaussianBlur RandomGrayscale RandomHeight RandomHue RandomInvert RandomPerspective RandomPosterization
+RandomRotation RandomSaturation RandomSharpness RandomShear RandomTranslation RandomWidth RandomZoom ReLU RepeatVector
+Rescaling Reshape Resizing ReversibleEmbedding STFTSpectrogram SeparableConv1D SeparableConv2D SimpleRNN SimpleRNNCell
+Softmax Solarization SpatialDropout1D SpatialDropout2D SpatialDropout3D SpectralNormalization StackedRNNCells Subtract
+SyncBatchNormalization ThresholdedReLU TimeDistributed UnitNormalization UpSampling1D UpSampling2D UpSampling3D
+ZeroPadding1D ZeroPadding2D ZeroPadding3D
+"""
+_MODELS = "Functional Model Sequential"
+# Operations of TensorFlow as layers, of which `FUNCTIONS` may be called.
+_CALLS = "TFOpLambda SlicingOpLambda"
+_SETTINGS = """
+Constant GlorotNormal GlorotUniform HeNormal HeUniform IdentityInitializer LecunNormal LecunUniform Ones Orthogonal
+OrthogonalInitializer RandomNormal RandomUniform STFT STFTInitializer TruncatedNormal VarianceScaling Zeros
+ConstantV2 GlorotNormalV2 GlorotUniformV2 HeNormalV2 HeUniformV2 OnesV2 OrthogonalV2 RandomNormalV2 RandomUniformV2
+TruncatedNormalV2 VarianceScalingV2 ZerosV2
+L1 L1L2 L2 OrthogonalRegularizer
+MaxNorm MinMaxNorm NonNeg RadialConstraint UnitNorm
+DTypePolicy DTypePolicyMap FloatDTypePolicy Policy QuantizedDTypePolicy QuantizedFloat8DTypePolicy
+Adadelta Adafactor Adagrad Adam AdamW Adamax CosineDecay CosineDecayRestarts ExponentialDecay Ftrl InverseTimeDecay
+Lamb Lion LossScaleOptimizer Muon Nadam PiecewiseConstantDecay PolynomialDecay RMSprop SGD
+BinaryCrossentropy BinaryFocalCrossentropy CTC CategoricalCrossentropy CategoricalFocalCrossentropy
+CategoricalGeneralizedCrossEntropy CategoricalHinge Circle CosineSimilarity Dice Hinge Huber KLDivergence LogCosh
+MeanAbsoluteError MeanAbsolutePercentageError MeanSquaredError MeanSquaredLogarithmicError Poisson
+SparseCategoricalCrossentropy SquaredHinge Tversky
+AUC Accuracy BinaryAccuracy BinaryIoU CategoricalAccuracy ConcordanceCorrelation F1Score FBetaScore FalseNegatives
+FalsePositives IoU LogCoshError Mean MeanIoU MeanMetricWrapper MeanRelativeError MeanTensor OneHotIoU OneHotMeanIoU
+PearsonCorrelation Precision PrecisionAtRecall R2Score Recall RecallAtPrecision RootMeanSquaredError
+SensitivityAtSpecificity SparseCategoricalAccuracy SparseTopKCategoricalAccuracy SpecificityAtSensitivity Sum
+TopKCategoricalAccuracy TrueNegatives TruePositives
+"""
+CLASSES = frozenset(f"{_LAYERS} {_MODELS} {_CALLS} {_SETTINGS}".split())
+
+_MARKERS = """
+__tuple__ __tensor__ __numpy__ __keras_tensor__ __ellipsis__ __dtype__ __bytes__ __complex__ __slice__ slice
+TensorShape TypeSpec CompositeTensor TensorSpec KerasTensor
+"""
+MARKERS = frozenset(_MARKERS.split())
+"""Class names by which a file writes a value."""
+
+_ACTIVATIONS = """
+celu elu exponential gelu glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu linear log_sigmoid
+log_softmax mish relu relu6 selu sigmoid silu soft_shrink softmax softplus softsign sparse_plus sparse_sigmoid sparsemax
+squareplus swish tanh tanh_shrink threshold
+"""
+ACTIVATIONS = frozenset(_ACTIVATIONS.split())
+
+_TENSOR_FUNCTIONS = """
+abs add add_n argmax argmin argsort boolean_mask broadcast_to cast ceil clip_by_value concat cumsum divide einsum equal
+exp expand_dims eye fill floor gather gather_nd greater greater_equal identity less less_equal linspace logical_and
+logical_not logical_or matmul maximum meshgrid minimum multiply negative norm not_equal one_hot ones ones_like pad pow
+range rank reduce_all reduce_any reduce_logsumexp reduce_max reduce_mean reduce_min reduce_prod reduce_sum repeat
+reshape reverse roll round sequence_mask shape sigmoid sign sin size slice sort split sqrt square squeeze stack
+stop_gradient strided_slice subtract tanh tensordot tile transpose truediv unique unstack where zeros zeros_like
+"""
+FUNCTIONS = frozenset(_TENSOR_FUNCTIONS.split())
+"""Of TensorFlow, as ``TFOpLambda`` calls them; beside these, all below ``math``, ``nn``, ``linalg`` and operators."""
+
+REFUSED_OPERATIONS = frozenset(
+    {"WhileLoop", "VectorizedMap", "Map", "Scan", "AssociativeScan", "Cond", "Switch", "Fori"}
+)
+"""Of ``keras.ops``: they call a function that the file names."""
+
+_OPERATORS = """
+Abs Acos Acosh Add AddN AddV2 AdjustContrastv2 AdjustHue AdjustSaturation All Angle Any ApplyGradientDescent
+ApplyProximalGradientDescent ApproxTopK ApproximateEqual ArgMax ArgMin AsString Asin Asinh Assert Assign AssignAdd
+AssignAddVariableOp AssignSub AssignSubVariableOp AssignVariableOp Atan Atan2 Atanh AudioSpectrogram AvgPool AvgPool3D
+AvgPool3DGrad AvgPoolGrad BatchCholeskyGrad BatchMatMul BatchMatMulV2 BatchMatMulV3 BatchNormWithGlobalNormalization
+BatchNormWithGlobalNormalizationGrad BatchToSpace BatchToSpaceND BesselI0e BesselI1e Betainc BiasAdd BiasAddGrad
+BiasAddV1 Bincount Bitcast BitwiseAnd BitwiseOr BitwiseXor BlockLSTM BlockLSTMGrad BlockLSTMGradV2 BlockLSTMV2
+BroadcastArgs BroadcastGradientArgs BroadcastTo Bucketize CTCBeamSearchDecoder CTCGreedyDecoder Case Cast Ceil
+CheckNumerics CheckNumericsV2 Cholesky CholeskyGrad ClipByValue CombinedNonMaxSuppression Complex ComplexAbs Concat
+ConcatOffset ConcatV2 Conj ConjugateTranspose Const ControlTrigger Conv Conv2D Conv2DBackpropFilter
+Conv2DBackpropFilterV2 Conv2DBackpropInput Conv2DBackpropInputV2 Conv3D Conv3DBackpropFilter Conv3DBackpropFilterV2
+Conv3DBackpropInput Conv3DBackpropInputV2 CopyToMeshGrad Cos Cosh CropAndResize CropAndResizeGradBoxes
+CropAndResizeGradImage Cross CudnnRNN CudnnRNNBackprop CudnnRNNBackpropV2 CudnnRNNBackpropV3 CudnnRNNCanonicalToParams
+CudnnRNNCanonicalToParamsV2 CudnnRNNParamsSize CudnnRNNV2 CudnnRNNV3 Cumprod Cumsum CumulativeLogsumexp
+DataFormatDimMap DataFormatVecPermute DebugGradientIdentity DebugGradientRefIdentity DenseBincount DepthToSpace
+DepthwiseConv2dNative DepthwiseConv2dNativeBackpropFilter DepthwiseConv2dNativeBackpropInput Dequantize Diag DiagPart
+Digamma Dilation2D Dilation2DBackpropFilter Dilation2DBackpropInput DisableCopyOnRead Div DivNoNan DynamicPartition
+DynamicStitch Eig Einsum Elu EluGrad EmptyTensorList EnsureShape Enter Equal Erf Erfc Erfinv EuclideanNorm Exit Exp
+ExpandDims Expm1 ExtractImagePatches ExtractVolumePatches FFT FFT2D FFT3D FakeQuantWithMinMaxArgs
+FakeQuantWithMinMaxArgsGradient FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsGradient
+FakeQuantWithMinMaxVarsPerChannel FakeQuantWithMinMaxVarsPerChannelGradient Fill Floor FloorDiv FloorMod For
+FractionalAvgPool FractionalAvgPoolGrad FractionalMaxPool FractionalMaxPoolGrad FusedBatchNorm FusedBatchNormGrad
+FusedBatchNormGradV2 FusedBatchNormGradV3 FusedBatchNormV2 FusedBatchNormV3 FusedPadConv2D FusedResizeAndPadConv2D
+GRUBlockCell GRUBlockCellGrad Gather GatherNd GatherV2 Greater GreaterEqual HSVToRGB HistogramFixedWidth IFFT IFFT2D
+IFFT3D IRFFT IRFFT2D IRFFT3D Identity IdentityN If Igamma IgammaGradA Igammac Imag ImageProjectiveTransformV2
+ImageProjectiveTransformV3 InTopK InTopKV2 InplaceAdd InplaceUpdate Inv InvGrad Invert InvertPermutation IsFinite
+IsInf IsNan IsVariableInitialized L2Loss LRN LRNGrad LSTMBlockCell LSTMBlockCellGrad LeakyRelu LeakyReluGrad LeftShift
+Less LessEqual Lgamma LinSpace ListDiff Log Log1p LogMatrixDeterminant LogSoftmax LogicalAnd LogicalNot LogicalOr
+LoopCond LowerBound Lu MatMul MatrixBandPart MatrixDeterminant MatrixDiag MatrixDiagPart MatrixDiagPartV2
+MatrixDiagPartV3 MatrixDiagV2 MatrixDiagV3 MatrixInverse MatrixSetDiag MatrixSetDiagV2 MatrixSetDiagV3 MatrixSolve
+MatrixSolveLs MatrixSquareRoot MatrixTriangularSolve Max MaxPool MaxPool3D MaxPool3DGrad MaxPool3DGradGrad MaxPoolGrad
+MaxPoolGradGrad MaxPoolGradGradV2 MaxPoolGradGradWithArgmax MaxPoolGradV2 MaxPoolGradWithArgmax MaxPoolV2
+MaxPoolWithArgmax Maximum Mean Merge Mfcc Min Minimum MirrorPad MirrorPadGrad Mod Mul MulNoNan Multinomial Ndtri Neg
+NextIteration NoOp NonMaxSuppression NonMaxSuppressionV2 NonMaxSuppressionV3 NonMaxSuppressionV4 NonMaxSuppressionV5
+NonMaxSuppressionWithOverlaps NotEqual NthElement OneHot OnesLike OptionalFromValue OptionalGetValue OptionalHasValue
+OptionalNone Pack Pad PadV2 ParallelConcat ParallelDynamicStitch ParameterizedTruncatedNormal PartitionedCall
+Placeholder PlaceholderV2 PlaceholderWithDefault Polygamma PopulationCount Pow PreventGradient Prod Qr
+QuantizeAndDequantize QuantizeAndDequantizeV2 QuantizeAndDequantizeV3 QuantizeAndDequantizeV4
+QuantizeAndDequantizeV4Grad QuantizeV2 RFFT RFFT2D RFFT3D RGBToHSV RaggedFillEmptyRowsGrad
+RaggedTensorToVariantGradient RandomGamma RandomGammaGrad RandomPoisson RandomPoissonV2 RandomShuffle
+RandomStandardNormal RandomUniform RandomUniformInt Range Rank ReadVariableOp Real RealDiv Reciprocal ReciprocalGrad
+Relu Relu6 Relu6Grad ReluGrad Reshape ResizeArea ResizeBicubic ResizeBicubicGrad ResizeBilinear ResizeBilinearGrad
+ResizeNearestNeighbor ResizeNearestNeighborGrad ResourceApplyGradientDescent ResourceGather ResourceGatherNd
+ResourceStridedSliceAssign Reverse ReverseSequence ReverseV2 RightShift Rint Roll Round Rsqrt RsqrtGrad
+ScaleAndTranslate ScaleAndTranslateGrad ScatterNd ScatterNdUpdate SegmentMax SegmentMean SegmentMin SegmentProd
+SegmentSum Select SelectV2 SelfAdjointEigV2 Selu SeluGrad Shape ShapeN ShardedFilename Sigmoid SigmoidGrad Sign Sin
+Sinh Size Slice Snapshot Softmax SoftmaxCrossEntropyWithLogits Softplus SoftplusGrad Softsign SoftsignGrad
+SpaceToBatch SpaceToBatchND SpaceToDepth SparseAddGrad SparseApplyProximalGradientDescent SparseFillEmptyRows
+SparseFillEmptyRowsGrad SparseMatrixSoftmaxGrad SparseReorder SparseReshape SparseSegmentMean SparseSegmentMeanGrad
+SparseSegmentMeanGradV2 SparseSegmentSqrtN SparseSegmentSqrtNGrad SparseSegmentSqrtNGradV2 SparseSegmentSum
+SparseSegmentSumGrad SparseSegmentSumGradV2 SparseSliceGrad SparseSoftmaxCrossEntropyWithLogits
+SparseTensorDenseMatMul SparseToDense Spence Split SplitV Sqrt SqrtGrad Square SquaredDifference Squeeze
+StatefulPartitionedCall StatelessCase StatelessIf StatelessMultinomial StatelessRandomGetAlg
+StatelessRandomGetKeyCounter StatelessRandomGetKeyCounterAlg StatelessRandomNormal StatelessRandomNormalV2
+StatelessRandomUniform StatelessRandomUniformFullInt StatelessRandomUniformFullIntV2 StatelessRandomUniformInt
+StatelessRandomUniformIntV2 StatelessRandomUniformV2 StatelessTruncatedNormal StatelessTruncatedNormalV2
+StatelessWhile StaticRegexFullMatch StopGradient StridedSlice StridedSliceGrad StringJoin Sub Sum Svd Switch
+SymbolicGradient Tan Tanh TanhGrad TensorArrayCloseV3 TensorArrayConcatV3 TensorArrayGatherV3 TensorArrayReadV3
+TensorArrayScatterV3 TensorArraySizeV3 TensorArraySplitV3 TensorArrayV3 TensorArrayWriteV3 TensorListConcat
+TensorListConcatV2 TensorListElementShape TensorListFromTensor TensorListGather TensorListGetItem TensorListLength
+TensorListPopBack TensorListPushBack TensorListPushBackBatch TensorListReserve TensorListResize TensorListScatter
+TensorListScatterV2 TensorListSetItem TensorListSplit TensorListStack TensorScatterAdd TensorScatterMax
+TensorScatterMin TensorScatterSub TensorScatterUpdate TensorStridedSliceUpdate Tile TileGrad TopK TopKV2 Transpose
+TridiagonalMatMul TridiagonalSolve TruncateDiv TruncateMod TruncatedNormal UnbatchGrad Unique UniqueV2
+UniqueWithCounts UniqueWithCountsV2 Unpack UnravelIndex UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentProd
+UnsortedSegmentSum UpperBound VarHandleOp VarIsInitializedOp Variable VariableShape VariableV2 Where While Xdivy
+XlaSparseDenseMatmulCustomCombinerOnTcGradWithAdagradAndCsrInput
+XlaSparseDenseMatmulCustomCombinerOnTcGradWithAdagradMomentumAndCsrInput
+XlaSparseDenseMatmulCustomCombinerOnTcGradWithAdamAndCsrInput XlaSparseDenseMatmulCustomCombinerOnTcGradWithCsrInput
+XlaSparseDenseMatmulCustomCombinerOnTcGradWithFtrlAndCsrInput
+XlaSparseDenseMatmulCustomCombinerOnTcGradWithSgdAndCsrInput XlaSparseDenseMatmulGradWithAdagradAndCsrInput
+XlaSparseDenseMatmulGradWithAdagradAndStaticBufferSize XlaSparseDenseMatmulGradWithAdagradMomentumAndCsrInput
+XlaSparseDenseMatmulGradWithAdagradMomentumAndStaticBufferSize XlaSparseDenseMatmulGradWithAdamAndCsrInput
+XlaSparseDenseMatmulGradWithAdamAndStaticBufferSize XlaSparseDenseMatmulGradWithCsrInput
+XlaSparseDenseMatmulGradWithFtrlAndCsrInput XlaSparseDenseMatmulGradWithFtrlAndStaticBufferSize
+XlaSparseDenseMatmulGradWithSgdAndCsrInput XlaSparseDenseMatmulGradWithSgdAndStaticBufferSize XlaSparseGradientsStack
+Xlog1py Xlogy ZerosLike Zeta _FusedBatchNormGradEx _MklAvgPool3DGrad _MklAvgPoolGrad _MklConv2DBackpropFilter
+_MklConv2DBackpropFilterWithBias _MklConv2DBackpropInput _MklConv3DBackpropFilterV2 _MklConv3DBackpropInputV2
+_MklDepthwiseConv2dNativeBackpropFilter _MklDepthwiseConv2dNativeBackpropInput _MklEluGrad _MklFusedBatchNormGrad
+_MklFusedBatchNormGradV2 _MklFusedBatchNormGradV3 _MklLeakyReluGrad _MklMaxPool3DGrad _MklMaxPoolGrad
+_MklNativeAvgPool3DGrad _MklNativeAvgPoolGrad _MklNativeConv2DBackpropFilter _MklNativeConv2DBackpropFilterWithBias
+_MklNativeConv2DBackpropInput _MklNativeConv3DBackpropFilterV2 _MklNativeConv3DBackpropInputV2
+_MklNativeDepthwiseConv2dNativeBackpropFilter _MklNativeDepthwiseConv2dNativeBackpropInput
+_MklNativeFusedBatchNormGrad _MklNativeFusedBatchNormGradV2 _MklNativeFusedBatchNormGradV3 _MklNativeMaxPool3DGrad
+_MklNativeMaxPoolGrad _MklRelu6Grad _MklReluGrad _MklTanhGrad __MklDummyConv2DBackpropFilterWithBias
+"""
+OPERATORS = frozenset(_OPERATORS.split())
+"""Of a SavedModel's graphs (tensorflow/core/ops)."""
+
+OF_CHECKPOINTS = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints"})
+"""They read and write files, as saving and loading variables does, and must be reached by nothing else."""

@@ -1,0 +1,150 @@
+"""A loaded Keras or TensorFlow model as ONNX, by tf2onnx. Runs in the child process that loaded it."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgewright.failures import failing_operator, one_line
+from edgewright.intake.keras_answers import Outputs, flat
+from edgewright.intake.keras_unrolled import unrolled
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgewright.intake.keras_child import Loaded
+
+__all__ = ["to_onnx"]
+
+_OPSET = 18
+_CONTROL_FLOW = {"Loop", "If", "Scan"}
+
+
+def to_onnx(loaded: "Loaded", outputs: Outputs, target: Path) -> str | None:
+    """Write the model; why there is none otherwise, in one line that names the operator.
+
+    A recurrent layer that comes out as a loop, as one over masked steps does, is written out step by step instead:
+    no platform but ONNX Runtime takes a loop.
+    """
+    import onnx
+
+    said = _Said()
+    try:
+        with said:
+            model = _converted(loaded, outputs)
+            if _loops(model) and unrolled(loaded.owner):
+                model = _converted(loaded, outputs)
+    except Exception as e:  # tf2onnx and TensorFlow raise whatever they meet
+        at = said.operator or failing_operator(e)
+        return f"tf2onnx: {f'operator {at}: ' if at else ''}{one_line(e, 240)}"
+    if said.unknown:
+        return f"tf2onnx: no ONNX operator for {', '.join(dict.fromkeys(said.unknown))}"
+    onnx.save(model, target)
+    return None
+
+
+def _converted(loaded: "Loaded", outputs: Outputs) -> Any:
+    import tensorflow as tf
+    import tf2onnx
+    from tf2onnx.optimizer import back_to_back_optimizer
+
+    # Retraining needs BatchNorm as a node of its own.
+    back_to_back_optimizer._func_map.pop(("Conv", "BatchNormalization"), None)
+    signature = [tf.TensorSpec([None if s < 0 else s for s in t.shape], t.dtype, name=t.name) for t in loaded.inputs]
+
+    def named(*tensors: Any) -> list[Any]:
+        results = [value for _, value in flat(loaded.function(*tensors))]
+        return [tf.identity(results[place], name=spec.name) for spec, place in outputs]
+
+    function = tf.function(named, input_signature=signature)
+    model, _ = tf2onnx.convert.from_function(
+        function, input_signature=signature, opset=_OPSET, custom_op_handlers=_OF_OUR_OWN
+    )
+    _hold_captured(model, function.get_concrete_function())
+    return model
+
+
+def _erfc(context: Any, node: Any, _name: str, _args: Any) -> None:
+    """1 - erf(x), which is what Keras's gelu is made of."""
+    shape, dtype = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
+    given, result = node.input[0], node.output[0]
+    context.remove_node(node.name)
+    one = context.make_const(f"{node.name}_one", np.ones((), np.float32))
+    erf = context.make_node("Erf", [given], shapes=[shape], dtypes=[dtype])
+    context.make_node("Sub", [one.output[0], erf.output[0]], outputs=[result], shapes=[shape], dtypes=[dtype])
+
+
+def _reverse(context: Any, node: Any, _name: str, _args: Any) -> None:
+    """Slices that walk backwards; tf2onnx itself writes a ReverseSequence with a length for each row."""
+    axes = [int(axis) for axis in np.atleast_1d(node.inputs[1].get_tensor_value(as_list=False))]
+    shape, dtype = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
+    given, result = node.input[0], node.output[0]
+    context.remove_node(node.name)
+    limits = {"starts": [-1] * len(axes), "ends": [-(2**31)] * len(axes), "axes": axes, "steps": [-1] * len(axes)}
+    constants = [context.make_const(f"{node.name}_{k}", np.array(v, np.int64)).output[0] for k, v in limits.items()]
+    context.make_node("Slice", [given, *constants], outputs=[result], shapes=[shape], dtypes=[dtype])
+
+
+def _bucketize(context: Any, node: Any, _name: str, _args: Any) -> None:
+    """The number of boundaries that a value reaches: what Keras's Discretization is made of."""
+    shape, dtype = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
+    boundaries = np.array(node.get_attr_value("boundaries"), np.float32)
+    given, result = node.input[0], node.output[0]
+    context.remove_node(node.name)
+    last = context.make_const(f"{node.name}_axes", np.array([-1], np.int64)).output[0]
+    limits = context.make_const(f"{node.name}_boundaries", boundaries).output[0]
+    real = context.make_node("Cast", [given], attr={"to": 1})
+    wide = context.make_node("Unsqueeze", [real.output[0], last])
+    reached = context.make_node(
+        "Cast", context.make_node("GreaterOrEqual", [wide.output[0], limits]).output, attr={"to": 1}
+    )
+    count = context.make_node("ReduceSum", [reached.output[0], last], attr={"keepdims": 0})
+    context.make_node("Cast", count.output, attr={"to": dtype}, outputs=[result], shapes=[shape], dtypes=[dtype])
+
+
+_OF_OUR_OWN: dict[str, tuple[Callable[..., None], list[str]]] = {
+    "Erfc": (_erfc, []),
+    "ReverseV2": (_reverse, []),
+    "Bucketize": (_bucketize, []),
+}
+"""Handlers of TensorFlow's operators that tf2onnx lacks, or writes in a way that no platform takes."""
+
+
+def _hold_captured(model: "onnx.ModelProto", function: Any) -> None:
+    """Constants that a function captured, such as a normalization's mean: tf2onnx leaves them as inputs."""
+    from onnx import numpy_helper
+
+    captured = {inner.name: value for value, inner in function.graph.captures if hasattr(value, "numpy")}
+    for entry in [e for e in model.graph.input if e.name in captured]:
+        model.graph.initializer.append(numpy_helper.from_array(captured[entry.name].numpy(), entry.name))
+        model.graph.input.remove(entry)
+
+
+def _loops(model: "onnx.ModelProto") -> bool:
+    return any(node.op_type in _CONTROL_FLOW for node in model.graph.node)
+
+
+class _Said(logging.Handler):
+    """What tf2onnx tells of its operators: it logs what it cannot convert, and goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.unknown: list[str] = []
+        self.operator = ""
+
+    def __enter__(self) -> None:
+        logging.getLogger("tf2onnx").addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("tf2onnx").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note the operators of a message."""
+        text = record.getMessage()
+        if text.startswith("Tensorflow op [") and "is not supported" in text:
+            name, _, kind = text.removeprefix("Tensorflow op [").partition("]")[0].partition(":")
+            self.unknown.append(f"{kind.strip()} (node '{name}')")
+        elif text.startswith("Failed to convert node"):
+            self.operator = text.removeprefix("Failed to convert node").strip().split(" ")[0].strip("'\"")

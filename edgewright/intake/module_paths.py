@@ -1,0 +1,54 @@
+"""Tensors and layers of a module by their dotted paths. Imports torch."""
+
+import re
+
+import torch
+from torch import nn
+
+__all__ = ["free_name", "place", "plain_path", "tensor_at"]
+
+_INVALID = re.compile(r"[^0-9A-Za-z_.]")
+
+
+def plain_path(name: str) -> str:
+    """A source's own name of a module or tensor as a path that stands in a graph's code."""
+    return ".".join(part for part in _INVALID.sub("_", name).split(".") if part)
+
+
+def tensor_at(module: nn.Module, path: str) -> torch.Tensor:
+    """The parameter or buffer of that path."""
+    owner, _, leaf = path.rpartition(".")
+    value: torch.Tensor = getattr(module.get_submodule(owner), leaf)
+    return value
+
+
+def place(module: nn.Module, path: str, thing: nn.Module | torch.Tensor) -> None:
+    """Put a layer, a parameter or a buffer at a path, with the modules on the way; what was there gives way."""
+    *parents, leaf = path.split(".")
+    for part in parents:
+        if part not in module._modules:
+            module.add_module(part, nn.Module())
+        module = module.get_submodule(part)
+    if isinstance(thing, nn.Module):
+        module._modules[leaf] = thing
+    elif isinstance(thing, nn.Parameter):
+        module.register_parameter(leaf, thing)
+    else:
+        module.register_buffer(leaf, thing)
+
+
+def free_name(module: nn.Module, path: str) -> str:
+    """The path, or the first of ``path_1``, ``path_2``, … at which nothing is."""
+    candidate, count = path, 0
+    while _taken(module, candidate):
+        count += 1
+        candidate = f"{path}_{count}"
+    return candidate
+
+
+def _taken(module: nn.Module, path: str) -> bool:
+    for part in path.split("."):
+        if not hasattr(module, part):
+            return False
+        module = getattr(module, part)
+    return True

@@ -1,0 +1,95 @@
+"""Layers on their way in: one for each weight, however often it is used, with the bias that ONNX adds apart.
+
+Runs in a child process: imports torch and onnx.
+"""
+
+from collections import Counter
+from typing import Any
+
+import onnx
+import torch
+from torch import fx, nn
+
+from edgewright.intake.builder import Builder, Op, Result, Value
+
+__all__ = ["Layers", "users_of"]
+
+_OF_WEIGHTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"}
+
+
+class Layers:
+    """The layers so far, by the very tensors that they hold."""
+
+    def __init__(self, builder: Builder, users: Counter[str]) -> None:
+        self.builder, self.users = builder, users
+        # The tensors are kept, so that another does not get the identity of one that is gone.
+        self._made: dict[tuple[Any, ...], tuple[fx.Node, tuple[Value, ...]]] = {}
+        self._weights: dict[str, str] = {}
+        self._with_fused_bias: set[str] = set()
+        self.is_repeating = False
+        """Whether the nodes that come in are those of a loop, each of which comes again."""
+
+    def earlier(self, op: Op) -> fx.Node | None:
+        """The call of a layer with the same weights and settings, which may be called again on what ``op`` is given."""
+        found = self._made.get(_identity(op))
+        if found is None or not isinstance(op.input(0), fx.Node):
+            return None
+        called, _ = found
+        if str(called.target) in self._with_fused_bias:
+            return None
+        if self.builder.rank(op.inputs[0]) != self.builder.rank(called.args[0]):  # type: ignore[arg-type]
+            return None
+        return called
+
+    def note(self, op: Op, result: Result) -> None:
+        """Remember a layer that was made of constants and called on what ``op`` is given, as it is."""
+        constant = all(v is None or isinstance(v, torch.Tensor) for v in op.inputs[1:])
+        if op.kind not in _OF_WEIGHTS or not constant or not isinstance(result, fx.Node):
+            return
+        if result.op == "call_module" and result.args == (op.inputs[0],):
+            self._made[_identity(op)] = result, op.inputs[1:]
+            self._weights[str(result.target)] = op.input_names[1]
+
+    def fuse_bias(self, node: onnx.NodeProto, values: dict[str, Value]) -> None:
+        """A layer without bias, then Add of a constant for each output channel: one layer, to quantize and prune."""
+        if node.op_type != "Add" or len(node.input) != 2:
+            return
+        for product, addend in (tuple(node.input), tuple(reversed(node.input))):
+            made, bias = values[product], values[addend]
+            if not isinstance(made, fx.Node) or made.op != "call_module" or not isinstance(bias, torch.Tensor):
+                continue
+            layer = self.builder.root.get_submodule(str(made.target))
+            weight = self._weights.get(str(made.target), "")
+            alone = self.users[product] == 1 and self.users[weight] == 1 and not self.is_repeating
+            if alone and _is_bias_of(layer, bias, self.builder.rank(made)):
+                layer.bias = nn.Parameter(bias.detach().clone().reshape(-1))
+                self._with_fused_bias.add(str(made.target))
+                values[node.output[0]] = made
+                return
+
+
+def users_of(graph: onnx.GraphProto) -> Counter[str]:
+    """How often each name is read, outputs and inner graphs included."""
+    counts: Counter[str] = Counter(entry.name for entry in graph.output)
+    for node in graph.node:
+        counts.update(node.input)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                counts.update(users_of(inner))
+    return counts
+
+
+def _identity(op: Op) -> tuple[Any, ...]:
+    settings = sorted((key, repr(value)) for key, value in op.attributes.items())
+    return (op.kind, *(id(value) for value in op.inputs[1:]), *settings)
+
+
+def _is_bias_of(layer: nn.Module, bias: torch.Tensor, rank: int) -> bool:
+    if getattr(layer, "bias", 0) is not None or bias.ndim > rank:
+        return False
+    aligned = (1,) * (rank - bias.ndim) + tuple(bias.shape)
+    if isinstance(layer, nn.Linear):
+        return aligned == (1,) * (rank - 1) + (layer.out_features,)
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return aligned == (1, layer.out_channels) + (1,) * (rank - 2)
+    return False

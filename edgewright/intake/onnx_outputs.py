@@ -1,0 +1,128 @@
+"""Which outputs of an ONNX model are kept, and what they are: found by asking it. Runs in a child process."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from edgewright.errors import InputError, UnsupportedError
+from edgewright.failures import one_line
+from edgewright.intake.onnx_nodes import drop_unused
+from edgewright_runtime.manifest import TensorSpec
+
+__all__ = ["Asked", "keep_numbers"]
+
+_REAL = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+_WHOLE = {TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8} | {
+    TensorProto.UINT64,
+    TensorProto.UINT32,
+    TensorProto.UINT16,
+    TensorProto.UINT8,
+    TensorProto.BOOL,
+}
+_ROWS = 3  # of zeros, to see which outputs have a value for each
+
+
+class Asked:
+    """A model that has answered rows of zeros: its session, and its tensors as they then turned out to be.
+
+    ``outputs`` are those with the rows on their first axis; others are taken out of the model. A batch that the model
+    declares free, but that only one row at a time fits, is written down as 1.
+
+    Raises:
+        InputError: ONNX Runtime cannot load or run it.
+        UnsupportedError: no output has the rows on its first axis.
+    """
+
+    def __init__(self, model: onnx.ModelProto, inputs: tuple[TensorSpec, ...], path: Path) -> None:
+        self.model, self.inputs, self.path = model, inputs, path
+        self.notes: tuple[str, ...] = ()
+        self.session = _session(model, path)
+        rows, found = self._answered()
+        batch = self.inputs[0].shape[0]
+        kept = {name: array for name, array in found.items() if array.ndim and len(array) == rows}
+        if not kept:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in found.items())
+            raise UnsupportedError(f"{path}: no output has the rows on its first axis ({shapes} of {rows} rows)")
+        if len(kept) < len(found):
+            self._leave_out([name for name in found if name not in kept])
+        self.outputs = tuple(TensorSpec(n, (batch, *a.shape[1:]), a.dtype.name) for n, a in kept.items())
+
+    def _answered(self) -> tuple[int, dict[str, NDArray[Any]]]:
+        """How many rows of zeros were answered at once, and the outputs."""
+        fixed = self.inputs[0].shape[0]
+        rows = fixed if fixed > 0 else _ROWS
+        try:
+            return rows, self._run(rows)
+        except Exception as e:  # ONNX Runtime's errors share no base that it exports
+            if fixed > 0:
+                raise InputError(f"{self.path}: ONNX Runtime cannot run it: {one_line(e, 200)}") from e
+            self._fix_batch(one_line(e, 200))
+        try:
+            return 1, self._run(1)
+        except Exception as e:
+            raise InputError(f"{self.path}: ONNX Runtime cannot run it: {one_line(e, 200)}") from e
+
+    def _run(self, rows: int) -> dict[str, NDArray[Any]]:
+        zeros = {t.name: np.zeros((rows, *t.shape[1:]), dtype=t.dtype) for t in self.inputs}
+        names = [entry.name for entry in self.session.get_outputs()]
+        return {n: np.asarray(a) for n, a in zip(names, self.session.run(None, zeros), strict=True)}
+
+    def _fix_batch(self, why: str) -> None:
+        self.notes += (f"the batch is declared free, but only one row at a time is answered ({why}): taken as 1",)
+        names = {t.name for t in self.inputs}
+        for entry in [*(e for e in self.model.graph.input if e.name in names), *self.model.graph.output]:
+            dims = entry.type.tensor_type.shape.dim
+            if len(dims):
+                dims[0].dim_value = 1
+        self.inputs = tuple(TensorSpec(t.name, (1, *t.shape[1:]), t.dtype) for t in self.inputs)
+        self.session = _session(self.model, self.path)
+
+    def _leave_out(self, names: list[str]) -> None:
+        _without_outputs(self.model, names)
+        self.notes += (f"outputs without the rows on their first axis were left out: {', '.join(names)}",)
+        self.session = _session(self.model, self.path)
+
+
+def keep_numbers(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+    """Keep the outputs of real numbers, or of whole ones where there are no others: labels follow from scores.
+
+    Raises:
+        UnsupportedError: no output is a tensor of numbers.
+    """
+    kinds = {o.name: o.type.tensor_type.elem_type for o in model.graph.output if o.type.HasField("tensor_type")}
+    kept = [name for name, kind in kinds.items() if kind in _REAL] or [n for n, kind in kinds.items() if kind in _WHOLE]
+    if not kept:
+        shown = ", ".join(o.name for o in model.graph.output)
+        raise UnsupportedError(
+            f"{path}: outputs {shown}: none is a tensor of numbers (export scikit-learn models with zipmap off)"
+        )
+    dropped = [o.name for o in model.graph.output if o.name not in kept]
+    if not dropped:
+        return ()
+    _without_outputs(model, dropped)
+    return (
+        f"of the outputs, {', '.join(kept)} {'is' if len(kept) == 1 else 'are'} kept; left out: {', '.join(dropped)}",
+    )
+
+
+def _without_outputs(model: onnx.ModelProto, names: list[str]) -> None:
+    for entry in [o for o in model.graph.output if o.name in names]:
+        model.graph.output.remove(entry)
+    drop_unused(model)
+
+
+def _session(model: onnx.ModelProto, path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is told by the exception
+    # The referee computes what the file says: nothing fused, nothing reordered.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # ONNX Runtime's errors share no base that it exports
+        raise InputError(f"{path}: ONNX Runtime cannot load it: {one_line(e, 200)}") from e

@@ -1,0 +1,167 @@
+"""Operations of ATen that compute with parameters become the layers that they were: what techniques work on.
+
+A layer's weights are the very tensors of the program, so what it shares stays shared, and one set of weights and
+settings is one layer however often it is called. Runs in a child process: imports torch.
+"""
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from edgewright.intake.layer_forms import MAKERS, Call, Form
+from edgewright.intake.module_paths import free_name, place, plain_path, tensor_at
+from edgewright.intake.recurrent_layers import RECURRENT, raise_recurrent
+
+__all__ = ["raise_layers"]
+
+_RESHAPE = torch.ops.aten.reshape.default
+_FLATTEN = torch.ops.aten.flatten.using_ints
+_FOLDED = {"weight", "bias"}
+_LONGEST_CHAIN = 32  # operations between parameters and the weight that they make
+
+
+def raise_layers(module: fx.GraphModule) -> None:
+    """Replace each call that has a layer by it, in place."""
+    _fold_weights(module)
+    _drop_unread(module)
+    made: dict[tuple[Any, ...], str] = {}
+    for node in list(module.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if str(node.target) in RECURRENT:
+            raise_recurrent(module, node, _layer_path(node))
+        elif str(node.target) in MAKERS:
+            form = MAKERS[str(node.target)](Call(node))
+            if form is not None and _is_layer(form):
+                _replace(module, node, form, made)
+        elif node.target is _RESHAPE:
+            _without_sizes(node)
+    module.graph.eliminate_dead_code()
+    _drop_unread(module)
+
+
+def _is_layer(form: Form) -> bool:
+    """With tensors of its own that the module holds, or Dropout: everything else may stay an operation."""
+    given = [n for n in form.tensors.values() if n is not None]
+    return all(n.op == "get_attr" for n in given) and (bool(given) or form.kind is nn.Dropout)
+
+
+def _replace(module: fx.GraphModule, node: fx.Node, form: Form, made: dict[tuple[Any, ...], str]) -> None:
+    held = {own: str(n.target) for own, n in form.tensors.items() if n is not None}
+    key = (form.kind, repr(form.settings), tuple(held.items()))
+    if not held or key not in made:
+        made[key] = _install(module, node, form, held)
+    with module.graph.inserting_before(node):
+        call = module.graph.call_module(made[key], form.operands)
+    call.meta = dict(node.meta)
+    if form.first:
+        call.meta["val"] = node.meta["val"][0]
+        for user in list(node.users):
+            user.replace_all_uses_with(call)
+            module.graph.erase_node(user)
+    else:
+        node.replace_all_uses_with(call)
+    module.graph.erase_node(node)
+
+
+def _install(module: fx.GraphModule, node: fx.Node, form: Form, held: dict[str, str]) -> str:
+    """Make the layer of the program's own tensors and put it where they lie."""
+    with torch.device("meta"):
+        layer = form.kind(**form.settings)
+    owner, _, leaf = held["weight" if "weight" in held else next(iter(held))].rpartition(".") if held else ("", "", "")
+    holder = module.get_submodule(owner)
+    for own, buffer in list(layer.named_buffers(recurse=False)):
+        layer._buffers[own] = holder._buffers.get(own, torch.zeros((), dtype=buffer.dtype))
+    for own, name in held.items():
+        _give(layer, own, tensor_at(module, name))
+    names = {*holder._parameters, *holder._buffers} - {"num_batches_tracked"}
+    kept = {name.rpartition(".")[2] for own, name in held.items() if name == f"{owner}.{own}"}
+    if owner and names <= kept and not holder._modules and type(holder) is nn.Module:
+        path = owner
+    else:
+        stem = leaf.removesuffix("weight").rstrip("_") or "layer"
+        beside = f"{owner}.{stem}" if owner else _layer_path(node)
+        path = free_name(module, beside or node.name)
+    place(module, path, layer.eval())
+    return path
+
+
+def _give(layer: nn.Module, own: str, tensor: torch.Tensor) -> None:
+    if own in layer._parameters:
+        frozen = nn.Parameter(tensor, requires_grad=tensor.requires_grad)
+        layer._parameters[own] = tensor if isinstance(tensor, nn.Parameter) else frozen
+    else:
+        layer._buffers[own] = tensor.detach()
+
+
+def _fold_weights(module: fx.GraphModule) -> None:
+    """A weight that follows from parameters alone (weight norm, standardization, joined biases) becomes one."""
+    values: dict[fx.Node, torch.Tensor] = {}
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or str(node.target) not in MAKERS:
+            continue
+        biases = {"self": "bias"} if str(node.target) == "aten.addmm.default" else {}
+        for name, given in Call(node).nodes().items():
+            own = biases.get(name, name)
+            if own in _FOLDED and given.op == "call_function" and _follows_from_parameters(given):
+                if given not in values:
+                    values[given] = _value(module, given)
+                path = free_name(module, f"{_layer_path(node)}.{own}".lstrip("."))
+                place(module, path, nn.Parameter(values[given].detach().clone()))
+                with module.graph.inserting_before(node):
+                    folded = module.graph.get_attr(path)
+                folded.meta = dict(given.meta)
+                node.replace_input_with(given, folded)
+    module.graph.eliminate_dead_code()
+
+
+def _follows_from_parameters(node: fx.Node, depth: int = 0) -> bool:
+    if node.op == "get_attr":
+        return True
+    if node.op != "call_function" or depth > _LONGEST_CHAIN or not isinstance(node.meta.get("val"), torch.Tensor):
+        return False
+    operands = node.all_input_nodes
+    return bool(operands) and all(_follows_from_parameters(n, depth + 1) for n in operands)
+
+
+def _value(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
+    if node.op == "get_attr":
+        return tensor_at(module, str(node.target))
+    arguments, named = fx.node.map_arg((node.args, node.kwargs), lambda n: _value(module, n))
+    with torch.no_grad():
+        value: torch.Tensor = node.target(*arguments, **named)  # type: ignore[operator]
+    return value
+
+
+def _layer_path(node: fx.Node) -> str:
+    """The source's own name of the module in which a node computes; "" where the program does not say."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next(reversed(stack.values()))[0] if stack else ""
+    return plain_path(path)
+
+
+def _without_sizes(node: fx.Node) -> None:
+    """Write a reshape without the sizes that may change: the batch is -1, axes that are joined are a flatten, since
+    channels that were pruned are fewer."""
+    operand, wanted = node.args[0], list(node.args[1])  # type: ignore[arg-type]
+    given, becomes = operand.meta["val"].shape, node.meta["val"].shape  # type: ignore[union-attr]
+    if len(becomes) == 2 and len(given) > 2 and becomes[0] == given[0] and isinstance(becomes[1], int):
+        node.target, node.args = _FLATTEN, (operand, 1)
+        return
+    computed = [place for place, size in enumerate(wanted) if isinstance(size, fx.Node)]
+    if len(computed) == 1 and -1 not in wanted:
+        wanted[computed[0]] = -1
+        node.args = (operand, wanted)
+
+
+def _drop_unread(module: fx.GraphModule) -> None:
+    """Remove tensors that no node reads."""
+    read = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
+    for path, holder in list(module.named_modules()):
+        if type(holder) not in {nn.Module, type(module)}:
+            continue
+        for table in (holder._parameters, holder._buffers):
+            for leaf in list(table):
+                if f"{path}.{leaf}".lstrip(".") not in read and leaf != "num_batches_tracked":
+                    del table[leaf]

@@ -1,0 +1,111 @@
+"""What is exported beside the model's own `predict`, row by row: a difference names the rows and the columns.
+
+Runs in a child process: imports onnxruntime.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgewright.errors import ConversionError
+
+__all__ = ["RowCheck"]
+
+_PARITY = 1e-4  # largest difference over the largest magnitude, as at the door
+_TIES = 0.01  # share of rows that may stand on the other side of a tree's float32 threshold
+_SHOWN = 5
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RowCheck:
+    """Both ways from a raw row to an answer.
+
+    ``rows`` are raw rows of any kind, ``asked(rows)`` the model's own answers to them, ``encoded(rows)`` the graph's
+    inputs, ``changed(rows, name, cell_of)`` rows with a column taken from another row. ``place`` names a row.
+    """
+
+    columns: Sequence[str]
+    rows: Any
+    asked: Callable[[Any], Floats]
+    encoded: Callable[[Any], NDArray[np.float32]]
+    changed: Callable[[int, int, str], Any]
+    place: Callable[[int], str]
+    has_trees: bool
+
+    def compare(self, model: onnx.ModelProto, reference: Floats) -> tuple[str, ...]:
+        """A note on rows that a tree decides otherwise in float32, where there are few.
+
+        Raises:
+            ConversionError: more than those; it names rows and columns.
+        """
+        answer = _runner(model)
+        got = answer(self.encoded(self.rows))
+        apart = _apart(got, reference)
+        rows = np.flatnonzero(apart)
+        if not len(rows):
+            return ()
+        shown = ", ".join(self.place(int(r)) for r in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
+        if self.has_trees and len(rows) <= _TIES * len(reference):
+            return (f"{len(rows)} of {len(reference)} test rows stand beside a threshold in float32: {shown}",)
+        first = int(rows[0])
+        causes = self._causes(answer, reference, first, np.flatnonzero(~apart))
+        raise ConversionError(
+            f"what a device would answer is not what the model's own predict says on {len(rows)} of {len(reference)} "
+            f"test rows ({shown}); {self.place(first)}: {_said(got[first])} instead of {_said(reference[first])}; "
+            f"{causes}"
+        )
+
+    def _causes(self, answer: Any, reference: Floats, row: int, agreeing: NDArray[np.int64]) -> str:
+        """The columns whose cell of this row spoils a row that agrees."""
+        if not len(agreeing):
+            return "no row agrees"
+        scale = float(np.nanmax(np.abs(reference)))
+        found = []
+        for name in self.columns:
+            rows = self.changed(int(agreeing[0]), row, name)
+            try:
+                if _apart(answer(self.encoded(rows)), self.asked(rows), scale).any():
+                    found.append(f"'{name}'")
+            except Exception:  # noqa: S112 - a mixed row that one side refuses tells nothing
+                continue
+        return f"column {', '.join(found)}" if found else "no single column does it"
+
+
+def _apart(got: Floats, expected: Floats, scale: float | None = None) -> NDArray[np.bool_]:
+    if got.shape != expected.shape:
+        raise ConversionError(f"what is exported returns {got.shape}, the model itself {expected.shape}")
+    largest = max(float(np.nanmax(np.abs(expected))) if scale is None else scale, 1e-12)
+    with np.errstate(invalid="ignore"):
+        far = np.abs(got - expected) / largest
+    close = (far <= _PARITY) | (np.isnan(got) & np.isnan(expected))
+    return np.asarray(~close.reshape(len(got), -1).all(axis=1))
+
+
+def _said(scores: Floats) -> str:
+    return "[" + ", ".join(f"{v:.4g}" for v in np.ravel(scores)[:_SHOWN]) + "]"
+
+
+def _runner(model: onnx.ModelProto) -> Callable[[NDArray[np.float32]], Floats]:
+    import onnxruntime
+
+    from edgewright.intake.onnx_source import run_onnx
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def answer(rows: NDArray[np.float32]) -> Floats:
+        try:
+            return run_onnx(session, {name: rows})[0]
+        except Exception as e:  # ONNX Runtime's errors share no base that it exports
+            said = (str(e).strip() or type(e).__name__).splitlines()[0][:240]
+            raise ConversionError(f"ONNX Runtime cannot run what was exported: {said}") from e
+
+    return answer

@@ -1,0 +1,77 @@
+"""What a TorchScript archive may hold: code of tensor operations, tensors, and nothing that names a file or a class of
+another library. Looked at before torch loads it, since loading may already run code of the archive.
+"""
+
+import ast
+import re
+import zipfile
+from pathlib import Path
+
+from edgewright.errors import InputError, UntrustedModelError
+from edgewright.intake.archives import opened_archive
+
+__all__ = ["inspect_torchscript"]
+
+_OUTSIDE = re.compile(r"__torch__\.torch\.classes\.(?!rnn\.CellParamsBase)[\w.]+")
+_NAMESPACES = frozenset({"aten", "prim"})
+
+
+def inspect_torchscript(path: Path) -> None:
+    """Refuse an archive whose code could do anything but compute.
+
+    Raises:
+        UntrustedModelError: it calls an operation that takes a file's name, or one of another library.
+        InputError: damaged.
+    """
+    with opened_archive(path) as archive:
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise InputError(f"{path}: damaged: the check sum of '{damaged}' does not fit")
+        for entry in archive.namelist():
+            if entry.endswith(".py"):
+                _inspect_code(path, entry, _text(path, archive, entry))
+
+
+def _text(path: Path, archive: zipfile.ZipFile, entry: str) -> str:
+    try:
+        return archive.read(entry).decode()
+    except (zipfile.BadZipFile, UnicodeDecodeError) as e:
+        raise InputError(f"{path}: a damaged TorchScript archive: {entry}: {e}") from e
+
+
+def _inspect_code(path: Path, entry: str, code: str) -> None:
+    outside = _OUTSIDE.search(code)
+    if outside:
+        raise UntrustedModelError(f"{path}: {entry} uses {outside[0]}, a class of another library; nothing has run")
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        raise InputError(f"{path}: a damaged TorchScript archive: {entry} is not code") from e
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            _inspect_name(path, entry, ast.unparse(node))
+
+
+def _inspect_name(path: Path, entry: str, name: str) -> None:
+    """``torch.NAME`` and ``ops.NAMESPACE.NAME`` are operations; other names are the archive's own."""
+    root, _, rest = name.partition(".")
+    if root == "torch" and "." not in rest:
+        operation = rest
+    elif root == "ops" and rest.count(".") == 1:
+        namespace, _, operation = rest.partition(".")
+        if namespace not in _NAMESPACES:
+            raise UntrustedModelError(f"{path}: {entry} calls {name}; only operations of torch on tensors are taken")
+    else:
+        return
+    if _names_a_file(operation):
+        raise UntrustedModelError(f"{path}: {entry} calls {name}, which names a file; nothing has run")
+
+
+def _names_a_file(operation: str) -> bool:
+    import torch
+
+    packet = getattr(torch.ops.aten, operation, None)
+    if not isinstance(packet, torch._ops.OpOverloadPacket):
+        return False
+    schemas = [getattr(packet, overload)._schema for overload in packet.overloads()]
+    return any("file" in argument.name for schema in schemas for argument in schema.arguments)

@@ -1,0 +1,190 @@
+"""Whether the home is whole, mending it, and keeping it within a size: ``edgewright store``.
+
+Everything judged here is a cache: a run computes anew what was removed.
+"""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from edgewright.artifact import digest_of, size_of
+from edgewright.scratch import abandoned, remove_abandoned
+from edgewright.sealed_json import SEALED_JSON, is_whole
+from edgewright.store import Store
+
+__all__ = ["Findings", "check_home", "collect_home", "repair_home", "size_said"]
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_NAMED_OBJECT = re.compile(r"objects/[0-9a-f]{2}/([0-9a-f]{64})")
+_COLLECTED = ("objects", "transfer", "reports")
+_OF_OTHERS = ("mlflow", "prefect")  # their databases are theirs to keep
+_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-z_]{8}")
+_LONGEST_WRITE_S = 3600.0
+
+
+class Findings(NamedTuple):
+    """What a check found: a line for each damaged file, and one in all."""
+
+    damaged: tuple[str, ...]
+    summary: str
+
+
+class _Item(NamedTuple):
+    """A folder that may go: its size, and when it was last of use (seconds since the epoch)."""
+
+    path: Path
+    size_bytes: int
+    used_s: float
+
+
+def check_home(store: Store) -> Findings:
+    """Compare everything that the home keeps by digest with its content. Nothing is changed."""
+    damaged = list(_damaged(store))
+    left = abandoned(store.root / "scratch")
+    objects = list(store.root.glob("objects/*/*/*"))
+    said = f"{len(objects)} objects, {size_said(sum(size_of(path) for path in objects))}, {len(damaged)} damaged files"
+    leftovers = f"; {len(left)} scratch folders of killed runs, which the next run removes" if left else ""
+    return Findings(tuple(f"{path}: {why}" for path, why in damaged), f"home {store.root}: {said}{leftovers}")
+
+
+def repair_home(store: Store) -> list[str]:
+    """Remove what is damaged, or left of killed runs; returns what was done, a line each."""
+    done = []
+    for path, why in _damaged(store):
+        _delete(path)
+        done.append(f"{path}: {why}; removed, the next run that needs it makes it again")
+    done += [f"{path}: left by a killed run; removed" for path in remove_abandoned(store.root / "scratch")]
+    for path in _half_written(store.root):
+        path.unlink()
+        done.append(f"{path}: half-written by a killed run; removed")
+    return done
+
+
+def collect_home(store: Store, limit_bytes: int | None) -> list[str]:
+    """Remove what was longest of no use until the home's files take at most ``limit_bytes``; returns what was done.
+
+    Objects that a run's record still has to upload stay. What names a removed object goes with it.
+
+    Raises:
+        InputError: a run is at work in this home.
+    """
+    with store.unused():
+        remove_abandoned(store.root / "scratch")
+        items = sorted(_items(store.root), key=lambda item: item.used_s)
+        waiting = _objects_named_in(store.root.glob("tracking/*.json"))
+        total = sum(item.size_bytes for item in items)
+        removed: list[_Item] = []
+        for item in items:
+            if limit_bytes is None or total <= limit_bytes:
+                break
+            if item.path.name not in waiting:
+                _delete(item.path)
+                removed.append(item)
+                total -= item.size_bytes
+        _forget_gone_objects(store.root)
+    freed = sum(item.size_bytes for item in removed)
+    over = limit_bytes is not None and total > limit_bytes
+    return [
+        f"removed {len(removed)} of {len(items)} folders, {size_said(freed)}",
+        f"kept {size_said(total)}{': what waits to be uploaded' if over else ''}",
+        *(f"not touched: {name} {size_said(size)}" for name, size in _others(store.root) if size),
+    ]
+
+
+def size_said(size_bytes: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.2f} MB"
+
+
+def _damaged(store: Store) -> Iterator[tuple[Path, str]]:
+    for path in sorted(store.root.glob("objects/*/*/*")):
+        digest = _digest_or_none(path)
+        if digest != path.parent.name:
+            yield path, f"its SHA-256 is {digest[:16]}…, its name says otherwise" if digest else "cannot be read"
+    for path in sorted(store.root.glob("lineage/*")):
+        if not _DIGEST.fullmatch(_text_of(path)):
+            yield path, "holds no digest"
+    for path in sorted(store.root.glob("transfer/*")):
+        if not _transfer_is_whole(path):
+            yield path, "its packed file is not what its note says"
+    for path in sorted([*store.root.glob("results/*"), *store.root.glob("exports/*.json")]):
+        if path.is_file() and not _result_is_whole(path):
+            yield path, "not what was written"
+
+
+def _digest_or_none(path: Path) -> str | None:
+    try:
+        return digest_of(path)
+    except OSError:  # a bad sector
+        return None
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _transfer_is_whole(folder: Path) -> bool:
+    try:
+        noted = json.loads((folder / "parts.json").read_bytes())
+        return bool(noted["packed"] == digest_of(folder / "packed"))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _result_is_whole(path: Path) -> bool:
+    """Whether a kept result is JSON and, where it is sealed, what its digest says."""
+    try:
+        record = json.loads(path.read_bytes())
+        if isinstance(record, dict) and record.get("metadata", {}).get("serializer", {}).get("jsonlib") == SEALED_JSON:
+            return is_whole(record["result"])
+    except (OSError, ValueError, LookupError):
+        return False
+    return True
+
+
+def _half_written(root: Path) -> list[Path]:
+    """Files that `replace_file` was writing when it was killed."""
+    before = time.time() - _LONGEST_WRITE_S
+    ours = [path for path in root.iterdir() if path.name not in _OF_OTHERS] if root.is_dir() else []
+    found = (path for folder in ours if folder.is_dir() for path in folder.rglob(".*"))
+    old = (path for path in found if _HALF_WRITTEN.fullmatch(path.name) and path.stat().st_mtime < before)
+    return sorted(path for path in old if path.is_file())
+
+
+def _items(root: Path) -> Iterator[_Item]:
+    for path in [*root.glob("objects/*/*"), *root.glob("transfer/*"), *root.glob("reports/*")]:
+        yield _Item(path, size_of(path), path.stat().st_mtime)
+
+
+def _others(root: Path) -> Iterator[tuple[str, int]]:
+    for path in sorted(root.iterdir()) if root.is_dir() else []:
+        if path.is_dir() and path.name not in _COLLECTED:
+            yield path.name, size_of(path)
+
+
+def _objects_named_in(files: Iterator[Path]) -> set[str]:
+    return {digest for file in files for digest in _NAMED_OBJECT.findall(_text_of(file))}
+
+
+def _forget_gone_objects(root: Path) -> None:
+    """Kept results and notes that name an object which is gone are of no use."""
+    there = {path.name for path in root.glob("objects/*/*")}
+    for path in [*root.glob("results/*"), *root.glob("exports/*.json")]:
+        if path.is_file() and _objects_named_in(iter([path])) - there:
+            path.unlink()
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    if path.parent.parent.parent.name == "objects" and not any(path.parent.iterdir()):
+        path.parent.rmdir()

@@ -1,0 +1,91 @@
+"""An exported file, or one that anybody made, against its model: layer by layer, with a verdict on each."""
+
+import math
+from pathlib import Path
+
+from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
+from edgewright.child import run_in_child
+from edgewright.data import DataSpec
+from edgewright.errors import DisagreementError, InputError, UnsupportedError
+from edgewright.export import export
+from edgewright.export.declared import LEAST_SNR_DB, PARITY_LIMITS
+from edgewright.export.diagnosis.report import Comparison, LayerNoise
+from edgewright.export.stored import format_of
+from edgewright.intake import take_in
+from edgewright.profile import Platform
+from edgewright.store import Store
+
+__all__ = ["Diagnosed", "diagnose", "verdict"]
+
+_FORMATS = {Platform.ANDROID: Format.TFLITE, Platform.IOS: Format.MLPACKAGE, Platform.EDGE_DEVICE: Format.ONNX}
+
+
+class Diagnosed(Comparison):
+    """The comparison, of which file, and what its export had to say."""
+
+    file: str
+    notes: tuple[str, ...]
+
+
+def diagnose(
+    model: Path, data: DataSpec, platform: Platform, precision: Precision, exported: Path | None, store: Store
+) -> Diagnosed:
+    """Take a source model in, export it unless a file is given, and compare the two.
+
+    Raises:
+        InputError: the model, the data or the file cannot be used.
+        UnsupportedError: the model has no way to the platform, or the file holds an operator that is not run here.
+        ConversionError: a converter failed.
+    """
+    form = _FORMATS[platform]
+    if exported is not None and (found := format_of(exported)) is not form:
+        raise InputError(f"{exported}: a {found} file; {platform} takes {form}: give --platform that fits it")
+    taken = take_in(model, data, store)
+    notes: tuple[str, ...] = ()
+    path = exported
+    if path is None:
+        artifact, notes = _made(taken.model, taken.dataset, platform, precision, store)
+        path = artifact.path
+    reference = taken.model.graph or taken.model.onnx
+    if reference is None:
+        raise UnsupportedError(f"{model}: the source is known by its answers alone here, so no layer can be compared")
+    arguments = {
+        "reference": {"path": str(reference.path), "format": reference.format.value},
+        "exported": {"path": str(path.absolute()), "format": form.value},
+        "dataset": str(taken.dataset.artifact.path),
+        "inputs": [spec.name for spec in taken.model.inputs],
+        "outputs": [spec.name for spec in taken.model.outputs],
+        "limits": {precision.value: limit for precision, limit in PARITY_LIMITS.items()},
+        "least_snr_db": LEAST_SNR_DB,
+    }
+    child = "edgewright.export.diagnosis.comparison:compare"
+    compared = run_in_child(child, arguments, what=f"comparing {path.name} with {model.name}").value
+    return Diagnosed(**compared, file=path.name, notes=notes)
+
+
+def _made(
+    model: ImportedModel, dataset: Dataset, platform: Platform, precision: Precision, store: Store
+) -> tuple[Artifact, tuple[str, ...]]:
+    """The exported file, also where it disagrees: that is what is looked into."""
+    try:
+        made: Exported = export(model, dataset, platform, precision, store)
+    except DisagreementError as e:
+        if not isinstance(e.exported, Artifact):
+            raise
+        return e.exported, (f"the export refuses this file: {e}",)
+    return made.artifact, made.notes
+
+
+def verdict(compared: Comparison, layer: LayerNoise) -> str:
+    """One word or two on a layer: ``wrong``; ``comes in wrong``; ``agrees``; ``rounded``; ``within another``."""
+    wrong = {(culprit.layer, culprit.operator.value) for culprit in compared.diagnosis.culprits}
+    if (layer.layer, layer.value) in wrong or (not layer.value and layer.layer in {name for name, _ in wrong}):
+        return "wrong"
+    if not layer.value:
+        return "within another"
+    limit = {precision.value: limit for precision, limit in PARITY_LIMITS.items()}.get(compared.diagnosis.dtype)
+    if limit is None:
+        return "rounded" if layer.snr_db >= LEAST_SNR_DB else "comes in wrong"
+    if layer.largest <= limit:
+        return "agrees"
+    return "comes in wrong" if layer.own_largest <= limit or math.isnan(layer.own_largest) else "wrong"

@@ -1,0 +1,22 @@
+"""Whether a truth that an application tells is the label that the model gave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["is_label"]
+
+
+def is_label(truth: Any, label: str) -> bool:
+    """By text, or by number where both are one: class 10 is also ``10.0``, and ``"10"``; true is class 1.
+
+    Two texts of digits are two classes where they differ: ``1`` and ``01``.
+    """
+    if str(truth) == label:
+        return True
+    if isinstance(truth, str) and truth.lstrip("-").isdigit() and label.lstrip("-").isdigit():
+        return False
+    try:
+        return float(truth) == float(label)
+    except (TypeError, ValueError, OverflowError):
+        return False

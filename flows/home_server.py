@@ -1,0 +1,110 @@
+"""One Prefect server for all runs of a home: several would migrate, and lock, one SQLite database at the same time.
+
+The first run starts it, others that come meanwhile use it, and it ends when the last has ended, however that was.
+``python -m flows.home_server FOLDER`` is the server's side.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgewright.errors import EdgewrightError
+from edgewright.locks import locked
+from edgewright.store import home, replace_file
+from flows.serve import running_servers
+
+__all__ = ["orchestrator"]
+
+_START_TIMEOUT_S = 120
+_POLL_S = 1.0
+_STATE, _STARTING, _ALIVE, _USERS = (f".edgewright-server.{name}" for name in ("json", "lock", "alive", "users"))
+
+
+@contextlib.contextmanager
+def orchestrator() -> Iterator[str | None]:
+    """Before Prefect is imported: what the user has configured; else the servers of `edgewright ui`, where they run for
+    this home; else the home's own, until this ends. Yields what to tell the user, if anything.
+
+    Raises:
+        EdgewrightError: the home's server does not come up.
+    """
+    if (
+        "PREFECT_API_URL" in os.environ
+        or "PREFECT_PROFILE" in os.environ
+        or (_prefect_home() / "profiles.toml").exists()
+    ):
+        yield None
+        return
+    if urls := running_servers():
+        os.environ["PREFECT_API_URL"] = f"{urls['prefect']}/api"
+        os.environ.setdefault("MLFLOW_TRACKING_URI", urls["mlflow"])
+        yield f"using the running servers: {urls['prefect']}, {os.environ['MLFLOW_TRACKING_URI']}"
+        return
+    with _home_server(_prefect_home()) as url:
+        os.environ["PREFECT_API_URL"] = f"{url}/api"
+        yield None
+
+
+@contextlib.contextmanager
+def _home_server(folder: Path) -> Iterator[str]:
+    with locked(folder / _USERS, shared=True):
+        with locked(folder / _STARTING):
+            with locked(folder / _ALIVE, wait=False) as nobody_serves:
+                pass
+            if nobody_serves:
+                _start(folder)
+            url: str = json.loads((folder / _STATE).read_text())["url"]
+        yield url
+
+
+def _start(folder: Path) -> None:
+    (folder / _STATE).unlink(missing_ok=True)
+    log = home() / "logs" / "prefect-home-server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as stream:
+        # A session of its own: Ctrl-C is for the run that it was typed to, others may go on.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.home_server", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not (folder / _STATE).exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise EdgewrightError(f"the Prefect server of this home does not come up; see {log}")
+        time.sleep(0.05)
+
+
+def _prefect_home() -> Path:
+    return Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
+
+
+def _serve(folder: Path) -> None:
+    from prefect.server.api.server import SubprocessASGIServer
+
+    with locked(folder / _ALIVE, wait=False) as alone:
+        if not alone:
+            return
+        server = SubprocessASGIServer()
+        server.start(timeout=_START_TIMEOUT_S)
+        try:
+            replace_file(folder / _STATE, json.dumps({"url": server.address, "pid": os.getpid()}).encode())
+            while server.server_process is not None and server.server_process.poll() is None and folder.exists():
+                time.sleep(_POLL_S)
+                with locked(folder / _STARTING), locked(folder / _USERS, wait=False) as unused:
+                    if unused:  # who wants it now waits, and starts another
+                        server.stop()
+        finally:
+            (folder / _STATE).unlink(missing_ok=True)
+            server.stop()
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]))

@@ -1,0 +1,170 @@
+"""Run by itself: ``python keras_networks.py FOLDER NAME...`` saves small Keras networks with rows for each.
+
+One process for all that are asked for, since importing TensorFlow is what costs.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+LEGACY = sys.argv[2].startswith("old_")
+if LEGACY:
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    import tf_keras as keras
+else:
+    import keras
+import numpy as np  # noqa: E402 - after the choice of the loader
+
+L = keras.layers
+RANDOM = np.random.default_rng(0)
+ROWS, TRAINED = 60, 40
+
+
+def images(*shape):
+    return RANDOM.random((ROWS, *shape)).astype(np.float32)
+
+
+def ids(length, dtype="int32"):
+    """Rows of their own length, filled up with zeros."""
+    found = RANDOM.integers(1, 30, (ROWS, length))
+    found[np.arange(length) >= RANDOM.integers(2, length + 1, ROWS)[:, None]] = 0
+    return found.astype(dtype)
+
+
+def scored(given, h, x):
+    return keras.Model(given, L.Dense(3, activation="softmax")(h)), x
+
+
+def same_stride():
+    i = L.Input((32, 32, 3))
+    h = L.Conv2D(8, 3, strides=2, padding="same")(i)
+    return scored(i, L.Flatten()(L.AveragePooling2D(16)(h)), images(32, 32, 3))
+
+
+def odd_sizes():
+    i = L.Input((33, 47, 2))
+    h = L.DepthwiseConv2D(3, strides=2, padding="same")(i)
+    h = L.SeparableConv2D(4, 5, strides=2, padding="same", activation="relu")(h)
+    h = L.ZeroPadding2D(((0, 1), (2, 0)))(h)
+    return scored(i, L.Flatten()(L.GlobalAveragePooling2D(keepdims=True)(h)), images(33, 47, 2))
+
+
+def one_dimension():
+    i = L.Input((20, 3))
+    h = L.Conv1D(6, 5, padding="causal", dilation_rate=2)(i)
+    h = L.Conv1D(4, 4, strides=2, padding="same")(h)
+    return scored(i, L.Flatten()(h), images(20, 3))
+
+
+def transposed():
+    i = L.Input((7, 9, 4))
+    h = L.Conv2DTranspose(6, 3, strides=2, padding="same", activation="relu")(i)
+    h = L.Conv2DTranspose(3, 4, strides=3, padding="valid")(h)
+    return scored(i, L.GlobalAveragePooling2D()(h), images(7, 9, 4))
+
+
+def heads():
+    """Two inputs and two outputs; gelu, which Keras writes as one minus an error function."""
+    picture, extra = L.Input((16, 16, 1), name="image"), L.Input((5,), name="extra")
+    h = L.Flatten()(L.Conv2D(4, 3, strides=2, padding="same")(picture))
+    h = L.Concatenate()([h, L.Dense(8, activation="gelu")(extra)])
+    outputs = [L.Dense(3, activation="softmax", name="kind")(h), L.Dense(1, name="age")(h)]
+    return keras.Model([picture, extra], outputs), {"image": images(16, 16, 1), "extra": images(5)}
+
+
+def named():
+    """Inputs and outputs in dictionaries, whose order is not that of the alphabet."""
+    first, second = L.Input((6,), name="b_first"), L.Input((5,), name="a_second")
+    h = L.Concatenate()([L.Dense(4)(first), L.Dense(4)(second)])
+    outputs = {"score": L.Dense(3, activation="softmax")(h), "feature": h}
+    return keras.Model({"b_first": first, "a_second": second}, outputs), {"a_second": images(5), "b_first": images(6)}
+
+
+def masked():
+    """Steps that are left out, both ways, sums of layers written as ``+``."""
+    i = L.Input((8,), dtype="int64")
+    h = L.Embedding(30, 6, mask_zero=True)(i)
+    h = L.Bidirectional(L.LSTM(5, return_sequences=True))(h)
+    return scored(i, L.GRU(4)(h) + 0.5, ids(8, "int64"))
+
+
+def pixels():
+    i = L.Input((20, 24, 3), dtype="uint8")
+    h = L.Rescaling(1 / 127.5, -1.0)(L.Resizing(16, 16)(i))
+    h = L.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 2.0, 0.5])(h)
+    h = L.Conv2D(4, 3, 2, padding="same", activation="relu6")(h)
+    return scored(i, L.Flatten()(h), RANDOM.integers(0, 256, (ROWS, 20, 24, 3)).astype(np.uint8))
+
+
+def attention():
+    i = L.Input((10,), dtype="int32")
+    h = L.Embedding(30, 8)(i)
+    h = L.LayerNormalization()(h + L.MultiHeadAttention(2, 4)(h, h))
+    return scored(i, L.GlobalAveragePooling1D()(h), ids(10))
+
+
+def volumes():
+    i = L.Input((6, 8, 8, 2))
+    h = L.MaxPooling3D(2, padding="same")(L.Conv3D(4, 3, strides=2, padding="same", activation="relu")(i))
+    return scored(i, L.Flatten()(h), images(6, 8, 8, 2))
+
+
+def no_onnx():
+    """A matrix inverse: tf2onnx has no operator for it."""
+    i = L.Input((4, 4))
+    h = keras.ops.inv(i + 4 * np.eye(4, dtype=np.float32))
+    return scored(i, L.Flatten()(h), images(4, 4))
+
+
+def no_way():
+    i = L.Input((4, 4))
+    h = keras.ops.svd(i, compute_uv=False)
+    return scored(i, h, images(4, 4))
+
+
+def old_resnet():
+    """The residual network of an embedded benchmark, for CIFAR's images, with two stages."""
+    i = L.Input((32, 32, 3))
+
+    def conv(x, filters, kernel=3, strides=1):
+        return L.Conv2D(filters, kernel, strides=strides, padding="same")(x)
+
+    x = L.Activation("relu")(L.BatchNormalization()(conv(i, 8)))
+    y = L.BatchNormalization()(conv(x, 16, 3, 2))
+    x = L.Activation("relu")(L.add([conv(x, 16, 1, 2), y]))
+    return scored(i, L.Flatten()(L.AveragePooling2D(8)(x)), images(32, 32, 3))
+
+
+def old_masked():
+    i = L.Input((8,), dtype="int32")
+    h = L.Embedding(30, 6, mask_zero=True)(i)
+    h = L.Bidirectional(L.LSTM(5, return_sequences=True))(h)
+    return scored(i, L.GRU(4)(h), ids(8))
+
+
+def save(name, folder):
+    keras.utils.set_random_seed(0)
+    model, rows = globals()[name]()
+    for weight in model.weights:  # statistics as after training
+        if "moving" in getattr(weight, "path", weight.name):
+            weight.assign(RANDOM.random(weight.shape) + 0.5)
+    if LEGACY:
+        model.compile("adam", "sparse_categorical_crossentropy")
+        model.save(folder / f"{name}.h5")
+        model.save(folder / f"{name}_saved")
+    else:
+        model.save(folder / f"{name}.keras")
+        model.export(folder / f"{name}_saved", verbose=False)
+    rows = rows if isinstance(rows, dict) else {"": rows}
+    arrays = {}
+    for key, values in rows.items():
+        suffix = f".{key}" if key else ""
+        arrays |= {f"x_train{suffix}": values[:TRAINED], f"x_test{suffix}": values[TRAINED:]}
+    truth = RANDOM.integers(0, 3, ROWS)
+    truth[:3] = truth[TRAINED : TRAINED + 3] = [0, 1, 2]
+    np.savez(folder / f"{name}.npz", **arrays, y_train=truth[:TRAINED], y_test=truth[TRAINED:])
+
+
+for asked in sys.argv[2:]:
+    save(asked, Path(sys.argv[1]))
