@@ -37,6 +37,8 @@ class Servers:
         self.prefect, self.mlflow = _free_port(), _free_port()
         self.log = folder / "ui.log"
         environment = {**os.environ, "EDGEWRIGHT_HOME": str(folder / "home"), "PREFECT_HOME": str(folder / "prefect")}
+        # Its own results, too: those of another test would name files in that test's home.
+        environment["PREFECT_LOCAL_STORAGE_PATH"] = str(folder / "results")
         environment["PREFECT_WORKER_QUERY_SECONDS"] = "1"
         line = [sys.executable, "-m", "edgewright.cli", "ui"]
         line += ["--prefect-port", str(self.prefect), "--mlflow-port", str(self.mlflow)]
