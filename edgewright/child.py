@@ -1,8 +1,8 @@
-"""Run one function in a fresh interpreter: a crash, a leak or a heavy import there stays there.
+"""Run one function in a process of its own: a crash, a leak or a heavy import there stays there.
 
-``python -m edgewright.child REQUEST RESPONSE`` is the child's side. The request names ``module:function`` and
-its keyword arguments, the response holds what it returned; both are JSON. The child is confined, see
-`edgewright.sandbox`: it writes only where it is told to.
+``python -m edgewright.child REQUEST RESPONSE`` is the child's side, unless a fork server has the frameworks at hand
+(`edgewright.forking`). The request names ``module:function`` and its keyword arguments, the response holds what it
+returned; both are JSON. The child is confined, see `edgewright.sandbox`: it writes only where it is told to.
 """
 
 import ctypes
@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgewright import errors, sandbox
+from edgewright import errors, forking, sandbox
 from edgewright.failures import failing_operator, one_line
+from edgewright.forking import Frameworks
 from edgewright.progress import Event, progress
 from edgewright.scratch import scratch_folder, system_scratch
 
@@ -55,11 +56,12 @@ def run_in_child(
     advice: str = "",
     writes: Sequence[Path] = (),
     is_confined: bool = True,
+    frameworks: Frameworks | None = None,
 ) -> ChildRun:
-    """Call ``module:function(**arguments)`` in a new interpreter and return what it returned.
+    """Call ``module:function(**arguments)`` in a process of its own and return what it returned.
 
     It may write below the folders ``writes`` and its own temporary folder; unless it ``is_confined``, as code of the
-    user's own is not, anywhere.
+    user's own is not, anywhere. ``frameworks`` are what it works with, where that is not in `forking.frameworks_of`.
 
     ``what`` names the work in messages ("converting digits_cnn to LiteRT"). Raises the child's own
     `EdgewrightError`; any other exception, a crash by signal or a timeout becomes a `ConversionError` of one line,
@@ -72,23 +74,13 @@ def run_in_child(
         allowed = {"writable": [str(path) for path in folders], "seconds": timeout_s} if is_confined else None
         request.write_text(json.dumps({"target": target, "arguments": dict(arguments), "confined": allowed}))
         before, inherited = sandbox.prefix(folders) if is_confined else ([], dict(os.environ))
-        with log.open("wb") as stream:
-            process = subprocess.Popen(
-                [*before, sys.executable, "-m", "edgewright.child", str(request), str(response)],
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                # Its temporary files go with the scratch folder, however it ends.
-                env={**_ENVIRONMENT, **inherited, "TMPDIR": str(scratch), **(environment or {})},
-            )
-            try:
-                code = process.wait(timeout_s)
-            except subprocess.TimeoutExpired as e:
-                raise errors.ConversionError(f"{what}: no result after {timeout_s:.0f} s; stopped") from e
-            finally:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
+        # Its temporary files go with the scratch folder, however it ends.
+        given = {**_ENVIRONMENT, **inherited, "TMPDIR": str(scratch), **(environment or {})}
+        command = [*before, sys.executable, "-m", "edgewright.child", str(request), str(response)]
+        files = (request, response, log)
+        code = _run(frameworks or forking.frameworks_of(target), command, files, given, timeout_s)
+        if code is None:
+            raise errors.ConversionError(f"{what}: no result after {timeout_s:.0f} s; stopped")
         if not response.exists():
             raise errors.ConversionError(f"{what}: {_cause_of_death(code, log)}")
         answer = json.loads(response.read_text())
@@ -97,6 +89,38 @@ def run_in_child(
     if "error" in answer:
         raise _revived(answer["error"], what, advice)
     return ChildRun(answer["value"], time.perf_counter() - began, answer["peak_memory_mb"], answer["unconfined"])
+
+
+def _run(
+    frameworks: Frameworks,
+    command: list[str],
+    files: tuple[Path, Path, Path],
+    environment: Mapping[str, str],
+    timeout_s: float,
+) -> int | None:
+    """The exit code of a fork, else of a new interpreter by ``command``; None where it took too long."""
+    if frameworks is not Frameworks.NONE and forking.is_available():
+        try:
+            return forking.run_forked(frameworks, *files, environment, timeout_s)
+        except forking.ServerLostError as e:
+            if e.is_new:
+                progress.note(f"each step with {frameworks} starts an interpreter of its own: {e}")
+    return _spawned(command, files[-1], environment, timeout_s)
+
+
+def _spawned(command: list[str], log: Path, environment: Mapping[str, str], timeout_s: float) -> int | None:
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=dict(environment)
+        )
+        try:
+            return process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 def _cause_of_death(code: int, log: Path) -> str:

@@ -10,6 +10,7 @@ from edgewright.artifact import Artifact, Format, Intake, ModelTask
 from edgewright.child import run_in_child
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
+from edgewright.forking import Frameworks
 from edgewright.intake.belongings import belongings
 from edgewright.intake.formats import detect_format
 from edgewright.progress import progress
@@ -35,7 +36,14 @@ def preflight(model: Path, data: DataSpec) -> None:
         )
     arguments = {"model": str(model), "data": data.model_dump_json()}
     what = f"looking into {model.name}"
-    run_in_child("edgewright.intake.door:check", arguments, what=what, timeout_s=120, is_confined=_is_foreign(model))
+    run_in_child(
+        "edgewright.intake.door:check",
+        arguments,
+        what=what,
+        timeout_s=120,
+        is_confined=_is_foreign(model),
+        frameworks=_frameworks(model, data),
+    )
 
 
 def take_in(model: Path, data: DataSpec, store: Store, *, name: str | None = None) -> Intake:
@@ -60,8 +68,15 @@ def take_in(model: Path, data: DataSpec, store: Store, *, name: str | None = Non
             what=f"taking in {model.name}",
             writes=[scratch],
             is_confined=_is_foreign(model),
+            frameworks=_frameworks(model, data),
         )
         return _kept(Intake.model_validate_json(done.value), store, done.unconfined)
+
+
+def _frameworks(model: Path, data: DataSpec) -> Frameworks:
+    """What opens them. Keras and TensorFlow are opened in a child of that child."""
+    has_table = data.path.suffix != ".npz" or detect_format(model) is Format.SKLEARN
+    return Frameworks.TABLES if has_table else Frameworks.TORCH
 
 
 def _is_foreign(model: Path) -> bool:

@@ -1,0 +1,164 @@
+"""A fork server: imports what its command line names, then forks a child for each job that `edgewright.forking` sends.
+
+No job runs in the server itself, so nothing of one job reaches another. It forks while it has one thread: where a
+library's threads run after the import, every job is refused, with the reason.
+"""
+
+import gc
+import importlib
+import json
+import os
+import random
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgewright import child, forking
+
+__all__ = ["main"]
+
+
+@dataclass
+class _Job:
+    """A child at work, and the socket that tells of its end and whose end ends it."""
+
+    pid: int
+    watch: int
+    asker: socket.socket
+
+
+def _serve(control: socket.socket) -> None:
+    """Fork a child for each message, until the other end is closed."""
+    refusal = _import(sys.argv[2:])
+    gc.collect()
+    gc.freeze()  # shared pages stay shared
+    jobs: dict[int, _Job] = {}
+    with selectors.EpollSelector() as selector:
+        kept = _descriptors() - {control.fileno(), selector.fileno()}
+        selector.register(control, selectors.EVENT_READ)
+        while True:
+            for ready, _ in selector.select():
+                if ready.fileobj is control:
+                    message, (*sockets,), _, _ = socket.recv_fds(control, forking.MESSAGE_BYTES, 1)
+                    if not message:
+                        return
+                    asker = socket.socket(fileno=sockets[0])
+                    if refusal := refusal or _threads():
+                        asker.send(refusal.encode())
+                        asker.close()
+                        continue
+                    job = _fork(json.loads(message), asker, kept)
+                    jobs[job.watch] = job
+                    selector.register(job.watch, selectors.EVENT_READ)
+                    selector.register(job.asker, selectors.EVENT_READ, job)
+                elif ready.data is None:
+                    _reap(jobs.pop(ready.fd), selector)
+                elif ready.data.watch in jobs:  # nobody waits for it any longer
+                    selector.unregister(ready.data.asker)
+                    os.kill(ready.data.pid, signal.SIGKILL)
+
+
+def _import(names: Sequence[str]) -> str:
+    """Import; returns why that failed, or nothing."""
+    try:
+        for name in names:
+            module, _, function = name.removesuffix("?").partition(":")
+            with suppress(*((ImportError,) if name.endswith("?") else ())):
+                imported = importlib.import_module(module)
+                if function:
+                    getattr(imported, function)()
+    except Exception as e:
+        return f"{type(e).__name__}: {e}"
+    return ""
+
+
+def _descriptors() -> set[int]:
+    listed = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+    return {one for one in listed if os.path.lexists(f"/proc/self/fd/{one}")}  # not that of the listing
+
+
+def _threads() -> str:
+    """A fork takes one thread along, and the locks that others hold stay locked for ever."""
+    tasks = [task for task in Path("/proc/self/task").iterdir() if int(task.name) != os.getpid()]
+    others = [(task / "comm").read_text().strip() for task in tasks]
+    return f"a library started threads when it was imported: {', '.join(others)}" if others else ""
+
+
+def _reap(job: _Job, selector: selectors.BaseSelector) -> None:
+    _, status = os.waitpid(job.pid, 0)
+    selector.unregister(job.watch)
+    os.close(job.watch)
+    with suppress(KeyError):
+        selector.unregister(job.asker)
+    with suppress(OSError):  # the asker is gone
+        job.asker.send(str(os.waitstatus_to_exitcode(status)).encode())
+    job.asker.close()
+
+
+def _fork(job: Mapping[str, Any], asker: socket.socket, kept: set[int]) -> _Job:
+    server = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = _become(job, server, kept)
+        except SystemExit as e:
+            code = e.code if isinstance(e.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+    asker.send(forking.STARTED)
+    return _Job(pid, os.pidfd_open(pid), asker)
+
+
+def _become(job: Mapping[str, Any], server: int, kept: set[int]) -> int:
+    """The child: as a fresh interpreter with ``job``'s environment would be, but for what is imported."""
+    child.die_with_parent(signal.SIGKILL)
+    if os.getppid() != server:
+        return 1
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for descriptor in _descriptors() - kept - {0, 1, 2}:  # the server's own: a job must not ask for jobs
+        os.close(descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    forking.forbid()
+    os.chdir(job["folder"])
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    tempfile.tempdir = None
+    random.seed()
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+        _give_back_threads()
+    child.main(Path(job["request"]), Path(job["response"]))
+    return 0
+
+
+def _give_back_threads() -> None:
+    """OpenBLAS as it starts without `_ONE_THREAD`."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count() or 1), user_api="blas")
+
+
+def main() -> None:
+    """``python -m edgewright.fork_server SOCKET MODULE...``"""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the asker's to hear, who ends us
+    _serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
