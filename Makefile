@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
-.PHONY: setup test test-slow lint demo clean conformance faults networks matrix zoo fuzz \
+.PHONY: setup test test-slow lint demo clean conformance faults networks matrix zoo cases fuzz \
         bench-pipeline bench-compression bench-conversion bench-runtime bench-validation
 .DEFAULT_GOAL := setup
 
@@ -66,6 +66,10 @@ matrix: setup
 # FAST=1: seven small models without the peers, minutes; all of them: hours, resumed where it stopped.
 zoo: setup
 	PYTHONPATH=. $(PY) benchmarks/zoo.py $(if $(FAST),--fast)
+
+# Small models that once failed, from ../shared/cases; with MINUTES, as many as begin in that time.
+cases: setup
+	PYTHONPATH=. $(PY) benchmarks/cases.py $(if $(MINUTES),--minutes $(MINUTES))
 
 # COUNT inputs for each guard that reads files of others; a minute or so for each 2,000.
 fuzz: setup

@@ -5,9 +5,9 @@
     python benchmarks/zoo.py --only timm-conv own- --platform ios --no-peers
 
 For each model of `zoo_models`: `edgewright.intake.take_in`, then `edgewright.export.export` for every platform and
-precision, each step in a process of its own. Parity is measured here, on the test rows and on every output, against
-the source model run by its own framework. What was done is kept under ``.zoo/cells``, by a digest of the code of
-``edgewright/`` and of the model, so that an interrupted run resumes; with ``--hours`` it ends by itself. Writes
+precision; a peer's conversion has a process of its own. Parity is measured here, on the test rows and on every output,
+against the source model run by its own framework. What was done is kept under ``.zoo/cells``, by a digest of the code
+of ``edgewright/`` and of the model, so that an interrupted run resumes; with ``--hours`` it ends by itself. Writes
 ``benchmarks/results/zoo.json`` and ``docs/zoo.md``; with ``--only``, ``--family``, ``--platform`` or FAST the figures
 are printed and no file is written.
 """
@@ -169,14 +169,15 @@ class _Model:
     def _converted(self, column: Column) -> Record:
         store = {"folder": str(self.folder), "store": str(self.work / "store")}
         if self._intake is None:
-            self._intake = self._step("zoo_ours:taken_in", store)
+            self._intake = zoo_child.run_here("benchmarks.zoo_ours:taken_in", store)
         if self._intake.kind != "value":
             return self._ended(OURS, column, self._intake, "intake")
         unanswered = self._referee()
         if unanswered is not None:
             return self._ended(OURS, column, unanswered, "reference")
         asked = {"platform": column.platform, "precision": column.precision, "answers": str(self.answers)}
-        ended = self._step("zoo_ours:exported", {**store, "intake": self._intake.value["intake"], **asked})
+        given = {**store, "intake": self._intake.value["intake"], **asked}
+        ended = zoo_child.run_here("benchmarks.zoo_ours:exported", given)
         return self._ended(OURS, column, ended, "export")
 
     def _tried(self, peer: str, column: Column) -> Record:

@@ -1,4 +1,7 @@
-"""A model of the zoo through this project's public functions, and the parity of the files. Runs in child processes."""
+"""A model of the zoo through this project's public functions, and the parity of the files.
+
+Called in the process of the benchmark: what is heavy or may crash, these functions run in children of their own.
+"""
 
 import time
 from collections.abc import Mapping
@@ -11,7 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.zoo_cells import parity_of
 from benchmarks.zoo_source import inputs_of, model_file, split_rows
 
-__all__ = ["compared", "expected_answers", "exported", "taken_in"]
+__all__ = ["compared", "expected_answers", "exported", "measured", "taken_in"]
 
 
 def taken_in(folder: str, store: str) -> dict[str, Any]:
@@ -31,8 +34,9 @@ def taken_in(folder: str, store: str) -> dict[str, Any]:
 def exported(folder: str, store: str, intake: str, platform: str, precision: str, answers: str) -> dict[str, Any]:
     """Export for one column, and how its file answers the test rows."""
     from edgewright.artifact import Intake, Precision
+    from edgewright.child import run_in_child
     from edgewright.export import export
-    from edgewright.export.runs import outputs_of
+    from edgewright.forking import Frameworks
     from edgewright.profile import Platform
     from edgewright.store import Store
 
@@ -40,12 +44,29 @@ def exported(folder: str, store: str, intake: str, platform: str, precision: str
     began = time.perf_counter()
     made = export(known.model, known.dataset, Platform(platform), Precision(precision), Store(Path(store)))
     seconds = time.perf_counter() - began
-    entries = [tensor.name for tensor in made.inputs]
-    rows = inputs_of(split_rows(Path(folder) / "data.npz", "test"), entries, [tensor.dtype for tensor in made.inputs])
-    names = [tensor.name for tensor in made.outputs]
-    found = outputs_of(made.artifact.path, made.artifact.format, rows, names)
-    measured = compared(Path(answers), {name: found[name] for name in names})
+    arguments = {
+        "file": str(made.artifact.path),
+        "form": made.artifact.format.value,
+        "data": str(Path(folder) / "data.npz"),
+        "inputs": [(tensor.name, tensor.dtype) for tensor in made.inputs],
+        "outputs": [tensor.name for tensor in made.outputs],
+        "answers": answers,
+    }
+    what = f"running {made.artifact.path.name}"
+    measured = run_in_child("benchmarks.zoo_ours:measured", arguments, what=what, frameworks=Frameworks.TORCH).value
     return {"seconds": seconds, "size_bytes": made.artifact.size_bytes, "notes": list(made.notes), **measured}
+
+
+def measured(
+    file: str, form: str, data: str, inputs: list[tuple[str, str]], outputs: list[str], answers: str
+) -> dict[str, Any]:
+    """The child's side: parity of a file on the test rows."""
+    from edgewright.artifact import Format
+    from edgewright.export.runs import outputs_of
+
+    rows = inputs_of(split_rows(Path(data), "test"), [name for name, _ in inputs], [dtype for _, dtype in inputs])
+    found = outputs_of(Path(file), Format(form), rows, outputs)
+    return compared(Path(answers), {name: found[name] for name in outputs})
 
 
 def expected_answers(path: Path) -> list[NDArray[Any]]:

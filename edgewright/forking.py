@@ -75,10 +75,10 @@ _OF_MODULE = {
     "edgewright.validate.ml_program": Frameworks.TORCH,
 }
 # Threads that libraries would start when they are imported: OpenBLAS (given back to each job) and Arrow's allocator.
-_ONE_THREAD = MappingProxyType({"OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"})
+_ONE_THREAD = MappingProxyType({"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"})
 # Read by libraries when they are loaded: a server serves only jobs that have the same.
-_READ_AT_LOAD = ("ARROW_", "CUDA_", "GLIBC_", "KERAS_", "LD_", "MALLOC_", "MKL_", "NUMEXPR_", "OMP_", "OPENBLAS_",
-                 "PYTHON", "PYTORCH_", "TF_", "TORCH", "XLA_")  # fmt: skip
+_READ_AT_LOAD = ("ARROW_", "CUDA_", "GLIBC_", "JE_", "KERAS_", "LD_", "MALLOC_", "MKL_", "NUMEXPR_", "OMP_",
+                 "OPENBLAS_", "PYTHON", "PYTORCH_", "TF_", "TORCH", "XLA_")  # fmt: skip
 _MOST_SERVERS = 6
 MESSAGE_BYTES = 1 << 20
 STARTED = b"started"

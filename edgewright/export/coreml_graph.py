@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 
 from edgewright.export.few_axes import with_few_axes
-from edgewright.export.lowering import lowered, recurrent_layers_as_operations
+from edgewright.export.lowering import has_own_divisor, lowered, recurrent_layers_as_operations
 from edgewright.export.static_graph import NodeValues, static_graph
 
 __all__ = ["graph_for_coreml"]
@@ -24,7 +24,8 @@ def graph_for_coreml(module: fx.GraphModule, examples: tuple[torch.Tensor, ...])
     # Core ML's GRU is another one than torch's, and its plain recurrent layer goes one way only.
     projected = tuple({type(m) for m in module.modules() if isinstance(m, nn.LSTM) and m.proj_size})
     module = recurrent_layers_as_operations(module, (nn.GRU, nn.RNN, *projected))
-    module = lowered(module, examples, _is_known)
+    # Once more: what the forms make of sizes alone are constants.
+    module = static_graph(lowered(module, examples, _is_known), examples)
     return with_few_axes(module, examples, _MOST_AXES)
 
 
@@ -34,6 +35,9 @@ def _is_known(node: fx.Node, values: NodeValues) -> bool:
     name = str(node.target).removeprefix("aten.").partition(".")[0]
     if name in _NOT_TRUSTED or name in {"gru", "rnn_tanh", "rnn_relu", "lstm"}:
         return False
+    if name in {"avg_pool1d", "avg_pool2d", "avg_pool3d"}:
+        # What a window that hangs over the edge is divided by, Core ML's specification does not say.
+        return not has_own_divisor(node) and not (*node.args[4:], False)[0]
     if name in _WINDOWED:
         given, made = values.env[node.args[0]].shape, values.env[node].shape  # type: ignore[index]
         return all(have % want == 0 for have, want in zip(given, made, strict=True))

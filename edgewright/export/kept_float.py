@@ -1,7 +1,7 @@
 """Fewer bits than a model bears: the operators that lose it stay float32, and the rest goes on."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from edgewright.artifact import Artifact, Dataset, ImportedModel, Precision
@@ -100,8 +100,9 @@ def _wider(last: _Round, diagnosis: object, precision: Precision) -> _Round | No
     return _Round(kept, tuple(dict.fromkeys(layers)), notes) if kept != last.kept else None
 
 
-def _acting(places: Iterable[Place]) -> Kept:
-    return Kept(_plain(place.value) for place in places if not place.moves)
+def _acting(places: Sequence[Place]) -> Kept:
+    """What changes numbers; where nothing does, numbers are lost as they are moved, before an operator in float32."""
+    return Kept(_plain(place.value) for place in places if not place.moves) or _names(places)
 
 
 def _names(places: Iterable[Place]) -> Kept:
@@ -114,5 +115,5 @@ def _plain(name: str) -> str:
 
 def _note(culprit: Culprit, precision: Precision) -> str:
     operators = len(_acting(culprit.segment))
-    others = f" and {operators - 1} operators around it" if operators > 1 else ""
+    others = f" and {operators - 1} operator{'s' if operators > 2 else ''} around it" if operators > 1 else ""
     return f"layer '{culprit.layer}' ({culprit.operator.kind}{others}) stays float32: in {precision}, {culprit.cause()}"

@@ -9,7 +9,7 @@ from torch import fx
 
 from edgewright.export.convolution_forms import CONVOLUTION_FORMS, transposed_layers_as_operations
 from edgewright.export.few_axes import with_few_axes
-from edgewright.export.lowering import lowered
+from edgewright.export.lowering import has_own_divisor, lowered
 from edgewright.export.static_graph import NodeValues, static_graph
 
 __all__ = ["graph_for_litert", "operation_stem"]
@@ -45,7 +45,7 @@ def graph_for_litert(
             return all(not isinstance(n, int) or n >= 0 for n in node.args[1])  # type: ignore[union-attr]
         if stem in {"split", "split_with_sizes", "chunk"} and len(values.env[node]) == 1:
             return False
-        return stem not in _NOT_TAKEN and stem not in refused
+        return stem not in _NOT_TAKEN and stem not in refused and not has_own_divisor(node)
 
     module = lowered(module, examples, is_known)
     # Once more: kernels that were spread or turned are constants.

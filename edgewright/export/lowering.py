@@ -19,7 +19,7 @@ from edgewright.export.recurrent_forms import RECURRENT_FORMS
 from edgewright.export.static_graph import NodeValues
 from edgewright.intake.module_paths import free_name, place
 
-__all__ = ["FORMS", "lowered", "recurrent_layers_as_operations"]
+__all__ = ["FORMS", "has_own_divisor", "lowered", "recurrent_layers_as_operations"]
 
 Tensor = torch.Tensor
 _ROUNDS = 4
@@ -227,11 +227,9 @@ def _adaptive_avg_pool3d(x: Tensor, output_size: Sequence[int]) -> Tensor:
 
 def _averaged(x: Tensor, axis: int, have: int, want: int) -> Tensor:
     """Means of ``want`` windows that may overlap, as a product with a constant matrix."""
-    matrix = torch.zeros(have, want)
-    for place_ in range(want):
-        start, end = place_ * have // want, -(-(place_ + 1) * have // want)
-        matrix[start:end, place_] = 1 / (end - start)
-    return (x.movedim(axis, -1) @ matrix).movedim(-1, axis)
+    bounds = [(place_ * have // want, -(-(place_ + 1) * have // want)) for place_ in range(want)]
+    matrix = [[(start <= row < end) / (end - start) for start, end in bounds] for row in range(have)]
+    return (x.movedim(axis, -1) @ torch.tensor(matrix)).movedim(-1, axis)
 
 
 def _adaptive_avg_pool2d(x: Tensor, output_size: Sequence[int]) -> Tensor:
@@ -249,6 +247,43 @@ def _adaptive_max_pool(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, T
     return x, None
 
 
+def _avg_pool(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Means over whole windows, times what each window's own divisor is off: nothing lies in the padding."""
+    axes = x.dim() - 2
+    kernel, steps, pads = (list(n) * (axes // len(n)) for n in (kernel_size, stride or kernel_size, padding))
+    behind, factors = [], [1.0]
+    for have, wide, step, pad in zip(x.shape[2:], kernel, steps, pads, strict=True):
+        last = -(-(have + 2 * pad - wide) // step) if ceil_mode else (have + 2 * pad - wide) // step
+        if last * step >= have + pad:  # it would begin in the padding behind
+            last -= 1
+        # As far as the last window reaches, which may be less than the padding, and than the input.
+        behind.append(last * step + wide - have - pad)
+        first, end = (-pad, have + pad) if count_include_pad else (0, have)
+        starts = [place_ * step - pad for place_ in range(last + 1)]
+        counts = [min(start + wide, end) - max(start, first) for start in starts]
+        factors = [f * wide / count for f in factors for count in counts]
+    around = [n for i in reversed(range(axes)) for n in (pads[i], behind[i])]
+    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[axes - 1]
+    means = pool(_pad(x, around) if any(around) else x, kernel, steps)
+    if divisor_override is not None:
+        return means * (math.prod(kernel) / divisor_override)
+    return means if set(factors) == {1.0} else means * torch.tensor(factors).reshape(means.shape[2:])
+
+
+def has_own_divisor(node: fx.Node) -> bool:
+    """Whether this is average pooling that divides by a number of its own."""
+    is_pooling = str(node.target) in {"aten.avg_pool2d.default", "aten.avg_pool3d.default"}
+    return is_pooling and (node.kwargs.get("divisor_override") or (*node.args[6:], None)[0]) is not None
+
+
 def _adaptive_avg_pool1d(x: Tensor, output_size: Sequence[int]) -> Tensor:
     return _averaged(x, -1, x.shape[-1], output_size[0])
 
@@ -261,6 +296,9 @@ FORMS: Mapping[str, Callable[..., Any]] = {
     "aten._adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
     "aten.adaptive_avg_pool3d.default": _adaptive_avg_pool3d,
     "aten._adaptive_avg_pool3d.default": _adaptive_avg_pool3d,
+    "aten.avg_pool1d.default": _avg_pool,
+    "aten.avg_pool2d.default": _avg_pool,
+    "aten.avg_pool3d.default": _avg_pool,
     "aten.matmul.default": _matmul,
     "aten.bmm.default": _matmul,
     "aten.adaptive_max_pool1d.default": _adaptive_max_pool,

@@ -25,14 +25,14 @@ def convert(graph: str, inputs: list[dict[str, Any]], outputs: list[str], path: 
     """Torch graph to ONNX with a free batch axis, tensors named as the source's."""
     import torch
 
-    from edgewright.export.attention_axes import with_four_axes
     from edgewright.export.graph_input import example_inputs
+    from edgewright.export.onnx_graph import graph_for_onnx
     from edgewright.intake import torch_graph
 
     batch = torch.export.Dim("batch", min=1)
     # A batch of 1 would be taken for a constant: torch.export specializes on 0 and 1.
     examples = example_inputs(inputs, batch=2)
-    module = with_four_axes(torch_graph.load(Path(graph)).eval(), examples)
+    module = graph_for_onnx(torch_graph.load(Path(graph)).eval(), examples)
     free = tuple({0: batch} if spec["shape"] and spec["shape"][0] == -1 else None for spec in inputs)
     with torch.no_grad():
         program = torch.onnx.export(

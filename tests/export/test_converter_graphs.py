@@ -10,7 +10,7 @@ from torch.nn import functional
 from edgewright.export.convolution_forms import has_plain_transpose
 from edgewright.export.few_axes import with_few_axes
 from edgewright.export.litert_graph import graph_for_litert
-from edgewright.export.lowering import FORMS, lowered, recurrent_layers_as_operations
+from edgewright.export.lowering import FORMS, has_own_divisor, lowered, recurrent_layers_as_operations
 from edgewright.export.static_graph import NodeValues, static_graph
 from edgewright.intake.program_graph import graph_of_program
 
@@ -93,6 +93,38 @@ FORMED = {
     "aten.split_with_sizes.default": (lambda x: torch.cat(x.split([3, 1, 4], 1)[::-1], 1), (1, 8, 3)),
     "aten.matmul.default": (lambda x: torch.matmul(x, x.transpose(1, 2)), (2, 3, 4)),
 }
+
+
+POOLINGS = {
+    "plain": ((1, 2, 6, 5), (2,), {}),
+    "padded": ((1, 2, 6, 5), (3,), {"stride": 2, "padding": 1}),
+    "ends before the input": ((1, 2, 8, 9), (3,), {"stride": 2}),
+    "hangs over": ((1, 2, 11, 13), (3,), {"stride": 3, "padding": 1, "ceil_mode": True}),
+    "begins in no padding": ((1, 2, 5, 5), (2,), {"stride": 3, "padding": 1, "ceil_mode": True}),
+    "one axis": ((1, 2, 8), (3,), {"stride": 2, "padding": 1, "ceil_mode": True}),
+    "three axes": ((1, 2, 5, 6, 7), (2,), {"stride": (2, 1, 3), "ceil_mode": True}),
+}
+
+
+DIVISORS = ({}, {"count_include_pad": False}, {"divisor_override": 5})
+
+
+@pytest.mark.parametrize(
+    ("name", "divisor"),
+    [(n, d) for n in POOLINGS for d in DIVISORS if n != "one axis" or "divisor_override" not in d],
+)
+def test_average_pooling_without_padding(name, divisor):
+    shape, kernel, settings = POOLINGS[name]
+    pool = {3: functional.avg_pool1d, 4: functional.avg_pool2d, 5: functional.avg_pool3d}[len(shape)]
+    module, x = Function(lambda v: pool(v, *kernel, **settings, **divisor)), torch.rand(*shape)
+    graph = graph_of(module, x)
+    assert any(has_own_divisor(n) for n in graph.graph.nodes) == ("divisor_override" in divisor)
+    asked = {n.name for n in graph.graph.nodes}
+    other = lowered(graph, (x,), lambda node, _: "avg_pool" not in str(node.target) or node.name not in asked)
+    pools = [n for n in other.graph.nodes if "avg_pool" in str(n.target)]
+    assert pools
+    assert not any(any(n.args[3:5]) for n in pools)
+    assert_same(module, other, torch.rand(*shape))
 
 
 @pytest.mark.parametrize("name", FORMED)

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from edgewright.artifact import Dataset, Exported, Format, ImportedModel, ModelT
 from edgewright.errors import DisagreementError
 from edgewright.export import export, kept_float, mlpackage
 from edgewright.export.diagnosis.report import Culprit, Diagnosis, OutputNoise, Place
+from edgewright.export.runs import outputs_of
 from edgewright.intake import torch_graph
 from edgewright.intake.onnx_graph import import_onnx
 from edgewright.profile import Platform
@@ -71,6 +73,19 @@ class Tiny(nn.Module):
         return self.out(torch.reciprocal(x) * 1e-5 + torch.rsqrt(x * 1e-5) * 1e-6)
 
 
+class Unscaled(nn.Module):
+    """Features of a table as they are; BatchNorm, which Core ML computes in float32 for its constants, scales them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.wide, self.out = nn.BatchNorm1d(8), nn.Linear(8, 40), nn.Linear(40, 4)
+        scales = 10.0 ** torch.arange(-2, 6)
+        self.norm.running_mean, self.norm.running_var = scales, scales**2
+
+    def forward(self, x):
+        return self.out(torch.relu(self.wide(self.norm(x))))
+
+
 def _rows(kind: type[nn.Module]) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
     if kind is Tiny:
@@ -79,6 +94,8 @@ def _rows(kind: type[nn.Module]) -> dict[str, np.ndarray]:
         mask = (random.random((40, 6)) > 0.4).astype(np.float32)
         mask[3] = 0  # nothing is left of that row
         return {"x": random.normal(size=(40, 6, 8)).astype(np.float32), "mask": mask}
+    if kind is Unscaled:
+        return {"x": ((random.normal(size=(40, 8)) + 1) * 10.0 ** np.arange(-2, 6)).astype(np.float32)}
     return {"x": random.normal(size=(40, 8)).astype(np.float32) * 2}
 
 
@@ -130,6 +147,20 @@ def test_what_half_precision_overflows_stays_float32_on_ios(tmp_path):
     kinds = {o.type: mlpackage.mil().DataType.Name(o.outputs[0].type.tensorType.dataType) for o in program.operations}
     assert kinds["reduce_mean"] == "FLOAT32"
     assert kinds["linear"] == "FLOAT16"
+
+
+@pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.INT8])
+@pytest.mark.parametrize("platform", Platform)
+def test_features_as_they_are_are_not_lost_on_their_way_to_what_scales_them(tmp_path, platform, precision):
+    case = Case(tmp_path, Unscaled)
+    exported = case.exported(platform, precision)
+    assert not any("in vain" in note or "NaN" in note.partition("stays float32")[0] for note in exported.notes)
+    if platform is Platform.IOS:
+        assert any("stays float32" in note for note in exported.notes)
+    rows = np.load(case.dataset.artifact.path)["calibration.x.x"]
+    expected = onnxruntime.InferenceSession(case.model.source.path).run(None, {"x": rows})[0]
+    found = outputs_of(exported.artifact.path, exported.artifact.format, {"x": rows}, ["y"])["y"]
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("platform", [Platform.ANDROID, Platform.EDGE_DEVICE])

@@ -1,0 +1,25 @@
+"""A torch graph in the form that torch's exporter to ONNX takes; what is free stays free. Imports torch."""
+
+import torch
+from torch import fx
+
+from edgewright.export.attention_axes import with_four_axes
+from edgewright.export.lowering import has_own_divisor, lowered
+from edgewright.export.static_graph import NodeValues
+
+__all__ = ["graph_for_onnx"]
+
+_NOT_TAKEN = {
+    "aten.adaptive_max_pool1d.default",
+    "aten.adaptive_max_pool2d.default",
+    "aten.adaptive_max_pool3d.default",
+}
+
+
+def graph_for_onnx(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
+    """An equal graph for the examples' sizes, and for any other batch."""
+    return lowered(with_four_axes(module, examples), examples, _is_known)
+
+
+def _is_known(node: fx.Node, values: NodeValues) -> bool:
+    return str(node.target) not in _NOT_TAKEN and not has_own_divisor(node)
