@@ -18,11 +18,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt overrides.txt
 	touch $@
 
 test: setup
-	$(PY) -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(PY) -m pytest -n 2 -m "not slow"
 
 # What takes minutes: legacy loaders, emulated cores, and the figures of the importer against those on record.
 test-slow: setup
-	$(PY) -m pytest -n 2 --dist loadgroup -m slow
+	$(PY) -m pytest -n 2 -m slow
 	$(PY) benchmarks/conformance.py --check
 
 lint: setup

@@ -1,4 +1,4 @@
-"""Fuzz the guards that read files of others: pickles, archives, `.pt2` programs and Keras configurations.
+"""Fuzz the guards that read files of others: models of every format, arrays and the YAML beside them.
 
     make fuzz                       20,000 inputs for each guard; COUNT=n: so many
     python benchmarks/fuzz.py --only pickle --count 2000 --seed 7
@@ -46,6 +46,12 @@ _WORDS = [
 _NAMES = [
     "Lambda", "TFOpLambda", "io.write_file", "raw_ops.WriteFile", "os", "builtins", "eval", "keras.layers", "Dense",
     "__lambda__", "math.exp.__globals__", "keras.src.ops.core", "WhileLoop", "function", "", None, 3, [], {},
+]  # fmt: skip
+
+_OF_SKOPS = [
+    "os", "system", "builtins", "eval", "numpy", "load", "fromfile", "sklearn.pipeline", "Pipeline", "FunctionNode",
+    "ObjectNode", "MethodNode", "JsonNode", "OperatorFuncNode", "ReduceNode", "ufunc", "__main__", "attrgetter",
+    "functools", "partial", "", None, 7, [], {}, 1 << 70,
 ]  # fmt: skip
 
 Input = tuple[str, bytes]
@@ -128,8 +134,7 @@ def programs(chance: random.Random) -> Iterator[Input]:
     stream = io.BytesIO()
     free = ({0: torch.export.Dim("n")},)
     torch.export.save(torch.export.export(Small(), (torch.zeros(2, 3),), dynamic_shapes=free), stream)
-    with zipfile.ZipFile(stream) as archive:
-        entries = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    entries = _entries(stream)
     words = [
         b"torch.ops.aten.from_file.default",
         b"os.system",
@@ -139,21 +144,204 @@ def programs(chance: random.Random) -> Iterator[Input]:
         b'"',
     ]
     while True:
-        changed = [
-            (_renamed(name, chance), _spliced(data, chance, words) if data and chance.random() < 0.3 else data)
-            for name, data in entries
-        ]
-        if chance.random() < 0.3:
-            changed.append(chance.choice(changed))
-        if chance.random() < 0.2:
-            chance.shuffle(changed)
-        made = io.BytesIO()
-        with warnings.catch_warnings(), zipfile.ZipFile(made, "w") as archive:
-            warnings.simplefilter("ignore")
-            for name, data in changed:
-                archive.writestr(zipfile.ZipInfo(name), data)
-        content = made.getvalue()
-        yield "m.pt2", _spliced(content, chance, [b"PK\x05\x06", b"PK\x01\x02"]) if chance.random() < 0.2 else content
+        yield "m.pt2", _repacked(entries, chance, words)
+
+
+def scripts(chance: random.Random) -> Iterator[Input]:
+    """A TorchScript archive, likewise; words of its code are exchanged for what reaches out."""
+    import torch
+
+    class Small(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x).relu()
+
+    stream = io.BytesIO()
+    torch.jit.save(torch.jit.script(Small()), stream)
+    words = [
+        b"torch.from_file(1)", b"ops.inductor._mm_plus_mm", b"ops.image.read_file", b"__torch__.torch.classes.x.Y",
+        b"\n    import os\n", b"ops.aten.from_file", b"(", b")", b"\x00", b"    ", b"cos\nsystem\n",
+    ]  # fmt: skip
+    entries = _entries(stream)
+    while True:
+        yield "m.pt", _repacked(entries, chance, words)
+
+
+def skops_files(chance: random.Random) -> Iterator[Input]:
+    """A skops archive, with names and values of its schema exchanged."""
+    import numpy as np
+    import skops.io
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    x, y = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 2
+    entries = _entries(
+        io.BytesIO(skops.io.dumps(make_pipeline(FunctionTransformer(np.abs), LogisticRegression()).fit(x, y)))
+    )
+    while True:
+        changed = []
+        for name, data in entries:
+            if name == "schema.json":
+                value = json.loads(data)
+                for _ in range(chance.randint(1, 3)):
+                    _exchange(value, chance, _OF_SKOPS)
+                changed.append((name, json.dumps(value).encode()))
+            else:
+                changed.append((name, data))
+        yield "m.skops", _repacked(changed, chance, [b"os", b"system", b"cos\nsystem\n"])
+
+
+def arrays(chance: random.Random) -> Iterator[Input]:
+    """An ``.npz``: headers of arrays, their dtypes and sizes."""
+    import numpy as np
+
+    stream = io.BytesIO()
+    rows = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    np.savez(stream, x_train=rows, y_train=np.arange(12) % 2, x_test=rows, y_test=np.arange(12) % 2)
+    words = [
+        b"'|O'", b"'<f4'", b"'<U9999999'", b"(12, 3)", b"(99999999999,)", b"(-1, 3)", b"'descr'", b"[('a', '|O')]",
+        b"True", b"__import__('os')", b"cos\nsystem\n", b"\x93NUMPY", b"\xff\xff",
+    ]  # fmt: skip
+    entries = _entries(stream)
+    while True:
+        yield "d.npz", _repacked(entries, chance, words)
+
+
+def descriptions(chance: random.Random) -> Iterator[Input]:
+    """The YAML that describes data."""
+    text = (
+        b"path: d.csv\ntarget: y\nscale: 0.5\nlabels: [a, b]\ndtypes: {a: str}\nshapes: {x: [1, 3]}\nna_values: [no]\n"
+    )
+    words = [
+        b"!!python/object/apply:os.system [id]", b"!!python/name:os.system", b"&a [*a, *a]", b"<<: *a", b"- ", b"{",
+        b"[", b": ", b"\t", b"1e999", b".nan", b"0x", b"2001-01-01", b"'", b'"', b"? ", b"|", b"\x00", b"\xff",
+        b"path: /etc\n",
+    ]  # fmt: skip
+    while True:
+        yield "d.yaml", _spliced(text, chance, words)
+
+
+def onnx_models(chance: random.Random) -> Iterator[Input]:
+    """An ONNX model, with fields of its message changed: external files, sizes, operators, functions."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.ones((3, 2), np.float32), "w")
+    spec = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", size]) for name, size in (("x", 3), ("y", 2))
+    ]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    graph = helper.make_graph(nodes, "g", spec[:1], spec[1:], [weight])
+    base = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    while True:
+        model = onnx.ModelProto()
+        model.CopyFrom(base)
+        for _ in range(chance.randint(1, 3)):
+            _change_onnx(model, chance)
+        content = model.SerializeToString()
+        yield "m.onnx", _spliced(content, chance, [b"\x12\xff\xff\xff\x0f"]) if chance.random() < 0.3 else content
+
+
+def _change_onnx(model: Any, chance: random.Random) -> None:
+    import onnx
+
+    tensor, node = model.graph.initializer[0], chance.choice(list(model.graph.node))
+    inner = onnx.GraphProto.FromString(model.graph.SerializeToString())
+    match chance.randrange(7):
+        case 0:
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key in ("location", "offset", "length"):
+                value = chance.choice(["/etc/passwd", "../../etc/passwd", "", "m.onnx", "-1", "9" * 30, "a\x00b", "."])
+                tensor.external_data.add(key=key, value=value)
+        case 1:
+            tensor.dims[:] = [chance.choice([0, -1, 3, 1 << 40, 1 << 62]) for _ in range(chance.randint(0, 4))]
+        case 2:
+            tensor.data_type = chance.randrange(40)
+        case 3:
+            node.op_type = chance.choice(["If", "Loop", "Scan", "Custom", "", "PyOp", "Constant"])
+            node.domain = chance.choice(["", "com.microsoft", "os"])
+        case 4:
+            node.input[:] = [chance.choice(["x", "w", "h", "y", "", "z"]) for _ in range(chance.randint(0, 3))]
+        case 5:
+            node.attribute.add(name=chance.choice(["body", "value", "to"]), type=chance.randrange(15)).g.CopyFrom(inner)
+        case _:
+            dimension = model.graph.input[0].type.tensor_type.shape.dim.add()
+            dimension.dim_value = chance.choice([0, -5, 1 << 50])
+
+
+def saved_models(chance: random.Random) -> Iterator[Input]:
+    """A SavedModel's graph, with operators, functions and notes of layers exchanged."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    class Small(tf.Module):  # type: ignore[misc]
+        @tf.function(input_signature=[tf.TensorSpec([None, 3])])  # type: ignore[untyped-decorator]
+        def __call__(self, x: Any) -> Any:
+            return tf.nn.relu(x) + 1.0
+
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(Small(), folder)
+        base = saved_model_pb2.SavedModel.FromString((Path(folder) / "saved_model.pb").read_bytes())
+    operators = ["WriteFile", "ReadFile", "SaveV2", "RestoreV2", "PyFunc", "StatefulPartitionedCall", "Relu", "Custom",
+                 "DebugIdentityV3", "ImmutableConst", "LookupTableImportV2", ""]  # fmt: skip
+    while True:
+        model = saved_model_pb2.SavedModel()
+        model.CopyFrom(base)
+        for _ in range(chance.randint(1, 3)):
+            _change_saved_model(model, chance, operators)
+        content = model.SerializeToString()
+        yield "saved_model.pb", _spliced(content, chance, [b"WriteFile", b"\xff"]) if chance.random() < 0.3 else content
+
+
+def _change_saved_model(model: Any, chance: random.Random, operators: list[str]) -> None:
+    graph = model.meta_graphs[0]
+    functions = list(graph.graph_def.library.function)
+    nodes = [*graph.graph_def.node, *(node for function in functions for node in function.node_def)]
+    node = chance.choice(nodes)
+    match chance.randrange(6):
+        case 0:
+            node.op = chance.choice(operators)
+        case 1:
+            node.attr["f"].func.name = chance.choice([function.signature.name for function in functions])
+        case 2:
+            node.input.append(chance.choice([other.name for other in nodes]))
+        case 3:
+            graph.object_graph_def.nodes.add().user_object.metadata = chance.choice(
+                ['{"class_name": "Lambda", "config": {"function": ["4wEA"]}}', "{", "[" * 5000, '"x"', "null"]
+            )
+        case 4:
+            chance.choice(functions).signature.name = chance.choice(["WriteFile", "", "a"])
+        case _:
+            graph.collection_def["saved_model_main_op"].node_list.value.append(node.name)
+
+
+def _entries(stream: io.BytesIO) -> list[tuple[str, bytes]]:
+    with zipfile.ZipFile(stream) as archive:
+        return [(info.filename, archive.read(info)) for info in archive.infolist()]
+
+
+def _repacked(entries: list[tuple[str, bytes]], chance: random.Random, words: list[bytes]) -> bytes:
+    """The archive with entries renamed, doubled, out of order, and changed inside."""
+    changed = [
+        (_renamed(name, chance), _spliced(data, chance, words) if data and chance.random() < 0.3 else data)
+        for name, data in entries
+    ]
+    if chance.random() < 0.3:
+        changed.append(chance.choice(changed))
+    if chance.random() < 0.2:
+        chance.shuffle(changed)
+    made = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(made, "w") as archive:
+        warnings.simplefilter("ignore")
+        for name, data in changed:
+            archive.writestr(zipfile.ZipInfo(name), data)
+    content = made.getvalue()
+    return _spliced(content, chance, [b"PK\x05\x06", b"PK\x01\x02"]) if chance.random() < 0.2 else content
 
 
 def _renamed(name: str, chance: random.Random) -> str:
@@ -193,7 +381,8 @@ def configurations(chance: random.Random) -> Iterator[Input]:
         yield "m.keras", made.getvalue()
 
 
-def _exchange(value: Any, chance: random.Random) -> None:
+def _exchange(value: Any, chance: random.Random, names: list[Any] | None = None) -> None:
+    names = _NAMES if names is None else names
     holders = [value]
     for holder in holders:
         inner = holder.values() if isinstance(holder, dict) else holder
@@ -201,18 +390,20 @@ def _exchange(value: Any, chance: random.Random) -> None:
     holder = chance.choice(holders)
     if isinstance(holder, dict):
         key = chance.choice([*holder, "function", "function_type", "residual_fn", "class_name", "module", "activation"])
-        holder[key] = chance.choice(_NAMES)
+        holder[key] = chance.choice(names)
     else:
-        holder.insert(
-            chance.randrange(len(holder) + 1), chance.choice([*_NAMES, {"class_name": chance.choice(_NAMES)}])
-        )
+        holder.insert(chance.randrange(len(holder) + 1), chance.choice([*names, {"class_name": chance.choice(names)}]))
 
 
 def _guards() -> dict[str, tuple[Callable[[random.Random], Iterator[Input]], Callable[[Path], object]]]:
+    from edgewright.data import DataSpec, load_data_spec
     from edgewright.intake.archives import normalized
-    from edgewright.intake.keras_guard import inspect_keras_file
+    from edgewright.intake.arrays import row_shapes
+    from edgewright.intake.keras_guard import inspect_keras_file, inspect_saved_model
+    from edgewright.intake.onnx_source import load_onnx
     from edgewright.intake.pickle_guard import load_model
     from edgewright.intake.pt2_guard import inspect_program
+    from edgewright.intake.torchscript_guard import inspect_torchscript
 
     def program(path: Path) -> None:
         with normalized(path) as copy:
@@ -222,10 +413,24 @@ def _guards() -> dict[str, tuple[Callable[[random.Random], Iterator[Input]], Cal
         with normalized(path) as copy:
             inspect_keras_file(copy)
 
+    def script(path: Path) -> None:
+        with normalized(path) as copy:
+            inspect_torchscript(copy)
+
+    def npz(path: Path) -> None:
+        spec = DataSpec(path=path)
+        row_shapes(spec, ["x"])
+
     return {
         "pickle": (pickles, load_model),
+        "skops": (skops_files, load_model),
         "pt2": (programs, program),
+        "torchscript": (scripts, script),
+        "onnx": (onnx_models, load_onnx),
         "keras": (configurations, configuration),
+        "saved_model": (saved_models, lambda path: inspect_saved_model(path.parent)),
+        "npz": (arrays, npz),
+        "yaml": (descriptions, load_data_spec),
     }
 
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +169,7 @@ def load_golden(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
             for key in stored.files:
                 kind, _, name = key.partition(".")
                 {"input": inputs, "output": outputs}[kind][name] = stored[key]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+    except Exception as e:  # a damaged header raises whatever the parser of its text raises
         raise IntegrityError(f"golden vectors {path.name}: cannot be read: {str(e)[:200]}") from e
     return inputs, outputs
 

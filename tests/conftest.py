@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,12 +33,31 @@ for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "EDGEWRIGHT_PROFILES"):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
+# What takes minutes is begun first, so that no worker is left alone with it at the end.
+_FIRST = ("tests/flows", "tests/validate", "tests/optimize", "tests/export", "tests/intake")
+# Each of these takes a minute, and they share one small network alone.
+_SPREAD = "tests/optimize/test_recipes.py"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay with one worker, for what its fixtures make; those marked `apart` are spread at the end."""
-    for item in items:
-        if item.get_closest_marker("apart") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    def rank(item: pytest.Item) -> int:
+        return next((i for i, folder in enumerate(_FIRST) if item.nodeid.startswith(folder)), len(_FIRST))
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests stay with one worker, for what its fixtures make."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return nodeid if file == _SPREAD else file
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 SHARED = Path(__file__).parents[2] / "shared"

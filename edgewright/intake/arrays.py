@@ -1,6 +1,5 @@
 """Data in ``.npz`` files: read, checked against the model's inputs, normalized. No ML framework is imported here."""
 
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from edgewright.artifact import ModelTask
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
+from edgewright.failures import one_line
 from edgewright.intake.answers import Answers
 from edgewright.intake.splits import Rows, split_rows, thinned
 from edgewright_runtime.manifest import TensorSpec
@@ -91,8 +91,8 @@ def _opened(path: Path) -> Iterator[Any]:
     with ExitStack() as stack:
         try:
             file = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-            reason = "no such file" if isinstance(e, FileNotFoundError) else str(e).splitlines()[0]
+        except Exception as e:  # a damaged header raises whatever the parser of its text raises
+            reason = "no such file" if isinstance(e, FileNotFoundError) else one_line(e)
             raise InputError(f"{path}: cannot be read as arrays (.npz): {reason}") from e
         if not hasattr(file, "files"):
             raise InputError(f"{path}: one bare array; expected a .npz with x_train, y_train, x_test, y_test or x, y")
@@ -136,8 +136,10 @@ def _array(file: Any, path: Path, name: str, kinds: str = "fiub") -> NDArray[Any
         raise InputError(f"{path}: no array '{name}'; it holds {', '.join(sorted(file.files)) or 'nothing'}")
     try:
         array: NDArray[Any] = file[name]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:
-        raise InputError(f"{path}: array '{name}' cannot be read: {str(e).splitlines()[0]}") from e
+    except Exception as e:  # a damaged header raises whatever the parser of its text raises
+        raise InputError(f"{path}: array '{name}' cannot be read: {one_line(e)}") from e
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: '{name}' is no array of NumPy's format")
     if array.ndim == 0 or array.dtype.kind not in kinds:
         raise InputError(f"{path}: array '{name}' has shape {array.shape} and dtype {array.dtype}; expected numbers")
     return array

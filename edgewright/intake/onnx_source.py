@@ -132,6 +132,8 @@ def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
     folder = path.parent.resolve()
+    if "\0" in location:
+        raise InputError(f"{path}: tensor '{tensor.name}' lies in a file whose name holds a null byte: refused")
     file: Path = (folder / location).resolve()
     if not location or Path(location).is_absolute() or not file.is_relative_to(folder):
         raise InputError(f"{path}: tensor '{tensor.name}' lies in '{location}', outside the model's folder: refused")

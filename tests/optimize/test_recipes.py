@@ -14,7 +14,6 @@ from edgewright.result import Optimization
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.apart,  # each takes a minute, and they share one small network alone
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
 
