@@ -14,6 +14,7 @@ from edgewright.export import mlpackage
 from edgewright.export.coreml_weights import weights_of_program
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.weight_match import weights_of_layers
+from edgewright.export.whole_numbers import PASSING
 
 __all__ = ["convert", "coremltools_alone", "finish", "palettize", "quantize", "scores_output", "tensor_type"]
 
@@ -107,9 +108,23 @@ def finish(
 
 
 def half_but(ct: Any, kept: frozenset[str]) -> Any:
-    """Half precision, the operators that give one of these values left out."""
+    """Half precision, left out the operators that give one of these values, or numbers that become whole ones (see
+    `edgewright.export.whole_numbers`)."""
+    known: dict[int, bool] = {}
+
+    def becomes_whole(operator: Any) -> bool:
+        if id(operator) not in known:
+            known[id(operator)] = False
+            readers = [reader for value in operator.outputs for reader in value.child_ops]
+            known[id(operator)] = operator.op_type.upper() in PASSING and any(
+                reader.dtype.val.startswith(("int", "uint")) if reader.op_type == "cast" else becomes_whole(reader)
+                for reader in readers
+            )
+        return known[id(operator)]
 
     def is_half(operator: Any) -> bool:
+        if becomes_whole(operator):
+            return False
         # Of a model's output the value bears the output's name, and the half that is cast to it the operator's.
         names = (operator.name, *(value.name for value in operator.outputs))
         return not any(_saved_name(name) in kept for name in names)

@@ -2,7 +2,8 @@
 
 Core ML's ``inverse`` is 1 / (x + epsilon) and its ``rsqrt`` 1 / sqrt(x + epsilon); coremltools leaves the epsilons at
 their defaults, 1e-4 and 1e-12, though torch adds nothing
-(https://github.com/apple/coremltools/issues/2773; mended in 9.1 for the first).
+(https://github.com/apple/coremltools/issues/2773; mended in 9.1 for the first). A rounded division of whole numbers is
+whole in torch, and real there.
 """
 
 from typing import Any
@@ -16,10 +17,19 @@ _LOST_BESIDE = 9e-7
 def convert_exactly() -> None:
     """Put exact conversions in the place of coremltools' own, for this process."""
     from coremltools.converters.mil import Builder, register_torch_op
+    from coremltools.converters.mil.frontend.torch.ops import div as own_div
     from coremltools.converters.mil.mil import types
 
     def real(value: Any) -> Any:
         return Builder.cast(x=value, dtype="fp32") if types.is_int(value.dtype) else value
+
+    @register_torch_op(override=True)  # type: ignore[untyped-decorator]
+    def div(context: Any, node: Any) -> None:
+        own_div(context, node)
+        is_rounded = len(node.inputs) > 2 and context[node.inputs[2]] is not None
+        if is_rounded and all(types.is_int(context[name].dtype) for name in node.inputs[:2]):
+            whole = Builder.cast(x=context[node.name], dtype="int32")
+            context.add(whole, torch_name=node.name, override=True)
 
     @register_torch_op(override=True)  # type: ignore[untyped-decorator]
     def reciprocal(context: Any, node: Any) -> None:

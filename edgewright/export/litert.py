@@ -15,6 +15,7 @@ from edgewright.export.refusal import unsupported_precision
 from edgewright.export.scaling import Step, feature_scaling
 from edgewright.export.softmax_masks import masking_operators
 from edgewright.export.weight_match import learnt_ranges, weights_of_layers
+from edgewright.export.whole_numbers import steps_to_whole_numbers
 from edgewright.optimize.ranges import streamed_ranges
 from edgewright.recipe import Calibration
 
@@ -113,6 +114,7 @@ def quantize(
     if precision == Precision.INT8:
         _keep_scaling_float(work, Path(source))
         _keep_divisions_float(work, Path(source))
+        _keep_whole_numbers_float(work, Path(source))
     if float_layers:
         _keep_float(work, Path(source), Path(graph), float_layers)
     said = _keep_values(work, Path(source), frozenset(kept), masks=precision == Precision.INT8)
@@ -186,6 +188,17 @@ def _keep_scaling_float(work: Any, source: Path) -> None:
         _leave_float(work, step.results[0], step.kind)
 
 
+def _keep_whole_numbers_float(work: Any, source: Path) -> None:
+    """See `edgewright.export.whole_numbers`."""
+    model = tflite.load(source)
+    graph = model.subgraphs[0]
+    casts = [o for o in graph.operators if tflite.operator_name(model, o) == "CAST"]
+    whole = [o for o in casts if "int" in tflite.DTYPES[graph.tensors[o.outputs[0]].type]]
+    rounded = [graph.tensors[operator.inputs[0]].name.decode() for operator in whole]
+    for step in steps_to_whole_numbers([_step(model, operator) for operator in graph.operators], rounded):
+        _leave_float(work, step.results[0], step.kind)
+
+
 def _keep_divisions_float(work: Any, source: Path) -> None:
     """LiteRT's int8 division ends the whole inference where a computed divisor rounds to zero."""
     model = tflite.load(source)
@@ -218,7 +231,10 @@ def _leave_float(work: Any, output: str, kind: str) -> None:
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.qtyping import TFLOperationName
 
-    operation = TFLOperationName[_OPERATION.get(kind, kind)]
+    name = _OPERATION.get(kind, kind)
+    if name not in TFLOperationName.__members__:  # the quantizer leaves what it does not know as it is
+        return
+    operation = TFLOperationName[name]
     # An operator's scope is the names of its outputs, joined by ";": another's may begin with the same letters.
     work.update_quantization_recipe(
         rf"(?:^|;){re.escape(output)}(?:;|$)", operation, algorithm_key=AlgorithmName.NO_QUANTIZE
@@ -333,7 +349,12 @@ def _ranges(work: Any, source: Path, dataset: Path) -> Any:
     recipes = recipe_manager.RecipeManager()
     recipes.load_quantization_recipe(work.get_quantization_recipe())
     calibrator.calibrate(rows, recipes)
-    return _ranked(_without_infinities(calibrator.get_model_qsvs(), model.subgraphs[0]), model.subgraphs[0])
+    ranges = calibrator.get_model_qsvs()
+    # A branch that is not taken may be NaN, and is the range of what is left.
+    partly = {name: found for name, found in ranges.items() if np.isnan(found["min"]).any()}
+    if partly:
+        _clip(partly, source, dataset, "min_max", 100.0)
+    return _ranked(_without_infinities(ranges, model.subgraphs[0]), model.subgraphs[0])
 
 
 def _widest(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgewright.errors import InputError, UnsupportedError
+from edgewright.export.scaling import Step
+from edgewright.export.whole_numbers import steps_to_whole_numbers
 
 __all__ = [
     "MASKS_NOTE",
@@ -16,8 +18,10 @@ __all__ = [
     "load",
     "name_nodes",
     "nodes_of",
+    "nodes_to_whole_numbers",
     "require",
     "runtime_floor",
+    "steps",
     "strip",
     "tensors",
     "untyped",
@@ -37,6 +41,7 @@ MASKS_NOTE = "edgewright.masks"  # written by `edgewright.export.onnx_runtime`
 PAIR_SUM = "edgewright.largest_pair_sum"  # written by `edgewright.export.onnx_int8`
 _GRAPH_ATTRIBUTES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _RUNTIME_OF_OPERATOR = {"MatMulNBits": "1.17"}
+_WHOLE = {getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)}
 _RUNTIME_OF_IR = {7: "1.7", 8: "1.10", 9: "1.15", 10: "1.18", 11: "1.23"}
 
 
@@ -65,6 +70,32 @@ def nodes_of(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
     """The names of the nodes that bear, or give a value of, one of these names."""
     known = set(names)
     return [node.name for node in model.graph.node if node.name in known or known & set(node.output)]
+
+
+def steps(model: onnx.ModelProto) -> list[Step]:
+    """The nodes as the rules on what stays float read them."""
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    return [
+        Step(
+            kind=node.op_type,
+            values=tuple(name for name in node.input if name and name not in held),
+            constants=tuple(
+                onnx.numpy_helper.to_array(held[name])
+                for name in node.input
+                if name in held and held[name].data_type == onnx.TensorProto.FLOAT
+            ),
+            results=tuple(node.output),
+        )
+        for node in model.graph.node
+    ]
+
+
+def nodes_to_whole_numbers(model: onnx.ModelProto) -> list[str]:
+    """The names of the nodes that compute what is cast to whole numbers, and of those casts."""
+    casts = [n for n in model.graph.node if n.op_type == "Cast" and n.attribute[0].i in _WHOLE]
+    found = steps_to_whole_numbers(steps(model), [node.input[0] for node in casts])
+    names = {node.output[0]: node.name for node in model.graph.node}
+    return [names[step.results[0]] for step in found] + [node.name for node in casts]
 
 
 def name_nodes(model: onnx.ModelProto) -> None:

@@ -3,6 +3,7 @@
 Each step runs in a child process of its own, so that what one took is given back before the next.
 """
 
+import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from edgewright.export import onnx_file
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.pair_sums import largest_pair_sum
 from edgewright.export.refusal import unsupported_precision
-from edgewright.export.scaling import Step, feature_scaling
+from edgewright.export.scaling import feature_scaling
 from edgewright.export.softmax_masks import masking_nodes
 from edgewright.export.weight_match import learnt_ranges, weights_of_layers
 from edgewright.optimize.ranges import streamed_ranges
@@ -114,16 +115,20 @@ def quantize(
     """Static int8 in QDQ form: weights signed per channel, activations as the processor multiplies them fastest.
 
     Of ``weight_bits`` 7, weights lie within -64..64: no processor then saturates, see `edgewright.export.pair_sums`.
-    ``float_layers`` of the torch graph stay float, nodes that are ``kept``, and what masks a softmax: beside such
-    numbers scores would be rounded to one.
+    ``float_layers`` of the torch graph stay float, nodes that are ``kept``, what is infinite or NaN for a row of
+    calibration (a branch that is not taken), and what masks a softmax: beside such numbers scores would be rounded to
+    one.
 
     Raises:
         UnsupportedError: no operator was quantized.
     """
     masking, masks = masking_nodes(onnx_file.load(Path(source)))
+    unbounded, ranges = _without_range(Path(source), Path(ranges))
     plain = [
         *masking,
         *_scaling_nodes(Path(source)),
+        *unbounded,
+        *onnx_file.nodes_to_whole_numbers(onnx_file.load(Path(source))),
         *(_nodes_of(Path(source), Path(graph), float_layers) if float_layers else []),
         *onnx_file.nodes_of(onnx_file.load(Path(source), with_data=False), kept),
     ]
@@ -171,29 +176,27 @@ def _whole_weights(path: Path, *, narrow: bool) -> dict[str, list[dict[str, Any]
     return {node.input[1]: [choice] for node in grouped}
 
 
+def _without_range(path: Path, ranges: Path) -> tuple[list[str], str]:
+    """The nodes that read or give a value over whose range no levels can be spread, and a file of the other ranges."""
+    known = TensorsData.from_dict(json.loads(ranges.read_text()))
+    unbounded = {name for name, data in known.data.items() if not np.isfinite(data.range_value).all()}
+    nodes = onnx_file.load(path, with_data=False).graph.node
+    bounded = ranges.with_suffix(".bounded.json")
+    kept = {name: data for name, data in known.data.items() if name not in unbounded}
+    save_tensors_data(TensorsData(known.calibration_method, kept), bounded)
+    return [node.name for node in nodes if unbounded & {*node.input, *node.output}], str(bounded)
+
+
 def _scaling_nodes(path: Path) -> list[str]:
     """The nodes that stay float, see `edgewright.export.scaling`."""
     model = onnx_file.load(path)
-    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    held = {tensor.name for tensor in model.graph.initializer}
     names = {node.output[0]: node.name for node in model.graph.node}
-    steps = [
-        Step(
-            kind=node.op_type,
-            values=tuple(name for name in node.input if name and name not in held),
-            constants=tuple(
-                onnx.numpy_helper.to_array(held[name])
-                for name in node.input
-                if name in held and held[name].data_type == onnx.TensorProto.FLOAT
-            ),
-            results=tuple(node.output),
-        )
-        for node in model.graph.node
-    ]
     inputs = {value.name: value for value in model.graph.input if value.name not in held}
     kinds = {name: value.type.tensor_type for name, value in inputs.items()}
     real = onnx.TensorProto.FLOAT  # rows of ids pick from a table of weights, and are no features
     features = [name for name, kind in kinds.items() if kind.elem_type == real and len(kind.shape.dim) == 2]
-    return [names[step.results[0]] for step in feature_scaling(steps, inputs, features)]
+    return [names[step.results[0]] for step in feature_scaling(onnx_file.steps(model), inputs, features)]
 
 
 def _nodes_of(path: Path, graph: Path, layers: Sequence[str]) -> list[str]:

@@ -134,7 +134,8 @@ def to_float16(source: str, name: str, path: str, kept: Sequence[str] = ()) -> N
         raise unsupported_precision(name, Precision.FLOAT16, f"{untold} computes in float32 only")
     onnx_file.name_nodes(model)
     masking, masks = masking_nodes(model)
-    plain = [*_moved_inputs(model), *masking, *onnx_file.nodes_of(model, kept)]
+    whole = onnx_file.nodes_to_whole_numbers(model)
+    plain = [*_moved_inputs(model), *masking, *whole, *onnx_file.nodes_of(model, kept)]
     model = convert_float_to_float16(model, keep_io_types=True, node_block_list=plain)
     _join_float32(model)
     if not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
