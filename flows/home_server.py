@@ -7,6 +7,7 @@ The first run starts it, others that come meanwhile use it, and it ends when the
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ __all__ = ["orchestrator"]
 
 _START_TIMEOUT_S = 120
 _POLL_S = 1.0
+_LEAST_FREE_BYTES = 10_000_000  # an empty database takes 2
 _STATE, _STARTING, _ALIVE, _USERS = (f".edgewright-server.{name}" for name in ("json", "lock", "alive", "users"))
 
 
@@ -63,6 +65,7 @@ def _home_server(folder: Path) -> Iterator[str]:
 
 
 def _start(folder: Path) -> None:
+    _require_space(folder)
     (folder / _STATE).unlink(missing_ok=True)
     log = home() / "logs" / "prefect-home-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +83,16 @@ def _start(folder: Path) -> None:
         if process.poll() is not None or time.monotonic() > deadline:
             raise EdgewrightError(f"the Prefect server of this home does not come up; see {log}")
         time.sleep(0.05)
+
+
+def _require_space(folder: Path) -> None:
+    """Its database on a full disk would be waited for in vain."""
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_FREE_BYTES:
+        raise EdgewrightError(
+            f"the disk of {folder} is full: {free / 1e6:.1f} MB are free, the Prefect server of this home needs "
+            f"{_LEAST_FREE_BYTES / 1e6:.0f}; free some, or set EDGEWRIGHT_HOME to a folder elsewhere"
+        )
 
 
 def _prefect_home() -> Path:
