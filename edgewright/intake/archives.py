@@ -29,7 +29,7 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as e:
+    except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as e:
         raise InputError(f"{path}: a truncated or damaged archive: {e}") from e
     with archive:
         if all(entry.header_offset != 0 for entry in archive.infolist()):
@@ -44,7 +44,8 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         _refuse_ambiguous(archive, path)
         try:
             yield archive
-        except (zipfile.BadZipFile, zlib.error, EOFError) as e:  # found only where an entry is read
+        # Found only where an entry is read.
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as e:
             raise InputError(f"{path}: a truncated or damaged archive: {e}") from e
 
 

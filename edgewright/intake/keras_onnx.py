@@ -1,7 +1,8 @@
 """A loaded Keras or TensorFlow model as ONNX, by tf2onnx. Runs in the child process that loaded it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +60,27 @@ def _converted(loaded: "Loaded", outputs: Outputs) -> Any:
         return [tf.identity(results[place], name=spec.name) for spec, place in outputs]
 
     function = tf.function(named, input_signature=signature)
-    model, _ = tf2onnx.convert.from_function(
-        function, input_signature=signature, opset=_OPSET, custom_op_handlers=_OF_OUR_OWN
-    )
-    _hold_captured(model, function.get_concrete_function())
+    with _without_xla(tf):
+        model, _ = tf2onnx.convert.from_function(
+            function, input_signature=signature, opset=_OPSET, custom_op_handlers=_OF_OUR_OWN
+        )
+        _hold_captured(model, function.get_concrete_function())
     return model
+
+
+@contextmanager
+def _without_xla(tf: Any) -> Iterator[None]:
+    """Keras has convolutions in groups compiled by XLA, in calls that stay calls; as plain nodes tf2onnx knows them."""
+    own = tf.function
+
+    def plain(*given: Any, **settings: Any) -> Any:
+        return own(*given, **{name: value for name, value in settings.items() if name != "jit_compile"})
+
+    tf.function = plain
+    try:
+        yield
+    finally:
+        tf.function = own
 
 
 def _erfc(context: Any, node: Any, _name: str, _args: Any) -> None:

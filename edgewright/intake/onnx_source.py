@@ -77,7 +77,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     _external_files(model, path)
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as e:
+    except Exception as e:  # what a damaged description of external data raises
         raise InputError(f"{path}: damaged: {one_line(e, 200)}") from e
     return model
 
@@ -132,8 +132,8 @@ def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
     folder = path.parent.resolve()
-    if "\0" in location:
-        raise InputError(f"{path}: tensor '{tensor.name}' lies in a file whose name holds a null byte: refused")
+    if not isinstance(location, str) or "\0" in location:
+        raise InputError(f"{path}: tensor '{tensor.name}' lies in a file whose name is no text: refused")
     file: Path = (folder / location).resolve()
     if not location or Path(location).is_absolute() or not file.is_relative_to(folder):
         raise InputError(f"{path}: tensor '{tensor.name}' lies in '{location}', outside the model's folder: refused")

@@ -57,6 +57,15 @@ def one_dimension():
     return scored(i, L.Flatten()(h), images(20, 3))
 
 
+def groups():
+    """Keras has them compiled by XLA, since TensorFlow's kernels for processors have no groups."""
+    i = L.Input((9, 8, 6))
+    h = L.Conv2D(12, 3, strides=2, padding="same", groups=3, activation="relu")(i)
+    h = L.Conv2D(12, 3, groups=12)(h)
+    h = L.Conv1D(4, 2, groups=2)(L.Reshape((-1, 12))(h))
+    return scored(i, L.Flatten()(h), images(9, 8, 6))
+
+
 def transposed():
     i = L.Input((7, 9, 4))
     h = L.Conv2DTranspose(6, 3, strides=2, padding="same", activation="relu")(i)

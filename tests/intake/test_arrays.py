@@ -1,5 +1,7 @@
 """Rows that an input's dtype cannot hold are refused, not cut or wrapped round."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -42,3 +44,26 @@ def test_whole_numbers_of_another_dtype_are_taken(tmp_path):
     found = read(tmp_path, [[float(i)] for i in range(20)], "int32")
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, np.arange(20))
+
+
+@pytest.mark.parametrize(
+    ("found", "put"),
+    [
+        (b"'descr': '<f8'", b"'descr': '<f8',("),  # numpy's parser: TokenError
+        (b"\x93NUMPY", b"\x93NUMBY"),  # no array at all: bytes
+        (b"(40, 1)", b"(-4, 1)"),
+        (b"'<f8'", b"'|O' "),
+    ],
+)
+def test_a_damaged_array_is_one_clear_error(found, put, tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.zeros((40, 1)), y=np.zeros(40, np.int64))
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    assert found in entries["x.npy"]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content.replace(found, put) if name == "x.npy" else content)
+    with pytest.raises(InputError, match=r"data\.npz") as e:
+        read_arrays(DataSpec(path=path), (TensorSpec("ids", (-1, 1), "float64"),), lambda y: Answers(y, None))
+    assert "\n" not in str(e.value)

@@ -311,6 +311,18 @@ def test_an_archive_that_two_readers_would_read_differently_is_refused(tmp_path,
         assert str(path) in str(e.value)
 
 
+@pytest.mark.parametrize("places", [1, 2])
+def test_a_name_that_is_no_text_is_one_clear_error(tmp_path, places):
+    """A flag says that names are UTF-8; they stand in front of each entry, and in the directory at the end."""
+    path = tmp_path / "m.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("m/\u00e9\u00e9", b"x")
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xbd\xbd", 2 * places))
+    with pytest.raises(InputError, match="damaged archive") as e, normalized(path):
+        pytest.fail("taken")
+    assert "\n" not in str(e.value)
+
+
 def test_what_is_loaded_is_a_copy_without_what_lies_between_entries(tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -17,7 +17,7 @@ from edgewright.profile import Platform
 from edgewright.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-KINDS = ("odd_sizes", "one_dimension", "transposed", "named", "pixels", "attention", "volumes")
+KINDS = ("odd_sizes", "one_dimension", "groups", "transposed", "named", "pixels", "attention", "volumes")
 
 
 def made(folder, *names):

@@ -97,6 +97,13 @@ def test_external_data_outside_the_folder_is_refused(tmp_path, digits_npz, locat
     refused(path, DataSpec(path=digits_npz), "outside the model's folder")
 
 
+@pytest.mark.parametrize("name", [b"a\0b", b"\xff\xfe"])
+def test_external_data_in_a_file_whose_name_is_no_text_is_refused(tmp_path, digits_npz, name):
+    path, _ = external(tmp_path, "weights.bin")
+    path.write_bytes(path.read_bytes().replace(b"weights.bin", name.ljust(11, b"x")))
+    refused(path, DataSpec(path=digits_npz), "is no text|no readable ONNX model")
+
+
 def test_a_link_out_of_the_folder_is_refused(tmp_path, digits_npz):
     (tmp_path / "secret.bin").write_bytes(b"\0" * 4096)
     inside = tmp_path / "model"
