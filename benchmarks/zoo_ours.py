@@ -3,6 +3,7 @@
 Called in the process of the benchmark: what is heavy or may crash, these functions run in children of their own.
 """
 
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,16 +19,28 @@ __all__ = ["compared", "expected_answers", "exported", "measured", "taken_in"]
 
 
 def taken_in(folder: str, store: str) -> dict[str, Any]:
-    """Intake of the model with its data; the seconds are of the call alone, without this process's imports."""
+    """Intake of the model with its data; the seconds are of the call alone, without this process's imports.
+
+    Where sizes are free and it asks for them, it is given those of the data, as a user would.
+    """
     from edgewright.artifact import ModelTask
     from edgewright.data import DataSpec
+    from edgewright.errors import InputError
     from edgewright.intake import take_in
     from edgewright.store import Store
 
+    model, spec = model_file(Path(folder)), DataSpec(path=Path(folder) / "data.npz", task=ModelTask.NONE)
     began = time.perf_counter()
-    intake = take_in(
-        model_file(Path(folder)), DataSpec(path=Path(folder) / "data.npz", task=ModelTask.NONE), Store(Path(store))
-    )
+    try:
+        intake = take_in(model, spec, Store(Path(store)))
+    except InputError as e:
+        if "--shape" not in str(e):
+            raise
+        rows = split_rows(spec.path, "test")
+        names = re.findall(r"input '([^']+)'", str(e)) if list(rows) == [""] else list(rows)
+        shapes = {name: (1, *values.shape[1:]) for name, values in zip(names, rows.values(), strict=True)}
+        began = time.perf_counter()
+        intake = take_in(model, spec.model_copy(update={"shapes": shapes}), Store(Path(store)))
     return {"intake": intake.model_dump_json(), "seconds": time.perf_counter() - began}
 
 

@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from edgewright.data import DataSpec
-from edgewright.errors import EdgewrightError, UntrustedModelError
+from edgewright.errors import EdgewrightError, InputError, UntrustedModelError
 from edgewright.intake import preflight
 from edgewright.intake.archives import normalized
 
