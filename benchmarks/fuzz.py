@@ -6,7 +6,8 @@
 Inputs are valid files, changed where it hurts: opcodes and names put in, cut out and moved, entries renamed and
 doubled, bytes flipped. A guard may take one or refuse it in an error of ours. What counts as a failure: any other
 exception, a step that takes longer than a minute, and an audit event (PEP 578) of a program, a connection, a removal,
-or of writing a file. Exit code 1 on any; writes ``benchmarks/results/fuzz.json`` when all guards were run.
+or of writing a file. Exit code 1 on any. ``benchmarks/results/fuzz.json`` holds each guard's last run of 20,000 inputs
+and more.
 """
 
 import argparse
@@ -482,7 +483,9 @@ def main() -> None:
     print(json.dumps(result, indent=1))
     if any(figures["failures"] for figures in found.values()):
         sys.exit(1)
-    if not asked.only and asked.count >= 20_000:
+    if asked.count >= 20_000:
+        known = json.loads(RESULT.read_text())["guards"] if asked.only and RESULT.exists() else {}
+        result["guards"] = {name: (known | found)[name] for name in _guards() if name in known | found}
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 

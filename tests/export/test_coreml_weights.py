@@ -19,7 +19,7 @@ class Tokens(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.token = nn.Parameter(torch.randn(1, 1, 300))
-        self.first, self.second = nn.Linear(300, 300), nn.Linear(300, 3)
+        self.first, self.second = nn.Linear(300, 20), nn.Linear(20, 16)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
@@ -28,7 +28,7 @@ class Tokens(nn.Module):
 
 def test_a_class_token_comes_along_to_ios(tmp_path):
     x = np.random.default_rng(0).normal(size=(40, 5, 300)).astype(np.float32)
-    np.savez(tmp_path / "d.npz", x=x, y=np.arange(40) % 3)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(40) % 16)
     free = ({0: torch.export.Dim("n")},)
     torch.export.save(
         torch.export.export(Tokens().eval(), (torch.zeros(2, 5, 300),), dynamic_shapes=free), tmp_path / "m.pt2"
@@ -37,4 +37,17 @@ def test_a_class_token_comes_along_to_ios(tmp_path):
     given = intake.model, intake.dataset, Platform.IOS
     kept = export(*given, Precision.INT8, store, quantization=Quantize(float_layers=("second",)))
     in_eight_bits = [w.elements for w in describe(kept.artifact.path).weights if "int8" in w.dtype]
-    assert sorted(in_eight_bits) == [300, 300 * 300]  # the token, and the first layer; the second stays
+    assert sorted(in_eight_bits) == [300, 300 * 20]  # the token, and the first layer; the second stays
+
+
+def test_small_weights_stay_where_they_are_few(tmp_path):
+    module = nn.Sequential(nn.Conv2d(64, 64, 3, groups=64), nn.ReLU(), nn.Conv2d(64, 300, 1), nn.Flatten())
+    x = np.random.default_rng(0).normal(size=(40, 64, 3, 3)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(40) % 3)
+    free = ({0: torch.export.Dim("n")},)
+    program = torch.export.export(module.eval(), (torch.zeros(2, 64, 3, 3),), dynamic_shapes=free)
+    torch.export.save(program, tmp_path / "m.pt2")
+    intake, store = through_the_door(tmp_path, tmp_path / "m.pt2", tmp_path / "d.npz")
+    made = export(intake.model, intake.dataset, Platform.IOS, Precision.INT8, store)
+    in_eight_bits = [w.elements for w in describe(made.artifact.path).weights if "int8" in w.dtype]
+    assert in_eight_bits == [64 * 300]  # the depthwise kernels are 576 of 19,776 numbers
