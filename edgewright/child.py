@@ -160,6 +160,7 @@ def die_with_parent(sign: signal.Signals) -> None:
 def main(request: Path, response: Path) -> None:
     """The child's side: call the function that the request names, write what it returned or raised."""
     die_with_parent(signal.SIGKILL)
+    forking.forbid()
     asked = json.loads(request.read_text())
     module, function = asked["target"].split(":")
     answer: dict[str, Any]

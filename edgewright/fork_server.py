@@ -52,7 +52,7 @@ def _serve(control: socket.socket) -> None:
                         return
                     asker = socket.socket(fileno=sockets[0])
                     if refusal := refusal or _threads():
-                        asker.send(refusal.encode())
+                        _tell(asker, refusal.encode())
                         asker.close()
                         continue
                     job = _fork(json.loads(message), asker, kept)
@@ -98,9 +98,13 @@ def _reap(job: _Job, selector: selectors.BaseSelector) -> None:
     os.close(job.watch)
     with suppress(KeyError):
         selector.unregister(job.asker)
-    with suppress(OSError):  # the asker is gone
-        job.asker.send(str(os.waitstatus_to_exitcode(status)).encode())
+    _tell(job.asker, str(os.waitstatus_to_exitcode(status)).encode())
     job.asker.close()
+
+
+def _tell(asker: socket.socket, message: bytes) -> None:
+    with suppress(OSError):  # it is gone, and its job ends
+        asker.send(message)
 
 
 def _fork(job: Mapping[str, Any], asker: socket.socket, kept: set[int]) -> _Job:
@@ -119,7 +123,7 @@ def _fork(job: Mapping[str, Any], asker: socket.socket, kept: set[int]) -> _Job:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
-    asker.send(forking.STARTED)
+    _tell(asker, forking.STARTED)
     return _Job(pid, os.pidfd_open(pid), asker)
 
 
@@ -134,7 +138,6 @@ def _become(job: Mapping[str, Any], server: int, kept: set[int]) -> int:
     for descriptor in _descriptors() - kept - {0, 1, 2}:  # the server's own: a job must not ask for jobs
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    forking.forbid()
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environment"])

@@ -30,7 +30,6 @@ __all__ = [
     "forbid",
     "frameworks_of",
     "is_available",
-    "prepare",
     "run_forked",
 ]
 
@@ -102,7 +101,6 @@ class _Server:
     control: socket.socket
     process: subprocess.Popen[bytes]
     running: int = 0
-    lost: str = ""
 
     def end(self) -> None:
         self.control.close()
@@ -119,7 +117,7 @@ class _Pool:
     is_forbidden: bool = False
 
     def server(self, frameworks: Frameworks, environment: Mapping[str, str]) -> _Server:
-        """The server for such jobs, started where there is none; the least used one makes room for it."""
+        """The server for one more such job, started where there is none; the least used one makes room for it."""
         loaded = {name: value for name, value in environment.items() if name.startswith(_READ_AT_LOAD)}
         key = (frameworks, sys.executable, str(Path.cwd()), *sorted(loaded.items()))
         with self.lock:
@@ -135,6 +133,7 @@ class _Pool:
                     self.servers.pop(idle[0]).end()
                 server = self.servers[key] = _start(frameworks, environment)
             self.servers.move_to_end(key)
+            server.running += 1
             return server
 
     def give_up(self, server: _Server, reason: str) -> None:
@@ -178,14 +177,6 @@ def frameworks_of(target: str) -> Frameworks:
     return _OF_MODULE.get(target.partition(":")[0], Frameworks.NONE)
 
 
-def prepare(*frameworks: Frameworks) -> None:
-    """Start servers ahead of the first job; they import while this process does something else."""
-    if is_available():
-        for one in frameworks:
-            with suppress(ServerLostError):
-                _pool.server(one, dict(os.environ))
-
-
 def run_forked(
     frameworks: Frameworks, request: Path, response: Path, log: Path, environment: Mapping[str, str], timeout_s: float
 ) -> int | None:
@@ -198,7 +189,6 @@ def run_forked(
     job = {"request": str(request), "response": str(response), "log": str(log), "environment": dict(environment),
            "folder": str(Path.cwd())}  # fmt: skip
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    server.running += 1
     try:
         with ours:
             try:
