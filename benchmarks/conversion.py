@@ -163,7 +163,10 @@ def _imported(name: str, folder: Path) -> tuple[ImportedModel, Dataset, Store]:
     store = Store(folder / "store")
     saved, graph, data = folder / f"{name}.onnx", folder / f"{name}.graph", folder / "data.npz"
     run_in_child(
-        f"{SELF}:build", {"name": name, "onnx_path": str(saved), "graph_path": str(graph)}, what=f"building {name}"
+        f"{SELF}:build",
+        {"name": name, "onnx_path": str(saved), "graph_path": str(graph)},
+        what=f"building {name}",
+        writes=[saved.parent, graph.parent],
     )
     rows = np.random.default_rng(0).normal(size=(CALIBRATION_ROWS, *IMAGE[name])).astype(np.float32)
     np.savez(data, **{"calibration.x.image": rows})

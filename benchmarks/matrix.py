@@ -114,12 +114,12 @@ def _cell(source: Source, taken: Intake, platform: Platform, precision: Precisio
 
 def _sources(folder: Path) -> Iterator[Source]:
     for maker in ("edgewright.demo:make_digits_cnn", "edgewright.demo:make_breast_cancer"):
-        run_in_child(maker, {"folder": str(folder)}, what="training a demonstration model")
+        run_in_child(maker, {"folder": str(folder)}, what="training a demonstration model", writes=[folder])
     digits = DataSpec(path=folder / "digits.npz")
     yield Source("PyTorch .pt2, CNN (digits)", folder / "digits_cnn.pt2", digits)
-    run_in_child("benchmarks.matrix:make_onnx", {"folder": str(folder)}, what="exporting to ONNX")
+    run_in_child("benchmarks.matrix:make_onnx", {"folder": str(folder)}, what="exporting to ONNX", writes=[folder])
     yield Source("ONNX, CNN (digits)", folder / "digits_cnn.onnx", digits)
-    run_in_child("benchmarks.matrix:make_sklearn", {"folder": str(folder)}, what="fitting scikit-learn models")
+    run_in_child("benchmarks.matrix:make_sklearn", {"folder": str(folder)}, what="fitting models", writes=[folder])
     yield Source(
         "scikit-learn, scaler and logistic regression (digits)",
         folder / "logistic.pkl",
@@ -128,11 +128,12 @@ def _sources(folder: Path) -> Iterator[Source]:
     yield Source("scikit-learn, MLP (digits)", folder / "mlp.joblib", DataSpec(path=folder / "flat.npz"))
     breast = load_data_spec(folder / "breast_cancer.yaml")
     yield Source("scikit-learn, boosted trees (breast cancer)", folder / "breast_cancer.pkl", breast)
-    run_in_child("benchmarks.matrix:make_more", {"folder": str(folder)}, what="training more models", timeout_s=600)
+    given = {"folder": str(folder)}
+    run_in_child("benchmarks.matrix:make_more", given, what="training more models", timeout_s=600, writes=[folder])
     for kind, name in MORE:
         if (folder / f"{name}.pkl").exists():
             yield Source(kind, folder / f"{name}.pkl", breast)
-    run_in_child("benchmarks.matrix:make_keras", {"folder": str(folder)}, what="training a Keras model", timeout_s=600)
+    run_in_child("benchmarks.matrix:make_keras", given, what="training a Keras model", timeout_s=600, writes=[folder])
     images = DataSpec(path=folder / "images.npz")
     for kind, name in ((".keras", "digits.keras"), (".h5", "digits.h5"), ("SavedModel", "digits_saved_model")):
         yield Source(f"Keras {kind}, CNN (digits)", folder / name, images)

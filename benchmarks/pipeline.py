@@ -133,7 +133,9 @@ def _asked(demo: Path, platform: str) -> dict[str, Any]:
 def _train(folder: Path) -> Path:
     from edgewright.child import run_in_child
 
-    run_in_child("edgewright.demo:make_digits_cnn", {"folder": str(folder)}, what="training digits_cnn")
+    run_in_child(
+        "edgewright.demo:make_digits_cnn", {"folder": str(folder)}, what="training digits_cnn", writes=[folder]
+    )
     return folder
 
 

@@ -217,7 +217,7 @@ def demo_files(folder: Path) -> list[tuple[str, Any]]:
     )
     files = []
     for maker, model, data, precisions in wanted:
-        run_in_child(f"edgewright.demo:{maker}", {"folder": str(folder)}, what=f"training {model}")
+        run_in_child(f"edgewright.demo:{maker}", {"folder": str(folder)}, what=f"training {model}", writes=[folder])
         taken = intake.take_in(folder / model, load_data_spec(folder / data), Store())
         held_out, rows = read_rows(taken.dataset), folder / f"{model}.rows.npz"
         write_arrays(rows, {name: array[:4] for name, array in held_out.inputs.items()})

@@ -44,7 +44,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         say("training four models and building their bundles with the library ...")
-        run_in_child("models:make", {"folder": folder}, what="training", environment={"PYTHONPATH": _python_path()})
+        path = {"PYTHONPATH": _python_path()}
+        run_in_child("models:make", {"folder": folder}, what="training", environment=path, writes=[home])
         bundles = {name: bundle(home, name) for name in ("small", "tuned", "large", "slow")}
         rows = np.load(home / "digits.npz")["x_test"].tolist()
         repository = home / "repository"
