@@ -26,6 +26,7 @@ __all__ = ["keep_record", "limit_retries", "pending_records", "tracking_uri", "u
 
 _RECORD_TAG = "edgewright.record"
 _COMPLETE_TAG = "edgewright.complete"
+_RELEASE_TAGS = {"line", "release_version"}
 
 
 def tracking_uri() -> str:
@@ -238,13 +239,17 @@ def _register(client: "MlflowClient", record: VersionRecord, run_id: str) -> Non
 
 
 def _crown(client: "MlflowClient", name: str, version: str, tags: Mapping[str, str]) -> None:
+    """Make the version champion, with its newest release as tags: one bundle may be released again."""
     previous = client.get_registered_model(name).aliases.get("champion")
-    if previous == version:
-        return
     if previous is not None:
         reigning = client.get_model_version(name, str(previous)).tags
         if reigning.get("line") == tags.get("line") and _release_of(reigning) > _release_of(tags):
             return  # runs end in another order than they release
+    for tag in _RELEASE_TAGS & tags.keys():
+        client.set_model_version_tag(name, version, tag, tags[tag])
+    if previous == version:
+        return
+    if previous is not None:
         client.set_model_version_tag(name, version, "previous_champion", str(previous))
     client.set_registered_model_alias(name, "champion", version)
 

@@ -123,19 +123,33 @@ def test_record_that_cannot_be_read_is_set_aside_and_stops_no_other(store: Mlflo
     assert "cannot be read, set aside" in said[0].title
 
 
+def _released(tmp_path: Path, name: str, version: int, digest: str, line: str = "stable") -> TrackingRecord:
+    made = _record(tmp_path, name, digest, champion=True)
+    tags = {**made.version.tags, "line": line, "release_version": str(version)}
+    return made.model_copy(update={"version": made.version.model_copy(update={"tags": tags})})
+
+
+def _champion(store: MlflowClient) -> tuple[str, str]:
+    tags = store.get_model_version_by_alias("digits-android", "champion").tags
+    return tags["bundle_digest"], tags["release_version"]
+
+
 def test_run_that_ends_late_does_not_dethrone_a_newer_release(store: MlflowClient, tmp_path: Path) -> None:
-    def record(name: str, version: int, line: str = "digits.android.stable") -> TrackingRecord:
-        made = _record(tmp_path, name, name, champion=True)
-        tags = {**made.version.tags, "line": line, "release_version": str(version)}
-        return made.model_copy(update={"version": made.version.model_copy(update={"tags": tags})})
+    upload_record.fn(keep_record(_released(tmp_path, "newer", 10, "aa")))
+    upload_record.fn(keep_record(_released(tmp_path, "older", 9, "bb")))
+    assert _champion(store) == ("aa", "10")
+    upload_record.fn(keep_record(_released(tmp_path, "newest", 11, "cc")))
+    assert _champion(store) == ("cc", "11")
+    upload_record.fn(keep_record(_released(tmp_path, "beta", 1, "dd", line="beta")))
+    assert _champion(store) == ("dd", "1")
 
-    def champion() -> str:
-        return store.get_model_version_by_alias("digits-android", "champion").tags["bundle_digest"]
 
-    upload_record.fn(keep_record(record("newer", 10)))
-    upload_record.fn(keep_record(record("older", 9)))
-    assert champion() == "newer"
-    upload_record.fn(keep_record(record("newest", 11)))
-    assert champion() == "newest"
-    upload_record.fn(keep_record(record("beta", 1, "digits.android.beta")))
-    assert champion() == "beta"
+def test_bundle_that_is_released_again_is_champion_of_its_newest_release(store: MlflowClient, tmp_path: Path) -> None:
+    upload_record.fn(keep_record(_released(tmp_path, "first", 1, "aa")))
+    upload_record.fn(keep_record(_released(tmp_path, "again", 3, "aa")))
+    assert _champion(store) == ("aa", "3")
+    upload_record.fn(keep_record(_released(tmp_path, "between", 2, "bb")))
+    assert _champion(store) == ("aa", "3")
+    upload_record.fn(keep_record(_released(tmp_path, "other", 4, "bb")))
+    upload_record.fn(keep_record(_released(tmp_path, "back", 5, "aa")))
+    assert _champion(store) == ("aa", "5")
