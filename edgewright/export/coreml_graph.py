@@ -6,8 +6,9 @@ Runs in a child process that has imported coremltools.
 import torch
 from torch import fx, nn
 
+from edgewright.export.batch_axes import with_a_batch
 from edgewright.export.few_axes import with_few_axes
-from edgewright.export.lowering import has_own_divisor, lowered, recurrent_layers_as_operations
+from edgewright.export.lowering import has_own_divisor, is_ceiling, lowered, recurrent_layers_as_operations
 from edgewright.export.static_graph import NodeValues, static_graph
 
 __all__ = ["graph_for_coreml"]
@@ -20,7 +21,7 @@ _WINDOWED = {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d
 
 def graph_for_coreml(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
     """An equal graph for inputs of the examples' shapes."""
-    module = static_graph(module, examples)
+    module = with_a_batch(static_graph(module, examples), examples)
     # Core ML's GRU is another one than torch's, and its plain recurrent layer goes one way only.
     projected = tuple({type(m) for m in module.modules() if isinstance(m, nn.LSTM) and m.proj_size})
     module = recurrent_layers_as_operations(module, (nn.GRU, nn.RNN, *projected))
@@ -37,7 +38,7 @@ def _is_known(node: fx.Node, values: NodeValues) -> bool:
         return False
     if name in {"avg_pool1d", "avg_pool2d", "avg_pool3d"}:
         # What a window that hangs over the edge is divided by, Core ML's specification does not say.
-        return not has_own_divisor(node) and not (*node.args[4:], False)[0]
+        return not has_own_divisor(node) and not is_ceiling(node)
     if name in _WINDOWED:
         given, made = values.env[node.args[0]].shape, values.env[node].shape  # type: ignore[index]
         return all(have % want == 0 for have, want in zip(given, made, strict=True))

@@ -5,17 +5,19 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
+from edgewright.export.batch_axes import with_a_batch
 from edgewright.export.convolution_forms import CONVOLUTION_FORMS, transposed_layers_as_operations
 from edgewright.export.few_axes import with_few_axes
-from edgewright.export.lowering import has_own_divisor, lowered
+from edgewright.export.lowering import has_own_divisor, is_ceiling, lowered
 from edgewright.export.static_graph import NodeValues, static_graph
+from edgewright.intake.module_paths import free_name
 
 __all__ = ["graph_for_litert", "operation_stem"]
 
 _MOST_AXES = 5  # of the kernels that move, compare and broadcast
-_NOT_TAKEN = {"_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "upsample_bicubic2d"}
+_NOT_TAKEN = {"_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "upsample_bicubic2d", "sort", "argsort"}
 _WINDOWED = {
     *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
     *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
@@ -26,10 +28,11 @@ def graph_for_litert(
     module: fx.GraphModule, examples: tuple[torch.Tensor, ...], refused: Collection[str] = ()
 ) -> fx.GraphModule:
     """An equal graph for inputs of the examples' shapes; ``refused`` are operations that the converter did not take."""
-    module = static_graph(module, examples)
+    module = with_a_batch(static_graph(module, examples), examples)
     module = copy.copy(module)
     module.graph = copy.deepcopy(module.graph)
     transposed_layers_as_operations(module)
+    _pad_by_numbers(module)
 
     def is_known(node: fx.Node, values: NodeValues) -> bool:
         name = str(node.target)
@@ -45,13 +48,38 @@ def graph_for_litert(
             return all(not isinstance(n, int) or n >= 0 for n in node.args[1])  # type: ignore[union-attr]
         if stem in {"split", "split_with_sizes", "chunk"} and len(values.env[node]) == 1:
             return False
-        return stem not in _NOT_TAKEN and stem not in refused and not has_own_divisor(node)
+        if has_own_divisor(node) or is_ceiling(node):
+            return False
+        return stem not in _NOT_TAKEN and stem not in refused
 
     module = lowered(module, examples, is_known)
     # Once more: kernels that were spread or turned are constants.
     module = static_graph(module, examples)
     _without_expansions(module, NodeValues.of(module, examples))
     return with_few_axes(module, examples, _MOST_AXES)
+
+
+def _pad_by_numbers(module: fx.GraphModule) -> None:
+    """Padding that a convolution names ("same") is a number for each side: the converter takes the letters for them."""
+    for node in list(module.graph.nodes):
+        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(layer, nn.modules.conv._ConvNd) or not isinstance(layer.padding, str):
+            continue
+        sides = [0] * 2 * len(layer.kernel_size)
+        if layer.padding == "same":
+            sides = layer._reversed_padding_repeated_twice
+        # Layers share their weights with the given module, so this one is a copy.
+        plain = copy.copy(layer)
+        plain.padding = tuple(min(sides[2 * axis : 2 * axis + 2]) for axis in reversed(range(len(layer.kernel_size))))
+        rest = [side - min(sides[place_ - place_ % 2 : place_ - place_ % 2 + 2]) for place_, side in enumerate(sides)]
+        path = free_name(module, f"{str(node.target).replace('.', '_')}_padded")
+        module.add_submodule(path, plain)
+        node.target = path
+        if any(rest):
+            with module.graph.inserting_before(node):
+                padded = module.graph.call_function(torch.ops.aten.constant_pad_nd.default, (node.args[0], rest))
+            node.replace_input_with(node.args[0], padded)
+    module.recompile()
 
 
 def _without_expansions(module: fx.GraphModule, values: NodeValues) -> None:

@@ -8,6 +8,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from edgewright.export.recurrent_forms import RECURRENT_FORMS
 from edgewright.export.static_graph import NodeValues
 from edgewright.intake.module_paths import free_name, place
 
-__all__ = ["FORMS", "has_own_divisor", "lowered", "recurrent_layers_as_operations"]
+__all__ = ["FORMS", "has_own_divisor", "is_ceiling", "lowered", "recurrent_layers_as_operations"]
 
 Tensor = torch.Tensor
 _ROUNDS = 4
@@ -207,6 +208,11 @@ def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | N
     return torch.ops.aten.pad.default(x, kept, mode, value) if any(kept) else x
 
 
+def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    values, places = x.topk(x.shape[dim], dim, largest=descending)
+    return values, places
+
+
 def _unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
     dimension %= x.dim()
     count = (x.shape[dimension] - size) // step + 1
@@ -248,6 +254,7 @@ def _adaptive_max_pool(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, T
 
 
 def _avg_pool(
+    axes: int,
     x: Tensor,
     kernel_size: Sequence[int],
     stride: Sequence[int] = (),
@@ -257,10 +264,9 @@ def _avg_pool(
     divisor_override: int | None = None,
 ) -> Tensor:
     """Means over whole windows, times what each window's own divisor is off: nothing lies in the padding."""
-    axes = x.dim() - 2
     kernel, steps, pads = (list(n) * (axes // len(n)) for n in (kernel_size, stride or kernel_size, padding))
     behind, factors = [], [1.0]
-    for have, wide, step, pad in zip(x.shape[2:], kernel, steps, pads, strict=True):
+    for have, wide, step, pad in zip(x.shape[-axes:], kernel, steps, pads, strict=True):
         last = -(-(have + 2 * pad - wide) // step) if ceil_mode else (have + 2 * pad - wide) // step
         if last * step >= have + pad:  # it would begin in the padding behind
             last -= 1
@@ -275,13 +281,21 @@ def _avg_pool(
     means = pool(_pad(x, around) if any(around) else x, kernel, steps)
     if divisor_override is not None:
         return means * (math.prod(kernel) / divisor_override)
-    return means if set(factors) == {1.0} else means * torch.tensor(factors).reshape(means.shape[2:])
+    return means if set(factors) == {1.0} else means * torch.tensor(factors).reshape(means.shape[-axes:])
 
 
 def has_own_divisor(node: fx.Node) -> bool:
     """Whether this is average pooling that divides by a number of its own."""
-    is_pooling = str(node.target) in {"aten.avg_pool2d.default", "aten.avg_pool3d.default"}
-    return is_pooling and (node.kwargs.get("divisor_override") or (*node.args[6:], None)[0]) is not None
+    return _is_average(node) and (node.kwargs.get("divisor_override") or (*node.args[6:], None)[0]) is not None
+
+
+def is_ceiling(node: fx.Node) -> bool:
+    """Whether this is average pooling whose last window may hang over the edge."""
+    return _is_average(node) and bool(node.kwargs.get("ceil_mode") or (*node.args[4:], False)[0])
+
+
+def _is_average(node: fx.Node) -> bool:
+    return str(node.target) in {f"aten.avg_pool{axes}d.default" for axes in (1, 2, 3)}
 
 
 def _adaptive_avg_pool1d(x: Tensor, output_size: Sequence[int]) -> Tensor:
@@ -296,9 +310,9 @@ FORMS: Mapping[str, Callable[..., Any]] = {
     "aten._adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
     "aten.adaptive_avg_pool3d.default": _adaptive_avg_pool3d,
     "aten._adaptive_avg_pool3d.default": _adaptive_avg_pool3d,
-    "aten.avg_pool1d.default": _avg_pool,
-    "aten.avg_pool2d.default": _avg_pool,
-    "aten.avg_pool3d.default": _avg_pool,
+    "aten.avg_pool1d.default": partial(_avg_pool, 1),
+    "aten.avg_pool2d.default": partial(_avg_pool, 2),
+    "aten.avg_pool3d.default": partial(_avg_pool, 3),
     "aten.matmul.default": _matmul,
     "aten.bmm.default": _matmul,
     "aten.adaptive_max_pool1d.default": _adaptive_max_pool,
@@ -310,6 +324,9 @@ FORMS: Mapping[str, Callable[..., Any]] = {
     "aten.copy.default": lambda x, source: source.to(x.dtype).expand_as(x),
     "aten.fill.Tensor": lambda x, value: value.to(x.dtype).expand_as(x),
     "aten.log_sigmoid.default": lambda x: -functional.softplus(-x),
+    "aten.sort.default": _sort,
+    "aten.sort.stable": lambda x, *, stable, dim=-1, descending=False: _sort(x, dim, descending),
+    "aten.argsort.default": lambda x, dim=-1, descending=False: _sort(x, dim, descending)[1],
     "aten.pad.default": _pad,
     "aten.constant_pad_nd.default": lambda x, pad, value=0: _pad(x, pad, "constant", value),
     "aten.unfold.default": _unfold,

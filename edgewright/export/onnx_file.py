@@ -1,5 +1,6 @@
 """The `.onnx` file itself: what it declares, and what must not stand in a file that leaves the workstation."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ __all__ = [
     "SIGNED_ACTIVATIONS",
     "load",
     "name_nodes",
+    "name_outputs",
     "nodes_of",
     "nodes_to_whole_numbers",
     "require",
@@ -102,6 +104,37 @@ def name_nodes(model: onnx.ModelProto) -> None:
     """Give a name to each node that has none: tools leave nodes out by their names."""
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
+
+
+def name_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Name the outputs; an inner value that bears one of these names gets another.
+
+    ``output_names`` of `torch.onnx.export` leaves two values of one name in such a file (torch 2.13).
+    """
+    graph = model.graph
+    given = {value.name for value in (*graph.input, *graph.initializer)}
+    new: dict[str, str] = {}
+    for value, name in zip(graph.output, names, strict=True):
+        if value.name in given or value.name in new:  # it is an input, a constant or another output as well
+            graph.node.append(onnx.helper.make_node("Identity", [value.name], [f"{name}_copy"]))
+            value.name = f"{name}_copy"
+        new[value.name] = name
+    inner = {name for node in graph.node for name in node.output} | {t.name for t in graph.initializer}
+    for name in sorted(inner & set(names) - new.keys()):
+        count = next(n for n in itertools.count() if f"{name}_inner_{n}" not in inner)
+        new[name] = f"{name}_inner_{count}"
+    _rename(graph, new)
+
+
+def _rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
+    for value in (*graph.output, *graph.value_info, *graph.initializer):
+        value.name = new.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in _GRAPH_ATTRIBUTES else ():
+                _rename(inner, new)
 
 
 def untyped(model: onnx.ModelProto) -> str | None:

@@ -4,6 +4,7 @@ import torch
 from torch import fx
 
 from edgewright.export.attention_axes import with_four_axes
+from edgewright.export.batch_axes import with_a_batch
 from edgewright.export.lowering import has_own_divisor, lowered
 from edgewright.export.static_graph import NodeValues
 
@@ -18,7 +19,7 @@ _NOT_TAKEN = {
 
 def graph_for_onnx(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
     """An equal graph for the examples' sizes, and for any other batch."""
-    return lowered(with_four_axes(module, examples), examples, _is_known)
+    return lowered(with_four_axes(with_a_batch(module, examples), examples), examples, _is_known)
 
 
 def _is_known(node: fx.Node, values: NodeValues) -> bool:

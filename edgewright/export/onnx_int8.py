@@ -122,7 +122,7 @@ def quantize(
     Raises:
         UnsupportedError: no operator was quantized.
     """
-    masking, masks = masking_nodes(onnx_file.load(Path(source)))
+    masking, masks = masking_nodes(onnx_file.load(Path(source)), is_int8=True)
     unbounded, ranges = _without_range(Path(source), Path(ranges))
     plain = [
         *masking,

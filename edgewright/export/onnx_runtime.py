@@ -39,7 +39,6 @@ def convert(graph: str, inputs: list[dict[str, Any]], outputs: list[str], path: 
             module,
             examples,
             input_names=[spec["name"] for spec in inputs],
-            output_names=outputs,
             opset_version=_OPSET,
             dynamic_shapes=free,
             dynamo=True,
@@ -48,6 +47,7 @@ def convert(graph: str, inputs: list[dict[str, Any]], outputs: list[str], path: 
     if program is None:
         raise ConversionError("torch.onnx.export gave no program")
     model = program.model_proto
+    onnx_file.name_outputs(model, outputs)
     onnx_file.strip(model)
     onnx.save(model, path)
 
@@ -133,7 +133,7 @@ def to_float16(source: str, name: str, path: str, kept: Sequence[str] = ()) -> N
     if untold:  # the conversion would leave such values float32 beside others in half
         raise unsupported_precision(name, Precision.FLOAT16, f"{untold} computes in float32 only")
     onnx_file.name_nodes(model)
-    masking, masks = masking_nodes(model)
+    masking, masks = masking_nodes(model, is_int8=False)
     whole = onnx_file.nodes_to_whole_numbers(model)
     plain = [*_moved_inputs(model), *masking, *whole, *onnx_file.nodes_of(model, kept)]
     model = convert_float_to_float16(model, keep_io_types=True, node_block_list=plain)

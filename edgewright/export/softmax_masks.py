@@ -119,16 +119,17 @@ def _bound_tensor(graph: "fx.GraphModule", target: str) -> list[float]:
     return values
 
 
-def masking_nodes(model: "onnx.ModelProto") -> tuple[list[str], str]:
+def masking_nodes(model: "onnx.ModelProto", *, is_int8: bool) -> tuple[list[str], str]:
     """The names of an ONNX graph's nodes from such a constant to the softmax that it masks, and what is said of them.
 
     A runtime without half precision widens some of them and not others, so a bound would mean one thing here and
-    another there: they stay float32, whose least number masks as in the model.
+    another there: they stay float32, whose least number masks as in the model. Half precision has minus infinity itself,
+    int8 (``is_int8``) has not.
     """
     from onnx import TensorProto, numpy_helper
 
     low = {
-        tensor.name: _low(numpy_helper.to_array(tensor))
+        tensor.name: _low(numpy_helper.to_array(tensor), with_infinity=is_int8)
         for tensor in model.graph.initializer
         if tensor.data_type == TensorProto.FLOAT
     }
@@ -138,7 +139,7 @@ def masking_nodes(model: "onnx.ModelProto") -> tuple[list[str], str]:
 
 
 def masking_operators(model: Any) -> tuple[list[Any], str]:
-    """The same of a `.tflite`: its operators."""
+    """The same of a `.tflite` on its way to int8: its operators."""
     from edgewright.export import tflite
 
     graph = model.subgraphs[0]
@@ -146,15 +147,16 @@ def masking_operators(model: Any) -> tuple[list[Any], str]:
     for number, tensor in enumerate(graph.tensors):
         data = model.buffers[tensor.buffer].data
         if data is not None and tflite.DTYPES[tensor.type] == "float32":
-            low[number] = _low(np.asarray(data).view("<f4"))
+            low[number] = _low(np.asarray(data).view("<f4"), with_infinity=True)
     kinds = [tflite.operator_name(model, operator) for operator in graph.operators]
     sides = [[list(map(int, side)) for side in (o.inputs, o.outputs)] for o in graph.operators]
     found, said = _masking(kinds, [given for given, _ in sides], [made for _, made in sides], low)
     return [graph.operators[number] for number in found], said
 
 
-def _low(values: np.ndarray) -> list[float]:
-    return [float(value) for value in np.unique(values[np.isfinite(values) & (values < _LEAST)])]
+def _low(values: np.ndarray, *, with_infinity: bool) -> list[float]:
+    low = values[values < _LEAST]
+    return [float(value) for value in np.unique(low if with_infinity else low[np.isfinite(low)])]
 
 
 def _told(values: Iterable[float]) -> str:

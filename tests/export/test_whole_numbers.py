@@ -7,13 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgewright.artifact import ModelTask, Precision
-from edgewright.data import DataSpec
-from edgewright.export import export
-from edgewright.export.runs import outputs_of
-from edgewright.intake import take_in
+from edgewright.artifact import Precision
 from edgewright.profile import Platform
-from edgewright.store import Store
+from tests.export.end_to_end import exported_answers, largest_difference
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ROWS = 64
@@ -72,19 +68,7 @@ class Branches(nn.Module):
 @pytest.mark.parametrize("kind", [Ids, Halved, Branches])
 def test_the_right_row_and_the_right_branch(kind, platform, precision, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    module, rows = kind().eval(), kind.rows(np.random.default_rng(0)).astype(np.float32)
-    batch = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(module, (torch.from_numpy(rows[:2]),), dynamic_shapes=batch)
-    torch.export.save(program, tmp_path / "m.pt2")
-    answers = np.zeros(ROWS, np.float32)
-    np.savez(tmp_path / "d.npz", x_train=rows, y_train=answers, x_test=rows, y_test=answers)
-    store = Store(tmp_path / "store")
-    taken = take_in(tmp_path / "m.pt2", DataSpec(path=tmp_path / "d.npz", task=ModelTask.NONE), store)
-    made = export(taken.model, taken.dataset, platform, precision, store)
-    names = [spec.name for spec in made.outputs]
-    given = {spec.name: rows for spec in made.inputs}
-    found = outputs_of(made.artifact.path, made.artifact.format, given, names)[names[0]]
-    with torch.no_grad():
-        expected = module(torch.from_numpy(rows)).numpy()
+    module, rows = kind(), kind.rows(np.random.default_rng(0)).astype(np.float32)
+    found, expected = exported_answers(module, rows, platform, precision, tmp_path)
     limit = {Precision.FLOAT32: 1e-4, Precision.FLOAT16: 5e-3, Precision.INT8: 0.1}[precision]
-    assert np.abs(found - expected).max() <= limit * np.abs(expected).max()
+    assert largest_difference(found, expected) <= limit

@@ -1,0 +1,76 @@
+"""Pooling and convolutions whose edges converters treat each in their own way, on every platform."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edgewright.artifact import Precision
+from edgewright.profile import Platform
+from tests.export.end_to_end import exported_answers, largest_difference
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+IMAGE = (3, 11, 8)
+
+
+class Pooled(nn.Module):
+    """A weight, the pooling, and both as one row of numbers."""
+
+    def __init__(self, pool) -> None:
+        super().__init__()
+        self.pool, self.scale = pool, nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.pool(self.scale(x)).flatten(1)
+
+
+POOLS = {
+    "average, hanging over the edge": lambda x: functional.avg_pool2d(x, 3, 2, ceil_mode=True),
+    "average, padded and hanging over": lambda x: functional.avg_pool2d(x, 4, 3, 1, True, False),
+    "average of one axis, hanging over": lambda x: functional.avg_pool1d(x.flatten(2), 5, 3, 2, True),
+    "average with a divisor": lambda x: functional.avg_pool2d(x, 3, 2, 1, divisor_override=5),
+    "largest, hanging over the edge": lambda x: functional.max_pool2d(x, 3, 2, 1, ceil_mode=True),
+    "average without a batch axis": lambda x: functional.avg_pool2d(x.mean(1), 3, 2, ceil_mode=True),
+    "largest without a batch axis": lambda x: functional.max_pool2d(x.mean(1), 2),
+    "adaptive, without a batch axis": lambda x: functional.adaptive_avg_pool2d(x.amax(1), (3, 2)),
+    "largest, adaptive, without a batch axis": lambda x: functional.adaptive_max_pool2d(x.amax(1), (3, 2)),
+    "of one axis without a batch axis": lambda x: functional.max_pool1d(x.mean((1, 2)), 3, 1),
+}
+
+
+@pytest.mark.parametrize("platform", Platform)
+@pytest.mark.parametrize("name", POOLS)
+def test_pooling_is_the_sources(name: str, platform: Platform, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    rows = np.random.default_rng(0).normal(size=(6, *IMAGE)).astype(np.float32)
+    found, expected = exported_answers(Pooled(POOLS[name]), rows, platform, Precision.FLOAT32, tmp_path)
+    assert found.shape == expected.shape
+    assert largest_difference(found, expected) <= 1e-5
+
+
+def _named(layer: type[nn.Module], kernel, **settings) -> nn.Module:
+    return layer(3, 4, kernel, padding="same", **settings)
+
+
+CONVOLUTIONS = {
+    "one axis": (_named(nn.Conv1d, 5), (3, 12)),
+    "one axis, even kernel": (_named(nn.Conv1d, 4, dilation=3), (3, 13)),
+    "two axes": (_named(nn.Conv2d, 3), IMAGE),
+    "two axes, even kernel": (_named(nn.Conv2d, (2, 5), dilation=(1, 2)), IMAGE),
+    "three axes": (_named(nn.Conv3d, (3, 2, 1)), (3, 4, 6, 5)),
+    "none": (nn.Conv2d(3, 4, 3, padding="valid"), IMAGE),
+}
+
+
+@pytest.mark.parametrize("platform", Platform)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_padding_by_its_name_is_the_sources(name: str, platform: Platform, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer, shape = CONVOLUTIONS[name]
+    rows = np.random.default_rng(0).normal(size=(6, *shape)).astype(np.float32)
+    found, expected = exported_answers(nn.Sequential(layer, nn.ReLU()), rows, platform, Precision.FLOAT32, tmp_path)
+    assert found.shape == expected.shape
+    assert largest_difference(found, expected) <= 1e-5
