@@ -15,7 +15,7 @@ __all__ = ["graph_for_coreml"]
 
 _MOST_AXES = 5
 # Known to coremltools by name, and converted wrongly or not at all (9.0): see each one's form in `lowering`.
-_NOT_TRUSTED = {"copy", "fill", "celu"}
+_NOT_TRUSTED = {"copy", "fill", "celu", "sort", "argsort"}
 _WINDOWED = {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"}
 
 

@@ -46,6 +46,8 @@ def graph_for_litert(
             return "max" not in stem and all(have % want == 0 for have, want in zip(given, made.shape, strict=True))
         if stem in {"pad", "constant_pad_nd"}:
             return all(not isinstance(n, int) or n >= 0 for n in node.args[1])  # type: ignore[union-attr]
+        if stem == "topk":
+            return _is_plain_topk(node, values)
         if stem in {"split", "split_with_sizes", "chunk"} and len(values.env[node]) == 1:
             return False
         if has_own_divisor(node) or is_ceiling(node):
@@ -100,6 +102,13 @@ def _without_expansions(module: fx.GraphModule, values: NodeValues) -> None:
 def operation_stem(name: str) -> str:
     """An operation's name without its namespace and overload."""
     return name.removeprefix("torch.ops.").removeprefix("aten.").partition(".")[0]
+
+
+def _is_plain_topk(node: fx.Node, values: NodeValues) -> bool:
+    """Of the last axis, the largest, and somebody reads where they stood: else the converter makes a sort of it."""
+    x, _, dim, largest = (*node.args[:4], *(-1, True)[len(node.args) - 2 :])
+    is_last = dim in {-1, values.env[x].dim() - 1}  # type: ignore[index]
+    return bool(largest) and is_last and any(user.args[1] == 1 for user in node.users)
 
 
 def _is_plain_transpose(node: fx.Node) -> bool:

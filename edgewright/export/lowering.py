@@ -209,8 +209,19 @@ def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | N
 
 
 def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
-    values, places = x.topk(x.shape[dim], dim, largest=descending)
-    return values, places
+    """The largest of one value more than there are: converters know them from a sort by what is left out."""
+    x = x.movedim(dim, -1) if x.dim() else x.reshape(1)
+    kind = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
+    least = x.new_full((), kind.min).expand(*x.shape[:-1], 1)
+    values, places = torch.cat([x if descending else -x, least], -1).topk(x.shape[-1], -1)
+    return (values if descending else -values).movedim(-1, dim), places.movedim(-1, dim)
+
+
+def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:  # noqa: A002
+    """The largest of the last axis, by their places: LiteRT's converter knows no other."""
+    given = x if largest else -x
+    places = given.movedim(dim, -1).topk(k, -1).indices.movedim(-1, dim)
+    return x.gather(dim, places), places
 
 
 def _unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
@@ -327,6 +338,7 @@ FORMS: Mapping[str, Callable[..., Any]] = {
     "aten.sort.default": _sort,
     "aten.sort.stable": lambda x, *, stable, dim=-1, descending=False: _sort(x, dim, descending),
     "aten.argsort.default": lambda x, dim=-1, descending=False: _sort(x, dim, descending)[1],
+    "aten.topk.default": _topk,
     "aten.pad.default": _pad,
     "aten.constant_pad_nd.default": lambda x, pad, value=0: _pad(x, pad, "constant", value),
     "aten.unfold.default": _unfold,

@@ -112,17 +112,10 @@ def name_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
     ``output_names`` of `torch.onnx.export` leaves two values of one name in such a file (torch 2.13).
     """
     graph = model.graph
-    given = {value.name for value in (*graph.input, *graph.initializer)}
-    new: dict[str, str] = {}
-    for value, name in zip(graph.output, names, strict=True):
-        if value.name in given or value.name in new:  # it is an input, a constant or another output as well
-            graph.node.append(onnx.helper.make_node("Identity", [value.name], [f"{name}_copy"]))
-            value.name = f"{name}_copy"
-        new[value.name] = name
-    inner = {name for node in graph.node for name in node.output} | {t.name for t in graph.initializer}
-    for name in sorted(inner & set(names) - new.keys()):
-        count = next(n for n in itertools.count() if f"{name}_inner_{n}" not in inner)
-        new[name] = f"{name}_inner_{count}"
+    new = {value.name: name for value, name in zip(graph.output, names, strict=True)}
+    inner = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
+    for name in sorted((inner & set(names)) - new.keys()):
+        new[name] = next(f"{name}_{n}" for n in itertools.count(1) if f"{name}_{n}" not in inner)
     _rename(graph, new)
 
 

@@ -11,6 +11,7 @@ from edgewright.export.static_graph import NodeValues
 __all__ = ["graph_for_onnx"]
 
 _NOT_TAKEN = {
+    "aten.sort.stable",
     "aten.adaptive_max_pool1d.default",
     "aten.adaptive_max_pool2d.default",
     "aten.adaptive_max_pool3d.default",

@@ -39,6 +39,7 @@ def convert(graph: str, inputs: list[dict[str, Any]], outputs: list[str], path: 
             module,
             examples,
             input_names=[spec["name"] for spec in inputs],
+            output_names=[f"edgewright_output_{n}" for n in range(len(outputs))],
             opset_version=_OPSET,
             dynamic_shapes=free,
             dynamo=True,

@@ -1,0 +1,40 @@
+"""Inner values that bear the name of an output."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from edgewright.export import onnx_file, onnx_runtime
+from edgewright.intake import torch_graph
+from edgewright.intake.program_graph import graph_of_program
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Network(nn.Module):
+    """Two outputs that are the same value, a third that is the input, and a concatenation on the way."""
+
+    def forward(self, x):
+        joined = torch.cat([x, x + 1], 1)
+        made = torch.relu(joined) * 2
+        return made, made, x
+
+
+@pytest.mark.parametrize("names", [["cat", "relu", "mul"], ["mul", "cat", "add"], ["a", "b", "c"]])
+def test_an_output_may_be_named_as_an_inner_value(names: list[str], tmp_path: Path) -> None:
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(Network(), (torch.randn(2, 3),), dynamic_shapes=batch)
+    torch_graph.save(graph_of_program(program), tmp_path / "graph.pt2")
+    spec = {"name": "x", "shape": (-1, 3), "dtype": "float32"}
+    onnx_runtime.convert(str(tmp_path / "graph.pt2"), [spec], names, str(tmp_path / "model.onnx"))
+    onnx.checker.check_model(onnx_file.load(tmp_path / "model.onnx"), full_check=True)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    rows = torch.randn(7, 3)
+    found = session.run(names, {"x": rows.numpy()})
+    for one, expected in zip(found, Network()(rows), strict=True):
+        np.testing.assert_allclose(one, expected.numpy(), rtol=1e-6)
