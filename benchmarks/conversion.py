@@ -24,6 +24,7 @@ import numpy as np
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, ModelTask, Precision
 from edgewright.child import ChildRun, run_in_child
 from edgewright.export import converter, export
+from edgewright.forking import Frameworks
 from edgewright.profile import Platform
 from edgewright.store import Store
 from edgewright_runtime.manifest import TensorSpec
@@ -108,6 +109,7 @@ class _Watched:
         setattr(converter, "run_in_child", run_in_child)  # noqa: B010
 
     def _run(self, target: str, arguments: Mapping[str, Any], **options: Any) -> ChildRun:
+        options["frameworks"] = Frameworks.NONE  # what a fork shares with its server is not counted as its own
         key = (self._export, target)
         if key not in _floors_mb:  # the first network that takes this step is the tiny one
             given = {"target": target, "arguments": dict(arguments)}

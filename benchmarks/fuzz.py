@@ -120,8 +120,7 @@ def _spliced(content: bytes, chance: random.Random, words: list[bytes]) -> bytes
     return bytes(made)
 
 
-def programs(chance: random.Random) -> Iterator[Input]:
-    """A ``.pt2``, its entries renamed, doubled, and changed inside."""
+def _small_network() -> Any:
     import torch
 
     class Small(torch.nn.Module):
@@ -132,9 +131,16 @@ def programs(chance: random.Random) -> Iterator[Input]:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.layer(x).relu()
 
+    return Small()
+
+
+def programs(chance: random.Random) -> Iterator[Input]:
+    """A ``.pt2``, its entries renamed, doubled, and changed inside."""
+    import torch
+
     stream = io.BytesIO()
     free = ({0: torch.export.Dim("n")},)
-    torch.export.save(torch.export.export(Small(), (torch.zeros(2, 3),), dynamic_shapes=free), stream)
+    torch.export.save(torch.export.export(_small_network(), (torch.zeros(2, 3),), dynamic_shapes=free), stream)
     entries = _entries(stream)
     words = [
         b"torch.ops.aten.from_file.default",
@@ -152,16 +158,8 @@ def scripts(chance: random.Random) -> Iterator[Input]:
     """A TorchScript archive, likewise; words of its code are exchanged for what reaches out."""
     import torch
 
-    class Small(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(3, 2)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.layer(x).relu()
-
     stream = io.BytesIO()
-    torch.jit.save(torch.jit.script(Small()), stream)
+    torch.jit.save(torch.jit.script(_small_network()), stream)
     words = [
         b"torch.from_file(1)", b"ops.inductor._mm_plus_mm", b"ops.image.read_file", b"__torch__.torch.classes.x.Y",
         b"\n    import os\n", b"ops.aten.from_file", b"(", b")", b"\x00", b"    ", b"cos\nsystem\n",
