@@ -38,4 +38,5 @@ def _batch(graph: fx.Graph, node: fx.Node, *, is_single: bool) -> None:
     for result in [node] if is_single else list(node.users):
         with graph.inserting_after(result):
             made = graph.call_function(torch.ops.aten.squeeze.dim, (result, 0))
-        result.replace_all_uses_with(made, delete_user_cb=lambda user, made=made: user is not made)
+        for user in [user for user in result.users if user is not made]:
+            user.replace_input_with(result, made)

@@ -106,9 +106,14 @@ def operation_stem(name: str) -> str:
 
 def _is_plain_topk(node: fx.Node, values: NodeValues) -> bool:
     """Of the last axis, the largest, and somebody reads where they stood: else the converter makes a sort of it."""
-    x, _, dim, largest = (*node.args[:4], *(-1, True)[len(node.args) - 2 :])
-    is_last = dim in {-1, values.env[x].dim() - 1}  # type: ignore[index]
-    return bool(largest) and is_last and any(user.args[1] == 1 for user in node.users)
+    given = {
+        "dim": -1,
+        "largest": True,
+        **dict(zip(("x", "k", "dim", "largest"), node.args, strict=False)),
+        **node.kwargs,
+    }
+    is_last = given["dim"] in {-1, values.env[node.args[0]].dim() - 1}  # type: ignore[index]
+    return bool(given["largest"]) and is_last and any(user.args[1] == 1 for user in node.users)
 
 
 def _is_plain_transpose(node: fx.Node) -> bool:

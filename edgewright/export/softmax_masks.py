@@ -123,8 +123,8 @@ def masking_nodes(model: "onnx.ModelProto", *, is_int8: bool) -> tuple[list[str]
     """The names of an ONNX graph's nodes from such a constant to the softmax that it masks, and what is said of them.
 
     A runtime without half precision widens some of them and not others, so a bound would mean one thing here and
-    another there: they stay float32, whose least number masks as in the model. Half precision has minus infinity itself,
-    int8 (``is_int8``) has not.
+    another there: they stay float32, whose least number masks as in the model. Half precision has minus infinity
+    itself, int8 (``is_int8``) has not.
     """
     from onnx import TensorProto, numpy_helper
 
