@@ -332,12 +332,19 @@ def _quantize_static(source: Path, out: Path) -> Path:
 
 
 def _onnx2tf(source: Path, out: Path) -> Path:
-    """In an environment of its own, which pins other versions of numpy and onnx."""
+    """In an environment of its own, which pins other versions of numpy and onnx.
+
+    It fetches 20 pictures to compare its layers on; without a network it takes them from the folder that it runs in.
+    """
     made = out / "onnx2tf"
     shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    pictures = np.random.default_rng(0).uniform(size=(20, 128, 128, 3)).astype(np.float32)
+    np.save(made / "calibration_image_sample_data_20x128x128x3_float32.npy", pictures)
     program = FOLDER / "onnx2tf" / "bin" / "onnx2tf"
-    command = [str(program), "-i", str(_onnx_of(source, out)), "-o", str(made), "-b", "1", "-n"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    source = _onnx_of(source, out).resolve()
+    command = [str(program.resolve()), "-i", str(source), "-o", str(made.resolve()), "-b", "1", "-n"]
+    ended = subprocess.run(command, cwd=made, capture_output=True, text=True, check=False)
     files = sorted(made.glob("*_float32.tflite"))
     if not files:
         lines = [line for line in (ended.stdout + ended.stderr).splitlines() if "ERROR" in line or "Error" in line]
