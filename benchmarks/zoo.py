@@ -7,18 +7,21 @@
 For each model of `zoo_models`: `edgewright.intake.take_in`, then `edgewright.export.export` for every platform and
 precision; a peer's conversion has a process of its own. Parity is measured here, on the test rows and on every output,
 against the source model run by its own framework. What was done is kept under ``.zoo/cells``, by a digest of the code
-of ``edgewright/`` and of the model, so that an interrupted run resumes; with ``--hours`` it ends by itself. Writes
-``benchmarks/results/zoo.json`` and ``docs/zoo.md``; with ``--only``, ``--family``, ``--platform`` or FAST the figures
-are printed and no file is written.
+of ``edgewright/`` and of the model, so that an interrupted run resumes; with ``--hours`` it ends by itself. What peers
+made stands in ``benchmarks/results/zoo_peers.json`` as well: it is the same until their code or the model changes.
+Writes ``benchmarks/results/zoo.json`` and ``docs/zoo.md``; with ``--only``, ``--family``, ``--platform`` or FAST the
+figures are printed and neither is written.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,7 @@ from edgewright.artifact import digest_of
 from edgewright.code_version import code_version
 
 RESULT = Path(__file__).parent / "results" / "zoo.json"
+PEER_RECORDS = RESULT.with_name("zoo_peers.json")
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 CELLS = FOLDER / "cells"
 FAST = (
@@ -63,6 +67,7 @@ class Zoo:
         self.failed: bool = arguments.failed
         self.peers_alone: bool = arguments.peers_alone
         self.peers: bool = arguments.peers
+        self.on_record = _on_record()
         self._end = time.monotonic() + 3600 * arguments.hours
         self._code = code_version(*_OUR_CODE)
         self._evaluator = code_version(*_EVALUATOR)
@@ -73,7 +78,7 @@ class Zoo:
     def run(self, name: str) -> list[Record]:
         """Every record of a model, ours and the peers'; none where the time is over and a cell is missing."""
         folder, family = self.models / name, name.partition("-")[0]
-        identity = digest_of_parts(digest_of(model_file(folder)), digest_of(folder / "data.npz"))
+        identity = digest_of_parts(_content(model_file(folder)), digest_of(folder / "data.npz"))
         found = _Model(self, name, family, folder, identity)
         if time.monotonic() > self._end and not found.is_complete():
             return []
@@ -89,6 +94,34 @@ class Zoo:
         if tool == OURS:
             return digest_of_parts(identity, self._code)
         return digest_of_parts(identity, self._peer_code, self._evaluator if PEERS[tool].platform == "ios" else "")
+
+
+def _content(path: Path) -> str:
+    """The digest of a model's file; a ``.keras`` archive is made anew with the time in it, which is left out."""
+    if path.suffix != ".keras":
+        return digest_of(path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {entry: archive.read(entry) for entry in archive.namelist()}
+    parts["metadata.json"] = json.dumps({**json.loads(parts["metadata.json"]), "date_saved": ""}).encode()
+    return digest_of_parts(*(f"{entry} {hashlib.sha256(data).hexdigest()}" for entry, data in sorted(parts.items())))
+
+
+def _on_record() -> dict[tuple[str, str], dict[str, Any]]:
+    """The peers' records of earlier runs, each with its key, by key and tool."""
+    found = json.loads(PEER_RECORDS.read_text()) if PEER_RECORDS.is_file() else []
+    return {(value["key"], value["record"]["tool"]): value for value in found}
+
+
+def _keep_peer_records(names: list[str]) -> None:
+    """Put the peers' cells of these models on record, beside those of other models."""
+    kept = {(v["record"]["model"], v["record"]["tool"]): v for v in _on_record().values()}
+    for name in names:
+        for path in (CELLS / name).glob("*.json"):
+            value = json.loads(path.read_text())
+            if value["record"]["tool"] != OURS:
+                kept[name, value["record"]["tool"]] = value
+    lines = (json.dumps(value) for _, value in sorted(kept.items()))
+    PEER_RECORDS.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
 
 class _Model:
@@ -138,12 +171,13 @@ class _Model:
 
     def _cached(self, tool: str, column: Column) -> Record | None:
         path = self._file(tool, column)
-        if self.name.startswith(self.zoo.again or ("\0",)) or not path.is_file():
+        if self.name.startswith(self.zoo.again or ("\0",)):
             return None
-        value = json.loads(path.read_text())
+        key = self.zoo.key(self.identity, tool)
+        value = json.loads(path.read_text()) if path.is_file() else self.zoo.on_record.get((key, tool))
+        if value is None or value["key"] != key:
+            return None
         record = Record.from_json(value["record"])
-        if value["key"] != self.zoo.key(self.identity, tool):
-            return None
         return None if self.zoo.failed and tool == OURS and record.status != "made" else record
 
     def _kept(self, record: Record) -> Record:
@@ -231,6 +265,8 @@ def main() -> None:
     built = [name for name in names if (arguments.models / name / "model.json").is_file()]
     with ThreadPoolExecutor(arguments.processes) as pool:
         records = [record for found in pool.map(zoo.run, built) for record in found]
+    if arguments.peers:
+        _keep_peer_records(built)
     if arguments.peers_alone:
         return
     result = report(records, arguments.models, failures, len(names))
