@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
 .PHONY: setup test test-slow lint demo clean conformance faults networks matrix zoo cases fuzz \
-        bench-pipeline bench-children bench-compression bench-conversion bench-runtime bench-validation
+        bench-pipeline bench-children bench-compression bench-conversion bench-intake bench-runtime bench-validation
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -46,6 +46,9 @@ bench-conversion: setup
 
 bench-children: setup
 	PYTHONPATH=. $(PY) benchmarks/children.py
+
+bench-intake: setup
+	PYTHONPATH=. $(PY) benchmarks/intake.py
 
 bench-runtime: setup
 	$(PY) benchmarks/runtime.py
