@@ -7,8 +7,9 @@
 For each model of `zoo_models`: `edgewright.intake.take_in`, then `edgewright.export.export` for every platform and
 precision; a peer's conversion has a process of its own. Parity is measured here, on the test rows and on every output,
 against the source model run by its own framework. What was done is kept under ``.zoo/cells``, by a digest of the code
-of ``edgewright/`` and of the model, so that an interrupted run resumes; with ``--hours`` it ends by itself. What peers
-made stands in ``benchmarks/results/zoo_peers.json`` as well: it is the same until their code or the model changes.
+of ``edgewright/`` and of the model, so that an interrupted run resumes; with ``--hours`` it ends by itself. The cells
+stand in ``benchmarks/results/zoo_records.json`` as well, so that another machine goes on; ``--earlier`` takes our green
+cells of earlier code from there too, and the page says how many.
 Writes ``benchmarks/results/zoo.json`` and ``docs/zoo.md``; with ``--only``, ``--family``, ``--platform`` or FAST the
 figures are printed and neither is written.
 """
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import zoo_child
-from benchmarks.zoo_cells import COLUMNS, DB_LIMIT, OURS, Column, Record, digest_of_parts, is_raw
+from benchmarks.zoo_cells import COLUMNS, DB_LIMIT, OURS, Column, Record, digest_of_parts, is_raw, outcome_of
 from benchmarks.zoo_environment import FOLDER, ensure_onnx2tf, ensure_site
 from benchmarks.zoo_models import FAMILIES, MODELS, build, roster
 from benchmarks.zoo_page import page
@@ -38,7 +39,7 @@ from edgewright.artifact import digest_of
 from edgewright.code_version import code_version
 
 RESULT = Path(__file__).parent / "results" / "zoo.json"
-PEER_RECORDS = RESULT.with_name("zoo_peers.json")
+RECORDS = RESULT.with_name("zoo_records.json")
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 CELLS = FOLDER / "cells"
 FAST = (
@@ -68,6 +69,8 @@ class Zoo:
         self.peers_alone: bool = arguments.peers_alone
         self.peers: bool = arguments.peers
         self.on_record = _on_record()
+        self.takes_earlier: bool = arguments.earlier
+        self.earlier: set[tuple[str, Column]] = set()
         self._end = time.monotonic() + 3600 * arguments.hours
         self._code = code_version(*_OUR_CODE)
         self._evaluator = code_version(*_EVALUATOR)
@@ -106,22 +109,25 @@ def _content(path: Path) -> str:
     return digest_of_parts(*(f"{entry} {hashlib.sha256(data).hexdigest()}" for entry, data in sorted(parts.items())))
 
 
-def _on_record() -> dict[tuple[str, str], dict[str, Any]]:
-    """The peers' records of earlier runs, each with its key, by key and tool."""
-    found = json.loads(PEER_RECORDS.read_text()) if PEER_RECORDS.is_file() else []
-    return {(value["key"], value["record"]["tool"]): value for value in found}
+def _on_record() -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Cells of earlier runs by model, tool and column."""
+    found = json.loads(RECORDS.read_text()) if RECORDS.is_file() else []
+    return {_cell_of(value): value for value in found}
 
 
-def _keep_peer_records(names: list[str]) -> None:
-    """Put the peers' cells of these models on record, beside those of other models."""
-    kept = {(v["record"]["model"], v["record"]["tool"]): v for v in _on_record().values()}
-    for name in names:
-        for path in (CELLS / name).glob("*.json"):
-            value = json.loads(path.read_text())
-            if value["record"]["tool"] != OURS:
-                kept[name, value["record"]["tool"]] = value
+def _cell_of(value: dict[str, Any]) -> tuple[str, str, str]:
+    record = Record.from_json(value["record"])
+    return record.model, record.tool, str(record.column)
+
+
+def _put_on_record() -> None:
+    """Put the cells of this machine on record, in the place of earlier ones."""
+    kept = _on_record()
+    for path in CELLS.glob("*/*.json"):
+        value = json.loads(path.read_text())
+        kept[_cell_of(value)] = value
     lines = (json.dumps(value) for _, value in sorted(kept.items()))
-    PEER_RECORDS.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    RECORDS.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
 
 class _Model:
@@ -173,18 +179,23 @@ class _Model:
         path = self._file(tool, column)
         if self.name.startswith(self.zoo.again or ("\0",)):
             return None
-        key = self.zoo.key(self.identity, tool)
-        value = json.loads(path.read_text()) if path.is_file() else self.zoo.on_record.get((key, tool))
-        if value is None or value["key"] != key:
+        on_record = self.zoo.on_record.get((self.name, tool, str(column)))
+        value = json.loads(path.read_text()) if path.is_file() else on_record
+        if value is None or value["identity"] != self.identity:
             return None
         record = Record.from_json(value["record"])
+        if value["key"] != self.zoo.key(self.identity, tool):
+            if not (self.zoo.takes_earlier and tool == OURS and outcome_of(record) == "green"):
+                return None
+            self.zoo.earlier.add((self.name, column))
         return None if self.zoo.failed and tool == OURS and record.status != "made" else record
 
     def _kept(self, record: Record) -> Record:
         path = self._file(record.tool, record.column)
         path.parent.mkdir(parents=True, exist_ok=True)
         staged = path.with_suffix(".part")
-        value = {"key": self.zoo.key(self.identity, record.tool), "record": record.to_json()}
+        key = self.zoo.key(self.identity, record.tool)
+        value = {"identity": self.identity, "key": key, "record": record.to_json()}
         staged.write_text(json.dumps(value, indent=1))
         staged.replace(path)
         return record
@@ -265,11 +276,10 @@ def main() -> None:
     built = [name for name in names if (arguments.models / name / "model.json").is_file()]
     with ThreadPoolExecutor(arguments.processes) as pool:
         records = [record for found in pool.map(zoo.run, built) for record in found]
-    if arguments.peers:
-        _keep_peer_records(built)
+    _put_on_record()
     if arguments.peers_alone:
         return
-    result = report(records, arguments.models, failures, len(names))
+    result = report(records, arguments.models, failures, wanted=len(names), earlier=len(zoo.earlier))
     print(json.dumps(result["figures"], indent=1))
     if not (arguments.only or arguments.family or arguments.platform or arguments.fast):
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
@@ -288,6 +298,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, help="so many models, of each family in proportion; left out, all")
     parser.add_argument("--rerun", nargs="+", default=[], help="models whose cells are computed again")
     parser.add_argument("--failed", action="store_true", help="our cells without a file are computed again")
+    parser.add_argument("--earlier", action="store_true", help="our green cells of earlier code are taken")
     parser.add_argument("--no-peers", dest="peers", action="store_false")
     parser.add_argument(
         "--hours", type=float, default=1000, help="after these no model is begun; 0: report what is there"

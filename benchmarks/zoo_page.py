@@ -23,6 +23,7 @@ where our error only passes a foreign one on. **wrong**: a file was made, does n
 - Core ML files are run by our evaluator of the saved program, the peers' as well as ours; an operator that it does \
 not know makes a cell of ours refused, one of a peer unchecked. Peers are called directly, as their own pages show it, \
 on the very same models.
+- {earlier} of our cells are of earlier code, green then; all others are of the present code.
 """
 
 
@@ -40,6 +41,7 @@ def page(result: Mapping[str, Any]) -> str:
         decibels=rules["int8_decibels"],
         margin=rules["int8_decibels_below_own_quantizer"],
         floor=rules["int8_decibels_floor"],
+        earlier=result["of_earlier_code"],
     )
     columns = [part for column in COLUMNS for part in (_column(result, str(column)), _reasons(result, str(column)))]
     parts = [introduction, _headline(result), _by_family(result), *columns, _not_exportable(result), _versions(result)]

@@ -62,8 +62,10 @@ def figures_by_tool(outcomes: Mapping[Key, Outcome]) -> dict[str, Any]:
     return found
 
 
-def report(records: Sequence[Record], models: Path, failures: Mapping[str, str], wanted: int) -> dict[str, Any]:
-    """All that ``zoo.json`` holds."""
+def report(
+    records: Sequence[Record], models: Path, failures: Mapping[str, str], *, wanted: int, earlier: int
+) -> dict[str, Any]:
+    """All that ``zoo.json`` holds; ``earlier`` of our cells are of earlier code."""
     outcomes = outcomes_of(records)
     found = figures_by_tool(outcomes)
     names = sorted({record.model for record in records})
@@ -79,6 +81,7 @@ def report(records: Sequence[Record], models: Path, failures: Mapping[str, str],
         },
         "architectures": {"in_the_roster": wanted, "run": len(names)},
         **found[OURS]["all"],
+        "of_earlier_code": earlier,
         "figures": found,
         "not_exportable": dict(sorted(failures.items())),
         "models": {name: _described(models / name) for name in names},

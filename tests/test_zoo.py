@@ -144,6 +144,7 @@ def result_of(*records):
     return {
         "date": "2026-01-01",
         "architectures": {"in_the_roster": 9, "run": len(records)},
+        "of_earlier_code": 4,
         "processor": "a processor",
         "versions": {"torch": "1"},
         "rules": {
@@ -183,6 +184,7 @@ def test_page_has_a_row_a_model_and_every_reason():
     assert "| own-a | 2e-06 | 12 kB | 3 | **wrong** 3e-01 |" in text
     assert "- own-b, refused: no path for the operator 'a\\|b' \\<x>" in text
     assert "- torchvision-raft_small: UserError" in text
+    assert "- 4 of our cells are of earlier code" in text
     assert "| litert-torch | android float32 | 1 | 0 (0.0%) | 0 | 0 | 1 | 0 | 1 (100.0%) |" in text
 
 
