@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, ClassVar, cast
 import numpy as np
 
 from edgewright.errors import InputError, UntrustedModelError
+from edgewright.intake.fitted_trees import inspect_if_tree
 from edgewright.intake.pickle_names import ESTIMATOR_PACKAGES, EXACT
 
 __all__ = ["load_model"]
@@ -183,13 +184,8 @@ class GuardedUnpickler(_PythonUnpickler):
         _OPCODES[pickle.BUILD[0]](self)
         if isinstance(self.stack[-1], _JoblibArray):
             self.stack[-1] = self.stack[-1].read(self)
-        elif type(self.stack[-1]).__name__ == "Tree":
-            _inspect_tree(self.stack[-1], self.path)
-        elif type(self.stack[-1]).__name__ == "TreePredictor":
-            nodes = self.stack[-1].nodes
-            own, inner = np.arange(len(nodes)), nodes["is_leaf"] == 0
-            for side in ("left", "right"):
-                _inspect_children(nodes[side].astype(np.int64)[inner], own[inner], len(nodes), self.path)
+        else:
+            inspect_if_tree(self.stack[-1], self.path)
 
     def _build_dtype(self) -> None:
         """A dtype made anew of its state: numpy takes flags as they are, and by wrong ones reads memory as objects."""
@@ -296,9 +292,10 @@ _CALLED_BY_NAME = frozenset({"stack_method", "stack_method_", "response_method",
 
 
 def _inspected(model: Any, path: Path) -> Any:
-    """The model, all of whose parts call others by names of scikit-learn's own methods alone.
+    """The model, all of whose trees are whole, and whose parts call others by names of scikit-learn's methods alone.
 
     Raises:
+        InputError: a damaged tree.
         UntrustedModelError: another name.
     """
     seen: set[int] = set()
@@ -308,6 +305,7 @@ def _inspected(model: Any, path: Path) -> Any:
         if id(thing) in seen:
             continue
         seen.add(id(thing))
+        inspect_if_tree(thing, path)
         held = getattr(thing, "__dict__", None) if not isinstance(thing, type) else None
         for key, value in held.items() if isinstance(held, dict) else ():
             names = value if isinstance(value, (list, tuple)) else [value]
@@ -329,29 +327,6 @@ def _parts(thing: Any, held: Any) -> list[Any]:
     if isinstance(thing, np.ndarray):
         return list(thing.flat) if thing.dtype.hasobject else []
     return list(held.values()) if isinstance(held, dict) else []
-
-
-def _inspect_tree(tree: Any, path: Path) -> None:
-    """scikit-learn walks a tree without looking: a child that lies elsewhere crashes it or keeps it walking for ever.
-
-    Raises:
-        InputError: a child that does not come after its parent, or a feature that the model does not have.
-    """
-    left, right = tree.children_left, tree.children_right
-    inner = left != -1
-    own = np.arange(tree.node_count)[inner]
-    for children in (left, right):
-        if ((children != -1) != inner).any():
-            raise InputError(f"{path}: damaged: a tree with a branch on one side only")
-        _inspect_children(children[inner], own, tree.node_count, path)
-    features = tree.feature[inner]
-    if (features < 0).any() or (features >= tree.n_features).any():
-        raise InputError(f"{path}: damaged: a tree that decides by a feature which the model does not have")
-
-
-def _inspect_children(children: Any, parents: Any, count: int, path: Path) -> None:
-    if (children <= parents).any() or (children >= count).any():
-        raise InputError(f"{path}: damaged: a tree whose branches lead nowhere")
 
 
 def _encoded(text: str, encoding: str = "latin1") -> bytes:

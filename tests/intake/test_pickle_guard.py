@@ -12,9 +12,11 @@ import pytest
 import skops.io
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 from edgewright.errors import InputError, UntrustedModelError
 from edgewright.intake.pickle_guard import load_model
@@ -220,20 +222,67 @@ def test_the_files_of_these_tests_would_do_harm_without_the_guard(tmp_path):
     assert proof.exists()
 
 
-@pytest.mark.parametrize(("field", "value"), [("left_child", 0), ("right_child", 10**6), ("feature", 77)])
-def test_a_tree_that_leads_nowhere_is_refused_before_anything_walks_it(tmp_path, field, value):
-    """scikit-learn would crash on it, or never end."""
-    from sklearn.tree import DecisionTreeClassifier
+def saved(model, folder, form):
+    path = folder / f"m.{form}"
+    skops.io.dump(model, path) if form == "skops" else path.write_bytes(pickle.dumps(model))
+    return path
 
-    random = np.random.default_rng(0)
-    model = DecisionTreeClassifier(max_depth=3, random_state=0).fit(random.random((50, 4)), random.integers(0, 2, 50))
+
+@pytest.mark.parametrize("form", ["pkl", "skops"])
+@pytest.mark.parametrize(("field", "value"), [("left_child", 0), ("right_child", 10**6), ("feature", 77)])
+def test_a_tree_that_leads_nowhere_is_refused_before_anything_walks_it(tmp_path, field, value, form):
+    """scikit-learn would crash on it, or never end."""
+    model = DecisionTreeClassifier(max_depth=3, random_state=0).fit(X, Y)
     state = model.tree_.__getstate__()
-    nodes = state["nodes"].copy()
-    nodes[field][0] = value
-    path = tmp_path / "m.pkl"
-    path.write_bytes(pickle.dumps(model).replace(state["nodes"].tobytes(), nodes.tobytes()))
+    state["nodes"][field][0] = value
+    model.tree_.__setstate__(state)
     with pytest.raises(InputError, match="damaged: a tree"):
-        load_model(path)
+        load_model(saved(model, tmp_path, form))
+
+
+def _far_row(state):
+    state[1][0] = 10**9
+
+
+def _long_node(state):
+    state[2]["idx_end"][0] = 10**9
+
+
+def _endless_node(state):
+    state[2]["is_leaf"][-1] = 0
+
+
+def _few_bounds(state):
+    state[3] = state[3][:, :1].copy()
+
+
+def _few_columns(state):
+    state[3] = state[3][:, :, :1].copy()
+
+
+@pytest.mark.parametrize("form", ["pkl", "skops"])
+@pytest.mark.parametrize("algorithm", ["kd_tree", "ball_tree"])
+@pytest.mark.parametrize("change", [_far_row, _long_node, _endless_node, _few_bounds, _few_columns])
+def test_a_tree_of_neighbours_leads_to_its_own_rows_only(tmp_path, change, algorithm, form):
+    """scikit-learn would read memory that is not the model's."""
+    model = KNeighborsClassifier(algorithm=algorithm, leaf_size=5).fit(X, Y)
+    state = list(model._tree.__getstate__())
+    change(state)
+    model._tree.__setstate__(tuple(state))
+    with pytest.raises(InputError, match="damaged: a tree of neighbours"):
+        load_model(saved(model, tmp_path, form))
+
+
+WEIGHTED = {"algorithm": "ball_tree", "p": 3, "metric_params": {"w": [1, 2, 3, 4]}}
+
+
+@pytest.mark.parametrize("form", ["pkl", "skops"])
+@pytest.mark.parametrize(
+    "options", [{"algorithm": "kd_tree"}, {"algorithm": "kd_tree", "p": 3}, {"metric": "manhattan"}, WEIGHTED]
+)
+def test_a_whole_tree_of_neighbours_is_taken(tmp_path, options, form):
+    model = KNeighborsClassifier(**{"algorithm": "ball_tree", "leaf_size": 5, **options}).fit(X, Y)
+    np.testing.assert_array_equal(load_model(saved(model, tmp_path, form)).predict(X), model.predict(X))
 
 
 def by_hand(path, *parts):
