@@ -46,7 +46,7 @@ def export(
         refuse_other_than_pixels(model, dataset)
     compute = Precision.FLOAT32 if precision is Precision.FLOAT32 else Precision.FLOAT16
     told = quantization_arguments(model, quantization) if precision is Precision.INT8 else {}
-    by_tensorflow, said = _way(model, compute, dataset, store, options)
+    by_tensorflow, said = _way(model, dataset, store, options)
 
     def make(kept: Kept) -> Artifact:
         base = _converted(model, compute, store, options, kept, by_tensorflow=by_tensorflow)
@@ -91,23 +91,25 @@ def _told(model: ImportedModel, options: ExportOptions) -> list[str]:
     return said
 
 
-def _way(
-    model: ImportedModel, compute: Precision, dataset: Dataset, store: Store, options: ExportOptions
-) -> tuple[bool, tuple[str, ...]]:
-    """Whether by TensorFlow: for an unmodified Keras source whose graph is refused, by coremltools from TensorFlow."""
+def _way(model: ImportedModel, dataset: Dataset, store: Store, options: ExportOptions) -> tuple[bool, tuple[str, ...]]:
+    """Whether by TensorFlow: for an unmodified Keras source whose graph is refused, by coremltools from TensorFlow.
+
+    float32 decides: what is lost in fewer bits is no fault of the way.
+    """
     if not is_tensorflow(model):
         return False, ()
     refusal = str(model.graph_refusal)
+    exact = Precision.FLOAT32
     if model.graph is not None:
         try:
-            converted(model, dataset, compute, lambda kept: _converted(model, compute, store, options, kept))
+            converted(model, dataset, exact, lambda kept: _converted(model, exact, store, options, kept))
         except (ConversionError, UnsupportedError) as e:
             refusal = str(e)
         else:
             return False, ()
     try:
         converted(
-            model, dataset, compute, lambda kept: _converted(model, compute, store, options, kept, by_tensorflow=True)
+            model, dataset, exact, lambda kept: _converted(model, exact, store, options, kept, by_tensorflow=True)
         )
     except (ConversionError, UnsupportedError) as e:
         raise UnsupportedError(f"{model.name} has no path to ios: {refusal}; nor by way of TensorFlow: {e}") from e

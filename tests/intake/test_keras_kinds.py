@@ -10,8 +10,9 @@ import torch
 
 from edgewright.artifact import Format, Intake, Precision
 from edgewright.data import DataSpec
-from edgewright.errors import UnsupportedError
-from edgewright.export import export
+from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.export import export, ios
+from edgewright.export.kept_float import converted
 from edgewright.intake import door, torch_graph
 from edgewright.profile import Platform
 from edgewright.store import Store
@@ -149,3 +150,19 @@ def test_a_source_whose_graph_was_refused_is_converted_and_quantized(plain, tmp_
     assert [t.name for t in exported.outputs] == ["kind", "age"]
     assert any("TensorFlow" in note and "operator Odd (node 'x')" in note for note in exported.notes)
     assert exported.artifact.format is (Format.TFLITE if platform is Platform.ANDROID else Format.MLPACKAGE)
+
+
+@pytest.mark.slow
+def test_what_half_precision_loses_does_not_keep_a_source_from_int8(plain, tmp_path, monkeypatch):
+    """float32 alone decides by which way Core ML's file is made."""
+
+    def lossy(model, dataset, precision, make):
+        if precision is Precision.FLOAT16:
+            raise ConversionError("output 'kind' is off by 0.02: rounding adds up")
+        return converted(model, dataset, precision, make)
+
+    monkeypatch.setattr(ios, "converted", lossy)
+    intake = taken(plain, "heads.keras", tmp_path)
+    exported = export(intake.model, intake.dataset, Platform.IOS, Precision.INT8, Store(tmp_path / "store"))
+    assert exported.artifact.format is Format.MLPACKAGE
+    assert not any("TensorFlow" in note for note in exported.notes)
