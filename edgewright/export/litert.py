@@ -11,6 +11,7 @@ from edgewright.artifact import Precision
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import tflite, tflite_metadata
 from edgewright.export.calibration import CalibrationRows
+from edgewright.export.magnitudes import steps_to_magnitudes
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.scaling import Step, feature_scaling
 from edgewright.export.softmax_masks import masking_operators
@@ -115,6 +116,8 @@ def quantize(
         _keep_scaling_float(work, Path(source))
         _keep_divisions_float(work, Path(source))
         _keep_whole_numbers_float(work, Path(source))
+        _keep_magnitudes_float(work, Path(source))
+    _give_left_constants_one_scale(work, Path(source), Precision(precision))
     if float_layers:
         _keep_float(work, Path(source), Path(graph), float_layers)
     said = _keep_values(work, Path(source), frozenset(kept), masks=precision == Precision.INT8)
@@ -210,6 +213,43 @@ def _keep_divisions_float(work: Any, source: Path) -> None:
                 _leave_float(work, graph.tensors[operator.outputs[0]].name.decode(), "DIV")
 
 
+def _keep_magnitudes_float(work: Any, source: Path) -> None:
+    """See `edgewright.export.magnitudes`."""
+    model = tflite.load(source)
+    for step in steps_to_magnitudes([_step(model, operator) for operator in model.subgraphs[0].operators]):
+        _leave_float(work, step.results[0], step.kind)
+
+
+def _give_left_constants_one_scale(work: Any, source: Path, precision: Precision) -> None:
+    """A batched product with a constant on the left: the quantizer gives it a scale for each place that is summed over,
+    which no kernel takes out of the sum again."""
+    from ai_edge_quantizer.qtyping import (
+        ComputePrecision,
+        OpQuantizationConfig,
+        QuantGranularity,
+        TensorQuantizationConfig,
+        TFLOperationName,
+    )
+
+    model = tflite.load(source)
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        if tflite.operator_name(model, operator) != "BATCH_MATMUL":
+            continue
+        output = graph.tensors[operator.outputs[0]].name.decode()
+        if model.buffers[graph.tensors[operator.inputs[0]].buffer].data is None:
+            continue
+        if precision is not Precision.INT8:
+            _leave_float(work, output, "BATCH_MATMUL")
+            continue
+        config = OpQuantizationConfig(
+            activation_tensor_config=TensorQuantizationConfig(num_bits=8, symmetric=False),
+            weight_tensor_config=TensorQuantizationConfig(num_bits=8, granularity=QuantGranularity.TENSORWISE),
+            compute_precision=ComputePrecision.INTEGER,
+        )
+        work.update_quantization_recipe(_scope(output), TFLOperationName.BATCH_MATMUL, config)
+
+
 def _step(model: Any, operator: Any) -> Step:
     tensors = model.subgraphs[0].tensors
     given = [tensors[i] for i in operator.inputs if i >= 0]
@@ -235,10 +275,13 @@ def _leave_float(work: Any, output: str, kind: str) -> None:
     if name not in TFLOperationName.__members__:  # the quantizer leaves what it does not know as it is
         return
     operation = TFLOperationName[name]
-    # An operator's scope is the names of its outputs, joined by ";": another's may begin with the same letters.
-    work.update_quantization_recipe(
-        rf"(?:^|;){re.escape(output)}(?:;|$)", operation, algorithm_key=AlgorithmName.NO_QUANTIZE
-    )
+    work.update_quantization_recipe(_scope(output), operation, algorithm_key=AlgorithmName.NO_QUANTIZE)
+
+
+def _scope(output: str) -> str:
+    """The operator with that output. Its scope is the names of its outputs, joined by ";": another's may begin with the
+    same letters."""
+    return rf"(?:^|;){re.escape(output)}(?:;|$)"
 
 
 def _keep_float(work: Any, source: Path, graph: Path, layers: Sequence[str]) -> None:

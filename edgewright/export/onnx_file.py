@@ -1,7 +1,7 @@
 """The `.onnx` file itself: what it declares, and what must not stand in a file that leaves the workstation."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgewright.errors import InputError, UnsupportedError
+from edgewright.export.magnitudes import steps_to_magnitudes
 from edgewright.export.scaling import Step
 from edgewright.export.whole_numbers import steps_to_whole_numbers
 
@@ -20,6 +21,7 @@ __all__ = [
     "name_nodes",
     "name_outputs",
     "nodes_of",
+    "nodes_to_magnitudes",
     "nodes_to_whole_numbers",
     "require",
     "runtime_floor",
@@ -96,8 +98,17 @@ def nodes_to_whole_numbers(model: onnx.ModelProto) -> list[str]:
     """The names of the nodes that compute what is cast to whole numbers, and of those casts."""
     casts = [n for n in model.graph.node if n.op_type == "Cast" and n.attribute[0].i in _WHOLE]
     found = steps_to_whole_numbers(steps(model), [node.input[0] for node in casts])
+    return _names(model, found) + [node.name for node in casts]
+
+
+def nodes_to_magnitudes(model: onnx.ModelProto) -> list[str]:
+    """The names of the nodes from squares to roots and logarithms."""
+    return _names(model, steps_to_magnitudes(steps(model)))
+
+
+def _names(model: onnx.ModelProto, found: Iterable[Step]) -> list[str]:
     names = {node.output[0]: node.name for node in model.graph.node}
-    return [names[step.results[0]] for step in found] + [node.name for node in casts]
+    return [names[step.results[0]] for step in found]
 
 
 def name_nodes(model: onnx.ModelProto) -> None:

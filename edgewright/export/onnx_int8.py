@@ -116,8 +116,8 @@ def quantize(
 
     Of ``weight_bits`` 7, weights lie within -64..64: no processor then saturates, see `edgewright.export.pair_sums`.
     ``float_layers`` of the torch graph stay float, nodes that are ``kept``, what is infinite or NaN for a row of
-    calibration (a branch that is not taken), and what masks a softmax: beside such numbers scores would be rounded to
-    one.
+    calibration (a branch that is not taken), roots and logarithms (`edgewright.export.magnitudes`), and what masks a
+    softmax: beside such numbers scores would be rounded to one.
 
     Raises:
         UnsupportedError: no operator was quantized.
@@ -127,6 +127,7 @@ def quantize(
     plain = [
         *masking,
         *_scaling_nodes(Path(source)),
+        *onnx_file.nodes_to_magnitudes(onnx_file.load(Path(source))),
         *unbounded,
         *onnx_file.nodes_to_whole_numbers(onnx_file.load(Path(source))),
         *(_nodes_of(Path(source), Path(graph), float_layers) if float_layers else []),
