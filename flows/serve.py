@@ -18,6 +18,7 @@ from edgewright.child import die_with_parent
 from edgewright.errors import EdgewrightError
 from edgewright.progress import progress
 from edgewright.store import home, replace_file
+from flows.prefect_home import prefect_home, renew_idle_database
 from mlflow_server.serve import command as mlflow_command
 
 __all__ = ["running_servers", "serve"]
@@ -52,6 +53,7 @@ def serve(prefect_port: int | None = None, mlflow_port: int | None = None) -> It
         "EDGEWRIGHT_PROJECT": str(PROJECT),
     }
     state = home() / "servers.json"
+    renew_idle_database(prefect_home())
     with contextlib.ExitStack() as stack:
         processes = {
             "Prefect server": _start(
