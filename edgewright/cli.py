@@ -244,10 +244,10 @@ def main() -> None:
         errors.print(begun("error", str(e)), soft_wrap=True, highlight=False)
         code = EXIT_FAILED
     except OSError as e:
-        said = shortage_of(e)
-        if said is None:
+        lacking = shortage_of(e)
+        if lacking is None:
             raise
-        errors.print(begun("error", said), soft_wrap=True, highlight=False)
+        errors.print(begun("error", lacking), soft_wrap=True, highlight=False)
         code = EXIT_FAILED
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -143,8 +143,9 @@ def _attempt(journal: Journal, repository: str, watch: dict[str, bool], *, allow
         with quiet, progress.listening(journal.hear):
             _run_stages(journal, repository, watch, allow_poor_source=allow_poor_source)
     except Exception as e:
-        journal.error = _foreseen(e) or e
-        if journal.error is e:
+        foreseen = _foreseen(e)
+        journal.error = foreseen or e
+        if foreseen is None:
             get_run_logger().critical("a stage failed in a way that is not foreseen", exc_info=True)
 
 
