@@ -23,7 +23,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM}
 _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 _FULL_BELOW_BYTES = 100_000  # what the databases of Prefect and MLflow may still find too little
-_ENOUGH_FILES = 256  # a deployment has about 50 open at a time
+_ENOUGH_FILES = 256  # a small model's deployment ended with 64
 
 
 def shortage_of(error: BaseException) -> str | None:

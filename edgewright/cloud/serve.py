@@ -60,6 +60,7 @@ def serve(
     import uvicorn
 
     opened = Database(database or default_database())
+    opened.require_whole()
     try:
         app = create_app(opened, repository=repository, bundles=bundles)
     except EdgeRuntimeError as e:
