@@ -14,6 +14,7 @@ from edgewright.errors import EdgewrightError
 from edgewright.locks import locked
 from flows import home_server
 from flows.prefect_home import ALIVE, STARTING, renew_idle_database
+from flows.serve import running_servers
 
 
 def test_a_full_disk_is_one_line_before_anything_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +74,10 @@ def test_database_that_a_run_serves_is_left_to_it(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.glob("prefect*")] == ["prefect.db.damaged"]
     with locked(tmp_path / STARTING, wait=False) as free:
         assert free
+
+
+@pytest.mark.parametrize("content", [b"", b"no JSON", b"\xff\xfe", b"[]", b'{"pid": "x"}', b'{"pid": 99999999}'])
+def test_damaged_note_of_running_servers_is_none(edgewright_home: Path, content: bytes) -> None:
+    edgewright_home.mkdir()
+    (edgewright_home / "servers.json").write_bytes(content)
+    assert running_servers() is None
