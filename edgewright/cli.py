@@ -28,6 +28,7 @@ from edgewright.recipe import load_recipe
 from edgewright.request import DEFAULT_RECIPE, parse_shapes, resolve
 from edgewright.result import STAGES, DeploymentResult
 from edgewright.schema import keys_of
+from edgewright.shortage import require_writable, shortage_of
 from edgewright.store import home, replace_file
 from edgewright.store_commands import store_app
 from edgewright.table import check_table, comparison_table, explanation, results_table
@@ -191,6 +192,7 @@ def ui(
     mlflow_port: Annotated[int | None, typer.Option(help="Port of the MLflow UI; 5000, or a free one.")] = None,
 ) -> None:
     """Start the Prefect server, the MLflow server and a worker, with the deployments registered; Ctrl-C stops all."""
+    require_writable(home())
     serve = _project_module("flows.serve").serve
     servers = serve(prefect_port, mlflow_port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -241,6 +243,12 @@ def main() -> None:
     except EdgewrightError as e:
         errors.print(begun("error", str(e)), soft_wrap=True, highlight=False)
         code = EXIT_FAILED
+    except OSError as e:
+        lacking = shortage_of(e)
+        if lacking is None:
+            raise
+        errors.print(begun("error", lacking), soft_wrap=True, highlight=False)
+        code = EXIT_FAILED
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -260,7 +268,12 @@ def _project_module(name: str) -> ModuleType:
 
 @contextmanager
 def _orchestrated(name: str) -> Iterator[ModuleType]:
-    """A module of ``flows/``, and a Prefect server for it until this ends."""
+    """A module of ``flows/``, and a Prefect server for it until this ends.
+
+    Raises:
+        InputError: the home cannot be written.
+    """
+    require_writable(home())
     with ExitStack() as stack:
         with progress.during("Starting the orchestrator"):
             said = stack.enter_context(_project_module("flows.home_server").orchestrator())

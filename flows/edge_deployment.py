@@ -22,6 +22,7 @@ from edgewright.profile import Platform, shipped_names
 from edgewright.progress import progress
 from edgewright.request import DEFAULT_RECIPE, resolve
 from edgewright.result import DeploymentResult, Tracking
+from edgewright.shortage import shortage_of
 from edgewright.store import Store, home
 from flows.deploy import deploy as deploy_stage
 from flows.monitor import monitor as monitor_stage
@@ -122,8 +123,12 @@ def deploy(**parameters: Any) -> DeploymentResult:
 
     Raises:
         InputError: a parameter that cannot be used; nothing was written.
+        EdgewrightError: the orchestrator could not go on, for want of room on its disk as a rule.
     """
-    state = edge_deployment(**parameters, return_state=True)
+    try:
+        state = edge_deployment(**parameters, return_state=True)
+    except Exception as e:
+        raise _foreseen(e) or e from e
     found = state.result(raise_on_failure=False)
     if isinstance(found, DeploymentResult):
         return found
@@ -137,11 +142,18 @@ def _attempt(journal: Journal, repository: str, watch: dict[str, bool], *, allow
         quiet = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
         with quiet, progress.listening(journal.hear):
             _run_stages(journal, repository, watch, allow_poor_source=allow_poor_source)
-    except EdgewrightError as e:
-        journal.error = e
     except Exception as e:
-        get_run_logger().critical("a stage failed in a way that is not foreseen", exc_info=True)
-        journal.error = e
+        foreseen = _foreseen(e)
+        journal.error = foreseen or e
+        if foreseen is None:
+            get_run_logger().critical("a stage failed in a way that is not foreseen", exc_info=True)
+
+
+def _foreseen(error: Exception) -> EdgewrightError | None:
+    if isinstance(error, EdgewrightError):
+        return error
+    said = shortage_of(error)
+    return EdgewrightError(said) if said else None
 
 
 def _run_stages(journal: Journal, repository: str, watch: dict[str, bool], *, allow_poor_source: bool) -> None:
@@ -179,8 +191,11 @@ def _tracked(journal: Journal) -> Tracking | None:
         with progress.listening(journal.hear):
             return _track(journal)
     except Exception as e:
-        get_run_logger().critical("the run's record failed in a way that is not foreseen", exc_info=True)
-        journal.notes.append(f"the run is not in MLflow: {type(e).__name__}: {' '.join(str(e).split())[:300]}")
+        foreseen = _foreseen(e)
+        if foreseen is None:
+            get_run_logger().critical("the run's record failed in a way that is not foreseen", exc_info=True)
+        said = foreseen or f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+        journal.notes.append(f"the run is not in MLflow: {said}")
         return None
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from edgewright.errors import EdgewrightError
 from edgewright.locks import locked
 from edgewright.store import home, replace_file
+from flows.prefect_home import ALIVE, STARTING, prefect_home, renew_database
 from flows.serve import running_servers
 
 __all__ = ["orchestrator"]
@@ -24,7 +25,7 @@ __all__ = ["orchestrator"]
 _START_TIMEOUT_S = 120
 _POLL_S = 1.0
 _LEAST_FREE_BYTES = 10_000_000  # an empty database takes 2
-_STATE, _STARTING, _ALIVE, _USERS = (f".edgewright-server.{name}" for name in ("json", "lock", "alive", "users"))
+_STATE, _USERS = ".edgewright-server.json", ".edgewright-server.users"
 
 
 @contextlib.contextmanager
@@ -38,7 +39,7 @@ def orchestrator() -> Iterator[str | None]:
     if (
         "PREFECT_API_URL" in os.environ
         or "PREFECT_PROFILE" in os.environ
-        or (_prefect_home() / "profiles.toml").exists()
+        or (prefect_home() / "profiles.toml").exists()
     ):
         yield None
         return
@@ -47,7 +48,7 @@ def orchestrator() -> Iterator[str | None]:
         os.environ.setdefault("MLFLOW_TRACKING_URI", urls["mlflow"])
         yield f"using the running servers: {urls['prefect']}, {os.environ['MLFLOW_TRACKING_URI']}"
         return
-    with _home_server(_prefect_home()) as url:
+    with _home_server(prefect_home()) as url:
         os.environ["PREFECT_API_URL"] = f"{url}/api"
         yield None
 
@@ -55,8 +56,8 @@ def orchestrator() -> Iterator[str | None]:
 @contextlib.contextmanager
 def _home_server(folder: Path) -> Iterator[str]:
     with locked(folder / _USERS, shared=True):
-        with locked(folder / _STARTING):
-            with locked(folder / _ALIVE, wait=False) as nobody_serves:
+        with locked(folder / STARTING):
+            with locked(folder / ALIVE, wait=False) as nobody_serves:
                 pass
             if nobody_serves:
                 _start(folder)
@@ -66,6 +67,7 @@ def _home_server(folder: Path) -> Iterator[str]:
 
 def _start(folder: Path) -> None:
     _require_space(folder)
+    renew_database(folder)
     (folder / _STATE).unlink(missing_ok=True)
     log = home() / "logs" / "prefect-home-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -95,14 +97,10 @@ def _require_space(folder: Path) -> None:
         )
 
 
-def _prefect_home() -> Path:
-    return Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
-
-
 def _serve(folder: Path) -> None:
     from prefect.server.api.server import SubprocessASGIServer
 
-    with locked(folder / _ALIVE, wait=False) as alone:
+    with locked(folder / ALIVE, wait=False) as alone:
         if not alone:
             return
         server = SubprocessASGIServer()
@@ -111,7 +109,7 @@ def _serve(folder: Path) -> None:
             replace_file(folder / _STATE, json.dumps({"url": server.address, "pid": os.getpid()}).encode())
             while server.server_process is not None and server.server_process.poll() is None and folder.exists():
                 time.sleep(_POLL_S)
-                with locked(folder / _STARTING), locked(folder / _USERS, wait=False) as unused:
+                with locked(folder / STARTING), locked(folder / _USERS, wait=False) as unused:
                     if unused:  # who wants it now waits, and starts another
                         server.stop()
         finally:

@@ -18,6 +18,7 @@ from edgewright.child import die_with_parent
 from edgewright.errors import EdgewrightError
 from edgewright.progress import progress
 from edgewright.store import home, replace_file
+from flows.prefect_home import prefect_home, renew_idle_database
 from mlflow_server.serve import command as mlflow_command
 
 __all__ = ["running_servers", "serve"]
@@ -52,6 +53,7 @@ def serve(prefect_port: int | None = None, mlflow_port: int | None = None) -> It
         "EDGEWRIGHT_PROJECT": str(PROJECT),
     }
     state = home() / "servers.json"
+    renew_idle_database(prefect_home())
     with contextlib.ExitStack() as stack:
         processes = {
             "Prefect server": _start(
@@ -75,16 +77,16 @@ def serve(prefect_port: int | None = None, mlflow_port: int | None = None) -> It
 
 
 def running_servers() -> dict[str, str] | None:
-    """The addresses of the servers that `serve` runs now for this home, or None."""
+    """The addresses of the servers that `serve` runs now for this home, or None; a damaged note of them is none."""
     state = home() / "servers.json"
     if not state.exists():
         return None
-    known = json.loads(state.read_text())
     try:
+        known = json.loads(state.read_text())
         os.kill(known["pid"], 0)
         with urllib.request.urlopen(f"{known['prefect']}/api/health", timeout=2):  # noqa: S310 - our own http address
             return {"prefect": known["prefect"], "mlflow": known["mlflow"]}
-    except (ProcessLookupError, urllib.error.URLError, TimeoutError):
+    except (OSError, ValueError, LookupError, TypeError):  # of a process or server that is gone, or of a damaged file
         return None
 
 

@@ -7,24 +7,39 @@ import os
 import sys
 from pathlib import Path
 
+from edgewright.locks import locked
+from edgewright.sqlite_file import set_aside_if_damaged
 from edgewright.store import home
 
-__all__ = ["command", "environment"]
+__all__ = ["command", "environment", "lock_of", "renew_database"]
 
 DEFAULT_PORT = 5000
 
 
 def command(port: int = DEFAULT_PORT, folder: Path | None = None) -> list[str]:
-    """The command line of the server; makes the folder it needs."""
+    """The command line of the server; makes the folder it needs, and sets a damaged database aside."""
     folder = folder or home() / "mlflow"
+    database = folder / "mlflow.db"
     (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+    with locked(lock_of(database)):
+        renew_database(database)
     return [
         *(sys.executable, "-m", "mlflow", "server"),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
+        *("--backend-store-uri", f"sqlite:///{database}"),
         *("--artifacts-destination", str(folder / "artifacts")),
     ]
+
+
+def lock_of(database: Path) -> Path:
+    """The lock of an embedded database: one run at a time has it open."""
+    return database.with_name(f".{database.name}.lock")
+
+
+def renew_database(database: Path) -> None:
+    """Set a damaged database aside; the caller holds its lock."""
+    set_aside_if_damaged(database, "MLflow")
 
 
 def environment() -> dict[str, str]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from edgewright.errors import InputError, TrackingUnavailableError
+from edgewright.errors import InputError
 from edgewright.validate.comparison import ComparedRun
-from tasks.tracking import limit_retries, tracking_uri
+from tasks.tracking import answering, configure_client, tracking_uri
 
 __all__ = ["read_runs"]
 
@@ -19,16 +19,13 @@ def read_runs(run_ids: Sequence[str]) -> list[ComparedRun]:
         InputError: an id that no run has, or several.
         TrackingUnavailableError: the tracking server did not answer.
     """
-    limit_retries()
+    configure_client()
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=tracking_uri())
-    try:
+    with answering("did not answer"):
+        client = MlflowClient(tracking_uri=tracking_uri())
         experiments = [str(found.experiment_id) for found in client.search_experiments()]
         runs = client.search_runs(experiments, max_results=_MOST_RUNS) if experiments else []
-    except MlflowException as e:
-        raise TrackingUnavailableError(f"the tracking server at {tracking_uri()} did not answer: {e.message}") from e
     pipelines = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     names = {
         name: run for run in pipelines for name in (str(run.info.run_id), run.data.tags.get("deployment_id")) if name

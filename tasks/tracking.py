@@ -17,12 +17,21 @@ from edgewright.locks import locked
 from edgewright.progress import progress
 from edgewright.record import RunRecord, TrackingRecord, VersionRecord
 from edgewright.store import home, replace_file
+from mlflow_server.serve import lock_of, renew_database
 from tasks.caching import step
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["keep_record", "limit_retries", "pending_records", "tracking_uri", "upload_record", "upload_waiting"]
+__all__ = [
+    "answering",
+    "configure_client",
+    "keep_record",
+    "pending_records",
+    "tracking_uri",
+    "upload_record",
+    "upload_waiting",
+]
 
 _RECORD_TAG = "edgewright.record"
 _COMPLETE_TAG = "edgewright.complete"
@@ -90,7 +99,7 @@ def _lock_of(path: Path) -> Path:
 
 def _sent(path: Path) -> str:
     """Send a record whose lock is held."""
-    limit_retries()
+    configure_client()
     with _mlflow_for_one() as client:
         if path.exists():
             run_id = _uploaded(client, TrackingRecord.model_validate_json(path.read_bytes()))
@@ -113,27 +122,41 @@ def _mlflow_for_one() -> "Iterator[MlflowClient]":
     Raises:
         TrackingUnavailableError: whatever fails between here and the server.
     """
-    import requests
     from mlflow import MlflowClient
+
+    uri = tracking_uri()
+    with answering("did not take the run"), ExitStack() as stack:
+        if uri.startswith("sqlite:///"):
+            database = Path(uri.removeprefix("sqlite:///"))
+            stack.enter_context(locked(lock_of(database)))
+            renew_database(database)
+        yield MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def answering(failed: str) -> Iterator[None]:
+    """What MLflow and those below it raise in this block is one line: the tracking server ``failed``, and why.
+
+    Raises:
+        TrackingUnavailableError: that line.
+    """
+    import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    uri = tracking_uri()
     try:
-        with ExitStack() as stack:
-            if uri.startswith("sqlite:///"):
-                database = Path(uri.removeprefix("sqlite:///"))
-                stack.enter_context(locked(database.with_name(f".{database.name}.lock")))
-            yield MlflowClient(tracking_uri=uri)
+        yield
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as e:
-        raise TrackingUnavailableError(f"the tracking server at {uri} did not take the run: {_first_line(e)}") from e
+        raise TrackingUnavailableError(f"the tracking server at {tracking_uri()} {failed}: {_first_line(e)}") from e
 
 
-def limit_retries() -> None:
-    """Before MLflow is imported: answer within seconds whether its server is there."""
+def configure_client() -> None:
+    """Before MLflow is imported: answer within seconds whether its server is there, keep no connection."""
     # The defaults would try a server that is down for minutes (5 times with growing pauses).
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # An embedded database that is set aside must not be written to by a connection that was kept.
+    os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import math
 import time
 import zlib
@@ -13,7 +14,16 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import Field, ValidationError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    NotSupportedError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -22,6 +32,7 @@ from edgewright.cloud.database import Database
 from edgewright.cloud.nesting import MAX_DEPTH, is_nested_deeper
 from edgewright.cloud.offers import Offers
 from edgewright.cloud.rates import Bucket, Rates
+from edgewright.failures import one_line
 from edgewright.yaml_values import first_fault
 from edgewright_runtime.bundle import file_digest
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
@@ -30,6 +41,7 @@ from edgewright_runtime.predictor import Predictor
 
 __all__ = ["create_app"]
 
+_log = logging.getLogger("uvicorn.error")
 _MAX_BODY_BYTES = 2 << 20
 _MAX_UNPACKED_BYTES = 16 << 20
 _MAX_RECORDS = 2000
@@ -37,6 +49,8 @@ _MAX_VALUES = 250_000  # of JSON: small ones take many times their bytes in memo
 _MOST_READ_AT_ONCE = 4  # bodies
 _MAX_SAID = 500  # characters of a refusal, which may quote what was asked
 _METRICS_EVERY_S = 5.0  # the database is counted
+_RETRY_AFTER_S = 2  # while a database restarts
+_OUR_FAULT = (DataError, IntegrityError, NotSupportedError, ProgrammingError)  # no other try will mend it
 _EACH, _TOGETHER = Bucket(50, 500), Bucket(1000, 5000)  # requests of a device, and of everybody
 
 
@@ -146,6 +160,16 @@ def create_app(
     @app.get("/metrics", dependencies=[Depends(callers.operator)])
     def metrics() -> PlainTextResponse:
         return PlainTextResponse(figures.text(), media_type="text/plain; version=0.0.4")
+
+    @app.exception_handler(DatabaseError)
+    @app.exception_handler(InterfaceError)
+    @app.exception_handler(PoolTimeoutError)
+    def unavailable(_: Request, error: SQLAlchemyError) -> JSONResponse:
+        if isinstance(error, _OUR_FAULT):
+            raise error
+        _log.warning("the database does not answer: %s", one_line(getattr(error, "orig", error)))
+        said = {"detail": "the database does not answer; send it again later"}
+        return JSONResponse(said, 503, {"Retry-After": str(_RETRY_AFTER_S)})
 
     @app.exception_handler(EdgeRuntimeError)
     def failed(_: Request, error: EdgeRuntimeError) -> JSONResponse:

@@ -5,6 +5,7 @@ from pathlib import Path
 from edgewright.cloud.app import create_app
 from edgewright.cloud.database import Database
 from edgewright.errors import InputError
+from edgewright.shortage import require_writable
 from edgewright.store import home
 from edgewright_runtime.errors import EdgeRuntimeError
 
@@ -12,8 +13,12 @@ __all__ = ["add_device", "add_operator", "default_database", "serve"]
 
 
 def default_database() -> str:
-    """SQLite below Edgewright's home."""
-    home().mkdir(parents=True, exist_ok=True)
+    """SQLite below Edgewright's home.
+
+    Raises:
+        InputError: the home cannot be written.
+    """
+    require_writable(home())
     return f"sqlite:///{home() / 'cloud.db'}"
 
 
@@ -55,6 +60,7 @@ def serve(
     import uvicorn
 
     opened = Database(database or default_database())
+    opened.require_whole()
     try:
         app = create_app(opened, repository=repository, bundles=bundles)
     except EdgeRuntimeError as e:

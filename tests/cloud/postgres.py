@@ -5,11 +5,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["postgres_binaries", "running_postgres"]
+__all__ = ["Postgres", "controlled_postgres", "postgres_binaries", "running_postgres"]
 
 
 def postgres_binaries() -> Path | None:
@@ -20,9 +22,23 @@ def postgres_binaries() -> Path | None:
     return found[-1]
 
 
+class Postgres(NamedTuple):
+    """A running server: its SQLAlchemy URL, and ``control``, which gives ``pg_ctl`` a command."""
+
+    url: str
+    control: Callable[..., None]
+
+
 @contextmanager
 def running_postgres() -> Iterator[str]:
     """A server of its own in a folder of its own, removed afterwards; yields its SQLAlchemy URL."""
+    with controlled_postgres() as server:
+        yield server.url
+
+
+@contextmanager
+def controlled_postgres() -> Iterator[Postgres]:
+    """The same, for a test that stops and starts it."""
     binaries = postgres_binaries()
     assert binaries is not None
     # PostgreSQL refuses to run as root, and pytest's own folders are closed to other users.
@@ -43,10 +59,13 @@ def running_postgres() -> Iterator[str]:
 
     try:
         run(str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "edgewright")
-        run(str(binaries / "pg_ctl"), "-D", str(data), "-w", "-l", str(log), "-o", options, "start")
+        control = partial(
+            run, str(binaries / "pg_ctl"), "-D", str(data), "-m", "fast", "-w", "-l", str(log), "-o", options
+        )
+        control("start")
         try:
-            yield f"postgresql+psycopg2://edgewright@127.0.0.1:{port}/postgres"
+            yield Postgres(f"postgresql+psycopg2://edgewright@127.0.0.1:{port}/postgres", control)
         finally:
-            run(str(binaries / "pg_ctl"), "-D", str(data), "-m", "fast", "-w", "stop")
+            control("stop")
     finally:
         shutil.rmtree(folder)

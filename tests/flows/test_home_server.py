@@ -1,13 +1,20 @@
-"""The home's own Prefect server, where it cannot start."""
+"""The home's own Prefect server, where it cannot start, or finds its database damaged."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgewright.errors import EdgewrightError
+from edgewright.locks import locked
 from flows import home_server
+from flows.prefect_home import ALIVE, STARTING, renew_idle_database
+from flows.serve import running_servers
 
 
 def test_a_full_disk_is_one_line_before_anything_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,3 +27,57 @@ def test_a_full_disk_is_one_line_before_anything_is_started(tmp_path: Path, monk
     ):
         home_server._start(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+_USER = """
+import json, os, sys, urllib.request
+from edgewright.progress import progress
+from flows.home_server import orchestrator
+said = []
+with progress.listening(lambda event: said.append(event.title)), orchestrator():
+    url = os.environ["PREFECT_API_URL"]
+    asked = urllib.request.Request(f"{url}/flows/count", b"{}", {"Content-Type": "application/json"})
+    flows = json.load(urllib.request.urlopen(asked))
+    print(json.dumps({"url": url, "flows": flows, "said": said}), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.timeout(200)
+def test_damaged_database_is_set_aside_once_by_runs_that_find_it_together(tmp_path: Path) -> None:
+    folder = tmp_path / "prefect"
+    folder.mkdir()
+    (folder / "prefect.db").write_bytes(damaged := b"no database at all" * 1000)
+    environment = {**os.environ, "PREFECT_HOME": str(folder), "EDGEWRIGHT_HOME": str(tmp_path / "home")}
+    command, pipes = [sys.executable, "-c", _USER], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+
+    runs = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
+    found = [json.loads(run.stdout.readline()) for run in runs]
+    for run in runs:
+        run.communicate()
+
+    assert found[0]["url"] == found[1]["url"]
+    assert [each["flows"] for each in found] == [0, 0]
+    assert [p.read_bytes() for p in folder.glob("prefect.db.damaged*")] == [damaged]
+    (line,) = found[0]["said"] + found[1]["said"]
+    assert "the database of the Prefect server is damaged (file is not a database); set aside as" in line
+
+
+def test_database_that_a_run_serves_is_left_to_it(tmp_path: Path) -> None:
+    (tmp_path / "prefect.db").write_bytes(b"no database at all" * 1000)
+
+    with locked(tmp_path / ALIVE):
+        renew_idle_database(tmp_path)
+    assert (tmp_path / "prefect.db").exists()
+
+    renew_idle_database(tmp_path)
+    assert [p.name for p in tmp_path.glob("prefect*")] == ["prefect.db.damaged"]
+    with locked(tmp_path / STARTING, wait=False) as free:
+        assert free
+
+
+@pytest.mark.parametrize("content", [b"", b"no JSON", b"\xff\xfe", b"[]", b'{"pid": "x"}', b'{"pid": 99999999}'])
+def test_damaged_note_of_running_servers_is_none(edgewright_home: Path, content: bytes) -> None:
+    edgewright_home.mkdir()
+    (edgewright_home / "servers.json").write_bytes(content)
+    assert running_servers() is None

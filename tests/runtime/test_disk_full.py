@@ -1,10 +1,8 @@
 """A device whose disk is full, for real: its folder is a small file system of its own, filled to the last byte."""
 
-import contextlib
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from edgewright_runtime.installation import Installation
 from edgewright_runtime.offline import Privacy
 from edgewright_runtime.release import parse_release
 from edgewright_runtime.updater import Updater
+from tests.small_disk import fill, mounted, read_only
 
 ROW = {"tenure": 0.1, "charges": 0.1, "contract": "One year"}
 EASY = MonitoringPlan(max_latency_p95_ms=10_000, max_memory_mb=10_000)
@@ -26,26 +25,8 @@ EASY = MonitoringPlan(max_latency_p95_ms=10_000, max_memory_mb=10_000)
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Two megabytes of tmpfs."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    if os.geteuid() or not shutil.which("mount"):
-        pytest.skip("mounting a small file system needs root")
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)  # noqa: S607
-
-
-def fill(disk: Path) -> Path:
-    ballast = disk / "ballast"
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
-        while stream.write(b"x" * 4096):
-            pass
-    assert shutil.disk_usage(disk).free == 0
-    return ballast
+    with mounted(tmp_path / "disk", megabytes=2) as mount:
+        yield mount
 
 
 def users(device: Device) -> set[str]:
@@ -139,14 +120,14 @@ def test_device_answers_from_a_disk_that_can_only_be_read(
     before.predict(ROW)
     before.close()
     publish(newer_bundle, repository, "stable", monitoring=EASY)
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)  # noqa: S607
+    read_only(disk)
 
     device = Device(Settings(root, repository))
 
     assert device.predict(ROW).model == "churn.edge_device.stable.1"
     assert device._active.answers.not_logged == 1
     assert any("Read-only file system" in error for error in device.tick().errors)
-    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)  # noqa: S607
+    read_only(disk, False)
     assert device.tick().installed == "churn.edge_device.stable.2"
     assert device.predict(ROW, user="after").model == "churn.edge_device.stable.2"
     assert len(users(device)) == 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.errors import InputError
+from edgewright.errors import InputError, TrackingUnavailableError
 from tasks.compare import read_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -39,3 +39,12 @@ def test_unknown_and_ambiguous_ids_are_named(runs: list[str]) -> None:
         read_runs(["nowhere"])
     with pytest.raises(InputError, match="2 runs have the id 'deployment-'"):
         read_runs(["deployment-"])
+
+
+def test_damaged_database_is_one_line_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = tmp_path / "mlflow.db"
+    database.write_text("no database at all" * 100)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    with pytest.raises(TrackingUnavailableError, match=r"did not answer: .*file is not a database"):
+        read_runs(["abcdef"])
+    assert database.read_text().startswith("no database")

@@ -153,3 +153,39 @@ def test_bundle_that_is_released_again_is_champion_of_its_newest_release(store: 
     upload_record.fn(keep_record(_released(tmp_path, "other", 4, "bb")))
     upload_record.fn(keep_record(_released(tmp_path, "back", 5, "aa")))
     assert _champion(store) == ("aa", "5")
+
+
+def test_damaged_database_is_set_aside_by_one_of_many_runs_and_takes_no_record_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edgewright_home: Path
+) -> None:
+    database = tmp_path / "mlflow.db"
+    database.write_bytes(damaged := b"no database at all" * 1000)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    paths = [keep_record(_record(tmp_path, f"r{n}", f"d{n}", champion=False)) for n in range(3)]
+    said: list[Event] = []
+
+    with progress.listening(said.append), ThreadPoolExecutor(3) as pool:
+        ids = list(pool.map(upload_record.fn, paths))
+
+    assert [event.title.count("set aside as mlflow.db.damaged") for event in said if event.note] == [1]
+    assert [p.read_bytes() for p in tmp_path.glob("mlflow.db.damaged*")] == [damaged]
+    found = MlflowClient(tracking_uri=tracking_uri())
+    assert [found.get_run(run_id).data.tags["edgewright.record"] for run_id in ids] == ["r0", "r1", "r2"]
+    assert pending_records() == []
+
+
+def test_record_waits_where_the_database_is_damaged_under_a_process_that_has_used_it(
+    store: MlflowClient, tmp_path: Path
+) -> None:
+    """MLflow makes its tables once a process; the next one sends the record."""
+    upload_record.fn(keep_record(_record(tmp_path, "sent", "aa", champion=False)))
+    database = tmp_path / "mlflow.db"
+    content = database.read_bytes()
+    database.write_bytes(damaged := content[: len(content) // 2])
+    path = keep_record(_record(tmp_path, "later", "bb", champion=False))
+
+    with pytest.raises(TrackingUnavailableError, match="did not take the run"):
+        upload_record.fn(path)
+
+    assert pending_records() == [path]
+    assert (tmp_path / "mlflow.db.damaged").read_bytes() == damaged

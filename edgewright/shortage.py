@@ -1,0 +1,82 @@
+"""What the machine lacks, in one line: room on a disk, the right to write, open files.
+
+>>> shortage_of(OSError(errno.EROFS, "Read-only file system", "/sd/home"))
+'/sd/home cannot be written: Read-only file system; make it writable, or set EDGEWRIGHT_HOME to a folder that is'
+"""
+
+import errno
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from edgewright.errors import InputError
+from edgewright.store import home
+from edgewright_runtime.disk import make_folder
+
+__all__ = ["require_writable", "shortage_of"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM}
+_TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
+_FULL_BELOW_BYTES = 100_000  # what the databases of Prefect and MLflow may still find too little
+_ENOUGH_FILES = 256  # a small model's deployment ended with 64
+
+
+def shortage_of(error: BaseException) -> str | None:
+    """What is lacking and what to do, where that ended the work; None where something else did.
+
+    An error of another process, as a server's, does not tell: there a full disk of the home counts as its cause.
+    """
+    for found in _chain(error):
+        if isinstance(found, OSError) and (said := _said_of(found)):
+            return said
+    with suppress(OSError):
+        if shutil.disk_usage(home()).free < _FULL_BELOW_BYTES:
+            return _full(home(), "No space left on device")
+    return None
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written, before any work is begun; it is made where it is missing.
+
+    Raises:
+        InputError: what is in the way, and what to do.
+    """
+    probe = folder / f".{uuid4().hex[:8]}"
+    try:
+        make_folder(folder)
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise InputError(shortage_of(e) or f"{folder} cannot be used: {e.strerror}; set EDGEWRIGHT_HOME") from e
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _said_of(error: OSError) -> str | None:
+    # Of two names the second is where something was to be written.
+    path = Path(os.fsdecode(error.filename2 or error.filename or home()))
+    if error.errno in _FULL:
+        return _full(path, str(error.strerror))
+    if error.errno == errno.EROFS:
+        return (
+            f"{path} cannot be written: {error.strerror}; make it writable, or set EDGEWRIGHT_HOME to a folder that is"
+        )
+    if error.errno in _NOT_ALLOWED:
+        return f"{path}: {error.strerror}; give this user the right to use it, or set EDGEWRIGHT_HOME to another folder"
+    if error.errno in _TOO_MANY_FILES:
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"{error.strerror}: {allowed} are allowed, {_ENOUGH_FILES} are enough; `ulimit -n {_ENOUGH_FILES}` first"
+    return None
+
+
+def _full(path: Path, why: str) -> str:
+    return f"{path}: {why}; free some room there, and the same command goes on where it stopped"

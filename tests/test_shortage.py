@@ -1,0 +1,114 @@
+"""What the machine lacks is one line that says what to do, for every command that needs it."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgewright.errors import InputError
+from edgewright.shortage import require_writable, shortage_of
+from tests.small_disk import fill, mounted, read_only
+
+COMMANDS = [
+    ["cli", "deploy", "model.pkl", "--data", "data.csv", "--target", "label", "--platform", "edge_device"],
+    ["cli", "ui"],
+    ["cli", "cloud", "add-device", "board"],
+    ["cli", "store", "gc", "--max-gb", "1"],
+    ["cloud", "add-device", "board"],
+]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with mounted(tmp_path / "disk", megabytes=2) as mount:
+        yield mount
+
+
+@pytest.fixture
+def unwritable(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder that this user cannot write; no mode keeps root from it."""
+    if not os.geteuid():
+        disk: Path = request.getfixturevalue("disk")
+        read_only(disk)
+        return disk
+    (tmp_path / "closed").mkdir(mode=0o500)
+    return tmp_path / "closed"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data.csv").write_text("a,label\n" + "0.5,1\n-0.5,0\n" * 40)
+    import pickle
+
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression().fit([[0.5], [-0.5]] * 4, [1, 0] * 4)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
+    return tmp_path
+
+
+@pytest.mark.parametrize("home", ["", "home"], ids=["there", "to be made"])
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words[:3]))
+def test_read_only_home_is_one_line_and_exit_code_1(
+    unwritable: Path, folder: Path, words: list[str], home: str
+) -> None:
+    environment = {**os.environ, "EDGEWRIGHT_HOME": str(unwritable / home)}
+
+    line = [sys.executable, "-m", f"edgewright.{words[0]}", *words[1:]]
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+    said = [text for text in done.stderr.splitlines() if text.strip()]
+    assert done.returncode == 1, done.stderr
+    assert len(said) == 1, said
+    assert str(unwritable) in said[0]
+    assert "Read-only file system" in said[0] or "Permission denied" in said[0]
+    assert "or set EDGEWRIGHT_HOME to" in said[0]
+
+
+def test_home_that_is_made_or_written_leaves_no_trace(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "home")
+    assert list((tmp_path / "new" / "home").iterdir()) == []
+
+
+def test_home_where_a_file_stands_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file.* cannot be used: .*; set EDGEWRIGHT_HOME"):
+        require_writable(tmp_path / "file" / "home")
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOSPC, "/disk/file: No space left on device; free some room there, and the same command goes on"),
+        (errno.EDQUOT, "free some room there"),
+        (errno.EACCES, "/disk/file: Permission denied; give this user the right to use it"),
+        (errno.EROFS, "/disk/file cannot be written: Read-only file system; make it writable"),
+        (errno.EMFILE, r"Too many open files: \d+ are allowed, 256 are enough; `ulimit -n 256` first"),
+    ],
+)
+def test_the_lack_is_found_below_what_wraps_it(number: int, says: str) -> None:
+    error = RuntimeError("a converter failed")
+    error.__cause__ = ValueError("while it wrote")
+    error.__cause__.__context__ = OSError(number, os.strerror(number), "/disk/file")
+    with pytest.raises(AssertionError, match=says):
+        raise AssertionError(shortage_of(error))
+
+
+def test_what_is_no_lack_is_none(tmp_path: Path, edgewright_home: Path) -> None:
+    edgewright_home.mkdir()
+    assert shortage_of(ValueError("no")) is None
+    assert shortage_of(FileNotFoundError(errno.ENOENT, "no such file", "x")) is None
+
+
+def test_failure_of_a_server_on_a_full_disk_is_told_as_the_full_disk(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_HOME", str(disk))
+    ballast = fill(disk)
+    assert (shortage_of(RuntimeError("500 Internal Server Error")) or "").startswith(f"{disk}: No space left")
+    ballast.unlink()
+    assert shortage_of(RuntimeError("500 Internal Server Error")) is None
