@@ -380,9 +380,9 @@ class Device:
         self._retired.append(before)
 
     def _settle_retired(self) -> None:
-        """Take the last figures of models that were replaced: an answer under way then was counted afterwards."""
+        """Take the last figures of models that were replaced; an answer that is still under way tells its own later."""
         for retired in self._retired:
-            retired.monitor.flush()
+            retired.monitor.end()
             retired.lease.close()
         self._retired.clear()
 

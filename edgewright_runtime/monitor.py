@@ -79,6 +79,7 @@ class Monitor:
         # A board without a clock of its own starts decades ago and jumps: no window may end or last by that.
         self._clock, self._steady = clock, steady
         self._lock = threading.Lock()
+        self._ended = False
         self._span = QuantileSketch()
         self._begin()
 
@@ -110,6 +111,8 @@ class Monitor:
             if correct is not None and self._plan.enable_accuracy_monitoring:
                 self._labelled += 1
                 self._correct += correct
+            if self._ended:
+                self._write()
 
     def label(self, correct: bool) -> None:
         """Count the truth of an earlier prediction, which is known by now."""
@@ -121,6 +124,12 @@ class Monitor:
     def flush(self) -> None:
         """End the window now and hand it over, if it holds anything."""
         with self._lock:
+            self._write()
+
+    def end(self) -> None:
+        """End the last window; an answer that was under way then is handed over as soon as it is counted."""
+        with self._lock:
+            self._ended = True
             self._write()
 
     def long_span_ms(self) -> dict[str, float | None]:
