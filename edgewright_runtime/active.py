@@ -41,6 +41,7 @@ class Active:
             key_file=settings.root / "hash_key",
             cache_capacity=settings.cache_capacity,
             wait_for_log=settings.wait_for_log,
+            clock=device.clock,
         )
         self.monitor = Monitor(
             device.windows.append,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -34,6 +35,7 @@ __all__ = ["Installation", "Installed"]
 _FIRST_WAIT_S = 60.0
 _LONGEST_WAIT_S = 6 * 3600.0
 _ROOM_BYTES = 64 << 10
+_COARSEST_TIME_NS = 2_000_000_000  # between two times that every file system tells apart (FAT)
 _RELEASE_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.[0-9]+")
 
 
@@ -135,7 +137,7 @@ class Installation:
     def postpone(self, name: str, reason: str, now_s: float) -> None:
         """Try that release again later: after a minute, then twice as long each time, at most six hours."""
         attempts = self._postponement(name).get("attempts", 0) + 1
-        wait_s = min(_FIRST_WAIT_S * 2 ** (attempts - 1), _LONGEST_WAIT_S)
+        wait_s = _wait_s(attempts)
         free = shutil.disk_usage(self.root).free
         note = {"attempts": attempts, "until_s": now_s + wait_s, "free_bytes": free, "reason": reason[:500]}
         make_folder(self.root / "postponed")
@@ -144,8 +146,10 @@ class Installation:
     def postponed(self, name: str, now_s: float) -> str | None:
         """Why that release is not tried now; None where it may be: never postponed, long ago, or there is room now."""
         note = self._postponement(name)
-        wait_s = note.get("until_s", 0.0) - now_s
-        if not 0 < wait_s <= _LONGEST_WAIT_S:  # a clock that jumped must not make it wait for years
+        if not note:
+            return None
+        wait_s = note["until_s"] - now_s
+        if not 0 < wait_s <= _wait_s(note["attempts"]):  # a clock that jumped back must not make it wait longer
             return None
         more_room = shutil.disk_usage(self.root).free > note["free_bytes"] + _ROOM_BYTES
         return None if more_room and reads_as_shortage_of_disk(note["reason"]) else str(note["reason"])
@@ -163,8 +167,8 @@ class Installation:
                 "free_bytes": int(note["free_bytes"]),
                 "reason": str(note["reason"]),
             }
-        except (OSError, ValueError, LookupError, TypeError, OverflowError):  # none, or damaged: tried at once
-            return {}
+        except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
+            return {}  # none, or damaged: tried at once
 
     def activate(self, release: ReleaseDocument, content: bytes) -> Installed:
         """Make a release whose bundle is complete the current one; the one before it is kept.
@@ -278,11 +282,19 @@ class Installation:
         write_durably(staged / "release.json", content)
         write_durably(staged / "previous", previous.encode())
         (staged / "bundle").symlink_to(Path("..") / ".." / "bundles" / release.manifest.sha256)
+        self._make_youngest(staged)
         sync_folder(staged)
         if folder.exists():  # an earlier attempt ended between this step and the next
             discard(folder)
         staged.replace(folder)
         sync_folder(folder.parent)
+
+    def _make_youngest(self, staged: Path) -> None:
+        """Its folder's time is what `names_by_age` goes by, wherever the clock was when the others were placed."""
+        others = [path for path in staged.parent.iterdir() if path != staged]
+        youngest = max((path.stat().st_mtime_ns for path in others), default=0)
+        if staged.stat().st_mtime_ns <= youngest:
+            os.utime(staged, ns=(youngest + _COARSEST_TIME_NS,) * 2)
 
     def _point_to(self, name: str) -> None:
         fresh = self.root / f".current.{os.getpid()}"
@@ -290,3 +302,9 @@ class Installation:
         fresh.symlink_to(Path("releases") / name)
         fresh.replace(self.root / "current")
         sync_folder(self.root)
+
+
+def _wait_s(attempts: int) -> float:
+    """How long a release waits after so many attempts for want of something."""
+    doublings = min(max(attempts - 1, 0), math.ceil(math.log2(_LONGEST_WAIT_S / _FIRST_WAIT_S)))
+    return min(_FIRST_WAIT_S * 2.0**doublings, _LONGEST_WAIT_S)

@@ -156,7 +156,9 @@ class Database:
             return int(connection.execute(query if kind is None else query.where(_records.c.kind == kind)).scalar_one())
 
     def bodies(self, kind: str) -> list[dict[str, Any]]:
-        """What devices sent of one kind (``rollback``, ``issue``, ``refused``), oldest first, with the device."""
+        """What devices sent of one kind (``rollback``, ``issue``, ``refused``), with the device, by the time of their
+        arrival as the clock here had it.
+        """
         query = sa.select(_records.c.device, _records.c.body).where(_records.c.kind == kind)
         with self._engine.connect() as connection:
             found = connection.execute(query.order_by(_records.c.received_s, _records.c.key)).all()

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from edgewright.cloud import app
 from edgewright.cloud.database import Database
+from edgewright.cloud.offers import Offers
 from edgewright.cloud.rates import Bucket, Rates
 from edgewright.deploy import publish
 from edgewright.deploy.release import current_document
@@ -329,6 +331,43 @@ def test_device_sees_itself_and_an_operator_all(serving: Serving, database: Data
         client(url, operator).post("/v1/sync", {"status": {}, "records": []})
     with pytest.raises(InputError, match="operator 'anna' is registered already"):
         database.add_operator("anna")
+
+
+@pytest.mark.parametrize("jump_s", [3.2e7, -3.2e7])
+def test_jump_of_its_clock_neither_shuts_a_device_out_nor_loses_or_repeats_a_record(
+    serving: Serving,
+    database: Database,
+    table_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    jump_s: float,
+) -> None:
+    publish(table_bundle, str(tmp_path / "r"), "stable")
+    reads, steady, clock = [0], [0.0], time.time
+    real_read = Offers._read
+
+    def counted(*args: Any) -> Any:
+        reads[0] += 1
+        return real_read(*args)
+
+    monkeypatch.setattr(Offers, "_read", counted)
+    rates = Rates(Bucket(1, 2), Bucket(1000, 1000), lambda: steady[0])
+    url, token = serving(repository=str(tmp_path / "r"), offer_every_s=3600.0, rates=rates), database.add_device("b")
+    content = {"status": {"release": "churn.edge_device.stable.1"}, "records": [{"key": "k", "body": {"kind": "n"}}]}
+    client(url, token).post("/v1/sync", content)
+    before = database.devices()[0].last_seen_s
+
+    monkeypatch.setattr(time, "time", lambda: clock() + jump_s)
+    offered = client(url, token).post("/v1/sync", content).object("offer").whole("version")
+    hasty, _ = post(f"{url}/v1/sync", token, json.dumps(content).encode())
+    steady[0] += 1.0
+    patient, _ = post(f"{url}/v1/sync", token, json.dumps(content).encode())
+    after = database.devices()[0].last_seen_s
+
+    assert (offered, reads[0]) == (1, 1), "what is current is not read again before it is due"
+    assert (hasty, patient) == (429, 200)
+    assert (database.count(), len(database.bodies("n"))) == (1, 1)
+    assert after - before == pytest.approx(jump_s, abs=1e4), "a device was seen last when it was, by the clock of then"
 
 
 def test_registering_twice_or_badly_is_one_clear_line(database: Database, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 import shutil
@@ -6,6 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -759,15 +761,17 @@ def test_no_prediction_fails_or_mixes_models_through_updates_and_a_rollback(
     for window in logged(running, "telemetry"):
         windows[window["release"]] += window["predictions"]
     assert windows == counts
-    alone = [Predictor(bundle.artifact.path) for bundle in (table_bundle, newer_bundle)]
-    expected: dict[tuple[bool, float], np.ndarray] = {}
+    expected = {name: scores_alone(newer_bundle if name == taken[0] else table_bundle) for name in counts}
     for tenure, answer in answers:
-        newer = answer.release == taken[0]
-        if (newer, tenure) not in expected:
-            scores = alone[newer].predict({**ROW, "tenure": tenure}).scores
-            expected[newer, tenure] = calibrated(scores, alone[newer].manifest.calibration)[0]
         assert answer.model == answer.release
-        np.testing.assert_allclose(answer.scores, expected[newer, tenure], atol=1e-6)
+        np.testing.assert_allclose(answer.scores, expected[answer.release](tenure), atol=1e-6)
+
+
+def scores_alone(bundle: Bundle) -> Callable[[float], np.ndarray]:
+    alone = Predictor(bundle.artifact.path)
+    return functools.cache(
+        lambda tenure: calibrated(alone.predict({**ROW, "tenure": tenure}).scores, alone.manifest.calibration)[0]
+    )
 
 
 def test_answer_that_outlasts_two_rounds_of_upkeep_is_counted_with_the_model_that_gave_it(
