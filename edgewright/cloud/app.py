@@ -13,7 +13,8 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import Field, ValidationError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as DatabaseTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -146,6 +147,13 @@ def create_app(
     @app.get("/metrics", dependencies=[Depends(callers.operator)])
     def metrics() -> PlainTextResponse:
         return PlainTextResponse(figures.text(), media_type="text/plain; version=0.0.4")
+
+    @app.exception_handler(OperationalError)
+    @app.exception_handler(DatabaseTimeoutError)
+    def unavailable(_: Request, error: SQLAlchemyError) -> JSONResponse:
+        # Too many clients, a restart: the device keeps what was not confirmed, and comes again.
+        detail = f"the database cannot be used just now: {type(error).__name__}"
+        return JSONResponse({"detail": detail}, 503, {"Retry-After": "1"})
 
     @app.exception_handler(EdgeRuntimeError)
     def failed(_: Request, error: EdgeRuntimeError) -> JSONResponse:

@@ -1,16 +1,21 @@
 """Clients that trickle, do not read, or are too many: the others are served meanwhile, and the slow are cut off."""
 
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import httpx
 import pytest
 
 from edgewright.cloud import connections
 from edgewright.cloud.database import Database
-from edgewright_runtime.cloud import CloudClient
+from edgewright_runtime.cloud import Breaker, CloudClient
+from edgewright_runtime.errors import TransportError
 
 pytestmark = pytest.mark.filterwarnings("ignore:websockets.*:DeprecationWarning")
 
@@ -121,6 +126,14 @@ def test_exchanges_of_one_connection_have_their_time_each(
         assert answer.startswith(b"HTTP/1.1 200")
 
 
+def test_client_does_not_pay_for_a_slow_server(
+    serving: Serving, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_EXCHANGE_S", 0.3)
+    monkeypatch.setattr(database, "ping", lambda: time.sleep(1.0))
+    assert httpx.get(f"{serving()}/healthz").status_code == 200
+
+
 def test_beyond_the_most_connections_the_longest_incomplete_makes_room(
     serving: Serving, database: Database, opened: Callable[..., socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,3 +146,51 @@ def test_beyond_the_most_connections_the_longest_incomplete_makes_room(
 
     assert is_cut_off(first)
     assert all(is_open(client) for client in others[-3:])
+
+
+_WITH_64_DESCRIPTORS = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from edgewright.cloud.app import create_app
+from edgewright.cloud.connections import server
+from edgewright.cloud.database import Database
+running = server(create_app(Database(sys.argv[1])), "127.0.0.1", 0)
+startup = running.startup
+async def told(sockets=None):
+    await startup(sockets)
+    print(running.servers[0].sockets[0].getsockname()[1], flush=True)
+running.startup = told
+running.run()
+"""
+
+
+def test_more_clients_than_descriptors_lose_nothing_and_are_served_in_the_end(
+    tmp_path: Path, database: Database, opened: Callable[..., socket.socket]
+) -> None:
+    command = [sys.executable, "-c", _WITH_64_DESCRIPTORS, f"sqlite:///{tmp_path / 'cloud.db'}"]
+    tokens = [database.add_device(f"board-{number}") for number in range(30)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = f"http://127.0.0.1:{int(process.stdout.readline())}"
+        idle = [opened(url, HEAD) for _ in range(100)]
+
+        def deliver(number: int) -> list[str] | None:
+            client = CloudClient(url, tokens[number], breaker=Breaker(failures=10**9))
+            content = {"status": {}, "records": [{"key": f"{number}", "body": {"kind": "prediction"}}]}
+            for _ in range(20):  # rounds of upkeep
+                with suppress(TransportError):
+                    return client.post("/v1/sync", content).take("confirmed")
+            return None
+
+        with ThreadPoolExecutor(30) as pool:
+            confirmed = list(pool.map(deliver, range(30)))
+        for client in idle:
+            client.close()
+        health = httpx.get(f"{url}/healthz").status_code
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+
+    assert confirmed == [[f"{number}"] for number in range(30)]
+    assert database.count("prediction") == 30
+    assert health == 200
+    assert "Traceback" not in said, said
