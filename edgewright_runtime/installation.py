@@ -28,7 +28,7 @@ from edgewright_runtime.bundle import open_bundle
 from edgewright_runtime.disk import discard, kept_once, make_folder, sync_folder, write_durably
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError
 from edgewright_runtime.release import ReleaseDocument, parse_release
-from edgewright_runtime.shortage import reads_as_shortage_of_disk
+from edgewright_runtime.shortage import reads_as_shortage_of_disk, shortage_or
 
 __all__ = ["Installation", "Installed"]
 
@@ -89,6 +89,7 @@ class Installation:
 
         Raises:
             IntegrityError: it is not there, or its document is damaged.
+            ShortageError: no file can be opened just now.
         """
         folder = self.root / "releases" / name
         try:
@@ -96,7 +97,7 @@ class Installation:
             previous = (folder / "previous").read_text().strip() if (folder / "previous").exists() else ""
             bundle = folder / (folder / "bundle").readlink()
         except (OSError, UnicodeDecodeError) as e:
-            raise IntegrityError(f"{folder}: the installed release cannot be read: {e}") from e
+            raise shortage_or(IntegrityError, e, f"{folder}: the installed release cannot be read: {e}") from e
         return Installed(name, release, Path(os.path.normpath(bundle)), previous or None)
 
     def names(self) -> list[str]:
@@ -243,13 +244,14 @@ class Installation:
         name, _, starts = path.read_text(errors="replace").partition(" ")
         return int(starts) if name == current.name and starts.isdigit() else None
 
-    def count_trial_start(self) -> int | None:
-        """Count one more start of a release on trial."""
+    def count_trial_start(self, more: int = 1) -> int | None:
+        """Count one more start of a release on trial; one less where it turned out to tell nothing."""
         starts, current = self.trial_starts(), self.current()
         if starts is None or current is None:
             return None
-        write_durably(self.root / "trial", f"{current.name} {starts + 1}".encode())
-        return starts + 1
+        counted = max(starts + more, 0)
+        write_durably(self.root / "trial", f"{current.name} {counted}".encode())
+        return counted
 
     def end_trial(self) -> None:
         """The current release has proved itself."""

@@ -2,10 +2,8 @@
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +17,7 @@ from edgewright_runtime.hybrid import Policy
 from edgewright_runtime.installation import Installation
 from edgewright_runtime.sensors import Reading
 from edgewright_runtime.updater import Updater
+from tests.runtime.ledger import Ledger
 from tests.runtime.loopback import Cloud, serving
 
 ROW = {"tenure": 0.1, "charges": 0.1, "contract": "One year"}
@@ -33,28 +32,9 @@ class Cool:
         return Reading()
 
 
-class Ledger:
-    """What a cloud was sent: every record as often as it came. It confirms all, and offers a version."""
-
-    def __init__(self) -> None:
-        self.bodies: dict[str, dict[str, Any]] = {}
-        self.repeated, self.version, self._lock = 0, 1, threading.Lock()
-
-    def __call__(self, _path: str, content: dict[str, Any]) -> tuple[int, bytes]:
-        with self._lock:
-            for record in content["records"]:
-                self.repeated += record["key"] in self.bodies
-                self.bodies[record["key"]] = record["body"]
-        offer = {"line": NAME, "version": self.version}
-        return 200, json.dumps({"confirmed": [r["key"] for r in content["records"]], "offer": offer}).encode()
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        return [body for body in self.bodies.values() if body["kind"] == kind]
-
-
 @pytest.fixture
 def ledger() -> Ledger:
-    return Ledger()
+    return Ledger(NAME)
 
 
 @pytest.fixture
