@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from edgewright_runtime.disk import read_plain
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edgewright_runtime.shortage import shortage_or
@@ -24,8 +25,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_DOCUMENT_BYTES + 1)
+        content = read_plain(path, MAX_DOCUMENT_BYTES)
     except OSError as e:
         said = f"{folder} is not a bundle: {MANIFEST_NAME} cannot be read ({e.strerror})"
         raise shortage_or(IntegrityError, e, said) from e

@@ -439,7 +439,8 @@ class Device:
         current = self.installation.current()
         found = next((m for m in self.registry.models() if current is not None and m.release == current.name), None)
         if found is None:
-            raise EdgeRuntimeError(f"{self.settings.root}: no usable model is installed")
+            kind = EdgeRuntimeError if current is None else IntegrityError
+            raise kind(f"{self.settings.root}: no usable model is installed")
         return found
 
     def _condemns(self, issue: Issue) -> bool:

@@ -36,7 +36,7 @@ def resident_memory_mb() -> float | None:
 
 
 class TelemetryFile:
-    """Appends windows to ``folder/RELEASE.jsonl``; beyond its bound a window is dropped and counted."""
+    """Appends windows to ``folder/RELEASE.jsonl``; one beyond its bound, or that cannot be written, is counted only."""
 
     def __init__(self, folder: Path, release: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,12 +46,21 @@ class TelemetryFile:
     def __call__(self, window: TelemetryRecord) -> None:
         """Write one window."""
         line = window.to_line().encode() + b"\n"
+        try:
+            kept = self._append(line)
+        except OSError:  # a full disk must not keep the model from answering
+            kept = False
+        self.dropped_windows += not kept
+
+    def _append(self, line: bytes) -> bool:
+        if self._path.exists() and not self._path.is_file():  # a pipe would be waited for
+            return False
         size = self._path.stat().st_size if self._path.exists() else 0
         if size + len(line) > _MAX_FILE_BYTES:
-            self.dropped_windows += 1
-            return
+            return False
         with self._path.open("ab") as stream:
             stream.write(line)
+        return True
 
 
 class Monitor:
