@@ -114,7 +114,8 @@ class Installation:
         folder = self.root / "releases" / name
         try:
             release = parse_release(read_plain(folder / "release.json", MAX_DOCUMENT_BYTES))
-            previous = _text(folder / "previous").strip()
+            noted = folder / "previous"
+            previous = read_plain(noted, _MOST_NOTE_BYTES).decode().strip() if noted.exists() else ""
             bundle = folder / (folder / "bundle").readlink()
         except (OSError, UnicodeDecodeError) as e:
             raise shortage_or(IntegrityError, e, f"{folder}: the installed release cannot be read: {e}") from e

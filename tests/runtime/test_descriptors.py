@@ -138,12 +138,12 @@ def test_release_that_cannot_be_opened_for_want_of_descriptors_is_not_taken_for_
         raise OSError(errno.EMFILE, "Too many open files", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", refused)
+        patch.setattr("edgewright_runtime.installation.read_plain", refused)
         with pytest.raises(ShortageError, match="Too many open files"):
             installation.installed(f"{NAME}.1")
         with pytest.raises(ShortageError, match="Too many open files"):
             Updater(repository, "stable", tmp_path / "d").update(repair=True)
-        patch.setattr(Path, "open", refused)
+        patch.setattr("edgewright_runtime.bundle.read_plain", refused)
         with pytest.raises(ShortageError, match="Too many open files"):
             open_bundle(bundle)
     with monkeypatch.context() as patch:
