@@ -84,7 +84,12 @@ class Device:
             errors: list[str] = []
             if self._fetched_update(errors) is None:
                 raise EdgeRuntimeError("; ".join(errors) or f"{settings.root}: no model is installed")
-        self._active = self._opened_or_before()
+        try:
+            self._active = self._opened_or_before()
+        except (EdgeRuntimeError, OSError) as e:
+            if settings.answers and is_shortage(e):
+                self._discount_trial_start()
+            raise
 
     def predict(self, raw: Any, *, user: str | None = None, truth: Any = None) -> Answer:
         """Answer one raw row or array, log it, and count it; ``truth`` is the right label, where it is known.
@@ -123,8 +128,15 @@ class Device:
         return self._levels[self._level].interval_s
 
     def tick(self) -> Tick:
-        """One round of upkeep: judge, step, send, update."""
+        """One round of upkeep: judge, step, send, update. What the system refuses is told, and tried again."""
         errors: list[str] = []
+        try:
+            return self._round(errors)
+        except (EdgeRuntimeError, OSError) as e:
+            level = self._levels[self._level].name
+            return Tick(self._active.model.release, level, errors=(*errors, f"upkeep: {e}"))
+
+    def _round(self, errors: list[str]) -> Tick:
         self._settle_retired()
         self._follow(errors)
         issues = self._judge()
@@ -266,6 +278,11 @@ class Device:
         except (EdgeRuntimeError, OSError) as e:  # none before it, a full disk, another process at work
             self._log({"kind": "rollback_failed", "reason": str(e)})
 
+    def _discount_trial_start(self) -> None:
+        """A start that ends for want of memory or descriptors says nothing of the release on trial."""
+        with suppress(EdgeRuntimeError, OSError):
+            self.installation.count_trial_start(-1)
+
     def _go_back(self, reason: str, *, take_again: bool = False) -> None:
         given_up = self.installation.current()
         with self.installation.exclusive():
@@ -380,9 +397,9 @@ class Device:
         self._retired.append(before)
 
     def _settle_retired(self) -> None:
-        """Take the last figures of models that were replaced: an answer under way then was counted afterwards."""
+        """Take the last figures of models that were replaced; an answer that is still under way tells its own later."""
         for retired in self._retired:
-            retired.monitor.flush()
+            retired.monitor.end()
             retired.lease.close()
         self._retired.clear()
 
@@ -399,8 +416,10 @@ class Device:
         level = self._levels[self._level]
         try:
             opened = Active(self, self._chosen(level), level)
-        except MemoryError as e:
-            raise ShortageError("too little memory to open the model") from e
+        except (MemoryError, OSError) as e:
+            if not is_shortage(e):
+                raise
+            raise ShortageError(f"too little to open the model with: {str(e) or 'out of memory'}") from e
         self._pointer = pointer
         return opened
 
@@ -420,7 +439,8 @@ class Device:
         current = self.installation.current()
         found = next((m for m in self.registry.models() if current is not None and m.release == current.name), None)
         if found is None:
-            raise EdgeRuntimeError(f"{self.settings.root}: no usable model is installed")
+            kind = EdgeRuntimeError if current is None else IntegrityError
+            raise kind(f"{self.settings.root}: no usable model is installed")
         return found
 
     def _condemns(self, issue: Issue) -> bool:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["discard", "kept_once", "make_folder", "sync_folder", "write_durably"]
+__all__ = [
+    "discard",
+    "kept_once",
+    "lock_file",
+    "make_folder",
+    "make_own_folder",
+    "open_lock",
+    "read_plain",
+    "remove",
+    "set_aside",
+    "sync_folder",
+    "write_durably",
+]
+
+_MOST_KEPT_BYTES = 4096
 
 
 def make_folder(folder: Path) -> None:
@@ -20,6 +37,13 @@ def make_folder(folder: Path) -> None:
     for new in reversed(missing):
         new.mkdir(exist_ok=True)  # another process may have been faster
         sync_folder(new.parent)
+
+
+def make_own_folder(folder: Path) -> None:
+    """Make a folder where nobody else keeps anything: what stands in its place is set aside."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        set_aside(folder)
+    make_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:
@@ -34,32 +58,101 @@ def sync_folder(folder: Path) -> None:
 def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file so that a power cut leaves the old content or the new; nobody reads it with more than ``mode``."""
     staged = path.with_name(f".{path.name}.part")
-    staged.unlink(missing_ok=True)  # one that a kill left keeps its own mode
+    remove(staged)  # one that a kill left keeps its own mode
     with open(staged, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
+    if path.is_dir() and not path.is_symlink():
+        set_aside(path)
     staged.replace(path)
     sync_folder(path.parent)
 
 
 def kept_once(path: Path, make: Callable[[], bytes], mode: int = 0o644) -> bytes:
-    """The content of a file that is made when it is first needed, by one of the processes that need it."""
-    if not path.exists():
-        make_folder(path.parent)
-        with path.with_name(f".{path.name}.lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                write_durably(path, make(), mode)
-    return path.read_bytes()
+    """The content of a file that is made when it is first needed, by one of the processes that need it.
+
+    What stands in its place, but is no such file, is set aside.
+    """
+    if (content := _kept(path)) is not None:
+        return content
+    make_folder(path.parent)
+    with lock_file(path.with_name(f".{path.name}.lock")) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _kept(path) is None:
+            if os.path.lexists(path):
+                set_aside(path)
+            write_durably(path, make(), mode)
+    return read_plain(path, _MOST_KEPT_BYTES)
+
+
+def _kept(path: Path) -> bytes | None:
+    try:
+        return read_plain(path, _MOST_KEPT_BYTES)
+    except (FileNotFoundError, _NotPlainError):
+        return None
+
+
+class _NotPlainError(OSError):
+    """Something else than a file of the expected size."""
+
+
+def read_plain(path: Path, at_most: int) -> bytes:
+    """A file's content.
+
+    Raises:
+        OSError: it is longer than ``at_most`` bytes, or no plain file: a pipe, which would be waited for, or a folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _NotPlainError(errno.EINVAL, "not a plain file", str(path))
+        with open(descriptor, "rb", closefd=False) as stream:
+            content = stream.read(at_most + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > at_most:
+        raise _NotPlainError(errno.EFBIG, f"longer than {at_most} bytes", str(path))
+    return content
+
+
+def open_lock(path: Path) -> int:
+    """A descriptor to lock, of a file that is made where it is missing; what stands in its place is set aside."""
+    if os.path.lexists(path) and not path.is_file():
+        set_aside(path)
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[int]:
+    """The same for a while."""
+    descriptor = open_lock(path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Delete whatever is there: a file, a link (not what it leads to), or a folder with all that it holds."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Give what cannot be used another name, for whoever investigates; only the last one is kept."""
+    aside = path.with_name(f"{path.name}.damaged")
+    remove(aside)
+    return path.replace(aside)
 
 
 def discard(folder: Path) -> None:
     """Delete a folder so that it is either whole or gone; what a crash leaves has a hidden name."""
     hidden = folder if folder.name.startswith(".") else folder.with_name(f".{folder.name}.gone")
     if hidden != folder:
-        if hidden.exists():
-            shutil.rmtree(hidden)
+        remove(hidden)
         folder.replace(hidden)
         sync_folder(folder.parent)
-    shutil.rmtree(hidden)
+    remove(hidden)

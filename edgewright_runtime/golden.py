@@ -170,7 +170,7 @@ def load_golden(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
                 kind, _, name = key.partition(".")
                 {"input": inputs, "output": outputs}[kind][name] = stored[key]
     except Exception as e:  # a damaged header raises whatever the parser of its text raises
-        raise IntegrityError(f"golden vectors {path.name}: cannot be read: {str(e)[:200]}") from e
+        raise shortage_or(IntegrityError, e, f"golden vectors {path.name}: cannot be read: {str(e)[:200]}") from e
     return inputs, outputs
 
 

@@ -11,8 +11,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -24,16 +26,31 @@ from pathlib import Path
 from typing import Any
 
 from edgewright_runtime.bundle import open_bundle
-from edgewright_runtime.disk import discard, kept_once, make_folder, sync_folder, write_durably
+from edgewright_runtime.disk import (
+    discard,
+    kept_once,
+    lock_file,
+    make_folder,
+    make_own_folder,
+    read_plain,
+    remove,
+    set_aside,
+    sync_folder,
+    write_durably,
+)
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError
 from edgewright_runtime.release import ReleaseDocument, parse_release
-from edgewright_runtime.shortage import reads_as_shortage_of_disk
+from edgewright_runtime.shortage import is_shortage, reads_as_shortage_of_disk, shortage_or
+from edgewright_runtime.strict_json import MAX_DOCUMENT_BYTES
 
 __all__ = ["Installation", "Installed"]
 
 _FIRST_WAIT_S = 60.0
 _LONGEST_WAIT_S = 6 * 3600.0
 _ROOM_BYTES = 64 << 10
+_COARSEST_TIME_NS = 2_000_000_000  # between two times that every file system tells apart (FAT)
+_MOST_NOTE_BYTES = 64 << 10
+_COUNT = re.compile(r"[0-9]{1,9}")
 _RELEASE_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.[0-9]+")
 
 
@@ -53,13 +70,14 @@ class Installation:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.staging = root / "staging"
-        for folder in (root, self.staging, root / "bundles", root / "releases", root / "highest", root / "refused"):
-            make_folder(folder)
+        make_folder(root)
+        for folder in (self.staging, root / "bundles", root / "releases", root / "highest", root / "refused"):
+            make_own_folder(folder)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """One change at a time: a second process is refused, not queued."""
-        with (self.root / ".lock").open("ab") as lock:
+        with lock_file(self.root / ".lock") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as e:
@@ -81,20 +99,26 @@ class Installation:
             return (self.root / "current").readlink().name
         except FileNotFoundError:
             return None
+        except OSError as e:
+            if e.errno != errno.EINVAL:
+                raise
+            return "current"  # no link, and no release's name: damaged
 
     def installed(self, name: str) -> Installed:
         """A release by its name.
 
         Raises:
             IntegrityError: it is not there, or its document is damaged.
+            ShortageError: no file can be opened just now.
         """
         folder = self.root / "releases" / name
         try:
-            release = parse_release((folder / "release.json").read_bytes())
-            previous = (folder / "previous").read_text().strip() if (folder / "previous").exists() else ""
+            release = parse_release(read_plain(folder / "release.json", MAX_DOCUMENT_BYTES))
+            noted = folder / "previous"
+            previous = read_plain(noted, _MOST_NOTE_BYTES).decode().strip() if noted.exists() else ""
             bundle = folder / (folder / "bundle").readlink()
         except (OSError, UnicodeDecodeError) as e:
-            raise IntegrityError(f"{folder}: the installed release cannot be read: {e}") from e
+            raise shortage_or(IntegrityError, e, f"{folder}: the installed release cannot be read: {e}") from e
         return Installed(name, release, Path(os.path.normpath(bundle)), previous or None)
 
     def names(self) -> list[str]:
@@ -108,7 +132,7 @@ class Installation:
         # What is installed counts, too: a kill may have come between the pointer's flip and this file.
         kept = [int(name.rpartition(".")[2]) for name in self.names() if name.rpartition(".")[0] == line]
         with suppress(ValueError):  # a damaged file must not end all updates
-            kept += [int(path.read_text())] if path.exists() else []
+            kept.append(int(_text(path)))
         return max(kept, default=0)
 
     def bundle_folder(self, manifest_sha256: str) -> Path:
@@ -121,12 +145,12 @@ class Installation:
 
     def refusal(self, name: str) -> str:
         """Why a release is not taken again."""
-        return (self.root / "refused" / name).read_text(errors="replace")
+        return _text(self.root / "refused" / name)
 
     def refusals(self) -> dict[str, str]:
         """Every release that is not taken again, and why."""
         found = sorted(p for p in (self.root / "refused").iterdir() if not p.name.startswith("."))
-        return {path.name: path.read_text(errors="replace") for path in found}
+        return {path.name: _text(path) for path in found}
 
     def refuse(self, name: str, reason: str) -> None:
         """Never take that release again."""
@@ -135,36 +159,39 @@ class Installation:
     def postpone(self, name: str, reason: str, now_s: float) -> None:
         """Try that release again later: after a minute, then twice as long each time, at most six hours."""
         attempts = self._postponement(name).get("attempts", 0) + 1
-        wait_s = min(_FIRST_WAIT_S * 2 ** (attempts - 1), _LONGEST_WAIT_S)
+        wait_s = _wait_s(attempts)
         free = shutil.disk_usage(self.root).free
         note = {"attempts": attempts, "until_s": now_s + wait_s, "free_bytes": free, "reason": reason[:500]}
-        make_folder(self.root / "postponed")
+        make_own_folder(self.root / "postponed")
         write_durably(self.root / "postponed" / name, json.dumps(note).encode())
 
     def postponed(self, name: str, now_s: float) -> str | None:
         """Why that release is not tried now; None where it may be: never postponed, long ago, or there is room now."""
         note = self._postponement(name)
-        wait_s = note.get("until_s", 0.0) - now_s
-        if not 0 < wait_s <= _LONGEST_WAIT_S:  # a clock that jumped must not make it wait for years
+        if not note:
+            return None
+        wait_s = note["until_s"] - now_s
+        if not 0 < wait_s <= _wait_s(note["attempts"]):  # a clock that jumped back must not make it wait longer
             return None
         more_room = shutil.disk_usage(self.root).free > note["free_bytes"] + _ROOM_BYTES
         return None if more_room and reads_as_shortage_of_disk(note["reason"]) else str(note["reason"])
 
     def not_postponed(self, name: str) -> None:
         """That release was tried, with success or not."""
-        (self.root / "postponed" / name).unlink(missing_ok=True)
+        with suppress(OSError):  # what it cannot delete keeps it from nothing
+            remove(self.root / "postponed" / name)
 
     def _postponement(self, name: str) -> dict[str, Any]:
         try:
-            note = json.loads((self.root / "postponed" / name).read_bytes())
+            note = json.loads(read_plain(self.root / "postponed" / name, _MOST_NOTE_BYTES))
             return {
                 "attempts": int(note["attempts"]),
                 "until_s": float(note["until_s"]),
                 "free_bytes": int(note["free_bytes"]),
                 "reason": str(note["reason"]),
             }
-        except (OSError, ValueError, LookupError, TypeError, OverflowError):  # none, or damaged: tried at once
-            return {}
+        except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
+            return {}  # none, or damaged: tried at once
 
     def activate(self, release: ReleaseDocument, content: bytes) -> Installed:
         """Make a release whose bundle is complete the current one; the one before it is kept.
@@ -179,6 +206,8 @@ class Installation:
             if before is not None:
                 self.begin_trial(name)
             self._point_to(name)
+        elif before.bundle != Path(os.path.normpath(self.bundle_folder(release.manifest.sha256))):
+            self._place_release(folder, release, content, before.previous or "")  # its link was damaged
         self._raise_highest(release)
         return self.installed(name)
 
@@ -223,7 +252,7 @@ class Installation:
                 continue
             self._point_to(name)
             return found
-        (self.root / "current").unlink(missing_ok=True)
+        remove(self.root / "current")
         sync_folder(self.root)
         return None
 
@@ -233,28 +262,27 @@ class Installation:
 
     def trial_starts(self) -> int | None:
         """How often the current release was started on trial; None where it is not on trial."""
-        path, current = self.root / "trial", self.current()
-        if current is None or not path.exists():
-            return None
-        name, _, starts = path.read_text(errors="replace").partition(" ")
-        return int(starts) if name == current.name and starts.isdigit() else None
+        name, _, starts = _text(self.root / "trial").partition(" ")
+        current = self.current()
+        return int(starts) if current is not None and name == current.name and _COUNT.fullmatch(starts) else None
 
-    def count_trial_start(self) -> int | None:
-        """Count one more start of a release on trial."""
+    def count_trial_start(self, more: int = 1) -> int | None:
+        """Count one more start of a release on trial; one less where it turned out to tell nothing."""
         starts, current = self.trial_starts(), self.current()
         if starts is None or current is None:
             return None
-        write_durably(self.root / "trial", f"{current.name} {starts + 1}".encode())
-        return starts + 1
+        counted = max(starts + more, 0)
+        write_durably(self.root / "trial", f"{current.name} {counted}".encode())
+        return counted
 
     def end_trial(self) -> None:
         """The current release has proved itself."""
-        (self.root / "trial").unlink(missing_ok=True)
+        remove(self.root / "trial")
         sync_folder(self.root)
 
     def names_by_age(self) -> list[str]:
         """All releases on this device, the one that was installed first in front."""
-        return sorted(self.names(), key=lambda name: (self.root / "releases" / name).stat().st_mtime_ns)
+        return sorted(self.names(), key=lambda name: (self.root / "releases" / name).lstat().st_mtime_ns)
 
     def keep_beside(self, release: ReleaseDocument, content: bytes) -> Installed:
         """Keep a release whose bundle is complete without making it the current one."""
@@ -272,21 +300,46 @@ class Installation:
 
     def _place_release(self, folder: Path, release: ReleaseDocument, content: bytes, previous: str) -> None:
         staged = folder.with_name(f".{folder.name}")
-        if staged.exists():
-            shutil.rmtree(staged)
+        remove(staged)
         staged.mkdir()
         write_durably(staged / "release.json", content)
         write_durably(staged / "previous", previous.encode())
         (staged / "bundle").symlink_to(Path("..") / ".." / "bundles" / release.manifest.sha256)
+        self._make_youngest(staged)
         sync_folder(staged)
-        if folder.exists():  # an earlier attempt ended between this step and the next
+        if os.path.lexists(folder):  # an earlier attempt ended between this step and the next
             discard(folder)
         staged.replace(folder)
         sync_folder(folder.parent)
 
+    def _make_youngest(self, staged: Path) -> None:
+        """Its folder's time is what `names_by_age` goes by, wherever the clock was when the others were placed."""
+        others = [path for path in staged.parent.iterdir() if path != staged]
+        youngest = max((path.lstat().st_mtime_ns for path in others), default=0)
+        if staged.stat().st_mtime_ns <= youngest:
+            os.utime(staged, ns=(youngest + _COARSEST_TIME_NS,) * 2)
+
     def _point_to(self, name: str) -> None:
         fresh = self.root / f".current.{os.getpid()}"
-        fresh.unlink(missing_ok=True)
+        remove(fresh)
         fresh.symlink_to(Path("releases") / name)
+        if not (self.root / "current").is_symlink() and (self.root / "current").is_dir():
+            set_aside(self.root / "current")
         fresh.replace(self.root / "current")
         sync_folder(self.root)
+
+
+def _text(path: Path) -> str:
+    """A note of this device; empty where there is none, or nothing that can be read in its place."""
+    try:
+        return read_plain(path, _MOST_NOTE_BYTES).decode(errors="replace")
+    except OSError as e:
+        if is_shortage(e):
+            raise
+        return ""
+
+
+def _wait_s(attempts: int) -> float:
+    """How long a release waits after so many attempts for want of something."""
+    doublings = min(max(attempts - 1, 0), math.ceil(math.log2(_LONGEST_WAIT_S / _FIRST_WAIT_S)))
+    return min(_FIRST_WAIT_S * 2.0**doublings, _LONGEST_WAIT_S)

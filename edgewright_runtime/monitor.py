@@ -36,7 +36,7 @@ def resident_memory_mb() -> float | None:
 
 
 class TelemetryFile:
-    """Appends windows to ``folder/RELEASE.jsonl``; beyond its bound a window is dropped and counted."""
+    """Appends windows to ``folder/RELEASE.jsonl``; one beyond its bound, or that cannot be written, is counted only."""
 
     def __init__(self, folder: Path, release: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,12 +46,21 @@ class TelemetryFile:
     def __call__(self, window: TelemetryRecord) -> None:
         """Write one window."""
         line = window.to_line().encode() + b"\n"
+        try:
+            kept = self._append(line)
+        except OSError:  # a full disk must not keep the model from answering
+            kept = False
+        self.dropped_windows += not kept
+
+    def _append(self, line: bytes) -> bool:
+        if self._path.exists() and not self._path.is_file():  # a pipe would be waited for
+            return False
         size = self._path.stat().st_size if self._path.exists() else 0
         if size + len(line) > _MAX_FILE_BYTES:
-            self.dropped_windows += 1
-            return
+            return False
         with self._path.open("ab") as stream:
             stream.write(line)
+        return True
 
 
 class Monitor:
@@ -79,6 +88,7 @@ class Monitor:
         # A board without a clock of its own starts decades ago and jumps: no window may end or last by that.
         self._clock, self._steady = clock, steady
         self._lock = threading.Lock()
+        self._ended = False
         self._span = QuantileSketch()
         self._begin()
 
@@ -110,6 +120,8 @@ class Monitor:
             if correct is not None and self._plan.enable_accuracy_monitoring:
                 self._labelled += 1
                 self._correct += correct
+            if self._ended:
+                self._write()
 
     def label(self, correct: bool) -> None:
         """Count the truth of an earlier prediction, which is known by now."""
@@ -121,6 +133,12 @@ class Monitor:
     def flush(self) -> None:
         """End the window now and hand it over, if it holds anything."""
         with self._lock:
+            self._write()
+
+    def end(self) -> None:
+        """End the last window; an answer that was under way then is handed over as soon as it is counted."""
+        with self._lock:
+            self._ended = True
             self._write()
 
     def long_span_ms(self) -> dict[str, float | None]:

@@ -19,8 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgewright_runtime.disk import make_folder
+from edgewright_runtime.disk import make_folder, open_lock, remove, set_aside
 from edgewright_runtime.errors import EdgeRuntimeError
+from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
 
 __all__ = ["Outbox", "OutboxError", "Record", "open_connection"]
 
@@ -29,9 +30,13 @@ CREATE TABLE IF NOT EXISTS records
     (seq INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO counters VALUES ('dropped', 0), ('bytes', 0), ('added', 0);
+UPDATE counters SET value = 0 WHERE typeof(value) != 'integer' OR value < 0;
+UPDATE counters SET value = (SELECT coalesce(sum(length(body) + 100), 0) FROM records)
+    WHERE name = 'bytes' AND value != (SELECT coalesce(sum(length(body) + 100), 0) FROM records);
 """
 # A record that the cloud would refuse for its size would stand at the head of the queue for ever.
 _MAX_RECORD_BYTES = 1 << 20
+_MAX_DEPTH = MAX_DEPTH - 4  # it is sent within an object, a list and an object
 # What waits in memory while the disk is slow; beyond it a record is refused rather than the memory filled.
 _MOST_PENDING = 10_000
 _OVERHEAD_BYTES = 100  # key, index entry and row header of a record, about
@@ -292,7 +297,10 @@ class Outbox:
 
     def _enter(self) -> None:
         """Take a share in the file, after setting it aside where it was found damaged."""
-        descriptor = os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        for companion in self._companions():
+            if _is_no_file(companion):
+                remove(companion)
+        descriptor = open_lock(self._path.with_name(f"{self._path.name}.lock"))
         self._lock = weakref.finalize(self, os.close, descriptor)
         if self._is_unusable():
             try:
@@ -321,7 +329,10 @@ class Outbox:
 
     def _is_unusable(self) -> bool:
         known = self._damaged is not None and self._path.exists() and self._path.stat().st_ino == self._damaged
-        return known or self._unusable.exists()
+        return known or self._unusable.exists() or _is_no_file(self._path)
+
+    def _companions(self) -> list[Path]:
+        return [Path(f"{self._path}{suffix}") for suffix in ("-wal", "-shm")]
 
     def _prepared(self) -> Any:
         db = self._connect(self._path)
@@ -339,13 +350,11 @@ class Outbox:
 
     def _put_aside(self) -> None:
         """Keep one damaged file for whoever investigates; a second would only fill the disk."""
-        for suffix in ("-wal", "-shm"):  # first: a log that stayed would be played into the new file
-            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
-        aside = self._path.with_name(f"{self._path.name}.damaged")
-        if self._path.exists():
-            self._path.replace(aside)
-            self.set_aside = aside
-        self._unusable.unlink(missing_ok=True)
+        for companion in self._companions():  # first: a log that stayed would be played into the new file
+            remove(companion)
+        if os.path.lexists(self._path):
+            self.set_aside = set_aside(self._path)
+        remove(self._unusable)
         self._damaged = None
 
 
@@ -353,6 +362,12 @@ def _check(db: Any) -> None:
     found = db.execute("PRAGMA quick_check").fetchall()
     if found != [("ok",)]:
         raise sqlite3.DatabaseError(f"the file fails its own check: {found[0][0]}")
+    for table, columns in (("records", ["seq", "key", "body"]), ("counters", ["name", "value"])):
+        there = [row[1] for row in db.execute(f"PRAGMA table_info({table})").fetchall()]
+        if there not in ([], columns):
+            raise sqlite3.DatabaseError(f"table {table} has columns {there}")
+    if db.execute("SELECT 1 FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchall():
+        raise sqlite3.DatabaseError("the file holds what no outbox has")
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
@@ -361,10 +376,20 @@ def _is_damage(error: sqlite3.Error) -> bool:
 
 
 def _is_object(body: bytes) -> bool:
+    """Whether the cloud would take it: one that it refuses would stand at the head of the queue for ever."""
+    if len(body) > _MAX_RECORD_BYTES:
+        return False
     try:
-        return isinstance(json.loads(body), dict)
+        content = json.loads(body)
+        json.dumps(content, allow_nan=False)
     except (ValueError, RecursionError):
         return False
+    return isinstance(content, dict) and not is_nested_deeper(content, _MAX_DEPTH)
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether there is something else in a file's place: a folder, a pipe, a device."""
+    return path.exists() and not path.is_file()
 
 
 def _known_key(db: Any, seq: int, key: bytes) -> str:
@@ -387,8 +412,10 @@ def _drop(db: Any, seq: int) -> int:
 def _encoded(content: Mapping[str, Any]) -> bytes:
     try:
         body = json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, RecursionError) as e:
         raise OutboxError(f"the record is no JSON: {e}") from e
+    if is_nested_deeper(content, _MAX_DEPTH):
+        raise OutboxError(f"the record is nested deeper than {_MAX_DEPTH}")
     if len(body) > _MAX_RECORD_BYTES:
         raise OutboxError(f"a record of {len(body)} bytes; at most {_MAX_RECORD_BYTES} are kept")
     return body

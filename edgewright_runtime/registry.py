@@ -5,19 +5,19 @@ The folders of `Installation` are the state, so it survives a power loss as they
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import shutil
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgewright_runtime.bundle import read_manifest
-from edgewright_runtime.disk import discard, make_folder
+from edgewright_runtime.disk import discard, make_own_folder, open_lock, remove
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError
 from edgewright_runtime.installation import Installation
 from edgewright_runtime.manifest import Manifest
+from edgewright_runtime.shortage import is_shortage
 
 __all__ = ["Constraints", "Model", "Registry"]
 
@@ -75,7 +75,7 @@ class Registry:
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
         self._leases = installation.root / "leases"
-        make_folder(self._leases)
+        make_own_folder(self._leases)
 
     def models(self) -> list[Model]:
         """Every release whose bundle is here and readable, oldest first; a damaged one is left out."""
@@ -111,15 +111,17 @@ class Registry:
     def in_use(self, folder: Path) -> Iterator[Path]:
         """Keep a bundle from being deleted while this block, or this process, lives."""
         try:
-            lease = (self._leases / folder.name).open("ab")
+            lease = open_lock(self._leases / folder.name)
         except OSError as e:
-            if e.errno != errno.EROFS:
+            if is_shortage(e):
                 raise
-            yield folder  # nothing is deleted from a disk that can only be read
+            yield folder  # nothing is deleted from a disk that can only be read, nor what nobody can hold
             return
-        with lease:
+        try:
             fcntl.flock(lease, fcntl.LOCK_SH)
             yield folder
+        finally:
+            os.close(lease)
 
     def collect(self, quota_bytes: int = 0) -> list[str]:
         """Delete the oldest releases until their bundles take at most ``quota_bytes``; returns their names.
@@ -169,7 +171,7 @@ class Registry:
                     if free:
                         discard(bundle)
         for half in (root / "releases").glob(".*"):
-            shutil.rmtree(half)
+            remove(half)
 
     def _digest(self, name: str) -> str | None:
         """The bundle of a release; None where the release is damaged and names none."""
@@ -181,13 +183,25 @@ class Registry:
     @contextmanager
     def _unused(self, digest: str) -> Iterator[bool]:
         # The file stays: a lease taken on an unlinked one would protect nothing.
-        with (self._leases / digest).open("ab") as lease:
-            try:
-                fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        try:
+            lease = open_lock(self._leases / digest)
+        except OSError as e:
+            if is_shortage(e):
+                raise
+            yield False
+            return
+        try:
+            yield _is_locked(lease)
+        finally:
+            os.close(lease)
+
+
+def _is_locked(lease: int) -> bool:
+    try:
+        fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _within(value: float | None, limit: float | None) -> bool:

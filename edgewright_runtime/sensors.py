@@ -91,7 +91,7 @@ class Sensors:
 
     def _frequencies_mhz(self) -> tuple[float | None, float | None]:
         """The fastest core's present and largest clock."""
-        policies = sorted((self._root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
+        policies = self._matching("sys/devices/system/cpu/cpufreq", "policy*")
         now = [self._number(p.relative_to(self._root) / "scaling_cur_freq") for p in policies]
         top = [self._number(p.relative_to(self._root) / "cpuinfo_max_freq") for p in policies]
         known = [(n / 1000, t / 1000) for n, t in zip(now, top) if n is not None and t is not None]
@@ -109,24 +109,36 @@ class Sensors:
 
     def _battery(self) -> tuple[float | None, bool | None]:
         charge, mains = None, None
-        for supply in sorted((self._root / "sys/class/power_supply").glob("*")):
+        for supply in self._matching("sys/class/power_supply", "*"):
             name = supply.relative_to(self._root)
             kind = self._text(name / "type").strip()
             if kind == "Battery":
                 charge = self._number(name / "capacity")
             elif kind in {"Mains", "USB"} and (online := self._number(name / "online")) is not None:
                 mains = bool(online) or bool(mains)
-        if charge is None and self._psutil is not None and (found := self._psutil.sensors_battery()) is not None:
+        if charge is None and (found := self._battery_by_psutil()) is not None:
             return float(found.percent), bool(found.power_plugged)
         return charge, mains
 
+    def _battery_by_psutil(self) -> Any:
+        try:
+            return None if self._psutil is None else self._psutil.sensors_battery()
+        except OSError:
+            return None
+
     def _temperature_c(self) -> float | None:
         """The hottest thermal zone (kernel: millidegrees)."""
-        zones = (self._root / "sys/class/thermal").glob("thermal_zone*")
+        zones = self._matching("sys/class/thermal", "thermal_zone*")
         found = [self._number(zone.relative_to(self._root) / "temp") for zone in zones]
         # Zones without a sensor report 0 or below -40.
         plausible = [value / 1000 for value in found if value is not None and value / 1000 > 0]
         return max(plausible, default=None)
+
+    def _matching(self, folder: str, pattern: str) -> list[Path]:
+        try:
+            return sorted((self._root / folder).glob(pattern))
+        except OSError:  # the kernel lists nothing now, as where no file can be opened
+            return []
 
     def _number(self, name: Path) -> float | None:
         try:

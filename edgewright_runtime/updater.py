@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgewright_runtime.bundle import check_file, file_digest, open_bundle, read_manifest
-from edgewright_runtime.disk import discard, sync_folder
+from edgewright_runtime.disk import discard, read_plain, remove, sync_folder
 from edgewright_runtime.errors import (
     EdgeRuntimeError,
     IntegrityError,
@@ -202,7 +202,7 @@ class Updater:
         except OSError as e:
             if e.errno in {errno.ENOSPC, errno.EDQUOT}:
                 for part in self._installation.staging.iterdir():
-                    shutil.rmtree(part)
+                    remove(part)
             raise
 
     def _updated(self, before: Installed | None, release: ReleaseDocument, content: bytes, wanted: _Wanted) -> Outcome:
@@ -268,7 +268,7 @@ class Updater:
     def _fetch_bundle(self, release: ReleaseDocument) -> None:
         """Put a complete, checked and tried bundle in place; what an earlier attempt left is used."""
         target = self._installation.bundle_folder(release.manifest.sha256)
-        if target.exists() and not _is_sound(target, release):
+        if os.path.lexists(target) and (target.is_symlink() or not _is_sound(target, release)):
             discard(target)
         if not target.exists():
             staged = self._installation.staging / release.manifest.sha256
@@ -299,8 +299,11 @@ class Updater:
 
     def _keep_only(self, staged: Path) -> None:
         for other in self._installation.staging.iterdir():
-            if other != staged:
-                shutil.rmtree(other)
+            # A link in an earlier attempt would lead what is written now elsewhere.
+            if other != staged or other.is_symlink() or any(path.is_symlink() for path in other.rglob("*")):
+                remove(other)
+        if not staged.is_dir():
+            remove(staged)
         staged.mkdir(exist_ok=True)
 
     def _check_room(self, release: ReleaseDocument) -> None:
@@ -349,7 +352,10 @@ class Updater:
     def _patch(self, delta: FileDelta, entry: FileEntry, folder: Path, target: Path) -> None:
         if entry.bytes > MAX_PATCHED_BYTES:
             raise IntegrityError(f"{entry.path}: too large to be patched")
-        base = (folder / delta.base_path).read_bytes()
+        try:
+            base = read_plain(folder / delta.base_path, MAX_PATCHED_BYTES)
+        except OSError as e:
+            raise shortage_or(IntegrityError, e, f"{delta.base_path}: cannot be read ({e.strerror})") from e
         if hashlib.sha256(base).hexdigest() != delta.base_sha256:
             raise IntegrityError(f"{delta.base_path}: not the base that the patch is for")
         packed = b"".join(self._counted(self._repository.blocks(delta.name, delta.blob_bytes)))
@@ -394,6 +400,8 @@ def _write_checked(blocks: Iterable[bytes], entry: FileEntry, target: Path) -> N
     """Write a file under a temporary name, and give it its own only when length and digest are right."""
     digest, size = hashlib.sha256(), 0
     part = target.with_name(f".{target.name}.part")
+    for stale in (part, target):
+        remove(stale)
     with part.open("wb") as stream:
         for block in blocks:
             digest.update(block)

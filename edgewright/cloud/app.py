@@ -29,7 +29,6 @@ from starlette.requests import ClientDisconnect
 
 from edgewright.artifact import Value
 from edgewright.cloud.database import Database
-from edgewright.cloud.nesting import MAX_DEPTH, is_nested_deeper
 from edgewright.cloud.offers import Offers
 from edgewright.cloud.rates import Bucket, Rates
 from edgewright.failures import one_line
@@ -37,6 +36,7 @@ from edgewright.yaml_values import first_fault
 from edgewright_runtime.bundle import file_digest
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
 from edgewright_runtime.manifest import MANIFEST_NAME
+from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
 from edgewright_runtime.predictor import Predictor
 
 __all__ = ["create_app"]

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from edgewright.artifact import Value
-from edgewright.cloud.nesting import MAX_DEPTH, is_nested_deeper
 from edgewright.errors import InputError
 from edgewright.monitor import Telemetry
 from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
 from edgewright_runtime.telemetry import TelemetryRecord
 
 __all__ = ["Database", "Device"]
@@ -182,11 +182,13 @@ class Database:
             return int(connection.execute(query if kind is None else query.where(_records.c.kind == kind)).scalar_one())
 
     def bodies(self, kind: str) -> list[dict[str, Any]]:
-        """What devices sent of one kind (``rollback``, ``issue``, ``refused``), oldest first, with the device."""
+        """What devices sent of one kind (``rollback``, ``issue``, ``refused``), with the device, by the time of their
+        arrival as the clock here had it.
+        """
         query = sa.select(_records.c.device, _records.c.body).where(_records.c.kind == kind)
         with self._engine.connect() as connection:
             found = connection.execute(query.order_by(_records.c.received_s, _records.c.key)).all()
-        return [{"device": device, **json.loads(body)} for device, body in found]
+        return [{**json.loads(body), "device": device} for device, body in found]
 
     def telemetry(self) -> Telemetry:
         """The windows that devices sent, as the monitoring flow reads them; bad ones are counted."""

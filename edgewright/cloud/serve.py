@@ -57,7 +57,7 @@ def serve(
     Raises:
         InputError: a bundle or database that cannot be used.
     """
-    import uvicorn
+    from edgewright.cloud.connections import server
 
     opened = Database(database or default_database())
     opened.require_whole()
@@ -66,6 +66,6 @@ def serve(
     except EdgeRuntimeError as e:
         raise InputError(f"a model cannot be served: {e}") from e
     try:
-        uvicorn.run(app, host=host, port=port, log_level="warning")
+        server(app, host, port).run()
     finally:
         opened.close()

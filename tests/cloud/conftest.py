@@ -8,6 +8,7 @@ import pytest
 import uvicorn
 
 from edgewright.cloud.app import create_app
+from edgewright.cloud.connections import server as bounded_server
 from edgewright.cloud.database import Database
 from tests.bundles import image_bundle, newer_bundle, table_bundle
 
@@ -28,7 +29,7 @@ def serving(database: Database) -> Iterator[Callable[..., str]]:
 
     def start(**options: object) -> str:
         app = create_app(database, **options)
-        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+        server = bounded_server(app, "127.0.0.1", 0)
         thread = threading.Thread(target=server.run)
         thread.start()
         running.append((server, thread))

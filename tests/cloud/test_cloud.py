@@ -1,8 +1,10 @@
 import gzip
 import json
+import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ import pytest
 
 from edgewright.cloud import app
 from edgewright.cloud.database import Database
+from edgewright.cloud.offers import Offers
 from edgewright.cloud.rates import Bucket, Rates
 from edgewright.deploy import publish
 from edgewright.deploy.release import current_document
 from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
-from edgewright.monitor import read_telemetry
+from edgewright.monitor import MonitoringPlan, check_health, read_telemetry
 from edgewright.package import Bundle
 from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.errors import RefusedError
@@ -27,6 +30,7 @@ from edgewright_runtime.monitoring import Monitoring
 from edgewright_runtime.offline import OfflineModel, sync
 from edgewright_runtime.outbox import Outbox
 from edgewright_runtime.predictor import Predictor
+from tests.bundles import report
 
 pytestmark = pytest.mark.filterwarnings("ignore:websockets.*:DeprecationWarning")
 
@@ -173,6 +177,66 @@ def test_telemetry_that_was_synced_is_read_for_monitoring(serving: Serving, data
     assert [record.predictions for record in telemetry.records] == [30]
     assert telemetry.malformed == 1
     assert telemetry.first_fault.startswith("device board: ")
+
+
+def nested(levels: int) -> list[Any]:
+    return [nested(levels - 1)] if levels else []
+
+
+HOSTILE = [
+    None, True, -1, 0, 2**53, 2**63, 10**400, 1e308, -1e308, 5e-324, "", "x" * 20_000, "a\0b", "\ud800", "NaN",
+    [], {}, [[1, 2]] * 5001, [[1000, 2**53]], [[-1000, 1]] * 3, [None], nested(25), {"a": {"b": 1}}, "telemetry",
+]  # fmt: skip
+
+
+def hostile_report(whole: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """A window of telemetry, some of whose values are replaced, missing or added."""
+    report = dict(whole)
+    for _ in range(chance.randint(1, 4)):
+        key = chance.choice([*whole, "kind", "time_s", "device", "more"])
+        if chance.random() < 0.2:
+            report.pop(key, None)
+        else:
+            report[key] = chance.choice(HOSTILE)
+    return report
+
+
+def test_hostile_reports_are_refused_or_counted_and_never_stop_monitoring(
+    serving: Serving, database: Database, table_bundle: Bundle
+) -> None:
+    chance, windows = random.Random(7), []
+    watched = Monitor(windows.append, Monitoring(), device="board", release="stable.1", bundle="b")
+    for _ in range(100):
+        watched.record(2.0, confidence=0.9, correct=True)
+    watched.flush()
+    whole = {"kind": "telemetry", **json.loads(windows[0].to_line())}
+    url, token, good = serving(), database.add_device("hostile"), database.add_device("good")
+    statuses = []
+    with httpx.Client(headers={"Authorization": f"Bearer {token}"}) as connection:
+        for number in range(100):
+            records = [{"key": f"{number}-{n}", "body": hostile_report(whole, chance)} for n in range(3)]
+            body = json.dumps({"status": chance.choice([{}, {"release": chance.choice(HOSTILE)}]), "records": records})
+            reply = connection.post(f"{url}/v1/sync", content=body)
+            statuses.append(reply.status_code)
+            assert reply.status_code in {200, 400, 413, 422, 429}, reply.text
+            assert len(reply.text) < 1000
+    client(url, good).post("/v1/sync", {"status": {}, "records": [{"key": "g", "body": whole}]})
+
+    telemetry = database.telemetry()
+    health = check_health(telemetry, MonitoringPlan(), report(table_bundle.artifact))
+
+    assert statuses.count(200) > 60
+    assert telemetry.malformed > 100
+    assert windows[0].to_line() in {record.to_line() for record in telemetry.records}
+    assert sum(window.predictions for window in health.windows if window.release == "stable.1") >= 100
+    assert "hostile" in get(f"{url}/v1/devices", database.add_operator("o"))[1]
+
+
+def test_device_cannot_speak_for_another(serving: Serving, database: Database) -> None:
+    token = database.add_device("a")
+    content = {"status": {}, "records": [{"key": "k", "body": {"kind": "rollback", "device": "b"}}]}
+    client(serving(), token).post("/v1/sync", content)
+    assert [body["device"] for body in database.bodies("rollback")] == ["a"]
 
 
 def test_monitoring_reads_the_database_by_its_url(serving: Serving, database: Database, tmp_path: Path) -> None:
@@ -329,6 +393,43 @@ def test_device_sees_itself_and_an_operator_all(serving: Serving, database: Data
         client(url, operator).post("/v1/sync", {"status": {}, "records": []})
     with pytest.raises(InputError, match="operator 'anna' is registered already"):
         database.add_operator("anna")
+
+
+@pytest.mark.parametrize("jump_s", [3.2e7, -3.2e7])
+def test_jump_of_its_clock_neither_shuts_a_device_out_nor_loses_or_repeats_a_record(
+    serving: Serving,
+    database: Database,
+    table_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    jump_s: float,
+) -> None:
+    publish(table_bundle, str(tmp_path / "r"), "stable")
+    reads, steady, clock = [0], [0.0], time.time
+    real_read = Offers._read
+
+    def counted(*args: Any) -> Any:
+        reads[0] += 1
+        return real_read(*args)
+
+    monkeypatch.setattr(Offers, "_read", counted)
+    rates = Rates(Bucket(1, 2), Bucket(1000, 1000), lambda: steady[0])
+    url, token = serving(repository=str(tmp_path / "r"), offer_every_s=3600.0, rates=rates), database.add_device("b")
+    content = {"status": {"release": "churn.edge_device.stable.1"}, "records": [{"key": "k", "body": {"kind": "n"}}]}
+    client(url, token).post("/v1/sync", content)
+    before = database.devices()[0].last_seen_s
+
+    monkeypatch.setattr(time, "time", lambda: clock() + jump_s)
+    offered = client(url, token).post("/v1/sync", content).object("offer").whole("version")
+    hasty, _ = post(f"{url}/v1/sync", token, json.dumps(content).encode())
+    steady[0] += 1.0
+    patient, _ = post(f"{url}/v1/sync", token, json.dumps(content).encode())
+    after = database.devices()[0].last_seen_s
+
+    assert (offered, reads[0]) == (1, 1), "what is current is not read again before it is due"
+    assert (hasty, patient) == (429, 200)
+    assert (database.count(), len(database.bodies("n"))) == (1, 1)
+    assert after - before == pytest.approx(jump_s, abs=1e4), "a device was seen last when it was, by the clock of then"
 
 
 def test_registering_twice_or_badly_is_one_clear_line(database: Database, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Networks that begin with a spectrum, as those for speech do, in int8: most of its numbers are far below its largest."""
+"""Networks that begin with a spectrum, as those for speech do, in int8: most numbers are far below the largest."""
 
 from pathlib import Path
 

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 import shutil
@@ -5,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -706,6 +709,99 @@ def test_eight_threads_answer_and_log_while_the_model_is_replaced(
         for tenure, scores in answers.items():
             expected = alone.predict({**ROW, "tenure": tenure}).scores
             np.testing.assert_allclose(scores, calibrated(expected, alone.manifest.calibration)[0], atol=1e-6)
+
+
+def test_no_prediction_fails_or_mixes_models_through_updates_and_a_rollback(
+    tmp_path: Path, repository: str, table_bundle: Bundle, newer_bundle: Bundle
+) -> None:
+    running = device(tmp_path, repository, wait_for_log=False)
+    answers: list[tuple[float, Answer]] = []
+    failures: list[Exception] = []
+    ended = threading.Event()
+
+    def ask(worker: int) -> None:
+        try:
+            for n in itertools.count():
+                if ended.is_set():
+                    return
+                tenure = worker + (n % 20) / 100  # each input comes again under every release
+                answers.append((tenure, running.predict({**ROW, "tenure": tenure})))
+                time.sleep(0.01)
+        except Exception as e:
+            failures.append(e)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    taken = []
+    for bundle in (newer_bundle, None, table_bundle):
+        if bundle is None:
+            Installation(tmp_path / "device").rollback()
+        else:
+            publish(bundle, repository, "stable", monitoring=EASY)
+        taken.append(running.tick().release)
+        more = len(answers) + 100
+        while len(answers) < more and not failures:
+            time.sleep(0.001)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    running.tick()
+    running.flush()
+    running.tick()
+    running.outbox.flush()
+
+    assert not failures
+    assert not running._active.answers.not_logged + running.outbox.lost
+    assert [name.rpartition(".")[2] for name in taken] == ["2", "1", "3"]
+    counts = Counter(answer.release for _, answer in answers)
+    assert set(counts) == {"churn.edge_device.stable.1", *taken}
+    assert Counter(entry["release"] for entry in logged(running, "prediction")) == counts
+    windows: Counter[str] = Counter()
+    for window in logged(running, "telemetry"):
+        windows[window["release"]] += window["predictions"]
+    assert windows == counts
+    expected = {name: scores_alone(newer_bundle if name == taken[0] else table_bundle) for name in counts}
+    for tenure, answer in answers:
+        assert answer.model == answer.release
+        np.testing.assert_allclose(answer.scores, expected[answer.release](tenure), atol=1e-6)
+
+
+def scores_alone(bundle: Bundle) -> Callable[[float], np.ndarray]:
+    alone = Predictor(bundle.artifact.path)
+    return functools.cache(
+        lambda tenure: calibrated(alone.predict({**ROW, "tenure": tenure}).scores, alone.manifest.calibration)[0]
+    )
+
+
+def test_answer_that_outlasts_two_rounds_of_upkeep_is_counted_with_the_model_that_gave_it(
+    tmp_path: Path, repository: str, newer_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = device(tmp_path, repository)
+    begun, held, infer = threading.Event(), threading.Event(), OnnxBackend.infer
+
+    def slow(backend: OnnxBackend, feeds: Any) -> Any:
+        begun.set()
+        held.wait(60)
+        return infer(backend, feeds)
+
+    answers: list[Answer] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxBackend, "infer", slow)
+        thread = threading.Thread(target=lambda: answers.append(running.predict(ROW)))
+        thread.start()
+        assert begun.wait(60)
+    publish(newer_bundle, repository, "stable", monitoring=EASY)
+    assert running.tick().installed == "churn.edge_device.stable.2"
+    running.tick()
+    held.set()
+    thread.join()
+    running.tick()
+
+    assert [answer.release for answer in answers] == ["churn.edge_device.stable.1"]
+    assert [(window["release"], window["predictions"]) for window in logged(running, "telemetry")] == [
+        ("churn.edge_device.stable.1", 1)
+    ]
 
 
 def test_agent_answers_lines_and_keeps_what_it_logged(tmp_path: Path, repository: str) -> None:

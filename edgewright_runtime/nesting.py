@@ -1,5 +1,7 @@
 """How deep a value of JSON may be nested: what is deeper than a library's own limit breaks whoever reads it back."""
 
+from __future__ import annotations
+
 from typing import Any
 
 __all__ = ["MAX_DEPTH", "is_nested_deeper"]
