@@ -1,0 +1,220 @@
+"""Tests run against a copy of the tree: which of them reach a function, and whether they notice a change in it.
+
+Each run is a fork of a process that has imported the large packages, and nothing of ours: a mutant then costs little
+more than its tests.
+"""
+
+import ast
+import atexit
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Tests", "Tree"]
+
+_PRELOADED = ("numpy", "pydantic", "yaml", "fsspec", "onnx", "torch", "pytest", "http.server")
+_TRACE = '''"""Notes which test reaches which function, in this process and in its children."""
+import os
+from contextlib import suppress
+
+_seen = set()
+
+
+def reached(function):
+    test, log = os.environ.get("PYTEST_CURRENT_TEST"), os.environ.get("MUTANTS_TRACE")
+    if test is None or log is None or (function, test) in _seen:
+        return
+    _seen.add((function, test))
+    with suppress(OSError), open(log, "a") as stream:
+        stream.write(f"{function}\\t{test.rpartition(' ')[0]}\\n")
+'''
+# The tests of one mutant begin with the fastest, and end after so many seconds of them as they took without a change.
+_MOST_TEST_S = 20.0
+# How long a mutant's tests may take, against those of the unchanged code, before it counts as hung.
+_PATIENCE, _LEAST_WAIT_S = 4.0, 30.0
+
+Tests = dict[str, list[str]]
+
+
+class Tree:
+    """A copy of the working tree's files in a folder of its own, where one file at a time is changed."""
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        self.root, self._temporary = folder / "tree", folder / "tmp"
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607 - git of the path
+            cwd=source, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        for name in filter(None, listed.stdout.split("\0")):
+            if (source / name).is_file() and name != ".venv":
+                target = self.root / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, target)
+        (self.root / "mutants_trace.py").write_text(_TRACE)
+        self._stamp = 1_000_000_000
+        _preload()
+
+    def tests_of(self, file: str, functions: tuple[str, ...], tests: tuple[str, ...]) -> tuple[Tests, dict[str, float]]:
+        """The tests that reach each function, fastest first, and how long each takes.
+
+        Raises:
+            RuntimeError: the tests do not pass on the unchanged code.
+        """
+        source = (self.root / file).read_text()
+        durations, log = self._temporary.with_name("durations.json"), self._temporary.with_name("reached")
+        log.write_text("")
+        with self.changed(file, _traced(source, functions)):
+            code, said = self._run([*tests, "-m", "not slow"], 900, trace=log, durations=durations)
+        if code != 0:
+            raise RuntimeError(f"{file}: its tests do not pass on the unchanged code:\n{said[-3000:]}")
+        seconds: dict[str, float] = json.loads(durations.read_text())
+        pairs = {tuple(line.split("\t")) for line in log.read_text().splitlines()}
+        reached = {
+            f: sorted((t for g, t in pairs if g == f and t in seconds), key=seconds.__getitem__) for f in functions
+        }
+        return {f: _within(found, seconds) for f, found in reached.items()}, seconds
+
+    def verdict(self, tests: list[str], expected_s: float) -> str:
+        """``killed`` where a test fails, ``survived`` where none does, ``timed out``."""
+        code, _ = self._run([*tests, "-x"], max(_LEAST_WAIT_S, _PATIENCE * expected_s))
+        return "timed out" if code is None else "survived" if code == 0 else "killed"
+
+    @contextmanager
+    def changed(self, file: str, content: str) -> Iterator[None]:
+        """The file with another content meanwhile."""
+        path = self.root / file
+        before = path.read_text()
+        self._write(path, content)
+        try:
+            yield
+        finally:
+            self._write(path, before)
+
+    def _write(self, path: Path, content: str) -> None:
+        # Compiled modules are told apart by whole seconds and size: no two contents may share them.
+        self._stamp += 1
+        path.write_text(content)
+        os.utime(path, (self._stamp, self._stamp))
+
+    def _run(
+        self, arguments: list[str], limit_s: float, *, trace: Path | None = None, durations: Path | None = None
+    ) -> tuple[int | None, str]:
+        """pytest's exit code, None where it took too long, and what it said."""
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir()
+        output = self._temporary.with_name("output")
+        child = os.fork()
+        if child == 0:
+            _test(self.root, self._temporary, output, arguments, trace, durations)
+        code = _awaited(child, limit_s)
+        with suppress(ProcessLookupError):  # what a test has left running
+            os.killpg(child, signal.SIGKILL)
+        return code, output.read_text(errors="replace")
+
+
+class _Durations:
+    """A pytest plugin: seconds of each test, with what it set up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+
+
+def _preload() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for name in _PRELOADED:
+        importlib.import_module(name)
+
+
+def _test(
+    root: Path, temporary: Path, output: Path, arguments: list[str], trace: Path | None, durations: Path | None
+) -> None:
+    """In the fork: run pytest in the copy, and end."""
+    code = 99
+    try:
+        os.setsid()
+        atexit._clear()  # the parent's: they would remove the tree
+        stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        for descriptor in (1, 2):
+            os.dup2(stream, descriptor)
+        tempfile.tempdir = None  # the parent's
+        os.chdir(root)
+        here = str(Path(__file__).parents[1])
+        sys.path[:] = [str(root), *(part for part in sys.path if Path(part or ".").resolve() != Path(here))]
+        for name in [n for n in sys.modules if n.partition(".")[0] == "benchmarks"]:
+            del sys.modules[name]
+        os.environ.update(PYTHONPATH=str(root), TMPDIR=str(temporary))
+        if trace is not None:
+            os.environ["MUTANTS_TRACE"] = str(trace)
+        import pytest
+
+        timer = _Durations()
+        options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--rootdir={root}"]
+        code = int(pytest.main([*options, *arguments], plugins=[timer]))
+        if durations is not None:
+            durations.write_text(json.dumps(timer.seconds))
+        atexit._run_exitfuncs()
+    except BaseException:  # nothing may return into the parent's frames
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _awaited(child: int, limit_s: float) -> int | None:
+    ends = time.monotonic() + limit_s
+    while time.monotonic() < ends:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def _within(tests: list[str], seconds: dict[str, float]) -> list[str]:
+    chosen, spent = [], 0.0
+    for test in tests:
+        spent += seconds[test]
+        if chosen and spent > _MOST_TEST_S:
+            break
+        chosen.append(test)
+    return chosen
+
+
+def _traced(source: str, functions: tuple[str, ...]) -> str:
+    """The source with a line at the beginning of each of these functions that notes who reached it."""
+    lines = source.splitlines(keepends=True)
+    places = []
+    for name, node in _functions(ast.parse(source), ""):
+        if name in functions:
+            has_docstring = ast.get_docstring(node) is not None and len(node.body) > 1
+            first = node.body[1 if has_docstring else 0]
+            places.append((first.lineno, first.col_offset, name))
+    for line, column, name in sorted(places, reverse=True):
+        lines.insert(line - 1, f'{" " * column}__import__("mutants_trace").reached("{name}")\n')
+    return "".join(lines)
+
+
+def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef):
+            yield f"{prefix}{child.name}", child
+        elif isinstance(child, ast.ClassDef):
+            yield from _functions(child, f"{prefix}{child.name}.")
