@@ -4,7 +4,6 @@ Of the replacements of a comparison only the one is made that is hardest to noti
 where there is none. Arithmetic operators become their inverse.
 """
 
-import difflib
 import re
 import sys
 from collections.abc import Iterator
@@ -67,9 +66,10 @@ def mutants_of(file: str, source: str, functions: tuple[str, ...]) -> list[Mutan
     import parso
 
     found, contents = [], set[str]()
+    tree = parso.parse(source)
     for function in functions:
         for name, operator in _operators():
-            count = sum(1 for _ in _positions(_body(parso.parse(source), function), operator))
+            count = sum(1 for _ in _positions(_body(tree, function), operator))
             for number in range(count):
                 content, line = _mutated(source, function, operator, number)
                 was, now = _changed_lines(source, content)
@@ -133,7 +133,6 @@ def _mutated(source: str, function: str, operator: Any, number: int) -> tuple[st
 
     tree = parso.parse(source)
     node, index = list(_positions(_body(tree, function), operator))[number]
-    line = node.start_pos[0]
     siblings = node.parent.children
     place = next(i for i, sibling in enumerate(siblings) if sibling is node)
     line = list(operator.mutation_positions(node))[index][0][0]
@@ -170,7 +169,10 @@ def _body(tree: Any, function: str) -> Any:
 
 
 def _changed_lines(before: str, after: str) -> tuple[str, str]:
-    lines = list(difflib.ndiff(before.splitlines(), after.splitlines()))
-    was = " ".join(line[2:].strip() for line in lines if line.startswith("- "))
-    now = " ".join(line[2:].strip() for line in lines if line.startswith("+ "))
-    return " ".join(was.split()), " ".join(now.split())
+    """The lines that differ, each side on one line."""
+    was, now = before.splitlines(), after.splitlines()
+    while was and now and was[0] == now[0]:
+        del was[0], now[0]
+    while was and now and was[-1] == now[-1]:
+        del was[-1], now[-1]
+    return " ".join(" ".join(was).split()), " ".join(" ".join(now).split())

@@ -1,12 +1,14 @@
 """Tests run against a copy of the tree: which of them reach a function, and whether they notice a change in it.
 
-Each run is a fork of a process that has imported the large packages, and nothing of ours: a mutant then costs little
-more than its tests.
+Each run is a fork of a process that has imported the large packages and the copy's own modules; what is changed is
+changed on the disk, for children of a test, and put into the functions of the imported module. A mutant then costs
+little more than its tests.
 """
 
 import ast
 import atexit
 import importlib
+import inspect
 import json
 import os
 import shutil
@@ -16,14 +18,16 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 __all__ = ["Tests", "Tree"]
 
 _PRELOADED = ("numpy", "pydantic", "yaml", "fsspec", "onnx", "torch", "pytest", "http.server")
+_SHARED = {"edgewright", "edgewright_runtime", "onnx", "onnxruntime", "pandas", "scipy", "sklearn", "torch"}
 _TRACE = '''"""Notes which test reaches which function, in this process and in its children."""
 import os
 from contextlib import suppress
@@ -63,7 +67,13 @@ class Tree:
                 shutil.copyfile(source / name, target)
         (self.root / "mutants_trace.py").write_text(_TRACE)
         self._stamp = 1_000_000_000
-        _preload()
+        self._change: tuple[str, str] | None = None
+        here = Path(__file__).parents[1]
+        sys.path[:] = [str(self.root), *(part for part in sys.path if Path(part or ".").resolve() != here)]
+        os.environ["PYTHONPATH"] = str(self.root)
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
+        _import(_PRELOADED)
 
     def tests_of(self, file: str, functions: tuple[str, ...], tests: tuple[str, ...]) -> tuple[Tests, dict[str, float]]:
         """The tests that reach each function, fastest first, and how long each takes.
@@ -78,7 +88,9 @@ class Tree:
             code, said = self._run([*tests, "-m", "not slow"], 900, trace=log, durations=durations)
         if code != 0:
             raise RuntimeError(f"{file}: its tests do not pass on the unchanged code:\n{said[-3000:]}")
-        seconds: dict[str, float] = json.loads(durations.read_text())
+        found = json.loads(durations.read_text())
+        seconds: dict[str, float] = found["seconds"]
+        _import(found["modules"])
         pairs = {tuple(line.split("\t")) for line in log.read_text().splitlines()}
         reached = {
             f: sorted((t for g, t in pairs if g == f and t in seconds), key=seconds.__getitem__) for f in functions
@@ -96,9 +108,11 @@ class Tree:
         path = self.root / file
         before = path.read_text()
         self._write(path, content)
+        self._change = file, content
         try:
             yield
         finally:
+            self._change = None
             self._write(path, before)
 
     def _write(self, path: Path, content: str) -> None:
@@ -116,7 +130,7 @@ class Tree:
         output = self._temporary.with_name("output")
         child = os.fork()
         if child == 0:
-            _test(self.root, self._temporary, output, arguments, trace, durations)
+            _test(self.root, self._temporary, output, arguments, self._change, trace, durations)
         code = _awaited(child, limit_s)
         with suppress(ProcessLookupError):  # what a test has left running
             os.killpg(child, signal.SIGKILL)
@@ -133,15 +147,20 @@ class _Durations:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
 
 
-def _preload() -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    for name in _PRELOADED:
-        importlib.import_module(name)
+def _import(names: Iterable[str]) -> None:
+    for name in names:
+        with suppress(ImportError):  # a part of a package that cannot be imported alone
+            importlib.import_module(name)
 
 
 def _test(
-    root: Path, temporary: Path, output: Path, arguments: list[str], trace: Path | None, durations: Path | None
+    root: Path,
+    temporary: Path,
+    output: Path,
+    arguments: list[str],
+    change: tuple[str, str] | None,
+    trace: Path | None,
+    durations: Path | None,
 ) -> None:
     """In the fork: run pytest in the copy, and end."""
     code = 99
@@ -152,21 +171,19 @@ def _test(
         for descriptor in (1, 2):
             os.dup2(stream, descriptor)
         tempfile.tempdir = None  # the parent's
+        os.environ["TMPDIR"] = str(temporary)
         os.chdir(root)
-        here = str(Path(__file__).parents[1])
-        sys.path[:] = [str(root), *(part for part in sys.path if Path(part or ".").resolve() != Path(here))]
-        for name in [n for n in sys.modules if n.partition(".")[0] == "benchmarks"]:
-            del sys.modules[name]
-        os.environ.update(PYTHONPATH=str(root), TMPDIR=str(temporary))
         if trace is not None:
             os.environ["MUTANTS_TRACE"] = str(trace)
+        if change is not None:
+            _put_in(*change)
         import pytest
 
         timer = _Durations()
         options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--rootdir={root}"]
         code = int(pytest.main([*options, *arguments], plugins=[timer]))
         if durations is not None:
-            durations.write_text(json.dumps(timer.seconds))
+            durations.write_text(json.dumps({"seconds": timer.seconds, "modules": _modules()}))
         atexit._run_exitfuncs()
     except BaseException:  # nothing may return into the parent's frames
         traceback.print_exc()
@@ -174,6 +191,33 @@ def _test(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _modules() -> list[str]:
+    """What may be imported beforehand: not the tasks, since Prefect and MLflow read the tests' settings at import."""
+    return sorted(name for name in sys.modules if name.partition(".")[0] in _SHARED)
+
+
+def _put_in(file: str, content: str) -> None:
+    """Give the functions of a module that is imported already the code that they have in this content."""
+    module = sys.modules.get(file.removesuffix(".py").replace("/", "."))
+    if module is None:
+        return
+    for code in _codes(compile(content, str(module.__file__), "exec")):
+        found: Any = module
+        for name in code.co_qualname.split("."):
+            found = inspect.getattr_static(found, name, None)
+        found = inspect.unwrap(found.fget if isinstance(found, property) else getattr(found, "__func__", found))
+        if isinstance(found, FunctionType) and found.__code__.co_freevars == code.co_freevars:
+            found.__code__ = code
+
+
+def _codes(module: CodeType) -> Iterator[CodeType]:
+    """The code of all functions and methods."""
+    for code in module.co_consts:
+        if isinstance(code, CodeType) and "<" not in code.co_qualname:
+            yield code
+            yield from _codes(code)
 
 
 def _awaited(child: int, limit_s: float) -> int | None:

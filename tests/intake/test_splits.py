@@ -14,9 +14,9 @@ def test_test_rows_are_the_share_asked_for_and_no_training_rows():
 
 
 def test_each_class_gives_its_share_of_the_test_rows():
-    y = np.array([0] * 90 + [1] * 10)
+    y = np.array([0] * 60 + [1] * 30 + [2] * 10)
     _, test = split_rows(y, test_fraction=0.3, seed=1, classes=True)
-    assert np.bincount(y[test]).tolist() == [27, 3]
+    assert np.bincount(y[test]).tolist() == [18, 9, 3]
 
 
 def test_values_of_a_regression_are_drawn_without_regard_to_them():
@@ -67,10 +67,10 @@ def test_one_of_few_rows_is_for_validation():
 
 
 def test_classes_are_in_validation_and_calibration_by_their_shares():
-    y = np.array([0] * 9_000 + [1] * 1_000)
+    y = np.array([0] * 6_000 + [1] * 3_000 + [2] * 1_000)
     _, calibration, validation = thinned(np.arange(10_000), y, seed=1, classes=True)
-    assert np.bincount(y[validation]).tolist() == pytest.approx([1800, 200], abs=2)
-    assert np.bincount(y[calibration]).tolist() == pytest.approx([900, 100], abs=2)
+    assert np.bincount(y[validation]).tolist() == pytest.approx([1200, 600, 200], abs=2)
+    assert np.bincount(y[calibration]).tolist() == pytest.approx([600, 300, 100], abs=2)
 
 
 def test_training_rows_are_drawn_otherwise_than_test_rows():
