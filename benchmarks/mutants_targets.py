@@ -72,7 +72,7 @@ TARGETS = (
         "digests",
         "edgewright_runtime/release.py",
         ("judge_index", "check_release", "check_manifest", "in_cohort", "_signed_part"),
-        ("tests/runtime/test_updater.py",),
+        ("tests/runtime/test_release.py", "tests/runtime/test_updater.py"),
     ),
     Target(
         "digests",
