@@ -62,6 +62,7 @@ def _run(tree: Tree, target: Target) -> dict[str, Any]:
         with tree.changed(mutant.file, mutant.content):
             verdict = tree.verdict(chosen, sum(seconds[t] for t in chosen)) if chosen else "survived"
         verdicts[verdict] += 1
+        print({"survived": "S", "timed out": "T"}.get(verdict, "."), end="", file=sys.stderr, flush=True)
         if verdict == "survived":
             survivors.append(mutant)
     return {

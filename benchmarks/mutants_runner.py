@@ -7,6 +7,7 @@ little more than its tests.
 
 import ast
 import atexit
+import gc
 import importlib
 import inspect
 import json
@@ -26,7 +27,7 @@ from typing import Any
 
 __all__ = ["Tests", "Tree"]
 
-_PRELOADED = ("numpy", "pydantic", "yaml", "fsspec", "onnx", "torch", "pytest", "http.server")
+_PRELOADED = ("numpy", "pydantic", "yaml", "fsspec", "onnx", "torch", "pytest", "http.server", "hypothesis.core")
 _SHARED = {"edgewright", "edgewright_runtime", "onnx", "onnxruntime", "pandas", "scipy", "sklearn", "torch"}
 _TRACE = '''"""Notes which test reaches which function, in this process and in its children."""
 import os
@@ -128,6 +129,7 @@ class Tree:
         shutil.rmtree(self._temporary, ignore_errors=True)
         self._temporary.mkdir()
         output = self._temporary.with_name("output")
+        gc.freeze()  # else every collection in the fork copies what is shared
         child = os.fork()
         if child == 0:
             _test(self.root, self._temporary, output, arguments, self._change, trace, durations)
@@ -180,7 +182,8 @@ def _test(
         import pytest
 
         timer = _Durations()
-        options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--rootdir={root}"]
+        quiet = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of Hypothesis, which was imported before
+        options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--rootdir={root}", *quiet]
         code = int(pytest.main([*options, *arguments], plugins=[timer]))
         if durations is not None:
             durations.write_text(json.dumps({"seconds": timer.seconds, "modules": _modules()}))

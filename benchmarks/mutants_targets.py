@@ -66,7 +66,7 @@ TARGETS = (
         "digests",
         "edgewright_runtime/bundle.py",
         ("open_bundle", "check_file", "file_digest"),
-        ("tests/runtime/test_updater.py", "tests/package/test_bundle.py"),
+        ("tests/runtime/test_bundle.py", "tests/package/test_bundle.py"),
     ),
     Target(
         "digests",
