@@ -18,6 +18,10 @@ def test_difference_is_relative_to_the_largest_magnitude_of_all_rows():
     assert _relative(expected, found).tolist() == [0.25, 0.125]
 
 
+def test_small_numbers_are_held_against_small_ones():
+    assert _relative(np.array([[0.5], [0.25]]), np.array([[0.5], [0.5]])).tolist() == [0.0, 0.5]
+
+
 def test_where_all_is_zero_the_difference_stands_for_itself():
     assert _relative(np.zeros((2, 1)), np.array([[0.0], [0.5]])).tolist() == [0.0, 0.5]
 
@@ -31,6 +35,7 @@ def test_an_infinite_answer_of_the_source_hides_no_difference():
     expected = np.array([[np.inf, 4.0], [1.0, 4.0], [-np.inf, 4.0], [np.inf, 4.0]])
     found = np.array([[np.inf, 4.0], [1.0, 3.0], [np.inf, 4.0], [1.0, 4.0]])
     assert _relative(expected, found).tolist() == [0.0, 0.25, np.inf, np.inf]
+    assert _relative(expected[:1, :1], found[3:, :1]).tolist() == [np.inf]
 
 
 def test_what_is_nan_in_one_alone_is_not_the_same():
@@ -54,6 +59,7 @@ def test_rows_are_counted_that_only_the_exported_file_spoils():
     expected = np.array([[1.0, 2.0], [np.nan, 2.0], [1.0, 2.0], [1.0, 2.0]])
     found = np.array([[np.nan, np.inf], [np.nan, 2.0], [1.0, 2.0], [np.inf, 2.0]])
     assert _not_finite(expected, found) == 2
+    assert _not_finite(expected[:1], found[:1]) == 1
     assert _not_finite(np.array([[1], [2]]), np.array([[1], [2]])) == 0
 
 
@@ -146,3 +152,9 @@ def test_a_split_that_is_absent_or_empty_is_passed_over(tmp_path):
     assert real_rows(_dataset(tmp_path, calibration=[7]), ["a"], 3)["a"][:, 0].tolist() == [7]
     assert real_rows(_dataset(tmp_path, validation=[], calibration=[7, 8]), ["a"], 1)["a"][:, 0].tolist() == [7]
     assert real_rows(_dataset(tmp_path, test=[7]), ["a"], 3) == {}
+
+
+def test_rows_that_would_have_to_be_unpickled_are_refused(tmp_path):
+    np.savez(tmp_path / "d.npz", **{"validation.x.a": np.array([{}], object)})
+    with pytest.raises(ValueError, match="allow_pickle"):
+        real_rows(tmp_path / "d.npz", ["a"])
