@@ -1,7 +1,7 @@
 """Do the tests notice sabotage? Guards are changed one operator at a time, and their tests run against each change.
 
     make mutants                      every file of `mutants_targets.py`; MINUTES=n: as many as begin in that time
-    python benchmarks/mutants.py --only store
+    python benchmarks/mutants.py --only store    --again: the mutants alone that survived last time
 
 cosmic-ray, not mutmut: its operators can be called one by one, so that single functions are mutated and the tests run
 by us (see `mutants_runner.py`); mutmut mutates whole files with a runner of its own.
@@ -37,6 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="files whose path holds this")
     parser.add_argument("--minutes", type=float, help="begin no other file after so many")
+    parser.add_argument("--again", action="store_true", help="only the mutants that survived the last run")
     options = parser.parse_args()
     ends = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     version, reasons, unexplained = tool_version(), _reasons(), 0
@@ -46,18 +47,22 @@ def main() -> int:
             if time.monotonic() > ends:
                 print(f"{target.file}: not begun, the time is over")
                 continue
-            row = _run(tree, target)
+            row = _run(tree, target, _kept().get(target.file) if options.again else None)
             unexplained += _told(target.file, row, reasons)
             _keep(version, target.file, row)
     return 1 if unexplained else 0
 
 
-def _run(tree: Tree, target: Target) -> dict[str, Any]:
+def _run(tree: Tree, target: Target, last: dict[str, Any] | None) -> dict[str, Any]:
+    """A file's figures; with those of its last run, the mutants that were killed then are not tried again."""
     began = time.monotonic()
     tests, seconds = tree.tests_of(target.file, target.functions, target.tests)
+    mutants = mutants_of(target.file, (tree.root / target.file).read_text(), target.functions)
     verdicts: Counter[str] = Counter()
     survivors = []
-    for mutant in mutants_of(target.file, (tree.root / target.file).read_text(), target.functions):
+    for mutant in mutants:
+        if last is not None and not any(_is(mutant, survivor) for survivor in last["survived"]):
+            continue
         chosen = tests[mutant.function]
         with tree.changed(mutant.file, mutant.content):
             verdict = tree.verdict(chosen, sum(seconds[t] for t in chosen)) if chosen else "survived"
@@ -65,14 +70,19 @@ def _run(tree: Tree, target: Target) -> dict[str, Any]:
         print({"survived": "S", "timed out": "T"}.get(verdict, "."), end="", file=sys.stderr, flush=True)
         if verdict == "survived":
             survivors.append(mutant)
+    before = last or {"killed": 0, "timed_out": 0, "seconds": 0}
     return {
         "guard": target.guard,
-        "mutants": verdicts.total(),
-        "killed": verdicts["killed"],
-        "timed_out": verdicts["timed out"],
+        "mutants": len(mutants),
+        "killed": before["killed"] + verdicts["killed"],
+        "timed_out": before["timed_out"] + verdicts["timed out"],
         "survived": [_survivor(mutant) for mutant in survivors],
-        "seconds": round(time.monotonic() - began),
+        "seconds": before["seconds"] + round(time.monotonic() - began),
     }
+
+
+def _is(mutant: Mutant, survivor: dict[str, Any]) -> bool:
+    return (mutant.function, mutant.was, mutant.now) == (survivor["function"], survivor["was"], survivor["now"])
 
 
 def _survivor(mutant: Mutant) -> dict[str, Any]:
@@ -104,10 +114,14 @@ def _reasons() -> dict[Key, str]:
     return {(row["file"], row["function"], row["was"], row["now"]): row["reason"] for row in listed}
 
 
+def _kept() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RESULT.read_text())["files"] if RESULT.is_file() else {}
+    return found
+
+
 def _keep(version: str, file: str, row: dict[str, Any]) -> None:
-    kept = json.loads(RESULT.read_text())["files"] if RESULT.is_file() else {}
     known = {target.file for target in TARGETS}
-    files = {name: found for name, found in sorted({**kept, file: row}.items()) if name in known}
+    files = {name: found for name, found in sorted({**_kept(), file: row}.items()) if name in known}
     totals = {figure: sum(found[figure] for found in files.values()) for figure in ("mutants", "killed", "timed_out")}
     survived = sum(len(found["survived"]) for found in files.values())
     RESULT.write_text(json.dumps({"tool": version, **totals, "survived": survived, "files": files}, indent=1) + "\n")
