@@ -231,7 +231,10 @@ def test_loss_that_the_baseline_has_too_is_said_to_be_inherited() -> None:
 
 
 def test_one_percent_is_the_least_saving() -> None:
-    for before, after, cause in (((100, 100), (99, 100), "1% smaller on disk"), ((100, 100), (100, 99), "1% smaller to")):
+    for before, after, cause in (
+        ((100, 100), (99, 100), "1% smaller on disk"),
+        ((100, 100), (100, 99), "1% smaller to"),
+    ):
         found = benefit(evaluation(), evaluation(), performance(cost(*before), cost(*after)), 1.0)
         assert found.useful
         assert found.cause.startswith(cause)
