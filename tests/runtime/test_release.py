@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from edgewright.package import Bundle
 from edgewright_runtime.errors import IntegrityError, RollbackError
 from edgewright_runtime.line import Line
+from edgewright_runtime.manifest import MANIFEST_NAME, Manifest
 from edgewright_runtime.monitoring import Monitoring
 from edgewright_runtime.release import (
     Blob,
@@ -138,6 +140,22 @@ def test_release_of_another_line_or_version_is_refused(fields: dict[str, Any]) -
 def test_manifest_with_another_digest_is_refused() -> None:
     with pytest.raises(IntegrityError, match="its SHA-256 is not the one"):
         check_manifest(b"{ }", release())
+
+
+@pytest.mark.parametrize("fields", [{"model": "other"}, {"platform": "android"}])
+def test_manifest_of_another_model_or_platform_is_refused(table_bundle: Bundle, fields: dict[str, str]) -> None:
+    content = (table_bundle.artifact.path / MANIFEST_NAME).read_bytes()
+    manifest = Manifest.from_json(content)
+    digest = hashlib.sha256(content).hexdigest()
+    document = release(
+        model=manifest.name,
+        platform=manifest.platform,
+        manifest=Blob(MANIFEST_NAME, len(content), digest, DIGEST, 1),
+        files=tuple(Blob(entry.path, entry.bytes, entry.sha256, DIGEST, 1) for entry in manifest.files),
+    )
+    assert check_manifest(content, document) == manifest
+    with pytest.raises(IntegrityError, match="another model"):
+        check_manifest(content, replace(document, **fields))
 
 
 def test_cohort_is_nobody_at_0_everybody_at_100_and_its_share_between() -> None:
