@@ -78,7 +78,7 @@ cases: setup
 fuzz: setup
 	PYTHONPATH=. $(PY) benchmarks/fuzz.py --count $(or $(COUNT),20000)
 
-# About 25 minutes on one core; with MINUTES, as many files as begin in that time.
+# Half an hour and more; with MINUTES, as many files as begin in that time.
 mutants: setup
 	PYTHONPATH=. $(PY) benchmarks/mutants.py $(if $(MINUTES),--minutes $(MINUTES))
 

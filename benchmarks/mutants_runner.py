@@ -44,7 +44,7 @@ def reached(function):
     with suppress(OSError), open(log, "a") as stream:
         stream.write(f"{function}\\t{test.rpartition(' ')[0]}\\n")
 '''
-# The tests of one mutant begin with the fastest, and end after so many seconds of them as they took without a change.
+# A function's tests: the fastest of those that reach it, up to so many seconds as they took without a change.
 _MOST_TEST_S = 20.0
 # How long a mutant's tests may take, against those of the unchanged code, before it counts as hung.
 _PATIENCE, _LEAST_WAIT_S = 4.0, 30.0

@@ -179,7 +179,7 @@ def _expected(reference: File, rows: Arrays, outputs: list[str], found: Arrays) 
 
 
 def _relative(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """For each row the largest difference, over the largest finite magnitude of all rows; labels: 1 where they differ."""
+    """For each row the largest difference, over the largest finite magnitude of all; labels: 1 where they differ."""
     a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (expected, found))
     if a.shape != b.shape:
         raise ConversionError(f"an output has shape {found.shape}, the source's has {expected.shape}")
