@@ -108,6 +108,15 @@ def test_content_that_is_whole_is_not_written_again(store: Store, tmp_path: Path
     assert artifact.path.stat().st_mtime_ns == written
 
 
+def test_content_that_is_put_again_counts_as_used_now(store: Store, tmp_path: Path) -> None:
+    artifact = store.put(_one_file(tmp_path), Format.ONNX)
+    os.utime(artifact.path.parent, (0, 0))
+
+    store.put(tmp_path / "a", Format.ONNX)
+
+    assert artifact.path.parent.stat().st_mtime > 0
+
+
 def _put_spoilt(root: Path, source: Path, _: int) -> bool:
     return Store(root).holds(Store(root).put(source, Format.ONNX))
 
