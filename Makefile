@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
-.PHONY: setup test test-slow lint demo clean conformance faults networks matrix zoo cases fuzz \
+.PHONY: setup test test-slow lint demo clean conformance faults networks matrix zoo cases fuzz mutants \
         bench-pipeline bench-children bench-compression bench-conversion bench-intake bench-runtime bench-validation
 .DEFAULT_GOAL := setup
 
@@ -80,6 +80,10 @@ cases: setup
 # COUNT inputs for each guard that reads files of others; a minute or so for each 2,000.
 fuzz: setup
 	PYTHONPATH=. $(PY) benchmarks/fuzz.py --count $(or $(COUNT),20000)
+
+# Half an hour and more; with MINUTES, as many files as begin in that time.
+mutants: setup
+	PYTHONPATH=. $(PY) benchmarks/mutants.py $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:
 	rm -rf $(VENV)

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,11 @@ def test_put_file_is_found_by_its_digest(store: Store, tmp_path: Path) -> None:
     assert artifact.digest in artifact.path.parts
     assert store.holds(artifact)
     assert store.put(tmp_path / "a.bin", Format.ONNX) == artifact
+
+
+def test_object_lies_under_the_first_two_digits_of_its_digest(store: Store, tmp_path: Path) -> None:
+    artifact = store.put(_one_file(tmp_path), Format.ONNX)
+    assert artifact.path == store.root / "objects" / artifact.digest[:2] / artifact.digest / "a"
 
 
 def test_same_content_under_two_names_keeps_both(store: Store, tmp_path: Path) -> None:
@@ -102,6 +108,15 @@ def test_content_that_is_whole_is_not_written_again(store: Store, tmp_path: Path
     assert artifact.path.stat().st_mtime_ns == written
 
 
+def test_content_that_is_put_again_counts_as_used_now(store: Store, tmp_path: Path) -> None:
+    artifact = store.put(_one_file(tmp_path), Format.ONNX)
+    os.utime(artifact.path.parent, (0, 0))
+
+    store.put(tmp_path / "a", Format.ONNX)
+
+    assert artifact.path.parent.stat().st_mtime > 0
+
+
 def _put_spoilt(root: Path, source: Path, _: int) -> bool:
     return Store(root).holds(Store(root).put(source, Format.ONNX))
 
@@ -113,6 +128,40 @@ def test_many_processes_replace_the_same_rotten_file(store: Store, tmp_path: Pat
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         jobs = [(store.root, tmp_path / "m.mlpackage", n) for n in range(16)]
         assert all(pool.starmap(_put_spoilt, jobs))
+
+
+def test_content_that_another_process_placed_meanwhile_is_left_as_it_is(store: Store, tmp_path: Path) -> None:
+    source, said = _one_file(tmp_path), list[Event]()
+    target = store.root / "objects" / digest_of(source)[:2] / digest_of(source) / "a"
+
+    def put() -> None:
+        with progress.listening(said.append):
+            store.put(source, Format.ONNX)
+
+    slower = threading.Thread(target=put)
+    with store.alone():
+        slower.start()
+        while not list((store.root / "scratch").glob("*/a")):
+            time.sleep(0.01)
+        target.parent.mkdir(parents=True)
+        target.write_bytes(b"content")
+        placed = target.stat().st_ino
+    slower.join()
+
+    assert target.stat().st_ino == placed
+    assert said == []
+
+
+def test_content_that_the_disk_no_longer_gives_is_not_held(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = store.put(_one_file(tmp_path), Format.ONNX)
+
+    def unreadable(path: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("edgewright.store.digest_of", unreadable)
+    assert not store.holds(artifact)
 
 
 def test_file_that_changes_while_it_is_copied_is_not_kept_under_the_old_digest(
@@ -220,6 +269,33 @@ def test_replace_file_leaves_the_old_content_when_it_fails(tmp_path: Path, monke
         replace_file(target, b"new")
     assert target.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["index.json"]
+
+
+@pytest.mark.parametrize("step", ["open", "replace"])
+def test_replace_file_tells_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, step, no_space)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(tmp_path / "index.json", b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_replaced_file_is_on_the_disk_before_it_gets_its_name_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "index.json"
+    synced: list[tuple[Path, int, bool]] = []
+
+    def recorded(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append((path.parent if path.is_file() else path, path.stat().st_size, target.exists()))
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    replace_file(target, b"content")
+    folder = tmp_path.stat().st_size
+    assert synced == [(tmp_path, len(b"content"), False), (tmp_path, folder, True)]
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])

@@ -179,15 +179,17 @@ def _expected(reference: File, rows: Arrays, outputs: list[str], found: Arrays) 
 
 
 def _relative(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """For each row the largest difference, over the largest magnitude of all rows; labels: 1 where they differ."""
+    """For each row the largest difference, over the largest finite magnitude of all; labels: 1 where they differ."""
     a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (expected, found))
     if a.shape != b.shape:
         raise ConversionError(f"an output has shape {found.shape}, the source's has {expected.shape}")
     if expected.dtype.kind != "f":
         return np.asarray((a != b).any(axis=1), np.float64)
-    scale = float(np.nanmax(np.abs(a), initial=0.0)) or 1.0
+    # Over infinity, no difference would count.
+    scale = float(np.abs(a[np.isfinite(a)]).max(initial=0.0)) or 1.0
     same = (a == b) | (np.isnan(a) & np.isnan(b))
-    return np.asarray(np.where(same, 0.0, np.abs(a - b)).max(axis=1) / scale)
+    differences = np.subtract(a, b, out=np.zeros_like(a), where=~same)
+    return np.asarray(np.abs(differences).max(axis=1) / scale)
 
 
 def _not_finite(expected: np.ndarray, found: np.ndarray) -> int:

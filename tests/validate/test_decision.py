@@ -31,3 +31,28 @@ def test_outputs_that_explain_nothing_are_refused() -> None:
     scores = np.eye(3)
     with pytest.raises(InputError, match="no output of the model explains"):
         decision_of({"y": scores}, np.array([2, 0, 1]), ["y"])
+
+
+def _agreeing(count: int) -> np.ndarray:
+    """Scores of 100 rows, the first ``count`` of which decide for class 1."""
+    return np.where(np.arange(100)[:, None] < count, [[0.0, 1.0]], [[1.0, 0.0]])
+
+
+def test_two_rows_in_a_hundred_may_be_ties_that_fall_the_other_way() -> None:
+    predicted = np.ones(100, np.int64)
+    assert decision_of({"y": _agreeing(98)}, predicted, ["y"]).output == "y"
+    with pytest.raises(InputError, match=r"best: 97\.0% of rows"):
+        decision_of({"y": _agreeing(97)}, predicted, ["y"])
+
+
+def test_of_outputs_that_explain_as_much_the_first_decides_else_the_better() -> None:
+    predicted = np.ones(100, np.int64)
+    found = {"a": _agreeing(98), "b": _agreeing(98), "c": _agreeing(99)}
+    assert decision_of(found, predicted, ["a", "b"]).output == "a"
+    assert decision_of(found, predicted, ["a", "c"]).output == "c"
+    assert decision_of(found, predicted, ["c", "a"]).output == "c"
+
+
+def test_model_without_outputs_is_refused() -> None:
+    with pytest.raises(InputError, match="no output of the model explains"):
+        decision_of({}, np.ones(3, np.int64), [])

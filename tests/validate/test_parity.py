@@ -47,3 +47,24 @@ def test_wrong_shape_and_missing_output_are_named() -> None:
         check_outputs(reference, {"y": np.ones((4, 3))}, "model.onnx")
     with pytest.raises(ConversionError, match=r"output 'y' is missing; the exported file has \['z'\]"):
         check_outputs(reference, {"z": np.ones((4, 2))}, "model.onnx")
+
+
+def test_as_many_numbers_in_other_rows_are_another_shape() -> None:
+    for found in (np.ones((2, 4)), np.ones((4, 1))):
+        with pytest.raises(ConversionError, match="'y' has shape"):
+            check_outputs({"y": np.ones((4, 2))}, {"y": found}, "model.onnx")
+    check_outputs({"y": np.ones((4, 2))}, {"y": np.ones((4, 2, 1))}, "model.onnx")
+
+
+def test_what_is_not_finite_in_the_source_may_be_so_here() -> None:
+    reference = {"y": np.array([[np.nan, 1.0], [np.inf, 1.0], [1.0, 1.0]])}
+    check_outputs(reference, reference, "model.onnx")
+    spoilt = {"y": np.array([[np.nan, 1.0], [np.inf, np.inf], [1.0, 1.0]])}
+    with pytest.raises(ConversionError, match=r"in 1 of 3 test rows \(first: row 1\)"):
+        check_outputs(reference, spoilt, "model.onnx")
+
+
+def test_every_output_is_looked_at() -> None:
+    reference = {"a": np.ones((2, 1)), "b": np.ones((2, 1))}
+    with pytest.raises(ConversionError, match="'b' is NaN"):
+        check_outputs(reference, {"a": np.ones((2, 1)), "b": np.full((2, 1), np.nan)}, "model.onnx")

@@ -197,3 +197,76 @@ def test_limit_of_size_decides_whether_a_file_may_grow() -> None:
     assert benefit(evaluation(), evaluation(), grown, 1.0, max_size_mb=2.0).useful
     shrunk = performance(cost(4 * MB, MB), cost(3 * MB, MB))
     assert benefit(evaluation(), evaluation(), shrunk, 1.0, max_size_mb=2.0).useful
+
+
+def test_figure_at_its_limit_meets_it() -> None:
+    budget = Budget(max_latency_ms=2, max_memory_mb=20, max_size_mb=4, max_accuracy_drop_percent=1)
+    report = judge(evaluation(), evaluation(1.0, 0.01), SAME, budget, 0.1)
+    assert {line.status for line in report.lines} == {"met"}
+    assert report.passed
+    assert report.notes == ()
+
+
+def test_loss_at_its_limit_is_allowed_and_one_at_the_level_of_significance_is_chance() -> None:
+    smaller = performance(cost(4 * MB, 3 * MB), cost(MB, MB))
+    assert benefit(evaluation(), evaluation(1.0, 0.001), smaller, 1.0).useful
+    assert benefit(evaluation(), evaluation(3.0, 0.05), smaller, 1.0).useful
+    assert not benefit(evaluation(), evaluation(3.0, 0.049), smaller, 1.0).useful
+    assert benefit(evaluation(), evaluation(ran=False), smaller, 1.0).useful
+
+
+def test_loss_at_the_level_of_significance_is_said_to_be_chance() -> None:
+    notes = judge(evaluation(), evaluation(1.2, 0.05), SAME, NO_BUDGET, 1.0).notes
+    assert ["cannot tell it from chance" in note for note in notes] == [True]
+    assert judge(evaluation(), evaluation(1.2, 0.049), SAME, NO_BUDGET, 1.0).notes == ()
+    for within in (0.5, 1.0):
+        assert judge(evaluation(), evaluation(within, 0.5), SAME, NO_BUDGET, 1.0).notes == ()
+
+
+def test_loss_that_the_baseline_has_too_is_said_to_be_inherited() -> None:
+    smaller = performance(cost(4 * MB, 3 * MB), cost(MB, MB))
+    for before, inherited in ((3.0, True), (3.5, True), (2.9, False)):
+        cause = benefit(evaluation(before), evaluation(3.0, 0.001), smaller, 1.0).cause
+        assert cause.endswith("(the baseline loses as much)") == inherited
+    assert "baseline" not in benefit(evaluation(ran=False), evaluation(3.0, 0.001), smaller, 1.0).cause
+
+
+def test_one_percent_is_the_least_saving() -> None:
+    for before, after, cause in (
+        ((100, 100), (99, 100), "1% smaller on disk"),
+        ((100, 100), (100, 99), "1% smaller to"),
+    ):
+        found = benefit(evaluation(), evaluation(), performance(cost(*before), cost(*after)), 1.0)
+        assert found.useful
+        assert found.cause.startswith(cause)
+    less = performance(cost(1000, 1000), cost(991, 991))
+    assert not benefit(evaluation(), evaluation(), less, 1.0).useful
+
+
+def test_class_that_loses_what_is_allowed_is_no_fault() -> None:
+    table = (ClassAccuracy(label="churned", rows=40, source=1.0, candidate=0.75),)
+    candidate = evaluation(0.0).model_copy(update={"per_class": table})
+    smaller = performance(cost(4 * MB, 3 * MB), cost(MB, MB))
+    assert benefit(evaluation(), candidate, smaller, 1.0, 25.0).useful
+    assert not benefit(evaluation(), candidate, smaller, 1.0, 24.9).useful
+
+
+def test_file_that_keeps_its_size_does_not_grow() -> None:
+    faster = performance(cost(4 * MB, 3 * MB), cost(4 * MB, 3 * MB), "faster")
+    assert benefit(evaluation(), evaluation(), faster, 1.0, max_size_mb=2.0).useful
+
+
+def test_every_core_that_it_runs_on_is_a_met_limit() -> None:
+    report = judge(evaluation(), evaluation(), SAME, NO_BUDGET, 1.0, (Emulation(core="cortex-a76"),))
+    line = report.lines[-1]
+    assert (line.figure, line.status, line.measured, line.limit) == ("emulated cortex-a76", "met", 0, 0)
+    assert report.passed
+
+
+def test_report_holds_both_files_the_drop_and_the_ratio() -> None:
+    faster = performance(cost(4 * MB, 3 * MB), cost(MB, MB), "faster")
+    report = judge(evaluation(), evaluation(0.2, 0.3), faster, NO_BUDGET, 1.0)
+    assert (report.baseline.artifact.size_bytes, report.candidate.artifact.size_bytes) == (4 * MB, MB)
+    assert (report.accuracy_drop_percent, report.drop_low_percent, report.drop_high_percent) == (0.2, -0.3, 0.7)
+    assert (report.drop_p_value, report.drop_test) == (0.3, "McNemar mid-p")
+    assert (report.latency_ratio, report.latency_ratio_low, report.latency_ratio_high) == (0.5, 0.45, 0.55)
