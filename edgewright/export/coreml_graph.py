@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from edgewright.export.batch_axes import with_a_batch
 from edgewright.export.few_axes import with_few_axes
-from edgewright.export.lowering import has_own_divisor, is_ceiling, lowered, recurrent_layers_as_operations
+from edgewright.export.lowering import has_factor, has_own_divisor, is_ceiling, lowered, recurrent_layers_as_operations
 from edgewright.export.static_graph import NodeValues, static_graph
 
 __all__ = ["graph_for_coreml"]
@@ -34,7 +34,7 @@ def _is_known(node: fx.Node, values: NodeValues) -> bool:
     from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
 
     name = str(node.target).removeprefix("aten.").partition(".")[0]
-    if name in _NOT_TRUSTED or name in {"gru", "rnn_tanh", "rnn_relu", "lstm"}:
+    if name in _NOT_TRUSTED or name in {"gru", "rnn_tanh", "rnn_relu", "lstm"} or has_factor(node):
         return False
     if name in {"avg_pool1d", "avg_pool2d", "avg_pool3d"}:
         # What a window that hangs over the edge is divided by, Core ML's specification does not say.

@@ -10,7 +10,7 @@ from torch import fx, nn
 from edgewright.export.batch_axes import with_a_batch
 from edgewright.export.convolution_forms import CONVOLUTION_FORMS, transposed_layers_as_operations
 from edgewright.export.few_axes import with_few_axes
-from edgewright.export.lowering import has_own_divisor, is_ceiling, lowered
+from edgewright.export.lowering import has_factor, has_own_divisor, is_ceiling, lowered
 from edgewright.export.static_graph import NodeValues, static_graph
 from edgewright.intake.module_paths import free_name
 
@@ -50,7 +50,7 @@ def graph_for_litert(
             return _is_plain_topk(node, values)
         if stem in {"split", "split_with_sizes", "chunk"} and len(values.env[node]) == 1:
             return False
-        if has_own_divisor(node) or is_ceiling(node):
+        if has_own_divisor(node) or is_ceiling(node) or has_factor(node):
             return False
         return stem not in _NOT_TAKEN and stem not in refused
 

@@ -20,7 +20,7 @@ from edgewright.export.recurrent_forms import RECURRENT_FORMS
 from edgewright.export.static_graph import NodeValues
 from edgewright.intake.module_paths import free_name, place
 
-__all__ = ["FORMS", "has_own_divisor", "is_ceiling", "lowered", "recurrent_layers_as_operations"]
+__all__ = ["FORMS", "has_factor", "has_own_divisor", "is_ceiling", "lowered", "recurrent_layers_as_operations"]
 
 Tensor = torch.Tensor
 _ROUNDS = 4
@@ -64,7 +64,8 @@ def _rewrite(module: fx.GraphModule, node: fx.Node, values: NodeValues, unknown:
         arguments, named = fx.node.map_arg((node.args, node.kwargs), lambda n: by_node[n])
         return form(*arguments, **named)
 
-    table: Any = {op: function for op, function in decomposition_table.items() if str(op) in unknown}
+    # What has a form may stand in a form, in a way that is known.
+    table: Any = {op: f for op, f in decomposition_table.items() if str(op) in unknown and str(op) not in FORMS}
     with torch.no_grad():
         inner = make_fx(call, decomposition_table=table)(*(values.env[n] for n in given))
     _inline(module, node, inner, given, values)
@@ -208,6 +209,10 @@ def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | N
     return torch.ops.aten.pad.default(x, kept, mode, value) if any(kept) else x
 
 
+def _rsub(x: Tensor, other: float, alpha: float = 1) -> Tensor:
+    return x.to(torch.result_type(x, other)).mul(-alpha).add(other)
+
+
 def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
     """The largest of one value more than there are: converters know them from a sort by what is left out."""
     x = x.movedim(dim, -1) if x.dim() else x.reshape(1)
@@ -300,6 +305,12 @@ def has_own_divisor(node: fx.Node) -> bool:
     return _is_average(node) and (node.kwargs.get("divisor_override") or (*node.args[6:], None)[0]) is not None
 
 
+def has_factor(node: fx.Node) -> bool:
+    """Whether this is a sum or a difference that takes its second operand some times."""
+    takes_one = str(node.target) in {"aten.add.Tensor", "aten.sub.Tensor", "aten.rsub.Scalar"}
+    return takes_one and node.kwargs.get("alpha", (*node.args[2:], 1)[0]) != 1
+
+
 def is_ceiling(node: fx.Node) -> bool:
     """Whether this is average pooling whose last window may hang over the edge."""
     return _is_average(node) and bool(node.kwargs.get("ceil_mode") or (*node.args[4:], False)[0])
@@ -349,5 +360,8 @@ FORMS: Mapping[str, Callable[..., Any]] = {
     "aten._upsample_bicubic2d_aa.vec": _resized(torch.ops.aten._upsample_bicubic2d_aa.vec),
     "aten._upsample_bilinear2d_aa.vec": _resized(torch.ops.aten._upsample_bilinear2d_aa.vec),
     "aten.reciprocal.default": lambda x: 1 / x,
+    "aten.add.Tensor": lambda x, y, alpha=1: x + y * alpha,
+    "aten.sub.Tensor": lambda x, y, alpha=1: x - y * alpha,
+    "aten.rsub.Scalar": _rsub,
 }
 """By the operation's name: functions of its own arguments."""

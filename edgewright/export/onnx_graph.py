@@ -24,4 +24,6 @@ def graph_for_onnx(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -
 
 
 def _is_known(node: fx.Node, values: NodeValues) -> bool:
+    if str(node.target) == "aten.rsub.Scalar":  # of whole numbers: the exporter finds no subtraction of such two
+        return bool(values.env[node.args[0]].is_floating_point())  # type: ignore[index]
     return str(node.target) not in _NOT_TAKEN and not has_own_divisor(node)
