@@ -308,7 +308,7 @@ def has_own_divisor(node: fx.Node) -> bool:
 def has_factor(node: fx.Node) -> bool:
     """Whether this is a sum or a difference that takes its second operand some times."""
     takes_one = str(node.target) in {"aten.add.Tensor", "aten.sub.Tensor", "aten.rsub.Scalar"}
-    return takes_one and node.kwargs.get("alpha", (*node.args[2:], 1)[0]) != 1
+    return takes_one and bool(node.kwargs.get("alpha", (*node.args[2:], 1)[0]) != 1)
 
 
 def is_ceiling(node: fx.Node) -> bool:
