@@ -359,7 +359,7 @@ FORMS: Mapping[str, Callable[..., Any]] = {
     "aten.upsample_bicubic2d.vec": _resized(torch.ops.aten.upsample_bicubic2d.vec),
     "aten._upsample_bicubic2d_aa.vec": _resized(torch.ops.aten._upsample_bicubic2d_aa.vec),
     "aten._upsample_bilinear2d_aa.vec": _resized(torch.ops.aten._upsample_bilinear2d_aa.vec),
-    "aten.reciprocal.default": lambda x: 1 / x,
+    "aten.reciprocal.default": lambda x: torch.tensor(1.0) / x,
     "aten.add.Tensor": lambda x, y, alpha=1: x + y * alpha,
     "aten.sub.Tensor": lambda x, y, alpha=1: x - y * alpha,
     "aten.rsub.Scalar": _rsub,
