@@ -276,7 +276,8 @@ def main() -> None:
     built = [name for name in names if (arguments.models / name / "model.json").is_file()]
     with ThreadPoolExecutor(arguments.processes) as pool:
         records = [record for found in pool.map(zoo.run, built) for record in found]
-    _put_on_record()
+    if not arguments.fast:
+        _put_on_record()
     if arguments.peers_alone:
         return
     result = report(records, arguments.models, failures, wanted=len(names), earlier=len(zoo.earlier))

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from edgewright.data import DataSpec
-from edgewright.errors import ConversionError, InputError, UntrustedModelError
+from edgewright.errors import ConversionError, InputError
+from edgewright.failures import one_line
 from edgewright.intake.belongings import FactoryFile, read_factory
+from edgewright.intake.tensor_files import load_tensors
 from edgewright.intake.torch_source import TorchSource
 
 __all__ = ["FactorySource"]
@@ -48,22 +50,16 @@ def _made(description: FactoryFile, path: Path) -> torch.nn.Module:
 
 
 def _load_weights(module: torch.nn.Module, path: Path) -> None:
-    import pickle
-
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        state: Any = load_file(path) if path.suffix == ".safetensors" else load_tensors(path, f"{path}:")
         module.load_state_dict(_state_dict(state, path))
     except FileNotFoundError as e:
         raise InputError(f"{path}: no such file") from e
-    except pickle.UnpicklingError as e:
-        raise UntrustedModelError(
-            f"{path}: more than tensors: {str(e).splitlines()[0][:160]}; nothing of it has run"
-        ) from e
-    except (SafetensorError, OSError, EOFError) as e:
-        raise InputError(f"{path}: damaged weights: {str(e).splitlines()[0]}") from e
+    except (SafetensorError, OSError) as e:
+        raise InputError(f"{path}: damaged weights: {one_line(e)}") from e
     except (RuntimeError, TypeError, AttributeError) as e:
         said = " ".join(str(e).split())[:240]
         raise InputError(f"{path}: the weights do not fit the module: {said}") from e

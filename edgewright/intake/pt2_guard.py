@@ -8,7 +8,6 @@ import ast
 import io
 import json
 import re
-import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from edgewright.errors import InputError, UntrustedModelError
 from edgewright.intake.archives import opened_archive
+from edgewright.intake.tensor_files import load_tensors
 
 __all__ = ["inspect_program"]
 
@@ -90,22 +90,8 @@ def _inspect_payload(path: Path, archive: zipfile.ZipFile, config: str, name: st
 
 def _inspect_pickle(path: Path, entry: str, content: bytes) -> None:
     """torch's own restricted unpickler must manage it; then the unrestricted one does nothing else."""
-    import pickle
-
-    import torch
-
-    if not content:
-        return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about the protocol of what is refused next
-            torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as e:
-        asked = re.search(r"GLOBAL (\S+)", str(e))
-        what = f"asks for {asked.group(1)}" if asked else "is no plain tensor file"
-        raise UntrustedModelError(f"{path}: {entry} {what}; only tensors are taken, nothing of it has run") from e
-    except (RuntimeError, EOFError, ValueError) as e:
-        raise InputError(f"{path}: {entry} is damaged: {str(e).splitlines()[0]}") from e
+    if content:
+        load_tensors(io.BytesIO(content), f"{path}: {entry}")
 
 
 def _inspect_string(path: Path, key: str, value: str) -> None:

@@ -111,3 +111,12 @@ def test_json_of_another_shape_is_damage(tmp_path):
             archive.writestr("m/data/weights/model_weights_config.json", text)
         with pytest.raises(InputError, match="damaged"):
             inspect_program(tmp_path / "m.pt2")
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02.", b"\x80\x02h\x07.", b"\x80\x02t.", b"\x80\x02(0.", b"\x80\x02N0R."])
+def test_a_pickle_that_lacks_what_it_takes_is_damage(tmp_path, content):
+    """Found by `make fuzz`: torch's unpickler lets any error of its own pass."""
+    with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive:
+        archive.writestr("m/data/weights/weight_0.pt", content)
+    with pytest.raises((InputError, UntrustedModelError), match=r"weight_0\.pt is"):
+        inspect_program(tmp_path / "m.pt2")
