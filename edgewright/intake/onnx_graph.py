@@ -113,7 +113,8 @@ class _Import:
         self.values: dict[str, Value] = {"": None}
         self.opsets = {o.domain: o.version for o in model.opset_import}
         self.layers = Layers(self.builder, users_of(model.graph))
-        self.held: dict[int, dict[str, torch.Tensor]] = {}
+        # The graphs are kept, so that another does not get the identity of one that is gone.
+        self.held: dict[int, tuple[onnx.GraphProto, dict[str, torch.Tensor]]] = {}
 
     def whole(self, graph: onnx.GraphProto) -> fx.GraphModule:
         """The module of the model's own graph."""
@@ -129,8 +130,8 @@ class _Import:
     def inner(self, graph: onnx.GraphProto, given: Sequence[Value]) -> list[Value]:
         """What a graph returns for what it is given; it may read the names around it."""
         if id(graph) not in self.held:  # a tensor stays one, however often a loop goes round
-            self.held[id(graph)] = {initializer.name: _tensor(initializer) for initializer in graph.initializer}
-        self.values.update(self.held[id(graph)])
+            self.held[id(graph)] = graph, {entry.name: _tensor(entry) for entry in graph.initializer}
+        self.values.update(self.held[id(graph)][1])
         self.values.update(zip((entry.name for entry in graph.input), given, strict=False))
         for node in needed_nodes(graph):
             self._take(node)

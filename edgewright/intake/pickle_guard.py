@@ -298,13 +298,13 @@ def _inspected(model: Any, path: Path) -> Any:
         InputError: a damaged tree.
         UntrustedModelError: another name.
     """
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # kept, so that none is passed over for the identity of one that is gone
     waiting = [model]
     while waiting:
         thing = waiting.pop()
         if id(thing) in seen:
             continue
-        seen.add(id(thing))
+        seen[id(thing)] = thing
         inspect_if_tree(thing, path)
         held = getattr(thing, "__dict__", None) if not isinstance(thing, type) else None
         for key, value in held.items() if isinstance(held, dict) else ():

@@ -81,6 +81,18 @@ def test_a_scikit_learn_model_tells_its_estimators(tmp_path):
     assert found.notes == ("LogisticRegression()",)
 
 
+def test_every_tree_of_a_forest_is_counted(tmp_path):
+    from sklearn.ensemble import RandomForestClassifier
+
+    rows = np.random.default_rng(0).normal(size=(200, 3))
+    model = RandomForestClassifier(n_estimators=30, random_state=0).fit(rows, rows[:, 0] + rows[:, 1] > 0)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
+    found = describe(tmp_path / "model.pkl")
+    assert found.operators["Tree"] == 30
+    nodes = sum(tree.tree_.node_count for tree in model.estimators_)
+    assert found.parameters >= nodes * 3  # threshold, impurity and the value of a leaf, for each node
+
+
 def test_a_hostile_pickle_is_refused(tmp_path):
     class Hostile:
         def __reduce__(self):

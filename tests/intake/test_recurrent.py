@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgewright.artifact import Intake, Precision
@@ -124,3 +124,38 @@ def test_what_is_not_written_out_is_refused_by_name():
         model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
     with pytest.raises(UnsupportedError, match=r"RNN.*300 steps; up to 256"):
         import_onnx(model)
+
+
+def test_each_loop_keeps_the_constants_of_its_own_body():
+    """Loops one after the other, as recurrent layers that mask their steps come out: each adds another number."""
+    loops = 24
+    bodies, state = [], "x"
+    for place in range(loops):
+        index = helper.make_tensor_value_info("index", TensorProto.INT64, [])
+        go_on = helper.make_tensor_value_info("go_on", TensorProto.BOOL, [])
+        stays = helper.make_tensor_value_info("stays", TensorProto.BOOL, [])
+        before = helper.make_tensor_value_info("before", TensorProto.FLOAT, None)
+        after = helper.make_tensor_value_info("after", TensorProto.FLOAT, None)
+        body = helper.make_graph(
+            [
+                helper.make_node("Identity", ["go_on"], ["stays"]),
+                helper.make_node("Add", ["before", f"step_{place % 3}"], ["after"]),
+            ],
+            "body",
+            [index, go_on, before],
+            [stays, after],
+            [numpy_helper.from_array(np.array(place, np.float32), f"step_{place % 3}")],
+        )
+        bodies.append(helper.make_node("Loop", ["twice", "always", state], [f"state_{place}"], body=body))
+        state = f"state_{place}"
+    constants = {"twice": np.array(2, np.int64), "always": np.array(1, bool)}
+    graph = helper.make_graph(
+        bodies,
+        "loops",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info(state, TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    got = import_onnx(model)(torch.zeros(2, 3))
+    np.testing.assert_array_equal(got, np.full((2, 3), 2.0 * sum(range(loops)), np.float32))

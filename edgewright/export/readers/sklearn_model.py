@@ -17,16 +17,20 @@ def read(path: str, form: str) -> dict[str, Any]:
     model = load_model(Path(path))
     tally = Tally()
     kinds: Counter[str] = Counter()
-    _walk(model, tally, kinds, set())
+    _walk(model, tally, kinds, {})
     inputs = [{"name": str(n), "shape": [-1], "dtype": "column"} for n in getattr(model, "feature_names_in_", [])]
     return tally.result(inputs, [], dict(kinds), [" ".join(repr(model).split())])
 
 
-def _walk(value: Any, tally: Tally, kinds: Counter[str], seen: set[int]) -> None:
-    """Every estimator and learned array below a value, each once."""
+def _walk(value: Any, tally: Tally, kinds: Counter[str], seen: dict[int, Any]) -> None:
+    """Every estimator and learned array below a value, each once.
+
+    ``seen`` keeps what it names: a tree makes its arrays when it is asked, and the next would get the identity of one
+    that is gone.
+    """
     if id(value) in seen:
         return
-    seen.add(id(value))
+    seen[id(value)] = value
     if isinstance(value, np.ndarray) and value.dtype != object:
         if value.dtype.names:  # a tree's node table
             for name in value.dtype.names:
