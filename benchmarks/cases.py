@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from rich.table import Table
 
 from edgewright import export, intake, validate
 from edgewright.artifact import Dataset, Format, Intake, ModelTask, Precision
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.data import DataSpec, load_data_spec
 from edgewright.deploy.patches import build_patch
 from edgewright.errors import EdgewrightError
@@ -237,14 +238,11 @@ def _relative(expected: np.ndarray, found: np.ndarray) -> float:
 def _measured(taken: Intake, platform: Platform, precision: Precision, store: Store, rule: Rule) -> tuple[bool, str]:
     made = export.export(taken.model, taken.dataset, platform, precision, store)
     if taken.model.task is ModelTask.NONE:
-        arguments = {
-            "file": str(made.artifact.path),
-            "form": made.artifact.format.value,
-            "dataset": str(taken.dataset.artifact.path),
-            "outputs": [tensor.name for tensor in made.outputs],
-        }
-        what = f"running {made.artifact.path.name}"
-        relative, drop = run_in_child("benchmarks.cases:apart", arguments, what=what, frameworks=Frameworks.TORCH).value
+        names = [tensor.name for tensor in made.outputs]
+        file = made.artifact
+        job = partial(deferred("benchmarks.cases:apart"), file.path, file.format, taken.dataset.artifact.path, names)
+        running = {"what": f"running {file.path.name}", "frameworks": Frameworks.TORCH}
+        relative, drop = run_in_child(job, returns=float, **running).value, None
     else:
         found = validate.evaluate(taken.model, taken.dataset, made)
         least_accuracy = rule.accuracy.get(taken.model.name, 0.0)
@@ -258,13 +256,13 @@ def _measured(taken: Intake, platform: Platform, precision: Precision, store: St
     return is_near or not rule.is_int8_judged, said
 
 
-def apart(file: str, form: str, dataset: str, outputs: list[str]) -> tuple[float, None]:
+def apart(file: Path, form: Format, dataset: Path, outputs: list[str]) -> float:
     """The child's side: how far the worst output of a file is off the source's, of its largest number."""
     with np.load(dataset, allow_pickle=False) as arrays:
         rows = {name.removeprefix("test.x."): arrays[name] for name in arrays.files if name.startswith("test.x.")}
         expected = [arrays[f"test.reference.{name}"] for name in outputs]
-    found = outputs_of(Path(file), Format(form), rows, outputs)
-    return max(_relative(one, found[name]) for one, name in zip(expected, outputs, strict=True)), None
+    found = outputs_of(file, form, rows, outputs)
+    return max(_relative(one, found[name]) for one, name in zip(expected, outputs, strict=True))
 
 
 def _rightly_refused(rule: Rule, model: str, error: Exception, precision: Precision | None = None) -> bool:

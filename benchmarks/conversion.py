@@ -15,14 +15,16 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, ModelTask, Precision
-from edgewright.child import ChildRun, run_in_child
+from edgewright.child import ChildRun, called, deferred, run_in_child
 from edgewright.export import converter, export
 from edgewright.forking import Frameworks
 from edgewright.profile import Platform
@@ -60,7 +62,8 @@ def measure(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         model, dataset, store = _imported(name, Path(folder))
         float32_mb = (
-            run_in_child(f"{SELF}:parameter_bytes", {"path": str(_graph(model).path)}, what="counting").value / 2**20
+            run_in_child(partial(_ours("parameter_bytes"), _graph(model).path), returns=int, what="counting").value
+            / 2**20
         )
         found = []
         for platform in Platform:
@@ -108,17 +111,20 @@ class _Watched:
     def __exit__(self, *_: object) -> None:
         setattr(converter, "run_in_child", run_in_child)  # noqa: B010
 
-    def _run(self, target: str, arguments: Mapping[str, Any], **options: Any) -> ChildRun:
+    def _run(self, job: "partial[Any]", **options: Any) -> ChildRun[Any]:
+        target = f"{job.func.__module__}:{job.func.__qualname__}"
         options["frameworks"] = Frameworks.NONE  # what a fork shares with its server is not counted as its own
         key = (self._export, target)
         if key not in _floors_mb:  # the first network that takes this step is the tiny one
-            given = {"target": target, "arguments": dict(arguments)}
-            noted = run_in_child(f"{SELF}:with_modules", given, **options)
-            alone = run_in_child(f"{SELF}:import_all", {"modules": noted.value["modules"]}, **options)
+            watched = partial(_ours("with_modules"), target, job.args, job.keywords)
+            noted = run_in_child(watched, **options | {"returns": dict[str, Any]})
+            importing = partial(_ours("import_all"), noted.value["modules"])
+            alone = run_in_child(importing, **options | {"returns": None})
             _floors_mb[key] = (noted.peak_memory_mb or 0.0, alone.peak_memory_mb or 0.0)
-            done = ChildRun(noted.value["value"], noted.seconds, noted.peak_memory_mb)
+            value = TypeAdapter(options["returns"]).validate_python(noted.value["value"])
+            done = ChildRun(value, noted.seconds, noted.peak_memory_mb)
         else:
-            done = run_in_child(target, arguments, **options)
+            done = run_in_child(job, **options)
         floor, imports = _floors_mb[key]
         peak = done.peak_memory_mb or 0.0
         step = {
@@ -132,11 +138,16 @@ class _Watched:
         return done
 
 
-def with_modules(target: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _ours(function: str) -> Any:
+    return deferred(f"{SELF}:{function}")
+
+
+def with_modules(target: str, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """In a child: take a step, and name every module that is imported afterwards."""
-    module, function = target.split(":")
-    value = getattr(importlib.import_module(module), function)(**arguments)
-    return {"value": value, "modules": {name: found is not None for name, found in sys.modules.items()}}
+    return {
+        "value": called(target, args, kwargs),
+        "modules": {name: found is not None for name, found in sys.modules.items()},
+    }
 
 
 def import_all(modules: dict[str, bool]) -> None:
@@ -148,11 +159,11 @@ def import_all(modules: dict[str, bool]) -> None:
             importlib.import_module(name)
 
 
-def parameter_bytes(path: str) -> int:
+def parameter_bytes(path: Path) -> int:
     """In a child: bytes of the float32 parameters of a torch graph."""
     from edgewright.intake import torch_graph
 
-    return sum(4 * t.numel() for t in torch_graph.load(Path(path)).state_dict().values() if t.is_floating_point())
+    return sum(4 * t.numel() for t in torch_graph.load(path).state_dict().values() if t.is_floating_point())
 
 
 def _graph(model: ImportedModel) -> Artifact:
@@ -165,8 +176,7 @@ def _imported(name: str, folder: Path) -> tuple[ImportedModel, Dataset, Store]:
     store = Store(folder / "store")
     saved, graph, data = folder / f"{name}.onnx", folder / f"{name}.graph", folder / "data.npz"
     run_in_child(
-        f"{SELF}:build",
-        {"name": name, "onnx_path": str(saved), "graph_path": str(graph)},
+        partial(_ours("build"), name=name, onnx_path=str(saved), graph_path=str(graph)),
         what=f"building {name}",
         writes=[saved.parent, graph.parent],
     )

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from edgewright import export, intake, validate
 from edgewright.artifact import Intake, Precision
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.data import DataSpec, load_data_spec
 from edgewright.errors import ConversionError, EdgewrightError, UnsupportedError
 from edgewright.profile import Platform
@@ -114,12 +115,12 @@ def _cell(source: Source, taken: Intake, platform: Platform, precision: Precisio
 
 def _sources(folder: Path) -> Iterator[Source]:
     for maker in ("edgewright.demo:make_digits_cnn", "edgewright.demo:make_breast_cancer"):
-        run_in_child(maker, {"folder": str(folder)}, what="training a demonstration model", writes=[folder])
+        run_in_child(partial(deferred(maker), folder), what="training a demonstration model", writes=[folder])
     digits = DataSpec(path=folder / "digits.npz")
     yield Source("PyTorch .pt2, CNN (digits)", folder / "digits_cnn.pt2", digits)
-    run_in_child("benchmarks.matrix:make_onnx", {"folder": str(folder)}, what="exporting to ONNX", writes=[folder])
+    run_in_child(_made("make_onnx", folder), what="exporting to ONNX", writes=[folder])
     yield Source("ONNX, CNN (digits)", folder / "digits_cnn.onnx", digits)
-    run_in_child("benchmarks.matrix:make_sklearn", {"folder": str(folder)}, what="fitting models", writes=[folder])
+    run_in_child(_made("make_sklearn", folder), what="fitting models", writes=[folder])
     yield Source(
         "scikit-learn, scaler and logistic regression (digits)",
         folder / "logistic.pkl",
@@ -128,12 +129,11 @@ def _sources(folder: Path) -> Iterator[Source]:
     yield Source("scikit-learn, MLP (digits)", folder / "mlp.joblib", DataSpec(path=folder / "flat.npz"))
     breast = load_data_spec(folder / "breast_cancer.yaml")
     yield Source("scikit-learn, boosted trees (breast cancer)", folder / "breast_cancer.pkl", breast)
-    given = {"folder": str(folder)}
-    run_in_child("benchmarks.matrix:make_more", given, what="training more models", timeout_s=600, writes=[folder])
+    run_in_child(_made("make_more", folder), what="training more models", timeout_s=600, writes=[folder])
     for kind, name in MORE:
         if (folder / f"{name}.pkl").exists():
             yield Source(kind, folder / f"{name}.pkl", breast)
-    run_in_child("benchmarks.matrix:make_keras", given, what="training a Keras model", timeout_s=600, writes=[folder])
+    run_in_child(_made("make_keras", folder), what="training a Keras model", timeout_s=600, writes=[folder])
     images = DataSpec(path=folder / "images.npz")
     for kind, name in ((".keras", "digits.keras"), (".h5", "digits.h5"), ("SavedModel", "digits_saved_model")):
         yield Source(f"Keras {kind}, CNN (digits)", folder / name, images)
@@ -155,6 +155,10 @@ def _mnist(folder: Path) -> DataSpec:
 def _digits(folder: Path) -> dict[str, np.ndarray]:
     with np.load(folder / "digits.npz") as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def _made(maker: str, folder: Path) -> "partial[None]":
+    return partial(deferred(f"benchmarks.matrix:{maker}"), str(folder))
 
 
 def make_onnx(folder: str) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +132,10 @@ def _asked(demo: Path, platform: str) -> dict[str, Any]:
 
 
 def _train(folder: Path) -> Path:
-    from edgewright.child import run_in_child
+    from edgewright.child import deferred, run_in_child
 
     run_in_child(
-        "edgewright.demo:make_digits_cnn", {"folder": str(folder)}, what="training digits_cnn", writes=[folder]
+        partial(deferred("edgewright.demo:make_digits_cnn"), folder), what="training digits_cnn", writes=[folder]
     )
     return folder
 

@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ def demo_files(folder: Path) -> list[tuple[str, Any]]:
     """The demo's CNN in float32 and int8, and its boosted trees, for Android and for an Arm board."""
     from edgewright import export, intake
     from edgewright.artifact import Precision
-    from edgewright.child import run_in_child
+    from edgewright.child import deferred, run_in_child
     from edgewright.data import load_data_spec
     from edgewright.profile import Platform
     from edgewright.store import Store
@@ -217,7 +218,8 @@ def demo_files(folder: Path) -> list[tuple[str, Any]]:
     )
     files = []
     for maker, model, data, precisions in wanted:
-        run_in_child(f"edgewright.demo:{maker}", {"folder": str(folder)}, what=f"training {model}", writes=[folder])
+        making = partial(deferred(f"edgewright.demo:{maker}"), folder)
+        run_in_child(making, what=f"training {model}", writes=[folder])
         taken = intake.take_in(folder / model, load_data_spec(folder / data), Store())
         held_out, rows = read_rows(taken.dataset), folder / f"{model}.rows.npz"
         write_arrays(rows, {name: array[:4] for name, array in held_out.inputs.items()})

@@ -6,6 +6,7 @@ Called in the process of the benchmark: what is heavy or may crash, these functi
 import re
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.zoo_cells import parity_of
 from benchmarks.zoo_source import inputs_of, model_file, split_rows
+from edgewright.artifact import Format
 
 __all__ = ["compared", "expected_answers", "exported", "measured", "taken_in"]
 
@@ -57,29 +59,30 @@ def exported(folder: str, store: str, intake: str, platform: str, precision: str
     began = time.perf_counter()
     made = export(known.model, known.dataset, Platform(platform), Precision(precision), Store(Path(store)))
     seconds = time.perf_counter() - began
-    arguments = {
-        "file": str(made.artifact.path),
-        "form": made.artifact.format.value,
-        "data": str(Path(folder) / "data.npz"),
-        "inputs": [(tensor.name, tensor.dtype) for tensor in made.inputs],
-        "outputs": [tensor.name for tensor in made.outputs],
-        "answers": answers,
-    }
-    what = f"running {made.artifact.path.name}"
-    measured = run_in_child("benchmarks.zoo_ours:measured", arguments, what=what, frameworks=Frameworks.TORCH).value
-    return {"seconds": seconds, "size_bytes": made.artifact.size_bytes, "notes": list(made.notes), **measured}
+    file = made.artifact
+    job = partial(
+        measured,
+        file.path,
+        file.format,
+        Path(folder) / "data.npz",
+        [(tensor.name, tensor.dtype) for tensor in made.inputs],
+        [tensor.name for tensor in made.outputs],
+        Path(answers),
+    )
+    what = f"running {file.path.name}"
+    found = run_in_child(job, returns=dict[str, Any], what=what, frameworks=Frameworks.TORCH).value
+    return {"seconds": seconds, "size_bytes": file.size_bytes, "notes": list(made.notes), **found}
 
 
 def measured(
-    file: str, form: str, data: str, inputs: list[tuple[str, str]], outputs: list[str], answers: str
+    file: Path, form: Format, data: Path, inputs: list[tuple[str, str]], outputs: list[str], answers: Path
 ) -> dict[str, Any]:
     """The child's side: parity of a file on the test rows."""
-    from edgewright.artifact import Format
     from edgewright.export.runs import outputs_of
 
-    rows = inputs_of(split_rows(Path(data), "test"), [name for name, _ in inputs], [dtype for _, dtype in inputs])
-    found = outputs_of(Path(file), Format(form), rows, outputs)
-    return compared(Path(answers), {name: found[name] for name in outputs})
+    rows = inputs_of(split_rows(data, "test"), [name for name, _ in inputs], [dtype for _, dtype in inputs])
+    found = outputs_of(file, form, rows, outputs)
+    return compared(answers, {name: found[name] for name in outputs})
 
 
 def expected_answers(path: Path) -> list[NDArray[Any]]:

@@ -1,12 +1,14 @@
 """Run one function in a process of its own: a crash, a leak or a heavy import there stays there.
 
 ``python -m edgewright.child REQUEST RESPONSE`` is the child's side, unless a fork server has the frameworks at hand
-(`edgewright.forking`). The request names ``module:function`` and its keyword arguments, the response holds what it
-returned; both are JSON. The child is confined, see `edgewright.sandbox`: it writes only where it is told to.
+(`edgewright.forking`). The request names ``module:function`` and its arguments, the response holds what it returned;
+both are JSON, and pydantic makes of it what the function's annotations say. The child is confined, see
+`edgewright.sandbox`: it writes only where it is told to.
 """
 
 import ctypes
 import importlib
+import inspect
 import json
 import os
 import signal
@@ -14,10 +16,14 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, get_type_hints, overload
+
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
 
 from edgewright import errors, forking, sandbox
 from edgewright.failures import failing_operator, one_line
@@ -25,7 +31,9 @@ from edgewright.forking import Frameworks
 from edgewright.progress import Event, progress
 from edgewright.scratch import scratch_folder, system_scratch
 
-__all__ = ["ChildRun", "die_with_parent", "run_in_child"]
+__all__ = ["ChildRun", "called", "deferred", "die_with_parent", "run_in_child"]
+
+R = TypeVar("R")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_LINES = 30
@@ -34,22 +42,75 @@ _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @dataclass(frozen=True)
-class ChildRun:
+class ChildRun(Generic[R]):
     """What a child returned and what it took. ``peak_memory_mb`` is VmHWM, None where /proc is not there.
 
     ``unconfined`` says what of the sandbox this system does not have; empty where it is whole.
     """
 
-    value: Any
+    value: R
     seconds: float
     peak_memory_mb: float | None
     unconfined: str = ""
 
 
+class _Deferred:
+    """A function by its name, whose module is imported when it is called."""
+
+    def __init__(self, target: str) -> None:
+        self.__module__, _, self.__qualname__ = target.partition(":")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _function(self.__module__, self.__qualname__)(*args, **kwargs)
+
+
+def deferred(target: str) -> Any:
+    """The function ``module:name``, for a child: this process does not import its module, which may need a framework.
+
+    Type checkers, and whoever follows the imports, are told of it by an import of the same name:
+
+    >>> from typing import TYPE_CHECKING
+    >>> if TYPE_CHECKING:
+    ...     from json import dumps
+    ... else:
+    ...     dumps = deferred("json:dumps")
+    """
+    return _Deferred(target)
+
+
+@overload
 def run_in_child(
-    target: str,
-    arguments: Mapping[str, Any],
+    job: "partial[None]",
     *,
+    what: str,
+    timeout_s: float = ...,
+    environment: Mapping[str, str] | None = ...,
+    advice: str = ...,
+    writes: Sequence[Path] = ...,
+    is_confined: bool = ...,
+    frameworks: Frameworks | None = ...,
+) -> ChildRun[None]: ...
+
+
+@overload
+def run_in_child(
+    job: "partial[R]",
+    *,
+    returns: type[R],
+    what: str,
+    timeout_s: float = ...,
+    environment: Mapping[str, str] | None = ...,
+    advice: str = ...,
+    writes: Sequence[Path] = ...,
+    is_confined: bool = ...,
+    frameworks: Frameworks | None = ...,
+) -> ChildRun[R]: ...
+
+
+def run_in_child(
+    job: "partial[Any]",
+    *,
+    returns: Any = None,
     what: str,
     timeout_s: float = 900,
     environment: Mapping[str, str] | None = None,
@@ -57,8 +118,11 @@ def run_in_child(
     writes: Sequence[Path] = (),
     is_confined: bool = True,
     frameworks: Frameworks | None = None,
-) -> ChildRun:
-    """Call ``module:function(**arguments)`` in a process of its own and return what it returned.
+) -> ChildRun[Any]:
+    """Call ``job``, a module's function with its arguments, in a process of its own; it ``returns`` a value of a type.
+
+    Arguments and value go by JSON: numbers, texts, paths, enumerations, dataclasses, pydantic's models, and lists and
+    dictionaries of these; in the child, the function's annotations say what becomes of them again.
 
     It may write below the folders ``writes`` and its own temporary folder; unless it ``is_confined``, as code of the
     user's own is not, anywhere. ``frameworks`` are what it works with, where that is not in `forking.frameworks_of`.
@@ -68,17 +132,23 @@ def run_in_child(
     which names the operator that the work was at where the child could tell, and ends in the ``advice``.
     """
     began = time.perf_counter()
+    target = f"{job.func.__module__}:{job.func.__qualname__}"
+    if target.startswith("__main__:"):
+        raise ValueError(
+            f"{target}: a child cannot import what is run as a script; give it deferred('module:function')"
+        )
     with scratch_folder(system_scratch()) as scratch:
         request, response, log = (scratch / n for n in ("request.json", "response.json", "log.txt"))
         folders = [scratch, *(path.resolve() for path in writes)]
         allowed = {"writable": [str(path) for path in folders], "seconds": timeout_s} if is_confined else None
-        request.write_text(json.dumps({"target": target, "arguments": dict(arguments), "confined": allowed}))
+        given = {"args": _plain(job.args), "kwargs": _plain(job.keywords)}
+        request.write_text(json.dumps({"target": target, **given, "confined": allowed}))
         before, inherited = sandbox.prefix(folders) if is_confined else ([], dict(os.environ))
         # Its temporary files go with the scratch folder, however it ends.
-        given = {**_ENVIRONMENT, **inherited, "TMPDIR": str(scratch), **(environment or {})}
+        variables = {**_ENVIRONMENT, **inherited, "TMPDIR": str(scratch), **(environment or {})}
         command = [*before, sys.executable, "-m", "edgewright.child", str(request), str(response)]
         files = (request, response, log)
-        code = _run(frameworks or forking.frameworks_of(target), command, files, given, timeout_s)
+        code = _run(frameworks or forking.frameworks_of(target), command, files, variables, timeout_s)
         if code is None:
             raise errors.ConversionError(f"{what}: no result after {timeout_s:.0f} s; stopped")
         if not response.exists():
@@ -88,7 +158,28 @@ def run_in_child(
         progress.note(note)
     if "error" in answer:
         raise _revived(answer["error"], what, advice)
-    return ChildRun(answer["value"], time.perf_counter() - began, answer["peak_memory_mb"], answer["unconfined"])
+    value = TypeAdapter(returns).validate_python(answer["value"])
+    return ChildRun(value, time.perf_counter() - began, answer["peak_memory_mb"], answer["unconfined"])
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it; what has no such form is a `TypeError` or a `PydanticSerializationError`."""
+    return to_jsonable_python(value, inf_nan_mode="constants")
+
+
+def _function(module: str, name: str) -> Callable[..., Any]:
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def called(target: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call ``module:function`` with arguments as JSON has them; what it returned, likewise."""
+    function = _function(*target.split(":"))
+    hints = get_type_hints(function)
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    for name in bound.arguments.keys() & hints.keys():
+        bound.arguments[name] = TypeAdapter(hints[name]).validate_python(bound.arguments[name])
+    return _plain(function(*bound.args, **bound.kwargs))
 
 
 def _run(
@@ -162,7 +253,6 @@ def main(request: Path, response: Path) -> None:
     die_with_parent(signal.SIGKILL)
     forking.forbid()
     asked = json.loads(request.read_text())
-    module, function = asked["target"].split(":")
     answer: dict[str, Any]
     notes: list[str] = []
     allowed, unconfined = asked["confined"], ""
@@ -175,7 +265,7 @@ def main(request: Path, response: Path) -> None:
 
     try:
         with progress.listening(heard):
-            value = getattr(importlib.import_module(module), function)(**asked["arguments"])
+            value = called(asked["target"], asked["args"], asked["kwargs"])
         answer = {"value": value, "peak_memory_mb": _peak_memory_mb()}
     except Exception as e:
         ours = isinstance(e, errors.EdgewrightError)

@@ -22,7 +22,7 @@ _EPOCHS = 12
 _BATCH = 64
 
 
-def make_digits_cnn(folder: str) -> None:
+def make_digits_cnn(folder: Path) -> None:
     """Train a CNN on 1,257 handwritten digits; writes ``digits_cnn.pt2`` and ``digits.npz`` with 540 test rows."""
     torch.manual_seed(_SEED)
     torch.set_num_threads(1)  # batches this small are slower on two threads, and much slower on a busy machine
@@ -31,26 +31,26 @@ def make_digits_cnn(folder: str) -> None:
     x_train, x_test, y_train, y_test = train_test_split(
         scaled, labels, test_size=0.3, random_state=_SEED, stratify=labels
     )
-    np.savez_compressed(Path(folder) / "digits.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    np.savez_compressed(folder / "digits.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     network = _train(_cnn(), torch.from_numpy(x_train), torch.from_numpy(y_train)).eval()
     # The example input is stored with the program, whole storage and all: a fresh small tensor.
     example = torch.zeros(2, 1, 8, 8)
     program = torch.export.export(network, (example,), dynamic_shapes={"input": {0: torch.export.Dim("batch")}})
-    torch.export.save(program, Path(folder) / "digits_cnn.pt2")
+    torch.export.save(program, folder / "digits_cnn.pt2")
 
 
-def make_breast_cancer(folder: str) -> None:
+def make_breast_cancer(folder: Path) -> None:
     """Fit a scaler and boosted trees; writes ``breast_cancer.pkl`` and its tables for training and test."""
     table = load_breast_cancer(as_frame=True).frame
     train, test = train_test_split(table, test_size=0.3, random_state=_SEED, stratify=table["target"])
     model = make_pipeline(StandardScaler(), GradientBoostingClassifier(random_state=_SEED))
     model.fit(train.drop(columns="target"), train["target"])
-    train.to_csv(Path(folder) / "breast_cancer_train.csv", index=False)
-    test.to_csv(Path(folder) / "breast_cancer_test.csv", index=False)
-    (Path(folder) / "breast_cancer.yaml").write_text(
+    train.to_csv(folder / "breast_cancer_train.csv", index=False)
+    test.to_csv(folder / "breast_cancer_test.csv", index=False)
+    (folder / "breast_cancer.yaml").write_text(
         "path: breast_cancer_train.csv\ntest_path: breast_cancer_test.csv\ntarget: target\n"
     )
-    (Path(folder) / "breast_cancer.pkl").write_bytes(pickle.dumps(model))
+    (folder / "breast_cancer.pkl").write_bytes(pickle.dumps(model))
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:

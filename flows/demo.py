@@ -1,9 +1,11 @@
 """``make demo``: two models trained here, each deployed to all three platforms, and one table."""
 
 import time
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.cli import configure_orchestration, steps_shown
 from edgewright.errors import EdgewrightError
 from edgewright.profile import Platform
@@ -13,12 +15,18 @@ from edgewright.store import home, replace_file
 from edgewright.table import explanation, results_markdown, results_table
 from edgewright.terminal import terminal
 
+if TYPE_CHECKING:
+    from edgewright.demo import make_breast_cancer, make_digits_cnn
+else:
+    make_breast_cancer = deferred("edgewright.demo:make_breast_cancer")
+    make_digits_cnn = deferred("edgewright.demo:make_digits_cnn")
+
 console = terminal()
 
 # (made by, model, data, target) of each model
 _MODELS = (
-    ("edgewright.demo:make_digits_cnn", "digits_cnn.pt2", "digits.npz", None),
-    ("edgewright.demo:make_breast_cancer", "breast_cancer.pkl", "breast_cancer.yaml", None),
+    (make_digits_cnn, "digits_cnn.pt2", "digits.npz", None),
+    (make_breast_cancer, "breast_cancer.pkl", "breast_cancer.yaml", None),
 )
 
 
@@ -56,7 +64,7 @@ def _train_models() -> Path:
     for maker, model, data, _ in _MODELS:
         if not ((folder / model).exists() and (folder / data).exists()):
             with progress.during(f"Training {Path(model).stem}"):
-                run_in_child(maker, {"folder": str(folder)}, what=f"training {Path(model).stem}", is_confined=False)
+                run_in_child(partial(maker, folder), what=f"training {Path(model).stem}", is_confined=False)
     return folder
 
 

@@ -1,18 +1,20 @@
+import math
 import os
 import signal
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from edgewright.artifact import Precision
 from edgewright.child import run_in_child
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.progress import Event, progress
 from edgewright.scratch import system_scratch
-
-HERE = "tests.test_child"
+from edgewright_runtime.manifest import TensorSpec
 
 
 def add(a: int, b: int) -> int:
@@ -45,39 +47,68 @@ def grow() -> int:
 
 
 def test_returns_what_the_function_returned() -> None:
-    assert run_in_child(f"{HERE}:add", {"a": 1, "b": 2}, what="adding").value == 3
+    assert run_in_child(partial(add, 1, b=2), returns=int, what="adding").value == 3
+
+
+def kinds(spec: TensorSpec, path: Path, precision: Precision, numbers: dict[str, float]) -> list[TensorSpec]:
+    assert isinstance(spec, TensorSpec)
+    assert isinstance(path, Path)
+    assert precision is Precision.INT8
+    return [spec, TensorSpec(path.name, (), str(numbers["nan"]), scale=numbers["infinite"])]
+
+
+def test_arguments_and_value_are_what_the_annotations_say() -> None:
+    spec = TensorSpec("x", (-1, 3), "float32")
+    job = partial(kinds, spec, Path("a/b"), precision=Precision.INT8, numbers={"nan": math.nan, "infinite": math.inf})
+    given = run_in_child(job, returns=list[TensorSpec], what="trying").value
+    assert given == [spec, TensorSpec("b", (), "nan", scale=math.inf)]
+
+
+def test_an_argument_of_another_type_is_refused_in_the_child() -> None:
+    with pytest.raises(ConversionError, match=r"adding: ValidationError: .*int"):
+        run_in_child(partial(add, "one", 2), returns=int, what="adding")
+
+
+def test_a_function_of_a_script_is_refused() -> None:
+    job = partial(add, 1, 2)
+    job.func.__module__, name = "__main__", job.func.__module__
+    try:
+        with pytest.raises(ValueError, match="script"):
+            run_in_child(job, returns=int, what="adding")
+    finally:
+        job.func.__module__ = name
 
 
 def test_child_imports_nothing_of_the_parent() -> None:
-    assert "torch" not in run_in_child(f"{HERE}:modules", {}, what="listing").value
+    assert "torch" not in run_in_child(partial(modules), returns=list[str], what="listing").value
 
 
 def test_our_errors_come_back_as_they_are() -> None:
     with pytest.raises(UnsupportedError, match=r"^no path for Foo$"):
-        run_in_child(f"{HERE}:refuse", {}, what="trying")
+        run_in_child(partial(refuse), what="trying")
 
 
 def test_other_errors_become_one_line() -> None:
     with pytest.raises(ConversionError) as caught:
-        run_in_child(f"{HERE}:fail", {}, what="converting")
+        run_in_child(partial(fail), what="converting")
     assert str(caught.value) == "converting: ValueError: first line"
 
 
 def test_crash_is_named_by_its_signal() -> None:
     with pytest.raises(ConversionError, match="ended by SIGSEGV"):
-        run_in_child(f"{HERE}:crash", {}, what="converting")
+        run_in_child(partial(crash), what="converting")
 
 
 def test_hang_is_stopped_at_the_limit() -> None:
     with pytest.raises(ConversionError, match="no result after 1 s"):
-        run_in_child(f"{HERE}:hang", {}, what="converting", timeout_s=1)
+        run_in_child(partial(hang), what="converting", timeout_s=1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is in /proc, which only Linux has")
 def test_peak_memory_is_the_childs_own() -> None:
     ballast = bytearray(300 << 20)
-    small = run_in_child(f"{HERE}:add", {"a": 1, "b": 2}, what="adding").peak_memory_mb
-    large = run_in_child(f"{HERE}:grow", {}, what="growing").peak_memory_mb
+    small = run_in_child(partial(add, 1, b=2), returns=int, what="adding").peak_memory_mb
+    large = run_in_child(partial(grow), returns=int, what="growing").peak_memory_mb
     assert len(ballast) > 0
     assert small is not None
     assert large is not None
@@ -93,7 +124,7 @@ def note() -> str:
 def test_what_a_child_tells_is_told_here_and_its_temporary_files_end_with_it() -> None:
     said: list[Event] = []
     with progress.listening(said.append):
-        folder = Path(run_in_child(f"{HERE}:note", {}, what="noting").value)
+        folder = Path(run_in_child(partial(note), returns=str, what="noting").value)
     assert [event.title for event in said if event.note] == ["a file was replaced"]
     assert folder.parent.parent == system_scratch()
     assert not folder.exists()

@@ -1,5 +1,6 @@
 """One line of what other people's code says when it fails."""
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,6 @@ from edgewright.child import run_in_child
 from edgewright.errors import ConversionError
 from edgewright.failures import failing_operator, one_line
 
-HERE = "tests.test_failures"
 PLACE = 'loc(callsite(fused["Cumprod:", "net/Cumprod@__inference_run_1"] at fused["a:", "b"]))'
 MLIR = (
     "\x1b[31mCould not translate MLIR to FlatBuffer.\x1b[0m\n"
@@ -84,7 +84,7 @@ def fail_by_key() -> None:
 
 def test_a_child_names_the_operator_and_says_one_line() -> None:
     with pytest.raises(ConversionError) as caught:
-        run_in_child(f"{HERE}:fail_in_a_converter", {}, what="converting m")
+        run_in_child(partial(fail_in_a_converter), what="converting m")
     assert str(caught.value) == (
         "converting m: operator Reshape (node 'flatten') fails: RuntimeError: shape '[5, 64]' is invalid"
     )
@@ -92,5 +92,5 @@ def test_a_child_names_the_operator_and_says_one_line() -> None:
 
 def test_a_missing_key_is_a_sentence() -> None:
     with pytest.raises(ConversionError) as caught:
-        run_in_child(f"{HERE}:fail_by_key", {}, what="converting m", advice="try another platform")
+        run_in_child(partial(fail_by_key), what="converting m", advice="try another platform")
     assert str(caught.value) == ("converting m: KeyError: nothing is known of 'aten::frobnicate'; try another platform")

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,6 @@ from edgewright.forking import Frameworks
 from edgewright.progress import Event, progress
 
 pytestmark = pytest.mark.skipif(not forking.is_available(), reason="fork servers are for Linux")
-HERE = "tests.test_forking"
 
 
 @pytest.fixture
@@ -32,10 +33,9 @@ def imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[Frameworks, tuple[
     monkeypatch.setattr(forking, "_pool", pool)
 
 
-def job(function: str, environment: dict[str, str] | None = None, timeout_s: float = 60, **arguments: object) -> object:
-    target = function if ":" in function else f"{HERE}:{function}"
-    given = {"what": "a job", "timeout_s": timeout_s, "frameworks": Frameworks.TORCH}
-    return run_in_child(target, arguments, environment=environment, **given).value
+def job(function: Callable[..., object], environment: dict[str, str] | None = None) -> Any:
+    given = {"what": "a job", "timeout_s": 60, "frameworks": Frameworks.TORCH}
+    return run_in_child(partial(function), returns=object, environment=environment, **given).value
 
 
 def family() -> list[int]:
@@ -71,7 +71,7 @@ def sleep(started: str) -> None:
 
 
 def spawn_one() -> int:
-    return int(run_in_child("os:getppid", {}, what="a job", frameworks=Frameworks.TORCH).value)
+    return run_in_child(partial(os.getppid), returns=int, what="a job", frameworks=Frameworks.TORCH).value
 
 
 def blas_threads() -> list[int]:
@@ -81,44 +81,44 @@ def blas_threads() -> list[int]:
 
 
 def test_each_job_is_a_process_of_its_own_and_one_server_forks_them(imports) -> None:
-    (first, server), (second, same) = job("family"), job("family")
+    (first, server), (second, same) = job(family), job(family)
     assert first != second
     assert server == same != os.getpid()
 
 
 def test_a_job_has_the_asker_s_environment_and_folder_and_nothing_of_the_server(imports, tmp_path, monkeypatch) -> None:
-    job("family")
+    job(family)
     monkeypatch.setenv("SAID", "later")
-    assert job("world") == {"folder": str(Path.cwd()), "said": "later", "descriptors": {}}
+    assert job(world) == {"folder": str(Path.cwd()), "said": "later", "descriptors": {}}
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     monkeypatch.chdir(tmp_path)
-    assert job("world")["folder"] == str(tmp_path)
+    assert job(world)["folder"] == str(tmp_path)
 
 
 def test_what_libraries_read_when_they_are_loaded_makes_another_server(imports) -> None:
-    plain, lean = job("family"), job("family", {"MALLOC_ARENA_MAX": "1"})
+    plain, lean = job(family), job(family, {"MALLOC_ARENA_MAX": "1"})
     assert plain[1] != lean[1]
-    assert job("family", {"SAID": "x"})[1] == plain[1]
+    assert job(family, {"SAID": "x"})[1] == plain[1]
 
 
 def test_errors_and_ends_are_told_as_those_of_an_interpreter(imports) -> None:
     with pytest.raises(InputError, match="no such thing"):
-        job("refuse")
+        job(refuse)
     with pytest.raises(ConversionError, match=r"a job: KeyError: .*'spam'"):
-        job("raise_foreign")
+        job(raise_foreign)
     with pytest.raises(ConversionError, match=r"ended by SIGSEGV \(.*crash"):
-        job("crash")
+        job(crash)
     with pytest.raises(ConversionError, match="ended with exit code 3 and no result"):
-        job("leave")
-    assert job("family")[1] != os.getpid()
+        job(leave)
+    assert job(family)[1] != os.getpid()
 
 
 def test_a_job_that_takes_too_long_is_over_when_that_is_told(imports, tmp_path) -> None:
     started = tmp_path / "started"
     given = {"what": "a job", "timeout_s": 2, "frameworks": Frameworks.TORCH, "writes": [tmp_path]}
-    job("family")
+    job(family)
     with pytest.raises(ConversionError, match="no result after 2 s; stopped"):
-        run_in_child(f"{HERE}:sleep", {"started": str(started)}, **given)
+        run_in_child(partial(sleep, started), **given)
     assert not Path(f"/proc/{started.read_text()}").exists()
 
 
@@ -130,43 +130,43 @@ def test_a_library_that_starts_threads_is_found_out_and_told_once(imports, tmp_p
     imports[Frameworks.TORCH] = ("threaded",)
     heard: list[Event] = []
     with progress.listening(heard.append):
-        assert job("family")[1] == os.getpid()
-        assert job("family")[1] == os.getpid()
+        assert job(family)[1] == os.getpid()
+        assert job(family)[1] == os.getpid()
     (said,) = [event.title for event in heard if event.note]
     assert "a library started threads when it was imported" in said
 
 
 def test_a_server_that_cannot_import_is_given_up_and_one_that_was_killed_is_started_anew(imports) -> None:
-    _, server = job("family")
+    _, server = job(family)
     os.kill(server, signal.SIGKILL)
     forking._pool.servers[next(iter(forking._pool.servers))].process.wait()
-    assert job("family")[1] not in {server, os.getpid()}
+    assert job(family)[1] not in {server, os.getpid()}
     imports[Frameworks.TABLES] = ("no_such_module",)
     heard: list[Event] = []
     with progress.listening(heard.append):
-        ran = run_in_child(f"{HERE}:family", {}, what="a job", frameworks=Frameworks.TABLES)
+        ran = run_in_child(partial(family), returns=list[int], what="a job", frameworks=Frameworks.TABLES)
     assert ran.value[1] == os.getpid()
     assert any("No module named 'no_such_module'" in event.title for event in heard)
 
 
 def test_what_other_versions_have_elsewhere_is_left_to_the_jobs(imports) -> None:
     imports[Frameworks.TORCH] = ("no_such_module?", "edgewright.child")
-    assert job("family")[1] != os.getpid()
+    assert job(family)[1] != os.getpid()
 
 
 def test_a_job_of_a_job_has_an_interpreter_of_its_own(imports) -> None:
-    asked = job("spawn_one")
+    asked = job(spawn_one)
     assert asked not in {server.process.pid for server in forking._pool.servers.values()} | {os.getpid()}
 
 
 def test_blas_has_its_threads_back(imports) -> None:
     imports[Frameworks.TORCH] = ("numpy", "edgewright.child")
-    assert job("blas_threads") == [os.cpu_count()]
+    assert job(blas_threads) == [os.cpu_count()]
 
 
 def test_no_more_than_six_servers_stay(imports) -> None:
     for number in range(8):
-        job("family", {"OMP_STACKSIZE": f"{number + 1}M"})
+        job(family, {"OMP_STACKSIZE": f"{number + 1}M"})
     assert len(forking._pool.servers) == 6
 
 
@@ -178,7 +178,9 @@ def test_servers_and_jobs_end_with_the_asker(tmp_path, sign) -> None:
         from edgewright import forking
         from edgewright.child import run_in_child
         forking._IMPORTS = {{one: ("edgewright.child",) for one in forking.Frameworks}}
-        run_in_child("{HERE}:sleep", {{"started": "{started}"}}, what="a job",
+        from functools import partial
+        from {__name__} import sleep
+        run_in_child(partial(sleep, "{started}"), what="a job",
                      frameworks=forking.Frameworks.TORCH, writes=[Path("{tmp_path}")])
     """
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}

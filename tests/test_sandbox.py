@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ import pytest
 from edgewright import sandbox
 from edgewright.child import run_in_child
 
-HERE = "tests.test_sandbox"
 SHARED = Path("/dev/shm/edgewright-test")  # noqa: S108 - that it cannot be written is what is tested
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="confined by Landlock and seccomp, which Linux has")
 
@@ -88,7 +88,7 @@ def python_again(outside: str) -> str:
 
 
 def nested(outside: str) -> str:
-    return str(run_in_child(f"{HERE}:python_again", {"outside": outside}, what="inside", writes=[Path(outside)]).value)
+    return run_in_child(partial(python_again, outside), returns=str, what="inside", writes=[Path(outside)]).value
 
 
 def ordinary(inside: str) -> list[str]:
@@ -131,7 +131,9 @@ def test_nothing_outside_is_touched_and_nobody_reached(folders: tuple[Path, Path
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             where = {"outside": str(outside), "inside": str(inside), "port": server.getsockname()[1]}
-            ran = run_in_child(f"{HERE}:attempts", {**where, "parent": os.getpid()}, what="trying", writes=[inside])
+            ran = run_in_child(
+                partial(attempts, **where, parent=os.getpid()), returns=dict[str, str], what="trying", writes=[inside]
+            )
     finally:
         signal.signal(signal.SIGUSR1, former)
     assert {name: said for name, said in ran.value.items() if said.startswith("done")} == {}
@@ -144,7 +146,7 @@ def test_nothing_outside_is_touched_and_nobody_reached(folders: tuple[Path, Path
 def test_modes_and_times_outside_stay(folders: tuple[Path, Path]) -> None:
     victim = folders[0] / "victim"
     before = victim.stat()
-    assert run_in_child(f"{HERE}:changes", {"path": str(victim)}, what="changing").value == "answered"
+    assert run_in_child(partial(changes, victim), returns=str, what="changing").value == "answered"
     after = victim.stat()
     assert (before.st_mode, before.st_mtime_ns) == (after.st_mode, after.st_mtime_ns)
     assert os.listxattr(victim) == []
@@ -152,28 +154,28 @@ def test_modes_and_times_outside_stay(folders: tuple[Path, Path]) -> None:
 
 def test_a_child_of_the_child_inherits_it(folders: tuple[Path, Path]) -> None:
     outside, _ = folders
-    given = {"outside": str(outside)}
-    assert run_in_child(f"{HERE}:python_again", given, what="again").value == "PermissionError"
-    assert run_in_child(f"{HERE}:nested", given, what="again").value == "PermissionError"
+    for function in (python_again, nested):
+        assert run_in_child(partial(function, outside), returns=str, what="again").value == "PermissionError"
     assert [path.name for path in outside.iterdir()] == ["victim"]
 
 
 def test_work_goes_on(folders: tuple[Path, Path]) -> None:
-    made = run_in_child(f"{HERE}:ordinary", {"inside": str(folders[1])}, what="working", writes=[folders[1]]).value
+    job = partial(ordinary, folders[1])
+    made = run_in_child(job, returns=list[str], what="working", writes=[folders[1]]).value
     assert made == ["by_process", "by_thread", "made"]
 
 
 def test_a_users_environment_does_not_open_it(monkeypatch: pytest.MonkeyPatch, folders: tuple[Path, Path]) -> None:
     monkeypatch.setenv("EDGEWRIGHT_CONFINED", "")
-    where = {"outside": str(folders[0])}
-    assert run_in_child(f"{HERE}:python_again", where, what="again").value == "PermissionError"
+    assert run_in_child(partial(python_again, folders[0]), returns=str, what="again").value == "PermissionError"
 
 
 def test_code_of_the_user_s_own_is_not_confined(folders: tuple[Path, Path]) -> None:
-    done = run_in_child(f"{HERE}:changes", {"path": str(folders[0] / "victim")}, what="changing", is_confined=False)
+    job = partial(changes, folders[0] / "victim")
+    done = run_in_child(job, returns=str, what="changing", is_confined=False)
     assert done.value == "answered"
     assert (folders[0] / "victim").stat().st_mode & 0o777 == 0o777
-    assert run_in_child(f"{HERE}:told", {}, what="asking", is_confined=False).value is None
+    assert run_in_child(partial(told), returns=object, what="asking", is_confined=False).value is None
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,38 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export.converter import convert_in_child
 from edgewright.export.declared import checked
+from edgewright.export.description import Description
+from edgewright.export.int8 import int8_of
 from edgewright.export.kept_float import Kept, converted
-from edgewright.export.refusal import graph_of, quantization_arguments
+from edgewright.export.refusal import graph_of
 from edgewright.export.reuse import reuse
 from edgewright.export.tensorflow_source import environment_of, is_tensorflow, source_of
 from edgewright.profile import ExportOptions
 from edgewright.recipe import Quantize
 from edgewright.store import Store, replace_file
 
+if TYPE_CHECKING:
+    from edgewright.export.litert import convert, describe, quantize
+    from edgewright.export.tensorflow_lite import convert as convert_by_tensorflow
+    from edgewright.export.tensorflow_lite import race
+else:
+    convert = deferred("edgewright.export.litert:convert")
+    describe = deferred("edgewright.export.litert:describe")
+    quantize = deferred("edgewright.export.litert:quantize")
+    convert_by_tensorflow = deferred("edgewright.export.tensorflow_lite:convert")
+    race = deferred("edgewright.export.tensorflow_lite:race")
+
 __all__ = ["export"]
 
-_CHILD = "edgewright.export.litert"
-_TENSORFLOW = "edgewright.export.tensorflow_lite"
 _CLEARLY_FASTER = 0.95
 _RUNTIME = "litert"
 # Every operator version that litert-torch and ai-edge-quantizer write is in the runtime of that release.
@@ -41,17 +53,17 @@ def export(
     Without a torch graph, or where ours is refused, TensorFlow's own converter takes an unmodified Keras source.
     """
     base, notes = _fastest_float32(model, dataset, store)
-    arguments: dict[str, Any] = {"precision": precision.value, "labels": list(model.labels)}
+    quantizing = partial(quantize, precision=precision, labels=model.labels)
     if precision is Precision.INT8:
-        arguments |= {"dataset": str(dataset.artifact.path), "integer_tensors": options.integer_tensors}
-        arguments |= quantization_arguments(model, quantization)
+        rows, how = dataset.artifact.path, int8_of(model, quantization)
+        quantizing = partial(quantizing, dataset=rows, integer_tensors=options.integer_tensors, how=how)
 
     said: list[str] = []
 
     def make(kept: Kept) -> Artifact:
         if precision is Precision.FLOAT32:
             return base
-        made, said[:] = _quantized(model, base, store, {**arguments, "kept": sorted(kept)})
+        made, said[:] = _quantized(model, base, store, partial(quantizing, kept=sorted(kept)))
         return made
 
     done = converted(model, dataset, precision, make)
@@ -77,12 +89,12 @@ def _fastest_float32(model: ImportedModel, dataset: Dataset, store: Store) -> tu
         return _float32(model, store), ()
     made: dict[str, Artifact] = {}
     refusals: dict[str, str] = {}
-    for way, convert in (("torch", _float32), ("tensorflow", _by_tensorflow)):
+    for way, make in (("torch", _float32), ("tensorflow", _by_tensorflow)):
         if way == "torch" and model.graph is None:
             refusals[way] = str(model.graph_refusal)
             continue
         try:
-            made[way] = convert(model, store)
+            made[way] = make(model, store)
         except (ConversionError, UnsupportedError) as e:
             refusals[way] = str(e)
     way, said = _decided(model, dataset, store, made, refusals)
@@ -112,8 +124,8 @@ def _decided(
             return "torch", f"TensorFlow's own converter was not used: {refusals['tensorflow']}"
         case ["tensorflow"]:
             return "tensorflow", f"made by TensorFlow's own converter of the source: {refusals['torch']}"
-    paths = [str(made[way].path) for way in ("torch", "tensorflow")]
-    times = run_in_child(f"{_TENSORFLOW}:race", {"paths": paths}, what=f"timing two forms of {model.name}").value
+    racing = partial(race, [made[way].path for way in ("torch", "tensorflow")])
+    times = run_in_child(racing, returns=list[float], what=f"timing two forms of {model.name}").value
     by_torch_ms, by_tensorflow_ms = times
     figures = (
         f"{by_tensorflow_ms:.3f} ms by TensorFlow's converter, {by_torch_ms:.3f} ms by way of torch, on this machine"
@@ -125,62 +137,62 @@ def _decided(
 
 
 def _by_tensorflow(model: ImportedModel, store: Store) -> Artifact:
-    description = _description(model)
+    def write(path: Path) -> None:
+        job = partial(convert_by_tensorflow, source_of(model), path=path, count=len(model.inputs))
+        environment = environment_of(model)
+        convert_in_child(job, what=f"converting {model.name} by TensorFlow", environment=environment)
+        _describe(model, path)
 
-    def convert(path: Path) -> None:
-        arguments = {"path": str(path), "count": len(model.inputs), **source_of(model)}
-        what = f"converting {model.name} by TensorFlow"
-        convert_in_child(f"{_TENSORFLOW}:convert", arguments, what=what, environment=environment_of(model))
-        named = {"path": str(path), "description": description, "labels": list(model.labels)}
-        convert_in_child(f"{_CHILD}:describe", named, what=f"describing {model.name}'s .tflite")
-
-    tensors = [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)]
-    key = ("tensorflow lite float32", model.source.digest, tensors, description, model.labels)
-    return reuse(store, key, convert, name=f"{model.name}.tflite", form=Format.TFLITE, parent=model.source.digest)
+    key = ("tensorflow lite float32", model.source.digest, *_described(model))
+    return reuse(store, key, write, name=f"{model.name}.tflite", form=Format.TFLITE, parent=model.source.digest)
 
 
 def _float32(model: ImportedModel, store: Store) -> Artifact:
-    graph, description = graph_of(model, "android"), _description(model)
+    graph = graph_of(model, "android")
 
-    def convert(path: Path) -> None:
-        arguments = {
-            "graph": str(graph),
-            "inputs": [dataclasses.asdict(spec) for spec in model.inputs],
-            "path": str(path),
-        }
-        convert_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to LiteRT")
-        # In a child of its own, since the converter's memory does not come back.
-        named = {"path": str(path), "description": description, "labels": list(model.labels)}
-        convert_in_child(f"{_CHILD}:describe", named, what=f"describing {model.name}'s .tflite")
+    def write(path: Path) -> None:
+        job = partial(convert, graph=graph, inputs=model.inputs, path=path)
+        convert_in_child(job, what=f"converting {model.name} to LiteRT")
+        _describe(model, path)
 
     parent = model.graph.digest if model.graph else None
-    tensors = [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)]
-    key = ("litert float32", parent, tensors, description, model.labels)
-    return reuse(store, key, convert, name=f"{model.name}.tflite", form=Format.TFLITE, parent=parent)
+    key = ("litert float32", parent, *_described(model))
+    return reuse(store, key, write, name=f"{model.name}.tflite", form=Format.TFLITE, parent=parent)
+
+
+def _describe(model: ImportedModel, path: Path) -> None:
+    """In a child of its own, since the converter's memory does not come back."""
+    job = partial(describe, path=path, description=_description(model), labels=model.labels)
+    convert_in_child(job, what=f"describing {model.name}'s .tflite")
+
+
+def _described(model: ImportedModel) -> tuple[object, ...]:
+    """What of a model stands in its file besides the network."""
+    tensors = [dataclasses.astuple(spec) for spec in (*model.inputs, *model.outputs)]
+    return tensors, _description(model).model_dump(), model.labels
 
 
 def _quantized(
-    model: ImportedModel, base: Artifact, store: Store, arguments: dict[str, Any]
+    model: ImportedModel, base: Artifact, store: Store, change: "partial[list[str]]"
 ) -> tuple[Artifact, list[str]]:
     with store.workspace() as folder:
         path = folder / f"{model.name}.tflite"
-        arguments = {"source": str(base.path), "name": model.name, "path": str(path), **arguments}
-        said = convert_in_child(f"{_CHILD}:quantize", arguments, what=f"quantizing {model.name} for LiteRT").value
+        job = partial(change, source=base.path, name=model.name, path=path)
+        said = convert_in_child(job, returns=list[str], what=f"quantizing {model.name} for LiteRT").value
         return store.put(path, Format.TFLITE, parent=base.digest), said
 
 
-def _description(model: ImportedModel) -> dict[str, Any]:
-    """What the metadata says: see `edgewright.export.tflite_metadata.attach`."""
+def _description(model: ImportedModel) -> Description:
     classes = len(model.labels)
     labelled = [s.name for s in model.outputs if classes and s.shape[-1:] == (classes,) and s.dtype.startswith("float")]
-    return {
-        "name": model.name,
-        "description": f"{model.task.value}{f', {classes} classes' if classes else ''}",
-        "version": model.source.digest[:12],
-        "author": "Converted by Edgewright",
-        "mean": model.preprocessing.mean,
-        "scale": model.preprocessing.scale,
-        "inputs": [spec.name for spec in model.inputs],
-        "outputs": [spec.name for spec in model.outputs],
-        "labelled": labelled[0] if labelled else None,
-    }
+    return Description(
+        name=model.name,
+        description=f"{model.task.value}{f', {classes} classes' if classes else ''}",
+        version=model.source.digest[:12],
+        author="Converted by Edgewright",
+        mean=model.preprocessing.mean,
+        scale=model.preprocessing.scale,
+        inputs=tuple(spec.name for spec in model.inputs),
+        outputs=tuple(spec.name for spec in model.outputs),
+        labelled=labelled[0] if labelled else None,
+    )

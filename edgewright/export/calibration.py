@@ -1,13 +1,14 @@
 """The rows that static quantization learns its ranges from: calibration rows, never validation or test rows."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgewright.errors import UnsupportedError
+from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["MAX_ROWS", "CalibrationRows", "integers_in_width"]
 
@@ -21,16 +22,16 @@ class CalibrationRows:
     Rows are read from the file as they are needed: 256 images of 224 x 224 would take 150 MB.
     """
 
-    def __init__(self, dataset: Path, specs: list[dict[str, Any]]) -> None:
-        """Find the rows of the inputs that a file declares (fields of `TensorSpec`), in its own width of whole numbers.
+    def __init__(self, dataset: Path, specs: Sequence[TensorSpec]) -> None:
+        """Find the rows of the inputs that a file declares, in its own width of whole numbers.
 
         Rows with a missing number (NaN) are left out: a range cannot be learned from them.
 
         Raises:
             UnsupportedError: the dataset has no usable calibration row for these inputs.
         """
-        inputs = [str(spec["name"]) for spec in specs]
-        self._dtypes = {str(spec["name"]): np.dtype(spec["dtype"]) for spec in specs}
+        inputs = [spec.name for spec in specs]
+        self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in specs}
         with zipfile.ZipFile(dataset) as archive:
             members = set(archive.namelist())
         absent = [name for name in inputs if f"{_PREFIX}{name}.npy" not in members]

@@ -15,6 +15,7 @@ from edgewright.export.coreml_weights import weights_of_program
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.weight_match import weights_of_layers
 from edgewright.export.whole_numbers import PASSING
+from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["convert", "coremltools_alone", "finish", "palettize", "quantize", "scores_output", "tensor_type"]
 
@@ -30,21 +31,21 @@ _WORTH_A_DECODER = 0.8  # of the plain size; above it the weight is left as it i
 
 def convert(
     *,
-    graph: str,
-    inputs: list[dict[str, Any]],
-    outputs: list[dict[str, Any]],
-    compute: str,
+    graph: Path,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    compute: Precision,
     description: dict[str, str],
-    path: str,
+    path: Path,
     pixels: dict[str, float] | None = None,
-    labels: list[str] | None = None,
+    labels: Sequence[str] | None = None,
     kept: Sequence[str] = (),
 ) -> None:
     """Torch graph to an ML program that computes in float32 or float16, tensors named as the source's.
 
     Args:
         graph: the torch graph's file.
-        inputs: fields of `TensorSpec`, in the model's order.
+        inputs: in the model's order.
         outputs: likewise.
         compute: ``float32`` or ``float16``.
         description: texts that Xcode shows.
@@ -66,7 +67,7 @@ def convert(
     convert_exactly()
     examples = example_inputs(inputs)
     # BatchNorm is folded here, since the converter keeps the weights that it folds.
-    fused = fuse(torch_graph.load(Path(graph)).eval())
+    fused = fuse(torch_graph.load(graph).eval())
     is_half = compute != Precision.FLOAT32
     masks = bound_masks(fused) if is_half else ""
     module = graph_for_coreml(fused, examples)
@@ -88,7 +89,7 @@ def convert(
         )
     except NotImplementedError as e:
         raise UnsupportedError(f"Core ML: {str(e).splitlines()[0]}; try the platforms android or edge_device") from e
-    with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "plain.mlpackage"
         model.save(str(plain))
         # The program, the traced network and what the converter made of both hold the weights three times over.
@@ -99,14 +100,14 @@ def convert(
 
 
 def finish(
-    plain: Path, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], description: dict[str, str], path: str
+    plain: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], description: dict[str, str], path: Path
 ) -> None:
     """A converted package with its weights stored as small as they are, described, and the same bytes each time."""
     ct = coremltools_alone()
     model = _stored_without_loss(ct.models.MLModel(str(plain), skip_model_load=True))
     _describe(model, inputs, outputs, description)
-    model.save(path)
-    mlpackage.make_reproducible(Path(path))
+    model.save(str(path))
+    mlpackage.make_reproducible(path)
 
 
 def half_but(ct: Any, kept: frozenset[str]) -> Any:
@@ -141,10 +142,10 @@ def _saved_name(name: str) -> str:
 
 
 def quantize(
-    source: str,
+    source: Path,
     name: str,
-    path: str,
-    graph: str = "",
+    path: Path,
+    graph: Path | None = None,
     float_layers: Sequence[str] = (),
     kept: Sequence[str] = (),
 ) -> None:
@@ -158,18 +159,18 @@ def quantize(
     ct = coremltools_alone()
     import coremltools.optimize.coreml as compression
 
-    model = ct.models.MLModel(source, skip_model_load=True)
+    model = ct.models.MLModel(str(source), skip_model_load=True)
     config = compression.OpLinearQuantizerConfig(
         mode="linear_symmetric", dtype="int8", weight_threshold=_least_quantized(model)
     )
     plain = _weights_of(model, kept)
-    if float_layers:
+    if float_layers and graph is not None:
         values = {at: weight.value for at, weight in weights_of_program(model).items()}
-        plain |= set().union(*weights_of_layers(Path(graph), float_layers, values).values())
+        plain |= set().union(*weights_of_layers(graph, float_layers, values).values())
     choices = compression.OptimizationConfig(global_config=config, op_name_configs=dict.fromkeys(sorted(plain)))
-    compression.linear_quantize_weights(model, choices).save(path)
-    mlpackage.make_reproducible(Path(path))
-    if "constexpr_affine_dequantize" not in mlpackage.operators(Path(path)):
+    compression.linear_quantize_weights(model, choices).save(str(path))
+    mlpackage.make_reproducible(path)
+    if "constexpr_affine_dequantize" not in mlpackage.operators(path):
         raise unsupported_precision(
             name, Precision.INT8, f"no weight has more than {_LEAST_QUANTIZED_ELEMENTS} elements"
         )
@@ -191,7 +192,7 @@ def _weights_of(model: Any, kept: Sequence[str]) -> set[str]:
     return {at for at, weight in weights.items() if named & set(weight.readers)}
 
 
-def palettize(source: str, name: str, path: str, kept: Sequence[str] = ()) -> None:
+def palettize(source: Path, name: str, path: Path, kept: Sequence[str] = ()) -> None:
     """An ML program with each weight in 4 bits: an index into the 16 values of its tensor that fit it best; those of
     the operators that give the ``kept`` values stay as they are.
 
@@ -203,15 +204,15 @@ def palettize(source: str, name: str, path: str, kept: Sequence[str] = ()) -> No
     ct = coremltools_alone()
     import coremltools.optimize.coreml as compression
 
-    model = ct.models.MLModel(source, skip_model_load=True)
+    model = ct.models.MLModel(str(source), skip_model_load=True)
     config = compression.OpPalettizerConfig(
         mode="custom", lut_function=_best_palette, weight_threshold=_LEAST_QUANTIZED_ELEMENTS
     )
     plain = dict.fromkeys(sorted(_weights_of(model, kept)))
     choices = compression.OptimizationConfig(global_config=config, op_name_configs=plain)
-    compression.palettize_weights(model, choices).save(path)
-    mlpackage.make_reproducible(Path(path))
-    if "constexpr_lut_to_dense" not in mlpackage.operators(Path(path)):
+    compression.palettize_weights(model, choices).save(str(path))
+    mlpackage.make_reproducible(path)
+    if "constexpr_lut_to_dense" not in mlpackage.operators(path):
         raise unsupported_precision(
             name, Precision.INT4, f"no weight has more than {_LEAST_QUANTIZED_ELEMENTS} elements"
         )
@@ -286,41 +287,41 @@ def coremltools_alone() -> Any:
     return coremltools
 
 
-def tensor_type(ct: Any, spec: dict[str, Any], shape: tuple[int, ...] | None = None) -> Any:
+def tensor_type(ct: Any, spec: TensorSpec, shape: tuple[int, ...] | None = None) -> Any:
     """A tensor by its name, in the width that Core ML has for its dtype; an input with its shape."""
     import numpy as np
 
-    return ct.TensorType(spec["name"], shape=shape, dtype=_stored(np.dtype(spec["dtype"])))
+    return ct.TensorType(spec.name, shape=shape, dtype=_stored(np.dtype(spec.dtype)))
 
 
-def _input(ct: Any, spec: dict[str, Any], shape: tuple[int, ...], pixels: dict[str, float] | None) -> Any:
+def _input(ct: Any, spec: TensorSpec, shape: tuple[int, ...], pixels: dict[str, float] | None) -> Any:
     if pixels is None:
         return tensor_type(ct, spec, shape)
     channels = shape[1] if len(shape) == 4 else 0
     if channels not in {1, 3}:
-        raise UnsupportedError(f"input '{spec['name']}' of shape {shape} is no image (1, 1 or 3, height, width)")
+        raise UnsupportedError(f"input '{spec.name}' of shape {shape} is no image (1, 1 or 3, height, width)")
     layout = ct.colorlayout.RGB if channels == 3 else ct.colorlayout.GRAYSCALE
     bias = [-pixels["mean"] * pixels["scale"]] * channels
     return ct.ImageType(
-        spec["name"], shape=shape, scale=pixels["scale"], bias=bias if channels == 3 else bias[0], color_layout=layout
+        spec.name, shape=shape, scale=pixels["scale"], bias=bias if channels == 3 else bias[0], color_layout=layout
     )
 
 
-def _classifier(ct: Any, outputs: list[dict[str, Any]], labels: list[str] | None) -> Any:
+def _classifier(ct: Any, outputs: Sequence[TensorSpec], labels: Sequence[str] | None) -> Any:
     if labels is None:
         return None
-    return ct.ClassifierConfig(labels, predicted_probabilities_output=scores_output(outputs, labels))
+    return ct.ClassifierConfig(list(labels), predicted_probabilities_output=scores_output(outputs, labels))
 
 
-def scores_output(outputs: list[dict[str, Any]], labels: list[str]) -> str:
+def scores_output(outputs: Sequence[TensorSpec], labels: Sequence[str]) -> str:
     """The output that holds one score a class.
 
     Raises:
         UnsupportedError: none does.
     """
     for spec in outputs:
-        if len(spec["shape"]) == 2 and spec["shape"][1] == len(labels) and spec["dtype"].startswith("float"):
-            return str(spec["name"])
+        if len(spec.shape) == 2 and spec.shape[1] == len(labels) and spec.dtype.startswith("float"):
+            return spec.name
     raise UnsupportedError(f"no output holds a score for each of the {len(labels)} classes; leave class_labels off")
 
 
@@ -332,7 +333,7 @@ def _stored(dtype: Any) -> Any:
 
 
 def _describe(
-    model: Any, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], description: dict[str, str]
+    model: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], description: dict[str, str]
 ) -> None:
     for key in _SHOWN:
         setattr(model, key, description[key])
@@ -340,14 +341,14 @@ def _describe(
         if key not in _SHOWN:
             model.user_defined_metadata[f"edgewright.{key}"] = text
     for spec in inputs:
-        model.input_description[spec["name"]] = f"{spec['dtype']} {_shape(spec)}"
+        model.input_description[spec.name] = f"{spec.dtype} {_shape(spec)}"
     classes = f" of the classes {description['classes']}" if "classes" in description else ""
     given = set(model.output_description)
     for spec in outputs:
-        if spec["name"] not in given:  # a classifier's scores: Core ML describes its own outputs
+        if spec.name not in given:  # a classifier's scores: Core ML describes its own outputs
             continue
-        model.output_description[spec["name"]] = f"{spec['dtype']} {_shape(spec)}{classes}"
+        model.output_description[spec.name] = f"{spec.dtype} {_shape(spec)}{classes}"
 
 
-def _shape(spec: dict[str, Any]) -> str:
-    return "x".join(str(max(n, 1)) for n in spec["shape"])
+def _shape(spec: TensorSpec) -> str:
+    return "x".join(str(max(n, 1)) for n in spec.shape)

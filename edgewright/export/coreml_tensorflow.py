@@ -2,32 +2,32 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import Precision
 from edgewright.errors import UnsupportedError
 from edgewright.export.coreml import finish, half_but, tensor_type
-from edgewright.export.tensorflow_source import loaded_source, of_one_row, refused
+from edgewright.export.tensorflow_source import TensorFlowSource, loaded_source, of_one_row, refused
+from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["convert"]
 
 
 def convert(
     *,
-    inputs: list[dict[str, Any]],
-    outputs: list[dict[str, Any]],
-    compute: str,
+    source: TensorFlowSource,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    compute: Precision,
     description: dict[str, str],
-    path: str,
+    path: Path,
     pixels: dict[str, float] | None = None,
-    labels: list[str] | None = None,
+    labels: Sequence[str] | None = None,
     kept: Sequence[str] = (),
-    **source: Any,
 ) -> None:
     """The source to an ML program, as `edgewright.export.coreml.convert` makes one of the torch graph.
-
-    ``source`` is what `edgewright.export.tensorflow_source.loaded_source` takes.
 
     Raises:
         UnsupportedError: image inputs or class labels are asked for, or coremltools lacks an operator; names it.
@@ -39,15 +39,15 @@ def convert(
     import coremltools as ct
 
     _know_erfc()
-    loaded = loaded_source(**source)
-    function = of_one_row(loaded, [spec["name"] for spec in inputs], without_loops=True).get_concrete_function()
+    loaded = loaded_source(source)
+    function = of_one_row(loaded, [spec.name for spec in inputs], without_loops=True).get_concrete_function()
     ends = [tensor.op.name for tensor in function.outputs]
     try:
         model = ct.convert(
             [function],
             source="tensorflow",
-            inputs=[tensor_type(ct, spec, (1, *spec["shape"][1:])) for spec in inputs],
-            outputs=[tensor_type(ct, {**spec, "name": end}) for spec, end in zip(outputs, ends, strict=True)],
+            inputs=[tensor_type(ct, spec, (1, *spec.shape[1:])) for spec in inputs],
+            outputs=[tensor_type(ct, replace(spec, name=end)) for spec, end in zip(outputs, ends, strict=True)],
             convert_to="mlprogram",
             compute_precision=ct.precision.FLOAT32 if compute == Precision.FLOAT32 else half_but(ct, frozenset(kept)),
             minimum_deployment_target=ct.target.iOS16,
@@ -59,8 +59,8 @@ def convert(
         raise refused("Core ML from TensorFlow", e) from e
     specification = model.get_spec()
     for end, spec in zip(ends, outputs, strict=True):
-        ct.utils.rename_feature(specification, end, spec["name"])
-    with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
+        ct.utils.rename_feature(specification, end, spec.name)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "plain.mlpackage"
         ct.models.MLModel(specification, weights_dir=model.weights_dir, skip_model_load=True).save(str(plain))
         finish(plain, inputs, outputs, description, path)

@@ -1,32 +1,26 @@
 """What an exported file declares, and the rule that it must answer as the model it was made of."""
 
-from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from edgewright.artifact import Artifact, Dataset, ImportedModel, Precision
+from edgewright.child import deferred
 from edgewright.errors import DisagreementError
 from edgewright.export.converter import convert_in_child
-from edgewright.export.diagnosis.report import Diagnosis
-from edgewright_runtime.manifest import TensorSpec
+from edgewright.export.declaration import Checked, Declared, File
 
-__all__ = ["LEAST_SNR_DB", "PARITY_LIMITS", "Declared", "checked"]
+if TYPE_CHECKING:
+    from edgewright.export.parity_check import check
+else:
+    check = deferred("edgewright.export.parity_check:check")
+
+__all__ = ["LEAST_SNR_DB", "PARITY_LIMITS", "checked"]
 
 # Largest difference over the output's largest magnitude.
 PARITY_LIMITS = {Precision.FLOAT32: 1e-4, Precision.FLOAT16: 1e-2}
 # Fewer bits are judged by the accuracy on the test rows; but at 0 dB an output holds as much error as signal: zeros
 # would be as near to the model, and no accuracy needs to be measured.
 LEAST_SNR_DB = 0.0
-
-
-@dataclass(frozen=True)
-class Declared:
-    """Inputs and outputs of a file; ``runtime_floor`` where the file decides which runtime loads it;
-    ``largest_pair_sum`` of int8 for ONNX Runtime (`edgewright_runtime.manifest.Processor`)."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    runtime_floor: str | None
-    notes: tuple[str, ...]
-    largest_pair_sum: int | None = None
 
 
 def checked(
@@ -43,26 +37,18 @@ def checked(
             not above `LEAST_SNR_DB`; names the first operator and layer that are wrong.
     """
     reference = model.inside or dataset.artifact
-    arguments = {
-        "reference": {"path": str(reference.path), "format": reference.format.value},
-        "exported": {"path": str(exported.path), "format": exported.format.value},
-        "dataset": str(dataset.artifact.path),
-        "inputs": [spec.name for spec in model.inputs],
-        "outputs": [spec.name for spec in model.outputs],
-        "limit": PARITY_LIMITS.get(precision) if is_judged else None,
-        "least_snr_db": LEAST_SNR_DB if is_judged and precision not in PARITY_LIMITS else None,
-        "has_thresholds": model.float32_only,
-    }
-    answer = convert_in_child(
-        "edgewright.export.parity_check:check", arguments, what=f"checking {exported.path.name}"
-    ).value
-    if answer["disagreement"] is not None:
-        found = answer["disagreement"]["diagnosis"]
-        diagnosis = None if found is None else Diagnosis.model_validate(found)
-        raise DisagreementError(answer["disagreement"]["said"], exported, diagnosis)
-    inputs, outputs = (
-        tuple(TensorSpec(**{**fields, "shape": tuple(fields["shape"])}) for fields in answer[side])
-        for side in ("inputs", "outputs")
+    job = partial(
+        check,
+        reference=File(reference.path, reference.format),
+        exported=File(exported.path, exported.format),
+        dataset=dataset.artifact.path,
+        inputs=[spec.name for spec in model.inputs],
+        outputs=[spec.name for spec in model.outputs],
+        limit=PARITY_LIMITS.get(precision) if is_judged else None,
+        least_snr_db=LEAST_SNR_DB if is_judged and precision not in PARITY_LIMITS else None,
+        has_thresholds=model.float32_only,
     )
-    notes = tuple(answer["notes"])
-    return Declared(inputs, outputs, answer.get("runtime_floor"), notes, answer.get("largest_pair_sum"))
+    answer = convert_in_child(job, returns=Checked, what=f"checking {exported.path.name}").value
+    if answer.disagreement is not None:
+        raise DisagreementError(answer.disagreement.said, exported, answer.disagreement.diagnosis)
+    return answer.declared

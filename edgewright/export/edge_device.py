@@ -1,26 +1,41 @@
 """Edge devices: ONNX Runtime's `.onnx`, ONNX to ONNX where the graph is the untouched import."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
+from edgewright.child import deferred
 from edgewright.errors import UnsupportedError
 from edgewright.export.converter import convert_in_child
 from edgewright.export.declared import checked
+from edgewright.export.int8 import Int8, int8_of
 from edgewright.export.kept_float import Kept, converted
-from edgewright.export.refusal import quantization_arguments
 from edgewright.export.reuse import reuse
 from edgewright.profile import ExportOptions, InstructionSet, weight_bits
 from edgewright.recipe import Quantize
 from edgewright.store import Store
 from edgewright_runtime.manifest import Processor
 
+if TYPE_CHECKING:
+    from edgewright.export.onnx_int8 import calibrate, prepare, quantize
+    from edgewright.export.onnx_runtime import convert, optimize, quantize_dynamically, to_float16, to_int4, to_ort
+else:
+    calibrate = deferred("edgewright.export.onnx_int8:calibrate")
+    prepare = deferred("edgewright.export.onnx_int8:prepare")
+    quantize = deferred("edgewright.export.onnx_int8:quantize")
+    convert = deferred("edgewright.export.onnx_runtime:convert")
+    optimize = deferred("edgewright.export.onnx_runtime:optimize")
+    quantize_dynamically = deferred("edgewright.export.onnx_runtime:quantize_dynamically")
+    to_float16 = deferred("edgewright.export.onnx_runtime:to_float16")
+    to_int4 = deferred("edgewright.export.onnx_runtime:to_int4")
+    to_ort = deferred("edgewright.export.onnx_runtime:to_ort")
+
 __all__ = ["export"]
 
-_CHILD = "edgewright.export.onnx_runtime"
-_INT8 = "edgewright.export.onnx_int8"
-_CHANGES = {Precision.FLOAT16: "to_float16", Precision.DYNAMIC_INT8: "quantize_dynamically", Precision.INT4: "to_int4"}
+_CHANGES = {Precision.FLOAT16: to_float16, Precision.DYNAMIC_INT8: quantize_dynamically, Precision.INT4: to_int4}
 _RUNTIME = "onnxruntime"
 _RUNTIME_FLOOR = "1.14"
 
@@ -41,16 +56,22 @@ def export(
     int8 weights have as many bits as `edgewright.profile.weight_bits` says.
     """
     base, said = _float32(model, store), list[str]()
-    arguments: dict[str, Any] = {}
-    if precision is Precision.INT8:
-        bits = weight_bits(instruction_set, dot_products, options)
-        arguments = {"instruction_set": instruction_set, "weight_bits": bits}
-        arguments |= quantization_arguments(model, quantization)
+    how = int8_of(model, quantization) if precision is Precision.INT8 else Int8()
+    bits = weight_bits(instruction_set, dot_products, options)
 
     def make(kept: Kept) -> Artifact:
         if precision is Precision.FLOAT32:
             return base
-        made, said[:] = _smaller(model, base, store, precision, dataset, {**arguments, "kept": sorted(kept)})
+
+        def change(source: Path, path: Path) -> None:
+            if precision is Precision.INT8:
+                quantizing = partial(quantize, instruction_set=instruction_set, weight_bits=bits, kept=sorted(kept))
+                _quantize(model.name, source, path, dataset.artifact.path, how, quantizing)
+            else:
+                job = partial(_CHANGES[precision], source=source, name=model.name, path=path, kept=sorted(kept))
+                convert_in_child(job, what=f"making {model.name}'s ONNX smaller")
+
+        made, said[:] = _smaller(model, base, store, change)
         return made
 
     done = converted(model, dataset, precision, make)
@@ -76,21 +97,16 @@ def export(
 
 
 def _smaller(
-    model: ImportedModel,
-    base: Artifact,
-    store: Store,
-    precision: Precision,
-    dataset: Dataset,
-    arguments: dict[str, Any],
+    model: ImportedModel, base: Artifact, store: Store, change: Callable[[Path, Path], None]
 ) -> tuple[Artifact, list[str]]:
     """The changed file; of the torch graph where the source's own operators (``ai.onnx.ml``) take no fewer bits."""
     try:
-        return _made_of(base, model.name, store, precision, dataset, arguments), []
+        return _made_of(base, model.name, store, change), []
     except UnsupportedError:
         if model.graph is None or base.parent == model.graph.digest:
             raise
     by_graph = _float32(model, store, by_graph=True)
-    made = _made_of(by_graph, model.name, store, precision, dataset, arguments)
+    made = _made_of(by_graph, model.name, store, change)
     return made, ["made by way of the torch graph: the source's own ONNX operators take no fewer bits"]
 
 
@@ -102,56 +118,40 @@ def _float32(model: ImportedModel, store: Store, *, by_graph: bool = False) -> A
             f"{model.name} has no path to edge_device: {model.graph_refusal}; android and ios take the source itself"
         )
 
-    def convert(path: Path) -> None:
+    def write(path: Path) -> None:
         source = start.path if start.format is Format.ONNX else path.with_suffix(".raw.onnx")
         if start.format is not Format.ONNX:
-            arguments = {
-                "graph": str(start.path),
-                "inputs": [dataclasses.asdict(spec) for spec in model.inputs],
-                "outputs": [spec.name for spec in model.outputs],
-                "path": str(source),
-            }
-            convert_in_child(f"{_CHILD}:convert", arguments, what=f"converting {model.name} to ONNX")
-        files = {"source": str(source), "path": str(path)}
-        convert_in_child(f"{_CHILD}:optimize", files, what=f"optimizing {model.name}")
+            names = [spec.name for spec in model.outputs]
+            job = partial(convert, graph=start.path, inputs=model.inputs, outputs=names, path=source)
+            convert_in_child(job, what=f"converting {model.name} to ONNX")
+        convert_in_child(partial(optimize, source=source, path=path), what=f"optimizing {model.name}")
 
     key = ("onnxruntime float32", start.digest, [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)])
-    return reuse(store, key, convert, name=f"{model.name}.onnx", form=Format.ONNX, parent=start.digest)
+    return reuse(store, key, write, name=f"{model.name}.onnx", form=Format.ONNX, parent=start.digest)
 
 
-def _made_of(
-    base: Artifact, name: str, store: Store, precision: Precision, dataset: Dataset, arguments: dict[str, Any]
-) -> Artifact:
+def _made_of(base: Artifact, name: str, store: Store, change: Callable[[Path, Path], None]) -> Artifact:
     with store.workspace() as folder:
         path = folder / f"{name}.onnx"
-        given = {"source": str(base.path), "name": name, "path": str(path)}
-        if precision is Precision.INT8:
-            _quantize(given, dataset, arguments)
-        else:
-            given_kept = {**given, "kept": arguments["kept"]}
-            convert_in_child(f"{_CHILD}:{_CHANGES[precision]}", given_kept, what=f"making {name}'s ONNX smaller")
+        change(base.path, path)
         return store.put(path, Format.ONNX, parent=base.digest)
 
 
-def _quantize(given: dict[str, str], dataset: Dataset, arguments: dict[str, Any]) -> None:
+def _quantize(name: str, source: Path, path: Path, rows: Path, how: Int8, quantizing: "partial[None]") -> None:
     """Static int8, each step in a child process of its own: see `edgewright.export.onnx_int8`."""
-    source, path, what = given["source"], Path(given["path"]), f"quantizing {given['name']} for ONNX Runtime"
+    what = f"quantizing {name} for ONNX Runtime"
     prepared, ranges = path.with_suffix(".prepared.onnx"), path.with_suffix(".ranges.json")
-    convert_in_child(f"{_INT8}:prepare", {**given, "source": source, "path": str(prepared)}, what=what)
-    how = {key: arguments[key] for key in ("calibration", "percentile")}
-    rows = str(dataset.artifact.path)
+    convert_in_child(partial(prepare, source=source, name=name, path=prepared), what=what)
+    convert_in_child(partial(calibrate, source=prepared, dataset=rows, how=how, path=ranges), what=what)
     convert_in_child(
-        f"{_INT8}:calibrate", {"source": str(prepared), "dataset": rows, "path": str(ranges), **how}, what=what
+        partial(quantizing, source=prepared, name=name, ranges=ranges, rows=rows, path=path, how=how), what=what
     )
-    chosen = {key: arguments[key] for key in ("instruction_set", "weight_bits", "float_layers", "graph", "kept")}
-    files = {"source": str(prepared), "ranges": str(ranges), "rows": rows}
-    convert_in_child(f"{_INT8}:quantize", {**given, **files, **chosen}, what=what)
 
 
-def _ort(base: Artifact, name: str, store: Store, instruction_set: str) -> tuple[Artifact, str]:
+def _ort(base: Artifact, name: str, store: Store, instruction_set: InstructionSet) -> tuple[Artifact, str]:
     """The file, and the operators that it needs."""
     with store.workspace() as folder:
         path = folder / f"{name}.ort"
-        given = {"source": str(base.path), "instruction_set": instruction_set, "path": str(path)}
-        needed = convert_in_child(f"{_CHILD}:to_ort", given, what=f"writing {name} in the .ort format").value
+        job = partial(to_ort, source=base.path, instruction_set=instruction_set, path=path)
+        needed = convert_in_child(job, returns=str, what=f"writing {name} in the .ort format").value
         return store.put(path, Format.ONNX, parent=base.digest), needed

@@ -1,15 +1,16 @@
 """Example inputs for the converters that trace a torch graph."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from edgewright.errors import UnsupportedError
+from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["example_inputs"]
 
 
-def example_inputs(inputs: list[dict[str, Any]], batch: int = 1) -> tuple[torch.Tensor, ...]:
+def example_inputs(inputs: Sequence[TensorSpec], batch: int = 1) -> tuple[torch.Tensor, ...]:
     """Zeros in the shape and dtype of each input, the free batch axis filled with `batch`.
 
     Raises:
@@ -18,12 +19,12 @@ def example_inputs(inputs: list[dict[str, Any]], batch: int = 1) -> tuple[torch.
     return tuple(_zeros(spec, batch) for spec in inputs)
 
 
-def _zeros(spec: dict[str, Any], batch: int) -> torch.Tensor:
-    first, *rest = spec["shape"] or [()]
+def _zeros(spec: TensorSpec, batch: int) -> torch.Tensor:
+    first, *rest = spec.shape or (1,)
     if any(n < 1 for n in rest):
         raise UnsupportedError(
-            f"input '{spec['name']}' has the free axes {spec['shape']}; only the batch may be free: fix the others"
-            f" at import with --shape {spec['name']}={','.join(str(max(n, 1)) for n in spec['shape'])}"
+            f"input '{spec.name}' has the free axes {spec.shape}; only the batch may be free: fix the others"
+            f" at import with --shape {spec.name}={','.join(str(max(n, 1)) for n in spec.shape)}"
         )
-    shape = (batch if first == -1 else first, *rest) if spec["shape"] else ()
-    return torch.zeros(shape, dtype=getattr(torch, spec["dtype"]))
+    shape = (batch if first == -1 else first, *rest) if spec.shape else ()
+    return torch.zeros(shape, dtype=getattr(torch, spec.dtype))

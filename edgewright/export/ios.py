@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
+from edgewright.child import deferred
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export.converter import convert_in_child
+from edgewright.export.int8 import Int8, int8_of
 from edgewright.export.kept_float import Kept, converted
 from edgewright.export.pixels import refuse_other_than_pixels
-from edgewright.export.refusal import graph_of, quantization_arguments, unsupported_precision
+from edgewright.export.refusal import graph_of, unsupported_precision
 from edgewright.export.reuse import reuse
 from edgewright.export.tensorflow_source import environment_of, is_tensorflow, source_of
 from edgewright.profile import ExportOptions
@@ -18,10 +22,17 @@ from edgewright.recipe import Quantize
 from edgewright.store import Store
 from edgewright_runtime.manifest import TensorSpec
 
+if TYPE_CHECKING:
+    from edgewright.export.coreml import convert, palettize, quantize
+    from edgewright.export.coreml_tensorflow import convert as convert_by_tensorflow
+else:
+    convert = deferred("edgewright.export.coreml:convert")
+    palettize = deferred("edgewright.export.coreml:palettize")
+    quantize = deferred("edgewright.export.coreml:quantize")
+    convert_by_tensorflow = deferred("edgewright.export.coreml_tensorflow:convert")
+
 __all__ = ["export"]
 
-_CHILD = "edgewright.export.coreml"
-_TENSORFLOW = "edgewright.export.coreml_tensorflow"
 _RUNTIME = "coreml"
 _RUNTIME_FLOOR = "16.0"  # iOS 16: the oldest with compressed weights decoded as constexpr operators
 
@@ -45,17 +56,17 @@ def export(
     if options.image_inputs:
         refuse_other_than_pixels(model, dataset)
     compute = Precision.FLOAT32 if precision is Precision.FLOAT32 else Precision.FLOAT16
-    told = quantization_arguments(model, quantization) if precision is Precision.INT8 else {}
+    how = int8_of(model, quantization) if precision is Precision.INT8 else Int8()
     by_tensorflow, said = _way(model, dataset, store, options)
 
     def make(kept: Kept) -> Artifact:
         base = _converted(model, compute, store, options, kept, by_tensorflow=by_tensorflow)
         if precision is Precision.INT8:
             # Activations stay half precision, so there is no range to calibrate.
-            chosen = {"graph": told["graph"], "float_layers": told["float_layers"], "kept": sorted(kept)}
-            return _smaller(model, base, store, "quantize", chosen)
+            change = partial(quantize, graph=how.graph, float_layers=how.float_layers, kept=sorted(kept))
+            return _smaller(model, base, store, change)
         if precision is Precision.INT4:
-            return _smaller(model, base, store, "palettize", {"kept": sorted(kept)})
+            return _smaller(model, base, store, partial(palettize, kept=sorted(kept)))
         return base
 
     done = converted(model, dataset, precision, make)
@@ -125,38 +136,38 @@ def _converted(
     *,
     by_tensorflow: bool = False,
 ) -> Artifact:
-    source = source_of(model) if by_tensorflow else {"graph": str(graph_of(model, "ios"))}
+    graph = None if by_tensorflow else graph_of(model, "ios")
     description = _description(model, options)
     pixels = {"scale": model.preprocessing.scale, "mean": model.preprocessing.mean} if options.image_inputs else None
     labels = list(model.labels) if options.class_labels and model.labels else None
 
-    def convert(path: Path) -> None:
-        arguments = {
-            **source,
-            "inputs": [dataclasses.asdict(spec) for spec in model.inputs],
-            "outputs": [dataclasses.asdict(spec) for spec in model.outputs],
-            "compute": compute.value,
-            "description": description,
-            "pixels": pixels,
-            "labels": labels,
-            "kept": sorted(kept),
-            "path": str(path),
-        }
-        child, environment = (_TENSORFLOW, environment_of(model)) if by_tensorflow else (_CHILD, None)
-        what = f"converting {model.name} to Core ML"
-        convert_in_child(f"{child}:convert", arguments, what=what, environment=environment)
+    def write(path: Path) -> None:
+        source = partial(convert, graph=graph) if graph else partial(convert_by_tensorflow, source=source_of(model))
+        job = partial(
+            source,
+            inputs=model.inputs,
+            outputs=model.outputs,
+            compute=compute,
+            description=description,
+            pixels=pixels,
+            labels=labels,
+            kept=sorted(kept),
+            path=path,
+        )
+        environment = environment_of(model) if graph is None else None
+        convert_in_child(job, what=f"converting {model.name} to Core ML", environment=environment)
 
     parent = model.graph.digest if model.graph and not by_tensorflow else model.source.digest
     tensors = [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)]
     key = ("coreml", compute.value, parent, tensors, description, pixels, labels, sorted(kept))
-    return reuse(store, key, convert, name=f"{model.name}.mlpackage", form=Format.MLPACKAGE, parent=parent)
+    return reuse(store, key, write, name=f"{model.name}.mlpackage", form=Format.MLPACKAGE, parent=parent)
 
 
-def _smaller(model: ImportedModel, base: Artifact, store: Store, change: str, options: dict[str, Any]) -> Artifact:
+def _smaller(model: ImportedModel, base: Artifact, store: Store, change: Callable[..., None]) -> Artifact:
     with store.workspace() as folder:
         path = folder / f"{model.name}.mlpackage"
-        arguments = {"source": str(base.path), "name": model.name, "path": str(path), **options}
-        convert_in_child(f"{_CHILD}:{change}", arguments, what=f"quantizing {model.name} for Core ML")
+        job = partial(change, source=base.path, name=model.name, path=path)
+        convert_in_child(job, what=f"quantizing {model.name} for Core ML")
         return store.put(path, Format.MLPACKAGE, parent=base.digest)
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from edgewright.artifact import Artifact, Dataset, ImportedModel, Precision
 from edgewright.errors import DisagreementError, UnsupportedError
-from edgewright.export.declared import Declared, checked
+from edgewright.export.declaration import Declared
+from edgewright.export.declared import checked
 from edgewright.export.diagnosis.report import Culprit, Diagnosis, Place
 
 __all__ = ["Converted", "Kept", "converted"]

@@ -11,6 +11,8 @@ from edgewright.artifact import Precision
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import tflite, tflite_metadata
 from edgewright.export.calibration import CalibrationRows
+from edgewright.export.description import Description
+from edgewright.export.int8 import Int8
 from edgewright.export.magnitudes import steps_to_magnitudes
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.scaling import Step, feature_scaling
@@ -19,6 +21,7 @@ from edgewright.export.weight_match import learnt_ranges, weights_of_layers
 from edgewright.export.whole_numbers import steps_to_whole_numbers
 from edgewright.optimize.ranges import streamed_ranges
 from edgewright.recipe import Calibration
+from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["convert", "describe", "quantize"]
 
@@ -34,19 +37,19 @@ _KERNELS = {"'tfl.batch_matmul' op found invalid output rank": "matmul"}
 _STORED = {Precision.FLOAT16: "float16", Precision.INT8: "int8", Precision.DYNAMIC_INT8: "int8", Precision.INT4: "int4"}
 
 
-def convert(graph: str, inputs: list[dict[str, Any]], path: str) -> None:
+def convert(graph: Path, inputs: Sequence[TensorSpec], path: Path) -> None:
     """Torch graph to a float32 `.tflite` of batch 1; inputs and outputs are numbered."""
     from edgewright.export.graph_input import example_inputs
     from edgewright.intake import torch_graph
     from edgewright.optimize.fuse import fuse
 
     # Folded here, since each constant that the converter folds stays in its memory beside what became of it.
-    module = fuse(torch_graph.load(Path(graph)).eval())
+    module = fuse(torch_graph.load(graph).eval())
     converted = _converted(module, example_inputs(inputs))
     # The converter holds a copy by now; writing the file needs the memory.
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = tensor.data.new_empty(0)
-    converted.export(path)
+    converted.export(str(path))
 
 
 def _converted(module: Any, examples: tuple[Any, ...]) -> Any:
@@ -72,35 +75,31 @@ def _converted(module: Any, examples: tuple[Any, ...]) -> Any:
             refused.append(stem)
 
 
-def describe(path: str, description: dict[str, Any], labels: list[str]) -> None:
+def describe(path: Path, description: Description, labels: Sequence[str]) -> None:
     """Name the tensors of a converted file as the source's and add metadata that Android's tools read."""
-    file = Path(path)
-    model = tflite.load(file)
-    tflite.name_tensors(model, description["inputs"], description["outputs"])
+    model = tflite.load(path)
+    tflite.name_tensors(model, description.inputs, description.outputs)
     tflite_metadata.attach(model, description)
-    tflite.save(model, file)
-    tflite_metadata.attach_labels(file, labels if description["labelled"] else [])
+    tflite.save(model, path)
+    tflite_metadata.attach_labels(path, labels if description.labelled else [])
 
 
 def quantize(
     *,
-    source: str,
+    source: Path,
     name: str,
-    precision: str,
-    path: str,
-    labels: list[str],
-    dataset: str | None = None,
+    precision: Precision,
+    path: Path,
+    labels: Sequence[str],
+    dataset: Path | None = None,
     integer_tensors: bool = False,
-    calibration: Calibration = "min_max",
-    percentile: float = 99.99,
-    float_layers: Sequence[str] = (),
-    graph: str = "",
+    how: Int8 = Int8(),  # noqa: B008 - frozen
     kept: Sequence[str] = (),
 ) -> list[str]:
     """A float32 `.tflite` in fewer bits; inputs and outputs stay float unless `integer_tensors`.
 
     int8 is static_wi8_ai8 of ai-edge-quantizer: weights per channel and symmetric, activations per tensor, whose
-    ranges ``calibration`` finds. ``float_layers`` of the torch graph stay float, operators that give a value that is
+    ranges ``how`` finds. Its layers of the torch graph stay float, operators that give a value that is
     ``kept``, and what masks a softmax. Returns what is to be said of it.
 
     Raises:
@@ -108,27 +107,27 @@ def quantize(
     """
     from ai_edge_quantizer import quantizer
 
-    if precision == Precision.INT8 and not _has_layers(Path(source)):
+    if precision == Precision.INT8 and not _has_layers(source):
         raise unsupported_precision(name, Precision.INT8, _NO_LAYER)
-    work = quantizer.Quantizer(source)
-    _recipe(work, Precision(precision), integer_tensors=integer_tensors)
+    work = quantizer.Quantizer(str(source))
+    _recipe(work, precision, integer_tensors=integer_tensors)
     if precision == Precision.INT8:
-        _keep_scaling_float(work, Path(source))
-        _keep_divisions_float(work, Path(source))
-        _keep_whole_numbers_float(work, Path(source))
-        _keep_magnitudes_float(work, Path(source))
-    _give_left_constants_one_scale(work, Path(source), Precision(precision))
-    if float_layers:
-        _keep_float(work, Path(source), Path(graph), float_layers)
-    said = _keep_values(work, Path(source), frozenset(kept), masks=precision == Precision.INT8)
+        _keep_scaling_float(work, source)
+        _keep_divisions_float(work, source)
+        _keep_whole_numbers_float(work, source)
+        _keep_magnitudes_float(work, source)
+    _give_left_constants_one_scale(work, source, precision)
+    if how.float_layers and how.graph is not None:
+        _keep_float(work, source, how.graph, how.float_layers)
+    said = _keep_values(work, source, frozenset(kept), masks=precision == Precision.INT8)
     ranges = None
     if work.need_calibration:
         if dataset is None:
             raise ConversionError(f"{name}: {precision} needs a dataset to calibrate with")
-        ranges = _ranges(work, Path(source), Path(dataset))
-        if calibration != "min_max":
-            _clip(ranges, Path(source), Path(dataset), calibration, percentile)
-        _use_learnt(ranges, Path(source), graph)
+        ranges = _ranges(work, source, dataset)
+        if how.calibration != "min_max":
+            _clip(ranges, source, dataset, how.calibration, how.percentile)
+        _use_learnt(ranges, source, how.graph)
     try:
         quantized = work.quantize(ranges, enable_progress_report=False).quantized_model
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError, NotImplementedError) as e:
@@ -138,11 +137,11 @@ def quantize(
             f"{name}: LiteRT's quantizer cannot make {precision} of this graph: {cause}; float32 still works, and the"
             f" platforms ios and edge_device have {precision} of their own"
         ) from e
-    Path(path).write_bytes(quantized)
-    model = tflite.load(Path(path))
-    if not any(tflite.DTYPES[t.type] == _STORED[Precision(precision)] for t in model.subgraphs[0].tensors):
-        raise unsupported_precision(name, Precision(precision), _NO_LAYER)
-    tflite_metadata.attach_labels(Path(path), labels if tflite_metadata.has_labels(model) else [])
+    path.write_bytes(quantized)
+    model = tflite.load(path)
+    if not any(tflite.DTYPES[t.type] == _STORED[precision] for t in model.subgraphs[0].tensors):
+        raise unsupported_precision(name, precision, _NO_LAYER)
+    tflite_metadata.attach_labels(path, labels if tflite_metadata.has_labels(model) else [])
     return said
 
 
@@ -324,15 +323,15 @@ def _by_layer(model: Any, graph: Path, layers: Iterable[str]) -> dict[str, list[
     return {layer: [op for name in sorted(names) for op in places[name]] for layer, names in found.items()}
 
 
-def _use_learnt(ranges: dict[str, Any], source: Path, graph: str) -> None:
+def _use_learnt(ranges: dict[str, Any], source: Path, graph: Path | None) -> None:
     """Give the layers' inputs the ranges that training learnt, where the graph was trained for int8."""
     learnt = learnt_ranges(graph)
-    if not learnt:
+    if graph is None or not learnt:
         return
     model = tflite.load(source)
     tensors = model.subgraphs[0].tensors
     made_by = {int(i): operator for operator in model.subgraphs[0].operators for i in operator.outputs}
-    for layer, operators in _by_layer(model, Path(graph), learnt).items():
+    for layer, operators in _by_layer(model, graph, learnt).items():
         step, zero = learnt[layer]
         for operator in operators:
             given = int(operator.inputs[2 if tflite.operator_name(model, operator) == "TRANSPOSE_CONV" else 0])
@@ -356,7 +355,7 @@ def _clip(ranges: dict[str, Any], source: Path, dataset: Path, method: Calibrati
         # A delegate computes groups of operators at once and leaves the tensors between them unset.
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
-    run, rows = interpreter.get_signature_runner(), CalibrationRows(dataset, tflite.tensors(str(source))["inputs"])
+    run, rows = interpreter.get_signature_runner(), CalibrationRows(dataset, tflite.tensors(source).inputs)
     model = tflite.load(source)
     written = {int(i) for operator in model.subgraphs[0].operators for i in operator.outputs}
     written |= {int(i) for i in model.subgraphs[0].inputs}
@@ -382,7 +381,7 @@ def _ranges(work: Any, source: Path, dataset: Path) -> Any:
     from ai_edge_quantizer.calibrator import CalibrationMode, Calibrator
 
     model = tflite.load(source)
-    inputs = tflite.tensors(str(source))["inputs"]
+    inputs = tflite.tensors(source).inputs
     rows = {model.signatureDefs[0].signatureKey.decode(): CalibrationRows(dataset, inputs)}
     # The runtime's own profiler: the quantizer's default keeps every tensor, in twice the memory and time. And the
     # widest range: its default, a moving average, was measured to clip the largest logits by a third.

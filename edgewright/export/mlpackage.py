@@ -14,6 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from edgewright.errors import InputError
+from edgewright.export.declaration import Declared
+from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["MASKS_NOTE", "load", "make_reproducible", "mil", "operators", "program_of", "tensors"]
 
@@ -67,15 +69,12 @@ def operators(path: Path) -> Counter[str]:
     return Counter(op.type for op in program_of(load(path), path).operations if op.type != "const")
 
 
-def tensors(path: str) -> dict[str, list[Any]]:
-    """The inputs and outputs that a package declares, as fields of `TensorSpec`, and its notes."""
-    description = load(Path(path)).description
+def tensors(path: Path) -> Declared:
+    """What a package declares."""
+    description = load(path).description
     masks = description.metadata.userDefined.get(MASKS_NOTE, "")
-    return {
-        "inputs": [_fields(f) for f in description.input],
-        "outputs": [_fields(f) for f in description.output],
-        "notes": [masks] if masks else [],
-    }
+    inputs, outputs = (tuple(map(_spec, side)) for side in (description.input, description.output))
+    return Declared(inputs, outputs, notes=(masks,) if masks else ())
 
 
 def make_reproducible(path: Path) -> None:
@@ -104,13 +103,9 @@ def _proto(module: str) -> ModuleType:
     return importlib.import_module(f"{_PROTO}.{module}")
 
 
-def _fields(feature: Any) -> dict[str, Any]:
+def _spec(feature: Any) -> TensorSpec:
     kind = feature.type.WhichOneof("Type")
     if kind != "multiArrayType":
-        return {"name": feature.name, "shape": (), "dtype": kind.removesuffix("Type")}
+        return TensorSpec(feature.name, (), kind.removesuffix("Type"))
     array = feature.type.multiArrayType
-    return {
-        "name": feature.name,
-        "shape": tuple(array.shape),
-        "dtype": array.ArrayDataType.Name(array.dataType).lower(),
-    }
+    return TensorSpec(feature.name, tuple(array.shape), array.ArrayDataType.Name(array.dataType).lower())

@@ -9,9 +9,11 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgewright.errors import InputError, UnsupportedError
+from edgewright.export.declaration import Declared
 from edgewright.export.magnitudes import steps_to_magnitudes
 from edgewright.export.scaling import Step
 from edgewright.export.whole_numbers import steps_to_whole_numbers
+from edgewright_runtime.manifest import TensorSpec
 
 __all__ = [
     "MASKS_NOTE",
@@ -64,9 +66,9 @@ def load(path: Path, *, with_data: bool = True) -> onnx.ModelProto:
     return model
 
 
-def require(path: str, operators: set[str], refusal: UnsupportedError) -> None:
+def require(path: Path, operators: set[str], refusal: UnsupportedError) -> None:
     """Raise the refusal where no node of the model is one of the operators."""
-    if not any(node.op_type in operators for node in load(Path(path), with_data=False).graph.node):
+    if not any(node.op_type in operators for node in load(path, with_data=False).graph.node):
         raise refusal
 
 
@@ -197,34 +199,34 @@ def runtime_floor(model: onnx.ModelProto) -> str:
     return max(floors, key=lambda version: int(version.partition(".")[2]))
 
 
-def tensors(path: str) -> dict[str, Any]:
-    """Inputs, outputs (fields of `TensorSpec`; a free axis is -1), the runtime's least version, the file's notes."""
-    if path.endswith(".ort"):
+def tensors(path: Path) -> Declared:
+    """What a file declares; a free axis is -1."""
+    if path.suffix == ".ort":
         return _tensors_of_ort(path)
-    model = load(Path(path), with_data=False)
+    model = load(path, with_data=False)
     weights = {tensor.name for tensor in model.graph.initializer}
-    return {
-        "inputs": [_fields(value) for value in model.graph.input if value.name not in weights],
-        "outputs": [_fields(value) for value in model.graph.output],
-        "runtime_floor": runtime_floor(model),
-        "notes": [entry.value for entry in model.metadata_props if entry.key == MASKS_NOTE],
-        "largest_pair_sum": next((int(e.value) for e in model.metadata_props if e.key == PAIR_SUM), None),
-    }
+    return Declared(
+        inputs=tuple(_spec(value) for value in model.graph.input if value.name not in weights),
+        outputs=tuple(_spec(value) for value in model.graph.output),
+        runtime_floor=runtime_floor(model),
+        notes=tuple(entry.value for entry in model.metadata_props if entry.key == MASKS_NOTE),
+        largest_pair_sum=next((int(e.value) for e in model.metadata_props if e.key == PAIR_SUM), None),
+    )
 
 
-def _tensors_of_ort(path: str) -> dict[str, Any]:
+def _tensors_of_ort(path: Path) -> Declared:
     """Of the ``.ort`` format, as ONNX Runtime reads it; which version it needs is told by the ``.onnx`` before it."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    sides = {"inputs": session.get_inputs(), "outputs": session.get_outputs()}
-    return {side: [_of_session(value) for value in values] for side, values in sides.items()}
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    inputs, outputs = (tuple(map(_of_session, side)) for side in (session.get_inputs(), session.get_outputs()))
+    return Declared(inputs, outputs)
 
 
-def _of_session(value: Any) -> dict[str, Any]:
-    dims = [dim if isinstance(dim, int) else -1 for dim in value.shape]
+def _of_session(value: Any) -> TensorSpec:
+    dims = tuple(dim if isinstance(dim, int) else -1 for dim in value.shape)
     kind = value.type.removeprefix("tensor(").removesuffix(")")
-    return {"name": value.name, "shape": dims, "dtype": {"float": "float32", "double": "float64"}.get(kind, kind)}
+    return TensorSpec(value.name, dims, {"float": "float32", "double": "float64"}.get(kind, kind))
 
 
 def _at_least(floors: dict[int, str], version: int) -> str:
@@ -232,8 +234,8 @@ def _at_least(floors: dict[int, str], version: int) -> str:
     return floors[min(known)] if known else floors[max(floors)]
 
 
-def _fields(value: onnx.ValueInfoProto) -> dict[str, Any]:
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     kind = value.type.tensor_type
-    dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
+    dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name if kind.elem_type else "unknown"
-    return {"name": value.name, "shape": dims, "dtype": dtype}
+    return TensorSpec(value.name, dims, dtype)

@@ -19,12 +19,14 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from edgewright.artifact import Precision
 from edgewright.export import onnx_file
 from edgewright.export.calibration import CalibrationRows
+from edgewright.export.int8 import Int8
 from edgewright.export.pair_sums import largest_pair_sum
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.scaling import feature_scaling
 from edgewright.export.softmax_masks import masking_nodes
 from edgewright.export.weight_match import learnt_ranges, weights_of_layers
 from edgewright.optimize.ranges import streamed_ranges
+from edgewright.profile import InstructionSet
 from edgewright.recipe import Calibration
 
 __all__ = ["calibrate", "prepare", "quantize"]
@@ -38,7 +40,7 @@ _SAME_SCALE = {
 _NO_LAYER = "it holds no convolution or dense layer to quantize"
 
 
-def prepare(source: str, name: str, path: str) -> None:
+def prepare(source: Path, name: str, path: Path) -> None:
     """The model with every shape inferred and every node named.
 
     Raises:
@@ -46,24 +48,25 @@ def prepare(source: str, name: str, path: str) -> None:
     """
     onnx_file.require(source, _QUANTIZED, unsupported_precision(name, Precision.INT8, _NO_LAYER))
     # Its own optimization folds what the exporter left unfolded: behind a BatchNorm, int8 would run as float.
-    quant_pre_process(source, path, skip_symbolic_shape=True)
-    model = onnx_file.load(Path(path))
+    quant_pre_process(str(source), str(path), skip_symbolic_shape=True)
+    model = onnx_file.load(path)
     onnx_file.name_nodes(model)
     onnx.save(model, path)
 
 
-def calibrate(source: str, dataset: str, calibration: Calibration, percentile: float, path: str) -> None:
+def calibrate(source: Path, dataset: Path, how: Int8, path: Path) -> None:
     """The range of each real value of a prepared model, in the file that `quantize_static` takes instead of rows."""
-    rows = CalibrationRows(Path(dataset), onnx_file.tensors(source)["inputs"])
-    ranges = _extremes(source, rows) if calibration == "min_max" else _clipped(source, rows, calibration, percentile)
-    save_tensors_data(ranges, Path(path))
+    rows = CalibrationRows(dataset, onnx_file.tensors(source).inputs)
+    is_widest = how.calibration == "min_max"
+    ranges = _extremes(source, rows) if is_widest else _clipped(source, rows, how.calibration, how.percentile)
+    save_tensors_data(ranges, path)
 
 
-def _extremes(source: str, rows: CalibrationRows) -> TensorsData:
+def _extremes(source: Path, rows: CalibrationRows) -> TensorsData:
     """By ONNX Runtime's own observer, in a session that keeps few values of a row at once."""
     with tempfile.TemporaryDirectory() as folder:
         augmented = str(Path(folder) / "augmented.onnx")
-        observer = MinMaxCalibrater(Path(source), augmented_model_path=augmented)
+        observer = MinMaxCalibrater(source, augmented_model_path=augmented)
         observer.augment_graph()
         observer.model = None  # the session has weights of its own
         observer.infer_session = _session(augmented)
@@ -71,8 +74,8 @@ def _extremes(source: str, rows: CalibrationRows) -> TensorsData:
         return observer.compute_data()
 
 
-def _clipped(source: str, rows: CalibrationRows, method: Calibration, percentile: float) -> TensorsData:
-    model = onnx_file.load(Path(source))
+def _clipped(source: Path, rows: CalibrationRows, method: Calibration, percentile: float) -> TensorsData:
+    model = onnx_file.load(source)
     declared = {value.name for value in model.graph.output}
     names = [name for node in model.graph.node for name in node.output if name]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in declared)
@@ -101,41 +104,40 @@ def _session(model: str | bytes) -> onnxruntime.InferenceSession:
 
 
 def quantize(
-    source: str,
+    source: Path,
     name: str,
-    ranges: str,
-    rows: str,
-    instruction_set: str,
+    ranges: Path,
+    rows: Path,
+    instruction_set: InstructionSet,
     weight_bits: int,
-    path: str,
-    float_layers: Sequence[str] = (),
-    graph: str = "",
+    path: Path,
+    how: Int8 = Int8(),  # noqa: B008 - frozen
     kept: Sequence[str] = (),
 ) -> None:
     """Static int8 in QDQ form: weights signed per channel, activations as the processor multiplies them fastest.
 
     Of ``weight_bits`` 7, weights lie within -64..64: no processor then saturates, see `edgewright.export.pair_sums`.
-    ``float_layers`` of the torch graph stay float, nodes that are ``kept``, what is infinite or NaN for a row of
+    Layers of the torch graph that it names stay float, nodes that are ``kept``, what is infinite or NaN for a row of
     calibration (a branch that is not taken), roots and logarithms (`edgewright.export.magnitudes`), and what masks a
     softmax: beside such numbers scores would be rounded to one.
 
     Raises:
         UnsupportedError: no operator was quantized.
     """
-    masking, masks = masking_nodes(onnx_file.load(Path(source)), is_int8=True)
-    unbounded, ranges = _without_range(Path(source), Path(ranges))
+    masking, masks = masking_nodes(onnx_file.load(source), is_int8=True)
+    unbounded, bounded = _without_range(source, ranges)
     plain = [
         *masking,
-        *_scaling_nodes(Path(source)),
-        *onnx_file.nodes_to_magnitudes(onnx_file.load(Path(source))),
+        *_scaling_nodes(source),
+        *onnx_file.nodes_to_magnitudes(onnx_file.load(source)),
         *unbounded,
-        *onnx_file.nodes_to_whole_numbers(onnx_file.load(Path(source))),
-        *(_nodes_of(Path(source), Path(graph), float_layers) if float_layers else []),
-        *onnx_file.nodes_of(onnx_file.load(Path(source), with_data=False), kept),
+        *onnx_file.nodes_to_whole_numbers(onnx_file.load(source)),
+        *(_nodes_of(source, how.graph, how.float_layers) if how.float_layers and how.graph else []),
+        *onnx_file.nodes_of(onnx_file.load(source, with_data=False), kept),
     ]
     signed, narrow = instruction_set in onnx_file.SIGNED_ACTIVATIONS, weight_bits == 7
     choices: dict[str, Any] = {
-        "calibration_cache_path": ranges,
+        "calibration_cache_path": str(bounded),
         "nodes_to_exclude": plain,
         "quant_format": QuantFormat.QDQ,
         "per_channel": True,
@@ -144,22 +146,21 @@ def quantize(
         "reduce_range": narrow,
     }
     extra: dict[str, Any] = {
-        "TensorQuantOverrides": _learnt(Path(source), graph, signed=signed)
-        | _whole_weights(Path(source), narrow=narrow),
+        "TensorQuantOverrides": _learnt(source, how.graph, signed=signed) | _whole_weights(source, narrow=narrow),
         "ActivationSymmetric": signed,
         "WeightSymmetric": True,
     }
     try:
-        quantize_static(source, path, None, extra_options=extra, **choices)
+        quantize_static(str(source), str(path), None, extra_options=extra, **choices)
     except ValueError:
         # ONNX Runtime 1.32 compares a vector of scales as one number when it widens scales for a dense layer's bias.
         extra["QDQDisableWeightAdjustForInt32Bias"] = True
-        quantize_static(source, path, None, extra_options=extra, **choices)
-    model = onnx_file.load(Path(path))
+        quantize_static(str(source), str(path), None, extra_options=extra, **choices)
+    model = onnx_file.load(path)
     if not any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1 for t in model.graph.initializer):
         raise unsupported_precision(name, Precision.INT8, _NO_LAYER)
     onnx_file.strip(model)
-    largest = largest_pair_sum(model, CalibrationRows(Path(rows), onnx_file.tensors(source)["inputs"]))
+    largest = largest_pair_sum(model, CalibrationRows(rows, onnx_file.tensors(source).inputs))
     said = {onnx_file.PAIR_SUM: str(largest)} | ({onnx_file.MASKS_NOTE: masks} if masks else {})
     onnx.helper.set_model_props(model, said)
     onnx.save(model, path)
@@ -177,7 +178,7 @@ def _whole_weights(path: Path, *, narrow: bool) -> dict[str, list[dict[str, Any]
     return {node.input[1]: [choice] for node in grouped}
 
 
-def _without_range(path: Path, ranges: Path) -> tuple[list[str], str]:
+def _without_range(path: Path, ranges: Path) -> tuple[list[str], Path]:
     """The nodes that read or give a value over whose range no levels can be spread, and a file of the other ranges."""
     known = TensorsData.from_dict(json.loads(ranges.read_text()))
     unbounded = {name for name, data in known.data.items() if not np.isfinite(data.range_value).all()}
@@ -185,7 +186,7 @@ def _without_range(path: Path, ranges: Path) -> tuple[list[str], str]:
     bounded = ranges.with_suffix(".bounded.json")
     kept = {name: data for name, data in known.data.items() if name not in unbounded}
     save_tensors_data(TensorsData(known.calibration_method, kept), bounded)
-    return [node.name for node in nodes if unbounded & {*node.input, *node.output}], str(bounded)
+    return [node.name for node in nodes if unbounded & {*node.input, *node.output}], bounded
 
 
 def _scaling_nodes(path: Path) -> list[str]:
@@ -219,16 +220,16 @@ def _by_layer(model: onnx.ModelProto, graph: Path, layers: Iterable[str]) -> dic
     return {layer: [node for name in sorted(names) for node in nodes[name]] for layer, names in found.items()}
 
 
-def _learnt(path: Path, graph: str, *, signed: bool) -> dict[str, list[dict[str, Any]]]:
+def _learnt(path: Path, graph: Path | None, *, signed: bool) -> dict[str, list[dict[str, Any]]]:
     """The scale and zero point of each layer's input, as training learnt them, for the quantizer to use."""
     ranges = learnt_ranges(graph)
-    if not ranges:
+    if graph is None or not ranges:
         return {}
     model = onnx_file.load(path)
     initializers = {tensor.name for tensor in model.graph.initializer}
     made_by = {name: node for node in model.graph.node for name in node.output}
     overrides: dict[str, list[dict[str, Any]]] = {}
-    for layer, nodes in _by_layer(model, Path(graph), ranges).items():
+    for layer, nodes in _by_layer(model, graph, ranges).items():
         step, zero = ranges[layer]
         point = np.array(zero - 128, dtype=np.int8) if signed else np.array(zero, dtype=np.uint8)
         chosen = [

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnxruntime
@@ -12,6 +11,8 @@ from edgewright.errors import ConversionError
 from edgewright.export import onnx_file
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.softmax_masks import masking_nodes
+from edgewright.profile import InstructionSet
+from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["convert", "optimize", "quantize_dynamically", "to_float16", "to_int4", "to_ort"]
 
@@ -21,8 +22,9 @@ _BLOCK = 32  # the block that ONNX Runtime's kernels for every processor are wri
 _OPSET = 18  # the oldest that torch's exporter writes by itself, so the oldest runtimes can load it
 
 
-def convert(graph: str, inputs: list[dict[str, Any]], outputs: list[str], path: str) -> None:
+def convert(graph: Path, inputs: Sequence[TensorSpec], outputs: Sequence[str], path: Path) -> None:
     """Torch graph to ONNX with a free batch axis, tensors named as the source's."""
+    import onnxscript  # noqa: F401 - what torch's exporter is written in
     import torch
 
     from edgewright.export.graph_input import example_inputs
@@ -32,13 +34,13 @@ def convert(graph: str, inputs: list[dict[str, Any]], outputs: list[str], path: 
     batch = torch.export.Dim("batch", min=1)
     # A batch of 1 would be taken for a constant: torch.export specializes on 0 and 1.
     examples = example_inputs(inputs, batch=2)
-    module = graph_for_onnx(torch_graph.load(Path(graph)).eval(), examples)
-    free = tuple({0: batch} if spec["shape"] and spec["shape"][0] == -1 else None for spec in inputs)
+    module = graph_for_onnx(torch_graph.load(graph).eval(), examples)
+    free = tuple({0: batch} if spec.shape and spec.shape[0] == -1 else None for spec in inputs)
     with torch.no_grad():
         program = torch.onnx.export(
             module,
             examples,
-            input_names=[spec["name"] for spec in inputs],
+            input_names=[spec.name for spec in inputs],
             output_names=[f"edgewright_output_{n}" for n in range(len(outputs))],
             opset_version=_OPSET,
             dynamic_shapes=free,
@@ -48,23 +50,23 @@ def convert(graph: str, inputs: list[dict[str, Any]], outputs: list[str], path: 
     if program is None:
         raise ConversionError("torch.onnx.export gave no program")
     model = program.model_proto
-    onnx_file.name_outputs(model, outputs)
+    onnx_file.name_outputs(model, list(outputs))
     onnx_file.strip(model)
     onnx.save(model, path)
 
 
-def optimize(source: str, path: str) -> None:
+def optimize(source: Path, path: Path) -> None:
     """Fold and fuse by the passes that give standard operators, so the file suits every processor."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = path
-    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    model = onnx_file.load(Path(path))
+    options.optimized_model_filepath = str(path)
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    model = onnx_file.load(path)
     onnx_file.strip(model)
     onnx.save(model, path)
 
 
-def quantize_dynamically(source: str, name: str, path: str, kept: Sequence[str] = ()) -> None:
+def quantize_dynamically(source: Path, name: str, path: Path, kept: Sequence[str] = ()) -> None:
     """Weights of dense layers in 8 bits, activations quantized at run time; nodes that are ``kept`` stay as they are.
 
     Weights lie within -64..64, so that no processor saturates: see `edgewright.export.pair_sums`. Convolutions stay
@@ -77,26 +79,26 @@ def quantize_dynamically(source: str, name: str, path: str, kept: Sequence[str] 
 
     refusal = unsupported_precision(name, Precision.DYNAMIC_INT8, "it holds no dense layer to quantize")
     onnx_file.require(source, _DENSE, refusal)
-    float32 = onnx_file.load(Path(source))
+    float32 = onnx_file.load(source)
     onnx_file.name_nodes(float32)
     left_out = onnx_file.nodes_of(float32, kept)
     quantize_dynamic(
         float32,
-        path,
+        str(path),
         op_types_to_quantize=sorted(_DENSE),
         per_channel=True,
         weight_type=QuantType.QInt8,
         reduce_range=True,
         nodes_to_exclude=left_out,
     )
-    model = onnx_file.load(Path(path))
+    model = onnx_file.load(path)
     if not any("Integer" in node.op_type or "Quantize" in node.op_type for node in model.graph.node):
         raise refusal
     onnx_file.strip(model)
     onnx.save(model, path)
 
 
-def to_int4(source: str, name: str, path: str, kept: Sequence[str] = ()) -> None:
+def to_int4(source: Path, name: str, path: Path, kept: Sequence[str] = ()) -> None:
     """Weights of dense layers in 4 bits, one symmetric scale for each 32 inputs (operator ``MatMulNBits``); nodes that
     are ``kept`` stay as they are.
 
@@ -108,7 +110,7 @@ def to_int4(source: str, name: str, path: str, kept: Sequence[str] = ()) -> None
 
     refusal = unsupported_precision(name, Precision.INT4, "it holds no dense layer to quantize")
     onnx_file.require(source, _DENSE, refusal)
-    prepared = ONNXModel(onnx_file.load(Path(source)))
+    prepared = ONNXModel(onnx_file.load(source))
     prepared.replace_gemm_with_matmul()
     onnx_file.name_nodes(prepared.model)
     left_out = onnx_file.nodes_of(prepared.model, kept)
@@ -121,7 +123,7 @@ def to_int4(source: str, name: str, path: str, kept: Sequence[str] = ()) -> None
     onnx.save(model, path)
 
 
-def to_float16(source: str, name: str, path: str, kept: Sequence[str] = ()) -> None:
+def to_float16(source: Path, name: str, path: Path, kept: Sequence[str] = ()) -> None:
     """Weights and operators in half precision; inputs and outputs, and nodes that are ``kept``, stay float32.
 
     Raises:
@@ -129,7 +131,7 @@ def to_float16(source: str, name: str, path: str, kept: Sequence[str] = ()) -> N
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = onnx_file.load(Path(source))
+    model = onnx_file.load(source)
     untold = onnx_file.untyped(model)
     if untold:  # the conversion would leave such values float32 beside others in half
         raise unsupported_precision(name, Precision.FLOAT16, f"{untold} computes in float32 only")
@@ -176,7 +178,7 @@ def _moved_inputs(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in given]
 
 
-def to_ort(source: str, instruction_set: str, path: str) -> str:
+def to_ort(source: Path, instruction_set: InstructionSet, path: Path) -> str:
     """Write the ``.ort`` format; return the operators it needs, as ``--include_ops_by_config`` of a build reads them.
 
     https://onnxruntime.ai/docs/reference/ort-format-models.html. Nothing is fused when such a file is loaded, so it is
@@ -186,15 +188,15 @@ def to_ort(source: str, instruction_set: str, path: str) -> str:
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = path
+    options.optimized_model_filepath = str(path)
     options.log_severity_level = _SEVERITY_ERROR  # it warns that a saved fusion ties the file to this provider
     options.add_session_config_entry("session.save_model_format", "ORT")
     # An x86 build would else leave signed activations as float operators between two conversions.
     signed = instruction_set in onnx_file.SIGNED_ACTIVATIONS
     options.add_session_config_entry("session.qdqisint8allowed", "1" if signed else "0")
-    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    config = Path(path).with_suffix(".config")
-    create_config_from_models([Path(path)], config, enable_type_reduction=False)
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    config = path.with_suffix(".config")
+    create_config_from_models([path], config, enable_type_reduction=False)
     lines = [line for line in config.read_text().splitlines() if line and not line.startswith("#")]
     config.unlink()
     return "".join(f"{line}\n" for line in lines)

@@ -2,21 +2,21 @@
 
 import importlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgewright.artifact import Format
 from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.export.declaration import Checked, Declared, Disagreement, File
 from edgewright.export.diagnosis.finding import find
 from edgewright.export.diagnosis.report import Diagnosis
 from edgewright.export.diagnosis.values import difference
 from edgewright.export.gpu import gpu_report
 from edgewright.export.runs import Arrays, outputs_of
 
-__all__ = ["File", "check", "fixed_batch", "real_rows"]
+__all__ = ["check", "fixed_batch", "real_rows"]
 
 _ROWS = 200
 _ROWS_FOR_A_FLOOR = 50  # what is judged by its accuracy later is only looked at for being of any use
@@ -29,19 +29,6 @@ _READERS = {Format.TFLITE: "tflite", Format.MLPACKAGE: "mlpackage", Format.ONNX:
 
 
 @dataclass(frozen=True)
-class File:
-    """A model file and its format."""
-
-    path: Path
-    form: Format
-
-    @classmethod
-    def of(cls, fields: dict[str, str]) -> "File":
-        """From {path, format}."""
-        return cls(Path(fields["path"]), Format(fields["format"]))
-
-
-@dataclass(frozen=True)
 class _Limits:
     """``largest`` difference over an output's largest magnitude, or the ``snr_db`` that an output must be above."""
 
@@ -49,60 +36,48 @@ class _Limits:
     snr_db: float | None
 
 
-@dataclass(frozen=True)
-class _Disagreement:
-    said: str
-    diagnosis: Diagnosis | None
-
-
 def check(
     *,
-    reference: dict[str, str],
-    exported: dict[str, str],
-    dataset: str,
+    reference: File,
+    exported: File,
+    dataset: Path,
     inputs: list[str],
     outputs: list[str],
     limit: float | None,
     least_snr_db: float | None,
     has_thresholds: bool,
-) -> dict[str, Any]:
+) -> Checked:
     """What the exported file declares, and how far its outputs lie from the reference's.
 
     Args:
-        reference: {path, format} of the ONNX import, or of the torch graph where it was changed since; of the dataset
-            itself where there is neither: it holds the source's own answers.
-        exported: {path, format} of the converted file.
+        reference: the ONNX import, or the torch graph where it was changed since; the dataset itself where there is
+            neither: it holds the source's own answers.
+        exported: the converted file.
         dataset: the ``.npz`` with the rows.
         inputs: names, in the model's order.
         outputs: names, in the model's order.
         limit: largest difference over the largest magnitude of each output; None: that is not judged.
         least_snr_db: an output's power over that of its error must be above it; None: that is not judged.
         has_thresholds: the model's outputs jump, so a row may differ by rounding of one comparison.
-
-    Returns:
-        Fields of `Declared`; ``disagreement`` is None, or what is said of it and the fields of a `Diagnosis`.
     """
-    target, source = File.of(exported), File.of(reference)
-    reader = importlib.import_module(f"edgewright.export.{_READERS[target.form]}")
-    declared: dict[str, Any] = reader.tensors(str(target.path))
-    about_gpu = gpu_report(target.path) if target.form is Format.TFLITE else []
-    splits = _SPLITS[:1] if source.form is Format.DATASET else _SPLITS
+    reader = importlib.import_module(f"edgewright.export.{_READERS[exported.form]}")
+    declared: Declared = reader.tensors(exported.path)
+    about_gpu = gpu_report(exported.path) if exported.form is Format.TFLITE else []
+    splits = _SPLITS[:1] if reference.form is Format.DATASET else _SPLITS
     limits, most = _Limits(limit, least_snr_db), _ROWS if limit is not None else _ROWS_FOR_A_FLOOR
-    rows = real_rows(Path(dataset), inputs, most, splits=splits)
+    rows = real_rows(dataset, inputs, most, splits=splits)
     notes, found = list[str](), None
     if rows and (limit is not None or least_snr_db is not None):
         try:
-            notes, found = _compare(source, target, rows, outputs, limits, has_thresholds=has_thresholds)
+            notes, found = _compare(reference, exported, rows, outputs, limits, has_thresholds=has_thresholds)
         except UnsupportedError as e:
             notes = [str(e)]
-    told = found and {"said": found.said, "diagnosis": found.diagnosis and found.diagnosis.model_dump(mode="python")}
-    notes = [*declared.pop("notes", []), *notes, *about_gpu]
-    return {**declared, "notes": notes, "disagreement": told}
+    return Checked(replace(declared, notes=(*declared.notes, *notes, *about_gpu)), found)
 
 
 def _compare(
     reference: File, target: File, rows: Arrays, outputs: list[str], limits: _Limits, *, has_thresholds: bool
-) -> tuple[list[str], _Disagreement | None]:
+) -> tuple[list[str], Disagreement | None]:
     found = outputs_of(target.path, target.form, rows, outputs)
     expected = _expected(reference, rows, outputs, found)
     notes: list[str] = []
@@ -114,7 +89,7 @@ def _compare(
         elif said:
             worst = np.argsort(-np.nan_to_num(off, nan=np.inf), kind="stable")
             place, diagnosis = _place(reference, target, _telling(rows, worst, fixed_batch(reference)), outputs)
-            return notes, _Disagreement(f"{target.path.name}: {said}; {place}", diagnosis)
+            return notes, Disagreement(f"{target.path.name}: {said}; {place}", diagnosis)
     return notes, None
 
 
@@ -158,13 +133,13 @@ def _telling(rows: Arrays, worst: np.ndarray, batch: int) -> list[Arrays]:
     return [{name: column[start : start + batch] for name, column in rows.items()} for start in starts]
 
 
-def fixed_batch(reference: "File") -> int:
+def fixed_batch(reference: File) -> int:
     """How many rows a model takes at once; 1 where that is free."""
     if reference.form is not Format.ONNX:
         return 1
     from edgewright.export import onnx_file
 
-    sizes = [int(spec["shape"][0]) for spec in onnx_file.tensors(str(reference.path))["inputs"] if spec["shape"]]
+    sizes = [spec.shape[0] for spec in onnx_file.tensors(reference.path).inputs if spec.shape]
     return max([1, *sizes])
 
 

@@ -1,13 +1,11 @@
 """What is refused before any converter starts."""
 
 from pathlib import Path
-from typing import Any
 
 from edgewright.artifact import ImportedModel, Precision
 from edgewright.errors import UnsupportedError
-from edgewright.recipe import Quantize
 
-__all__ = ["graph_of", "quantization_arguments", "refuse_meaningless", "unsupported_precision"]
+__all__ = ["graph_of", "refuse_meaningless", "unsupported_precision"]
 
 
 def refuse_meaningless(model: ImportedModel, precision: Precision) -> None:
@@ -42,20 +40,3 @@ def graph_of(model: ImportedModel, platform: str) -> Path:
 def unsupported_precision(name: str, precision: Precision, why: str) -> UnsupportedError:
     """The one wording for a quantizer that found nothing to do."""
     return UnsupportedError(f"{name}: {precision} has no benefit here: {why}")
-
-
-def quantization_arguments(model: ImportedModel, quantization: Quantize) -> dict[str, Any]:
-    """What a converter's child is told of int8; ``graph`` is what the layers' names are those of.
-
-    Raises:
-        UnsupportedError: layers are named, and the model has no torch graph whose layers they could be.
-    """
-    layers = [] if quantization.float_layers == "auto" else list(quantization.float_layers)
-    if layers and model.graph is None:
-        raise UnsupportedError(f"{model.name} has no layers by name: {model.graph_refusal}; leave float_layers out")
-    return {
-        "calibration": quantization.calibration,
-        "percentile": quantization.percentile,
-        "float_layers": layers,
-        "graph": str(model.graph.path) if model.graph else "",
-    }

@@ -1,34 +1,32 @@
 """What a model file actually stores, for ``edgewright inspect``: a "float32" file may well hold int8 weights."""
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgewright.artifact import Format, Value, digest_of, size_of
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.errors import UnsupportedError
+from edgewright.export.readers.contents import Contents, StoredWeights
 from edgewright_runtime.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from edgewright.export.readers.coreml_model import read as read_coreml
+    from edgewright.export.readers.onnx_model import read as read_onnx
+    from edgewright.export.readers.sklearn_model import read as read_sklearn
+    from edgewright.export.readers.tflite_model import read as read_tflite
+    from edgewright.export.readers.torch_model import read as read_torch
+else:
+    read_coreml = deferred("edgewright.export.readers.coreml_model:read")
+    read_onnx = deferred("edgewright.export.readers.onnx_model:read")
+    read_sklearn = deferred("edgewright.export.readers.sklearn_model:read")
+    read_tflite = deferred("edgewright.export.readers.tflite_model:read")
+    read_torch = deferred("edgewright.export.readers.torch_model:read")
 
 __all__ = ["StoredModel", "StoredWeights", "describe", "format_of"]
 
-_READERS = {
-    Format.TFLITE: "tflite_model",
-    Format.MLPACKAGE: "coreml_model",
-    Format.ONNX: "onnx_model",
-    Format.TORCH_GRAPH: "torch_model",
-    Format.PT2: "torch_model",
-    Format.SKLEARN: "sklearn_model",
-}
 _GRAPH_MARK = b"edgewright_graph"
 _HEAD_BYTES = 1 << 12
-
-
-class StoredWeights(Value):
-    """All constant tensors of one stored dtype: ``bytes`` in the file, ``zeros`` elements that are zero."""
-
-    dtype: str
-    tensors: int
-    elements: int
-    bytes: int
-    zeros: int
 
 
 class StoredModel(Value):
@@ -75,25 +73,33 @@ def describe(path: Path) -> StoredModel:
         UnsupportedError: a format that is read by the intake only.
     """
     form = format_of(path)
-    if form not in _READERS:
-        raise UnsupportedError(f"{path}: {form.value} models are not looked into; deploy or import it first")
-    reader = f"edgewright.export.readers.{_READERS[form]}:read"
-    found = run_in_child(reader, {"path": str(path), "form": form.value}, what=f"reading {path.name}").value
-    weights = tuple(StoredWeights(**entry) for entry in found["weights"])
-    parameters = found["parameters"]
+    found = run_in_child(_reading(path, form), returns=Contents, what=f"reading {path.name}").value
+    parameters = found.parameters
     return StoredModel(
         format=form,
         digest=digest_of(path),
         size_bytes=size_of(path),
-        inputs=tuple(_spec(fields) for fields in found["inputs"]),
-        outputs=tuple(_spec(fields) for fields in found["outputs"]),
-        weights=weights,
+        inputs=found.inputs,
+        outputs=found.outputs,
+        weights=found.weights,
         parameters=parameters,
-        sparsity=found["parameter_zeros"] / parameters if parameters else None,
-        operators=dict(sorted(found["operators"].items(), key=lambda item: (-item[1], item[0]))),
-        notes=tuple(found["notes"]),
+        sparsity=found.parameter_zeros / parameters if parameters else None,
+        operators=dict(sorted(found.operators.items(), key=lambda item: (-item[1], item[0]))),
+        notes=found.notes,
     )
 
 
-def _spec(fields: dict[str, object]) -> TensorSpec:
-    return TensorSpec(**{**fields, "shape": tuple(fields["shape"])})  # type: ignore[arg-type]
+def _reading(path: Path, form: Format) -> "partial[Contents]":
+    match form:
+        case Format.TFLITE:
+            return partial(read_tflite, path)
+        case Format.MLPACKAGE:
+            return partial(read_coreml, path)
+        case Format.ONNX:
+            return partial(read_onnx, path)
+        case Format.TORCH_GRAPH | Format.PT2:
+            return partial(read_torch, path, form)
+        case Format.SKLEARN:
+            return partial(read_sklearn, path)
+        case _:
+            raise UnsupportedError(f"{path}: {form.value} models are not looked into; deploy or import it first")

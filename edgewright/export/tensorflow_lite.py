@@ -3,12 +3,12 @@
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgewright.export.tensorflow_source import loaded_source, of_one_row, refused
+from edgewright.export.tensorflow_source import TensorFlowSource, loaded_source, of_one_row, refused
 
 __all__ = ["convert", "race"]
 
@@ -16,10 +16,8 @@ _ROUNDS = 40
 _WARM_UP = 5
 
 
-def convert(*, path: str, count: int, **source: Any) -> None:
+def convert(source: TensorFlowSource, *, path: Path, count: int) -> None:
     """A Keras file or SavedModel to a float32 `.tflite` of batch 1; its ``count`` inputs and its outputs are numbered.
-
-    ``source`` is what `edgewright.export.tensorflow_source.loaded_source` takes.
 
     Raises:
         UnsupportedError: LiteRT has no operator for one of TensorFlow's; names it.
@@ -27,7 +25,7 @@ def convert(*, path: str, count: int, **source: Any) -> None:
     """
     import tensorflow as tf
 
-    loaded = loaded_source(**source)
+    loaded = loaded_source(source)
     plain = of_one_row(loaded, [f"args_{i}" for i in range(count)])
     module = tf.Module()
     # What is not tracked by the module is not saved; Keras 3 wraps its variables in a class that TensorFlow overlooks.
@@ -43,16 +41,16 @@ def convert(*, path: str, count: int, **source: Any) -> None:
             converted = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
         except Exception as e:  # TensorFlow raises whatever it meets
             raise refused("TensorFlow's converter to LiteRT", e) from e
-        Path(path).write_bytes(converted)
+        path.write_bytes(converted)
 
 
-def race(paths: list[str]) -> list[float]:
+def race(paths: Sequence[Path]) -> list[float]:
     """Median latency of each `.tflite`, milliseconds, one thread, the files taking turns on the same zeros."""
     from ai_edge_litert.interpreter import Interpreter
 
     runners = []
     for path in paths:
-        runner = Interpreter(path, num_threads=1).get_signature_runner()
+        runner = Interpreter(str(path), num_threads=1).get_signature_runner()
         rows = {name: np.zeros(d["shape"], d["dtype"]) for name, d in runner.get_input_details().items()}
         runners.append((runner, rows))
     times: list[list[float]] = [[] for _ in paths]

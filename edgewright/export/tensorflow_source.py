@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgewright.artifact import Format, ImportedModel
+from edgewright.artifact import Format, ImportedModel, Value
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.failures import failing_operator, one_line
@@ -11,7 +11,25 @@ from edgewright.failures import failing_operator, one_line
 if TYPE_CHECKING:
     from edgewright.intake.keras_child import Loaded
 
-__all__ = ["environment_of", "is_tensorflow", "loaded_source", "of_one_row", "refused", "source_of"]
+__all__ = [
+    "TensorFlowSource",
+    "environment_of",
+    "is_tensorflow",
+    "loaded_source",
+    "of_one_row",
+    "refused",
+    "source_of",
+]
+
+
+class TensorFlowSource(Value):
+    """A file or folder of Keras or TensorFlow, by which loader of Keras, and the shape of each input, batch 1."""
+
+    path: Path
+    form: Format
+    legacy: bool
+    shapes: dict[str, tuple[int, ...]]
+
 
 _LOOPS = {"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"}
 
@@ -21,14 +39,14 @@ def is_tensorflow(model: ImportedModel) -> bool:
     return model.is_untouched and model.source.format in {Format.KERAS, Format.SAVED_MODEL}
 
 
-def source_of(model: ImportedModel) -> dict[str, Any]:
-    """The source as a converter's child is told of it: see `loaded_source`."""
-    return {
-        "source": str(model.source.path),
-        "form": model.source.format.value,
-        "legacy": _is_legacy(model),
-        "shapes": {spec.name: [1, *spec.shape[1:]] for spec in model.inputs},
-    }
+def source_of(model: ImportedModel) -> TensorFlowSource:
+    """The source as a converter's child is told of it."""
+    return TensorFlowSource(
+        path=model.source.path,
+        form=model.source.format,
+        legacy=_is_legacy(model),
+        shapes={spec.name: (1, *spec.shape[1:]) for spec in model.inputs},
+    )
 
 
 def environment_of(model: ImportedModel) -> dict[str, str]:
@@ -36,13 +54,12 @@ def environment_of(model: ImportedModel) -> dict[str, str]:
     return {"TF_USE_LEGACY_KERAS": "1" if _is_legacy(model) else "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def loaded_source(*, source: str, form: str, legacy: bool, shapes: dict[str, list[int]]) -> "Loaded":
+def loaded_source(source: TensorFlowSource) -> "Loaded":
     """The model as the door loaded it."""
     from edgewright.intake.keras_child import load
 
-    path = Path(source)
-    spec = DataSpec(path=path, shapes={name: tuple(shape) for name, shape in shapes.items()})
-    return load(path, Format(form), spec, legacy=legacy)
+    spec = DataSpec(path=source.path, shapes=source.shapes)
+    return load(source.path, source.form, spec, legacy=source.legacy)
 
 
 def of_one_row(loaded: "Loaded", input_names: list[str], *, without_loops: bool = False) -> Any:

@@ -5,7 +5,7 @@ Schema: https://github.com/google-ai-edge/LiteRT, ``tflite/schema/schema.fbs``.
 
 import re
 import struct
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from edgewright.errors import ConversionError, InputError
+from edgewright.export.declaration import Declared
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["DTYPES", "load", "name_tensors", "operator_name", "packed", "save", "tensors"]
@@ -56,7 +57,7 @@ def packed(model: Any) -> memoryview:
     return memoryview(builder.Bytes)[builder.Head() :]
 
 
-def name_tensors(model: Any, inputs: list[str], outputs: list[str]) -> None:
+def name_tensors(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Give the signature's inputs and outputs the source model's names, in its order, and layers their own.
 
     The converter numbers inputs and outputs (``args_0``, ``output_0``); an app looks them up by name.
@@ -81,16 +82,16 @@ def name_tensors(model: Any, inputs: list[str], outputs: list[str]) -> None:
             graph.tensors[entry.tensorIndex].name = entry.name
 
 
-def tensors(path: str) -> dict[str, list[dict[str, Any]]]:
-    """What the file declares as its inputs and outputs, as fields of `TensorSpec`, in the signature's order."""
-    model = load(Path(path))
+def tensors(path: Path) -> Declared:
+    """What the file declares, inputs and outputs in the signature's order."""
+    model = load(path)
     graph, signature = model.subgraphs[0], (model.signatureDefs or [None])[0]
     if signature is None:
         pairs = [[(graph.tensors[i].name, i) for i in side] for side in (graph.inputs, graph.outputs)]
     else:
         pairs = [[(m.name, m.tensorIndex) for m in side] for side in (signature.inputs, signature.outputs)]
-    inputs, outputs = ([asdict(_spec(name.decode(), graph.tensors[i])) for name, i in side] for side in pairs)
-    return {"inputs": inputs, "outputs": outputs}
+    inputs, outputs = (tuple(_spec(name.decode(), graph.tensors[i]) for name, i in side) for side in pairs)
+    return Declared(inputs, outputs)
 
 
 def operator_name(model: Any, operator: Any) -> str:

@@ -5,11 +5,14 @@ below are those of its tables. Label files stand in a zip archive at the end of 
 """
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
+
+from edgewright.export.description import Description
 
 __all__ = ["LABELS_FILE", "attach", "attach_labels", "has_labels"]
 
@@ -21,14 +24,8 @@ _FEATURE_PROPERTIES, _NORMALIZATION, _AXIS_LABELS = 1, 1, 2
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip archive can hold: the same in every build
 
 
-def attach(model: Any, description: dict[str, Any]) -> None:
-    """Add metadata to a ``ModelT``.
-
-    Args:
-        model: the model, changed in place.
-        description: ``name``, ``description``, ``version``, ``author``; ``mean`` and ``scale`` of
-            ``(raw - mean) * scale``; ``inputs`` and ``outputs``: names; ``labelled``: the output with labels, or None.
-    """
+def attach(model: Any, description: Description) -> None:
+    """Add metadata to a ``ModelT``, in place."""
     data = schema.BufferT()
     data.data = bytearray(_flatbuffer(description))
     entry = schema.MetadataT()
@@ -37,7 +34,7 @@ def attach(model: Any, description: dict[str, Any]) -> None:
     model.metadata = [m for m in model.metadata or [] if m.name != _BUFFER_NAME] + [entry]
 
 
-def attach_labels(path: Path, labels: list[str]) -> None:
+def attach_labels(path: Path, labels: Sequence[str]) -> None:
     """Append the labels, one a line, as an archive; runtimes ignore what follows the flatbuffer."""
     if not labels:
         return
@@ -51,15 +48,15 @@ def has_labels(model: Any) -> bool:
     return any(LABELS_FILE.encode() in bytes(data) for data in buffers if data is not None)
 
 
-def _flatbuffer(description: dict[str, Any]) -> bytes:
+def _flatbuffer(description: Description) -> bytes:
     b = flatbuffers.Builder(1024)
-    inputs = [_tensor(b, name, process=_normalization(b, description)) for name in description["inputs"]]
+    inputs = [_tensor(b, name, process=_normalization(b, description)) for name in description.inputs]
     outputs = [
-        _tensor(b, name, files=_label_files(b) if name == description["labelled"] else None)
-        for name in description["outputs"]
+        _tensor(b, name, files=_label_files(b) if name == description.labelled else None)
+        for name in description.outputs
     ]
     subgraph = _table(b, 9, {2: _vector(b, inputs), 3: _vector(b, outputs)})
-    fields = (description["name"], description["description"], description["version"], None, description["author"])
+    fields = (description.name, description.description, description.version, None, description.author)
     texts = {i: b.CreateString(text) for i, text in enumerate(fields) if text}
     root = _table(b, 8, {**texts, 3: _vector(b, [subgraph]), 7: b.CreateString(_PARSER_VERSION)})
     b.Finish(root, _IDENTIFIER)
@@ -80,9 +77,9 @@ def _tensor(b: Any, name: str, *, process: int | None = None, files: int | None 
     return _table(b, 7, fields)
 
 
-def _normalization(b: Any, description: dict[str, Any]) -> int:
+def _normalization(b: Any, description: Description) -> int:
     """``(raw - mean) / std``: the schema's form of ``(raw - mean) * scale``."""
-    mean, std = _floats(b, [description["mean"]]), _floats(b, [1 / description["scale"]])
+    mean, std = _floats(b, [description.mean]), _floats(b, [1 / description.scale])
     options = _table(b, 2, {0: mean, 1: std})
     b.StartObject(2)
     b.PrependUint8Slot(0, _NORMALIZATION, 0)

@@ -20,13 +20,13 @@ __all__ = ["learnt_ranges", "weights_of_layers"]
 _TOLERANCE = 2e-3
 
 
-def learnt_ranges(graph: str) -> dict[str, tuple[float, int]]:
+def learnt_ranges(graph: Path | None) -> dict[str, tuple[float, int]]:
     """{layer: (step, zero point of 0..255)} of the layers' inputs, where a graph was trained for int8; else empty."""
     from safetensors import safe_open
 
-    if not graph:
+    if graph is None:
         return {}
-    with safe_open(graph, framework="np") as file:
+    with safe_open(str(graph), framework="np") as file:
         document = json.loads((file.metadata() or {}).get("edgewright_graph", "{}"))
     return {layer: (float(step), int(zero)) for layer, (step, zero) in document.get("input_ranges", {}).items()}
 

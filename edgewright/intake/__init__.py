@@ -3,11 +3,12 @@
 Nothing here imports an ML framework; the work runs in a child process.
 """
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgewright.artifact import Artifact, Format, Intake, ModelTask
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
 from edgewright.forking import Frameworks
@@ -16,6 +17,13 @@ from edgewright.intake.formats import detect_format
 from edgewright.progress import progress
 from edgewright.scratch import scratch_folder, system_scratch
 from edgewright.store import Store
+
+if TYPE_CHECKING:
+    from edgewright.intake.door import check as check_source
+    from edgewright.intake.door import take_in as take_in_source
+else:
+    check_source = deferred("edgewright.intake.door:check")
+    take_in_source = deferred("edgewright.intake.door:take_in")
 
 __all__ = ["belongings", "detect_format", "preflight", "take_in"]
 
@@ -34,12 +42,9 @@ def preflight(model: Path, data: DataSpec) -> None:
             f"{data.path}: task: none has no accuracy to hold a deployment to; `edgewright.intake.take_in` and "
             "`edgewright.export.export` take it, a deployment needs answers"
         )
-    arguments = {"model": str(model), "data": data.model_dump_json()}
-    what = f"looking into {model.name}"
     run_in_child(
-        "edgewright.intake.door:check",
-        arguments,
-        what=what,
+        partial(check_source, model, data),
+        what=f"looking into {model.name}",
         timeout_s=120,
         is_confined=_is_foreign(model),
         frameworks=_frameworks(model, data),
@@ -56,21 +61,15 @@ def take_in(model: Path, data: DataSpec, store: Store, *, name: str | None = Non
     """
     detect_format(model)
     with scratch_folder(system_scratch()) as scratch:
-        arguments = {
-            "model": str(model),
-            "data": data.model_dump_json(),
-            "store": str(scratch),
-            "name": name or model.stem,
-        }
         done = run_in_child(
-            "edgewright.intake.door:take_in",
-            arguments,
+            partial(take_in_source, model, data, scratch, name or model.stem),
+            returns=Intake,
             what=f"taking in {model.name}",
             writes=[scratch],
             is_confined=_is_foreign(model),
             frameworks=_frameworks(model, data),
         )
-        return _kept(Intake.model_validate_json(done.value), store, done.unconfined)
+        return _kept(done.value, store, done.unconfined)
 
 
 def _frameworks(model: Path, data: DataSpec) -> Frameworks:

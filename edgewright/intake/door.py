@@ -24,15 +24,15 @@ from edgewright.store import Store
 __all__ = ["check", "take_in"]
 
 
-def check(model: str, data: str) -> None:
+def check(model: Path, data: DataSpec) -> None:
     """Load the model, read and encode the data, and forget both; raises what `edgewright.intake.preflight` says."""
-    _opened(Path(model), DataSpec.model_validate_json(data), checking=True)
+    _opened(model, data, checking=True)
 
 
-def take_in(model: str, data: str, store: str, name: str) -> str:
-    """`edgewright.intake.take_in` with JSON in and out."""
-    path, spec, place = Path(model), DataSpec.model_validate_json(data), Store(Path(store))
-    source = _opened(path, spec, checking=False)
+def take_in(model: Path, data: DataSpec, store: Path, name: str) -> Intake:
+    """`edgewright.intake.take_in`, into a store of its own."""
+    place = Store(store)
+    source = _opened(model, data, checking=False)
     reference, predicted = source.answers()
     # What depends on another size that was free is known only by what the model answers.
     source.outputs = tuple(
@@ -43,12 +43,12 @@ def take_in(model: str, data: str, store: str, name: str) -> str:
     with place.workspace() as scratch:
         data_file = scratch / "data.npz"
         np.savez(data_file, **_arrays(source, reference, predicted))
-        origin = place.put(path, detect_format(path))
+        origin = place.put(model, detect_format(model))
         made, graph, refusal = _stored(inside, place, origin, scratch)
         rows = place.put(data_file, Format.DATASET, parent=origin.digest)
     reason = "" if inside.onnx is None else float32_reason(inside.onnx)
     return Intake(
-        model=_described(name, source, (origin, made, graph), refusal, reason, spec.task),
+        model=_described(name, source, (origin, made, graph), refusal, reason, data.task),
         dataset=Dataset(
             artifact=rows,
             calibration_rows=len(source.samples.rows.calibration),
@@ -56,7 +56,7 @@ def take_in(model: str, data: str, store: str, name: str) -> str:
             test_rows=len(source.samples.rows.test),
             notes=source.samples.notes,
         ),
-    ).model_dump_json()
+    )
 
 
 def _stored(

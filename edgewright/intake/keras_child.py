@@ -26,6 +26,7 @@ from edgewright.intake.answers import answers_of_network
 from edgewright.intake.archives import normalized
 from edgewright.intake.arrays import read_arrays
 from edgewright.intake.keras_answers import answers_of, outputs_of
+from edgewright.intake.keras_found import Answer, Described
 from edgewright.intake.keras_guard import inspect_keras_file, inspect_saved_model
 from edgewright_runtime.manifest import TensorSpec
 
@@ -61,20 +62,15 @@ class Loaded:
         return compiled
 
 
-def convert(path: str, kind: str, data: str, folder: str, legacy: bool, checking: bool) -> dict[str, Any]:
-    """Load and describe a model; unless ``checking``, write ``model.onnx`` and answers (``{split}.npz``) there.
-
-    Returns ``{"failed": reason}`` where this loader cannot read the file: another may. ``refusal`` says why there is no
-    ``model.onnx``.
-    """
-    spec, source = DataSpec.model_validate_json(data), Path(path)
+def convert(path: Path, kind: Format, spec: DataSpec, folder: Path, *, legacy: bool, checking: bool) -> Answer:
+    """Load and describe a model; unless ``checking``, write ``model.onnx`` and answers (``{split}.npz``) there."""
     try:
-        loaded = load(source, Format(kind), spec, legacy=legacy)
+        loaded = load(path, kind, spec, legacy=legacy)
         outputs, notes = outputs_of(loaded)
     except EdgewrightError:
         raise
     except Exception as e:  # TensorFlow's loaders and kernels raise whatever they meet
-        return {"failed": f"{type(e).__name__}: {one_line(e, 240)}"}
+        return Answer(failure=f"{type(e).__name__}: {one_line(e, 240)}")
     tensors = tuple(t for t, _ in outputs)
     samples = read_arrays(spec, loaded.inputs, lambda y: answers_of_network(y, tensors, spec))
     refusal = None
@@ -83,15 +79,12 @@ def convert(path: str, kind: str, data: str, folder: str, legacy: bool, checking
 
         for split in ("test", "validation"):
             rows = [samples.inputs[t.name][getattr(samples.rows, split)] for t in loaded.inputs]
-            np.savez(Path(folder) / f"{split}.npz", *answers_of(loaded, outputs, rows))
-        refusal = to_onnx(loaded, outputs, Path(folder) / "model.onnx")
-    return {
-        "inputs": [[t.name, list(t.shape), t.dtype] for t in loaded.inputs],
-        "outputs": [[t.name, list(t.shape), t.dtype] for t, _ in outputs],
-        "loader": loaded.loader,
-        "notes": list(notes),
-        "refusal": refusal,
-    }
+            np.savez(folder / f"{split}.npz", *answers_of(loaded, outputs, rows))
+        refusal = to_onnx(loaded, outputs, folder / "model.onnx")
+    described = Described(
+        inputs=loaded.inputs, outputs=tensors, loader=loaded.loader, notes=tuple(notes), refusal=refusal
+    )
+    return Answer(model=described)
 
 
 def load(path: Path, kind: Format, spec: DataSpec, *, legacy: bool) -> Loaded:

@@ -4,20 +4,26 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from edgewright.artifact import Format
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError
+from edgewright.intake.keras_found import Answer
 from edgewright.intake.onnx_nodes import rename_ends
 from edgewright.intake.source import TensorSource
-from edgewright_runtime.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from edgewright.intake.keras_child import convert
+else:
+    convert = deferred("edgewright.intake.keras_child:convert")
 
 __all__ = ["KerasSource"]
 
@@ -32,37 +38,28 @@ class KerasSource(TensorSource):
     def __init__(self, path: Path, kind: Format, data: DataSpec, *, checking: bool) -> None:
         self.folder = Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        arguments = {
-            "path": str(path.absolute()),
-            "kind": kind.value,
-            "data": data.model_dump_json(),
-            "folder": str(self.folder),
-            "checking": checking,
-        }
         found, failures = None, []
         for legacy in (False, True):
+            job = partial(convert, path.absolute(), kind, data, self.folder, legacy=legacy, checking=checking)
             environment = {"TF_USE_LEGACY_KERAS": "1" if legacy else "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
-            answer = self._asked(arguments | {"legacy": legacy}, environment, path)
-            if "failed" not in answer:
-                found = answer
+            answer = self._asked(job, environment, path)
+            if answer.model is not None:
+                found = answer.model
                 break
-            failures.append(answer["failed"])
+            failures.append(answer.failure)
         if found is None:
             raise InputError(
                 f"{path}: cannot be loaded, neither by today's loader ({failures[0]}) "
                 f"nor by that of Keras 2 ({failures[1]})"
             )
-        inputs, outputs = (
-            tuple(TensorSpec(n, tuple(s), d) for n, s, d in found[side]) for side in ("inputs", "outputs")
-        )
-        super().__init__(inputs, outputs, data)
-        self.refusal: str | None = found["refusal"]
+        super().__init__(found.inputs, found.outputs, data)
+        self.refusal = found.refusal
         self.notes = (
-            (f"loaded with {found['loader']}",)
+            (f"loaded with {found.loader}",)
             if not failures
-            else (f"loaded with {found['loader']}, the loader of Keras 2, since today's failed: {failures[0]}",)
+            else (f"loaded with {found.loader}, the loader of Keras 2, since today's failed: {failures[0]}",)
         )
-        self.notes += tuple(found["notes"])
+        self.notes += found.notes
 
     def to_onnx(self, name: str) -> onnx.ModelProto:
         """What tf2onnx made.
@@ -89,17 +86,16 @@ class KerasSource(TensorSource):
         with np.load(self.folder / f"{split}.npz", allow_pickle=False) as file:
             return [file[f"arr_{place}"] for place in range(len(self.outputs))]
 
-    def _asked(self, arguments: Mapping[str, Any], environment: Mapping[str, str], path: Path) -> dict[str, Any]:
+    def _asked(self, job: "partial[Answer]", environment: Mapping[str, str], path: Path) -> Answer:
         try:
             run = run_in_child(
-                "edgewright.intake.keras_child:convert",
-                arguments,
+                job,
+                returns=Answer,
                 what=f"loading {path.name} in TensorFlow",
                 timeout_s=_TIMEOUT_S,
                 environment=environment,
                 writes=[self.folder],
             )
         except ConversionError as e:  # TensorFlow crashed on it
-            return {"failed": str(e)}
-        answer: dict[str, Any] = run.value
-        return answer
+            return Answer(failure=str(e))
+        return run.value

@@ -3,11 +3,21 @@
 Each technique is a pure function in a file of its own. They import torch, so they run in a child process.
 """
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 from edgewright.artifact import Artifact, Dataset, Format, LayerNoise
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.errors import UnsupportedError
 from edgewright.recipe import AnyTechnique, Quantize
 from edgewright.store import Store
+
+if TYPE_CHECKING:
+    from edgewright.optimize.carry_out import carry_out
+    from edgewright.optimize.carry_out import layer_noise as noise_of_layers
+else:
+    carry_out = deferred("edgewright.optimize.carry_out:carry_out")
+    noise_of_layers = deferred("edgewright.optimize.carry_out:layer_noise")
 
 __all__ = ["apply", "layer_noise"]
 
@@ -25,13 +35,7 @@ def apply(graph: Artifact, technique: AnyTechnique, dataset: Dataset, store: Sto
     with store.workspace() as scratch:
         made = scratch / "network.safetensors"
         run_in_child(
-            "edgewright.optimize.carry_out:carry_out",
-            {
-                "graph": str(graph.path),
-                "technique": technique.model_dump(mode="json"),
-                "dataset": str(dataset.artifact.path),
-                "made": str(made),
-            },
+            partial(carry_out, graph.path, technique, dataset.artifact.path, made),
             what=f"{technique.technique} on {graph.path.name}",
             timeout_s=_TIMEOUT_S,
             writes=[scratch],
@@ -45,11 +49,5 @@ def layer_noise(graph: Artifact, params: Quantize, dataset: Dataset) -> tuple[La
     Raises:
         UnsupportedError: the model's inputs are several, or not float32.
     """
-    arguments = {
-        "graph": str(graph.path),
-        "dataset": str(dataset.artifact.path),
-        "calibration": params.calibration,
-        "percentile": params.percentile,
-    }
-    ran = run_in_child("edgewright.optimize.carry_out:layer_noise", arguments, what="measuring each layer in int8")
-    return tuple(LayerNoise(layer=name, signal_to_noise_db=ratio) for name, ratio in ran.value)
+    job = partial(noise_of_layers, graph.path, dataset.artifact.path, params.calibration, params.percentile)
+    return tuple(run_in_child(job, returns=list[LayerNoise], what="measuring each layer in int8").value)

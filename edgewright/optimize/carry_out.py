@@ -3,12 +3,12 @@
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 import torch
-from pydantic import TypeAdapter
 from torch import fx, nn
 
+from edgewright.artifact import LayerNoise
 from edgewright.errors import UnsupportedError
 from edgewright.intake import torch_graph
 from edgewright.optimize.cluster import cluster
@@ -41,25 +41,21 @@ from edgewright.recipe import (
 __all__ = ["carry_out", "layer_noise", "transformed"]
 
 _NOISE_ROWS = 256  # as many as the exporters calibrate with
-_TECHNIQUE: TypeAdapter[AnyTechnique] = TypeAdapter(AnyTechnique)
 
 
-def carry_out(graph: str, technique: dict[str, Any], dataset: str, made: str) -> None:
+def carry_out(graph: Path, technique: AnyTechnique, dataset: Path, made: Path) -> None:
     """Transform the network in file ``graph`` and write it to ``made``; see `edgewright.optimize.apply`."""
-    model = torch_graph.load(Path(graph))
-    after = transformed(model, _TECHNIQUE.validate_python(technique), Path(dataset))
-    torch_graph.save(after.eval(), Path(made))
+    after = transformed(torch_graph.load(graph), technique, dataset)
+    torch_graph.save(after.eval(), made)
 
 
-def layer_noise(
-    graph: str, dataset: str, calibration: Calibration, percentile: float
-) -> list[tuple[str, float | None]]:
-    """(layer, signal to noise in dB, None where nothing changes), the noisiest first; see `edgewright.optimize`."""
-    inputs = calibration_inputs(Path(dataset))
+def layer_noise(graph: Path, dataset: Path, calibration: Calibration, percentile: float) -> list[LayerNoise]:
+    """The noisiest first; see `edgewright.optimize`."""
+    inputs = calibration_inputs(dataset)
     chosen = inputs[torch.linspace(0, len(inputs) - 1, min(len(inputs), _NOISE_ROWS)).long()]
-    ratios = int8_sensitivity(torch_graph.load(Path(graph)), chosen, calibration, percentile)
+    ratios = int8_sensitivity(torch_graph.load(graph), chosen, calibration, percentile)
     worst_first = sorted(ratios.items(), key=lambda item: item[1])
-    return [(name, ratio if math.isfinite(ratio) else None) for name, ratio in worst_first]
+    return [LayerNoise(layer=n, signal_to_noise_db=db if math.isfinite(db) else None) for n, db in worst_first]
 
 
 def transformed(model: fx.GraphModule, technique: AnyTechnique, dataset: Path) -> fx.GraphModule:

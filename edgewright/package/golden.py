@@ -1,23 +1,28 @@
 """Golden vectors: a few real test rows with the exported file's own answers to them."""
 
-import dataclasses
 import io
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.artifact import Dataset, Exported, Format, Precision
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.errors import InputError, UnsupportedError
 from edgewright_runtime.bench import read_arrays, write_arrays
 from edgewright_runtime.encoding import quantize
 from edgewright_runtime.manifest import Kernels
 from edgewright_runtime.processor import exact_kernels
+
+if TYPE_CHECKING:
+    from edgewright.validate.ml_program import run_ml_program
+else:
+    run_ml_program = deferred("edgewright.validate.ml_program:run_ml_program")
 
 __all__ = ["GOLDEN_NAME", "GoldenVectors", "answers_of", "record", "run_rows"]
 
@@ -100,47 +105,46 @@ def answers_of(exported: Exported, rows: Arrays, scratch: Path) -> tuple[Arrays,
 
 
 def run_rows(
-    path: str, fmt: str, inputs: Sequence[str], outputs: Sequence[str], rows: str, answers: str, kernels: dict[str, Any]
+    path: Path, form: Format, inputs: Sequence[str], outputs: Sequence[str], rows: Path, answers: Path, kernels: Kernels
 ) -> str:
     """The child's side: run every row, write the outputs, and return what ran them."""
     from edgewright_runtime.backends import load
     from edgewright_runtime.backends import run_rows as run
 
-    backend = load(path, fmt, input_names=inputs, output_names=outputs, kernels=Kernels(**kernels))
-    found: Mapping[str, NDArray[np.generic]] = run(backend, read_arrays(Path(rows)))
-    write_arrays(Path(answers), {name: found[name] for name in outputs})
+    backend = load(path, form.value, input_names=inputs, output_names=outputs, kernels=kernels)
+    found: Mapping[str, NDArray[np.generic]] = run(backend, read_arrays(rows))
+    write_arrays(answers, {name: found[name] for name in outputs})
     return f"{backend.name} {backend.version}"
 
 
 def _run_in_runtime(exported: Exported, rows: Path, answers: Path) -> str:
-    arguments = {
-        "path": str(exported.artifact.path),
-        "fmt": exported.artifact.format.value,
-        "inputs": [spec.name for spec in exported.inputs],
-        "outputs": [spec.name for spec in exported.outputs],
-        "rows": str(rows),
-        "answers": str(answers),
-        "kernels": dataclasses.asdict(exact_kernels(exported.made_for)),
-    }
-    return _in_child("edgewright.package.golden:run_rows", arguments)
+    inputs, outputs = _names(exported)
+    kernels = exact_kernels(exported.made_for)
+    file = exported.artifact
+    return _in_child(partial(run_rows, file.path, file.format, inputs, outputs, rows, answers, kernels), answers)
 
 
 def _run_ml_program(exported: Exported, rows: Path, answers: Path) -> str:
-    arguments = {
-        "path": str(exported.artifact.path),
-        "rows": str(rows),
-        "answers": str(answers),
-        "input_names": [spec.name for spec in exported.inputs],
-        "output_names": [spec.name for spec in exported.outputs],
-        "native": sys.platform == "darwin",
-    }
-    target = "edgewright.validate.ml_program:run_ml_program"
-    return _in_child(target, arguments)
+    inputs, outputs = _names(exported)
+    job = partial(
+        run_ml_program,
+        exported.artifact.path,
+        rows=rows,
+        answers=answers,
+        input_names=inputs,
+        output_names=outputs,
+        native=sys.platform == "darwin",
+    )
+    return _in_child(job, answers)
 
 
-def _in_child(target: str, arguments: dict[str, Any]) -> str:
-    writes = [Path(arguments["answers"]).parent]
-    return str(run_in_child(target, arguments, what="running the exported file on real rows", writes=writes).value)
+def _names(exported: Exported) -> tuple[list[str], list[str]]:
+    return [spec.name for spec in exported.inputs], [spec.name for spec in exported.outputs]
+
+
+def _in_child(job: "partial[str]", answers: Path) -> str:
+    what = "running the exported file on real rows"
+    return run_in_child(job, returns=str, what=what, writes=[answers.parent]).value
 
 
 def _test_rows(dataset: Dataset, exported: Exported) -> Arrays:

@@ -6,6 +6,7 @@ compiled model. API: coremltools 9, `models.utils.compile_model`, `models.Compil
 
 import platform
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ NAME = "Core ML"
 _MACOS = {7: 13, 8: 14, 9: 15, 10: 26}
 
 
-def compile_package(path: str, compiled: str) -> None:
+def compile_package(path: Path, compiled: Path) -> None:
     """Let Core ML compile a saved package to the folder ``compiled`` (``.mlmodelc``).
 
     Raises:
@@ -37,9 +38,9 @@ def compile_package(path: str, compiled: str) -> None:
     """
     tools = _coremltools()
     try:
-        tools.models.utils.compile_model(path, compiled)
+        tools.models.utils.compile_model(str(path), str(compiled))
     except Exception as e:  # what the framework's binding raises is not told by type
-        raise ConversionError(_refused(Path(path), _version(tools), e)) from e
+        raise ConversionError(_refused(path, _version(tools), e)) from e
 
 
 class CoreMLPackage:
@@ -67,9 +68,8 @@ class CoreMLPackage:
         self.inputs = tuple(_spec(feature) for feature in self.description.input)
         self.outputs = tuple(_spec(feature) for feature in self.description.output)
         try:
-            compiler = f"{compile_package.__module__}:{compile_package.__name__}"
-            where = {"path": str(path), "compiled": str(self.compiled)}
-            run_in_child(compiler, where, what=f"compiling {path.name}", writes=[self.compiled.parent])
+            job = partial(compile_package, path, self.compiled)
+            run_in_child(job, what=f"compiling {path.name}", writes=[self.compiled.parent])
         except EdgewrightError as e:
             raise IntegrityError(str(e)) from e
 

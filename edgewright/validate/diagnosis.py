@@ -1,19 +1,27 @@
 """An exported file, or one that anybody made, against its model: layer by layer, with a verdict on each."""
 
 import math
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.data import DataSpec
 from edgewright.errors import DisagreementError, InputError, UnsupportedError
 from edgewright.export import export
+from edgewright.export.declaration import File
 from edgewright.export.declared import LEAST_SNR_DB, PARITY_LIMITS
 from edgewright.export.diagnosis.report import Comparison, LayerNoise
 from edgewright.export.stored import format_of
 from edgewright.intake import take_in
 from edgewright.profile import Platform
 from edgewright.store import Store
+
+if TYPE_CHECKING:
+    from edgewright.export.diagnosis.comparison import compare
+else:
+    compare = deferred("edgewright.export.diagnosis.comparison:compare")
 
 __all__ = ["Diagnosed", "diagnose", "verdict"]
 
@@ -49,18 +57,18 @@ def diagnose(
     reference = taken.model.graph or taken.model.onnx
     if reference is None:
         raise UnsupportedError(f"{model}: the source is known by its answers alone here, so no layer can be compared")
-    arguments = {
-        "reference": {"path": str(reference.path), "format": reference.format.value},
-        "exported": {"path": str(path.absolute()), "format": form.value},
-        "dataset": str(taken.dataset.artifact.path),
-        "inputs": [spec.name for spec in taken.model.inputs],
-        "outputs": [spec.name for spec in taken.model.outputs],
-        "limits": {precision.value: limit for precision, limit in PARITY_LIMITS.items()},
-        "least_snr_db": LEAST_SNR_DB,
-    }
-    child = "edgewright.export.diagnosis.comparison:compare"
-    compared = run_in_child(child, arguments, what=f"comparing {path.name} with {model.name}").value
-    return Diagnosed(**compared, file=path.name, notes=notes)
+    job = partial(
+        compare,
+        reference=File(reference.path, reference.format),
+        exported=File(path.absolute(), form),
+        dataset=taken.dataset.artifact.path,
+        inputs=[spec.name for spec in taken.model.inputs],
+        outputs=[spec.name for spec in taken.model.outputs],
+        limits={precision.value: limit for precision, limit in PARITY_LIMITS.items()},
+        least_snr_db=LEAST_SNR_DB,
+    )
+    compared = run_in_child(job, returns=Comparison, what=f"comparing {path.name} with {model.name}").value
+    return Diagnosed(**dict(compared), file=path.name, notes=notes)
 
 
 def _made(

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, ModelTask
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.measurement import Evaluation, Parity
 from edgewright.store import Store
@@ -22,6 +23,13 @@ from edgewright.validate.targets.local import run_bench
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
 from edgewright_runtime.manifest import Kernels
 from edgewright_runtime.processor import exact_kernels
+
+if TYPE_CHECKING:
+    from edgewright.validate.graph_answers import run_graph
+    from edgewright.validate.ml_program import run_ml_program
+else:
+    run_graph = deferred("edgewright.validate.graph_answers:run_graph")
+    run_ml_program = deferred("edgewright.validate.ml_program:run_ml_program")
 
 __all__ = ["evaluate", "run_package", "source_answers"]
 
@@ -168,17 +176,10 @@ def _run_graph(
     outputs: Sequence[str],
     timeout_s: float,
 ) -> str:
-    arguments = {
-        "path": str(file.path),
-        "rows": str(paths[0]),
-        "answers": str(paths[1]),
-        "input_names": list(inputs),
-        "output_names": list(outputs),
-        "batch": batch,
-    }
+    names = {"input_names": inputs, "output_names": outputs}
+    job = partial(run_graph, file.path, rows=paths[0], answers=paths[1], batch=batch, **names)
     what = f"running {file.path.name} on the rows"
-    child, writes = "edgewright.validate.graph_answers:run_graph", [paths[1].parent]
-    return str(run_in_child(child, arguments, what=what, timeout_s=timeout_s, writes=writes).value)
+    return run_in_child(job, returns=str, what=what, timeout_s=timeout_s, writes=[paths[1].parent]).value
 
 
 def _run_bench(
@@ -204,18 +205,8 @@ def run_package(
         UnsupportedError: this is no Mac, and the evaluator does not know an operation of the program.
         ConversionError: it crashes, or refuses the rows.
     """
-    ran = run_in_child(
-        "edgewright.validate.ml_program:run_ml_program",
-        {
-            "path": str(file.path),
-            "rows": str(paths[0]),
-            "answers": str(paths[1]),
-            "input_names": list(inputs),
-            "output_names": list(outputs),
-            "native": sys.platform == "darwin",
-        },
-        what=f"running {file.path.name} on the test rows",
-        timeout_s=timeout_s,
-        writes=[paths[1].parent],
-    )
-    return str(ran.value)
+    names = {"input_names": inputs, "output_names": outputs}
+    native = sys.platform == "darwin"
+    job = partial(run_ml_program, file.path, rows=paths[0], answers=paths[1], native=native, **names)
+    what = f"running {file.path.name} on the test rows"
+    return run_in_child(job, returns=str, what=what, timeout_s=timeout_s, writes=[paths[1].parent]).value

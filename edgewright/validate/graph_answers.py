@@ -13,7 +13,7 @@ _ROWS_AT_ONCE = 256
 
 
 def run_graph(
-    path: str, *, rows: str, answers: str, input_names: Sequence[str], output_names: Sequence[str], batch: int
+    path: Path, *, rows: Path, answers: Path, input_names: Sequence[str], output_names: Sequence[str], batch: int
 ) -> str:
     """Write the outputs of every row to ``answers`` (float64, by name) and return what ran the graph.
 
@@ -23,8 +23,8 @@ def run_graph(
 
     from edgewright.intake import torch_graph
 
-    graph = torch_graph.load(Path(path)).eval()
-    held = read_arrays(Path(rows))
+    graph = torch_graph.load(path).eval()
+    held = read_arrays(rows)
     count, step = len(held[input_names[0]]), batch if batch > 0 else _ROWS_AT_ONCE
     found: list[list[np.ndarray]] = []
     with torch.no_grad():
@@ -37,5 +37,5 @@ def run_graph(
             results = given if isinstance(given, (tuple, list)) else (given,)
             found.append([r[:kept].double().numpy() for r in results])
     columns = (np.concatenate(column) for column in zip(*found, strict=True))
-    write_arrays(Path(answers), dict(zip(output_names, columns, strict=False)))
+    write_arrays(answers, dict(zip(output_names, columns, strict=False)))
     return f"torch {torch.__version__}"

@@ -16,7 +16,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def run_ml_program(
-    path: str, *, rows: str, answers: str, input_names: Sequence[str], output_names: Sequence[str], native: bool
+    path: Path, *, rows: Path, answers: Path, input_names: Sequence[str], output_names: Sequence[str], native: bool
 ) -> str:
     """Write the outputs of every row to ``answers`` (float64, by name) and return what ran the model.
 
@@ -25,10 +25,10 @@ def run_ml_program(
     Raises:
         UnsupportedError: the evaluator does not know an operation of the program, or this macOS is too old for it.
     """
-    held = read_arrays(Path(rows))
+    held = read_arrays(rows)
     feeds = {name: held[name] for name in input_names}
-    found = _predict(Path(path), feeds) if native else _interpret(Path(path), feeds)
-    write_arrays(Path(answers), {name: np.asarray(found[name], np.float64) for name in output_names})
+    found = _predict(path, feeds) if native else _interpret(path, feeds)
+    write_arrays(answers, {name: np.asarray(found[name], np.float64) for name in output_names})
     return "Core ML" if native else "the ML Program evaluator of Edgewright, not Core ML itself"
 
 

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +24,7 @@ from network import Network  # noqa: E402 - found beside this file
 
 from edgewright import validate  # noqa: E402
 from edgewright.artifact import Precision  # noqa: E402
-from edgewright.child import run_in_child  # noqa: E402
+from edgewright.child import deferred, run_in_child  # noqa: E402
 from edgewright.cloud.database import Database  # noqa: E402
 from edgewright.data import DataSpec  # noqa: E402
 from edgewright.deploy import publish  # noqa: E402
@@ -45,7 +46,7 @@ def main() -> None:
         home = Path(folder)
         say("training four models and building their bundles with the library ...")
         path = {"PYTHONPATH": _python_path()}
-        run_in_child("models:make", {"folder": folder}, what="training", environment=path, writes=[home])
+        run_in_child(partial(deferred("models:make"), folder), what="training", environment=path, writes=[home])
         bundles = {name: bundle(home, name) for name in ("small", "tuned", "large", "slow")}
         rows = np.load(home / "digits.npz")["x_test"].tolist()
         repository = home / "repository"

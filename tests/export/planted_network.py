@@ -1,5 +1,6 @@
 """A small network with one of everything that conversions get wrong, in torch functions that a graph file may hold."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from edgewright.artifact import Precision
+from edgewright.export import coreml, litert, onnx_runtime
 from edgewright.export.converter import convert_in_child
 from edgewright.export.runs import Arrays
 from edgewright.intake import torch_graph
+from edgewright_runtime.manifest import TensorSpec
 
 ROWS = 4
 HEADS, WIDTH, TOKENS = 2, 12, 16
-_INPUTS = [{"name": "image", "shape": [-1, 3, 16, 16], "dtype": "float32"}]
-_OUTPUTS = [{"name": "scores", "shape": [-1, 6], "dtype": "float32"}]
+_INPUTS = [TensorSpec("image", (-1, 3, 16, 16), "float32")]
+_OUTPUTS = [TensorSpec("scores", (-1, 6), "float32")]
 
 
 class Attention(nn.Module):
@@ -98,17 +102,12 @@ def exported(folder: Path) -> dict[str, Path]:
         "ios": folder / "network.mlpackage",
         "edge_device": folder / "network.onnx",
     }
-    common = {"graph": str(graph), "inputs": _INPUTS}
-    convert_in_child("edgewright.export.litert:convert", {**common, "path": str(files["android"])}, what="LiteRT")
-    apple = {"outputs": _OUTPUTS, "compute": "float32", "path": str(files["ios"])}
+    common = {"graph": graph, "inputs": _INPUTS}
+    convert_in_child(partial(litert.convert, **common, path=files["android"]), what="LiteRT")
     texts = dict.fromkeys(("short_description", "author", "version"), "a test")
-    convert_in_child("edgewright.export.coreml:convert", {**common, **apple, "description": texts}, what="Core ML")
+    apple = {"outputs": _OUTPUTS, "compute": Precision.FLOAT32, "description": texts, "path": files["ios"]}
+    convert_in_child(partial(coreml.convert, **common, **apple), what="Core ML")
     plain = folder / "plain.onnx"
-    convert_in_child(
-        "edgewright.export.onnx_runtime:convert",
-        {**common, "outputs": ["scores"], "path": str(plain)},
-        what="ONNX",
-    )
-    optimized = {"source": str(plain), "path": str(files["edge_device"])}
-    convert_in_child("edgewright.export.onnx_runtime:optimize", optimized, what="ONNX Runtime")
+    convert_in_child(partial(onnx_runtime.convert, **common, outputs=["scores"], path=plain), what="ONNX")
+    convert_in_child(partial(onnx_runtime.optimize, source=plain, path=files["edge_device"]), what="ONNX Runtime")
     return files

@@ -13,6 +13,7 @@ from edgewright.export import onnx_runtime
 from edgewright.export.attention_axes import with_four_axes
 from edgewright.intake import torch_graph
 from edgewright.intake.program_graph import graph_of_program
+from edgewright_runtime.manifest import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 THREE, FIVE, SIX = (5, 4), (3, 2, 5, 4), (2, 3, 2, 5, 4)  # after the batch
@@ -49,8 +50,8 @@ def test_answers_stay_for_any_number_of_rows(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(changed(rows), function(rows), rtol=1e-5, atol=1e-5)
 
     torch_graph.save(graph, tmp_path / "graph.pt2")
-    spec = {"name": "x", "shape": (-1, *sizes), "dtype": "float32"}
-    onnx_runtime.convert(str(tmp_path / "graph.pt2"), [spec], ["y"], str(tmp_path / "model.onnx"))
+    spec = TensorSpec("x", (-1, *sizes), "float32")
+    onnx_runtime.convert(tmp_path / "graph.pt2", [spec], ["y"], tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"x": rows.numpy()})
     np.testing.assert_allclose(found, function(rows).numpy(), rtol=1e-4, atol=1e-5)

@@ -89,9 +89,9 @@ def test_division_stays_float_in_an_android_int8_file(tmp_path):
     And a constant that takes over the range of what it stands beside is quantized.
     """
     case = Case(tmp_path, Shares(), 3, 4)
-    path, rows = tmp_path / "int8.tflite", str(case.dataset.artifact.path)
-    source = str(case.export(Platform.ANDROID, Precision.FLOAT32))
-    litert.quantize(source=source, name="x", precision="int8", path=str(path), labels=[], dataset=rows)
+    path, rows = tmp_path / "int8.tflite", case.dataset.artifact.path
+    source = case.export(Platform.ANDROID, Precision.FLOAT32)
+    litert.quantize(source=source, name="x", precision=Precision.INT8, path=path, labels=[], dataset=rows)
     dtypes = dtypes_of_operators(path)
     assert [dtypes[kind] for kind in ("FULLY_CONNECTED", "CONCATENATION", "DIV")] == ["int8", "int8", "float32"]
     assert run_rows(load(path, "tflite"), {"x": case.rows})["y"].shape == (60, 4)  # every row is answered
@@ -138,7 +138,7 @@ def test_a_graph_that_the_quantizer_fails_on_is_refused_by_name(digits, tmp_path
 
     monkeypatch.setattr(quantizer.Quantizer, "quantize", fail)
     with pytest.raises(UnsupportedError, match="cannot make float16 of this graph: can only concatenate str; float32"):
-        litert.quantize(source=str(path), name="x", precision="float16", path=str(tmp_path / "x.tflite"), labels=[])
+        litert.quantize(source=path, name="x", precision=Precision.FLOAT16, path=tmp_path / "x.tflite", labels=[])
     assert not (tmp_path / "x.tflite").exists()
 
 

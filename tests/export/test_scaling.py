@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import nn
 
-from edgewright.artifact import Dataset, Format, ImportedModel, Intake, ModelTask, Precision
+from edgewright.artifact import Dataset, Format, ImportedModel, ModelTask, Precision
 from edgewright.data import DataSpec
 from edgewright.export import export, tflite
 from edgewright.export.scaling import Step, feature_scaling
@@ -155,8 +155,8 @@ def test_a_batch_norm_over_columns_and_what_picks_them_count_as_scaling():
 
 def through_the_door(folder, model, data, **spec):
     store = Store(folder / "store")
-    given = DataSpec(path=data, **spec).model_dump_json()
-    return Intake.model_validate_json(door.take_in(str(model), given, str(store.root), "model")), store
+    given = DataSpec(path=data, **spec)
+    return door.take_in(model, given, store.root, "model"), store
 
 
 @pytest.mark.filterwarnings("ignore")

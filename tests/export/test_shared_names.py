@@ -12,6 +12,7 @@ from torch import nn
 from edgewright.export import onnx_file, onnx_runtime
 from edgewright.intake import torch_graph
 from edgewright.intake.program_graph import graph_of_program
+from edgewright_runtime.manifest import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -30,8 +31,8 @@ def test_an_output_may_be_named_as_an_inner_value(names: list[str], tmp_path: Pa
     batch = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(Network(), (torch.randn(2, 3),), dynamic_shapes=batch)
     torch_graph.save(graph_of_program(program), tmp_path / "graph.pt2")
-    spec = {"name": "x", "shape": (-1, 3), "dtype": "float32"}
-    onnx_runtime.convert(str(tmp_path / "graph.pt2"), [spec], names, str(tmp_path / "model.onnx"))
+    spec = TensorSpec("x", (-1, 3), "float32")
+    onnx_runtime.convert(tmp_path / "graph.pt2", [spec], names, tmp_path / "model.onnx")
     onnx.checker.check_model(onnx_file.load(tmp_path / "model.onnx"), full_check=True)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     rows = torch.randn(7, 3)

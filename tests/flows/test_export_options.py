@@ -1,6 +1,7 @@
 """How a profile shapes the file, and each way to quantize: a released bundle that works, or a refusal by name."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.export import mlpackage
 from edgewright.profile import profiles_folder
 from edgewright.result import DeploymentResult
@@ -28,7 +29,7 @@ Deploy = Callable[[str, dict[str, bool], str], DeploymentResult]
 @pytest.fixture(scope="module")
 def images(home: Path) -> tuple[np.ndarray, np.ndarray]:
     """Test images in whole pixels of 0 to 16, and their digits; the model beside them takes pixels / 16."""
-    run_in_child("edgewright.demo:make_digits_cnn", {"folder": str(home)}, what="training", writes=[home])
+    run_in_child(partial(deferred("edgewright.demo:make_digits_cnn"), home), what="training", writes=[home])
     with np.load(home / "digits.npz") as arrays:
         scaled = {name: np.rint(16 * array) if name.startswith("x") else array for name, array in arrays.items()}
     np.savez(home / "pixels.npz", **{name: a.astype(np.float32 if a.ndim > 1 else int) for name, a in scaled.items()})

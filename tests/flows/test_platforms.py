@@ -1,6 +1,7 @@
 """Real models to each platform: what the demo and the first example of the README promise."""
 
 import lzma
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import zstandard
 from mlflow import MlflowClient
 
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.optimize.coding.files import encode_file
 from edgewright.result import DeploymentResult
 from edgewright_runtime.ewz import rebuild
@@ -22,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def digits(home: Path) -> dict[str, Any]:
-    run_in_child("edgewright.demo:make_digits_cnn", {"folder": str(home)}, what="training", writes=[home])
+    run_in_child(partial(deferred("edgewright.demo:make_digits_cnn"), home), what="training", writes=[home])
     return {"model": home / "digits_cnn.pt2", "data": home / "digits.npz"}
 
 

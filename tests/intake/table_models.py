@@ -60,7 +60,7 @@ def taken(model: Any, folder: Path, spec: DataSpec) -> Intake:
     """Through the door, in this process."""
     file = folder / "model.pkl"
     file.write_bytes(pickle.dumps(model))
-    return Intake.model_validate_json(door.take_in(str(file), spec.model_dump_json(), str(folder / "store"), "model"))
+    return door.take_in(file, spec, folder / "store", "model")
 
 
 def raw_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from edgewright.artifact import Intake
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UntrustedModelError
 from edgewright.intake import door, pickle_guard, torch_graph
@@ -34,7 +33,7 @@ def made(library, kind, **settings):
 def taken(model, folder, spec):
     file = folder / "model.pkl"
     file.write_bytes(pickle.dumps(model))
-    return Intake.model_validate_json(door.take_in(str(file), spec.model_dump_json(), str(folder / "store"), "model"))
+    return door.take_in(file, spec, folder / "store", "model")
 
 
 def assert_agrees(intake, x, expected):

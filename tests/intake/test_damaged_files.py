@@ -36,14 +36,15 @@ LOOK = """
 import json, sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
+from edgewright.data import DataSpec
 from edgewright.errors import EdgewrightError
 from edgewright.intake import door
-spec = sys.stdin.readline()
+spec = DataSpec.model_validate_json(sys.stdin.readline())
 for line in sys.stdin:
     path = line.strip()
     print(json.dumps(["asks", path]), flush=True)
     try:
-        door.check(path, spec)
+        door.check(Path(path), spec)
         said = ["accepted", ""]
     except EdgewrightError as e:
         said = [type(e).__name__, str(e)]
@@ -214,14 +215,15 @@ warnings.simplefilter("ignore")
 from edgewright.errors import EdgewrightError
 from edgewright.intake import detect_format, keras_child
 from pathlib import Path
-spec = sys.stdin.readline()
+from edgewright.data import DataSpec
+spec = DataSpec.model_validate_json(sys.stdin.readline())
 for line in sys.stdin:
     path = line.strip()
     print(json.dumps(["asks", path]), flush=True)
     try:
-        kind = detect_format(Path(path)).value
-        answer = keras_child.convert(path, kind, spec, "", False, True)
-        said = ["failed", answer["failed"]] if "failed" in answer else ["accepted", ""]
+        kind = detect_format(Path(path))
+        answer = keras_child.convert(Path(path), kind, spec, Path(), legacy=False, checking=True)
+        said = ["failed", answer.failure] if answer.failure else ["accepted", ""]
     except EdgewrightError as e:
         said = [type(e).__name__, str(e)]
     except BaseException as e:

@@ -19,7 +19,6 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler,
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
-from edgewright.artifact import Intake
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.intake import door, tables, torch_graph
@@ -58,7 +57,7 @@ def table(tmp_path_factory):
 def taken(model, folder, spec):
     file = folder / "model.pkl"
     file.write_bytes(pickle.dumps(model))
-    return Intake.model_validate_json(door.take_in(str(file), spec.model_dump_json(), str(folder / "store"), "model"))
+    return door.take_in(file, spec, folder / "store", "model")
 
 
 def assert_agrees(intake, x, expected):

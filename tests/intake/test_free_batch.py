@@ -6,7 +6,6 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewright.artifact import Intake
 from edgewright.data import DataSpec
 from edgewright.errors import UnsupportedError
 from edgewright.intake import door, torch_graph
@@ -55,7 +54,7 @@ FIRST_ROW = [
 
 def taken(path, data, folder):
     spec = DataSpec(path=data, scale=1 / 16)
-    return Intake.model_validate_json(door.take_in(str(path), spec.model_dump_json(), str(folder / "store"), "model"))
+    return door.take_in(path, spec, folder / "store", "model")
 
 
 @pytest.mark.parametrize("batch", [1, 4])

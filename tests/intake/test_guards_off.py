@@ -3,6 +3,7 @@
 import pickle
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ import pytest
 from edgewright import sandbox
 from edgewright.child import run_in_child
 
-HERE = "tests.intake.test_guards_off"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="confined by Landlock and seccomp, which Linux has")
 
 
@@ -130,20 +130,20 @@ def test_code_in_a_file_runs_into_the_wall(
 ) -> None:
     given, proof = tmp_path / "given", tmp_path / "proof"
     given.mkdir()
-    where = {"path": str(given / name)}
-    run_in_child(f"{HERE}:{make.__name__}", {**where, "proof": str(proof)}, what="making it", is_confined=False)
+    loading = partial(load, str(given / name))
+    run_in_child(partial(make, str(given / name), str(proof)), what="making it", is_confined=False)
     before = sorted(path for path in tmp_path.rglob("*"))
     with pytest.raises(Exception, match=r"Permission|PERMISSION|not permitted"):
-        run_in_child(f"{HERE}:{load.__name__}", where, what="loading it")
+        run_in_child(loading, what="loading it")
     assert sorted(path for path in tmp_path.rglob("*")) == before
     # The same without the wall: what was tried is the real thing.
-    run_in_child(f"{HERE}:{load.__name__}", where, what="loading it", is_confined=False)
+    run_in_child(loading, what="loading it", is_confined=False)
     assert proof.read_text() == "run"
 
 
 def test_the_wall_is_whole_here() -> None:
     """Else the tests above would hold for less than they say."""
-    assert run_in_child(f"{HERE}:_told", {}, what="asking").unconfined == ""
+    assert run_in_child(partial(_told), returns=str, what="asking").unconfined == ""
 
 
 def _told() -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgewright.artifact import Format, Intake, Precision
+from edgewright.artifact import Format, Precision
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import export, ios
@@ -49,8 +49,8 @@ def old(tmp_path_factory):
 
 
 def taken(folder, file, tmp_path):
-    spec = DataSpec(path=folder / f"{Path(file).stem.removesuffix('_saved')}.npz").model_dump_json()
-    return Intake.model_validate_json(door.take_in(str(folder / file), spec, str(tmp_path / "store"), "model"))
+    spec = DataSpec(path=folder / f"{Path(file).stem.removesuffix('_saved')}.npz")
+    return door.take_in(folder / file, spec, tmp_path / "store", "model")
 
 
 def assert_agrees(intake):

@@ -4,7 +4,6 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewright.artifact import Intake
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake import door, preflight, torch_graph
@@ -29,12 +28,12 @@ def network(shape=("n", 8, 8), opset=18, extra_output=False):
 
 
 def taken(path, spec, folder):
-    return Intake.model_validate_json(door.take_in(str(path), spec.model_dump_json(), str(folder), "model"))
+    return door.take_in(path, spec, folder, "model")
 
 
 def refused(path, spec, words, kind=InputError):
     with pytest.raises(kind, match=words) as error:
-        door.check(str(path), spec.model_dump_json())
+        door.check(path, spec)
     assert "\n" not in str(error.value)
 
 
@@ -126,7 +125,7 @@ def test_a_model_cut_off_anywhere_is_an_input_error(tmp_path, digits_npz):
     for end in range(0, len(content) - 1, 97):
         path.write_bytes(content[:end])
         with pytest.raises((InputError, UnsupportedError)):
-            door.check(str(path), DataSpec(path=digits_npz).model_dump_json())
+            door.check(path, DataSpec(path=digits_npz))
 
 
 def test_a_damaged_model_does_not_take_this_process_with_it(tmp_path, digits_npz):

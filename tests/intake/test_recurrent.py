@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from edgewright.artifact import Intake, Precision
+from edgewright.artifact import Precision
 from edgewright.data import DataSpec
 from edgewright.errors import UnsupportedError
 from edgewright.export import export
@@ -35,7 +35,7 @@ class Reader(nn.Module):
 
 def taken(path, data, folder):
     spec = DataSpec(path=data, scale=1 / 16)
-    return Intake.model_validate_json(door.take_in(str(path), spec.model_dump_json(), str(folder / "store"), "model"))
+    return door.take_in(path, spec, folder / "store", "model")
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])

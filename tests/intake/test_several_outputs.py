@@ -6,7 +6,6 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from edgewright.artifact import Intake
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake import door, torch_graph
@@ -25,8 +24,8 @@ def model_of(text, **constants):
 
 def taken(model, data, folder):
     onnx.save(model, folder / "m.onnx")
-    spec = DataSpec(path=data).model_dump_json()
-    return Intake.model_validate_json(door.take_in(str(folder / "m.onnx"), spec, str(folder / "s"), "model"))
+    spec = DataSpec(path=data)
+    return door.take_in(folder / "m.onnx", spec, folder / "s", "model")
 
 
 HEADS = """

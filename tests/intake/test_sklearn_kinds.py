@@ -50,7 +50,7 @@ from sklearn.preprocessing import (
 from sklearn.svm import SVC, SVR, LinearSVC, OneClassSVM
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from edgewright.artifact import Intake, Precision
+from edgewright.artifact import Precision
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import export
@@ -180,7 +180,7 @@ def taken(model, data, folder):
     file = folder / "model.pkl"
     file.write_bytes(pickle.dumps(model))
     spec = DataSpec(path=path)
-    return Intake.model_validate_json(door.take_in(str(file), spec.model_dump_json(), str(folder / "store"), "model"))
+    return door.take_in(file, spec, folder / "store", "model")
 
 
 def both_answers(intake, x):

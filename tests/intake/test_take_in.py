@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def taken(path, spec, folder, name="model") -> Intake:
-    return Intake.model_validate_json(door.take_in(str(path), spec.model_dump_json(), str(folder), name))
+    return door.take_in(path, spec, folder, name)
 
 
 def as_they_are(y):
@@ -234,7 +234,7 @@ def test_a_hostile_pickle_is_refused_through_the_child(tmp_path, digits_npz):
 
 def refused(path, spec, words):
     with pytest.raises(InputError, match=words) as error:
-        door.check(str(path), spec.model_dump_json())
+        door.check(path, spec)
     assert "\n" not in str(error.value)
 
 

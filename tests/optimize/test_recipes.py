@@ -1,11 +1,12 @@
 """Every shipped recipe on the demo's network, from the door to the exported file."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgewright.child import run_in_child
+from edgewright.child import deferred, run_in_child
 from edgewright.data import load_data_spec
 from edgewright.export.stored import describe
 from edgewright.profile import load_device, shipped_names
@@ -24,7 +25,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEWRIGHT_HOME", str(folder / "home"))
         run_in_child(
-            "edgewright.demo:make_digits_cnn", {"folder": str(folder)}, what="training the demo", writes=[folder]
+            partial(deferred("edgewright.demo:make_digits_cnn"), folder), what="training the demo", writes=[folder]
         )
         yield folder
 

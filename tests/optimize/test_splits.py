@@ -110,6 +110,6 @@ def test_test_rows_change_neither_sensitivity_nor_calibration(model, data, tmp_p
         params = Quantize(calibration="mse")
         exported = export(made, rows, Platform.EDGE_DEVICE, Precision.INT8, store, quantization=params)
         digests[name] = exported.artifact.digest
-        noise[name] = layer_noise(str(made.graph.path), str(kept.path), "mse", 99.9)
+        noise[name] = layer_noise(made.graph.path, kept.path, "mse", 99.9)
     assert digests["clean"] == digests["test"] != digests["train"]
     assert noise["clean"] == noise["test"] != noise["train"]

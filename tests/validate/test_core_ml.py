@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from edgewright.measurement import PlannedOperator
 from edgewright.profile import load_device, profiles_folder
 from edgewright.validate import measure
 from edgewright.validate.core_ml_bench import planned
+from edgewright.validate.ml_program import run_ml_program
 from edgewright.validate.targets import core_ml
 from edgewright.validate.targets.choice import machine_of, target_of
 from edgewright.validate.targets.core_ml import CoreMLTarget
@@ -109,15 +111,16 @@ def test_evaluation_asks_core_ml_itself_on_a_mac(
 ) -> None:
     x = np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32)
     write_arrays(tmp_path / "rows.npz", {"x": x})
-    arguments = {
-        "path": str(package().artifact.path),
-        "rows": str(tmp_path / "rows.npz"),
-        "answers": str(tmp_path / "out.npz"),
-        "input_names": ["x"],
-        "output_names": ["scores"],
-        "native": True,
-    }
-    ran = run_in_child("edgewright.validate.ml_program:run_ml_program", arguments, what="running", writes=[tmp_path])
+    job = partial(
+        run_ml_program,
+        package().artifact.path,
+        rows=tmp_path / "rows.npz",
+        answers=tmp_path / "out.npz",
+        input_names=["x"],
+        output_names=["scores"],
+        native=True,
+    )
+    ran = run_in_child(job, returns=str, what="running", writes=[tmp_path])
     assert ran.value == "Core ML"
     assert read_arrays(tmp_path / "out.npz")["scores"].argmax(axis=1).tolist() == (x @ weights).argmax(axis=1).tolist()
 

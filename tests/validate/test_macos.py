@@ -4,6 +4,7 @@ import platform
 import resource
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,7 +61,7 @@ def test_no_control_groups_without_proc(monkeypatch: pytest.MonkeyPatch) -> None
 def test_child_runs_without_linuxs_own_calls(darwin: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", None)  # prctl is not called: there is none
     die_with_parent(signal.SIGKILL)
-    assert run_in_child("platform:machine", {}, what="asking").value
+    assert run_in_child(partial(platform.machine), returns=str, what="asking").value
 
 
 def test_figures_hold_for_one_version_of_macos(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,6 @@ def test_training_rows_of_a_pytorch_program_are_answered_by_its_graph(batch, tmp
     """No ONNX file stands for it: the graph that the door compared with it does."""
     import torch
 
-    from edgewright.artifact import Intake
     from edgewright.data import DataSpec
     from edgewright.intake import door
     from edgewright.validate import source_doubts
@@ -143,8 +142,8 @@ def test_training_rows_of_a_pytorch_program_are_answered_by_its_graph(batch, tmp
     shapes = None if batch else ({0: torch.export.Dim("rows")},)
     example = torch.zeros(batch or 2, 3)
     torch.export.save(torch.export.export(layer.eval(), (example,), dynamic_shapes=shapes), tmp_path / "m.pt2")
-    spec = DataSpec(path=tmp_path / "d.npz").model_dump_json()
-    intake = Intake.model_validate_json(door.take_in(str(tmp_path / "m.pt2"), spec, str(tmp_path / "s"), "m"))
+    spec = DataSpec(path=tmp_path / "d.npz")
+    intake = door.take_in(tmp_path / "m.pt2", spec, tmp_path / "s", "m")
     truth, answers = source_answers(intake.model, intake.dataset, "calibration")
     assert len(truth) == intake.dataset.calibration_rows
     np.testing.assert_array_equal(truth, answers)

@@ -3,17 +3,17 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgewright.errors import ConversionError, InputError
+from edgewright.export.declaration import File
 from edgewright.export.diagnosis.computation import Computation
 from edgewright.export.diagnosis.finding import computation_of, find
 from edgewright.export.diagnosis.noise import nearest
 from edgewright.export.diagnosis.report import Comparison
 from edgewright.export.diagnosis.values import Difference
-from edgewright.export.parity_check import File, fixed_batch, real_rows
+from edgewright.export.parity_check import fixed_batch, real_rows
 from edgewright.export.runs import Arrays, outputs_of
 
 __all__ = ["compare"]
@@ -23,37 +23,36 @@ _DIAGNOSED_ROWS = 4
 
 def compare(
     *,
-    reference: dict[str, str],
-    exported: dict[str, str],
-    dataset: str,
+    reference: File,
+    exported: File,
+    dataset: Path,
     inputs: list[str],
     outputs: list[str],
     limits: dict[str, float],
     least_snr_db: float,
-) -> dict[str, Any]:
-    """The fields of a `Comparison`.
+) -> Comparison:
+    """How far a file is from its model, and where that begins.
 
     Args:
-        reference: {path, format} of the imported ONNX file or of the torch graph.
-        exported: {path, format} of the file.
+        reference: the imported ONNX file, or the torch graph.
+        exported: the file.
         dataset: the ``.npz`` with the rows.
         inputs: names, in the model's order.
         outputs: names, in the model's order; a file that has others is taken to have them in the same order.
         limits: largest difference over the largest magnitude of an output, by the narrowest dtype in the file.
         least_snr_db: where none is given for that dtype, what an output's power over that of its error must be above.
     """
-    source, target = File.of(reference), File.of(exported)
-    rows = real_rows(Path(dataset), inputs)
+    rows = real_rows(dataset, inputs)
     if not rows:
         raise InputError("the data has no validation or calibration rows to compare on")
-    batch, count = fixed_batch(source), len(next(iter(rows.values())))
+    batch, count = fixed_batch(reference), len(next(iter(rows.values())))
     starts = range(0, count - count % batch, batch)
     split = [{name: column[start : start + batch] for name, column in rows.items()} for start in starts]
-    answers = outputs_of(source.path, source.form, rows, outputs)
+    answers = outputs_of(reference.path, reference.form, rows, outputs)
     expected = {name: [answers[name][start : start + batch] for start in starts] for name in outputs}
-    off = _offs(computation_of(target.path, target.form, inputs, outputs), split, [expected[n] for n in outputs])
+    off = _offs(computation_of(exported.path, exported.form, inputs, outputs), split, [expected[n] for n in outputs])
     worst = np.argsort([-max(one.largest for one in row) for row in off], kind="stable")[:_DIAGNOSED_ROWS]
-    files = (source.path, source.form), (target.path, target.form)
+    files = (reference.path, reference.form), (exported.path, exported.form)
     diagnosis = find(*files, [split[i] for i in worst], outputs)
     limit = limits.get(diagnosis.dtype)
     farthest = {name: max(row[i].largest for row in off) for i, name in enumerate(outputs)}
@@ -66,7 +65,7 @@ def compare(
         rows=len(split) * batch,
         outputs={name: _told(farthest[name], ratios[name]) for name in outputs},
         diagnosis=diagnosis,
-    ).model_dump(mode="python")
+    )
 
 
 def _offs(

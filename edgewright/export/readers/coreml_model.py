@@ -1,7 +1,6 @@
 """`.mlpackage`: what the weight file stores, and what the compressed weights decode to."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from edgewright.export import mlpackage
 from edgewright.export.mil_evaluator import Evaluator
 from edgewright.export.mil_operators import Operand
 from edgewright.export.mil_program import Operation, read_program
+from edgewright.export.readers.contents import Contents
 from edgewright.export.readers.tally import Tally
 
 __all__ = ["read"]
@@ -27,10 +27,10 @@ _COMPRESSED = {
 _NO_WEIGHT = {"int32", "int16", "uint16", "bool", "str"}
 
 
-def read(path: str, form: str) -> dict[str, Any]:
+def read(path: Path) -> Contents:
     """What a Core ML package stores."""
     try:
-        program = read_program(Path(path))
+        program = read_program(path)
     except ConversionError as e:
         raise InputError(f"damaged: {e}") from e
     tally, known = Tally(), dict[str, Operand]()
@@ -42,8 +42,8 @@ def read(path: str, form: str) -> dict[str, Any]:
         elif operation.kind in _COMPRESSED:
             _count_compressed(tally, operation, known)
     declared = mlpackage.tensors(path)
-    notes = [f"specification version {mlpackage.load(Path(path)).specificationVersion}"]
-    return tally.result(declared["inputs"], declared["outputs"], dict(mlpackage.operators(Path(path))), notes)
+    notes = [f"specification version {mlpackage.load(path).specificationVersion}"]
+    return tally.result(declared.inputs, declared.outputs, dict(mlpackage.operators(path)), notes)
 
 
 def _count_compressed(tally: Tally, operation: Operation, known: dict[str, Operand]) -> None:

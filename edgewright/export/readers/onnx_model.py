@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from edgewright.export import onnx_file
+from edgewright.export.readers.contents import Contents
 from edgewright.export.readers.tally import Tally
 
 __all__ = ["read"]
@@ -16,9 +16,9 @@ _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatM
 _STRINGS = onnx.TensorProto.STRING
 
 
-def read(path: str, form: str) -> dict[str, Any]:
+def read(path: Path) -> Contents:
     """What an ONNX model stores, nested graphs and tree attributes included."""
-    model = onnx_file.load(Path(path))
+    model = onnx_file.load(path)
     tally = Tally()
     operators: Counter[str] = Counter()
     for graph in _graphs(model.graph):
@@ -35,7 +35,7 @@ def read(path: str, form: str) -> dict[str, Any]:
             _count_attributes(tally, node)
     declared = onnx_file.tensors(path)
     opsets = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)
-    return tally.result(declared["inputs"], declared["outputs"], dict(operators), [f"opset {opsets}"])
+    return tally.result(declared.inputs, declared.outputs, dict(operators), [f"opset {opsets}"])
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

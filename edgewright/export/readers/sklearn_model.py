@@ -6,19 +6,21 @@ from typing import Any
 
 import numpy as np
 
+from edgewright.export.readers.contents import Contents
 from edgewright.export.readers.tally import Tally
 from edgewright.intake.pickle_guard import load_model
+from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["read"]
 
 
-def read(path: str, form: str) -> dict[str, Any]:
+def read(path: Path) -> Contents:
     """The estimators of a model, and the arrays that they learned."""
-    model = load_model(Path(path))
+    model = load_model(path)
     tally = Tally()
     kinds: Counter[str] = Counter()
     _walk(model, tally, kinds, {})
-    inputs = [{"name": str(n), "shape": [-1], "dtype": "column"} for n in getattr(model, "feature_names_in_", [])]
+    inputs = [TensorSpec(str(name), (-1,), "column") for name in getattr(model, "feature_names_in_", [])]
     return tally.result(inputs, [], dict(kinds), [" ".join(repr(model).split())])
 
 

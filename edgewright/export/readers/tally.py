@@ -1,9 +1,12 @@
 """Counting what tensors a file stores."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
+
+from edgewright.export.readers.contents import Contents, StoredWeights
+from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["Tally"]
 
@@ -43,18 +46,18 @@ class Tally:
 
     def result(
         self,
-        inputs: list[dict[str, Any]],
-        outputs: list[dict[str, Any]],
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
         operators: dict[str, int],
-        notes: list[str] | None = None,
-    ) -> dict[str, Any]:
-        """The reader's answer, as JSON values."""
-        return {
-            "inputs": inputs,
-            "outputs": outputs,
-            "weights": [asdict(g) for g in sorted(self.groups.values(), key=lambda g: -g.bytes)],
-            "parameters": self.parameters,
-            "parameter_zeros": self.parameter_zeros,
-            "operators": operators,
-            "notes": notes or [],
-        }
+        notes: Sequence[str] = (),
+    ) -> Contents:
+        """The reader's answer."""
+        return Contents(
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            weights=tuple(StoredWeights(**asdict(g)) for g in sorted(self.groups.values(), key=lambda g: -g.bytes)),
+            parameters=self.parameters,
+            parameter_zeros=self.parameter_zeros,
+            operators=operators,
+            notes=tuple(notes),
+        )

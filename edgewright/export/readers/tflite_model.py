@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgewright.export import tflite
+from edgewright.export.readers.contents import Contents
 from edgewright.export.readers.tally import Tally
 
 __all__ = ["read"]
@@ -18,9 +19,9 @@ _NUMPY = {
 _HALF_BYTES = {"int4": 2, "int2": 4}  # elements in a byte
 
 
-def read(path: str, form: str) -> dict[str, Any]:
+def read(path: Path) -> Contents:
     """What a `.tflite` stores."""
-    model = tflite.load(Path(path))
+    model = tflite.load(path)
     tally = Tally()
     operators: Counter[str] = Counter()
     for graph in model.subgraphs:
@@ -30,7 +31,7 @@ def read(path: str, form: str) -> dict[str, Any]:
             if data is not None and len(data):
                 _count(tally, tensor, np.asarray(data, dtype=np.uint8))
     declared = tflite.tensors(path)
-    return tally.result(declared["inputs"], declared["outputs"], dict(operators), [f"schema version {model.version}"])
+    return tally.result(declared.inputs, declared.outputs, dict(operators), [f"schema version {model.version}"])
 
 
 def _count(tally: Tally, tensor: Any, data: np.ndarray) -> None:

@@ -7,17 +7,19 @@ from typing import Any
 import torch
 
 from edgewright.artifact import Format
+from edgewright.export.readers.contents import Contents
 from edgewright.export.readers.tally import Tally
+from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["read"]
 
 
-def read(path: str, form: str) -> dict[str, Any]:
+def read(path: Path, form: Format) -> Contents:
     """What a torch model stores."""
-    return _graph(Path(path)) if form == Format.TORCH_GRAPH else _program(Path(path))
+    return _graph(path) if form is Format.TORCH_GRAPH else _program(path)
 
 
-def _graph(path: Path) -> dict[str, Any]:
+def _graph(path: Path) -> Contents:
     from edgewright.intake import torch_graph
 
     module = torch_graph.load(path)
@@ -26,19 +28,19 @@ def _graph(path: Path) -> dict[str, Any]:
         if node.op == "call_module":
             operators[type(module.get_submodule(node.target)).__name__] += 1
             operators[_operator(node)] -= 1
-    inputs = [{"name": n.name, "shape": [], "dtype": "unknown"} for n in module.graph.nodes if n.op == "placeholder"]
+    inputs = [TensorSpec(node.name, (), "unknown") for node in module.graph.nodes if node.op == "placeholder"]
     notes = ["a graph of any shape: its tensors are declared by the model it was imported from"]
     return _counted(dict(module.state_dict())).result(inputs, [], {k: n for k, n in operators.items() if n > 0}, notes)
 
 
-def _program(path: Path) -> dict[str, Any]:
+def _program(path: Path) -> Contents:
     from edgewright.intake.torch_source import load_program
 
     program = load_program(path)
     signature = program.graph_signature
     nodes = {node.name: node for node in program.graph.nodes}
-    inputs = [_fields(name, nodes[name]) for name in signature.user_inputs]
-    outputs = [_fields(name, nodes[name]) for name in signature.user_outputs]
+    inputs = [_spec(name, nodes[name]) for name in signature.user_inputs]
+    outputs = [_spec(name, nodes[name]) for name in signature.user_outputs]
     operators = Counter(str(n.target) for n in program.graph.nodes if n.op == "call_function")
     return _counted({**program.state_dict, **program.constants}).result(inputs, outputs, dict(operators))
 
@@ -57,7 +59,7 @@ def _counted(tensors: dict[str, Any]) -> Tally:
     return tally
 
 
-def _fields(name: str, node: torch.fx.Node) -> dict[str, Any]:
+def _spec(name: str, node: torch.fx.Node) -> TensorSpec:
     value = node.meta["val"]
-    shape = [n if isinstance(n, int) else -1 for n in value.shape]
-    return {"name": name, "shape": shape, "dtype": str(value.dtype).removeprefix("torch.")}
+    shape = tuple(n if isinstance(n, int) else -1 for n in value.shape)
+    return TensorSpec(name, shape, str(value.dtype).removeprefix("torch."))

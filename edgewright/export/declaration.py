@@ -1,0 +1,46 @@
+"""What a model file says of itself, and how far it is from another."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgewright.artifact import Format
+from edgewright.export.diagnosis.report import Diagnosis
+from edgewright_runtime.manifest import TensorSpec
+
+__all__ = ["Checked", "Declared", "Disagreement", "File"]
+
+
+@dataclass(frozen=True)
+class File:
+    """A model file and its format."""
+
+    path: Path
+    form: Format
+
+
+@dataclass(frozen=True)
+class Declared:
+    """Inputs and outputs of a file; ``runtime_floor`` where the file decides which runtime loads it;
+    ``largest_pair_sum`` of int8 for ONNX Runtime (`edgewright_runtime.manifest.Processor`)."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    runtime_floor: str | None = None
+    notes: tuple[str, ...] = ()
+    largest_pair_sum: int | None = None
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """What is said of a file that does not answer as its model does; ``diagnosis``: where it begins."""
+
+    said: str
+    diagnosis: Diagnosis | None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A file's declaration, and whether its answers are those of its model."""
+
+    declared: Declared
+    disagreement: Disagreement | None
