@@ -29,6 +29,7 @@ from typing import Any
 
 from benchmarks import zoo_child
 from benchmarks.zoo_cells import COLUMNS, DB_LIMIT, OURS, Column, Record, digest_of_parts, is_raw, outcome_of
+from benchmarks.zoo_code import digest_of_code
 from benchmarks.zoo_environment import FOLDER, ensure_onnx2tf, ensure_site
 from benchmarks.zoo_models import FAMILIES, MODELS, build, roster
 from benchmarks.zoo_page import page
@@ -36,7 +37,6 @@ from benchmarks.zoo_peers import PEERS, peers_of
 from benchmarks.zoo_report import report, summary
 from benchmarks.zoo_source import model_file
 from edgewright.artifact import digest_of
-from edgewright.code_version import code_version
 
 RESULT = Path(__file__).parent / "results" / "zoo.json"
 RECORDS = RESULT.with_name("zoo_records.json")
@@ -72,10 +72,10 @@ class Zoo:
         self.takes_earlier: bool = arguments.earlier
         self.earlier: set[tuple[str, Column]] = set()
         self._end = time.monotonic() + 3600 * arguments.hours
-        self._code = code_version(*_OUR_CODE)
-        self._evaluator = code_version(*_EVALUATOR)
+        self._code = digest_of_code(*_OUR_CODE)
+        self._evaluator = digest_of_code(*_EVALUATOR)
         self._peer_code = digest_of_parts(
-            code_version(*_PEER_CODE), Path(__file__).with_name("zoo_peers.py").read_text()
+            digest_of_code(*_PEER_CODE), Path(__file__).with_name("zoo_peers.py").read_text()
         )
 
     def run(self, name: str) -> list[Record]:

@@ -1,35 +1,36 @@
 """The version of the code that computes, for cache keys: a changed source line or library makes a new key."""
 
 import hashlib
+import re
 import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 __all__ = ["code_version", "source_version"]
 
+_PACKAGES = ("edgewright", "edgewright_runtime")
 _ROOT = Path(__file__).parents[1]
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @cache
-def code_version(*names: str) -> str:
-    """SHA-256 (16 hex digits) over the sources of modules and packages, and over the versions of distributions.
+def code_version(*modules: str) -> str:
+    """SHA-256 (16 hex digits) over all code that runs where these modules and packages of this project do.
 
-    ``edgewright.export`` names a package of this project; a name without its first part here (``onnxruntime``)
-    names an installed distribution; one that is not installed counts as "absent".
+    That is the sources of every module that they import, directly or not, in functions too; and the versions of the
+    distributions imported there, with those that these require. A distribution that is not installed counts as
+    "absent".
     """
+    reached = _reached(modules)
     digest = hashlib.sha256()
-    for name in names:
-        digest.update(f"{name}\0".encode())
-        base = _ROOT / Path(*name.split("."))
-        if name.partition(".")[0] not in {"edgewright", "edgewright_runtime"}:
-            digest.update(_distribution_version(name).encode())
-        elif base.is_dir():
-            for source in sorted(base.rglob("*.py")):
-                digest.update(source.relative_to(_ROOT).as_posix().encode() + b"\0" + source.read_bytes())
-        else:
-            digest.update(base.with_suffix(".py").read_bytes())
+    for module in sorted(name for name in reached if name.partition(".")[0] in _PACKAGES):
+        digest.update(module.encode() + b"\0" + _source(module).read_bytes())
+    for distribution in sorted(_distributions({name.partition(".")[0] for name in reached})):
+        digest.update(f"{distribution}\0{_version(distribution)}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -53,8 +54,53 @@ def source_version(module: str, *first: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _distribution_version(name: str) -> str:
+@cache
+def _imports() -> Any:
+    import grimp
+
+    return grimp.build_graph(*_PACKAGES, include_external_packages=True, cache_dir=None)
+
+
+def _reached(modules: tuple[str, ...]) -> set[str]:
+    graph, found = _imports(), set[str]()
+    for module in modules:
+        found |= {module, *graph.find_descendants(module), *graph.find_upstream_modules(module, as_package=True)}
+    return found
+
+
+def _source(module: str) -> Path:
+    base = _ROOT / Path(*module.split("."))
+    return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+
+
+def _distributions(packages: set[str]) -> set[str]:
+    """The distributions that bring importable packages, and what they require, by normalized name; of a package that is
+    not installed its own name."""
+    brought = metadata.packages_distributions()
+    foreign = packages - set(_PACKAGES) - sys.stdlib_module_names
+    waiting = [distribution for package in foreign for distribution in brought.get(package, [package])]
+    found = set[str]()
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()  # https://peps.python.org/pep-0503/#normalized-names
+        if name not in found:
+            found.add(name)
+            waiting += _required(name)
+    return found
+
+
+def _required(distribution: str) -> Iterator[str]:
     try:
-        return metadata.version(name)
+        listed = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        return
+    for requirement in listed:
+        name = _NAME.match(requirement)
+        if name and "extra ==" not in requirement:
+            yield name[0]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "absent"

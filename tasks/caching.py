@@ -1,6 +1,7 @@
 """How every task is wrapped: a cache key from content, retries for transient errors only, and a word of progress."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
@@ -30,16 +31,17 @@ _RETRY_DELAYS_S = [1.0, 4.0]
 
 
 def step(title: str, *code: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A task whose result is kept under (task, parameters by content, version of ``code``).
+    """A task whose result is kept under (task, parameters by content, version of the code).
 
-    ``code`` names the modules, packages and distributions whose change must recompute; see `code_version`.
-    Without ``code`` the task is never cached: it acts on the world.
+    ``code`` names the modules that do the work; what they reach is in the key with them, see `code_version`, and so is
+    the module of the task. Without ``code`` the task is never cached: it acts on the world.
     """
 
-    def key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
-        return content_key(context.task.name, code_version(*code), parameters)
-
     def wrap(function: Callable[P, R]) -> Task[P, R]:
+        def key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+            own = hashlib.sha256(Path(inspect.getfile(function)).read_bytes()).hexdigest()
+            return content_key(context.task.name, f"{code_version(*code)} {own}", parameters)
+
         return task(
             name=function.__name__,
             description=title,

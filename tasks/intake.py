@@ -10,14 +10,7 @@ from tasks.caching import step
 __all__ = ["take_in"]
 
 
-@step(
-    "Taking in the model and its data",
-    "edgewright.intake",
-    "edgewright.artifact",
-    "edgewright.data",
-    "edgewright.child",
-    *("torch", "onnx", "onnxscript", "scikit-learn", "skl2onnx", "numpy"),
-)
+@step("Taking in the model and its data", "edgewright.intake")
 def take_in(model: Path, data: DataSpec, files: tuple[Path, ...] = (), code: str = "") -> Intake:
     """Turn a trained model into ONNX and a torch graph, and split its data; see `edgewright.intake.take_in`.
 

@@ -29,47 +29,27 @@ from tasks.validate import evaluate, measure
 
 __all__ = ["compress", "export", "prune_to_latency", "quantize", "quantize_within", "sensitivity"]
 
-_EXPORT = (
-    "edgewright.export",
-    *(f"edgewright.optimize.{name}" for name in ("ranges", "fuse", "kmeans", "training")),
-    "edgewright.intake",  # the graph's files, and Keras models on their way to TensorFlow's own converter
-    *(
-        "edgewright.artifact",
-        "edgewright.recipe",
-        "edgewright.child",
-        "edgewright.sandbox",
-        "edgewright.portable_words",
-    ),
-    "edgewright_runtime.processor",
-    *(f"edgewright_runtime.{name}" for name in ("cells", "encoding", "terms")),
-    *("torch", "litert-torch", "ai-edge-quantizer", "coremltools", "tensorflow", "onnx", "onnxruntime"),
-)
-_OPTIMIZE = (
-    "edgewright.optimize",
-    "edgewright.intake",  # the graph's files; and the importer, which a student of the user's own goes through
-    *("edgewright.validate.accuracy", "edgewright.validate.statistics"),
-    *("edgewright.artifact", "edgewright.recipe", "edgewright.child", "edgewright.sandbox"),
-    *("torch", "torch-pruning", "onnx", "onnxscript", "numpy"),
-)
+_EXPORT = "edgewright.export"
+_OPTIMIZE = "edgewright.optimize"
 
 Changed = ImportedModel | Refusal
 # Of the operations, that a search for a latency removes.
 _SHARES = tuple(percent / 100 for percent in range(5, 100, 5))
 
 
-@step("Exporting to the platform's format", *_EXPORT)
+@step("Exporting to the platform's format", _EXPORT)
 def export(model: ImportedModel, dataset: Dataset, device: DeviceProfile, precision: Precision) -> Exported | Refusal:
     """Convert by the platform's own tools; a refusal is a result like another."""
     return _exported(model, dataset, device, precision)
 
 
-@step("Quantizing", *_EXPORT)
+@step("Quantizing", _EXPORT)
 def quantize(model: ImportedModel, params: Quantize, dataset: Dataset, device: DeviceProfile) -> Exported | Refusal:
     """Quantize by the platform's own quantizer, calibrated on calibration rows."""
     return _exported(model, dataset, device, Precision(params.dtype), params)
 
 
-@step("Measuring how each layer bears int8", *_OPTIMIZE)
+@step("Measuring how each layer bears int8", _OPTIMIZE)
 def sensitivity(model: ImportedModel, params: Quantize, dataset: Dataset) -> tuple[LayerNoise, ...] | Refusal:
     """See `edgewright.optimize.layer_noise`."""
     from edgewright import optimize
@@ -82,55 +62,55 @@ def sensitivity(model: ImportedModel, params: Quantize, dataset: Dataset) -> tup
         return Refusal(reason=str(e))
 
 
-@step("Pruning weights", *_OPTIMIZE)
+@step("Pruning weights", _OPTIMIZE)
 def prune(model: ImportedModel, params: Prune, dataset: Dataset) -> Changed:
     """See `edgewright.optimize.prune`."""
     return _changed(model, params, dataset)
 
 
-@step("Pruning channels", *_OPTIMIZE)
+@step("Pruning channels", _OPTIMIZE)
 def prune_channels(model: ImportedModel, params: PruneChannels, dataset: Dataset) -> Changed:
     """See `edgewright.optimize.prune_channels`."""
     return _changed(model, params, dataset)
 
 
-@step("Training with quantized weights", *_OPTIMIZE)
+@step("Training with quantized weights", _OPTIMIZE)
 def train_quantization(model: ImportedModel, params: TrainQuantization, dataset: Dataset) -> Changed:
     """See `edgewright.optimize.train_quantization`."""
     return _changed(model, params, dataset)
 
 
-@step("Training for int8", *_OPTIMIZE)
+@step("Training for int8", _OPTIMIZE)
 def train_int8(model: ImportedModel, params: TrainInt8, dataset: Dataset) -> Changed:
     """See `edgewright.optimize.train_int8`."""
     return _changed(model, params, dataset)
 
 
-@step("Clustering weights", *_OPTIMIZE)
+@step("Clustering weights", _OPTIMIZE)
 def cluster(model: ImportedModel, params: Cluster, dataset: Dataset) -> Changed:
     """See `edgewright.optimize.cluster`."""
     return _changed(model, params, dataset)
 
 
-@step("Choosing weights that code short", *_OPTIMIZE)
+@step("Choosing weights that code short", _OPTIMIZE)
 def compact_weights(model: ImportedModel, params: CompactWeights, dataset: Dataset) -> Changed:
     """See `edgewright.optimize.compact_weights`."""
     return _changed(model, params, dataset)
 
 
-@step("Distilling", *_OPTIMIZE)
+@step("Distilling", _OPTIMIZE)
 def distill(model: ImportedModel, params: Distill, dataset: Dataset, student_code: str = "") -> Changed:
     """See `edgewright.optimize.distill`; ``student_code`` keys the result to the sources of a student of the user's."""
     return _changed(model, params, dataset)
 
 
-@step("Decomposing layers", *_OPTIMIZE)
+@step("Decomposing layers", _OPTIMIZE)
 def decompose(model: ImportedModel, params: Decompose, dataset: Dataset) -> Changed:
     """See `edgewright.optimize.decompose`."""
     return _changed(model, params, dataset)
 
 
-@step("Fusing layers", *_OPTIMIZE)
+@step("Fusing layers", _OPTIMIZE)
 def fuse(model: ImportedModel, params: Fuse, dataset: Dataset) -> Changed:
     """See `edgewright.optimize.fuse`."""
     return _changed(model, params, dataset)

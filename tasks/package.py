@@ -11,7 +11,7 @@ from tasks.caching import step
 __all__ = ["build_bundle"]
 
 
-@step("Building the bundle", "edgewright.package", "edgewright.artifact", "edgewright_runtime", "numpy")
+@step("Building the bundle", "edgewright.package")
 def build_bundle(
     model: ImportedModel,
     dataset: Dataset,

@@ -28,14 +28,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _REBOOT_DELAYS_S = [2.0, 15.0, 30.0]
-_RUNTIMES = ("ai-edge-litert", "onnxruntime", "coremltools", "numpy")
-_CODE = ("edgewright.validate", "edgewright.measurement", "edgewright.optimize.coding", "edgewright_runtime")
-_MEASURE = (*_CODE, *_RUNTIMES)
-_EVALUATE = (
-    *_MEASURE,
-    *(f"edgewright.export.{name}" for name in ("mil_evaluator", "mil_operators", "mil_program", "mlpackage", "pixels")),
-    *("edgewright.artifact", "edgewright.child"),
-)
 
 
 def _patient(task: Task[P, R]) -> Task[P, R]:
@@ -43,7 +35,7 @@ def _patient(task: Task[P, R]) -> Task[P, R]:
     return task.with_options(retries=len(_REBOOT_DELAYS_S), retry_delay_seconds=_REBOOT_DELAYS_S)
 
 
-@step("Checking accuracy and parity on real rows", *_EVALUATE)
+@step("Checking accuracy and parity on real rows", "edgewright.validate.evaluation")
 def evaluate(
     model: ImportedModel, dataset: Dataset, exported: Exported, split: Literal["test", "validation"] = "test"
 ) -> Evaluation:
@@ -55,7 +47,7 @@ def evaluate(
         return validate.evaluate(model, dataset, exported, split=split)
 
 
-@step("Looking into the source model's own answers", *_EVALUATE)
+@step("Looking into the source model's own answers", "edgewright.validate.source_check")
 def source_doubts(model: ImportedModel, dataset: Dataset) -> tuple[str, ...]:
     """Whether the source is better than chance, and not far worse than on its training rows; see `source_check`."""
     from edgewright import validate
@@ -65,7 +57,7 @@ def source_doubts(model: ImportedModel, dataset: Dataset) -> tuple[str, ...]:
         return validate.source_doubts(model, dataset)
 
 
-@step("Weighing what travels", *_MEASURE)
+@step("Weighing what travels", "edgewright.validate.download")
 def weigh(exported: Exported) -> Footprint:
     """Bytes on disk and in transfer, and how the weights are coded; see `edgewright.validate.footprint`."""
     from edgewright import validate
@@ -74,7 +66,7 @@ def weigh(exported: Exported) -> Footprint:
 
 
 @_patient
-@step("Measuring latency and memory", *_MEASURE)
+@step("Measuring latency and memory", "edgewright.validate.performance")
 def measure(
     baseline: Exported, candidate: Exported, dataset: Dataset, device: DeviceProfile, machine: str
 ) -> Performance:
@@ -84,7 +76,7 @@ def measure(
     return validate.measure(baseline, candidate, dataset, device)
 
 
-@step("Running on an emulated Arm core", *_MEASURE)
+@step("Running on an emulated Arm core", "edgewright.validate.emulation")
 def emulate(candidate: Exported, dataset: Dataset, core: Core | Literal["haswell"]) -> tuple[Emulation, ...]:
     """Whether it runs there, agrees, and what it executes; see `edgewright.validate.emulate`."""
     from edgewright import validate
@@ -94,7 +86,7 @@ def emulate(candidate: Exported, dataset: Dataset, core: Core | Literal["haswell
         return validate.emulate(candidate, dataset, [core])
 
 
-@step("Running on a whole emulated device", *_MEASURE)
+@step("Running on a whole emulated device", "edgewright.validate.emulation")
 def emulate_device(candidate: Exported, dataset: Dataset, device: DeviceProfile) -> Emulation:
     """Whether it fits the device's memory; see `edgewright.validate.emulate_device`."""
     from edgewright import validate
@@ -115,7 +107,7 @@ def check_bundle(
     return bundle_check.check_bundle(bundle, baseline, device, quick=quick)
 
 
-@step("Judging against the budget", *_MEASURE)
+@step("Judging against the budget", "edgewright.validate.verdict")
 def judge(
     baseline: Evaluation,
     candidate: Evaluation,
@@ -134,7 +126,7 @@ def judge(
     return validate.judge(baseline, candidate, performance, *limits, emulations, notes, energy, warnings)
 
 
-@step("Judging whether the technique was worth it", *_MEASURE)
+@step("Judging whether the technique was worth it", "edgewright.validate.verdict", "edgewright.validate.causes")
 def benefit(
     baseline: Evaluation,
     candidate: Evaluation,

@@ -3,18 +3,15 @@
 import hashlib
 import json
 from collections.abc import Callable
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from edgewright.artifact import Artifact, Format
+from edgewright.code_version import code_version
 from edgewright.store import Store, replace_file
 
 __all__ = ["reuse"]
-
-_CONVERTERS = ("torch", "litert-torch", "coremltools", "onnx", "onnxruntime", "tensorflow", "keras", "tf-keras")
 
 
 def reuse(
@@ -22,8 +19,8 @@ def reuse(
 ) -> Artifact:
     """The artifact that `convert` wrote for this key before, or writes now.
 
-    The key must hold everything that decides the content; the converters' versions and this package's own code are
-    added to it. A note that is damaged, or whose artifact is gone or was changed, is not believed.
+    The key must hold everything that decides the content, but for the code that exports, which is added. A note that
+    is damaged, or whose artifact is gone or was changed, is not believed.
     """
     note = store.root / "exports" / f"{_hash(key)}.json"
     known = _noted(note)
@@ -46,20 +43,4 @@ def _noted(note: Path) -> Artifact | None:
 
 
 def _hash(key: object) -> str:
-    return hashlib.sha256(json.dumps([key, _code()]).encode()).hexdigest()
-
-
-@cache
-def _code() -> str:
-    """The versions of what computes: the converters, and the sources of this package."""
-    code = hashlib.sha256()
-    for package in _CONVERTERS:
-        try:
-            code.update(f"{package} {metadata.version(package)}\n".encode())
-        except metadata.PackageNotFoundError:
-            code.update(f"{package} absent\n".encode())
-    here = Path(__file__).parent
-    ours = [*here.glob("*.py"), *(here.parent / "intake").glob("keras_*.py"), here.parent / "optimize" / "fuse.py"]
-    for source in sorted(ours):
-        code.update(source.read_bytes())
-    return code.hexdigest()
+    return hashlib.sha256(json.dumps([key, code_version("edgewright.export")]).encode()).hexdigest()

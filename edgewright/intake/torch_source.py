@@ -52,6 +52,8 @@ class TorchSource(TensorSource):
 
     def to_onnx(self, name: str) -> "onnx.ModelProto":
         """ONNX by torch's own exporter, for a program that has no graph of tensor operations alone."""
+        import onnxscript  # noqa: F401 - what torch's exporter is written in
+
         from edgewright.intake.onnx_nodes import rename_ends
 
         try:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from edgewright_runtime.backends.tensors import check_feeds, narrowed, renamed
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError, ShortageError
 from edgewright_runtime.manifest import Kernels, TensorSpec
 from edgewright_runtime.shortage import is_shortage, shortage_or
+
+if TYPE_CHECKING:  # either is imported by its name
+    import ai_edge_litert  # noqa: F401
+    import tflite_runtime  # noqa: F401
 
 __all__ = ["LiteRTBackend"]
 

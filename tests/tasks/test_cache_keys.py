@@ -1,44 +1,27 @@
-"""A kept result is found again only while the code that made it is the same: every module that a task reaches is in its
-key, those aside that compute nothing."""
+"""A kept result is found again only while the code that made it is the same: all that a task reaches is in its key."""
 
 import ast
 import importlib.metadata
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edgewright import code_version
+from edgewright.artifact import Format
+from edgewright.export.reuse import reuse
 from edgewright.recipe import Distill
-from tasks import optimize, validate
+from edgewright.store import Store
+from tasks import optimize
 
 ROOT = Path(__file__).parents[2]
 OURS = ("edgewright", "edgewright_runtime")
-# Errors, types and where files lie: a change there changes no result, or changes what comes in by its value.
-COMPUTES_NOTHING = {
-    *(
-        f"edgewright.{name}"
-        for name in (
-            "code_version",
-            "data",
-            "errors",
-            "failures",
-            "forking",
-            "locks",
-            "measurement",
-            "profile",
-            "progress",
-            "scratch",
-            "store",
-            "yaml_values",
-        )
-    ),
-    *(
-        f"edgewright_runtime.{name}"
-        for name in ("disk", "errors", "manifest", "monitoring", "preprocessing", "strict_json")
-    ),
-}
-
 FORKS_FOR_ALL = "edgewright.forking"  # it names what others ask for
+ENTRIES = (
+    *("edgewright.export", "edgewright.optimize", "edgewright.intake", "edgewright.package"),
+    *("edgewright.validate.evaluation", "edgewright.validate.performance", "edgewright.validate.emulation"),
+)
 
 
 def source(module: str) -> Path:
@@ -47,59 +30,79 @@ def source(module: str) -> Path:
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
 
-def imported_by(module: str) -> Iterator[str]:
-    """The modules of this project that are named in an import, or as ``module:function`` of a child process."""
+def named_in(module: str) -> Iterator[str]:
+    """What its text names as ``module`` or ``module:function``, as children and servers are told of code."""
     for node in ast.walk(ast.parse(source(module).read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            for name in node.names:
-                inner = f"{node.module}.{name.name}"
-                yield inner if source(inner).exists() else node.module
-        elif isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and module != FORKS_FOR_ALL:
-            yield node.value.partition(":")[0].rstrip(".")
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = node.value.partition(":")[0]
+            if re.fullmatch(r"edgewright(_runtime)?(\.\w+)+", name) and source(name).exists():
+                yield name
 
 
-def modules(names: tuple[str, ...]) -> set[str]:
-    """The modules of the packages and modules among the names; the others are distributions."""
-    found = set()
-    for name in (n for n in names if n.partition(".")[0] in OURS):
-        assert source(name).exists(), f"{name} is not there"
-        files = source(name).parent.rglob("*.py") if source(name).name == "__init__.py" else [source(name)]
-        for file in files:
-            found.add(".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
-    return found
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_what_is_called_by_its_name_alone_is_in_the_key_too(entry):
+    """The graph of imports does not see such a call: an import for type checkers beside it tells of it."""
+    reached = {name for name in code_version._reached((entry,)) if name.partition(".")[0] in OURS}
+    assert len(reached) > 20
+    for module in reached - {FORKS_FOR_ALL}:
+        assert set(named_in(module)) <= reached, module
 
 
-def reached(start: set[str]) -> set[str]:
-    """All that those modules import, and what these import."""
-    found, queue = set(start), list(start)
-    while queue:
-        for name in imported_by(queue.pop()):
-            if name.partition(".")[0] in OURS and name not in found and source(name).exists():
-                found.add(name)
-                queue.append(name)
-    return found
+@pytest.mark.parametrize("entry", ["edgewright.export", "edgewright.intake"])
+@pytest.mark.parametrize("distribution", ["tensorflow", "keras", "torch", "onnxscript", "scikit-learn", "ml-dtypes"])
+def test_another_version_of_a_library_is_another_key(entry, distribution, monkeypatch):
+    code_version.code_version.cache_clear()
+    before, real = code_version.code_version(entry), importlib.metadata.version
+    code_version.code_version.cache_clear()
+    assert code_version.code_version(entry) == before
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99" if name == distribution else real(name))
+    code_version.code_version.cache_clear()
+    assert code_version.code_version(entry) != before
+    code_version.code_version.cache_clear()
 
 
 @pytest.mark.parametrize(
-    ("code", "start"),
+    ("entry", "module", "is_reached"),
     [
-        (optimize._EXPORT, modules(("edgewright.export",))),
-        (optimize._OPTIMIZE, {"edgewright.optimize", "edgewright.optimize.carry_out"}),
-        (validate._EVALUATE, {"edgewright.export.mil_evaluator"}),
+        ("edgewright.export", "edgewright.export.litert", True),
+        ("edgewright.export", "edgewright.export.diagnosis.finding", True),
+        ("edgewright.export", "edgewright.intake.torch_graph", True),
+        ("edgewright.export", "edgewright.cloud.app", False),
+        ("edgewright.optimize", "edgewright.optimize.training", True),
+        ("edgewright.validate.evaluation", "edgewright.export.mil_evaluator", True),
+        ("edgewright.validate.evaluation", "edgewright_runtime.backends.litert", True),
+        ("edgewright.intake", "edgewright.intake.keras_child", True),
     ],
-    ids=["export", "techniques", "accuracy of an ML Program"],
 )
-def test_every_module_that_a_task_reaches_is_in_its_key(code, start):
-    assert reached(start) - modules(code) - COMPUTES_NOTHING - set(OURS) == set()
+def test_a_changed_line_is_another_key_where_it_runs(entry, module, is_reached, tmp_path, monkeypatch):
+    code_version.code_version.cache_clear()
+    before, real = code_version.code_version(entry), code_version._source
+    changed = tmp_path / "changed.py"
+    changed.write_text(f"{source(module).read_text()}\n# changed\n")
+    monkeypatch.setattr(code_version, "_source", lambda name: changed if name == module else real(name))
+    code_version.code_version.cache_clear()
+    assert (code_version.code_version(entry) != before) == is_reached
+    code_version.code_version.cache_clear()
 
 
-def test_every_distribution_of_a_key_is_one_that_is_imported_here():
-    """A misspelt name would count as "absent" for ever."""
-    names = {*optimize._EXPORT, *optimize._OPTIMIZE, *validate._EVALUATE}
-    distributions = {name for name in names if name.partition(".")[0] not in OURS}
-    assert all(importlib.metadata.version(name) for name in distributions)
+def test_what_an_export_starts_from_is_made_anew_by_another_converter(tmp_path, monkeypatch):
+    store, made = Store(tmp_path / "store"), []
+
+    def convert(path):
+        made.append(path)
+        path.write_text(f"conversion {len(made)}")
+
+    def again():
+        return reuse(store, ("key",), convert, name="m.tflite", form=Format.TFLITE, parent=None)
+
+    first = again()
+    assert again() == first
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99" if name == "tensorflow" else real(name))
+    code_version.code_version.cache_clear()
+    assert again() != first
+    assert len(made) == 2
+    code_version.code_version.cache_clear()
 
 
 @pytest.mark.parametrize("layout", ["mine.py", "mine/__init__.py"], ids=["module", "package"])

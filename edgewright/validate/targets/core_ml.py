@@ -2,12 +2,15 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgewright.errors import UnsupportedError
 from edgewright.profile import DeviceProfile
 from edgewright.validate.targets.local import run_bench
 from edgewright_runtime.bench import BenchSpec
+
+if TYPE_CHECKING:  # started by its name
+    import edgewright.validate.core_ml_bench  # noqa: F401
 
 __all__ = ["NOT_HERE", "UNITS", "ComputeUnits", "CoreMLTarget", "is_here", "units_of"]
 
