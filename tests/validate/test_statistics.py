@@ -40,6 +40,14 @@ def test_r2_interval_needs_no_more_memory_for_more_rows(monkeypatch: pytest.Monk
     assert apart.high == pytest.approx(at_once.high, abs=0.01)
 
 
+def test_few_loads_are_widened_by_students_quantile() -> None:
+    # Two-sided 95% quantiles of Student's t in any table: 12.706 for 1 degree of freedom, 2.262 for 9.
+    for loads, quantile in ((2, 12.706), (10, 2.262)):
+        widened = quantile / 1.960 * math.sqrt(loads / (loads - 1))
+        assert statistics._small_sample_factor(loads) == pytest.approx(widened, rel=1e-3)
+    assert statistics._small_sample_factor(1) == 1.0
+
+
 def test_mcnemar_of_no_or_equal_disagreement_finds_nothing() -> None:
     assert statistics.mcnemar(0, 0) == 1.0
     assert statistics.mcnemar(5, 5) > 0.85
