@@ -99,10 +99,11 @@ class OfflineModel:
             InputRejectedError: the input does not fit the manifest.
         """
         began = time.perf_counter()
-        key = feeds_key(encode(raw, self._manifest.inputs, self._manifest.preprocessing))
+        feeds = encode(raw, self._manifest.inputs, self._manifest.preprocessing)
+        key = feeds_key(feeds)
         answer = self.cache.get(key, self._version)
         if answer is None:
-            answer = self._model.predict(raw)
+            answer = self._model.predict(raw, feeds)
             if answer.source in {"edge", "cloud"}:  # a fallback may be better next time
                 self.cache.put(key, self._version, answer)
         else:

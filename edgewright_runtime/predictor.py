@@ -66,7 +66,11 @@ class Predictor:
         Raises:
             InputRejectedError: names, shapes, types or values that do not fit the manifest.
         """
-        return self.predict_encoded(encode(raw, self.manifest.inputs, self.manifest.preprocessing))
+        return self.predict_encoded(self.encode(raw))
+
+    def encode(self, raw: Mapping[str, Any] | Rows | np.ndarray) -> dict[str, np.ndarray]:
+        """Raw rows as the model's input tensors; raises as `predict`."""
+        return encode(raw, self.manifest.inputs, self.manifest.preprocessing)
 
     def predict_encoded(self, feeds: Mapping[str, np.ndarray]) -> Prediction:
         """Answer rows that are already the model's input tensors, (N, ...) in the stored dtypes."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edgewright.package import Bundle
+from edgewright_runtime import encoding
 from edgewright_runtime.cache import AnswerCache, feeds_key
 from edgewright_runtime.cloud import Breaker, CloudClient
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, IntegrityError, RefusedError, TransportError
@@ -309,6 +310,19 @@ def offline(predictor: Predictor, outbox: Outbox, **options: Any) -> OfflineMode
 
 def logged(outbox: Outbox) -> list[dict[str, Any]]:
     return [json.loads(record.body) for record in outbox.batch()]
+
+
+def test_a_row_is_encoded_once(predictor: Predictor, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, real, encoded = offline(predictor, outbox), encoding.encode, []
+
+    def counted(*given: Any) -> Any:
+        encoded.append(1)
+        return real(*given)
+
+    monkeypatch.setattr("edgewright_runtime.offline.encode", counted)
+    monkeypatch.setattr("edgewright_runtime.predictor.encode", counted)
+    assert model.predict(ROW).source == "edge"
+    assert len(encoded) == 1
 
 
 def test_every_prediction_is_logged_cached_or_not(predictor: Predictor, outbox: Outbox) -> None:
