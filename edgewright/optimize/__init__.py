@@ -13,10 +13,10 @@ from edgewright.recipe import AnyTechnique, Quantize
 from edgewright.store import Store
 
 if TYPE_CHECKING:
-    from edgewright.optimize.carry_out import carry_out
+    from edgewright.optimize.carry_out import carry_out as apply_to_file
     from edgewright.optimize.carry_out import layer_noise as noise_of_layers
 else:
-    carry_out = deferred("edgewright.optimize.carry_out:carry_out")
+    apply_to_file = deferred("edgewright.optimize.carry_out:carry_out")
     noise_of_layers = deferred("edgewright.optimize.carry_out:layer_noise")
 
 __all__ = ["apply", "layer_noise"]
@@ -35,7 +35,7 @@ def apply(graph: Artifact, technique: AnyTechnique, dataset: Dataset, store: Sto
     with store.workspace() as scratch:
         made = scratch / "network.safetensors"
         run_in_child(
-            partial(carry_out, graph.path, technique, dataset.artifact.path, made),
+            partial(apply_to_file, graph.path, technique, dataset.artifact.path, made),
             what=f"{technique.technique} on {graph.path.name}",
             timeout_s=_TIMEOUT_S,
             writes=[scratch],
