@@ -175,7 +175,7 @@ def _function(module: str, name: str) -> Callable[..., Any]:
 def called(target: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Call ``module:function`` with arguments as JSON has them; what it returned, likewise."""
     function = _function(*target.split(":"))
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     bound = inspect.signature(function).bind(*args, **kwargs)
     for name in bound.arguments.keys() & hints.keys():
         bound.arguments[name] = TypeAdapter(hints[name]).validate_python(bound.arguments[name])

@@ -1,16 +1,21 @@
 """Recipes: an ordered list of techniques, each with its parameters. No ML framework is imported here.
 
-A technique's parameter object selects the function that carries it out (`edgewright.optimize.apply` for those that
-change the network, `edgewright.export` for those that a platform's own quantizer does).
+A technique is a class of parameters that names the function which carries it out (see `edgewright.optimize.apply`;
+those that a platform's own quantizer does, `edgewright.export` carries out). One in another distribution is registered
+by an entry point of the group ``edgewright.techniques``.
 """
 
-from typing import Annotated, Literal
+from functools import reduce
+from importlib.metadata import entry_points
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
 from edgewright.artifact import Value
+from edgewright.code_version import source_version
 from edgewright.errors import ProfileError
-from edgewright.profile import find_shipped
+from edgewright.profile import DeviceProfile, find_shipped
 from edgewright.yaml_values import read_value
 
 __all__ = [
@@ -37,7 +42,33 @@ Calibration = Literal["min_max", "percentile", "entropy", "mse"]
 
 
 class Technique(Value):
-    """Base of every technique's parameters."""
+    """Base of every technique's parameters. A subclass is one that recipes may name, by its field ``technique``.
+
+    ``title`` is what is shown while it runs; ``function``, "module:name", takes a torch graph, these parameters and
+    `edgewright.optimize.rows.TechniqueRows`, and returns the changed network: an `UnsupportedError` where it has no
+    path for it. ``removes_operations``: the network has fewer of them after it.
+    """
+
+    known: ClassVar[dict[str, type["Technique"]]] = {}
+    title: ClassVar[str]
+    function: ClassVar[str]
+    removes_operations: ClassVar[bool] = False
+
+    technique: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Register it under the one name that its field ``technique`` allows."""
+        Technique.known[cls.model_fields["technique"].default] = cls
+
+    def for_device(self, device: DeviceProfile) -> Self:
+        """The same, with what it leaves to the device decided."""
+        return self
+
+    def code(self) -> str:
+        """The version of code outside this project that it runs; empty where there is none."""
+        package = self.function.partition(":")[0].partition(".")[0]
+        return "" if package == "edgewright" else source_version(package)
 
     keep: Literal["if_useful", "always"] = Field(
         "if_useful",
@@ -47,6 +78,9 @@ class Technique(Value):
 
 class Quantize(Technique):
     """Store weights (and, for int8, activations) in fewer bits, by the platform's own quantizer."""
+
+    title: ClassVar[str] = "Quantizing"
+    function: ClassVar[str] = "edgewright.optimize.carry_out:of_the_exporter"
 
     technique: Literal["quantize"] = "quantize"
     dtype: Literal["int8", "dynamic_int8", "int4", "float16"] = Field(
@@ -103,6 +137,9 @@ class Training(Value):
 class Prune(Technique):
     """Zero the smallest weights, gradually, and train the rest. Smaller in transfer, not on disk or in time."""
 
+    title: ClassVar[str] = "Pruning weights"
+    function: ClassVar[str] = "edgewright.optimize.prune:apply"
+
     technique: Literal["prune"] = "prune"
     sparsity: float = Field(0.9, gt=0, lt=1, description="Fraction of the weights that become zero.")
     scope: str = Field(
@@ -127,6 +164,9 @@ class Prune(Technique):
 class TrainQuantization(Technique):
     """Quantization-aware training onto a uniform grid whose step is learnt, for each weight tensor."""
 
+    title: ClassVar[str] = "Training with quantized weights"
+    function: ClassVar[str] = "edgewright.optimize.train_quantization:apply"
+
     technique: Literal["train_quantization"] = "train_quantization"
     levels: int = Field(7, ge=1, le=127, description="Largest level on either side of zero: 7 is about 4 bits.")
     bias_levels: int = Field(15, ge=1, le=32767)
@@ -136,6 +176,9 @@ class TrainQuantization(Technique):
 class TrainInt8(Technique):
     """Quantization-aware training for static int8: a `quantize` after it uses the learnt scales as they are."""
 
+    title: ClassVar[str] = "Training for int8"
+    function: ClassVar[str] = "edgewright.optimize.train_int8:apply"
+
     technique: Literal["train_int8"] = "train_int8"
     training: Training = Training(epochs=5, learning_rate=1e-4)
     weight_bits: Literal["auto", 7, 8] = Field(
@@ -143,9 +186,17 @@ class TrainInt8(Technique):
         description="7: weights within -64..64, as x86 without dot products needs them; auto: as the device does.",
     )
 
+    def for_device(self, device: DeviceProfile) -> Self:
+        """With the bits of its int8."""
+        bits = device.weight_bits if self.weight_bits == "auto" else self.weight_bits
+        return self.model_copy(update={"weight_bits": bits})
+
 
 class Cluster(Technique):
     """Weight sharing: the weights of a tensor become a few shared values (a codebook)."""
+
+    title: ClassVar[str] = "Clustering weights"
+    function: ClassVar[str] = "edgewright.optimize.cluster:apply"
 
     technique: Literal["cluster"] = "cluster"
     clusters: int = Field(16, ge=2, le=4096)
@@ -165,6 +216,9 @@ class Cluster(Technique):
 class CompactWeights(Technique):
     """No training: choose each weight's level by its cost in coded bits plus its effect on the layer's output."""
 
+    title: ClassVar[str] = "Choosing weights that code short"
+    function: ClassVar[str] = "edgewright.optimize.compact_weights:apply"
+
     technique: Literal["compact_weights"] = "compact_weights"
     price: float = Field(
         1e-7, gt=0, description="Expected loss (nats; squared error for regressors) that one coded bit may save."
@@ -182,6 +236,10 @@ class CompactWeights(Technique):
 
 class Distill(Technique):
     """Train a student against the softened answers of the model as it came in."""
+
+    title: ClassVar[str] = "Distilling"
+    function: ClassVar[str] = "edgewright.optimize.distill:apply"
+    removes_operations: ClassVar[bool] = True
 
     technique: Literal["distill"] = "distill"
     student: str = Field(
@@ -203,9 +261,18 @@ class Distill(Technique):
     )
     training: Training = Training(distill=0.7)
 
+    def code(self) -> str:
+        """That of a student of the user's own."""
+        module, named, _ = self.student.partition(":")
+        return source_version(module) if named else ""
+
 
 class PruneChannels(Technique):
     """Remove whole channels, along the network's dependency graph: fewer operations, a smaller file."""
+
+    title: ClassVar[str] = "Pruning channels"
+    function: ClassVar[str] = "edgewright.optimize.prune_channels:apply"
+    removes_operations: ClassVar[bool] = True
 
     technique: Literal["prune_channels"] = "prune_channels"
     ratio: float = Field(0.5, gt=0, lt=1, description="Fraction of the target to remove.")
@@ -232,6 +299,10 @@ class PruneChannels(Technique):
 class Decompose(Technique):
     """Low rank: a layer becomes two or three thinner ones where that lowers multiply-accumulates."""
 
+    title: ClassVar[str] = "Decomposing layers"
+    function: ClassVar[str] = "edgewright.optimize.decompose:apply"
+    removes_operations: ClassVar[bool] = True
+
     technique: Literal["decompose"] = "decompose"
     rank: Literal["energy", "ratio", "search"] = Field(
         "energy",
@@ -254,22 +325,32 @@ class Decompose(Technique):
 class Fuse(Technique):
     """Fold BatchNorm into the layer before it. Exporters do it too; techniques after this one then see it folded."""
 
+    title: ClassVar[str] = "Fusing layers"
+    function: ClassVar[str] = "edgewright.optimize.fuse:apply"
+
     technique: Literal["fuse"] = "fuse"
 
 
-AnyTechnique = Annotated[
-    Quantize
-    | Prune
-    | TrainQuantization
-    | TrainInt8
-    | Cluster
-    | CompactWeights
-    | Distill
-    | PruneChannels
-    | Decompose
-    | Fuse,
-    Field(discriminator="technique"),
-]
+def _load_registered() -> None:
+    """Import the techniques of other distributions.
+
+    Raises:
+        ProfileError: one cannot be imported, or is none.
+    """
+    for entry in entry_points(group="edgewright.techniques"):
+        try:
+            found = entry.load()
+        except Exception as e:  # another's code
+            raise ProfileError(f"technique '{entry.name}' ({entry.value}) cannot be imported: {e}") from e
+        if not (isinstance(found, type) and issubclass(found, Technique)):
+            raise ProfileError(f"technique '{entry.name}' ({entry.value}) is no edgewright.recipe.Technique")
+
+
+_load_registered()
+if TYPE_CHECKING:
+    AnyTechnique = Technique
+else:
+    AnyTechnique = Annotated[reduce(or_, Technique.known.values()), Field(discriminator="technique")]
 
 
 class Recipe(Value):

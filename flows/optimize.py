@@ -96,7 +96,7 @@ def _judge(
     new = run(evaluate, after, dataset, pair[1], split="validation")
     performance = run(measure, *pair, dataset, device, machine())
     weights = (run(weigh, pair[0]), run(weigh, pair[1]))
-    verdict = run(benefit, old, new, performance, recipe, technique.technique, pair[1].precision, weights, max_size_mb)
+    verdict = run(benefit, old, new, performance, recipe, technique, pair[1].precision, weights, max_size_mb)
     # Only a recipe's first step calls what was before it by this name.
     first = ledger_entry("float32", weights[0], old, performance.baseline, kept=True)
     made = ledger_entry(technique.technique, weights[1], new, performance.candidate, kept=verdict.useful)

@@ -1,25 +1,10 @@
 """Export and each compression technique, as a parametrized task of its own."""
 
-from typing import assert_never
-
 from edgewright.artifact import Dataset, Exported, ImportedModel, LayerNoise, Precision
-from edgewright.code_version import source_version
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.optimize.search import fewest
 from edgewright.profile import DeviceProfile
-from edgewright.recipe import (
-    AnyTechnique,
-    Cluster,
-    CompactWeights,
-    Decompose,
-    Distill,
-    Fuse,
-    Prune,
-    PruneChannels,
-    Quantize,
-    TrainInt8,
-    TrainQuantization,
-)
+from edgewright.recipe import AnyTechnique, PruneChannels, Quantize
 from edgewright.result import Refusal
 from edgewright.store import Store
 from edgewright.validate.machine import machine
@@ -27,7 +12,7 @@ from edgewright.validate.verdict import accuracy_fault
 from tasks.caching import run, step
 from tasks.validate import evaluate, measure
 
-__all__ = ["compress", "export", "prune_to_latency", "quantize", "quantize_within", "sensitivity"]
+__all__ = ["compress", "export", "prune_to_latency", "quantize", "quantize_within", "sensitivity", "technique"]
 
 _EXPORT = "edgewright.export"
 _OPTIMIZE = "edgewright.optimize"
@@ -62,58 +47,19 @@ def sensitivity(model: ImportedModel, params: Quantize, dataset: Dataset) -> tup
         return Refusal(reason=str(e))
 
 
-@step("Pruning weights", _OPTIMIZE)
-def prune(model: ImportedModel, params: Prune, dataset: Dataset) -> Changed:
-    """See `edgewright.optimize.prune`."""
-    return _changed(model, params, dataset)
+@step("Applying a technique", _OPTIMIZE)
+def technique(model: ImportedModel, params: AnyTechnique, dataset: Dataset, code: str = "") -> Changed:
+    """Each technique by its parameters; see `edgewright.optimize.apply`. ``code`` keys the result to other code that
+    it runs, see `Technique.code`."""
+    from edgewright import optimize
 
-
-@step("Pruning channels", _OPTIMIZE)
-def prune_channels(model: ImportedModel, params: PruneChannels, dataset: Dataset) -> Changed:
-    """See `edgewright.optimize.prune_channels`."""
-    return _changed(model, params, dataset)
-
-
-@step("Training with quantized weights", _OPTIMIZE)
-def train_quantization(model: ImportedModel, params: TrainQuantization, dataset: Dataset) -> Changed:
-    """See `edgewright.optimize.train_quantization`."""
-    return _changed(model, params, dataset)
-
-
-@step("Training for int8", _OPTIMIZE)
-def train_int8(model: ImportedModel, params: TrainInt8, dataset: Dataset) -> Changed:
-    """See `edgewright.optimize.train_int8`."""
-    return _changed(model, params, dataset)
-
-
-@step("Clustering weights", _OPTIMIZE)
-def cluster(model: ImportedModel, params: Cluster, dataset: Dataset) -> Changed:
-    """See `edgewright.optimize.cluster`."""
-    return _changed(model, params, dataset)
-
-
-@step("Choosing weights that code short", _OPTIMIZE)
-def compact_weights(model: ImportedModel, params: CompactWeights, dataset: Dataset) -> Changed:
-    """See `edgewright.optimize.compact_weights`."""
-    return _changed(model, params, dataset)
-
-
-@step("Distilling", _OPTIMIZE)
-def distill(model: ImportedModel, params: Distill, dataset: Dataset, student_code: str = "") -> Changed:
-    """See `edgewright.optimize.distill`; ``student_code`` keys the result to the sources of a student of the user's."""
-    return _changed(model, params, dataset)
-
-
-@step("Decomposing layers", _OPTIMIZE)
-def decompose(model: ImportedModel, params: Decompose, dataset: Dataset) -> Changed:
-    """See `edgewright.optimize.decompose`."""
-    return _changed(model, params, dataset)
-
-
-@step("Fusing layers", _OPTIMIZE)
-def fuse(model: ImportedModel, params: Fuse, dataset: Dataset) -> Changed:
-    """See `edgewright.optimize.fuse`."""
-    return _changed(model, params, dataset)
+    if model.graph is None:
+        return Refusal(reason=f"the network cannot be restructured: {model.graph_refusal}")
+    try:
+        graph = optimize.apply(model.graph, params, dataset, Store())
+    except UnsupportedError as e:
+        return Refusal(reason=str(e))
+    return model.model_copy(update={"graph": graph})
 
 
 def quantize_within(
@@ -162,7 +108,7 @@ def prune_to_latency(model: ImportedModel, params: PruneChannels, dataset: Datas
         share = _SHARES[count - 1]
         training = params.training if trained else None
         asked = params.model_copy(update={"target": "operations", "ratio": share, "training": training})
-        changed = tried[count, trained] = run(prune_channels, model, asked, dataset)
+        changed = tried[count, trained] = _applied(model, asked, dataset)
         if isinstance(changed, Refusal):
             return None
         exported = run(export, changed, dataset, device, Precision.FLOAT32)
@@ -191,34 +137,18 @@ def prune_to_latency(model: ImportedModel, params: PruneChannels, dataset: Datas
 
 
 def compress(model: ImportedModel, params: AnyTechnique, dataset: Dataset, device: DeviceProfile) -> Changed:
-    """Run the task that the parameters' type selects; quantization is the export's, see `quantize`."""
-    match params:
-        case Prune():
-            return run(prune, model, params, dataset)
-        case PruneChannels(target="latency"):
-            return prune_to_latency(model, params, dataset, device)
-        case PruneChannels():
-            return run(prune_channels, model, params, dataset)
-        case TrainQuantization():
-            return run(train_quantization, model, params, dataset)
-        case TrainInt8():
-            bits = device.weight_bits if params.weight_bits == "auto" else params.weight_bits
-            return run(train_int8, model, params.model_copy(update={"weight_bits": bits}), dataset)
-        case Cluster():
-            return run(cluster, model, params, dataset)
-        case CompactWeights():
-            return run(compact_weights, model, params, dataset)
-        case Distill():
-            module, named, _ = params.student.partition(":")
-            return run(distill, model, params, dataset, source_version(module) if named else "")
-        case Decompose():
-            return run(decompose, model, params, dataset)
-        case Fuse():
-            return run(fuse, model, params, dataset)
-        case Quantize():
-            return model
-        case _:
-            assert_never(params)
+    """Run the technique that the parameters' type selects; quantization is the export's, see `quantize`."""
+    if isinstance(params, Quantize):
+        return model
+    if isinstance(params, PruneChannels) and params.target == "latency":
+        return prune_to_latency(model, params, dataset, device)
+    return _applied(model, params.for_device(device), dataset)
+
+
+def _applied(model: ImportedModel, params: AnyTechnique, dataset: Dataset) -> Changed:
+    """`technique`, shown under the technique's own name."""
+    named = technique.with_options(description=params.title, task_run_name=params.technique)
+    return run(named, model, params, dataset, params.code())
 
 
 def _exported(
@@ -249,15 +179,3 @@ def _exported(
         if precision is Precision.FLOAT32:
             raise
         return Refusal(reason=str(e))
-
-
-def _changed(model: ImportedModel, params: AnyTechnique, dataset: Dataset) -> Changed:
-    from edgewright import optimize
-
-    if model.graph is None:
-        return Refusal(reason=f"the network cannot be restructured: {model.graph_refusal}")
-    try:
-        graph = optimize.apply(model.graph, params, dataset, Store())
-    except UnsupportedError as e:
-        return Refusal(reason=str(e))
-    return model.model_copy(update={"graph": graph})

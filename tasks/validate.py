@@ -7,7 +7,7 @@ from prefect import Task
 from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
 from edgewright.measurement import Benefit, Emulation, Energy, Evaluation, Footprint, Performance, ValidationReport
 from edgewright.profile import Budget, DeviceProfile
-from edgewright.recipe import Recipe
+from edgewright.recipe import AnyTechnique, Recipe
 from edgewright.validate.bundle_check import DeviceCheck, ValidatedBundle
 from edgewright.validate.targets.arm import Core
 from tasks.caching import step
@@ -132,7 +132,7 @@ def benefit(
     candidate: Evaluation,
     performance: Performance,
     recipe: Recipe,
-    technique: str,
+    technique: AnyTechnique,
     precision: Precision,
     footprints: tuple[Footprint, Footprint],
     max_size_mb: float | None,

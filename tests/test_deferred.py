@@ -58,7 +58,7 @@ def test_both_name_the_same_functions() -> None:
 def test_each_is_there_and_its_values_go_by_json(target: str) -> None:
     module, _, name = target.partition(":")
     function: Any = getattr(importlib.import_module(module), name)
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     assert set(hints) == {*inspect.signature(function).parameters, "return"}
     for hint in hints.values():
         TypeAdapter(hint).json_schema()  # raises where there is no form in JSON

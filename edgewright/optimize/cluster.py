@@ -12,12 +12,18 @@ from torch import fx, nn
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.fuse import fuse
 from edgewright.optimize.kmeans import codebook
+from edgewright.optimize.rows import TechniqueRows
 from edgewright.optimize.training import Rows, Tensors, fit, weight_names
 from edgewright.recipe import Cluster
 
-__all__ = ["cluster"]
+__all__ = ["apply", "cluster"]
 
 Share = tuple[int, torch.Tensor]
+
+
+def apply(model: fx.GraphModule, params: Cluster, rows: TechniqueRows) -> fx.GraphModule:
+    """See `cluster`."""
+    return cluster(model, params, rows.training() if params.training else None)
 
 
 def cluster(model: fx.GraphModule, params: Cluster, rows: Rows | None) -> fx.GraphModule:

@@ -18,10 +18,11 @@ from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.fuse import fuse
+from edgewright.optimize.rows import TechniqueRows
 from edgewright.optimize.training import warped
 from edgewright.recipe import CompactWeights
 
-__all__ = ["compact_weights"]
+__all__ = ["apply", "compact_weights"]
 
 _DAMPING = 0.01
 _PASSES = 3
@@ -29,6 +30,11 @@ _COARSE_STEPS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 _POSITIONS = 20_000
 _BATCH = 500
 Layer = nn.Linear | nn.Conv2d
+
+
+def apply(model: nn.Module, params: CompactWeights, rows: TechniqueRows) -> nn.Module:
+    """See `compact_weights`."""
+    return compact_weights(model, params, rows.calibration_inputs())
 
 
 def compact_weights(model: nn.Module, params: CompactWeights, inputs: torch.Tensor) -> nn.Module:

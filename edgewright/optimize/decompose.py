@@ -7,23 +7,35 @@ child process: imports torch.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
+from edgewright.optimize.rows import TechniqueRows
 from edgewright.optimize.search import fewest
+from edgewright.optimize.selection import loses_little
 from edgewright.optimize.training import Rows, fit
 from edgewright.recipe import Decompose
 
-__all__ = ["decompose", "decompose_within"]
+__all__ = ["apply", "decompose", "decompose_within"]
 
 Layers = tuple[nn.Module, ...]
 Shape = tuple[int, int]
 _TUCKER_ITERATIONS = 3
 # Shares of the operations to remove, the most first, that a search tries.
 _RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+
+
+def apply(model: fx.GraphModule, params: Decompose, rows: TechniqueRows) -> fx.GraphModule:
+    """See `decompose`; a rank that is searched for is judged on the validation rows."""
+    training, example = rows.training() if params.training else None, rows.calibration_inputs()[:1]
+    if params.rank != "search":
+        return decompose(model, params, example, training)
+    allowed = partial(loses_little, model, rows.validation(), params.max_accuracy_drop_percent)
+    return decompose_within(model, params, example, training, allowed)
 
 
 def decompose(model: fx.GraphModule, params: Decompose, example: torch.Tensor, rows: Rows | None) -> fx.GraphModule:

@@ -12,12 +12,18 @@ from torch import fx, nn
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.optimize.hints import Hints, matched_layers
 from edgewright.optimize.prune_channels import narrowed, prune_channels
+from edgewright.optimize.rows import TechniqueRows
 from edgewright.optimize.training import Rows, fit
 from edgewright.recipe import Distill, PruneChannels
 
-__all__ = ["distill"]
+__all__ = ["apply", "distill"]
 
 _EXAMPLE_ROWS = 2  # torch.export takes a batch of 1 for a constant
+
+
+def apply(model: fx.GraphModule, params: Distill, rows: TechniqueRows) -> fx.GraphModule:
+    """See `distill`."""
+    return distill(model, params, rows.training())
 
 
 def distill(model: fx.GraphModule, params: Distill, rows: Rows | None) -> fx.GraphModule:

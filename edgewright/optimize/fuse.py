@@ -5,9 +5,17 @@ import copy
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-__all__ = ["fuse"]
+from edgewright.optimize.rows import TechniqueRows
+from edgewright.recipe import Fuse
+
+__all__ = ["apply", "fuse"]
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def apply(model: fx.GraphModule, params: Fuse, rows: TechniqueRows) -> fx.GraphModule:
+    """See `fuse`."""
+    return fuse(model)
 
 
 def fuse(model: fx.GraphModule) -> fx.GraphModule:

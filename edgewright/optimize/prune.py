@@ -13,14 +13,20 @@ import torch
 from torch import nn
 
 from edgewright.errors import UnsupportedError
+from edgewright.optimize.rows import TechniqueRows
 from edgewright.optimize.training import Rows, Tensors, fit, kept_zeros, weight_names
 from edgewright.recipe import Prune
 
-__all__ = ["prune"]
+__all__ = ["apply", "prune"]
 
 _UPDATE_EVERY = 20
 # What a held weight takes beside its place: a sign and a size.
 _SIGN_AND_SIZE_BITS = 2.5
+
+
+def apply(model: nn.Module, params: Prune, rows: TechniqueRows) -> nn.Module:
+    """See `prune`."""
+    return prune(model, params, rows.training() if params.training else None)
 
 
 def prune(model: nn.Module, params: Prune, rows: Rows | None) -> nn.Module:

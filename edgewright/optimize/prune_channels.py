@@ -15,15 +15,21 @@ import torch
 from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
+from edgewright.optimize.rows import TechniqueRows
 from edgewright.optimize.training import Rows, class_logits, fit
 from edgewright.recipe import PruneChannels
 
-__all__ = ["multiply_accumulates", "narrowed", "prune_channels"]
+__all__ = ["apply", "multiply_accumulates", "narrowed", "prune_channels"]
 
 _TAYLOR_ROWS = 512
 # Gradients are taken anew once less than this share of the cost is left. Within a layer they hold for a while; ranked
 # across layers they do not: by gradients 3% old, the recipe `distill` loses the demo's network its accuracy.
 _SAME_NETWORK = {"global": 1.0, "layer": 0.97}
+
+
+def apply(model: fx.GraphModule, params: PruneChannels, rows: TechniqueRows) -> fx.GraphModule:
+    """See `prune_channels`."""
+    return prune_channels(model, params, rows.training())
 
 
 def prune_channels(model: fx.GraphModule, params: PruneChannels, rows: Rows | None) -> fx.GraphModule:

@@ -8,7 +8,26 @@ import torch
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.training import Rows
 
-__all__ = ["calibration_inputs", "training_rows", "validation_rows"]
+__all__ = ["TechniqueRows", "calibration_inputs", "training_rows", "validation_rows"]
+
+
+class TechniqueRows:
+    """The rows of a dataset file that a technique may ask for; each raises as the function of its name here."""
+
+    def __init__(self, dataset: Path) -> None:
+        self._dataset = dataset
+
+    def training(self) -> Rows | None:
+        """To train with, (N, ...) and targets (N,); None where there are none."""
+        return training_rows(self._dataset)
+
+    def validation(self) -> Rows:
+        """To choose by."""
+        return validation_rows(self._dataset)
+
+    def calibration_inputs(self) -> torch.Tensor:
+        """Inputs without labels, (N, ...)."""
+        return calibration_inputs(self._dataset)
 
 
 def training_rows(dataset: Path) -> Rows | None:

@@ -17,11 +17,12 @@ from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.fuse import fuse
+from edgewright.optimize.rows import TechniqueRows
 from edgewright.optimize.sensitivity import input_ranges
 from edgewright.optimize.training import Rows, Tensors, fit, kept_zeros, weight_names
 from edgewright.recipe import TrainInt8
 
-__all__ = ["INPUT_RANGES", "train_int8"]
+__all__ = ["INPUT_RANGES", "apply", "train_int8"]
 
 INPUT_RANGES = "input_ranges"
 """Key in `GraphModule.meta`: {layer: (step, zero point of 0..255)} of each layer's input."""
@@ -37,6 +38,11 @@ _SAME_SCALE_FUNCTIONS: set[Any] = {
     *(torch.flatten, torch.reshape, torch.transpose, torch.permute, torch.squeeze, torch.unsqueeze),
     *(nn.functional.max_pool2d, nn.functional.avg_pool2d, nn.functional.adaptive_avg_pool2d),
 }
+
+
+def apply(model: fx.GraphModule, params: TrainInt8, rows: TechniqueRows) -> fx.GraphModule:
+    """See `train_int8`."""
+    return train_int8(model, params, rows.training())
 
 
 def train_int8(model: fx.GraphModule, params: TrainInt8, rows: Rows | None) -> fx.GraphModule:

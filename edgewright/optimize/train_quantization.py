@@ -11,12 +11,18 @@ from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.fuse import fuse
+from edgewright.optimize.rows import TechniqueRows
 from edgewright.optimize.training import Rows, Tensors, fit, kept_zeros, weight_names
 from edgewright.recipe import TrainQuantization
 
-__all__ = ["train_quantization"]
+__all__ = ["apply", "train_quantization"]
 
 _GRID_CANDIDATES = 64
+
+
+def apply(model: nn.Module, params: TrainQuantization, rows: TechniqueRows) -> nn.Module:
+    """See `train_quantization`."""
+    return train_quantization(model, params, rows.training())
 
 
 def train_quantization(model: nn.Module, params: TrainQuantization, rows: Rows | None) -> nn.Module:

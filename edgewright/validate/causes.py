@@ -2,11 +2,10 @@
 
 from edgewright.artifact import Precision
 from edgewright.measurement import Footprint, Performance
+from edgewright.recipe import Technique
 
 __all__ = ["causes"]
 
-# They leave fewer multiply-accumulates where they leave fewer weights; the files tell the weights only.
-_SMALLER_NETWORK = {"prune_channels", "decompose", "distill"}
 _INT8 = {Precision.INT8, Precision.DYNAMIC_INT8}
 # Shares below which nothing has changed that needs a reason.
 _NOTABLE = 0.05
@@ -14,9 +13,9 @@ _SAME_SIZE = 0.01
 
 
 def causes(
-    technique: str, precision: Precision, before: Footprint, after: Footprint, performance: Performance
+    technique: Technique, precision: Precision, before: Footprint, after: Footprint, performance: Performance
 ) -> tuple[str, ...]:
-    """Each reason in a few words; ``technique`` is its name in the recipe, ``precision`` that of its result."""
+    """Each reason in a few words; ``precision`` is that of the technique's result."""
     timed = performance.verdict != "not measured"
     found = []
     zeros_before, zeros_after = (1 - (weights.non_zero_fraction or 0) for weights in (before, after))
@@ -28,6 +27,7 @@ def causes(
     if precision in _INT8 and performance.verdict == "slower":
         found.append(f"{precision.value} is slower than the weights before it on this processor")
     share = after.weights / before.weights if before.weights else 1.0
-    if technique in _SMALLER_NETWORK and share < 1 - _NOTABLE and timed and performance.verdict != "faster":
+    # Fewer multiply-accumulates where there are fewer weights; the files tell the weights only.
+    if technique.removes_operations and share < 1 - _NOTABLE and timed and performance.verdict != "faster":
         found.append(f"a smaller network (weights x{share:.2f}) did not lower latency: at this size other costs lead")
     return tuple(found)

@@ -107,7 +107,7 @@ def test_the_device_decides_the_bits_that_are_trained(monkeypatch):
     from tasks import optimize
 
     asked = []
-    monkeypatch.setattr(optimize, "run", lambda step, model, params, dataset: asked.append(params.weight_bits))
+    monkeypatch.setattr(optimize, "run", lambda step, model, params, *_: asked.append(params.weight_bits))
     for device in ("generic_edge_device", "raspberry_pi_5", "pixel_8"):
         optimize.compress(None, TrainInt8(), None, load_device(device))
     optimize.compress(None, TrainInt8(weight_bits=7), None, load_device("pixel_8"))

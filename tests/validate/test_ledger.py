@@ -5,6 +5,7 @@ import pytest
 
 from edgewright.artifact import Precision
 from edgewright.measurement import Accuracy, Footprint, Interval, Latency, LedgerEntry
+from edgewright.recipe import Distill, Prune, PruneChannels, Quantize
 from edgewright.validate import charts
 from edgewright.validate.causes import causes
 from edgewright.validate.download import footprint
@@ -84,23 +85,23 @@ def test_a_file_s_footprint_is_counted_in_the_file(tmp_path: Path) -> None:
 
 def test_dense_zeros_are_named() -> None:
     same = performance(cost(4096, 3000), cost(4096, 1000))
-    (said,) = causes("prune", Precision.FLOAT32, weight(3000), weight(1000, non_zero=100), same)
+    (said,) = causes(Prune(), Precision.FLOAT32, weight(3000), weight(1000, non_zero=100), same)
     assert said.startswith("90% of the weights are zero, and the format stores a zero like any value")
-    assert causes("prune", Precision.FLOAT32, weight(3000), weight(1000, non_zero=100, size=900), same) == ()
+    assert causes(Prune(), Precision.FLOAT32, weight(3000), weight(1000, non_zero=100, size=900), same) == ()
 
 
 def test_int8_that_is_slower_here_is_named() -> None:
     slower = performance(cost(4096, 3000), cost(1024, 1000), "slower")
-    assert causes("quantize", Precision.INT8, weight(3000), weight(1000), slower) == (
+    assert causes(Quantize(), Precision.INT8, weight(3000), weight(1000), slower) == (
         "int8 is slower than the weights before it on this processor",
     )
     faster = slower.model_copy(update={"verdict": "faster", "ratio": Interval(value=0.5, low=0.4, high=0.6)})
-    assert causes("quantize", Precision.INT8, weight(3000), weight(1000), faster) == ()
+    assert causes(Quantize(), Precision.INT8, weight(3000), weight(1000), faster) == ()
 
 
 def test_a_smaller_network_that_is_not_faster_is_named() -> None:
     same = performance(cost(4096, 3000), cost(2048, 1500))
-    (said,) = causes("prune_channels", Precision.FLOAT32, weight(3000), weight(1500, weights=500, non_zero=500), same)
+    (said,) = causes(PruneChannels(), Precision.FLOAT32, weight(3000), weight(1500, weights=500, non_zero=500), same)
     assert "weights x0.50" in said
     # A student of its teacher's shape has no fewer operations.
-    assert causes("distill", Precision.FLOAT32, weight(3000), weight(3000), same) == ()
+    assert causes(Distill(), Precision.FLOAT32, weight(3000), weight(3000), same) == ()
