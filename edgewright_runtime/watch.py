@@ -61,7 +61,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Issue:
-    """A limit that has been missed for several windows. ``severity`` is critical from half as far again; too low an
+    """A limit that has been missed for several windows. ``severity`` is critical beyond half as far again; too low an
     accuracy always is.
     """
 
@@ -137,7 +137,8 @@ class Watch:
                 continue
             state = self._states.setdefault(figure.kind, _State())
             self._count(state, figure, figure.value, figure.limit)
-            state.issue = Issue(figure.kind, _severity(figure), figure.value, figure.limit)
+            severity = _severity(figure, figure.value, figure.limit)
+            state.issue = Issue(figure.kind, severity, figure.value, figure.limit)
         return self.issues()
 
     def _figures(self, window: TelemetryRecord) -> Iterable[_Figure]:
@@ -189,10 +190,7 @@ class Watch:
             state.raised = False
 
 
-def _severity(figure: _Figure) -> str:
-    value, limit = figure.value, figure.limit
-    if value is None or limit is None:
-        raise ValueError("a figure without value or limit has no severity")
+def _severity(figure: _Figure, value: float, limit: float) -> str:
     far = value < limit / 1.5 if figure.below else value > limit * 1.5
     return "critical" if far or figure.kind == "low_accuracy" else "warning"
 

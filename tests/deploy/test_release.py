@@ -4,11 +4,12 @@ import lzma
 import multiprocessing
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from edgewright.deploy import Release, current_release, publish, rollback
 from edgewright.deploy.repository import ReleaseRepository
@@ -144,6 +145,18 @@ def test_half_written_blob_is_written_again(tmp_path: Path, table_bundle: Bundle
     publish(table_bundle, str(tmp_path / "cut"), "stable")
 
     assert half.read_bytes() == blobs[0].read_bytes()
+
+
+def test_blob_that_is_whole_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, digest = ReleaseRepository(str(tmp_path)), hashlib.sha256(b"content").hexdigest()
+    files.keep("blobs/one", b"content", digest)
+    said: list[Event] = []
+
+    monkeypatch.setattr(ReleaseRepository, "write", lambda *_: pytest.fail("written again"))
+    with progress.listening(said.append):
+        files.keep("blobs/one", b"content", digest)
+
+    assert said == []
 
 
 def _blobs(repository: Path) -> list[Path]:
@@ -307,6 +320,62 @@ def test_publisher_that_fails_releases_its_claim(table_bundle: Bundle, monkeypat
         assert publish(table_bundle, url, "stable").version == 1
     finally:
         fsspec.filesystem("memory").rm("/edgewright-test-failing", recursive=True)
+
+
+@pytest.fixture
+def remote() -> Iterator[str]:
+    """An address below which nothing is there yet, in a store that is not on local disk."""
+    yield "memory://edgewright-test-remote"
+    memory = fsspec.filesystem("memory")
+    if memory.exists("/edgewright-test-remote"):
+        memory.rm("/edgewright-test-remote", recursive=True)
+
+
+def test_remote_store_that_has_folders_gets_them(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe_file = MemoryFileSystem.pipe_file
+
+    def into_a_folder(self: MemoryFileSystem, path: str, value: bytes, **how: str) -> None:
+        if not self.isdir(self._parent(path)):  # as over SFTP
+            raise FileNotFoundError(path)
+        pipe_file(self, path, value, **how)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", into_a_folder)
+    files = ReleaseRepository(remote)
+    with files.exclusive():
+        files.write("channels/one.json", b"{}")
+
+    assert files.read("channels/one.json") == b"{}"
+
+
+def test_claim_that_another_releases_while_it_is_refused_is_no_fault_of_the_store(
+    remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taken(*_: object, **__: object) -> None:
+        raise FileExistsError
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", taken)
+
+    with (
+        pytest.raises(TransientError, match="another publisher is at work; try again later"),
+        ReleaseRepository(remote).exclusive(),
+    ):
+        pytest.fail("claimed")
+
+
+def test_claim_that_another_overwrites_is_the_others(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a store whose creation of a file is not one step, the last of two publishers has it."""
+    pipe_file, other = MemoryFileSystem.pipe_file, b'{"owner": "another", "since_s": 0}'
+
+    def both(self: MemoryFileSystem, path: str, value: bytes, **how: str) -> None:
+        pipe_file(self, path, value, **how)
+        pipe_file(self, path, other)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", both)
+    files = ReleaseRepository(remote)
+
+    with pytest.raises(TransientError, match="another publisher is at work since"), files.exclusive():
+        pytest.fail("claimed")
+    assert files.read("publishing.lock") == other
 
 
 @pytest.mark.parametrize("channel", ["", "../up", "Stable", "a" * 65])

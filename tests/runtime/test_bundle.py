@@ -1,10 +1,12 @@
+import errno
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
 from edgewright_runtime.bundle import check_file, file_digest
-from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.errors import IntegrityError, ShortageError
 from edgewright_runtime.manifest import FileEntry
 
 CONTENT = b"weights"
@@ -41,3 +43,15 @@ def test_digest_is_of_all_blocks(file: Path) -> None:
     content = bytes(3 << 20) + b"end"
     file.write_bytes(content)
     assert file_digest(file) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(("code", "kind"), [(errno.EIO, IntegrityError), (errno.EMFILE, ShortageError)])
+def test_file_that_cannot_be_read_is_at_fault_unless_files_are_short(
+    file: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[Exception]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(kind, match=r"model\.onnx: cannot be read"):
+        check_file(file, ENTRY)

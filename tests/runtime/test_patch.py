@@ -22,7 +22,14 @@ from edgewright_runtime.bundle import open_bundle
 from edgewright_runtime.errors import BackendUnavailableError, IntegrityError
 from edgewright_runtime.installation import Installation
 from edgewright_runtime.manifest import Column
-from edgewright_runtime.patch import MAX_PATCHED_BYTES, TENSOR_MAGIC, _from_difference, apply_patch, to_difference
+from edgewright_runtime.patch import (
+    MAX_PATCHED_BYTES,
+    TENSOR_MAGIC,
+    _from_difference,
+    _unpacked,
+    apply_patch,
+    to_difference,
+)
 from edgewright_runtime.predictor import Predictor
 from edgewright_runtime.release import parse_release
 from edgewright_runtime.updater import Outcome, Updater
@@ -239,6 +246,7 @@ def bsdiff(control: list[tuple[int, int, int]], diff: bytes, extra: bytes, size:
         ("tensor", b""),
         ("tensor", b"not xz"),
         ("tensor", lzma.compress(b"something else")),
+        ("tensor", lzma.compress(TENSOR_MAGIC + b"\0\0")),
         ("tensor", lzma.compress(TENSOR_MAGIC + struct.pack("<I", 1 << 31))),
         ("tensor", lzma.compress(b"\0" * (64 << 20))),
         ("tensor", tensor_patch({"kind": "copy", "at": 0, "bytes": 1 << 40})),
@@ -247,6 +255,7 @@ def bsdiff(control: list[tuple[int, int, int]], diff: bytes, extra: bytes, size:
         ("tensor", tensor_patch({"kind": "new", "bytes": 20}, body=b"short")),
         ("tensor", tensor_patch({"kind": "new", "bytes": 20}, body=b"x" * 21)),
         ("tensor", tensor_patch({"kind": "float", "at": 0, "bytes": 20, "width": 3}, body=b"x" * 20)),
+        ("tensor", tensor_patch({"kind": "float", "at": 0, "bytes": 20, "width": 4}, body=b"x" * 16)),
         ("tensor", tensor_patch({"kind": "surprise", "bytes": 20})),
         ("tensor", tensor_patch({"kind": "copy", "at": 0, "bytes": 19})),
         ("tensor", tensor_patch()),
@@ -266,6 +275,26 @@ def bsdiff(control: list[tuple[int, int, int]], diff: bytes, extra: bytes, size:
 def test_hostile_patch_is_an_integrity_error(codec: str, patch: bytes) -> None:
     with pytest.raises(IntegrityError):
         apply_patch(codec, b"b" * 100, patch, 20)
+
+
+def test_patch_whose_stream_is_damaged_or_cut_off_says_so() -> None:
+    whole = tensor_patch({"kind": "new", "bytes": 20}, body=b"x" * 20)
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+
+    assert apply_patch("tensor", b"", whole, 20) == b"x" * 20
+    with pytest.raises(IntegrityError, match="not a valid xz stream"):
+        apply_patch("tensor", b"", bytes(damaged), 20)
+    with pytest.raises(IntegrityError, match="cut off"):  # all that is packed is there, the stream's end is not
+        apply_patch("tensor", b"", whole[:-1], 20)
+
+
+@pytest.mark.parametrize("at_most", [0, 50])
+def test_stream_unpacks_to_as_much_as_is_allowed_and_to_no_byte_more(at_most: int) -> None:
+    assert _unpacked(lzma.compress(b"x" * at_most), at_most) == b"x" * at_most
+    for more in (1, 2, 1000):
+        with pytest.raises(IntegrityError, match="unpacks to more"):
+            _unpacked(lzma.compress(b"x" * (at_most + more)), at_most)
 
 
 _STEPS = """
@@ -309,6 +338,12 @@ def test_patch_to_too_much_is_refused_before_anything_is_done() -> None:
         apply_patch("tensor", b"", b"", MAX_PATCHED_BYTES + 1)
     with pytest.raises(BackendUnavailableError, match="known: tensor"):
         apply_patch("magic", b"", b"", 1)
+
+
+def test_patch_to_as_much_as_is_patched_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgewright_runtime.patch.MAX_PATCHED_BYTES", 20)
+
+    assert apply_patch("tensor", b"", tensor_patch({"kind": "new", "bytes": 20}, body=b"x" * 20), 20) == b"x" * 20
 
 
 def test_bsdiff_reads_outside_the_old_file_as_zero() -> None:

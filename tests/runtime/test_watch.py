@@ -49,6 +49,46 @@ def test_an_issue_at_its_limit_does_not_flicker() -> None:
     assert states == [True] * 8 + [False]
 
 
+# Limits of which the margin is a whole number: 72 degrees, 20 percent.
+EXACT = Limits(temperature_c=80, battery_percent=18)
+
+
+def hot(degrees: float) -> Reading:
+    return Reading(temperature_c=degrees)
+
+
+def low(percent: float) -> Reading:
+    return Reading(battery_percent=percent, on_mains=False)
+
+
+@pytest.mark.parametrize(("at", "beyond"), [(hot(80), hot(80.1)), (low(18), low(17.9))])
+def test_a_figure_at_its_limit_is_not_bad_one_beyond_it_is(at: Reading, beyond: Reading) -> None:
+    watch = Watch(EXACT, Monitoring())
+
+    assert [len(watch.judge_machine(reading)) for reading in (at, at, beyond, beyond)] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(("bad", "at", "past"), [(hot(81), hot(72), hot(71.9)), (low(17), low(20), low(20.1))])
+def test_a_figure_at_the_margin_does_not_end_its_issue_one_past_it_does(
+    bad: Reading, at: Reading, past: Reading
+) -> None:
+    watch = Watch(EXACT, Monitoring())
+    for _ in range(2):
+        watch.judge_machine(bad)
+
+    assert [len(watch.judge_machine(reading)) for reading in (at, at, at, past, past, past)] == [1, 1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(("half_again", "more"), [(hot(120), hot(120.1)), (low(12), low(11.9))])
+def test_an_issue_is_critical_beyond_half_as_far_again(half_again: Reading, more: Reading) -> None:
+    watch = Watch(EXACT, Monitoring())
+    watch.judge_machine(half_again)
+
+    severities = [issue.severity for reading in (half_again, more) for issue in watch.judge_machine(reading)]
+
+    assert severities == ["warning", "critical"]
+
+
 @pytest.mark.parametrize(
     ("bad", "reading", "kind"),
     [
@@ -124,9 +164,8 @@ def test_few_labels_raise_nothing_and_accuracy_can_recover() -> None:
     for _ in range(2):
         (issue,) = watch.judge_model(window(labelled=100, correct=60)) or [None]
     assert (issue.kind, issue.severity) == ("low_accuracy", "critical")
-    for _ in range(3):
-        standing = watch.judge_model(window(labelled=100, correct=90))
-    assert standing == []
+    standing = [bool(watch.judge_model(window(labelled=100, correct=90))) for _ in range(3)]
+    assert standing == [True, True, False]
 
 
 def test_chance_is_no_drift_and_a_real_one_is_found() -> None:
