@@ -98,7 +98,12 @@ TARGETS = (
             "Installation.keep_beside",
             "Installation._raise_highest",
         ),
-        ("tests/runtime/test_updater.py", "tests/runtime/test_registry.py", "tests/runtime/test_shortage.py"),
+        (
+            "tests/runtime/test_installation.py",
+            "tests/runtime/test_updater.py",
+            "tests/runtime/test_registry.py",
+            "tests/runtime/test_shortage.py",
+        ),
     ),
     Target(
         "rollback",

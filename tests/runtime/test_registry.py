@@ -1,4 +1,7 @@
+import errno
+import fcntl
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from edgewright_runtime.installation import Installation
 from edgewright_runtime.registry import Constraints, Registry
 from edgewright_runtime.updater import Updater
 from tests.bundles import report, table_parts
+from tests.runtime.small_releases import BUNDLE_BYTES, LINE, keep, release_of
 
 PLENTY = 1 << 30
 
@@ -40,6 +44,7 @@ def registry(device: Path) -> Registry:
     [
         (Constraints(), "churn.edge_device.fast.1"),
         (Constraints(max_latency_ms=2), "churn.edge_device.rough.1"),
+        (Constraints(max_latency_ms=3), "churn.edge_device.fast.1"),  # what it takes, and no more
         (Constraints(max_memory_mb=35), "churn.edge_device.fast.1"),
         (Constraints(max_memory_mb=5), "churn.edge_device.rough.1"),
         (Constraints(runtimes=frozenset({"onnxruntime"})), "churn.edge_device.fast.1"),
@@ -139,3 +144,70 @@ def test_release_that_names_no_bundle_is_swept_and_stops_nothing(
 
     assert Updater(repository, "stable", root).update().status == "installed"
     assert Installation(root).names() == ["churn.edge_device.stable.3", "churn.edge_device.stable.4"]
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> Installation:
+    """Four releases; the first two share a bundle, and the last is the current one, with none before it."""
+    installation = Installation(tmp_path / "device")
+    for version in (1, 2, 3):
+        keep(installation, release_of(version, "shared" if version < 3 else ""), beside=True)
+    keep(installation, release_of(4))
+    return installation
+
+
+def _bundle(installation: Installation, content: str) -> Path:
+    return installation.bundle_folder(release_of(1, content).manifest.sha256)
+
+
+@pytest.mark.parametrize(
+    ("bundles", "left"), [(3, [1, 2, 3, 4]), (2, [3, 4]), (1, [4])], ids=["all three fit", "two", "one"]
+)
+def test_no_more_is_deleted_than_the_quota_asks_for(four: Installation, bundles: int, left: list[int]) -> None:
+    """A release whose bundle another one has goes, too, but makes no room."""
+    before = four.names()
+
+    removed = Registry(four).collect(quota_bytes=bundles * BUNDLE_BYTES)
+
+    assert four.names() == [f"{LINE}.{version}" for version in left]
+    assert removed == [name for name in before if name not in four.names()]
+    assert len(list((four.root / "bundles").iterdir())) == bundles
+
+
+def _failing(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refused(_: Path) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("edgewright_runtime.registry.open_lock", refused)
+
+
+def test_bundle_whose_lease_cannot_be_asked_for_stays(four: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(four)
+    _failing(monkeypatch, errno.EACCES)
+
+    assert registry.collect() == [f"{LINE}.1"]  # its bundle is the second one's, too
+    assert four.names() == [f"{LINE}.2", f"{LINE}.3", f"{LINE}.4"]
+    assert _bundle(four, "shared").is_dir()
+
+
+def test_want_of_descriptors_is_no_lease_that_another_holds(
+    four: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(four)
+    _failing(monkeypatch, errno.EMFILE)
+
+    with pytest.raises(OSError, match="Too many open files"):
+        registry.collect()
+
+
+def test_deleted_bundle_can_be_installed_and_held_again(four: Installation) -> None:
+    registry = Registry(four)
+    registry.collect()
+    keep(four, release_of(3), beside=True)
+
+    # As `in_use` does, but without waiting for the lease.
+    lease = os.open(four.root / "leases" / _bundle(four, "3").name, os.O_RDWR)
+    try:
+        fcntl.flock(lease, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    finally:
+        os.close(lease)
