@@ -70,12 +70,13 @@ def _run(tree: Tree, target: Target, last: dict[str, Any] | None) -> dict[str, A
         print({"survived": "S", "timed out": "T"}.get(verdict, "."), end="", file=sys.stderr, flush=True)
         if verdict == "survived":
             survivors.append(mutant)
-    before = last or {"killed": 0, "timed_out": 0, "seconds": 0}
+    before = last or {"timed_out": 0, "seconds": 0}
+    timed_out = before["timed_out"] + verdicts["timed out"]
     return {
         "guard": target.guard,
         "mutants": len(mutants),
-        "killed": before["killed"] + verdicts["killed"],
-        "timed_out": before["timed_out"] + verdicts["timed out"],
+        "killed": len(mutants) - timed_out - len(survivors),
+        "timed_out": timed_out,
         "survived": [_survivor(mutant) for mutant in survivors],
         "seconds": before["seconds"] + round(time.monotonic() - began),
     }
