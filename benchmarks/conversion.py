@@ -172,7 +172,7 @@ def _graph(model: ImportedModel) -> Artifact:
 
 
 def _imported(name: str, folder: Path) -> tuple[ImportedModel, Dataset, Store]:
-    """The network through the door: ONNX, then the importer's graph; random rows to calibrate with."""
+    """The network through intake: ONNX, then the importer's graph; random rows to calibrate with."""
     store = Store(folder / "store")
     saved, graph, data = folder / f"{name}.onnx", folder / f"{name}.graph", folder / "data.npz"
     run_in_child(

@@ -74,8 +74,8 @@ def plain(demo: Path) -> dict[str, float]:
             model, dataset, kept, report, device, store, monitoring=monitor.MonitoringPlan().with_limits_of(report)
         )
         release = deploy.publish(bundle, str(home() / "releases"), platform)
-        promise = deploy.current_promise(release.repository, release.channel)
-        monitor.check_health(monitor.read_telemetry([]), promise.plan, promise.report)
+        baseline = deploy.current_baseline(release.repository, release.channel)
+        monitor.check_health(monitor.read_telemetry([]), baseline.plan, baseline.report)
     return {"seconds": time.perf_counter() - began}
 
 

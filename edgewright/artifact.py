@@ -87,7 +87,7 @@ class Dataset(Value):
 
 
 class ImportedModel(Value):
-    """A source model after the door: what it became inside, and what its tensors mean.
+    """A source model after intake: what it became inside, and what its tensors mean.
 
     ``graph`` is the torch graph: a PyTorch program itself, or what the importer made of ``onnx``, which every other
     source passes through. It is None where the model holds an operator without a place there; ``graph_refusal`` then
@@ -120,14 +120,14 @@ class ImportedModel(Value):
     def inside(self) -> Artifact | None:
         """The file that stands for the model in comparisons: ONNX as it was imported, or the torch graph.
 
-        The door compared it with the source in its own framework; once a technique changed the network, it is the
+        Intake compared it with the source in its own framework; once a technique changed the network, it is the
         changed graph. Where there is neither, the source's own answers in the dataset are what counts.
         """
         return self.onnx if self.is_untouched and self.onnx is not None else self.graph
 
 
 class Intake(Value):
-    """What comes through the door: the model, and real data encoded as its inputs."""
+    """What comes through intake: the model, and real data encoded as its inputs."""
 
     model: ImportedModel
     dataset: Dataset

@@ -46,7 +46,7 @@ class Frameworks(StrEnum):
 
 
 _TORCH = (
-    *("numpy", "torch", "torch.export", "onnx", "edgewright.intake.door", "edgewright.optimize.carry_out"),
+    *("numpy", "torch", "torch.export", "onnx", "edgewright.intake.child", "edgewright.optimize.child"),
     *("edgewright.validate.graph_answers", "torch.export._trace?", "torch.export.pt2_archive._package?"),
     *("torch.onnx._internal.exporter._core?", "torch.onnx._internal.exporter._torchlib.ops?"),
 )
@@ -68,7 +68,7 @@ _OF_MODULE = {
     "edgewright.export.onnx_runtime": Frameworks.TORCH,
     "edgewright.export.parity_check": Frameworks.TORCH,
     "edgewright.export.tensorflow_lite": Frameworks.TENSORFLOW,
-    "edgewright.optimize.carry_out": Frameworks.TORCH,
+    "edgewright.optimize.child": Frameworks.TORCH,
     "edgewright.package.golden": Frameworks.TORCH,
     "edgewright.validate.graph_answers": Frameworks.TORCH,
     "edgewright.validate.ml_program": Frameworks.TORCH,

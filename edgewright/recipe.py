@@ -80,7 +80,7 @@ class Quantize(Technique):
     """Store weights (and, for int8, activations) in fewer bits, by the platform's own quantizer."""
 
     title: ClassVar[str] = "Quantizing"
-    function: ClassVar[str] = "edgewright.optimize.carry_out:of_the_exporter"
+    function: ClassVar[str] = "edgewright.optimize.child:of_the_exporter"
 
     technique: Literal["quantize"] = "quantize"
     dtype: Literal["int8", "dynamic_int8", "int4", "float16"] = Field(
@@ -216,7 +216,7 @@ class Cluster(Technique):
 class CompactWeights(Technique):
     """No training: choose each weight's level by its cost in coded bits plus its effect on the layer's output."""
 
-    title: ClassVar[str] = "Choosing weights that code short"
+    title: ClassVar[str] = "Rate-distortion quantization"
     function: ClassVar[str] = "edgewright.optimize.compact_weights:apply"
 
     technique: Literal["compact_weights"] = "compact_weights"

@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
-from edgewright.deploy import current_promise
+from edgewright.deploy import current_baseline
 from edgewright.errors import TrackingUnavailableError
 from edgewright.monitor import Health
 from edgewright.profile import Platform
@@ -43,15 +43,15 @@ def monitor(
         model: Name of the model, where the channel has several.
         platform: Its platform, where the channel has several.
     """
-    promise = current_promise(repository or str(home() / "releases"), channel, model=model, platform=platform)
-    line = promise.release.line
-    health = run(check_release, promise, telemetry or home() / "telemetry", database)
+    baseline = current_baseline(repository or str(home() / "releases"), channel, model=model, platform=platform)
+    line = baseline.release.line
+    health = run(check_release, baseline, telemetry or home() / "telemetry", database)
     if health.issues:
         rows = [issue.model_dump(mode="json") for issue in health.issues]
         create_table_artifact(key=f"issues-{re.sub('[._]', '-', line)}", table=rows, description="Issues in the field")
         get_run_logger().warning("%d issues of %s: %s", len(rows), line, health.issues[0].message)
     if health.windows:
-        _track(health, promise.release.version, line)
+        _track(health, baseline.release.version, line)
     return health
 
 

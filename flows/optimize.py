@@ -1,4 +1,4 @@
-"""Stage one: the model through the door, exported as it is, then each technique of the recipe, kept if it is useful."""
+"""Stage one: the model through intake, exported as it is, then each technique of the recipe, kept if it is useful."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from prefect import flow
 from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
 from edgewright.data import DataSpec
 from edgewright.errors import UnsupportedError
-from edgewright.intake import belongings
+from edgewright.intake import companion_files
 from edgewright.measurement import Benefit, LedgerEntry
 from edgewright.profile import DeviceProfile
 from edgewright.recipe import AnyTechnique, Quantize, Recipe
@@ -33,7 +33,7 @@ def optimize(
     max_size_mb: float | None = None,
 ) -> Optimization:
     """Every technique is exported and judged on the validation rows; the test rows are not looked at here."""
-    taken = run(take_in, model, data, *belongings(model))
+    taken = run(take_in, model, data, *companion_files(model))
     # A kept result may be of the same file under another name.
     imported = taken.model.model_copy(update={"name": name or model.stem})
     dataset, precision = taken.dataset, Precision.FLOAT32

@@ -1,4 +1,4 @@
-"""The door, as a task."""
+"""Intake, as a task."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ __all__ = ["take_in"]
 def take_in(model: Path, data: DataSpec, files: tuple[Path, ...] = (), code: str = "") -> Intake:
     """Turn a trained model into ONNX and a torch graph, and split its data; see `edgewright.intake.take_in`.
 
-    ``files`` and ``code`` key the result to what belongs to the model; see `edgewright.intake.belongings`.
+    ``files`` and ``code`` key the result to what belongs to the model; see `edgewright.intake.companion_files`.
     """
     from edgewright import intake
 

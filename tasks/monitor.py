@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edgewright.deploy import Promise
+from edgewright.deploy import ReleaseBaseline
 from edgewright.monitor import Health
 from tasks.caching import step
 
@@ -10,9 +10,9 @@ __all__ = ["check_release"]
 
 
 @step("Reading device telemetry")
-def check_release(promise: Promise, telemetry: Path, database: str | None = None) -> Health:
+def check_release(baseline: ReleaseBaseline, telemetry: Path, database: str | None = None) -> Health:
     """Windows and issues of what devices reported, against the figures the release was validated with."""
     from edgewright import monitor
 
     found = monitor.read_telemetry(database or (telemetry if telemetry.exists() else []))
-    return monitor.check_health(found, promise.plan, promise.report, promise.release.line)
+    return monitor.check_health(found, baseline.plan, baseline.report, baseline.release.line)

@@ -57,7 +57,7 @@ def source_doubts(model: ImportedModel, dataset: Dataset) -> tuple[str, ...]:
         return validate.source_doubts(model, dataset)
 
 
-@step("Weighing what travels", "edgewright.validate.download")
+@step("Measuring download size", "edgewright.validate.download")
 def weigh(exported: Exported) -> Footprint:
     """Bytes on disk and in transfer, and how the weights are coded; see `edgewright.validate.footprint`."""
     from edgewright import validate

@@ -28,8 +28,8 @@ def checked(
 ) -> Declared:
     """Read an exported file's tensors, and compare the file with its model on real rows.
 
-    The reference is what the door compared with the source in its own framework; where the network was changed since,
-    it is the changed torch graph; where the door made nothing of the source, its own answers. Nothing is compared
+    The reference is what intake compared with the source in its own framework; where the network was changed since,
+    it is the changed torch graph; where intake made nothing of the source, its own answers. Nothing is compared
     unless it ``is_judged``.
 
     Raises:

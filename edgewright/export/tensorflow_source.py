@@ -55,7 +55,7 @@ def environment_of(model: ImportedModel) -> dict[str, str]:
 
 
 def loaded_source(source: TensorFlowSource) -> "Loaded":
-    """The model as the door loaded it."""
+    """The model as intake loaded it."""
     from edgewright.intake.keras_child import load
 
     spec = DataSpec(path=source.path, shapes=source.shapes)
@@ -63,7 +63,7 @@ def loaded_source(source: TensorFlowSource) -> "Loaded":
 
 
 def of_one_row(loaded: "Loaded", input_names: list[str], *, without_loops: bool = False) -> Any:
-    """A `tf.function` of one row, returning the outputs that the door kept as a list in their order.
+    """A `tf.function` of one row, returning the outputs that intake kept as a list in their order.
 
     ``without_loops`` writes recurrent layers of Keras out step by step.
     """

@@ -1,4 +1,4 @@
-"""The door: a trained model of any source and its real data become ONNX, a torch graph and encoded rows.
+"""Intake: a trained model of any source and its real data become ONNX, a torch graph and encoded rows.
 
 Nothing here imports an ML framework; the work runs in a child process.
 """
@@ -12,20 +12,20 @@ from edgewright.child import deferred, run_in_child
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
 from edgewright.forking import Frameworks
-from edgewright.intake.belongings import belongings
+from edgewright.intake.companion_files import companion_files
 from edgewright.intake.formats import detect_format
 from edgewright.progress import progress
 from edgewright.scratch import scratch_folder, system_scratch
 from edgewright.store import Store
 
 if TYPE_CHECKING:
-    from edgewright.intake.door import check as check_source
-    from edgewright.intake.door import take_in as take_in_source
+    from edgewright.intake.child import check as check_source
+    from edgewright.intake.child import take_in as take_in_source
 else:
-    check_source = deferred("edgewright.intake.door:check")
-    take_in_source = deferred("edgewright.intake.door:take_in")
+    check_source = deferred("edgewright.intake.child:check")
+    take_in_source = deferred("edgewright.intake.child:take_in")
 
-__all__ = ["belongings", "detect_format", "preflight", "take_in"]
+__all__ = ["companion_files", "detect_format", "preflight", "take_in"]
 
 
 def preflight(model: Path, data: DataSpec) -> None:

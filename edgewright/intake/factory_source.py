@@ -14,7 +14,7 @@ import torch
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError
 from edgewright.failures import one_line
-from edgewright.intake.belongings import FactoryFile, read_factory
+from edgewright.intake.companion_files import FactoryFile, read_factory
 from edgewright.intake.tensor_files import load_tensors
 from edgewright.intake.torch_source import TorchSource
 

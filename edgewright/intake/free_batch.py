@@ -1,7 +1,7 @@
 """Freeing the batch size of an ONNX graph that was exported with a fixed one. Runs in a child process.
 
 Exporters write the batch size of their example into inputs and into the shapes of Reshape; training, calibration and
-comparison need many rows at once. What is made here is a proposal: the door compares it with the source on real rows,
+comparison need many rows at once. What is made here is a proposal: intake compares it with the source on real rows,
 one at a time and many at once, and keeps the fixed graph where they differ.
 """
 

@@ -1,7 +1,7 @@
 """Freeing the batch size of a graph that was exported with a fixed one. Runs in a child process: imports torch.
 
 An export writes the size of its example into the shapes that it reshapes, expands and fills to. What is made here is a
-proposal: the door asks it for one row and for many, and keeps the fixed graph where it answers otherwise.
+proposal: intake asks it for one row and for many, and keeps the fixed graph where it answers otherwise.
 """
 
 import copy

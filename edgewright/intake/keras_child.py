@@ -1,4 +1,4 @@
-"""TensorFlow's side of the door: load a Keras file or a SavedModel, answer the test rows, convert to ONNX.
+"""TensorFlow's side of intake: load a Keras file or a SavedModel, answer the test rows, convert to ONNX.
 
 Runs in a child of its own, so that the loader of Keras 2 (tf-keras, chosen by an environment variable before the
 first import) can be tried after that of Keras 3, and so that TensorFlow shares no process with torch.
@@ -180,7 +180,7 @@ def _spec(name: str, shape: Any, dtype: Any, spec: DataSpec, path: Path) -> Tens
             raise InputError(f"{path}: input '{plain}', axis {axis} has a free size; give it: --shape {plain}=1,...")
     kind = getattr(dtype, "name", str(dtype))
     if kind in {"string", "variant", "resource"}:
-        raise UnsupportedError(f"{path}: input '{plain}' of type {kind} is no tensor of numbers")
+        raise UnsupportedError(f"{path}: input '{plain}' of type {kind} is not a tensor of numbers")
     return TensorSpec(plain, (-1 if sizes[0] is None else sizes[0], *(s for s in sizes[1:] if s is not None)), kind)
 
 

@@ -244,7 +244,7 @@ def _tensor(proto: onnx.TensorProto) -> torch.Tensor:
 def _dtype_of(entry: onnx.ValueInfoProto) -> torch.dtype:
     kind = entry.type.tensor_type.elem_type
     if not entry.type.HasField("tensor_type") or kind not in _DTYPES:
-        raise UnsupportedError(f"input '{entry.name}' is no tensor of numbers or booleans")
+        raise UnsupportedError(f"input '{entry.name}' is not a tensor of numbers or booleans")
     return _DTYPES[kind]
 
 

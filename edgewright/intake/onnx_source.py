@@ -163,7 +163,7 @@ def _input(entry: onnx.ValueInfoProto, given: tuple[int, ...] | None, path: Path
     """An input whose every size but the first is a number, by the model or by ``--shape``."""
     kind = entry.type.tensor_type
     if not entry.type.HasField("tensor_type") or kind.elem_type == TensorProto.STRING:
-        raise UnsupportedError(f"{path}: input '{entry.name}' is no tensor of numbers")
+        raise UnsupportedError(f"{path}: input '{entry.name}' is not a tensor of numbers")
     if not len(kind.shape.dim) and kind.HasField("shape"):
         raise UnsupportedError(
             f"{path}: input '{entry.name}' is a single number; the first axis must be the rows: fix it in the model"

@@ -15,7 +15,7 @@ from edgewright.errors import ConversionError
 
 __all__ = ["RowCheck"]
 
-_PARITY = 1e-4  # largest difference over the largest magnitude, as at the door
+_PARITY = 1e-4  # largest difference over the largest magnitude, as at intake
 _TIES = 0.01  # share of rows that may stand on the other side of a tree's float32 threshold
 _SHOWN = 5
 

@@ -21,7 +21,7 @@ __all__ = ["Source", "TensorSource", "opened"]
 
 
 class Source(ABC):
-    """What the door needs to know of a source model. Made only with data that fits it."""
+    """What intake needs to know of a source model. Made only with data that fits it."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

@@ -13,11 +13,11 @@ from edgewright.recipe import AnyTechnique, Quantize
 from edgewright.store import Store
 
 if TYPE_CHECKING:
-    from edgewright.optimize.carry_out import carry_out as apply_to_file
-    from edgewright.optimize.carry_out import layer_noise as noise_of_layers
+    from edgewright.optimize.child import apply_to_file
+    from edgewright.optimize.child import layer_noise as noise_of_layers
 else:
-    apply_to_file = deferred("edgewright.optimize.carry_out:carry_out")
-    noise_of_layers = deferred("edgewright.optimize.carry_out:layer_noise")
+    apply_to_file = deferred("edgewright.optimize.child:apply_to_file")
+    noise_of_layers = deferred("edgewright.optimize.child:layer_noise")
 
 __all__ = ["apply", "layer_noise"]
 

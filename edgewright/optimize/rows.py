@@ -34,7 +34,7 @@ def training_rows(dataset: Path) -> Rows | None:
     """The ``train`` split of a dataset file (see `edgewright.artifact.Dataset`); None where it holds none.
 
     Raises:
-        UnsupportedError: the model has several inputs, or its input is no tensor of float32.
+        UnsupportedError: the model has several inputs, or its input is not a tensor of float32.
     """
     return _rows(dataset, "train")
 

@@ -96,7 +96,7 @@ def _with_source_answers(
     """The rows with the source's answers, and how a classifier's classes follow from its outputs.
 
     Where the dataset holds none of the source's own answers for a split, the imported model gives them: it was compared
-    with the source at the door.
+    with the source at intake.
     """
     order = [spec.name for spec in model.inputs]
     held_out = read_rows(dataset, split, order)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgewright.deploy import current_promise, current_release, publish, rollback
+from edgewright.deploy import current_baseline, current_release, publish, rollback
 from edgewright.deploy.upkeep import check_repository, repair_repository
 from edgewright.errors import InputError
 from edgewright.package import Bundle, read_bundle
@@ -190,14 +190,14 @@ def test_rollback_and_watching_ask_which_where_a_channel_has_several(
     assert current_release(repository, "stable")[0].version == 2
     publish(on_phones, repository, "stable")
 
-    for ask in (rollback, current_release, current_promise):
+    for ask in (rollback, current_release, current_baseline):
         with pytest.raises(InputError, match="'churn' for android on stable; 'churn' for edge_device on stable: say"):
             ask(repository, "stable")
     with pytest.raises(InputError, match=r"no release of 'fraud' on channel 'stable'; there is: 'churn' for android"):
         rollback(repository, "stable", model="fraud")
     back = rollback(repository, "stable", platform="edge_device")
     assert (back.line, back.version, back.content_of) == ("churn.edge_device.stable", 3, 1)
-    assert current_promise(repository, "stable", model="churn", platform="android").release.version == 1
+    assert current_baseline(repository, "stable", model="churn", platform="android").release.version == 1
 
 
 def test_names_that_look_alike_are_lines_apart() -> None:

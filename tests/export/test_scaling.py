@@ -21,7 +21,7 @@ from edgewright.artifact import Dataset, Format, ImportedModel, ModelTask, Preci
 from edgewright.data import DataSpec
 from edgewright.export import export, tflite
 from edgewright.export.scaling import Step, feature_scaling
-from edgewright.intake import door, torch_graph
+from edgewright.intake import child, torch_graph
 from edgewright.intake.onnx_graph import import_onnx
 from edgewright.profile import Platform
 from edgewright.store import Store
@@ -31,7 +31,7 @@ from edgewright_runtime.manifest import TensorSpec
 
 
 class Linear:
-    """A fitted pipeline through the door, its rows, and its own answers to them."""
+    """A fitted pipeline through intake, its rows, and its own answers to them."""
 
     def __init__(self, folder: Any, source: Any, rows: np.ndarray, answers: np.ndarray, output: str) -> None:
         self.store, self.rows, self.answers = Store(folder / "store"), rows, answers
@@ -156,7 +156,7 @@ def test_a_batch_norm_over_columns_and_what_picks_them_count_as_scaling():
 def through_the_door(folder, model, data, **spec):
     store = Store(folder / "store")
     given = DataSpec(path=data, **spec)
-    return door.take_in(model, given, store.root, "model"), store
+    return child.take_in(model, given, store.root, "model"), store
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -55,7 +55,7 @@ def _objects(folder: Path) -> list[Path]:
 def test_a_run_that_is_cut_off_goes_on_where_it_was(line: list[str], tmp_path: Path, sign: signal.Signals) -> None:
     cut = _start(line, tmp_path)
     deadline = time.monotonic() + 150
-    # The door's work is done and kept; the export, or what comes after it, runs now.
+    # Intake's work is done and kept; the export, or what comes after it, runs now.
     while not list((tmp_path / "results").glob("take_in-*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     cut.send_signal(sign)

@@ -13,7 +13,7 @@ import torch
 
 from edgewright.artifact import Intake
 from edgewright.data import DataSpec
-from edgewright.intake import door, torch_graph
+from edgewright.intake import child, torch_graph
 from edgewright.intake.sklearn_source import answers
 from edgewright_runtime.encoding import as_json, encode
 
@@ -57,10 +57,10 @@ def written(folder: Path) -> Path:
 
 
 def taken(model: Any, folder: Path, spec: DataSpec) -> Intake:
-    """Through the door, in this process."""
+    """Through intake, in this process."""
     file = folder / "model.pkl"
     file.write_bytes(pickle.dumps(model))
-    return door.take_in(file, spec, folder / "store", "model")
+    return child.take_in(file, spec, folder / "store", "model")
 
 
 def raw_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UntrustedModelError
-from edgewright.intake import door, pickle_guard, torch_graph
+from edgewright.intake import child, pickle_guard, torch_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DATA = {"two": load_breast_cancer, "three": load_wine, "number": load_diabetes}
@@ -33,7 +33,7 @@ def made(library, kind, **settings):
 def taken(model, folder, spec):
     file = folder / "model.pkl"
     file.write_bytes(pickle.dumps(model))
-    return door.take_in(file, spec, folder / "store", "model")
+    return child.take_in(file, spec, folder / "store", "model")
 
 
 def assert_agrees(intake, x, expected):

@@ -1,6 +1,6 @@
 """Files of every format, cut off and with flipped bits: one clear error each, or an answer; never a crash of ours.
 
-Many files are looked into by one child, as the door's own child looks into one; where that dies of a file, the door
+Many files are looked into by one child, as intake's own child looks into one; where that dies of a file, intake
 itself is asked about it.
 """
 
@@ -38,13 +38,13 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 from edgewright.data import DataSpec
 from edgewright.errors import EdgewrightError
-from edgewright.intake import door
+from edgewright.intake import child
 spec = DataSpec.model_validate_json(sys.stdin.readline())
 for line in sys.stdin:
     path = line.strip()
     print(json.dumps(["asks", path]), flush=True)
     try:
-        door.check(Path(path), spec)
+        child.check(Path(path), spec)
         said = ["accepted", ""]
     except EdgewrightError as e:
         said = [type(e).__name__, str(e)]
@@ -55,7 +55,7 @@ for line in sys.stdin:
 
 
 def outcomes(paths: list[Path], spec: DataSpec) -> dict[str, tuple[str, str]]:
-    """What the door says of each file, by its path; "died" where the child did."""
+    """What intake says of each file, by its path; "died" where the child did."""
     found: dict[str, tuple[str, str]] = {}
     left = [str(p) for p in paths]
     while left:

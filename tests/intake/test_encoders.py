@@ -21,7 +21,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, UnsupportedError
-from edgewright.intake import door, tables, torch_graph
+from edgewright.intake import child, tables, torch_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 UNKNOWN = {"handle_unknown": "use_encoded_value", "unknown_value": -1}
@@ -57,7 +57,7 @@ def table(tmp_path_factory):
 def taken(model, folder, spec):
     file = folder / "model.pkl"
     file.write_bytes(pickle.dumps(model))
-    return door.take_in(file, spec, folder / "store", "model")
+    return child.take_in(file, spec, folder / "store", "model")
 
 
 def assert_agrees(intake, x, expected):

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from edgewright.artifact import Format
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UntrustedModelError
-from edgewright.intake import detect_format, door, torch_graph
+from edgewright.intake import child, detect_format, torch_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -46,7 +46,7 @@ def test_a_module_of_the_users_own_keeps_its_batch_normalization(described, digi
     path = write(weights=weights)
     assert detect_format(path) is Format.TORCH_FACTORY
     spec = DataSpec(path=digits_npz, scale=1 / 16)
-    intake = door.take_in(path, spec, tmp_path / "s", "m")
+    intake = child.take_in(path, spec, tmp_path / "s", "m")
     graph = torch_graph.load(intake.model.graph.path)
     assert any(isinstance(layer, torch.nn.BatchNorm2d) for layer in graph.modules())
     x = torch.rand(5, 1, 8, 8)
@@ -60,7 +60,7 @@ def test_a_module_of_the_users_own_can_be_fine_tuned(described, digits_npz, tmp_
     """Its weights keep their names, and its BatchNorm gathers statistics as in the source."""
     module, write = described
     spec = DataSpec(path=digits_npz, scale=1 / 16)
-    intake = door.take_in(write(), spec, tmp_path / "s", "m")
+    intake = child.take_in(write(), spec, tmp_path / "s", "m")
     graph = torch_graph.load(intake.model.graph.path)
     names = {name for name in module.state_dict() if "num_batches" not in name}
     assert names == {name for name in graph.state_dict() if "num_batches" not in name}
@@ -86,7 +86,7 @@ def test_a_module_of_the_users_own_can_be_fine_tuned(described, digits_npz, tmp_
 def test_what_is_wrong_with_the_description_is_said_in_one_line(described, digits_npz, given, words):
     _, write = described
     with pytest.raises(InputError, match=words) as error:
-        door.check(write(**given), DataSpec(path=digits_npz))
+        child.check(write(**given), DataSpec(path=digits_npz))
     assert "\n" not in str(error.value)
 
 
@@ -94,7 +94,7 @@ def test_weights_that_do_not_fit_are_refused(described, digits_npz, tmp_path):
     _, write = described
     save_file({"0.weight": torch.zeros(3)}, tmp_path / "weights.safetensors")
     with pytest.raises(InputError, match="do not fit"):
-        door.check(write(), DataSpec(path=digits_npz))
+        child.check(write(), DataSpec(path=digits_npz))
 
 
 def test_pickled_weights_with_code_are_refused(described, digits_npz, tmp_path):
@@ -105,5 +105,5 @@ def test_pickled_weights_with_code_are_refused(described, digits_npz, tmp_path):
     _, write = described
     torch.save({"w": Hostile()}, tmp_path / "hostile.pt")
     with pytest.raises(UntrustedModelError):
-        door.check(write(weights="hostile.pt"), DataSpec(path=digits_npz))
+        child.check(write(weights="hostile.pt"), DataSpec(path=digits_npz))
     assert not (tmp_path / "proof").exists()

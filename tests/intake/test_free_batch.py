@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.data import DataSpec
 from edgewright.errors import UnsupportedError
-from edgewright.intake import door, torch_graph
+from edgewright.intake import child, torch_graph
 from edgewright.intake.free_batch import with_free_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -54,7 +54,7 @@ FIRST_ROW = [
 
 def taken(path, data, folder):
     spec = DataSpec(path=data, scale=1 / 16)
-    return door.take_in(path, spec, folder / "store", "model")
+    return child.take_in(path, spec, folder / "store", "model")
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -12,7 +12,7 @@ import torch
 from edgewright.artifact import Format
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UntrustedModelError
-from edgewright.intake import detect_format, door, torch_graph
+from edgewright.intake import child, detect_format, torch_graph
 from edgewright.intake.keras_guard import inspect_keras_file
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -60,7 +60,7 @@ def keras_2(folder):
 
 def taken(path, data, folder):
     spec = DataSpec(path=data, scale=1 / 16)
-    return door.take_in(path, spec, folder / "store", "model")
+    return child.take_in(path, spec, folder / "store", "model")
 
 
 def assert_agrees(intake, normalizations):
@@ -219,4 +219,4 @@ def test_a_saved_model_that_reaches_outside_is_refused(tmp_path, digits_npz, kin
     command = [sys.executable, "-c", HOSTILE, kind, str(tmp_path / "m")]
     subprocess.run(command, check=True, capture_output=True, timeout=240)
     with pytest.raises(UntrustedModelError, match=words):
-        door.check(tmp_path / "m", DataSpec(path=digits_npz))
+        child.check(tmp_path / "m", DataSpec(path=digits_npz))

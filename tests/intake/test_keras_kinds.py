@@ -13,7 +13,7 @@ from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import export, ios
 from edgewright.export.kept_float import converted
-from edgewright.intake import door, torch_graph
+from edgewright.intake import child, torch_graph
 from edgewright.profile import Platform
 from edgewright.store import Store
 
@@ -50,7 +50,7 @@ def old(tmp_path_factory):
 
 def taken(folder, file, tmp_path):
     spec = DataSpec(path=folder / f"{Path(file).stem.removesuffix('_saved')}.npz")
-    return door.take_in(folder / file, spec, tmp_path / "store", "model")
+    return child.take_in(folder / file, spec, tmp_path / "store", "model")
 
 
 def assert_agrees(intake):
@@ -142,7 +142,7 @@ def test_without_a_graph_the_platforms_own_converter_takes_the_source(plain, tmp
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.INT8])
 @pytest.mark.parametrize("platform", [Platform.ANDROID, Platform.IOS])
 def test_a_source_whose_graph_was_refused_is_converted_and_quantized(plain, tmp_path, platform, precision):
-    """What the door made is taken away: the platform's own converter and quantizer do without."""
+    """What intake made is taken away: the platform's own converter and quantizer do without."""
     intake = taken(plain, "heads.keras", tmp_path)
     model = intake.model.model_copy(update={"onnx": None, "graph": None, "graph_refusal": "operator Odd (node 'x')"})
     store = Store(tmp_path / "store")

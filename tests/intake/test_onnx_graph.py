@@ -104,7 +104,7 @@ def test_settings_that_differ_between_onnx_and_torch(operator, attributes, shape
 def test_resizing_means_what_onnx_means(mode, transform, scale):
     if transform == "align_corners" and scale != 2:
         pytest.skip(
-            "ONNX's reference and ONNX Runtime disagree on the length of 7.5 cells; `door` compares with the latter"
+            "ONNX's reference and ONNX Runtime disagree on the length of 7.5 cells; intake compares with the latter"
         )
     node = helper.make_node("Resize", ["x", "", "scales"], ["y"], mode=mode, coordinate_transformation_mode=transform)
     constants = {"scales": np.array([1, 1, scale, scale], np.float32)}

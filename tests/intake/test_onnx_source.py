@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
-from edgewright.intake import door, preflight, torch_graph
+from edgewright.intake import child, preflight, torch_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WEIGHT = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
@@ -28,12 +28,12 @@ def network(shape=("n", 8, 8), opset=18, extra_output=False):
 
 
 def taken(path, spec, folder):
-    return door.take_in(path, spec, folder, "model")
+    return child.take_in(path, spec, folder, "model")
 
 
 def refused(path, spec, words, kind=InputError):
     with pytest.raises(kind, match=words) as error:
-        door.check(path, spec)
+        child.check(path, spec)
     assert "\n" not in str(error.value)
 
 
@@ -125,7 +125,7 @@ def test_a_model_cut_off_anywhere_is_an_input_error(tmp_path, digits_npz):
     for end in range(0, len(content) - 1, 97):
         path.write_bytes(content[:end])
         with pytest.raises((InputError, UnsupportedError)):
-            door.check(path, DataSpec(path=digits_npz))
+            child.check(path, DataSpec(path=digits_npz))
 
 
 def test_a_damaged_model_does_not_take_this_process_with_it(tmp_path, digits_npz):

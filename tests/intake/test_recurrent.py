@@ -12,7 +12,7 @@ from edgewright.artifact import Precision
 from edgewright.data import DataSpec
 from edgewright.errors import UnsupportedError
 from edgewright.export import export
-from edgewright.intake import door, torch_graph
+from edgewright.intake import child, torch_graph
 from edgewright.intake.onnx_graph import import_onnx
 from edgewright.profile import Platform
 from edgewright.store import Store
@@ -35,7 +35,7 @@ class Reader(nn.Module):
 
 def taken(path, data, folder):
     spec = DataSpec(path=data, scale=1 / 16)
-    return door.take_in(path, spec, folder / "store", "model")
+    return child.take_in(path, spec, folder / "store", "model")
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])

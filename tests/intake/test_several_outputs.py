@@ -8,7 +8,7 @@ from onnx import numpy_helper
 
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
-from edgewright.intake import door, torch_graph
+from edgewright.intake import child, torch_graph
 from edgewright.intake.keras_answers import flat
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -25,7 +25,7 @@ def model_of(text, **constants):
 def taken(model, data, folder):
     onnx.save(model, folder / "m.onnx")
     spec = DataSpec(path=data)
-    return door.take_in(folder / "m.onnx", spec, folder / "s", "model")
+    return child.take_in(folder / "m.onnx", spec, folder / "s", "model")
 
 
 HEADS = """

@@ -54,7 +54,7 @@ from edgewright.artifact import Precision
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import export
-from edgewright.intake import door, neighbours_graph, torch_graph
+from edgewright.intake import child, neighbours_graph, torch_graph
 from edgewright.intake.sklearn_source import answers
 from edgewright.profile import Platform
 from edgewright.store import Store
@@ -180,7 +180,7 @@ def taken(model, data, folder):
     file = folder / "model.pkl"
     file.write_bytes(pickle.dumps(model))
     spec = DataSpec(path=path)
-    return door.take_in(file, spec, folder / "store", "model")
+    return child.take_in(file, spec, folder / "store", "model")
 
 
 def both_answers(intake, x):

@@ -19,7 +19,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from edgewright.artifact import Format, Intake, ModelTask
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UntrustedModelError
-from edgewright.intake import door, preflight, take_in, torch_graph
+from edgewright.intake import child, preflight, take_in, torch_graph
 from edgewright.intake.answers import Answers
 from edgewright.intake.arrays import read_arrays
 from edgewright.store import Store
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def taken(path, spec, folder, name="model") -> Intake:
-    return door.take_in(path, spec, folder, name)
+    return child.take_in(path, spec, folder, name)
 
 
 def as_they_are(y):
@@ -234,7 +234,7 @@ def test_a_hostile_pickle_is_refused_through_the_child(tmp_path, digits_npz):
 
 def refused(path, spec, words):
     with pytest.raises(InputError, match=words) as error:
-        door.check(path, spec)
+        child.check(path, spec)
     assert "\n" not in str(error.value)
 
 

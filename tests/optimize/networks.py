@@ -61,7 +61,7 @@ def density(net: nn.Module) -> float:
 
 
 def imported(net: fx.GraphModule, store: Store, folder: Path) -> ImportedModel:
-    """As it comes through the door; the ONNX of it is not there, and what needs it is not tested with this."""
+    """As it comes through intake; the ONNX of it is not there, and what needs it is not tested with this."""
     torch_graph.save(net, folder / "blobs.safetensors")
     graph = store.put(folder / "blobs.safetensors", Format.TORCH_GRAPH, parent="its source")
     return ImportedModel(

@@ -1,4 +1,4 @@
-"""Every shipped recipe on the demo's network, from the door to the exported file."""
+"""Every shipped recipe on the demo's network, from intake to the exported file."""
 
 from functools import partial
 from pathlib import Path

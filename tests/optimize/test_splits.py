@@ -10,7 +10,7 @@ from torch import fx
 
 from edgewright.artifact import Artifact, Dataset, Format, Precision
 from edgewright.export import export
-from edgewright.optimize.carry_out import layer_noise, transformed
+from edgewright.optimize.child import layer_noise, transformed
 from edgewright.profile import Platform
 from edgewright.recipe import (
     AnyTechnique,

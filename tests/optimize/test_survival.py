@@ -11,7 +11,7 @@ from edgewright.artifact import Dataset, Format, ImportedModel, Precision
 from edgewright.export import export, tflite
 from edgewright.export.stored import describe
 from edgewright.intake import torch_graph
-from edgewright.optimize.carry_out import transformed
+from edgewright.optimize.child import transformed
 from edgewright.profile import Platform
 from edgewright.recipe import Cluster, Prune, Training
 from edgewright.store import Store

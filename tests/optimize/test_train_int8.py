@@ -14,7 +14,7 @@ from edgewright.errors import UnsupportedError
 from edgewright.export import export, tflite
 from edgewright.export.runs import outputs_of
 from edgewright.intake import torch_graph
-from edgewright.optimize.carry_out import transformed
+from edgewright.optimize.child import transformed
 from edgewright.optimize.prune import prune
 from edgewright.optimize.train_int8 import INPUT_RANGES, train_int8
 from edgewright.profile import Platform

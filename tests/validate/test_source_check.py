@@ -125,11 +125,11 @@ def test_the_interval_of_mean_recall_covers_the_truth(rows):
 
 @pytest.mark.parametrize("batch", [None, 1, 64], ids=["free", "one", "sixty-four"])
 def test_training_rows_of_a_pytorch_program_are_answered_by_its_graph(batch, tmp_path):
-    """No ONNX file stands for it: the graph that the door compared with it does."""
+    """No ONNX file stands for it: the graph that intake compared with it does."""
     import torch
 
     from edgewright.data import DataSpec
-    from edgewright.intake import door
+    from edgewright.intake import child
     from edgewright.validate import source_doubts
     from edgewright.validate.evaluation import source_answers
 
@@ -143,7 +143,7 @@ def test_training_rows_of_a_pytorch_program_are_answered_by_its_graph(batch, tmp
     example = torch.zeros(batch or 2, 3)
     torch.export.save(torch.export.export(layer.eval(), (example,), dynamic_shapes=shapes), tmp_path / "m.pt2")
     spec = DataSpec(path=tmp_path / "d.npz")
-    intake = door.take_in(tmp_path / "m.pt2", spec, tmp_path / "s", "m")
+    intake = child.take_in(tmp_path / "m.pt2", spec, tmp_path / "s", "m")
     truth, answers = source_answers(intake.model, intake.dataset, "calibration")
     assert len(truth) == intake.dataset.calibration_rows
     np.testing.assert_array_equal(truth, answers)

@@ -10,7 +10,7 @@ from edgewright.code_version import source_version
 from edgewright.intake.formats import detect_format
 from edgewright.yaml_values import read_value
 
-__all__ = ["FactoryFile", "belongings", "read_factory"]
+__all__ = ["FactoryFile", "companion_files", "read_factory"]
 
 
 class FactoryFile(Value):
@@ -26,7 +26,7 @@ def read_factory(path: Path) -> FactoryFile:
     return read_value(path, FactoryFile, "model file")
 
 
-def belongings(model: Path) -> tuple[tuple[Path, ...], str]:
+def companion_files(model: Path) -> tuple[tuple[Path, ...], str]:
     """The files that belong to a model (external data of ONNX, a factory's weights), and the version of its code.
 
     Raises:

@@ -12,10 +12,10 @@ from edgewright.monitor.plan import MonitoringPlan
 from edgewright.package import REPORT_NAME
 from edgewright.validate.download import unpacked
 
-__all__ = ["Promise", "current_promise"]
+__all__ = ["ReleaseBaseline", "current_baseline"]
 
 
-class Promise(Value):
+class ReleaseBaseline(Value):
     """A line's current release, its monitoring plan, and the report in its bundle."""
 
     release: Release
@@ -23,7 +23,9 @@ class Promise(Value):
     report: ValidationReport
 
 
-def current_promise(repository: str, channel: str, *, model: str | None = None, platform: str | None = None) -> Promise:
+def current_baseline(
+    repository: str, channel: str, *, model: str | None = None, platform: str | None = None
+) -> ReleaseBaseline:
     """Read the current release of a line, its report checked against its digest; found as by `rollback`.
 
     Raises:
@@ -42,4 +44,4 @@ def current_promise(repository: str, channel: str, *, model: str | None = None, 
     if hashlib.sha256(packed).hexdigest() != blob.blob:
         raise InputError(f"release repository {repository}: {blob.name} is not what its digest says")
     report = ValidationReport.model_validate_json(unpacked(packed, blob.bytes))
-    return Promise(release=found[0], plan=found[1], report=report)
+    return ReleaseBaseline(release=found[0], plan=found[1], report=report)

@@ -1,4 +1,4 @@
-"""The child's side of the door: load the source, encode the data, export, import, compare, and only then store.
+"""The child's side of intake: load the source, encode the data, export, import, compare, and only then store.
 
 Each source becomes a `Source`, what every later step needs to know of it. Runs in a child process.
 """

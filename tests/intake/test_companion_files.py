@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
-from edgewright.intake import belongings
+from edgewright.intake import companion_files
 from edgewright.profile import load_device
 from edgewright.recipe import Recipe
 from tasks.caching import content_key
@@ -49,7 +49,7 @@ def external(tmp_path: Path) -> Callable[[float], Path]:
 
 
 def _key(model: Path) -> str:
-    files, code = belongings(model)
+    files, code = companion_files(model)
     return content_key("take_in", "1", {"model": model, "files": files, "code": code})
 
 
@@ -64,7 +64,7 @@ def test_weights_and_code_of_a_factory_belong_to_it(factory: Path) -> None:
 
 def test_external_data_belongs_to_an_onnx_model(external: Callable[[float], Path]) -> None:
     model = external(1.0)
-    assert belongings(model) == ((model.parent / "m.bin",), "")
+    assert companion_files(model) == ((model.parent / "m.bin",), "")
     content, before = model.read_bytes(), _key(model)
     assert external(2.0).read_bytes() == content, "the model's own file says nothing of the change"
     assert _key(model) != before
@@ -74,12 +74,12 @@ def test_external_data_that_is_missing_is_named(external: Callable[[float], Path
     model = external(1.0)
     (model.parent / "m.bin").unlink()
     with pytest.raises(InputError, match=r"external data 'm\.bin' is missing"):
-        belongings(model)
+        companion_files(model)
 
 
 def test_a_model_in_one_file_has_nothing_beside_it(tmp_path: Path, external: Callable[[float], Path]) -> None:
     onnx.save_model(onnx.load(external(1.0)), tmp_path / "whole.onnx")
-    assert belongings(tmp_path / "whole.onnx") == ((), "")
+    assert companion_files(tmp_path / "whole.onnx") == ((), "")
 
 
 @pytest.mark.slow

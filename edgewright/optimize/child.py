@@ -16,12 +16,12 @@ from edgewright.optimize.sensitivity import int8_sensitivity
 from edgewright.optimize.train_int8 import INPUT_RANGES
 from edgewright.recipe import AnyTechnique, Calibration, Technique, TrainInt8
 
-__all__ = ["carry_out", "layer_noise", "of_the_exporter", "transformed"]
+__all__ = ["apply_to_file", "layer_noise", "of_the_exporter", "transformed"]
 
 _NOISE_ROWS = 256  # as many as the exporters calibrate with
 
 
-def carry_out(graph: Path, technique: AnyTechnique, dataset: Path, made: Path) -> None:
+def apply_to_file(graph: Path, technique: AnyTechnique, dataset: Path, made: Path) -> None:
     """Transform the network in file ``graph`` and write it to ``made``; see `edgewright.optimize.apply`."""
     after = transformed(torch_graph.load(graph), technique, dataset)
     torch_graph.save(after.eval(), made)
