@@ -84,7 +84,7 @@ TARGETS = (
         "rollback",
         "edgewright_runtime/updater.py",
         ("Updater._updated", "Updater._patch", "_is_sound", "_write_checked"),
-        ("tests/runtime/test_updater.py", "tests/runtime/test_patch.py"),
+        ("tests/runtime/test_updater_guards.py", "tests/runtime/test_updater.py", "tests/runtime/test_patch.py"),
     ),
     Target(
         "rollback",
