@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from edgewright_runtime.active import Active
+from edgewright_runtime.active import Active, Around
 from edgewright_runtime.backends import installed_runtimes
 from edgewright_runtime.errors import (
     BackendUnavailableError,
@@ -403,6 +403,11 @@ class Device:
             retired.lease.close()
         self._retired.clear()
 
+    def _around(self) -> Around:
+        take = self.windows.append
+        shared = (self.settings, self.registry, self.installation, self.outbox)
+        return Around(*shared, take=take, clock=self.clock, steady=self.steady)
+
     def _opened(self) -> Active:
         pointer = self.installation.current_name()
         if self.settings.levels is None:
@@ -415,7 +420,7 @@ class Device:
             self._level = min(self._level, len(self._levels) - 1)
         level = self._levels[self._level]
         try:
-            opened = Active(self, self._chosen(level), level)
+            opened = Active(self._around(), self._chosen(level), level)
         except (MemoryError, OSError) as e:
             if not is_shortage(e):
                 raise

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgewright.artifact import Format
-from edgewright.export.diagnosis.report import Diagnosis
+from edgewright.export.diagnosis_report import Diagnosis
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["Checked", "Declared", "Disagreement", "File"]

@@ -8,7 +8,7 @@ from edgewright.artifact import Artifact, Dataset, ImportedModel, Precision
 from edgewright.errors import DisagreementError, UnsupportedError
 from edgewright.export.declaration import Declared
 from edgewright.export.declared import checked
-from edgewright.export.diagnosis.report import Culprit, Diagnosis, Place
+from edgewright.export.diagnosis_report import Culprit, Diagnosis, Place
 
 __all__ = ["Converted", "Kept", "converted"]
 

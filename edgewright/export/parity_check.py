@@ -11,16 +11,15 @@ from edgewright.artifact import Format
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export.declaration import Checked, Declared, Disagreement, File
 from edgewright.export.diagnosis.finding import find
-from edgewright.export.diagnosis.report import Diagnosis
 from edgewright.export.diagnosis.values import difference
+from edgewright.export.diagnosis_report import Diagnosis
 from edgewright.export.gpu import gpu_report
+from edgewright.export.real_rows import ROWS, SPLITS, fixed_batch, real_rows
 from edgewright.export.runs import Arrays, outputs_of
 
-__all__ = ["check", "fixed_batch", "real_rows"]
+__all__ = ["check"]
 
-_ROWS = 200
 _ROWS_FOR_A_FLOOR = 50  # what is judged by its accuracy later is only looked at for being of any use
-_SPLITS = ("validation", "calibration")
 _DIAGNOSED_ROWS = 4
 _LOUD_SNR_DB = 10.0  # the error is a third of the signal
 # A comparison within rounding of a threshold may fall on either side: up to this share, such rows are only told.
@@ -63,8 +62,8 @@ def check(
     reader = importlib.import_module(f"edgewright.export.{_READERS[exported.form]}")
     declared: Declared = reader.tensors(exported.path)
     about_gpu = gpu_report(exported.path) if exported.form is Format.TFLITE else []
-    splits = _SPLITS[:1] if reference.form is Format.DATASET else _SPLITS
-    limits, most = _Limits(limit, least_snr_db), _ROWS if limit is not None else _ROWS_FOR_A_FLOOR
+    splits = SPLITS[:1] if reference.form is Format.DATASET else SPLITS
+    limits, most = _Limits(limit, least_snr_db), ROWS if limit is not None else _ROWS_FOR_A_FLOOR
     rows = real_rows(dataset, inputs, most, splits=splits)
     notes, found = list[str](), None
     if rows and (limit is not None or least_snr_db is not None):
@@ -133,21 +132,11 @@ def _telling(rows: Arrays, worst: np.ndarray, batch: int) -> list[Arrays]:
     return [{name: column[start : start + batch] for name, column in rows.items()} for start in starts]
 
 
-def fixed_batch(reference: File) -> int:
-    """How many rows a model takes at once; 1 where that is free."""
-    if reference.form is not Format.ONNX:
-        return 1
-    from edgewright.export import onnx_file
-
-    sizes = [spec.shape[0] for spec in onnx_file.tensors(reference.path).inputs if spec.shape]
-    return max([1, *sizes])
-
-
 def _expected(reference: File, rows: Arrays, outputs: list[str], found: Arrays) -> Arrays:
     if reference.form is not Format.DATASET:
         return outputs_of(reference.path, reference.form, rows, outputs)
     most = len(next(iter(rows.values())))
-    answers = real_rows(reference.path, outputs, most, kind="reference", splits=_SPLITS[:1])
+    answers = real_rows(reference.path, outputs, most, kind="reference", splits=SPLITS[:1])
     # They are kept as float64, whole numbers too.
     whole = {name: found[name].dtype.kind in "iub" for name in outputs}
     return {name: a.astype(np.int64) if whole[name] else a for name, a in answers.items()}
@@ -187,21 +176,3 @@ def _place(reference: File, target: File, rows: list[Arrays], outputs: list[str]
     except Exception as e:  # that they disagree is what matters, and must not be lost
         return f"where was not found ({type(e).__name__}: {(str(e) or 'no message').splitlines()[0][:200]})", None
     return found.sentence(), found
-
-
-def real_rows(
-    dataset: Path, inputs: list[str], most: int = _ROWS, *, kind: str = "x", splits: tuple[str, ...] = _SPLITS
-) -> Arrays:
-    """Rows of the first split, the rest of the next where it is too short, each spread evenly."""
-    found: list[Arrays] = []
-    lacking = most
-    with np.load(dataset, allow_pickle=False) as arrays:
-        for split in splits:
-            if not lacking or any(f"{split}.{kind}.{name}" not in arrays for name in inputs):
-                continue
-            columns = {name: arrays[f"{split}.{kind}.{name}"] for name in inputs}
-            count = len(next(iter(columns.values())))
-            chosen = np.unique(np.linspace(0, count - 1, lacking).astype(int)) if count else np.arange(0)
-            found.append({name: column[chosen] for name, column in columns.items()})
-            lacking -= len(chosen)
-    return {name: np.concatenate([part[name] for part in found]) for name in inputs} if lacking < most else {}

@@ -9,7 +9,7 @@ from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.failures import failing_operator, one_line
 
 if TYPE_CHECKING:
-    from edgewright.intake.keras_child import Loaded
+    from edgewright.intake.keras_loaded import Loaded
 
 __all__ = [
     "TensorFlowSource",

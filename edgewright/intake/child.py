@@ -18,7 +18,8 @@ from edgewright.failures import one_line
 from edgewright.intake.formats import detect_format
 from edgewright.intake.inside import Inside, brought_inside
 from edgewright.intake.onnx_nodes import float32_reason
-from edgewright.intake.source import Source, opened
+from edgewright.intake.opening import opened
+from edgewright.intake.source import Source
 from edgewright.store import Store
 
 __all__ = ["check", "take_in"]

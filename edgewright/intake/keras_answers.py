@@ -15,7 +15,7 @@ from edgewright.failures import one_line
 from edgewright_runtime.manifest import TensorSpec
 
 if TYPE_CHECKING:
-    from edgewright.intake.keras_child import Loaded
+    from edgewright.intake.keras_loaded import Loaded
 
 __all__ = ["Outputs", "answers_of", "flat", "outputs_of"]
 

@@ -9,10 +9,8 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,38 +26,12 @@ from edgewright.intake.arrays import read_arrays
 from edgewright.intake.keras_answers import answers_of, outputs_of
 from edgewright.intake.keras_found import Answer, Described
 from edgewright.intake.keras_guard import inspect_keras_file, inspect_saved_model
+from edgewright.intake.keras_loaded import Loaded
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["Loaded", "convert", "load"]
+__all__ = ["convert", "load"]
 
 _INVALID = re.compile(r"\W|^(?=\d)")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model as a function of its input tensors; ``loader`` says what read it.
-
-    A function of a SavedModel does not keep the variables alive that it reads: ``owner`` does. ``output_names`` are
-    those of a Keras model's outputs, in their order; a SavedModel's function names them itself.
-    """
-
-    owner: Any
-    function: Callable[..., Any]
-    inputs: tuple[TensorSpec, ...]
-    loader: str
-    output_names: tuple[str, ...] = ()
-
-    @cached_property
-    def asked(self) -> Callable[..., Any]:
-        """The model as its answers are taken: a compiled function, as ``predict`` runs it.
-
-        Called step by step a Keras model may answer otherwise: its Resizing then rounds what it makes of 8-bit pixels.
-        """
-        import tensorflow as tf
-
-        signature = [tf.TensorSpec([None if s < 0 else s for s in t.shape], t.dtype) for t in self.inputs]
-        compiled: Callable[..., Any] = tf.function(self.function, input_signature=signature)
-        return compiled
 
 
 def convert(path: Path, kind: Format, spec: DataSpec, folder: Path, *, legacy: bool, checking: bool) -> Answer:

@@ -15,7 +15,7 @@ from edgewright.intake.keras_unrolled import unrolled
 if TYPE_CHECKING:
     import onnx
 
-    from edgewright.intake.keras_child import Loaded
+    from edgewright.intake.keras_loaded import Loaded
 
 __all__ = ["to_onnx"]
 

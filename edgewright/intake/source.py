@@ -1,15 +1,12 @@
 """A loaded source model with its data, whatever framework it comes from. Runs in a child process."""
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.artifact import Format
 from edgewright.data import DataSpec
-from edgewright.errors import UnsupportedError
 from edgewright.intake.answers import answers_of_network, single_score_threshold
 from edgewright.intake.arrays import Samples, read_arrays
 from edgewright_runtime.manifest import Preprocessing, TensorSpec
@@ -17,7 +14,7 @@ from edgewright_runtime.manifest import Preprocessing, TensorSpec
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Source", "TensorSource", "opened"]
+__all__ = ["Source", "TensorSource"]
 
 
 class Source(ABC):
@@ -55,41 +52,6 @@ class Source(ABC):
     def validation_answers(self) -> list[NDArray[np.float64]] | None:
         """The model's own answers for the validation rows, where they cost no second start of its framework."""
         return None
-
-
-def opened(path: Path, kind: Format, data: DataSpec, *, checking: bool = False) -> Source:
-    """Load a model and its data; ``checking`` leaves out what only `take_in` needs.
-
-    Raises:
-        InputError, UntrustedModelError, UnsupportedError: as `edgewright.intake.preflight`.
-    """
-    match kind:
-        case Format.PT2:
-            from edgewright.intake.torch_source import TorchSource
-
-            return TorchSource(path, data)
-        case Format.TORCHSCRIPT:
-            from edgewright.intake.torchscript_source import TorchScriptSource
-
-            return TorchScriptSource(path, data)
-        case Format.TORCH_FACTORY:
-            from edgewright.intake.factory_source import FactorySource
-
-            return FactorySource(path, data)
-        case Format.SKLEARN:
-            from edgewright.intake.sklearn_model import SklearnSource
-
-            return SklearnSource(path, data)
-        case Format.ONNX:
-            from edgewright.intake.onnx_source import OnnxSource
-
-            return OnnxSource(path, data)
-        case Format.KERAS | Format.SAVED_MODEL:
-            from edgewright.intake.keras_source import KerasSource
-
-            return KerasSource(path, kind, data, checking=checking)
-        case _:
-            raise UnsupportedError(f"{path}: a {kind} file is not a source model")
 
 
 class TensorSource(Source):

@@ -11,11 +11,12 @@ from edgewright.measurement import BudgetLine, Cost, Energy, Performance
 from edgewright.package import BundleContent
 from edgewright.profile import DeviceProfile
 from edgewright.store import Store
+from edgewright.validate import core_ml_units
 from edgewright.validate.energy import energy_of
 from edgewright.validate.evaluation import run_package
 from edgewright.validate.performance import measure
 from edgewright.validate.requirements import unmet
-from edgewright.validate.targets import Target, core_ml
+from edgewright.validate.targets import Target
 from edgewright.validate.targets.choice import opened
 from edgewright.validate.verdict import budget_lines
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
@@ -157,7 +158,7 @@ def _difference(target: Target, bundle: ValidatedBundle) -> tuple[float | None, 
         names = _names(model)
         write_arrays(rows, {name: stored[f"test.x.{name}"] for name in names[0]})
         try:
-            if model.artifact.format is Format.MLPACKAGE and not core_ml.is_here():
+            if model.artifact.format is Format.MLPACKAGE and not core_ml_units.is_here():
                 checked_by = run_package(model.artifact, (rows, answers), *names, _OUTPUTS_S)
             else:
                 checked_by = _outputs(target, model, names, (rows, answers))

@@ -17,7 +17,7 @@ from edgewright.errors import ConversionError, EdgewrightError
 from edgewright.export import mlpackage
 from edgewright.export.mil_program import Pixels, pixels_of
 from edgewright.export.pixels import as_images, as_scores
-from edgewright.validate.targets.core_ml import ComputeUnits
+from edgewright.validate.core_ml_units import ComputeUnits
 from edgewright_runtime.bench_spec import single_rows
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError
 from edgewright_runtime.manifest import TensorSpec

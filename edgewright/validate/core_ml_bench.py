@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 
 from edgewright.validate.core_ml import CoreMLModel, CoreMLPackage
-from edgewright.validate.targets.core_ml import UNITS, ComputeUnits
+from edgewright.validate.core_ml_units import UNITS, ComputeUnits
 from edgewright_runtime.bench import BenchModel, BenchSpec, carried_out, cold_answer, main, write_arrays
 from edgewright_runtime.bench_timing import sustained, warm
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError

@@ -12,7 +12,7 @@ from edgewright.errors import DisagreementError, InputError, UnsupportedError
 from edgewright.export import export
 from edgewright.export.declaration import File
 from edgewright.export.declared import LEAST_SNR_DB, PARITY_LIMITS
-from edgewright.export.diagnosis.report import Comparison, LayerNoise
+from edgewright.export.diagnosis_report import Comparison, LayerNoise
 from edgewright.export.stored import format_of
 from edgewright.intake import take_in
 from edgewright.profile import Platform

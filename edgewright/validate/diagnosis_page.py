@@ -4,7 +4,7 @@ import math
 from html import escape
 from pathlib import Path
 
-from edgewright.export.diagnosis.report import LayerNoise
+from edgewright.export.diagnosis_report import LayerNoise
 from edgewright.validate import charts
 from edgewright.validate.diagnosis import Diagnosed, verdict
 

@@ -22,10 +22,10 @@ from edgewright.measurement import (
 )
 from edgewright.profile import DeviceProfile, Timing
 from edgewright.store import Store
-from edgewright.validate import statistics
+from edgewright.validate import core_ml_units, statistics
 from edgewright.validate.download import download_bytes
 from edgewright.validate.rows import read_rows
-from edgewright.validate.targets import Target, core_ml
+from edgewright.validate.targets import Target
 from edgewright.validate.targets.choice import opened
 from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
 from edgewright_runtime.manifest import Kernels
@@ -69,8 +69,8 @@ def measure(
     options = (timing, sustained_seconds, timeout_s)
     if candidate.artifact.format is not Format.MLPACKAGE:
         return _measured(baseline, candidate, dataset, device, target, *options)
-    reason = core_ml.NOT_HERE
-    if core_ml.is_here():
+    reason = core_ml_units.NOT_HERE
+    if core_ml_units.is_here():
         try:
             return _measured(baseline, candidate, dataset, device, target, *options)
         except UnsupportedError as e:

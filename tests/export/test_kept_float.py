@@ -13,7 +13,7 @@ from torch import nn
 from edgewright.artifact import Dataset, Exported, Format, ImportedModel, ModelTask, Precision
 from edgewright.errors import DisagreementError
 from edgewright.export import export, kept_float, mlpackage
-from edgewright.export.diagnosis.report import Culprit, Diagnosis, OutputNoise, Place
+from edgewright.export.diagnosis_report import Culprit, Diagnosis, OutputNoise, Place
 from edgewright.export.runs import outputs_of
 from edgewright.intake import torch_graph
 from edgewright.intake.onnx_graph import import_onnx

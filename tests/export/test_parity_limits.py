@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from edgewright.errors import ConversionError
-from edgewright.export.parity_check import _judged, _Limits, _not_finite, _relative, real_rows
+from edgewright.export.parity_check import _judged, _Limits, _not_finite, _relative
+from edgewright.export.real_rows import real_rows
 
 
 def judged(expected, found, *, largest=None, snr_db=None, has_thresholds=False):

@@ -5,7 +5,7 @@ import pytest
 
 from edgewright.artifact import Format
 from edgewright.export.diagnosis.finding import find
-from edgewright.export.diagnosis.report import Diagnosis
+from edgewright.export.diagnosis_report import Diagnosis
 from tests.export import defects_in_mlpackage, defects_in_onnx, defects_in_tflite, planted_network
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torchvision.*")

@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgewright.artifact import Dataset, Exported, Format, ImportedModel, ModelTask, Precision
 from edgewright.profile import SshConnection
 from edgewright.store import Store
-from edgewright.validate.targets import arm_system, core_ml, device_image
+from edgewright.validate import core_ml_units
+from edgewright.validate.targets import arm_system, device_image
 from edgewright.validate.targets.emulated_device import booted
 from edgewright.validate.targets.ssh import SshTarget
 from edgewright_runtime.manifest import TensorSpec
@@ -240,7 +241,7 @@ def core_ml_standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.skip("no coremltools here, whose file format the stand-in reads")
     (folder / "proto").symlink_to(Path(real.submodule_search_locations[0]) / "proto")
     monkeypatch.setenv("PYTHONPATH", str(folder.parent))
-    monkeypatch.setattr(core_ml, "is_here", lambda: True)
+    monkeypatch.setattr(core_ml_units, "is_here", lambda: True)
     return folder
 
 

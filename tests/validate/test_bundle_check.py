@@ -13,9 +13,8 @@ from edgewright.measurement import Energy
 from edgewright.package import Bundle, read_bundle
 from edgewright.profile import Budget, DeviceProfile, SshConnection, load_device
 from edgewright.store import Store
-from edgewright.validate import bundle_check
+from edgewright.validate import bundle_check, core_ml_units
 from edgewright.validate.bundle_check import ValidatedBundle, check_bundle, check_rows, validated_bundle
-from edgewright.validate.targets import core_ml
 from edgewright.validate.targets.choice import alone_on, machine_of, opened
 from edgewright_runtime.bench import write_arrays
 from tests.validate.conftest import exported
@@ -70,7 +69,7 @@ def test_what_was_not_measured_is_not_said_to_be_passed(
     tmp_path: Path, weights: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An iOS bundle where no Core ML is: its outputs come from this project's evaluator, its latency from nowhere."""
-    monkeypatch.setattr(core_ml, "is_here", lambda: False)
+    monkeypatch.setattr(core_ml_units, "is_here", lambda: False)
 
     def evaluated(file: Artifact, paths: tuple[Path, Path], *named: object) -> str:
         with np.load(phone.golden.artifact.path) as stored:

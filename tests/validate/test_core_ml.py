@@ -17,10 +17,9 @@ from edgewright.child import run_in_child
 from edgewright.errors import ConversionError, ProfileError, UnsupportedError
 from edgewright.measurement import PlannedOperator
 from edgewright.profile import load_device, profiles_folder
-from edgewright.validate import measure
+from edgewright.validate import core_ml_units, measure
 from edgewright.validate.core_ml_bench import planned
 from edgewright.validate.ml_program import run_ml_program
-from edgewright.validate.targets import core_ml
 from edgewright.validate.targets.choice import machine_of, target_of
 from edgewright.validate.targets.core_ml import CoreMLTarget
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
@@ -126,7 +125,7 @@ def test_evaluation_asks_core_ml_itself_on_a_mac(
 
 
 def test_elsewhere_everything_is_refused_by_name(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_ml, "is_here", lambda: False)
+    monkeypatch.setattr(core_ml_units, "is_here", lambda: False)
     target = CoreMLTarget()
     assert target.name == "no Mac here"
     model = BenchModel(str(package().artifact.path), "mlpackage")

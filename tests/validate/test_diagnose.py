@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from edgewright.cli import app
 from edgewright.errors import InputError
-from edgewright.export.diagnosis.report import Culprit, Diagnosis, LayerNoise, OutputNoise, Place
+from edgewright.export.diagnosis_report import Culprit, Diagnosis, LayerNoise, OutputNoise, Place
 from edgewright.validate.diagnosis import Diagnosed, verdict
 from edgewright.validate.diagnosis_page import cells, diagnosis_html
 

@@ -11,9 +11,9 @@ from edgewright.export.declaration import File
 from edgewright.export.diagnosis.computation import Computation
 from edgewright.export.diagnosis.finding import computation_of, find
 from edgewright.export.diagnosis.noise import nearest
-from edgewright.export.diagnosis.report import Comparison
 from edgewright.export.diagnosis.values import Difference
-from edgewright.export.parity_check import fixed_batch, real_rows
+from edgewright.export.diagnosis_report import Comparison
+from edgewright.export.real_rows import fixed_batch, real_rows
 from edgewright.export.runs import Arrays, outputs_of
 
 __all__ = ["compare"]

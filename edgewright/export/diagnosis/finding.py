@@ -14,9 +14,9 @@ from edgewright.export.diagnosis.blame import blamed
 from edgewright.export.diagnosis.computation import Computation, Operator, narrowest
 from edgewright.export.diagnosis.noise import Run, output_noise
 from edgewright.export.diagnosis.reference import Reference
-from edgewright.export.diagnosis.report import Culprit, Diagnosis, Place
 from edgewright.export.diagnosis.search import Patch, Search
 from edgewright.export.diagnosis.values import Difference, limit_of
+from edgewright.export.diagnosis_report import Culprit, Diagnosis, Place
 from edgewright.export.runs import Arrays
 
 __all__ = ["computation_of", "find"]

@@ -10,8 +10,8 @@ from edgewright.errors import ConversionError
 from edgewright.export.diagnosis.alignment import Alignment
 from edgewright.export.diagnosis.computation import Operator
 from edgewright.export.diagnosis.layouts import arranged, layouts
-from edgewright.export.diagnosis.report import LayerNoise, OutputNoise
 from edgewright.export.diagnosis.values import Difference, difference
+from edgewright.export.diagnosis_report import LayerNoise, OutputNoise
 
 __all__ = ["Amplified", "Run", "nearest", "output_noise"]
 

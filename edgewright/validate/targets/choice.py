@@ -7,9 +7,10 @@ from contextlib import ExitStack, contextmanager
 from edgewright.locks import locked
 from edgewright.profile import DeviceProfile
 from edgewright.store import home
+from edgewright.validate.core_ml_units import units_of
 from edgewright.validate.targets import Target
 from edgewright.validate.targets.adb import AdbPythonTarget, AdbTarget
-from edgewright.validate.targets.core_ml import CoreMLTarget, units_of
+from edgewright.validate.targets.core_ml import CoreMLTarget
 from edgewright.validate.targets.emulated_device import booted_as
 from edgewright.validate.targets.local import LocalTarget
 from edgewright.validate.targets.ssh import SshTarget
