@@ -1,8 +1,11 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from prefect import flow
+from prefect import Task, flow
+from pydantic import BaseModel
 
 from edgewright.artifact import Artifact, Format
 from edgewright.errors import ConversionError, TransientError
@@ -112,6 +115,43 @@ def test_rotten_byte_in_an_object_is_computed_anew_and_said(edgewright_home: Pat
     assert "replaced" in notes[1]
 
 
+class _Kept:
+    """A task as `run` sees it, without Prefect's engine: what it made first is kept until that is refused."""
+
+    name, description = "make", "Making files"
+
+    def __init__(self, make: Callable[[], tuple[Artifact, ...]]) -> None:
+        self.make, self.kept = make, make()
+
+    def __call__(self) -> tuple[Artifact, ...]:
+        return self.kept
+
+    def with_options(self, *, refresh_cache: bool) -> Callable[[], tuple[Artifact, ...]]:
+        return self.make if refresh_cache else self
+
+    def run(self) -> tuple[tuple[Artifact, ...], list[Event]]:
+        said: list[Event] = []
+        with progress.listening(said.append):
+            return run(cast("Task[[], Any]", self)), said
+
+
+def test_what_runs_is_said_by_its_title(edgewright_home: Path) -> None:
+    _, said = _Kept(lambda: ()).run()
+    assert said == [Event("Making files", done=False), Event("Making files", done=True)]
+
+
+def test_damaged_file_is_named_though_another_is_gone(edgewright_home: Path, tmp_path: Path) -> None:
+    kept = _Kept(lambda: (_artifact(tmp_path / "a", b"first"), _artifact(tmp_path / "b", b"second")))
+    damaged, gone = (artifact.path for artifact in kept.kept)
+    damaged.write_bytes(b"f1rst")
+    gone.unlink()
+
+    made, said = kept.run()
+
+    assert all(Store().holds(artifact) for artifact in made)
+    assert f"{damaged}: not what 'Making files' made; computed anew" in [event.title for event in said]
+
+
 @pytest.mark.parametrize(("error", "tries"), [(TransientError("net"), 3), (ConversionError("graph"), 1)])
 def test_only_transient_errors_are_retried(error: Exception, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.caching._RETRY_DELAYS_S", [0.0, 0.0])
@@ -131,6 +171,11 @@ def test_only_transient_errors_are_retried(error: Exception, tries: int, monkeyp
     assert len(calls) == tries
 
 
+class _Made(BaseModel):
+    number: int
+    files: list[Artifact]
+
+
 def test_artifacts_are_found_however_deep(tmp_path: Path, edgewright_home: Path) -> None:
-    artifact = _artifact(tmp_path / "x", b"x")
-    assert list(artifacts_in(({"no": 1}, [artifact]))) == [artifact]
+    artifact, inner = (_artifact(tmp_path / name, name.encode()) for name in ("x", "inner"))
+    assert list(artifacts_in(({"no": 1}, [artifact], _Made(number=1, files=[inner])))) == [artifact, inner]

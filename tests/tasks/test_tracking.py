@@ -1,6 +1,9 @@
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from mlflow import MlflowClient
@@ -9,7 +12,16 @@ from edgewright.errors import TrackingUnavailableError
 from edgewright.locks import locked
 from edgewright.progress import Event, progress
 from edgewright.record import RunRecord, TrackingRecord, VersionRecord
-from tasks.tracking import _lock_of, keep_record, pending_records, tracking_uri, upload_record, upload_waiting
+from tasks.tracking import (
+    _complete_run,
+    _crown,
+    _lock_of,
+    keep_record,
+    pending_records,
+    tracking_uri,
+    upload_record,
+    upload_waiting,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning:mlflow")
 
@@ -56,6 +68,8 @@ def test_upload_nests_runs_and_moves_aliases(store: MlflowClient, tmp_path: Path
     champion = store.get_model_version_by_alias("digits-android", "champion")
     assert champion.tags["bundle_digest"] == "bb"
     assert versions[champion.tags["previous_champion"]].tags["bundle_digest"] == "aa"
+    upload_record.fn(keep_record(_record(tmp_path, "four", "bb", champion=True)))
+    assert store.get_model_version_by_alias("digits-android", "champion").tags == champion.tags
     assert [f.path for f in store.list_artifacts(first, "bundle")] == ["bundle/manifest.json"]
 
 
@@ -123,36 +137,82 @@ def test_record_that_cannot_be_read_is_set_aside_and_stops_no_other(store: Mlflo
     assert "cannot be read, set aside" in said[0].title
 
 
-def _released(tmp_path: Path, name: str, version: int, digest: str, line: str = "stable") -> TrackingRecord:
-    made = _record(tmp_path, name, digest, champion=True)
-    tags = {**made.version.tags, "line": line, "release_version": str(version)}
-    return made.model_copy(update={"version": made.version.model_copy(update={"tags": tags})})
+def test_record_that_is_sent_leaves_neither_file_nor_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edgewright_home: Path
+) -> None:
+    monkeypatch.setattr("tasks.tracking._mlflow_for_one", nullcontext)
+    monkeypatch.setattr("tasks.tracking._uploaded", lambda client, record: f"run of {record.id}")
+    path = keep_record(_record(tmp_path, "sent", "aa", champion=False))
+
+    assert upload_record.fn(path) == "run of sent"
+
+    assert list(path.parent.iterdir()) == []
 
 
-def _champion(store: MlflowClient) -> tuple[str, str]:
-    tags = store.get_model_version_by_alias("digits-android", "champion").tags
-    return tags["bundle_digest"], tags["release_version"]
+class _Mlflow:
+    """Runs and one registered model in memory, with what `_complete_run` and `_crown` ask of a client."""
+
+    def __init__(self, number: type[int] | type[str] = str) -> None:
+        self.number = number
+        self.runs: dict[str, dict[str, str]] = {}
+        self.versions: dict[str, dict[str, str]] = {}
+        self.aliases: dict[str, str] = {}
+
+    def search_runs(self, experiments: list[str], filter_string: str) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(info=SimpleNamespace(run_id=run_id), data=SimpleNamespace(tags=tags))
+            for run_id, tags in self.runs.items()
+        ]
+
+    def delete_run(self, run_id: str) -> None:
+        del self.runs[run_id]
+
+    def get_registered_model(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(aliases={alias: self.number(version) for alias, version in self.aliases.items()})
+
+    def get_model_version(self, name: str, version: str) -> SimpleNamespace:
+        return SimpleNamespace(tags=dict(self.versions[version]))
+
+    def set_model_version_tag(self, name: str, version: str, key: str, value: str) -> None:
+        self.versions[version][key] = value
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        self.aliases[alias] = version
+
+    def release(self, version: str, release: int, line: str = "stable") -> tuple[str, str]:
+        """Record that a version was released; the champion after that, and its release."""
+        tags = {"line": line, "release_version": str(release)}
+        self.versions.setdefault(version, dict(tags))
+        _crown(cast(MlflowClient, self), "digits-android", version, tags)
+        champion = self.aliases["champion"]
+        return champion, self.versions[champion]["release_version"]
 
 
-def test_run_that_ends_late_does_not_dethrone_a_newer_release(store: MlflowClient, tmp_path: Path) -> None:
-    upload_record.fn(keep_record(_released(tmp_path, "newer", 10, "aa")))
-    upload_record.fn(keep_record(_released(tmp_path, "older", 9, "bb")))
-    assert _champion(store) == ("aa", "10")
-    upload_record.fn(keep_record(_released(tmp_path, "newest", 11, "cc")))
-    assert _champion(store) == ("cc", "11")
-    upload_record.fn(keep_record(_released(tmp_path, "beta", 1, "dd", line="beta")))
-    assert _champion(store) == ("dd", "1")
+def test_run_that_was_begun_and_not_completed_is_deleted() -> None:
+    client = _Mlflow()
+    client.runs = {"begun": {}, "complete": {"edgewright.complete": "true"}}
+    assert _complete_run(cast(MlflowClient, client), "0", "record") == "complete"
+    assert list(client.runs) == ["complete"]
 
 
-def test_bundle_that_is_released_again_is_champion_of_its_newest_release(store: MlflowClient, tmp_path: Path) -> None:
-    upload_record.fn(keep_record(_released(tmp_path, "first", 1, "aa")))
-    upload_record.fn(keep_record(_released(tmp_path, "again", 3, "aa")))
-    assert _champion(store) == ("aa", "3")
-    upload_record.fn(keep_record(_released(tmp_path, "between", 2, "bb")))
-    assert _champion(store) == ("aa", "3")
-    upload_record.fn(keep_record(_released(tmp_path, "other", 4, "bb")))
-    upload_record.fn(keep_record(_released(tmp_path, "back", 5, "aa")))
-    assert _champion(store) == ("aa", "5")
+def test_run_that_ends_late_does_not_dethrone_a_newer_release() -> None:
+    client = _Mlflow()
+    assert client.release("1", 10) == ("1", "10")
+    assert client.release("2", 9) == ("1", "10")
+    assert client.release("3", 11) == ("3", "11")
+    assert client.release("4", 1, line="beta") == ("4", "1")
+
+
+@pytest.mark.parametrize("number", [int, str], ids=["embedded database", "server"])
+def test_bundle_that_is_released_again_is_champion_of_its_newest_release(number: type[int] | type[str]) -> None:
+    client = _Mlflow(number)
+    client.release("1", 1)
+    assert client.release("1", 3) == ("1", "3")
+    assert "previous_champion" not in client.versions["1"]
+    assert client.release("2", 2) == ("1", "3")
+    client.release("2", 4)
+    assert client.release("1", 5) == ("1", "5")
+    assert client.versions["1"]["previous_champion"] == "2"
 
 
 def test_damaged_database_is_set_aside_by_one_of_many_runs_and_takes_no_record_with_it(
