@@ -263,9 +263,10 @@ def _register(client: "MlflowClient", record: VersionRecord, run_id: str) -> Non
 
 def _crown(client: "MlflowClient", name: str, version: str, tags: Mapping[str, str]) -> None:
     """Make the version champion, with its newest release as tags: one bundle may be released again."""
-    previous = client.get_registered_model(name).aliases.get("champion")
+    alias = client.get_registered_model(name).aliases.get("champion")
+    previous = None if alias is None else str(alias)  # an embedded database gives a number, a server text
     if previous is not None:
-        reigning = client.get_model_version(name, str(previous)).tags
+        reigning = client.get_model_version(name, previous).tags
         if reigning.get("line") == tags.get("line") and _release_of(reigning) > _release_of(tags):
             return  # runs end in another order than they release
     for tag in _RELEASE_TAGS & tags.keys():
@@ -273,7 +274,7 @@ def _crown(client: "MlflowClient", name: str, version: str, tags: Mapping[str, s
     if previous == version:
         return
     if previous is not None:
-        client.set_model_version_tag(name, version, "previous_champion", str(previous))
+        client.set_model_version_tag(name, version, "previous_champion", previous)
     client.set_registered_model_alias(name, "champion", version)
 
 

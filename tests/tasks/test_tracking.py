@@ -152,7 +152,8 @@ def test_record_that_is_sent_leaves_neither_file_nor_lock(
 class _Mlflow:
     """Runs and one registered model in memory, with what `_complete_run` and `_crown` ask of a client."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: type[int] | type[str] = str) -> None:
+        self.number = number
         self.runs: dict[str, dict[str, str]] = {}
         self.versions: dict[str, dict[str, str]] = {}
         self.aliases: dict[str, str] = {}
@@ -167,7 +168,7 @@ class _Mlflow:
         del self.runs[run_id]
 
     def get_registered_model(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(aliases=dict(self.aliases))
+        return SimpleNamespace(aliases={alias: self.number(version) for alias, version in self.aliases.items()})
 
     def get_model_version(self, name: str, version: str) -> SimpleNamespace:
         return SimpleNamespace(tags=dict(self.versions[version]))
@@ -196,21 +197,22 @@ def test_run_that_was_begun_and_not_completed_is_deleted() -> None:
 
 def test_run_that_ends_late_does_not_dethrone_a_newer_release() -> None:
     client = _Mlflow()
-    assert client.release("a", 10) == ("a", "10")
-    assert client.release("b", 9) == ("a", "10")
-    assert client.release("c", 11) == ("c", "11")
-    assert client.release("d", 1, line="beta") == ("d", "1")
+    assert client.release("1", 10) == ("1", "10")
+    assert client.release("2", 9) == ("1", "10")
+    assert client.release("3", 11) == ("3", "11")
+    assert client.release("4", 1, line="beta") == ("4", "1")
 
 
-def test_bundle_that_is_released_again_is_champion_of_its_newest_release() -> None:
-    client = _Mlflow()
-    client.release("a", 1)
-    assert client.release("a", 3) == ("a", "3")
-    assert "previous_champion" not in client.versions["a"]
-    assert client.release("b", 2) == ("a", "3")
-    client.release("b", 4)
-    assert client.release("a", 5) == ("a", "5")
-    assert client.versions["a"]["previous_champion"] == "b"
+@pytest.mark.parametrize("number", [int, str], ids=["embedded database", "server"])
+def test_bundle_that_is_released_again_is_champion_of_its_newest_release(number: type[int] | type[str]) -> None:
+    client = _Mlflow(number)
+    client.release("1", 1)
+    assert client.release("1", 3) == ("1", "3")
+    assert "previous_champion" not in client.versions["1"]
+    assert client.release("2", 2) == ("1", "3")
+    client.release("2", 4)
+    assert client.release("1", 5) == ("1", "5")
+    assert client.versions["1"]["previous_champion"] == "2"
 
 
 def test_damaged_database_is_set_aside_by_one_of_many_runs_and_takes_no_record_with_it(
