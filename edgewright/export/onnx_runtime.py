@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -49,10 +50,28 @@ def convert(graph: Path, inputs: Sequence[TensorSpec], outputs: Sequence[str], p
         )
     if program is None:
         raise ConversionError("torch.onnx.export gave no program")
+    _hold_constants(program.model.graph)
     model = program.model_proto
     onnx_file.name_outputs(model, list(outputs))
     onnx_file.strip(model)
     onnx.save(model, path)
+
+
+def _hold_constants(graph: Any) -> None:
+    """Give each constant that a node reads a place in the graph.
+
+    Rules of torch's exporter name what they fold after the value that they read (onnxscript 0.7); of two of one name,
+    as two clamps of one value bring them, only the first is in the graph.
+    """
+    for node in graph.all_nodes():
+        for value in node.inputs:
+            is_constant = value is not None and value.producer() is None and value.const_value is not None
+            if is_constant and graph.initializers.get(value.name) is not value and value not in graph.inputs:
+                name, count = value.name, 0
+                while value.name in graph.initializers:
+                    count += 1
+                    value.name = f"{name}_{count}"
+                graph.register_initializer(value)
 
 
 def optimize(source: Path, path: Path) -> None:

@@ -39,3 +39,33 @@ def test_an_output_may_be_named_as_an_inner_value(names: list[str], tmp_path: Pa
     found = session.run(names, {"x": rows.numpy()})
     for one, expected in zip(found, Network()(rows), strict=True):
         np.testing.assert_allclose(one, expected.numpy(), rtol=1e-6)
+
+
+class Clamps(nn.Module):
+    """One value between several pairs of bounds, each a tensor, as networks have them that were trained for int8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number, bound in enumerate((1.0, 0.5, 2.0)):
+            self.register_buffer(f"low_{number}", torch.tensor(-bound))
+            self.register_buffer(f"high_{number}", torch.tensor(bound))
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = x * 2
+        one, other = (torch.clamp(x, getattr(self, f"low_{n}"), getattr(self, f"high_{n}")) for n in (0, 1))
+        return self.first(one), self.second(other), torch.clamp(x, self.low_0, self.high_2)
+
+
+def test_one_value_may_be_clamped_several_times(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Clamps().eval()
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(network, (torch.randn(2, 4),), dynamic_shapes=batch)
+    torch_graph.save(graph_of_program(program), tmp_path / "graph.pt2")
+    names = ["first", "second", "third"]
+    onnx_runtime.convert(tmp_path / "graph.pt2", [TensorSpec("x", (-1, 4), "float32")], names, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    rows = 2 * torch.randn(9, 4)
+    for one, expected in zip(session.run(names, {"x": rows.numpy()}), network(rows), strict=True):
+        np.testing.assert_allclose(one, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
