@@ -13,7 +13,7 @@ import numpy as np
 from edgewright_runtime.backends import Backend, load, run_rows
 from edgewright_runtime.bundle import open_bundle
 from edgewright_runtime.encoding import Rows, dequantize, encode
-from edgewright_runtime.errors import BackendUnavailableError, IntegrityError
+from edgewright_runtime.errors import BackendUnavailableError, EdgeRuntimeError, IntegrityError
 from edgewright_runtime.manifest import Manifest
 
 __all__ = ["Prediction", "Predictor", "interpreted", "probabilities", "softmax"]
@@ -88,6 +88,9 @@ def interpreted(stored: Mapping[str, np.ndarray], manifest: Manifest) -> Predict
         scores = np.eye(max(len(manifest.labels), int(classes.max()) + 1), dtype=np.float32)[classes]
     else:
         scores = probabilities(answer, manifest.scores.kind)
+        if np.isnan(scores).any():
+            lost = int(np.isnan(scores).any(axis=1).sum())
+            raise EdgeRuntimeError(f"the model answers NaN to {lost} of {len(scores)} rows")
     indices = scores.argmax(axis=1)
     labels = manifest.labels or tuple(str(i) for i in range(scores.shape[1]))
     return Prediction(outputs, scores, indices, tuple(labels[i] for i in indices))

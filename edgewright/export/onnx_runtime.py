@@ -1,7 +1,9 @@
 """The child's side of edge-device exports: ONNX Runtime's optimizer and quantizer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -37,7 +39,7 @@ def convert(graph: Path, inputs: Sequence[TensorSpec], outputs: Sequence[str], p
     examples = example_inputs(inputs, batch=2)
     module = graph_for_onnx(torch_graph.load(graph).eval(), examples)
     free = tuple({0: batch} if spec.shape and spec.shape[0] == -1 else None for spec in inputs)
-    with torch.no_grad():
+    with torch.no_grad(), _constants_taken_exactly():
         program = torch.onnx.export(
             module,
             examples,
@@ -55,6 +57,23 @@ def convert(graph: Path, inputs: Sequence[TensorSpec], outputs: Sequence[str], p
     onnx_file.name_outputs(model, list(outputs))
     onnx_file.strip(model)
     onnx.save(model, path)
+
+
+@contextmanager
+def _constants_taken_exactly() -> Iterator[None]:
+    """Have the rules of torch's exporter take a constant for another only where it is that.
+
+    They compare by closeness (onnxscript 0.7: 1e-8, or a part in 100,000), so that adding 1e-8, which keeps a division
+    from 0/0, counted as adding nothing.
+    """
+    from onnxscript.rewriter import _matcher
+
+    real: Any = vars(_matcher)["math"]
+    setattr(_matcher, "math", SimpleNamespace(isclose=lambda one, other, **_: one == other))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(_matcher, "math", real)  # noqa: B010
 
 
 def _hold_constants(graph: Any) -> None:

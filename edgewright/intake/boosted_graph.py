@@ -100,6 +100,11 @@ def _lightgbm(model: Any, scalings: dict[int, Scaling], *, decimals: bool) -> tu
     exact = copy.copy(model)
     # Stopped early, it answers by its best iteration only; the text holds no others.
     lines = model.booster_.model_to_string(num_iteration=model.booster_.best_iteration).split("\n")
+    if any(_takes_zero_as_missing(line) for line in lines):
+        raise UnsupportedError(
+            f"{type(model).__name__} with zero_as_missing: the trees of other runtimes know no such zero; train it with"
+            " blanks (NaN) where a value is missing"
+        )
     lines, splits = lightgbm_without_sets(lines, model.n_features_in_)
     if any(split.feature in scalings for split in splits):
         raise UnsupportedError(
@@ -111,6 +116,12 @@ def _lightgbm(model: Any, scalings: dict[int, Scaling], *, decimals: bool) -> tu
     exact._Booster = lightgbm.Booster(model_str=text)
     types = _types(model.n_features_in_ + len(splits))
     return convert_lightgbm(exact, initial_types=types, target_opset=_OPSET, zipmap=False), splits
+
+
+def _takes_zero_as_missing(line: str) -> bool:
+    """Whether a tree's line of decision types holds that of zeros: bits 2 and 3 are 0 (none), 1 (zero) or 2 (NaN)."""
+    key, _, value = line.partition("=")
+    return key == "decision_type" and any((int(kind) >> 2) & 3 == 1 for kind in value.split())
 
 
 def _with_exact_thresholds(lines: list[str], scalings: dict[int, Scaling], *, decimals: bool) -> list[str]:

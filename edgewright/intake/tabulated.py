@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,9 @@ def _unknown_of(values: Sequence[Any]) -> list[Any]:
     if any(isinstance(v, str) for v in values) or not values:
         return [_UNKNOWN_TEXT]
     if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-        return [max(float(v) for v in values) + 1.5]
+        numbers = {float(v) for v in values}
+        beside = max(numbers) + 1.5  # the same number where that is beyond 2^53
+        return [beside if beside not in numbers else next(n + 0.5 for n in count() if n + 0.5 not in numbers)]
     return []
 
 

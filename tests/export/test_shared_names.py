@@ -69,3 +69,20 @@ def test_one_value_may_be_clamped_several_times(tmp_path: Path) -> None:
     rows = 2 * torch.randn(9, 4)
     for one, expected in zip(session.run(names, {"x": rows.numpy()}), network(rows), strict=True):
         np.testing.assert_allclose(one, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("eps", [1e-8, 1e-12])
+def test_a_small_constant_that_keeps_from_dividing_by_zero_stays(eps: float, tmp_path: Path) -> None:
+    class Shares(nn.Module):
+        def forward(self, x):
+            return x / (x.sum(1, keepdim=True) + eps) * 1.000001
+
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(Shares(), (torch.rand(2, 4),), dynamic_shapes=batch)
+    torch_graph.save(graph_of_program(program), tmp_path / "graph.pt2")
+    onnx_runtime.convert(tmp_path / "graph.pt2", [TensorSpec("x", (-1, 4), "float32")], ["y"], tmp_path / "m.onnx")
+    onnx_runtime.optimize(tmp_path / "m.onnx", tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    rows = torch.cat([torch.zeros(1, 4), torch.rand(3, 4)])
+    (found,) = session.run(None, {"x": rows.numpy()})
+    np.testing.assert_allclose(found, Shares()(rows).numpy(), rtol=2e-7)

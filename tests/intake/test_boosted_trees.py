@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from edgewright.data import DataSpec
-from edgewright.errors import InputError, UntrustedModelError
+from edgewright.errors import InputError, UnsupportedError, UntrustedModelError
 from edgewright.intake import child, pickle_guard, torch_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -133,8 +133,18 @@ def test_a_table_with_text_columns(library, threshold, tmp_path):
     assert_agrees(intake, x, model.predict_proba(rows))
 
 
+def test_zeros_that_count_as_missing_are_refused_by_name(tmp_path):
+    """onnxmltools writes them as ordinary zeros: a few rows in a hundred would be answered otherwise."""
+    generator = np.random.default_rng(0)
+    x = generator.integers(0, 12, size=(400, 2)).astype(np.float64)
+    y = np.where(x[:, 0] == 0, "broken", np.where(x[:, 1] > 5, "hot", "cold"))
+    model = made("lightgbm", "class", zero_as_missing=True).fit(x, y)
+    np.savez(tmp_path / "d.npz", x=x.astype(np.float32), y=y)
+    with pytest.raises(UnsupportedError, match=r"LGBMClassifier with zero_as_missing.*NaN"):
+        taken(model, tmp_path, DataSpec(path=tmp_path / "d.npz"))
+
+
 def test_a_booster_without_trees_is_refused(tmp_path):
-    from edgewright.errors import UnsupportedError
 
     bunch = load_diabetes()
     model = made("xgboost", "number", booster="gblinear").fit(bunch.data, bunch.target)

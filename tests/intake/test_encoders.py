@@ -7,6 +7,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
@@ -22,6 +23,7 @@ from sklearn.tree import DecisionTreeClassifier
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.intake import child, tables, torch_graph
+from edgewright.intake.tabulated import tabulate
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 UNKNOWN = {"handle_unknown": "use_encoded_value", "unknown_value": -1}
@@ -142,3 +144,15 @@ def test_imputers_without_a_way_are_refused_by_name(imputer, gaps, tmp_path):
     with pytest.raises((ConversionError, UnsupportedError), match=type(imputer).__name__) as error:
         taken(model, tmp_path, DataSpec(path=path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("known", [[1234567890123456512, 1234567890123457536], [0.1, 1e22], [1, 2, 3], [0.5, 2.0**53]])
+@pytest.mark.parametrize(
+    ("encoder", "answer"), [(OneHotEncoder(handle_unknown="ignore"), {}), (OrdinalEncoder(**UNKNOWN), {0: -1.0})]
+)
+def test_an_unknown_number_is_not_the_largest_known_one(encoder, answer, known):
+    """Beyond 2^53 a number and one that is a half more are the same in float64."""
+    fitted = clone(encoder).fit(np.array(known)[:, None])
+    tables_of = tabulate([fitted], lambda cells: np.array(cells, dtype=np.float64).reshape(-1, 1), ["id"])
+    (column,) = tables_of.tables
+    assert column.unknown == answer

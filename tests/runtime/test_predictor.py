@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgewright.artifact import Format
 from edgewright.package import Bundle
 from edgewright_runtime.encoding import dequantize, encode, quantize
-from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError
+from edgewright_runtime.errors import BackendUnavailableError, EdgeRuntimeError, InputRejectedError, IntegrityError
 from edgewright_runtime.manifest import Manifest, Preprocessing, Scores, TensorSpec
 from edgewright_runtime.predictor import Predictor, interpreted
 from tests.bundles import COLUMNS, LABELS, onnx_file, softmax, table_parts
@@ -162,6 +162,17 @@ def test_outputs_mean_what_the_manifest_says(
 
     np.testing.assert_allclose(answer.scores, scores, atol=1e-9)
     assert answer.labels == ("middle",)
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+def test_a_model_that_answers_nan_names_no_class(table_bundle: Bundle, kind: str) -> None:
+    """The largest of three that are none would be the first."""
+    manifest = Manifest.from_json((table_bundle.artifact.path / "manifest.json").read_bytes())
+
+    with pytest.raises(EdgeRuntimeError, match="answers NaN to 1 of 2 rows"):
+        interpreted(
+            {"scores": np.array([[0.2, 0.5, 0.3], [np.nan] * 3])}, replace(manifest, scores=Scores("scores", kind))
+        )
 
 
 def test_regression_gives_values(table_bundle: Bundle) -> None:
