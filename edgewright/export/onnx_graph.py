@@ -1,11 +1,14 @@
 """A torch graph in the form that torch's exporter to ONNX takes; what is free stays free. Imports torch."""
 
+from typing import Any
+
 import torch
 from torch import fx
 
 from edgewright.export.attention_axes import with_four_axes
 from edgewright.export.batch_axes import with_a_batch
 from edgewright.export.lowering import has_own_divisor, lowered
+from edgewright.export.recurrent_forms import RECURRENT_FORMS
 from edgewright.export.static_graph import NodeValues
 
 __all__ = ["graph_for_onnx"]
@@ -20,7 +23,24 @@ _NOT_TAKEN = {
 
 def graph_for_onnx(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
     """An equal graph for the examples' sizes, and for any other batch."""
-    return lowered(with_four_axes(with_a_batch(module, examples), examples), examples, _is_known)
+    made = lowered(with_four_axes(with_a_batch(module, examples), examples), examples, _is_known)
+    for node in made.graph.nodes:
+        if str(node.target) == "aten.lstm.input" and _is_projected(*node.args[2:]):
+            node.target = _projected_lstm
+    made.recompile()
+    return made
+
+
+def _is_projected(
+    weights: list[fx.Node], has_biases: bool, layers: int, _dropout: float, _train: bool, both: bool, *_: bool
+) -> bool:
+    return len(weights) == layers * (2 if both else 1) * (5 if has_biases else 3)  # the fifth projects
+
+
+def _projected_lstm(*arguments: Any) -> tuple[torch.Tensor, ...]:
+    """Step by step: ONNX's LSTM does not project its hidden state; torch's exporter (2.13) writes one all the same."""
+    found: tuple[torch.Tensor, ...] = RECURRENT_FORMS["aten.lstm.input"](*arguments)
+    return found
 
 
 def _is_known(node: fx.Node, values: NodeValues) -> bool:
