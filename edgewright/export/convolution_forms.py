@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-__all__ = ["CONVOLUTION_FORMS", "has_plain_transpose", "transposed_layers_as_operations"]
+__all__ = ["CONVOLUTION_FORMS", "adds_nothing", "has_plain_transpose", "transposed_layers_as_operations"]
 
 Tensor = torch.Tensor
 Sizes = Sequence[int]
@@ -29,11 +29,18 @@ def has_plain_transpose(layer: nn.Module) -> bool:
     )
 
 
-def transposed_layers_as_operations(module: fx.GraphModule) -> None:
-    """Make the layers that are not plain operations of ATen on their weights, in place."""
+def adds_nothing(layer: nn.Module) -> bool:
+    """Whether a transposed convolution's result ends where its input's does: no ``output_padding``."""
+    return not any(_each(layer.output_padding, 1))
+
+
+def transposed_layers_as_operations(
+    module: fx.GraphModule, is_taken: Callable[[nn.Module], bool] = has_plain_transpose
+) -> None:
+    """Make the layers that a converter does not take operations of ATen on their weights, in place."""
     for node in list(module.graph.nodes):
         layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(layer, _LAYERS) or has_plain_transpose(layer):
+        if not isinstance(layer, _LAYERS) or is_taken(layer):
             continue
         name = f"conv_transpose{layer.weight.dim() - 2}d"
         operation = getattr(torch.ops.aten, name)

@@ -7,6 +7,7 @@ import torch
 from torch import fx, nn
 
 from edgewright.export.batch_axes import with_a_batch
+from edgewright.export.convolution_forms import adds_nothing, transposed_layers_as_operations
 from edgewright.export.few_axes import with_few_axes
 from edgewright.export.lowering import has_factor, has_own_divisor, is_ceiling, lowered, recurrent_layers_as_operations
 from edgewright.export.static_graph import NodeValues, static_graph
@@ -25,6 +26,7 @@ def graph_for_coreml(module: fx.GraphModule, examples: tuple[torch.Tensor, ...])
     # Core ML's GRU is another one than torch's, and its plain recurrent layer goes one way only.
     projected = tuple({type(m) for m in module.modules() if isinstance(m, nn.LSTM) and m.proj_size})
     module = recurrent_layers_as_operations(module, (nn.GRU, nn.RNN, *projected))
+    transposed_layers_as_operations(module, adds_nothing)
     # Once more: what the forms make of sizes alone are constants.
     module = static_graph(lowered(module, examples, _is_known), examples)
     return with_few_axes(module, examples, _MOST_AXES)
@@ -36,6 +38,12 @@ def _is_known(node: fx.Node, values: NodeValues) -> bool:
     name = str(node.target).removeprefix("aten.").partition(".")[0]
     if name in _NOT_TRUSTED or name in {"gru", "rnn_tanh", "rnn_relu", "lstm"} or has_factor(node):
         return False
+    if name in {
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+    }:  # 9.0 crops what is added
+        return len(node.args) < 6 or not any(node.args[5])  # type: ignore[arg-type]
     if name in {"avg_pool1d", "avg_pool2d", "avg_pool3d"}:
         # What a window that hangs over the edge is divided by, Core ML's specification does not say.
         return not has_own_divisor(node) and not is_ceiling(node)

@@ -72,6 +72,7 @@ def refuse_training_mode(program: Any, what: str) -> None:
 # Where the argument stands that says so; what must stand before it to count.
 _TRAINING = dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"), 2)
 _TRAINING |= dict.fromkeys(("batch_norm", "native_batch_norm", "_native_batch_norm_legit"), 5)
+_TRAINING |= {"rrelu": 3, "rrelu_with_noise": 4, "rrelu_with_noise_functional": 4}
 _TRAINING |= dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), 6)
 
 

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError, UnsupportedError
+from edgewright.failures import one_line
 from edgewright.intake.archives import normalized
 from edgewright.intake.program_graph import graph_of_program, refuse_training_mode
 from edgewright.intake.pt2_guard import inspect_program
@@ -59,7 +60,7 @@ class TorchSource(TensorSource):
         try:
             exported = torch.onnx.export(self.program, dynamo=True, optimize=False, verbose=False)
         except torch.onnx.OnnxExporterError as e:
-            raise ConversionError(f"exporting {name} to ONNX: {_first_line(e)}") from e
+            raise ConversionError(f"exporting {name} to ONNX: {one_line(e)}") from e
         if exported is None:
             raise ConversionError(f"exporting {name} to ONNX: torch returned nothing")
         model: onnx.ModelProto = exported.model_proto
@@ -118,7 +119,7 @@ def load_program(path: Path) -> Any:
         try:
             return torch.export.load(copy)
         except Exception as e:  # torch.export.load has no error type of its own
-            raise InputError(f"{path}: torch.export cannot load it: {_first_line(e)}") from e
+            raise InputError(f"{path}: torch.export cannot load it: {one_line(e)}") from e
 
 
 def _call_arguments(program: Any, tensors: list[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -226,7 +227,3 @@ def _has_rows(value: torch.Tensor, batch: int) -> bool:
 def _sizes(value: torch.Tensor, batch: int) -> tuple[int, ...]:
     """A size that depends on the inputs' is -1; as is the first, where it is free."""
     return (batch, *(s if isinstance(s, int) else -1 for s in value.shape[1:]))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

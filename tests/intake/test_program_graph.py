@@ -223,7 +223,12 @@ def test_control_flow_is_refused_by_name():
         graph_of_program(program_of(Branching(), torch.rand(2, 3)))
 
 
-TRAINING = [(nn.Dropout(0.3), "dropout"), (nn.BatchNorm1d(4), "batch_norm"), (nn.LSTM(4, 4, 2, dropout=0.1), "lstm")]
+TRAINING = [
+    (nn.Dropout(0.3), "dropout"),
+    (nn.BatchNorm1d(4), "batch_norm"),
+    (nn.LSTM(4, 4, 2, dropout=0.1), "lstm"),
+    (nn.RReLU(), "rrelu"),
+]
 
 
 @pytest.mark.parametrize(("layer", "operation"), TRAINING)
