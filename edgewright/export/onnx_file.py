@@ -18,6 +18,7 @@ from edgewright_runtime.manifest import TensorSpec
 __all__ = [
     "MASKS_NOTE",
     "PAIR_SUM",
+    "SCALES_NOTE",
     "SIGNED_ACTIVATIONS",
     "load",
     "name_nodes",
@@ -45,6 +46,7 @@ _RUNTIME_OF_OPSET = {
 }  # fmt: skip
 MASKS_NOTE = "edgewright.masks"  # written by `edgewright.export.onnx_runtime`
 PAIR_SUM = "edgewright.largest_pair_sum"  # written by `edgewright.export.onnx_int8`
+SCALES_NOTE = "edgewright.scales"  # likewise
 _GRAPH_ATTRIBUTES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _RUNTIME_OF_OPERATOR = {"MatMulNBits": "1.17"}
 _WHOLE = {getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)}
@@ -209,7 +211,7 @@ def tensors(path: Path) -> Declared:
         inputs=tuple(_spec(value) for value in model.graph.input if value.name not in weights),
         outputs=tuple(_spec(value) for value in model.graph.output),
         runtime_floor=runtime_floor(model),
-        notes=tuple(entry.value for entry in model.metadata_props if entry.key == MASKS_NOTE),
+        notes=tuple(entry.value for entry in model.metadata_props if entry.key in (MASKS_NOTE, SCALES_NOTE)),
         largest_pair_sum=next((int(e.value) for e in model.metadata_props if e.key == PAIR_SUM), None),
     )
 

@@ -4,27 +4,32 @@ Each step runs in a child process of its own, so that what one took is given bac
 """
 
 import json
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import MinMaxCalibrater, TensorsData, save_tensors_data
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgewright.artifact import Precision
+from edgewright.errors import UnsupportedError
 from edgewright.export import onnx_file
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.int8 import Int8
+from edgewright.export.onnx_quantizable import CHANNELS_OPSET, opset_of, with_biases_by_channel, with_channels
 from edgewright.export.pair_sums import largest_pair_sum
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.scaling import feature_scaling
 from edgewright.export.softmax_masks import masking_nodes
 from edgewright.export.weight_match import learnt_ranges, weights_of_layers
+from edgewright.failures import one_line
 from edgewright.optimize.ranges import streamed_ranges
 from edgewright.profile import InstructionSet
 from edgewright.recipe import Calibration
@@ -37,6 +42,15 @@ _SAME_SCALE = {
     *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Pad", "Gather", "Resize"),
     *("MaxPool", "AveragePool"),
 }
+_WHOLE_SCALES = "weights have one scale for each layer, not one for each channel: opset {opset} knows no others"
+_FAILURES = tuple(
+    e for e in vars(onnxruntime_pybind11_state).values() if isinstance(e, type) and issubclass(e, Exception)
+)
+# The runtime's own code, the node with all its values' names, and where in its sources it stands.
+_PREAMBLE = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : "
+    r"|.*(?:Status Message: (?:\S+\.(?:cc|h):\d+ )?(?:\w+ onnxruntime::\w+\(.*?\) )?|, Error )"
+)
 _NO_LAYER = "it holds no convolution or dense layer to quantize"
 
 
@@ -48,10 +62,20 @@ def prepare(source: Path, name: str, path: Path) -> None:
     """
     onnx_file.require(source, _QUANTIZED, unsupported_precision(name, Precision.INT8, _NO_LAYER))
     # Its own optimization folds what the exporter left unfolded: behind a BatchNorm, int8 would run as float.
-    quant_pre_process(str(source), str(path), skip_symbolic_shape=True)
+    quant_pre_process(str(_raised(source, path)), str(path), skip_symbolic_shape=True)
     model = onnx_file.load(path)
+    with_biases_by_channel(model)
     onnx_file.name_nodes(model)
     onnx.save(model, path)
+
+
+def _raised(source: Path, path: Path) -> Path:
+    """The file of `with_channels`, beside ``path``; the source itself where that has nothing to do."""
+    if opset_of(onnx_file.load(source, with_data=False)) >= CHANNELS_OPSET:
+        return source
+    raised = path.with_suffix(".raised.onnx")
+    onnx.save(with_channels(onnx_file.load(source)), raised)
+    return raised
 
 
 def calibrate(source: Path, dataset: Path, how: Int8, path: Path) -> None:
@@ -122,7 +146,7 @@ def quantize(
     softmax: beside such numbers scores would be rounded to one.
 
     Raises:
-        UnsupportedError: no operator was quantized.
+        UnsupportedError: no operator was quantized, or ONNX Runtime does not take what the quantizer made.
     """
     masking, masks = masking_nodes(onnx_file.load(source), is_int8=True)
     unbounded, bounded = _without_range(source, ranges)
@@ -136,11 +160,13 @@ def quantize(
         *onnx_file.nodes_of(onnx_file.load(source, with_data=False), kept),
     ]
     signed, narrow = instruction_set in onnx_file.SIGNED_ACTIVATIONS, weight_bits == 7
+    opset = opset_of(onnx_file.load(source, with_data=False))
+    has_channels = opset >= CHANNELS_OPSET
     choices: dict[str, Any] = {
         "calibration_cache_path": str(bounded),
         "nodes_to_exclude": plain,
         "quant_format": QuantFormat.QDQ,
-        "per_channel": True,
+        "per_channel": has_channels,
         "activation_type": QuantType.QInt8 if signed else QuantType.QUInt8,
         "weight_type": QuantType.QInt8,
         "reduce_range": narrow,
@@ -160,22 +186,63 @@ def quantize(
     if not any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1 for t in model.graph.initializer):
         raise unsupported_precision(name, Precision.INT8, _NO_LAYER)
     onnx_file.strip(model)
-    largest = largest_pair_sum(model, CalibrationRows(rows, onnx_file.tensors(source).inputs))
-    said = {onnx_file.PAIR_SUM: str(largest)} | ({onnx_file.MASKS_NOTE: masks} if masks else {})
+    given = CalibrationRows(rows, onnx_file.tensors(source).inputs)
+    _prove(model, name, given)
+    said = {onnx_file.PAIR_SUM: str(largest_pair_sum(model, given))} | ({onnx_file.MASKS_NOTE: masks} if masks else {})
+    said |= {} if has_channels else {onnx_file.SCALES_NOTE: _WHOLE_SCALES.format(opset=opset)}
     onnx.helper.set_model_props(model, said)
     onnx.save(model, path)
 
 
+def _prove(model: onnx.ModelProto, name: str, rows: Iterable[dict[str, np.ndarray]]) -> None:
+    """Run the first row.
+
+    Raises:
+        UnsupportedError: ONNX Runtime cannot; names the operator.
+    """
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        for _, row in zip(range(1), rows, strict=False):
+            session.run(None, row)
+    except _FAILURES as e:
+        said = one_line(_PREAMBLE.sub("", one_line(e, limit=2000)))
+        raise UnsupportedError(
+            f"{name}: ONNX Runtime cannot run int8 of this graph: {_failing(model, str(e))}: {said}; float32 works"
+        ) from e
+
+
+def _failing(model: onnx.ModelProto, message: str) -> str:
+    """The operator that the message names; of a value that is quantized for it, the one that reads it."""
+    named = [node for node in model.graph.node if node.name and node.name in message]
+    if not named:
+        return "an operator that it does not name"
+    node = max(named, key=lambda node: len(node.name))
+    while "QuantizeLinear" in node.op_type or "DequantizeLinear" in node.op_type:
+        readers = [reader for reader in model.graph.node if node.output[0] in reader.input]
+        if not readers:
+            break
+        node = readers[0]
+    return f"{node.op_type} (node '{node.name}')"
+
+
 def _whole_weights(path: Path, *, narrow: bool) -> dict[str, list[dict[str, Any]]]:
-    """One scale for the weight of a transposed convolution in groups: the quantizer takes its second axis, the channels
-    of one group, for all channels."""
-    grouped = [
-        node
-        for node in onnx_file.load(path).graph.node
-        if node.op_type == "ConvTranspose" and any(a.name == "group" and a.i > 1 for a in node.attribute)
-    ]
+    """One scale for a weight of which the quantizer takes a wrong axis for that of the channels, or whose bias has
+    numbers other than one for each channel."""
+    graph = onnx_file.load(path).graph
+    axes = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     choice = {"quant_type": QuantType.QInt8, "symmetric": True, "reduce_range": narrow}
-    return {node.input[1]: [choice] for node in grouped}
+    return {node.input[1]: [choice] for node in graph.node if _is_taken_wrong(node, axes)}
+
+
+def _is_taken_wrong(node: onnx.NodeProto, axes: Mapping[str, int]) -> bool:
+    match node.op_type:
+        case "ConvTranspose":  # its second axis are the channels of one group
+            return any(a.name == "group" and a.i > 1 for a in node.attribute)
+        case "Gemm":
+            return len(node.input) > 2 and node.input[1] in axes and axes.get(node.input[2], 1) != 1
+        case "LayerNormalization":
+            return axes.get(node.input[1], 1) != 1
+    return False
 
 
 def _without_range(path: Path, ranges: Path) -> tuple[list[str], Path]:

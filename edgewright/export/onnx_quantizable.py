@@ -1,0 +1,104 @@
+"""An ONNX graph in the form that ONNX Runtime's quantizer makes a valid file of: equal, for the same inputs."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+__all__ = ["CHANNELS_OPSET", "opset_of", "with_biases_by_channel", "with_channels"]
+
+CHANNELS_OPSET = 13  # the oldest in which DequantizeLinear takes a scale for each channel
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), CHANNELS_OPSET)
+
+
+def with_channels(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph in an opset that has scales for each channel; as it is, where that would not be exact.
+
+    The quantizer writes such scales into a file of any opset, and ONNX Runtime does not load it.
+    """
+    placed = _nearest_of_resized(model)
+    if opset_of(model) >= CHANNELS_OPSET or model.functions or "" in placed.values():
+        return model
+    try:
+        raised = onnx.version_converter.convert_version(model, CHANNELS_OPSET)
+        onnx.checker.check_model(raised)
+    except Exception:  # by the converter's C++: no adapter for an operator, or beyond the 2 GB of a message
+        return model
+    for graph in _graphs(raised.graph):
+        del graph.value_info[:]  # of what the converter adds, it claims that it is one number
+        for node in graph.node:
+            if node.output[0] in placed:
+                _place(node, placed[node.output[0]])
+    for side in ("input", "output", "value_info"):
+        del getattr(raised.graph, side)[:]
+        getattr(raised.graph, side).extend(getattr(model.graph, side))
+    return raised
+
+
+def _nearest_of_resized(model: onnx.ModelProto) -> dict[str, str]:
+    """The ``nearest_mode`` by which each result of a resize from before opset 11 is placed; "" where none is the same.
+
+    ONNX Runtime takes the value before where a size grows, the one behind where it shrinks.
+    """
+    if opset_of(model) >= 11:
+        return {}
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    found: dict[str, str] = {}
+    for node in (node for graph in _graphs(model.graph) for node in graph.node):
+        if node.op_type == "Upsample":
+            found[node.output[0]] = "floor"
+        elif node.op_type == "Resize":
+            scales = onnx.numpy_helper.to_array(held[node.input[1]]) if node.input[1] in held else np.array([0.5, 2.0])
+            found[node.output[0]] = "floor" if (scales >= 1).all() else "ceil" if (scales <= 1).all() else ""
+    return found
+
+
+def _place(node: onnx.NodeProto, nearest: str) -> None:
+    """As before opset 11; from there on Resize places values otherwise unless it is told to."""
+    chosen = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": nearest}
+    kept = [a for a in node.attribute if a.name not in chosen]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *(onnx.helper.make_attribute(name, value) for name, value in chosen.items())])
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _graphs(inner)
+
+
+def with_biases_by_channel(model: onnx.ModelProto) -> None:
+    """Give each constant bias of a dense layer that is equal for all rows one axis, of the layer's outputs.
+
+    The quantizer gives it a scale for each output along its first axis, whatever stands there.
+    """
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "Gemm" or len(node.input) < 3 or node.input[1] not in held or node.input[2] not in held:
+            continue
+        bias, weight = held[node.input[2]], held[node.input[1]]
+        is_transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        outputs = weight.dims[0 if is_transposed else 1]
+        if list(bias.dims) != [outputs] and list(bias.dims) in ([], [1], [1, 1], [1, outputs]):
+            name = f"{bias.name}_of_{outputs}_outputs"
+            if name not in held:
+                value = np.broadcast_to(onnx.numpy_helper.to_array(bias), (1, outputs))[0]
+                held[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+                model.graph.initializer.append(held[name])
+            node.input[2] = name
+    _drop_unread(model)
+
+
+def _drop_unread(model: onnx.ModelProto) -> None:
+    graphs = list(_graphs(model.graph))
+    read = {name for graph in graphs for node in graph.node for name in node.input}
+    read |= {value.name for graph in graphs for value in graph.output} | {value.name for value in model.graph.input}
+    unread = [tensor for tensor in model.graph.initializer if tensor.name not in read]
+    for tensor in unread:
+        model.graph.initializer.remove(tensor)
