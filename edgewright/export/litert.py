@@ -76,8 +76,12 @@ def _converted(module: Any, examples: tuple[Any, ...]) -> Any:
 
 
 def describe(path: Path, description: Description, labels: Sequence[str]) -> None:
-    """Name the tensors of a converted file as the source's and add metadata that Android's tools read."""
+    """Name the tensors of a converted file as the source's and add metadata that Android's tools read.
+
+    Its biases become flat on the way, before any other file is made of it.
+    """
     model = tflite.load(path)
+    tflite.flatten_biases(model)
     tflite.name_tensors(model, description.inputs, description.outputs)
     tflite_metadata.attach(model, description)
     tflite.save(model, path)
@@ -116,6 +120,7 @@ def quantize(
         _keep_divisions_float(work, source)
         _keep_whole_numbers_float(work, source)
         _keep_magnitudes_float(work, source)
+        _keep_bodies_float(work, source)
     _give_left_constants_one_scale(work, source, precision)
     if how.float_layers and how.graph is not None:
         _keep_float(work, source, how.graph, how.float_layers)
@@ -217,6 +222,35 @@ def _keep_magnitudes_float(work: Any, source: Path) -> None:
     model = tflite.load(source)
     for step in steps_to_magnitudes([_step(model, operator) for operator in model.subgraphs[0].operators]):
         _leave_float(work, step.results[0], step.kind)
+
+
+def _keep_bodies_float(work: Any, source: Path) -> None:
+    """What an operator repeats, as the maximum of two values in a pooling over three axes, or the body of a loop: its
+    operators are a subgraph of their own, of which calibration sees nothing, and its caller stays float, too."""
+    model = tflite.load(source)
+    seen = _calibrated(model)
+    for index, graph in enumerate(model.subgraphs):
+        if index in seen:
+            continue
+        for kind, sides in (("INPUT", graph.inputs), ("OUTPUT", graph.outputs)):
+            for i in sides:
+                _leave_float(work, graph.tensors[i].name.decode(), kind)
+        for operator in graph.operators:
+            _leave_float(work, graph.tensors[operator.outputs[0]].name.decode(), tflite.operator_name(model, operator))
+
+
+def _calibrated(model: Any) -> set[int]:
+    """The subgraphs that the quantizer's calibration goes through: of the signatures, and what composites stand for."""
+    seen, left = set[int](), [0, *(signature.subgraphIndex for signature in model.signatureDefs or [])]
+    while left:
+        index = left.pop()
+        if index in seen:
+            continue
+        seen.add(index)
+        operators = model.subgraphs[index].operators
+        composites = [o for o in operators if tflite.operator_name(model, o) == "STABLEHLO_COMPOSITE"]
+        left.extend(o.builtinOptions2.decompositionSubgraphIndex for o in composites)
+    return seen
 
 
 def _give_left_constants_one_scale(work: Any, source: Path, precision: Precision) -> None:

@@ -3,6 +3,8 @@
 Schema: https://github.com/google-ai-edge/LiteRT, ``tflite/schema/schema.fbs``.
 """
 
+import copy
+import math
 import re
 import struct
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from edgewright.errors import ConversionError, InputError
 from edgewright.export.declaration import Declared
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["DTYPES", "load", "name_tensors", "operator_name", "packed", "save", "tensors"]
+__all__ = ["DTYPES", "flatten_biases", "load", "name_tensors", "operator_name", "packed", "save", "tensors"]
 
 _IDENTIFIER = b"TFL3"
 # The path of torch.export's own wrapper, which litert-torch puts before the name of each layer: kilobytes of it.
@@ -25,6 +27,8 @@ _EXPORTER_WRAPPER = re.compile(rb"torch\.export\._trace\.[^;]*?Wrapper/")
 _NAMES = {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
 _OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 DTYPES = {code: name.lower() for code, name in _NAMES.items()}
+_BIAS = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3, "CONV_3D": 2}
+"""Which input is the bias."""
 
 
 def load(path: Path) -> Any:
@@ -80,6 +84,42 @@ def name_tensors(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> N
     for entry in (*signature.inputs, *signature.outputs):
         if entry.name not in taken:  # quantizers find tensors by name: it must stay unique
             graph.tensors[entry.tensorIndex].name = entry.name
+
+
+def flatten_biases(model: Any) -> None:
+    """Give each layer's constant bias one axis, as the kernels read it.
+
+    The converter leaves axes of one place where it folds a scaling or an addition of such a constant into the layer. In
+    int8 the bias has a scale for each channel, along the first axis, and interpreters refuse the file if that is one
+    place long. Who else reads the constant keeps it as it was.
+    """
+    for graph in model.subgraphs:
+        uses: dict[int, list[tuple[Any, int]]] = {}  # the layers that take the tensor for their bias, and where
+        for operator in graph.operators:
+            place = _BIAS.get(operator_name(model, operator), len(operator.inputs))
+            if place < len(operator.inputs) and operator.inputs[place] >= 0:
+                uses.setdefault(int(operator.inputs[place]), []).append((operator, place))
+        read = [int(i) for operator in graph.operators for i in operator.inputs] + [int(i) for i in graph.outputs]
+        for index, layers in uses.items():
+            bias = graph.tensors[index]
+            if model.buffers[bias.buffer].data is None or len(bias.shape) == 1:
+                continue
+            if read.count(index) > len(layers):
+                bias = _copied(graph, bias)
+                for operator, place in layers:
+                    operator.inputs[place] = len(graph.tensors) - 1
+            bias.shape, bias.shapeSignature = [math.prod(int(n) for n in bias.shape)], None
+
+
+def _copied(graph: Any, tensor: Any) -> Any:
+    """Another tensor of the same content, the graph's last."""
+    taken, name = {t.name for t in graph.tensors}, tensor.name + b"/bias"
+    while name in taken:
+        name += b"_"
+    added = copy.copy(tensor)
+    added.name = name
+    graph.tensors.append(added)
+    return added
 
 
 def tensors(path: Path) -> Declared:
