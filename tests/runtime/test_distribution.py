@@ -83,7 +83,8 @@ def test_wheel_holds_the_package_under_its_own_name(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.startswith("edgewright_runtime-")}
         metadata = archive.read(next(n for n in archive.namelist() if n.endswith("METADATA"))).decode()
-    assert names == {f"edgewright_runtime/{m.relative_to(PACKAGE).as_posix()}" for m in MODULES}
+    modules = {f"edgewright_runtime/{m.relative_to(PACKAGE).as_posix()}" for m in MODULES}
+    assert names == modules | {"edgewright_runtime/py.typed"}
     assert "Requires-Python: >=3.9" in metadata
     assert {line.split()[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")} == {
         "onnx",

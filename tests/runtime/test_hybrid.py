@@ -404,7 +404,7 @@ def test_model_that_answers_nan_has_failed(predictor: Predictor, monkeypatch: py
     monkeypatch.setattr(predictor.backend, "run", lambda _: {"scores": np.full((1, 3), np.nan, np.float32)})
 
     assert (hybrid.predict(ROW).source, hybrid.predict(ROW).scores) == ("last_good", good.scores)
-    with pytest.raises(EdgeRuntimeError, match="NaN or infinity"):
+    with pytest.raises(EdgeRuntimeError, match="answers NaN to 1 of 1 rows"):
         Hybrid(predictor, "s").predict(ROW)
 
 
