@@ -1,6 +1,8 @@
 """A scikit-learn model and its data as a `Source`. Runs in a child process."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ __all__ = ["SklearnSource"]
 
 _SHOWN = 3
 _MOST_FEATURE_BYTES = 2 << 30
+_NUDGES = (-1e-5, -1e-6, 1e-6, 1e-5)  # of a number: beside what float32 rounds
 
 
 class SklearnSource(Source):
@@ -87,6 +90,7 @@ class SklearnSource(Source):
             asked=lambda frame: answers(self.estimator, source.given(frame))[0],
             encoded=lambda frame: tables.encode(frame, self.preprocessing),
             changed=lambda one, other, name: _mixed(test, one, other, name),
+            nudged=lambda rows: _nudged(test.iloc[rows], [c.name for c in columns if c.kind == "number"]),
             place=lambda row: table.named(int(rows.test[row])),
             has_trees=has_trees(self.exported),
         )
@@ -110,6 +114,7 @@ class SklearnSource(Source):
             asked=lambda rows: answers(self.estimator, rows.astype(np.float64))[0],
             encoded=lambda rows: rows,
             changed=lambda one, other, name: _mixed_array(test, one, other, names.index(name)),
+            nudged=lambda rows: _nudged_array(test[rows]),
             place=lambda row: f"test row {row}",
             has_trees=has_trees(self.exported),
         )
@@ -183,6 +188,25 @@ def _mixed_array(rows: NDArray[Any], one: int, other: int, column: int) -> NDArr
     row = rows[one : one + 1].copy()
     row[0, column] = rows[other, column]
     return row
+
+
+def _nudged(frame: Any, columns: Sequence[str]) -> Any:
+    """The frame over and over, one of its numbers a little larger or smaller in turn."""
+    import pandas as pd
+
+    turns = []
+    for name in columns:
+        if pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name]):
+            turns += [frame.assign(**{name: frame[name].astype(np.float64) * (1 + step)}) for step in _NUDGES]
+    return pd.concat(turns) if turns else frame
+
+
+def _nudged_array(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """The same of an array (N, columns)."""
+    turns = np.tile(rows.astype(np.float64), (rows.shape[1] * len(_NUDGES), 1, 1))
+    for turn, (column, step) in enumerate(itertools.product(range(rows.shape[1]), _NUDGES)):
+        turns[turn, :, column] *= 1 + step
+    return turns.reshape(-1, rows.shape[1])
 
 
 def _unknown_cells(frame: Any, preprocessing: Preprocessing) -> tuple[str, ...]:
