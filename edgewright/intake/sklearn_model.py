@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ __all__ = ["SklearnSource"]
 _SHOWN = 3
 _MOST_FEATURE_BYTES = 2 << 30
 _NUDGES = (-1e-5, -1e-6, 1e-6, 1e-5)  # of a number: beside what float32 rounds
+_NUDGED_ROWS = 4096  # at once: rows may have thousands of columns
 
 
 class SklearnSource(Source):
@@ -190,23 +191,28 @@ def _mixed_array(rows: NDArray[Any], one: int, other: int, column: int) -> NDArr
     return row
 
 
-def _nudged(frame: Any, columns: Sequence[str]) -> Any:
-    """The frame over and over, one of its numbers a little larger or smaller in turn."""
+def _nudged(frame: Any, columns: Sequence[str]) -> Iterator[Any]:
+    """The frame over and over, one of its numbers a little larger or smaller in turn; some thousand rows at a time."""
     import pandas as pd
 
-    turns = []
-    for name in columns:
-        if pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name]):
-            turns += [frame.assign(**{name: frame[name].astype(np.float64) * (1 + step)}) for step in _NUDGES]
-    return pd.concat(turns) if turns else frame
+    kinds = pd.api.types
+    numbers = [n for n in columns if kinds.is_numeric_dtype(frame[n]) and not kinds.is_bool_dtype(frame[n])]
+    for piece in _pieces(list(itertools.product(numbers, _NUDGES)), len(frame)):
+        yield pd.concat([frame.assign(**{n: frame[n].astype(np.float64) * (1 + step)}) for n, step in piece])
 
 
-def _nudged_array(rows: NDArray[Any]) -> NDArray[np.float64]:
+def _nudged_array(rows: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
     """The same of an array (N, columns)."""
-    turns = np.tile(rows.astype(np.float64), (rows.shape[1] * len(_NUDGES), 1, 1))
-    for turn, (column, step) in enumerate(itertools.product(range(rows.shape[1]), _NUDGES)):
-        turns[turn, :, column] *= 1 + step
-    return turns.reshape(-1, rows.shape[1])
+    for piece in _pieces(list(itertools.product(range(rows.shape[1]), _NUDGES)), len(rows)):
+        turns = np.tile(rows.astype(np.float64), (len(piece), 1, 1))
+        for turn, (column, step) in enumerate(piece):
+            turns[turn, :, column] *= 1 + step
+        yield turns.reshape(-1, rows.shape[1])
+
+
+def _pieces(turns: list[Any], rows: int) -> Iterator[list[Any]]:
+    at_once = max(1, _NUDGED_ROWS // rows)
+    return (turns[start : start + at_once] for start in range(0, len(turns), at_once))
 
 
 def _unknown_cells(frame: Any, preprocessing: Preprocessing) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError
-from edgewright.intake import child, row_check
+from edgewright.intake import child, row_check, sklearn_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ROWS = 400
@@ -66,3 +66,11 @@ def test_other_rows_are_an_error_however_few(table, tmp_path, monkeypatch, array
     np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     with pytest.raises(ConversionError, match=r"what a device would answer is not .* of 400 test rows"):
         taken(model, tmp_path, **({"path": tmp_path / "d.npz"} if arrays else {}))
+
+
+def test_wide_rows_are_moved_some_thousand_at_a_time():
+    """A hundred rows of an image, each number in turn, would else take gigabytes."""
+    rows = np.ones((100, 784), np.float32)
+    pieces = [len(piece) for piece in sklearn_model._nudged_array(rows)]
+    assert sum(pieces) == 100 * 784 * len(sklearn_model._NUDGES)
+    assert max(pieces) <= sklearn_model._NUDGED_ROWS
