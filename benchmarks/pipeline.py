@@ -48,15 +48,15 @@ def plain(demo: Path) -> dict[str, float]:
     from edgewright import deploy, export, intake, monitor, package, validate
     from edgewright.artifact import Precision
     from edgewright.recipe import Quantize
-    from edgewright.request import resolve
+    from edgewright.request import DeploymentParameters, resolve
     from edgewright.store import Store, home
 
     began, store = time.perf_counter(), Store()
-    first = resolve(**_asked(demo, PLATFORMS[0]))
+    first = resolve(DeploymentParameters.of(_asked(demo, PLATFORMS[0])))
     taken = intake.take_in(first.model, first.data, store)
     model, dataset = taken.model, taken.dataset
     for platform in PLATFORMS:
-        request = resolve(**_asked(demo, platform))
+        request = resolve(DeploymentParameters.of(_asked(demo, platform)))
         device, limit = request.device, request.recipe.max_accuracy_drop_percent
         convert = {"instruction_set": device.instruction_set, "dot_products": device.dot_products}
         baseline = kept = export.export(model, dataset, device.platform, Precision.FLOAT32, store, **convert)

@@ -12,23 +12,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic.fields import FieldInfo
 from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
+from typer.models import ArgumentInfo, OptionInfo
 
 from edgewright.cloud.commands import cloud_app
 from edgewright.errors import EdgewrightError, InputError, ProfileError
 from edgewright.profile import load_device, shipped_names
 from edgewright.progress import Event, progress
 from edgewright.recipe import load_recipe
-from edgewright.request import DEFAULT_RECIPE, parse_shapes, resolve
+from edgewright.request import DeploymentParameters, parse_shapes, resolve
 from edgewright.result import STAGES, DeploymentResult
 from edgewright.schema import keys_of
 from edgewright.shortage import require_writable, shortage_of
+from edgewright.signature import signature_of_fields
 from edgewright.store import home, replace_file
 from edgewright.store_commands import store_app
 from edgewright.table import check_table, comparison_table, explanation, results_table
@@ -38,10 +41,6 @@ from edgewright.validate.diagnose_command import diagnose
 
 __all__ = ["app", "configure_orchestration", "main", "steps_shown"]
 
-MODEL_HELP = (
-    "A trained model: .pt2, .pkl, .joblib, .skops, .onnx, .keras, .h5, a SavedModel folder, "
-    "or a .yaml that names a PyTorch factory and its weights."
-)
 SHAPE_HELP = "Sizes of an input's free axes: name=1,3,224; several, for a file of each: name=1,32|64."
 EXIT_FAILED = 1
 EXIT_OVER_BUDGET = 2
@@ -59,58 +58,38 @@ console = terminal()
 errors = terminal(stderr=True)
 
 
-@app.command()
+def _typer_parameter(name: str, field: FieldInfo) -> tuple[ArgumentInfo | OptionInfo]:
+    if name == "model":
+        return (typer.Argument(help=field.description),)
+    flag = [f"--{name.replace('_', '-')}"] if field.default is False else []
+    return (typer.Option(*flag, help=field.description),)
+
+
+@app.command(help="Optimize, validate, package, release and monitor one model on one platform.")
+@signature_of_fields(DeploymentParameters, _typer_parameter, leave_out=["shapes"])
 def deploy(
-    model: Annotated[Path, typer.Argument(help=MODEL_HELP)],
-    data: Annotated[Path, typer.Option(help="Real data: .csv, .parquet, .npz, or a .yaml that describes one.")],
-    target: Annotated[str | None, typer.Option(help="The column with the true answers.")] = None,
-    device: Annotated[str | None, typer.Option(help="A device profile: a name, or your own .yaml.")] = None,
-    platform: Annotated[
-        str | None, typer.Option(help="ios, android or edge_device: that platform's generic device.")
-    ] = None,
-    recipe: Annotated[str, typer.Option(help="What is done to the model: a name, or your own .yaml.")] = DEFAULT_RECIPE,
-    max_latency_ms: Annotated[float | None, typer.Option(help="Limit of the p95 latency, milliseconds.")] = None,
-    max_memory_mb: Annotated[float | None, typer.Option(help="Limit of the memory that the model adds, MB.")] = None,
-    max_size_mb: Annotated[float | None, typer.Option(help="Limit of the file on the device, MB.")] = None,
-    max_accuracy_drop: Annotated[float | None, typer.Option(help="Limit of the loss, percentage points.")] = None,
-    repository: Annotated[str | None, typer.Option(help="Release repository: a folder or any fsspec URL.")] = None,
-    channel: Annotated[str, typer.Option(help="Release channel.")] = "stable",
-    name: Annotated[str | None, typer.Option(help="What the model is called; its file's name if left out.")] = None,
     shape: Annotated[list[str] | None, typer.Option(help=SHAPE_HELP)] = None,
-    allow_poor_source: Annotated[
-        bool, typer.Option("--allow-poor-source", help="Release a model that is barely better than chance, too.")
-    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole result to this file.")] = None,
+    **given: Any,
 ) -> None:
     """Optimize, validate, package, release and monitor one model on one platform."""
-    asked = {
-        "model": model,
-        "data": data,
-        "target": target,
-        "platform": platform,
-        "device": device,
-        "recipe": recipe,
-        "max_latency_ms": max_latency_ms,
-        "max_memory_mb": max_memory_mb,
-        "max_size_mb": max_size_mb,
-        "max_accuracy_drop": max_accuracy_drop,
-        "channel": channel,
-    }
     from edgewright.intake import preflight
 
     # All of this is cheap and writes nothing; only then is an orchestrator started.
+    called = given["name"] or given["model"].stem
     each = [
-        {**asked, "shapes": sizes, "name": f"{name or model.stem}-{choice}" if choice else name}
+        DeploymentParameters.of(
+            {**given, **({"shapes": sizes} if sizes else {}), **({"name": f"{called}-{choice}"} if choice else {})}
+        )
         for choice, sizes in parse_shapes(shape or ()).items()
     ]
-    requests = [resolve(**one) for one in each]  # type: ignore[arg-type]
+    requests = [resolve(parameters) for parameters in each]
     with steps_shown(), progress.during("Looking into the model and its data"):
         for request in requests:
             preflight(request.model, request.data)
     try:
         with steps_shown(), _orchestrated("flows.edge_deployment") as pipeline:
-            how = {"repository": repository, "allow_poor_source": allow_poor_source}
-            results: list[DeploymentResult] = [pipeline.deploy(**one, **how) for one in each]
+            results: list[DeploymentResult] = [pipeline.deploy(**dict(parameters)) for parameters in each]
     except KeyboardInterrupt:
         errors.print("interrupted; nothing is half-written, the same command goes on where it stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -238,6 +217,7 @@ def main() -> None:
         code = EXIT_INTERRUPTED
     except typer.TyperException as e:
         said = e.format_message() if hasattr(e, "format_message") else str(e)
+        said = said.replace("Value error, ", "")  # the validator's own words
         errors.print(begun("error", said), soft_wrap=True, highlight=False)
         code = EXIT_FAILED
     except EdgewrightError as e:

@@ -95,8 +95,7 @@ class Journal:
     def _params(self) -> dict[str, str]:
         budget = self.request.budget.model_dump(exclude_none=True)
         return {
-            "model": self.request.model.name,
-            "data": self.request.data.path.name,
+            **self.request.parameters.texts(),
             "recipe": self.request.recipe.name,
             "techniques": " > ".join(t.technique for t in self.request.recipe.techniques) or "none",
             **{name: f"{limit:g}" for name, limit in budget.items()},

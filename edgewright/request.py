@@ -1,18 +1,113 @@
-"""What a user asks for, checked as a whole before any work starts. No ML framework is imported here."""
+"""What a user asks for, checked as a whole before any work starts. No ML framework is imported here.
+
+The fields of `DeploymentParameters` are the parameters of a deployment wherever they are given: the options of the
+command line, the form in the Prefect UI, the keywords in Python, and the parameters of the run in MLflow.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 from edgewright.artifact import Value
 from edgewright.data import DataSpec, load_data_spec
 from edgewright.deploy.lines import checked_names
 from edgewright.errors import InputError, ProfileError
-from edgewright.profile import Budget, DeviceProfile, Platform, load_device
+from edgewright.monitor import MonitoringPlan
+from edgewright.profile import Budget, DeviceProfile, Platform, load_device, shipped_names
 from edgewright.recipe import Recipe, load_recipe
+from edgewright.yaml_values import validated
 
-__all__ = ["DEFAULT_RECIPE", "DeploymentRequest", "parse_shapes", "resolve"]
+__all__ = ["DeploymentParameters", "DeploymentRequest", "parse_shapes", "resolve"]
 
-DEFAULT_RECIPE = "int8"
+
+def _above_zero(limit: Any) -> Any:
+    if isinstance(limit, (int, float)) and not 0 < limit < float("inf"):
+        raise ValueError("a limit is a number above zero; leave it out to set none")
+    return limit
+
+
+Limit = Annotated[float | None, Field(gt=0), BeforeValidator(_above_zero)]
+
+
+@dataclass(frozen=True)
+class _Offered:
+    """Beside a text's type: a form offers what is shipped; the path of a .yaml is taken as well."""
+
+    kind: Literal["device", "recipe"]
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        made = handler(schema)
+        text = made["anyOf"][0] if "anyOf" in made else made
+        text["enum"] = shipped_names(self.kind)
+        return made
+
+
+class DeploymentParameters(Value):
+    """Parameters of a deployment, as they are given."""
+
+    model: Path = Field(
+        description="A trained model: .pt2, .pkl, .joblib, .skops, .onnx, .keras, .h5, a SavedModel folder, or a .yaml "
+        "that names a PyTorch factory and its weights."
+    )
+    data: Path = Field(description="Real data: .csv, .parquet, .npz, or a .yaml that describes one.")
+    target: str | None = Field(None, description="The column with the true answers.")
+    device: Annotated[str | None, _Offered("device")] = Field(
+        None, description="A device profile: a name, or your own .yaml."
+    )
+    platform: Platform | None = Field(None, description="ios, android or edge_device: that platform's generic device.")
+    recipe: Annotated[str, _Offered("recipe")] = Field(
+        "int8", description="What is done to the model: a name, or your own .yaml."
+    )
+    max_latency_ms: Limit = Field(None, description="Limit of the p95 latency, milliseconds.")
+    max_memory_mb: Limit = Field(None, description="Limit of the memory that the model adds, MB.")
+    max_size_mb: Limit = Field(None, description="Limit of the file on the device, MB.")
+    max_accuracy_drop: Limit = Field(None, le=100, description="Limit of the loss, percentage points.")
+    shapes: dict[str, list[int]] | None = Field(
+        None, description='Sizes of an input whose axes are free, by its name: {"image": [1, 3, 224, 224]}.'
+    )
+    repository: str | None = Field(
+        None, description="Release repository: a folder or any fsspec URL; .edgewright/releases if left out."
+    )
+    channel: str = Field(
+        "stable",
+        description="Release channel. Name, platform and channel make a line of versions, which devices follow.",
+    )
+    name: str | None = Field(None, description="What the model is called; its file's name if left out.")
+    allow_poor_source: bool = Field(False, description="Release a model that is barely better than chance, too.")
+    enable_performance_tracking: bool = Field(True, description="Devices record latency and memory.")
+    enable_accuracy_monitoring: bool = Field(
+        True, description="Devices record right and wrong answers where they are known."
+    )
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """The parameters by name.
+
+        Raises:
+            InputError: the first that is unknown, missing or not allowed.
+        """
+        return validated(cls, given)
+
+    def texts(self) -> dict[str, str]:
+        """Those that differ from their defaults, as text for a record; a path by its last part."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return {
+            name: value.name if isinstance(value, Path) else str(value)
+            for name, value in given.items()
+            if value != type(self).model_fields[name].default
+        }
+
+    @property
+    def monitoring(self) -> MonitoringPlan:
+        """What the devices record."""
+        return MonitoringPlan(
+            enable_performance_tracking=self.enable_performance_tracking,
+            enable_accuracy_monitoring=self.enable_accuracy_monitoring,
+        )
 
 
 class DeploymentRequest(Value):
@@ -21,6 +116,7 @@ class DeploymentRequest(Value):
     ``name`` (of the model), the device's platform and ``channel`` make the line that it is released in.
     """
 
+    parameters: DeploymentParameters
     name: str
     channel: str
     model: Path
@@ -30,66 +126,49 @@ class DeploymentRequest(Value):
     budget: Budget
 
 
-def resolve(
-    *,
-    model: Path,
-    data: Path,
-    target: str | None = None,
-    platform: str | None = None,
-    device: str | None = None,
-    recipe: str = DEFAULT_RECIPE,
-    max_latency_ms: float | None = None,
-    max_memory_mb: float | None = None,
-    max_size_mb: float | None = None,
-    max_accuracy_drop: float | None = None,
-    shapes: Mapping[str, Sequence[int]] | None = None,
-    name: str | None = None,
-    channel: str = "stable",
-) -> DeploymentRequest:
+def resolve(parameters: DeploymentParameters) -> DeploymentRequest:
     """Look up the device and the recipe, and merge the budget: a limit given here replaces the device's own.
 
-    Without ``name`` the model is called as its file, without the ending.
+    Without a name the model is called as its file, without the ending.
 
     Raises:
         InputError: anything that was named is missing or not allowed; nothing was written.
     """
-    given = {
-        "max_latency_ms": max_latency_ms,
-        "max_memory_mb": max_memory_mb,
-        "max_size_mb": max_size_mb,
-        "max_accuracy_drop_percent": max_accuracy_drop,
-    }
-    for key, limit in given.items():
-        if limit is not None and not 0 < limit < float("inf"):
-            raise ProfileError(f"{key} = {limit:g}: a limit is a number above zero; leave it out to set none")
-    if max_accuracy_drop is not None and max_accuracy_drop > 100:
-        raise ProfileError(f"max_accuracy_drop = {max_accuracy_drop:g}: percentage points, at most 100")
-    profile = _device(platform, device)
-    called = name if name is not None else model.stem
-    checked_names(called, channel)
-    for path, what in ((model, "model"), (data, "data")):
+    profile = _device(parameters.platform, parameters.device)
+    name = parameters.name if parameters.name is not None else parameters.model.stem
+    checked_names(name, parameters.channel)
+    for path, what in ((parameters.model, "model"), (parameters.data, "data")):
         if not path.exists():
             raise InputError(f"{what} {path}: no such file")
-    spec = load_data_spec(data.absolute(), target)
-    if shapes:
-        spec = spec.model_copy(update={"shapes": {k: tuple(sizes) for k, sizes in shapes.items()}})
-    chosen = load_recipe(recipe)
-    limits = {**profile.budget.model_dump(), **{k: v for k, v in given.items() if v is not None}}
-    limits["max_class_drop_percent"] = limits["max_class_drop_percent"] or chosen.max_class_drop_percent
+    data = load_data_spec(parameters.data.absolute(), parameters.target)
+    if parameters.shapes:
+        data = data.model_copy(update={"shapes": {k: tuple(sizes) for k, sizes in parameters.shapes.items()}})
+    recipe = load_recipe(parameters.recipe)
     return DeploymentRequest(
-        name=called,
-        channel=channel,
-        model=model.absolute(),
-        data=spec,
+        parameters=parameters,
+        name=name,
+        channel=parameters.channel,
+        model=parameters.model.absolute(),
+        data=data,
         device=profile,
-        recipe=chosen,
-        budget=Budget.model_validate(limits),
+        recipe=recipe,
+        budget=_budget(parameters, profile, recipe),
     )
 
 
-def _device(platform: str | None, device: str | None) -> DeviceProfile:
-    if platform is not None and platform not in set(Platform):
-        raise ProfileError(f"unknown platform '{platform}'; known: {', '.join(Platform)}")
+def _budget(parameters: DeploymentParameters, device: DeviceProfile, recipe: Recipe) -> Budget:
+    given = {
+        "max_latency_ms": parameters.max_latency_ms,
+        "max_memory_mb": parameters.max_memory_mb,
+        "max_size_mb": parameters.max_size_mb,
+        "max_accuracy_drop_percent": parameters.max_accuracy_drop,
+    }
+    limits = {**device.budget.model_dump(), **{k: v for k, v in given.items() if v is not None}}
+    limits["max_class_drop_percent"] = limits["max_class_drop_percent"] or recipe.max_class_drop_percent
+    return Budget.model_validate(limits)
+
+
+def _device(platform: Platform | None, device: str | None) -> DeviceProfile:
     if device is None and platform is None:
         raise InputError("neither a device nor a platform is given; give --device PROFILE or --platform PLATFORM")
     profile = load_device(device or f"generic_{platform}")

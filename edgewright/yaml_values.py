@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from edgewright.errors import InputError
 
-__all__ = ["first_fault", "read_value"]
+__all__ = ["first_fault", "read_value", "validated"]
 
 V = TypeVar("V", bound=BaseModel)
 Kinds = tuple[type[BaseModel], ...]
@@ -35,10 +35,19 @@ def read_value(
         raise error(f"{what} {path}: cannot be read: {str(e).splitlines()[0]}") from e
     if not isinstance(content, dict):
         raise error(f"{what} {path}: cannot be read: it holds no keys with values")
+    return validated(kind, {**(defaults or {}), **content}, f"{what} {path}: ", error=error)
+
+
+def validated(kind: type[V], content: Mapping[str, Any], where: str = "", *, error: type[InputError] = InputError) -> V:
+    """A value of ``kind``.
+
+    Raises:
+        InputError: or its ``error``, in one line that begins with ``where``: a key or value is not allowed.
+    """
     try:
-        return kind.model_validate({**(defaults or {}), **content})
+        return kind.model_validate(content)
     except ValidationError as e:
-        raise error(f"{what} {path}: {first_fault(e, kind)}") from e
+        raise error(f"{where}{first_fault(e, kind)}") from e
 
 
 def first_fault(error: ValidationError, kind: type[BaseModel]) -> str:

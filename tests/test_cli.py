@@ -83,7 +83,7 @@ def _changed(**changes: str) -> list[str]:
         (_changed(data="narrow.csv"), "'b'"),
         (_changed(data="uneven.npz", target="y"), "120"),
         (_changed(data="wide.npz", target="y"), "6"),
-        (_changed(platform="windows"), "unknown platform 'windows'"),
+        (_changed(platform="windows"), "'--platform': 'windows' is not one of 'ios'"),
         (_changed(device="nokia_3310"), "unknown device 'nokia_3310'"),
         (_changed(recipe="magic"), "unknown recipe 'magic'"),
         (_changed(max_latency_ms="0"), "above zero"),

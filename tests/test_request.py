@@ -7,7 +7,7 @@ import pytest
 from edgewright.errors import InputError, ProfileError
 from edgewright.profile import load_device
 from edgewright.recipe import load_recipe
-from edgewright.request import parse_shapes, resolve
+from edgewright.request import DeploymentParameters, parse_shapes, resolve
 
 
 @pytest.fixture
@@ -23,10 +23,17 @@ def test_a_limit_given_replaces_the_devices_own(asked: dict[str, Any], tmp_path:
         "title: mine\nplatform: android\ninstruction_set: arm64\ncores: 4\nmemory_mb: 100\nos_floor: '8'\n"
         "runtime_floor: '2'\nbudget: {max_latency_ms: 5, max_size_mb: 3}\n"
     )
-    request = resolve(**{**asked, "platform": None, "device": str(own)}, max_latency_ms=7)
+    request = resolve(DeploymentParameters.of({**asked, "platform": None, "device": str(own), "max_latency_ms": 7}))
     assert request.budget.max_latency_ms == 7
     assert request.budget.max_size_mb == 3
     assert request.budget.max_memory_mb is None
+
+
+def test_a_record_has_what_was_given_and_no_defaults(asked: dict[str, Any]) -> None:
+    given = DeploymentParameters.of({**asked, "recipe": "int8", "max_size_mb": 2, "channel": "beta"})
+    assert given.texts() == {
+        "model": "model.pt2", "data": "data.npz", "platform": "android", "max_size_mb": "2.0", "channel": "beta",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -35,8 +42,8 @@ def test_a_limit_given_replaces_the_devices_own(asked: dict[str, Any], tmp_path:
         ({"max_latency_ms": 0}, "max_latency_ms = 0: a limit is a number above zero"),
         ({"max_memory_mb": -1}, "max_memory_mb = -1: a limit is a number above zero"),
         ({"max_size_mb": float("nan")}, "max_size_mb = nan: a limit is a number above zero"),
-        ({"max_accuracy_drop": 101}, "percentage points, at most 100"),
-        ({"platform": "windows"}, "unknown platform 'windows'; known: ios, android, edge_device"),
+        ({"max_accuracy_drop": 101}, "max_accuracy_drop = 101: input should be less than or equal to 100"),
+        ({"platform": "windows"}, "platform = 'windows': input should be 'ios', 'android' or 'edge_device'"),
         ({"platform": None}, "neither a device nor a platform is given"),
         ({"device": "nokia_3310"}, "unknown device 'nokia_3310'; known: .*generic_android"),
         ({"device": "generic_ios"}, "device 'generic_ios' is ios, not android"),
@@ -47,7 +54,7 @@ def test_a_limit_given_replaces_the_devices_own(asked: dict[str, Any], tmp_path:
 )
 def test_bad_input_is_one_line(asked: dict[str, Any], change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        resolve(**{**asked, **change})
+        resolve(DeploymentParameters.of({**asked, **change}))
     assert "\n" not in str(caught.value)
 
 

@@ -77,3 +77,21 @@ def test_the_form_has_a_description_for_every_parameter() -> None:
     assert "ios" in str(schema["definitions"]["Platform"])
     assert "int8" in schema["properties"]["recipe"]["enum"]
     assert "generic_android" in str(schema["properties"]["device"])
+
+
+def test_the_form_and_the_command_line_have_the_parameters_of_a_deployment() -> None:
+    from prefect.utilities.callables import parameter_schema
+    from typer.main import get_command
+
+    from edgewright.cli import app
+    from edgewright.request import DeploymentParameters
+    from flows.edge_deployment import edge_deployment
+
+    fields = set(DeploymentParameters.model_fields)
+    assert set(parameter_schema(edge_deployment).model_dump()["properties"]) == fields
+    command = get_command(app).commands["deploy"]
+    assert {option.name for option in command.params} == fields - {"shapes"} | {"shape", "json_file"}
+    helps = {option.name: option.help for option in command.params}
+    assert all(
+        helps[name] == field.description for name, field in DeploymentParameters.model_fields.items() if name in helps
+    )
