@@ -47,8 +47,9 @@ def plain(demo: Path) -> dict[str, float]:
     """The library alone, in the order of the flows."""
     from edgewright import deploy, export, intake, monitor, package, validate
     from edgewright.artifact import Precision
+    from edgewright.pipeline.parameters import DeploymentParameters
+    from edgewright.pipeline.request import resolve
     from edgewright.recipe import Quantize
-    from edgewright.request import DeploymentParameters, resolve
     from edgewright.store import Store, home
 
     began, store = time.perf_counter(), Store()
@@ -81,7 +82,7 @@ def plain(demo: Path) -> dict[str, float]:
 
 def orchestrated(demo: Path) -> dict[str, float]:
     """The flows, with the embedded server's start apart; then the same again, and a resume after a failed release."""
-    from edgewright.cli import configure_orchestration
+    from edgewright.pipeline.cli import configure_orchestration
 
     configure_orchestration()
     began = time.perf_counter()

@@ -4,8 +4,7 @@ import hashlib
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
+from edgewright.value import Value
 from edgewright_runtime.manifest import Preprocessing, Processor, TensorSpec
 
 __all__ = [
@@ -23,12 +22,6 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 1 << 20
-
-
-class Value(BaseModel):
-    """A frozen value that refuses unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Format(StrEnum):

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from edgewright.artifact import ModelTask, Value
+from edgewright.artifact import ModelTask
+from edgewright.value import Value
 from edgewright.yaml_values import read_value
 
 __all__ = ["DataSpec", "load_data_spec"]

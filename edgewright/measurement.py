@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from edgewright.artifact import Artifact, Value
+from edgewright.artifact import Artifact
 from edgewright.profile import Budget
+from edgewright.value import Value
 
 __all__ = [
     "Accuracy",

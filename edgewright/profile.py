@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from edgewright.artifact import Value
 from edgewright.errors import ProfileError
+from edgewright.value import Value
 from edgewright.yaml_values import read_value
 
 __all__ = [

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
-from edgewright.artifact import Value
 from edgewright.code_version import source_version
 from edgewright.errors import ProfileError
 from edgewright.profile import DeviceProfile, find_shipped
+from edgewright.value import Value
 from edgewright.yaml_values import read_value
 
 __all__ = [

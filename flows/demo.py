@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgewright.child import deferred, run_in_child
-from edgewright.cli import configure_orchestration, steps_shown
 from edgewright.errors import EdgewrightError
+from edgewright.pipeline.cli import configure_orchestration, steps_shown
+from edgewright.pipeline.result import DeploymentResult
+from edgewright.pipeline.table import explanation, results_markdown, results_table
 from edgewright.profile import Platform
 from edgewright.progress import progress
-from edgewright.result import DeploymentResult
 from edgewright.store import home, replace_file
-from edgewright.table import explanation, results_markdown, results_table
 from edgewright.terminal import terminal
 
 if TYPE_CHECKING:

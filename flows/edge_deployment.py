@@ -13,14 +13,15 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Failed
 
 from edgewright.errors import BudgetExceededError, EdgewrightError, PoorSourceError, TrackingUnavailableError
-from edgewright.journal import Journal
 from edgewright.measurement import ValidationReport
+from edgewright.pipeline.journal import Journal
+from edgewright.pipeline.parameters import DeploymentParameters
+from edgewright.pipeline.request import resolve
+from edgewright.pipeline.result import DeploymentResult, Tracking
+from edgewright.pipeline.signature import signature_of_fields
 from edgewright.profile import Platform
 from edgewright.progress import progress
-from edgewright.request import DeploymentParameters, resolve
-from edgewright.result import DeploymentResult, Tracking
 from edgewright.shortage import shortage_of
-from edgewright.signature import signature_of_fields
 from edgewright.store import Store, home
 from flows.deploy import deploy as deploy_stage
 from flows.monitor import monitor as monitor_stage
@@ -106,7 +107,7 @@ def _run_stages(journal: Journal) -> None:
         journal.report = report = validate(made, device, request.budget, recipe.max_accuracy_drop_percent)
     _gate(report, allow_poor_source=parameters.allow_poor_source)
     with journal.stage("package"):
-        plan = parameters.monitoring.with_limits_of(report)
+        plan = request.monitoring.with_limits_of(report)
         journal.bundle = bundle = package(made, report, device, plan)
     with journal.stage("deploy"):
         repository = parameters.repository or str(home() / "releases")

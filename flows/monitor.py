@@ -12,8 +12,8 @@ from prefect.runtime import flow_run
 from edgewright.deploy import current_baseline
 from edgewright.errors import TrackingUnavailableError
 from edgewright.monitor import Health
+from edgewright.pipeline.record import RunRecord, TrackingRecord
 from edgewright.profile import Platform
-from edgewright.record import RunRecord, TrackingRecord
 from edgewright.store import home
 from tasks.caching import run
 from tasks.monitor import check_release

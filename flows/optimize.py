@@ -9,9 +9,9 @@ from edgewright.data import DataSpec
 from edgewright.errors import UnsupportedError
 from edgewright.intake import companion_files
 from edgewright.measurement import Benefit, LedgerEntry
+from edgewright.pipeline.result import Optimization, Refusal, Step
 from edgewright.profile import DeviceProfile
 from edgewright.recipe import AnyTechnique, Quantize, Recipe
-from edgewright.result import Optimization, Refusal, Step
 from edgewright.validate.ledger import ledger_entry
 from edgewright.validate.machine import machine
 from edgewright.validate.requirements import unmet

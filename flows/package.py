@@ -5,8 +5,8 @@ from prefect import flow
 from edgewright.measurement import ValidationReport
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
+from edgewright.pipeline.result import Optimization
 from edgewright.profile import DeviceProfile
-from edgewright.result import Optimization
 from tasks.caching import run
 from tasks.package import build_bundle
 

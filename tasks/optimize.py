@@ -3,9 +3,9 @@
 from edgewright.artifact import Dataset, Exported, ImportedModel, LayerNoise, Precision
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.optimize.search import fewest
+from edgewright.pipeline.result import Refusal
 from edgewright.profile import DeviceProfile
 from edgewright.recipe import AnyTechnique, PruneChannels, Quantize
-from edgewright.result import Refusal
 from edgewright.store import Store
 from edgewright.validate.machine import machine
 from edgewright.validate.verdict import accuracy_fault

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prefect.artifacts import create_link_artifact
 
-from edgewright.result import DeploymentResult
+from edgewright.pipeline.result import DeploymentResult
 from edgewright.store import home, replace_file
 from tasks.caching import step
 
@@ -18,8 +18,8 @@ PAGE_NAME = "report.html"
 def write_report(result: DeploymentResult) -> list[Path]:
     """Files under ``.edgewright/reports/<deployment id>``; empty where validation was not reached."""
     from edgewright.optimize.sensitivity_chart import sensitivity_csv, sensitivity_png
+    from edgewright.pipeline.plot import plot_report
     from edgewright.validate.ledger import ledger_csv
-    from edgewright.validate.plot import plot_report
     from edgewright.validate.report_page import report_html
     from edgewright.validate.summary import report_markdown
 

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from edgewright.errors import TrackingUnavailableError
 from edgewright.locks import locked
+from edgewright.pipeline.record import RunRecord, TrackingRecord, VersionRecord
 from edgewright.progress import progress
-from edgewright.record import RunRecord, TrackingRecord, VersionRecord
 from edgewright.store import home, replace_file
 from mlflow_server.serve import lock_of, renew_database
 from tasks.caching import step

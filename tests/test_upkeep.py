@@ -31,7 +31,7 @@ def put(store: Store, folder: Path, name: str, size: int = 1000) -> Artifact:
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "edgewright.cli", "store", *words]
+    line = [sys.executable, "-m", "edgewright", "store", *words]
     return subprocess.run(line, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"})
 
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from edgewright.cloud.commands import cloud_app
 from edgewright.errors import EdgewrightError
+from edgewright.pipeline.cloud_commands import cloud_app
 
 if __name__ == "__main__":
     try:

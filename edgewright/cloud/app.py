@@ -27,11 +27,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from edgewright.artifact import Value
 from edgewright.cloud.database import Database
 from edgewright.cloud.offers import Offers
 from edgewright.cloud.rates import Bucket, Rates
 from edgewright.failures import one_line
+from edgewright.value import Value
 from edgewright.yaml_values import first_fault
 from edgewright_runtime.bundle import file_digest
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError

@@ -11,9 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from edgewright.artifact import Value
 from edgewright.errors import InputError
 from edgewright.monitor import Telemetry
+from edgewright.value import Value
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
 from edgewright_runtime.telemetry import TelemetryRecord

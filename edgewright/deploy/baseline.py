@@ -2,7 +2,6 @@
 
 import hashlib
 
-from edgewright.artifact import Value
 from edgewright.deploy.lines import no_release
 from edgewright.deploy.release import Release, current_document, current_release
 from edgewright.deploy.repository import ReleaseRepository
@@ -11,6 +10,7 @@ from edgewright.measurement import ValidationReport
 from edgewright.monitor.plan import MonitoringPlan
 from edgewright.package import REPORT_NAME
 from edgewright.validate.download import unpacked
+from edgewright.value import Value
 
 __all__ = ["ReleaseBaseline", "current_baseline"]
 

@@ -1,6 +1,6 @@
 """What the metadata of a `.tflite` says of it."""
 
-from edgewright.artifact import Value
+from edgewright.value import Value
 
 __all__ = ["Description"]
 

@@ -2,7 +2,7 @@
 
 import math
 
-from edgewright.artifact import Value
+from edgewright.value import Value
 
 __all__ = ["Comparison", "Culprit", "Diagnosis", "LayerNoise", "OutputNoise", "Place"]
 

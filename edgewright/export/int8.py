@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from edgewright.artifact import ImportedModel, Value
+from edgewright.artifact import ImportedModel
 from edgewright.errors import UnsupportedError
 from edgewright.recipe import Calibration, Quantize
+from edgewright.value import Value
 
 __all__ = ["Int8", "int8_of"]
 

@@ -4,10 +4,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgewright.artifact import Format, Value, digest_of, size_of
+from edgewright.artifact import Format, digest_of, size_of
 from edgewright.child import deferred, run_in_child
 from edgewright.errors import UnsupportedError
 from edgewright.export.readers.contents import Contents, StoredWeights
+from edgewright.value import Value
 from edgewright_runtime.manifest import TensorSpec
 
 if TYPE_CHECKING:

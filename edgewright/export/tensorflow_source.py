@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgewright.artifact import Format, ImportedModel, Value
+from edgewright.artifact import Format, ImportedModel
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.failures import failing_operator, one_line
+from edgewright.value import Value
 
 if TYPE_CHECKING:
     from edgewright.intake.keras_loaded import Loaded

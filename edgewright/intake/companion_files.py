@@ -5,9 +5,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from edgewright.artifact import Format, Value
+from edgewright.artifact import Format
 from edgewright.code_version import source_version
 from edgewright.intake.formats import detect_format
+from edgewright.value import Value
 from edgewright.yaml_values import read_value
 
 __all__ = ["FactoryFile", "companion_files", "read_factory"]

@@ -1,6 +1,6 @@
 """What TensorFlow's process tells of a Keras file or SavedModel."""
 
-from edgewright.artifact import Value
+from edgewright.value import Value
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["Answer", "Described"]

@@ -2,9 +2,9 @@
 
 from pydantic import Field
 
-from edgewright.artifact import Value
 from edgewright.measurement import ValidationReport
 from edgewright.profile import Policy, Step
+from edgewright.value import Value
 from edgewright_runtime.monitoring import Monitoring
 
 __all__ = ["MonitoringPlan"]

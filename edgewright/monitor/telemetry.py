@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from edgewright.artifact import Value
 from edgewright.errors import InputError
 from edgewright.monitor.plan import MonitoringPlan
+from edgewright.value import Value
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.sketch import QuantileSketch
 from edgewright_runtime.telemetry import TelemetryRecord

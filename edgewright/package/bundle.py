@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Value, digest_of, size_of
+from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, digest_of, size_of
 from edgewright.errors import InputError
 from edgewright.measurement import ValidationReport
 from edgewright.monitor.plan import MonitoringPlan
@@ -22,6 +22,7 @@ from edgewright.profile import DeviceProfile
 from edgewright.store import Store
 from edgewright.validate.download import download_bytes
 from edgewright.validate.report_page import report_html
+from edgewright.value import Value
 from edgewright_runtime.bundle import open_bundle
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.manifest import (

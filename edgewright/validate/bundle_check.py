@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgewright.artifact import Artifact, Dataset, Exported, Format, Precision, Value, digest_of, size_of
+from edgewright.artifact import Artifact, Dataset, Exported, Format, Precision, digest_of, size_of
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.measurement import BudgetLine, Cost, Energy, Performance
 from edgewright.package import BundleContent
@@ -19,6 +19,7 @@ from edgewright.validate.requirements import unmet
 from edgewright.validate.targets import Target
 from edgewright.validate.targets.choice import opened
 from edgewright.validate.verdict import budget_lines
+from edgewright.value import Value
 from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
 from edgewright_runtime.encoding import dequantize
 from edgewright_runtime.golden import load_golden

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from edgewright.artifact import Value
 from edgewright.validate.charts import figure
+from edgewright.value import Value
 
 __all__ = ["ComparedRun", "comparison_html", "pareto"]
 

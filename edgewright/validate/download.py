@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from edgewright.artifact import Value
 from edgewright.errors import InputError
 from edgewright.measurement import Footprint
 from edgewright.store import home, replace_file
+from edgewright.value import Value
 from edgewright_runtime.ewz import is_ewz, rebuild
 
 __all__ = ["download_bytes", "footprint", "transfer_form", "unpacked"]

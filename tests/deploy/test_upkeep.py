@@ -212,7 +212,7 @@ def test_remote_repository_is_checked_repaired_and_collected(bundles: list[Bundl
 
 
 def test_command_takes_a_repository(repository: Path) -> None:
-    line = [sys.executable, "-m", "edgewright.cli", "store"]
+    line = [sys.executable, "-m", "edgewright", "store"]
     environment = {**os.environ, "NO_COLOR": "1"}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:

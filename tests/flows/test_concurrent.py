@@ -63,7 +63,7 @@ def test_four_deployments_at_once_in_one_home_and_channel(tmp_path: Path) -> Non
         "float32",
         "--json",
     ]
-    line = [sys.executable, "-m", "edgewright.cli", *words]
+    line = [sys.executable, "-m", "edgewright", *words]
     options = {"cwd": tmp_path, "env": _environment(tmp_path), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
     runs = [subprocess.Popen([*line, f"{n}.json"], text=True, **options) for n in range(RUNS)]

@@ -11,8 +11,8 @@ import yaml
 
 from edgewright.child import deferred, run_in_child
 from edgewright.export import mlpackage
+from edgewright.pipeline.result import DeploymentResult
 from edgewright.profile import profiles_folder
-from edgewright.result import DeploymentResult
 from edgewright_runtime.golden import check_bundle
 from edgewright_runtime.predictor import Predictor
 from flows.edge_deployment import deploy

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from edgewright.pipeline.result import DeploymentResult
+from edgewright.pipeline.stages import STAGES
 from edgewright.progress import Event, progress
-from edgewright.result import STAGES, DeploymentResult
 from edgewright.store import Store
 from edgewright.upkeep import check_home
 from edgewright_runtime.errors import EdgeRuntimeError
@@ -136,7 +137,7 @@ def test_disk_that_fills_up_under_the_orchestrator_is_one_line(tmp_path: Path, a
 _FILLING = """
 import sys
 from pathlib import Path
-from edgewright.cli import main
+from edgewright.pipeline.cli import main
 from edgewright.progress import progress
 from tests.small_disk import fill
 

@@ -39,7 +39,7 @@ def _deploy(folder: Path, *before: str) -> tuple[dict[str, Any], list[str]]:
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
     }
     words = ["model.pkl", "--data", "data.csv", "--target", "label", "--platform", "edge_device", "--json", "r.json"]
-    line = [*before, sys.executable, "-m", "edgewright.cli", "deploy", *words, "--recipe", "float32"]
+    line = [*before, sys.executable, "-m", "edgewright", "deploy", *words, "--recipe", "float32"]
     done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

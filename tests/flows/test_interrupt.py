@@ -26,7 +26,7 @@ def line(tmp_path: Path) -> list[str]:
     (tmp_path / "cancer.pkl").write_bytes(pickle.dumps(model))
     table.to_csv(tmp_path / "cancer.csv", index=False)
     words = ["deploy", "cancer.pkl", "--data", "cancer.csv", "--target", "target", "--platform", "edge_device"]
-    return [sys.executable, "-m", "edgewright.cli", *words, "--recipe", "float32", "--json", "result.json"]
+    return [sys.executable, "-m", "edgewright", *words, "--recipe", "float32", "--json", "result.json"]
 
 
 def _start(line: list[str], folder: Path) -> subprocess.Popen[bytes]:

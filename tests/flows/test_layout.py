@@ -83,8 +83,8 @@ def test_the_form_and_the_command_line_have_the_parameters_of_a_deployment() -> 
     from prefect.utilities.callables import parameter_schema
     from typer.main import get_command
 
-    from edgewright.cli import app
-    from edgewright.request import DeploymentParameters
+    from edgewright.pipeline.cli import app
+    from edgewright.pipeline.parameters import DeploymentParameters
     from flows.edge_deployment import edge_deployment
 
     fields = set(DeploymentParameters.model_fields)

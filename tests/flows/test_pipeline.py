@@ -16,8 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from edgewright.pipeline.result import DeploymentResult
+from edgewright.pipeline.stages import STAGES
 from edgewright.progress import Event, progress
-from edgewright.result import STAGES, DeploymentResult
 from edgewright_runtime.predictor import Predictor
 from flows.edge_deployment import deploy
 from tasks.tracking import pending_records

@@ -40,7 +40,7 @@ class Servers:
         # Its own results, too: those of another test would name files in that test's home.
         environment["PREFECT_LOCAL_STORAGE_PATH"] = str(folder / "results")
         environment["PREFECT_WORKER_QUERY_SECONDS"] = "1"
-        line = [sys.executable, "-m", "edgewright.cli", "ui"]
+        line = [sys.executable, "-m", "edgewright", "ui"]
         line += ["--prefect-port", str(self.prefect), "--mlflow-port", str(self.mlflow)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(line, env=environment, stdout=log, stderr=log, cwd=folder)

@@ -38,7 +38,7 @@ def test_each_size_is_released_as_a_model_of_its_own(tmp_path: Path, home: Path)
     torch.export.save(program, tmp_path / "texts.pt2")
     line = ["deploy", str(tmp_path / "texts.pt2"), "--data", str(tmp_path / "texts.npz"), "--platform", "edge_device"]
     line += ["--recipe", "float32", "--shape", "ids=1,8|16", "--json", str(tmp_path / "all.json")]
-    command = [sys.executable, "-m", "edgewright.cli", *line, "--repository", str(tmp_path / "releases")]
+    command = [sys.executable, "-m", "edgewright", *line, "--repository", str(tmp_path / "releases")]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr
     short, whole = json.loads((tmp_path / "all.json").read_text())

@@ -8,9 +8,9 @@ from torch import fx, nn
 from edgewright.artifact import ImportedModel, Precision
 from edgewright.export import export
 from edgewright.optimize.training import fit
+from edgewright.pipeline.result import Refusal
 from edgewright.profile import Platform, load_device
 from edgewright.recipe import PruneChannels, Training
-from edgewright.result import Refusal
 from edgewright.store import Store
 from tasks.optimize import Changed, prune_to_latency
 from tests.optimize.networks import CLASSES, SHORT, blobs, dataset, imported

@@ -9,9 +9,9 @@ import pytest
 from edgewright.child import deferred, run_in_child
 from edgewright.data import load_data_spec
 from edgewright.export.stored import describe
+from edgewright.pipeline.result import Optimization
 from edgewright.profile import load_device, shipped_names
 from edgewright.recipe import load_recipe
-from edgewright.result import Optimization
 
 pytestmark = [
     pytest.mark.slow,

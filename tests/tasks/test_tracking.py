@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 
 from edgewright.errors import TrackingUnavailableError
 from edgewright.locks import locked
+from edgewright.pipeline.record import RunRecord, TrackingRecord, VersionRecord
 from edgewright.progress import Event, progress
-from edgewright.record import RunRecord, TrackingRecord, VersionRecord
 from tasks.tracking import (
     _complete_run,
     _crown,

@@ -14,9 +14,9 @@ from onnx import helper, numpy_helper
 from torch import nn
 from typer.testing import CliRunner
 
-from edgewright.cli import app
 from edgewright.errors import InputError
 from edgewright.export.diagnosis_report import Culprit, Diagnosis, LayerNoise, OutputNoise, Place
+from edgewright.pipeline.cli import app
 from edgewright.validate.diagnosis import Diagnosed, verdict
 from edgewright.validate.diagnosis_page import cells, diagnosis_html
 
@@ -62,7 +62,7 @@ def folder(tmp_path_factory) -> Path:
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "EDGEWRIGHT_HOME": str(folder / "home"), "COLUMNS": "200", "NO_COLOR": "1"}
-    line = [sys.executable, "-m", "edgewright.cli", "diagnose", "net[red].onnx", "--data", "data.npz"]
+    line = [sys.executable, "-m", "edgewright", "diagnose", "net[red].onnx", "--data", "data.npz"]
     line += ["--platform", "edge_device", *words]
     return subprocess.run(line, capture_output=True, text=True, check=False, cwd=folder, env=environment, timeout=280)
 

@@ -1,6 +1,6 @@
 """What a reader finds in a model file."""
 
-from edgewright.artifact import Value
+from edgewright.value import Value
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["Contents", "StoredWeights"]

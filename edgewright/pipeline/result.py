@@ -3,17 +3,16 @@
 from pathlib import Path
 from typing import Literal
 
-from edgewright.artifact import Artifact, Dataset, Exported, ImportedModel, Value
+from edgewright.artifact import Artifact, Dataset, Exported, ImportedModel
 from edgewright.deploy import Release
 from edgewright.measurement import LedgerEntry, Measurement, ValidationReport
 from edgewright.monitor import Health
 from edgewright.package import Bundle
+from edgewright.pipeline.stages import StageName
 from edgewright.profile import Platform
+from edgewright.value import Value
 
-__all__ = ["STAGES", "DeploymentResult", "Optimization", "Refusal", "StageName", "Step", "Tracking"]
-
-StageName = Literal["optimize", "validate", "package", "deploy", "monitor"]
-STAGES: tuple[StageName, ...] = ("optimize", "validate", "package", "deploy", "monitor")
+__all__ = ["DeploymentResult", "Optimization", "Refusal", "Step", "Tracking"]
 
 
 class Step(Value):

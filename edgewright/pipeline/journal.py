@@ -10,10 +10,11 @@ from edgewright.errors import BudgetExceededError
 from edgewright.measurement import LedgerEntry, Measurement, ValidationReport
 from edgewright.monitor import Health
 from edgewright.package import Bundle
+from edgewright.pipeline.record import RunRecord, TrackingRecord, VersionRecord
+from edgewright.pipeline.request import DeploymentRequest
+from edgewright.pipeline.result import DeploymentResult, Optimization, Step
+from edgewright.pipeline.stages import StageName
 from edgewright.progress import Event, progress
-from edgewright.record import RunRecord, TrackingRecord, VersionRecord
-from edgewright.request import DeploymentRequest
-from edgewright.result import DeploymentResult, Optimization, StageName, Step
 from edgewright.validate.ledger import ledger_metrics
 
 __all__ = ["EXPERIMENT", "Journal"]

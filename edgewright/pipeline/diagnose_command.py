@@ -10,9 +10,9 @@ from rich.table import Table
 from edgewright.artifact import Precision
 from edgewright.data import load_data_spec
 from edgewright.errors import InputError
+from edgewright.pipeline.shapes import parse_shapes
 from edgewright.profile import Platform
 from edgewright.progress import progress
-from edgewright.request import parse_shapes
 from edgewright.store import Store, replace_file
 from edgewright.terminal import begun, terminal
 
@@ -42,7 +42,7 @@ def diagnose(
 
     Exit code 0: they agree on real rows; 1: they do not.
     """
-    from edgewright.cli import steps_shown
+    from edgewright.pipeline.cli import steps_shown
     from edgewright.validate.diagnosis import diagnose as run
     from edgewright.validate.diagnosis_page import diagnosis_html
 

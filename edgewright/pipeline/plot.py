@@ -4,7 +4,7 @@ from io import BytesIO
 from typing import Any
 
 from edgewright.measurement import ValidationReport
-from edgewright.result import Optimization
+from edgewright.pipeline.result import Optimization
 from edgewright.validate.ledger import ledger_falls
 
 __all__ = ["plot_report"]

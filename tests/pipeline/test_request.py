@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from edgewright.errors import InputError, ProfileError
+from edgewright.pipeline.parameters import DeploymentParameters
+from edgewright.pipeline.request import resolve
+from edgewright.pipeline.shapes import parse_shapes
 from edgewright.profile import load_device
 from edgewright.recipe import load_recipe
-from edgewright.request import DeploymentParameters, parse_shapes, resolve
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, ModelTask, Precision
-from edgewright.cli import app
+from edgewright.pipeline.cli import app
+from edgewright.pipeline.result import DeploymentResult, Optimization, Step
+from edgewright.pipeline.table import explanation, results_table
 from edgewright.profile import Platform
-from edgewright.result import DeploymentResult, Optimization, Step
-from edgewright.table import explanation, results_table
 from edgewright_runtime.manifest import TensorSpec
 
 FAILED = DeploymentResult(
@@ -97,8 +97,9 @@ def test_failed_run_prints_what_it_came_to_and_why_it_ended(
     def orchestrated(_: str):
         yield SimpleNamespace(deploy=lambda **_: result)
 
-    monkeypatch.setattr("edgewright.cli._orchestrated", orchestrated)
-    monkeypatch.setattr("edgewright.cli.resolve", lambda **_: SimpleNamespace(name="m", model=None, data=None))
+    monkeypatch.setattr("edgewright.pipeline.cli._orchestrated", orchestrated)
+    request = SimpleNamespace(name="m", model=None, data=None)
+    monkeypatch.setattr("edgewright.pipeline.request.resolve", lambda _: request)
     monkeypatch.setattr("edgewright.intake.preflight", lambda *_: None)
 
     done = CliRunner().invoke(app, ["deploy", "m.pkl", "--data", "d.csv", "--platform", "android"])

@@ -12,9 +12,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
-from edgewright.cli import app
+from edgewright.pipeline.cli import app
 
-RUN = (sys.executable, "-m", "edgewright.cli")
+RUN = (sys.executable, "-m", "edgewright.pipeline.cli")
 
 
 def edgewright(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -129,7 +129,7 @@ def test_profiles_are_listed_and_shown(tmp_path: Path) -> None:
 
 def test_help_needs_no_framework(tmp_path: Path) -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from edgewright.cli import app;"
+        "import sys; from typer.testing import CliRunner; from edgewright.pipeline.cli import app;"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
         "print(sorted({'torch', 'onnx', 'prefect', 'mlflow', 'sklearn'} & set(sys.modules)))"
     )
@@ -150,3 +150,10 @@ def test_cloud_without_a_command_serves(monkeypatch):
             "port": 8100,
         }
     ]
+
+
+def test_help_imports_no_numerical_library() -> None:
+    heavy = {"numpy", "pandas", "fsspec", "scipy", "torch", "prefect", "mlflow", "fastapi", "sqlalchemy"}
+    code = f"import sys, edgewright.pipeline.cli; print(sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic.fields import FieldInfo
@@ -22,22 +22,22 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 from typer.models import ArgumentInfo, OptionInfo
 
-from edgewright.cloud.commands import cloud_app
 from edgewright.errors import EdgewrightError, InputError, ProfileError
-from edgewright.profile import load_device, shipped_names
+from edgewright.pipeline.cloud_commands import cloud_app
+from edgewright.pipeline.diagnose_command import diagnose
+from edgewright.pipeline.parameters import DeploymentParameters
+from edgewright.pipeline.shapes import parse_shapes
+from edgewright.pipeline.signature import signature_of_fields
+from edgewright.pipeline.stages import STAGES
+from edgewright.pipeline.store_commands import store_app
+from edgewright.pipeline.target_commands import target_app
 from edgewright.progress import Event, progress
-from edgewright.recipe import load_recipe
-from edgewright.request import DeploymentParameters, parse_shapes, resolve
-from edgewright.result import STAGES, DeploymentResult
-from edgewright.schema import keys_of
 from edgewright.shortage import require_writable, shortage_of
-from edgewright.signature import signature_of_fields
 from edgewright.store import home, replace_file
-from edgewright.store_commands import store_app
-from edgewright.table import check_table, comparison_table, explanation, results_table
 from edgewright.terminal import begun, terminal
-from edgewright.validate.commands import target_app
-from edgewright.validate.diagnose_command import diagnose
+
+if TYPE_CHECKING:
+    from edgewright.pipeline.result import DeploymentResult
 
 __all__ = ["app", "configure_orchestration", "main", "steps_shown"]
 
@@ -74,6 +74,8 @@ def deploy(
 ) -> None:
     """Optimize, validate, package, release and monitor one model on one platform."""
     from edgewright.intake import preflight
+    from edgewright.pipeline.request import resolve
+    from edgewright.pipeline.table import explanation, results_table
 
     # All of this is cheap and writes nothing; only then is an orchestrator started.
     called = given["name"] or given["model"].stem
@@ -104,7 +106,7 @@ def deploy(
     _end_failed({request.name: result for request, result in zip(requests, results, strict=True)})
 
 
-def _end_failed(results: Mapping[str, DeploymentResult]) -> None:
+def _end_failed(results: "Mapping[str, DeploymentResult]") -> None:
     """Say why each failed that did, and exit; those that did not are released all the same."""
     failed = {name: result for name, result in results.items() if result.status == "failed"}
     for name, result in failed.items():
@@ -124,6 +126,8 @@ def validate(
 ) -> None:
     """A finished bundle on one or several devices: does it run there, agree with its golden outputs, and fit."""
     from edgewright.package import read_bundle
+    from edgewright.pipeline.table import check_table
+    from edgewright.profile import load_device
 
     for name in device:  # what cannot be read is refused before an orchestrator is started
         load_device(name)
@@ -144,7 +148,7 @@ def validate(
 @app.command()
 def inspect(path: Annotated[Path, typer.Argument(help="A model, an exported file or a bundle.")]) -> None:
     """What a file is: format, inputs, outputs, dtypes actually stored, size, sparsity, digest, lineage."""
-    from edgewright.inspection import describe_path
+    from edgewright.pipeline.inspection import describe_path
 
     with steps_shown(), progress.during(f"Reading {path.name}"):
         table = describe_path(path)
@@ -157,6 +161,7 @@ def compare(
     html: Annotated[Path, typer.Option(help="Where the page with the Pareto plots goes.")] = Path("comparison.html"),
 ) -> None:
     """Runs side by side, read from MLflow: a table here, accuracy against latency and size on a page."""
+    from edgewright.pipeline.table import comparison_table
     from edgewright.validate.comparison import comparison_html
 
     found = _project_module("tasks.compare").read_runs(runs)
@@ -190,6 +195,9 @@ def ui(
 @profiles.command("list")
 def list_profiles() -> None:
     """Devices and recipes that are shipped."""
+    from edgewright.profile import load_device, shipped_names
+    from edgewright.recipe import load_recipe
+
     for name in shipped_names("device"):
         device = load_device(name)
         console.print(f"device  {name:<24} {device.platform.value:<12} {device.title}")
@@ -200,6 +208,10 @@ def list_profiles() -> None:
 @profiles.command("show")
 def show_profile(name: Annotated[str, typer.Argument(help="A device or a recipe.")]) -> None:
     """One device or recipe: every key that such a file may have, its value here, what is allowed, what it means."""
+    from edgewright.pipeline.schema import keys_of
+    from edgewright.profile import load_device, shipped_names
+    from edgewright.recipe import load_recipe
+
     if name not in {*shipped_names("device"), *shipped_names("recipe")}:
         raise ProfileError(f"unknown profile '{name}'; `edgewright profiles list` names them all")
     shown = load_device(name) if name in shipped_names("device") else load_recipe(name)

@@ -5,8 +5,6 @@ from typing import Annotated, Literal
 import typer
 
 from edgewright.terminal import terminal
-from edgewright.validate.targets import arm_system, device_image
-from edgewright.validate.targets.arm import CORES
 
 __all__ = ["target_app"]
 
@@ -34,6 +32,9 @@ def set_up(kind: Annotated[Literal["arm64", "armv7", "device"], typer.Argument(h
 
 
 def _made(kind: Literal["arm64", "armv7", "device"]) -> str:
+    from edgewright.validate.targets import arm_system, device_image
+    from edgewright.validate.targets.arm import CORES
+
     if kind == "device":
         return f"a whole arm64 device can be emulated; its kernel and disk lie in {device_image.set_up().folder}"
     root = arm_system.set_up(kind)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from edgewright.artifact import Value
+from edgewright.value import Value
 
 __all__ = ["RunRecord", "TrackingRecord", "VersionRecord"]
 

@@ -6,8 +6,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgewright.measurement import Accuracy, Measurement
+from edgewright.pipeline.result import DeploymentResult
 from edgewright.plain_text import markdown_text
-from edgewright.result import DeploymentResult
 from edgewright.validate.bundle_check import DeviceCheck, check_rows
 from edgewright.validate.comparison import ComparedRun
 
