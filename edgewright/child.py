@@ -223,6 +223,8 @@ def _cause_of_death(code: int, log: Path) -> str:
 
 
 def _revived(error: dict[str, str], what: str, advice: str) -> Exception:
+    if error["type"] in {"ModuleNotFoundError", "MissingLibraryError"}:
+        return errors.MissingLibraryError(f"{what}: {error['message'].partition(';')[0]}")
     kind = getattr(errors, error["type"], None)
     if isinstance(kind, type) and issubclass(kind, errors.EdgewrightError):
         return kind(error["message"])

@@ -4,6 +4,7 @@ EdgewrightError
 ├ InputError            a file, table, option or value that the user gave cannot be used
 │ ├ ProfileError        the profile or recipe is wrong: names the key, the value, what is allowed
 │ └ UntrustedModelError a pickle that names something outside the allow-list
+├ MissingLibraryError   what an extra of this distribution brings is not installed
 ├ UnsupportedError      no path for this operator / technique x format x device
 ├ ConversionError       a converter rejected the graph, or its output disagrees with the source
 │ └ DisagreementError   the latter, with what a diagnosis found
@@ -23,6 +24,7 @@ __all__ = [
     "DisagreementError",
     "EdgewrightError",
     "InputError",
+    "MissingLibraryError",
     "PoorSourceError",
     "ProfileError",
     "TrackingUnavailableError",
@@ -46,6 +48,13 @@ class ProfileError(InputError):
 
 class UntrustedModelError(InputError):
     """A model file asks for code outside the allow-list; none of it has run."""
+
+
+class MissingLibraryError(EdgewrightError):
+    """A library that the work needs is not installed; ``str`` names it and how to get it."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(f"{said}; edgewright[all] has every library that is used (docs/install.md)")
 
 
 class UnsupportedError(EdgewrightError):

@@ -1,7 +1,6 @@
 """Device profiles and budgets: what a device is, and what a model may cost there. No ML framework is imported here."""
 
 import os
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -9,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from edgewright.errors import ProfileError
+from edgewright.project import project_folder
 from edgewright.value import Value
 from edgewright.yaml_values import read_value
 
@@ -221,11 +221,9 @@ class DeviceProfile(Value):
 
 
 def profiles_folder() -> Path:
-    """``EDGEWRIGHT_PROFILES``, else the folder in the checkout, else the one that the wheel installed."""
-    if given := os.environ.get("EDGEWRIGHT_PROFILES"):
-        return Path(given)
-    checkout = Path(__file__).parents[1] / "profiles"
-    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "edgewright" / "profiles"
+    """``EDGEWRIGHT_PROFILES``, else the project folder's."""
+    given = os.environ.get("EDGEWRIGHT_PROFILES")
+    return Path(given) if given else project_folder() / "profiles"
 
 
 def shipped_names(kind: Literal["device", "recipe"]) -> list[str]:

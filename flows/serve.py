@@ -17,13 +17,13 @@ from pathlib import Path
 from edgewright.child import die_with_parent
 from edgewright.errors import EdgewrightError
 from edgewright.progress import progress
+from edgewright.project import project_folder
 from edgewright.store import home, replace_file
 from flows.prefect_home import prefect_home, renew_idle_database
 from mlflow_server.serve import command as mlflow_command
 
 __all__ = ["running_servers", "serve"]
 
-PROJECT = Path(__file__).parents[1]
 POOL = "edgewright"
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
@@ -50,7 +50,7 @@ def serve(prefect_port: int | None = None, mlflow_port: int | None = None) -> It
         "PREFECT_UI_API_URL": f"{urls['prefect']}/api",
         "MLFLOW_TRACKING_URI": urls["mlflow"],
         "EDGEWRIGHT_HOME": str(home()),
-        "EDGEWRIGHT_PROJECT": str(PROJECT),
+        "EDGEWRIGHT_PROJECT": str(project_folder()),
     }
     state = home() / "servers.json"
     renew_idle_database(prefect_home())
@@ -120,7 +120,7 @@ def _start(
     process = subprocess.Popen(
         line,
         env=environment,
-        cwd=PROJECT,
+        cwd=project_folder(),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -158,6 +158,6 @@ def _await(url: str, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
 
 
 def _once(line: list[str], environment: Mapping[str, str]) -> None:
-    done = subprocess.run(line, env=environment, cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = subprocess.run(line, env=environment, cwd=project_folder(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise EdgewrightError(f"{' '.join(line[2:])}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from edgewright import cli
 from edgewright.errors import InputError
+from edgewright.pipeline import cli
 from edgewright.progress import progress
 from edgewright.terminal import begun, terminal
 
@@ -19,7 +19,7 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """Everything that the command line prints, on a wide terminal."""
     stream = io.StringIO()
     for console in (cli.console, cli.errors):
-        monkeypatch.setattr(console, "file", stream)
+        monkeypatch.setattr(console, "_file", stream)
         monkeypatch.setattr(console, "width", 200)
     return stream
 
@@ -64,7 +64,7 @@ def test_a_file_with_brackets_is_inspected(
 
 def test_no_other_console_is_made() -> None:
     """One that reads markup would print every name with brackets wrong, or end in an error."""
-    root = Path(cli.__file__).parents[1]
+    root = Path(cli.__file__).parents[2]
     files = [p for part in ("edgewright", "flows", "tasks", "mlflow_server") for p in (root / part).rglob("*.py")]
     makers = {p.name for p in files if "Console(" in p.read_text()}
     assert makers == {"terminal.py"}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from edgewright.artifact import digest_of
 from edgewright.deploy.lines import known_lines
 from edgewright.deploy.release import announce, current_document, read_release
 from edgewright.deploy.repository import ReleaseRepository
@@ -190,7 +191,7 @@ def _sources(store: Store) -> dict[str, Path]:
             content = read_bundle(manifest.parent)
         except InputError:
             continue  # a damaged one is no source
-        found[content.bundle.manifest_digest] = manifest
+        found[digest_of(manifest)] = manifest
         found |= {entry.sha256: manifest.parent / entry.path for entry in content.manifest.files}
     return found
 

@@ -59,9 +59,14 @@ class Bundle(Value):
 class BundleContent(Value):
     """What a bundle says of itself. ``report`` is the validation's, with file names for paths."""
 
-    bundle: Bundle
+    artifact: Artifact
     manifest: Manifest
     report: ValidationReport
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle as the pipeline knows it; its transfer form is computed for that."""
+        return _bundle(self.artifact)
 
 
 def build_bundle(
@@ -134,7 +139,7 @@ def read_bundle(path: Path) -> BundleContent:
         size_bytes=size_of(path),
         parent=manifest.lineage.model,
     )
-    return BundleContent(bundle=_bundle(artifact), manifest=manifest, report=report)
+    return BundleContent(artifact=artifact, manifest=manifest, report=report)
 
 
 def _described(

@@ -22,7 +22,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column, Table
 from typer.models import ArgumentInfo, OptionInfo
 
-from edgewright.errors import EdgewrightError, InputError, ProfileError
+from edgewright.errors import EdgewrightError, MissingLibraryError, ProfileError
 from edgewright.pipeline.cloud_commands import cloud_app
 from edgewright.pipeline.diagnose_command import diagnose
 from edgewright.pipeline.parameters import DeploymentParameters
@@ -32,6 +32,7 @@ from edgewright.pipeline.stages import STAGES
 from edgewright.pipeline.store_commands import store_app
 from edgewright.pipeline.target_commands import target_app
 from edgewright.progress import Event, progress
+from edgewright.project import put_on_path
 from edgewright.shortage import require_writable, shortage_of
 from edgewright.store import home, replace_file
 from edgewright.terminal import begun, terminal
@@ -235,6 +236,9 @@ def main() -> None:
     except EdgewrightError as e:
         errors.print(begun("error", str(e)), soft_wrap=True, highlight=False)
         code = EXIT_FAILED
+    except ModuleNotFoundError as e:
+        errors.print(begun("error", str(MissingLibraryError(str(e)))), soft_wrap=True, highlight=False)
+        code = EXIT_FAILED
     except OSError as e:
         lacking = shortage_of(e)
         if lacking is None:
@@ -245,17 +249,10 @@ def main() -> None:
 
 
 def _project_module(name: str) -> ModuleType:
-    """A module of ``flows/``, which a checkout has and the wheel has not (docs/adr/0002-flows-outside-the-wheel.md)."""
+    """A module of the project folder, which is no package of the library (docs/adr/0002-project-folder.md)."""
     configure_orchestration()
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as e:
-        if e.name is None or e.name.partition(".")[0] not in {"flows", "tasks", "mlflow_server", "prefect", "mlflow"}:
-            raise
-        raise InputError(
-            f"'{e.name}' is not installed: the pipeline runs from a checkout with the orchestration extra; "
-            "run `make setup` there"
-        ) from e
+    put_on_path()
+    return importlib.import_module(name)
 
 
 @contextmanager

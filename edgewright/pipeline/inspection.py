@@ -1,11 +1,12 @@
 """What a file is, for ``edgewright inspect``: a model, an exported artifact or a bundle."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.table import Table
 
-from edgewright.errors import InputError
+from edgewright.errors import InputError, MissingLibraryError
 from edgewright.export.stored import StoredModel, describe
 from edgewright.package import BundleContent, read_bundle
 from edgewright.store import Store
@@ -29,7 +30,7 @@ def describe_path(path: Path) -> Table:
     table.add_column(overflow="fold")
     if (path / MANIFEST_NAME).is_file():
         content = read_bundle(path)
-        rows = [*_bundle_rows(content), *_model_rows(describe(path / content.manifest.model))]
+        rows = [*_bundle_rows(content), *_bundled_model_rows(path / content.manifest.model)]
     else:
         model = describe(path)
         made_of = Store().ancestors(model.digest)
@@ -40,10 +41,10 @@ def describe_path(path: Path) -> Table:
 
 
 def _bundle_rows(content: BundleContent) -> Iterable[tuple[str, str]]:
-    manifest, artifact = content.manifest, content.bundle.artifact
+    manifest, artifact = content.manifest, content.artifact
     yield "bundle", f"{manifest.name} for {manifest.platform}, {manifest.format} {manifest.precision}"
     yield "bundle digest", artifact.digest
-    yield "bundle size", f"{artifact.size_bytes:,} B, to download {content.bundle.download_bytes:,} B"
+    yield "bundle size", f"{artifact.size_bytes:,} B, its model to download {manifest.measurements.download_bytes:,} B"
     yield "runtime", f"{manifest.runtime.name} {manifest.runtime.minimum_version} or newer"
     yield "verdict", "passed" if content.report.passed else "over budget"
     accuracy = content.report.candidate.accuracy
@@ -51,9 +52,17 @@ def _bundle_rows(content: BundleContent) -> Iterable[tuple[str, str]]:
         yield "accuracy", f"{accuracy.metric} {accuracy.value:.4f} ({accuracy.low:.4f} to {accuracy.high:.4f})"
     if manifest.labels:
         yield "labels", ", ".join(manifest.labels)
-    for name in ("source", "onnx", "dataset", "model"):
-        yield f"lineage: {name}", getattr(manifest.lineage, name)
+    for name, digest in asdict(manifest.lineage).items():
+        yield f"lineage: {name}", digest
     yield "files", "\n".join(f"{entry.path}  {entry.bytes:,} B" for entry in manifest.files)
+
+
+def _bundled_model_rows(path: Path) -> Iterable[tuple[str, str]]:
+    """A bundle says most of itself, also where no library reads its model."""
+    try:
+        yield from _model_rows(describe(path))
+    except MissingLibraryError as e:
+        yield "model file", f"not looked into: {e}"
 
 
 def _model_rows(model: StoredModel) -> Iterable[tuple[str, str]]:

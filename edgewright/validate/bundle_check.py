@@ -78,7 +78,7 @@ def validated_bundle(content: BundleContent, store: Store) -> ValidatedBundle:
     Raises:
         InputError: the golden vectors cannot be read.
     """
-    manifest, folder = content.manifest, content.bundle.artifact.path
+    manifest, folder = content.manifest, content.artifact.path
     file = folder / manifest.model
     form = {"tflite": Format.TFLITE, "onnx": Format.ONNX, "mlpackage": Format.MLPACKAGE}[manifest.format]
     exported = Exported(
@@ -99,9 +99,9 @@ def _golden(content: BundleContent, store: Store) -> Dataset:
     """Golden inputs as test rows; golden outputs stand where the source model's answers do."""
     manifest = content.manifest
     try:
-        inputs, outputs = load_golden(content.bundle.artifact.path / manifest.golden.path)
+        inputs, outputs = load_golden(content.artifact.path / manifest.golden.path)
     except OSError as e:
-        raise InputError(f"bundle {content.bundle.artifact.path}: golden vectors cannot be read: {e}") from e
+        raise InputError(f"bundle {content.artifact.path}: golden vectors cannot be read: {e}") from e
     arrays = {f"test.x.{s.name}": dequantize(inputs[s.name], s) for s in manifest.inputs}
     arrays |= {f"test.reference.{s.name}": dequantize(outputs[s.name], s) for s in manifest.outputs}
     rows = manifest.golden.rows

@@ -1,16 +1,18 @@
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgewright.artifact import digest_of
-from edgewright.errors import InputError, UnsupportedError
+from edgewright.errors import InputError, MissingLibraryError, UnsupportedError
+from edgewright.export.stored import StoredModel
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle, read_bundle
 from edgewright.package.snippet import write_snippet
+from edgewright.pipeline.inspection import describe_path
 from edgewright.profile import ExportOptions
 from edgewright_runtime import processor
 from edgewright_runtime.__main__ import main
@@ -50,6 +52,28 @@ def test_bundle_lists_every_file_and_says_what_the_model_is(table_bundle: Bundle
     assert manifest.scores.kind == "probabilities"
     assert manifest.measurements.accuracy == content.report.candidate.accuracy.value
     assert manifest.lineage.model == digest_of(table_bundle.artifact.path / "churn.onnx")
+
+
+def _shown(folder: Path) -> dict[str, str]:
+    table = describe_path(folder)
+    names, values = ([str(cell) for cell in column.cells] for column in table.columns)
+    return dict(zip(names, values, strict=True))
+
+
+def test_a_bundle_is_described_with_its_lineage_and_its_model(
+    table_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = table_bundle.artifact.path
+    rows = _shown(folder)
+    lineage = asdict(read_bundle(folder).manifest.lineage)
+    assert {name: rows[f"lineage: {name}"] for name in lineage} == lineage
+    assert rows["format"] == "onnx"
+
+    def lacking(_: Path) -> StoredModel:
+        raise MissingLibraryError("reading churn.onnx: No module named 'onnx'")
+
+    monkeypatch.setattr("edgewright.pipeline.inspection.describe", lacking)
+    assert _shown(folder)["model file"].startswith("not looked into: reading churn.onnx: No module named 'onnx';")
 
 
 def test_golden_vectors_are_real_rows_with_the_files_own_answers(table_bundle: Bundle) -> None:
