@@ -8,11 +8,13 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from edgewright.errors import ProfileError
+from edgewright.plugins import plugin_names
 from edgewright.project import project_folder
 from edgewright.value import Value
 from edgewright.yaml_values import read_value
 
 __all__ = [
+    "TARGET_PLUGINS",
     "AdbConnection",
     "Budget",
     "DeviceProfile",
@@ -123,7 +125,8 @@ class AdbConnection(Value):
 Extension = Literal["neon", "fp16", "dotprod", "i8mm", "bf16", "sve", "sve2", "sme", "avx2", "avx_vnni", "avx512_vnni"]
 
 
-TargetKind = Literal["local", "emulated_device", "ssh", "adb", "core_ml"]
+_TARGETS = ("local", "emulated_device", "ssh", "adb", "core_ml")
+TARGET_PLUGINS = "edgewright.targets"
 _WHOLE_DEVICE_CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
 
 
@@ -182,10 +185,14 @@ class DeviceProfile(Value):
     timing: Timing = Timing()
     ssh: SshConnection | None = Field(None, description="A real board: figures are taken there, over SSH.")
     adb: AdbConnection | None = Field(None, description="A real phone: figures are taken there, over adb.")
-    target: TargetKind | None = Field(
+    target: str | None = Field(
         None,
-        description="Where figures are taken: local, emulated_device (a whole machine, no times), ssh, adb or core_ml "
-        "(this machine, if it is a Mac); left out, core_ml for ios, the board or phone that is named, else local.",
+        description="Where figures are taken: local, emulated_device (a whole machine, no times), ssh, adb, core_ml "
+        "(this machine, if it is a Mac), or one that another distribution registers; left out, core_ml for ios, the "
+        "board or phone that is named, else local.",
+    )
+    target_options: dict[str, str | int | float | bool] = Field(
+        {}, description="What a target of another distribution takes, such as an address."
     )
 
     @property
@@ -201,7 +208,7 @@ class DeviceProfile(Value):
         return weight_bits(self.instruction_set, self.dot_products, self.export)
 
     @property
-    def target_kind(self) -> TargetKind:
+    def target_kind(self) -> str:
         """Where figures are taken."""
         if self.platform is Platform.IOS:
             return "core_ml"
@@ -209,6 +216,10 @@ class DeviceProfile(Value):
 
     @model_validator(mode="after")
     def _target_is_described(self) -> "DeviceProfile":
+        if self.target is not None and self.target not in (known := (*_TARGETS, *plugin_names(TARGET_PLUGINS))):
+            raise ValueError(f"unknown target '{self.target}'; known: {', '.join(known)}")
+        if self.target_options and (self.target is None or self.target in _TARGETS):
+            raise ValueError(f"target_options are for targets of other distributions, not for {self.target or 'none'}")
         if self.target is not None and (self.target == "core_ml") != (self.platform is Platform.IOS):
             raise ValueError(f"platform {self.platform} has no target {self.target}: ios has core_ml, no other has it")
         if self.target == "ssh" and self.ssh is None:

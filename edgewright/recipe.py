@@ -6,7 +6,6 @@ by an entry point of the group ``edgewright.techniques``.
 """
 
 from functools import reduce
-from importlib.metadata import entry_points
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -14,6 +13,7 @@ from pydantic import Field, field_validator
 
 from edgewright.code_version import source_version
 from edgewright.errors import ProfileError
+from edgewright.plugins import plugin, plugin_names
 from edgewright.profile import DeviceProfile, find_shipped
 from edgewright.value import Value
 from edgewright.yaml_values import read_value
@@ -337,13 +337,12 @@ def _load_registered() -> None:
     Raises:
         ProfileError: one cannot be imported, or is none.
     """
-    for entry in entry_points(group="edgewright.techniques"):
-        try:
-            found = entry.load()
-        except Exception as e:  # another's code
-            raise ProfileError(f"technique '{entry.name}' ({entry.value}) cannot be imported: {e}") from e
-        if not (isinstance(found, type) and issubclass(found, Technique)):
-            raise ProfileError(f"technique '{entry.name}' ({entry.value}) is no edgewright.recipe.Technique")
+    for name in plugin_names("edgewright.techniques"):
+        plugin("edgewright.techniques", name, _is_technique, "a class of edgewright.recipe.Technique")
+
+
+def _is_technique(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, Technique)
 
 
 _load_registered()

@@ -13,7 +13,7 @@ from edgewright.pipeline.result import Optimization, Refusal, Step
 from edgewright.profile import DeviceProfile
 from edgewright.recipe import AnyTechnique, Quantize, Recipe
 from edgewright.validate.ledger import ledger_entry
-from edgewright.validate.machine import machine
+from edgewright.validate.machine import measured_by
 from edgewright.validate.requirements import unmet
 from tasks import optimize as steps
 from tasks.caching import run
@@ -94,7 +94,7 @@ def _judge(
     """Whether the step was worth it, and both files' figures for the ledger."""
     old = run(evaluate, before, dataset, pair[0], split="validation")
     new = run(evaluate, after, dataset, pair[1], split="validation")
-    performance = run(measure, *pair, dataset, device, machine())
+    performance = run(measure, *pair, dataset, device, measured_by(device))
     weights = (run(weigh, pair[0]), run(weigh, pair[1]))
     verdict = run(benefit, old, new, performance, recipe, technique, pair[1].precision, weights, max_size_mb)
     # Only a recipe's first step calls what was before it by this name.

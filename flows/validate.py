@@ -18,7 +18,7 @@ from edgewright.profile import Budget, DeviceProfile, load_device
 from edgewright.store import Store
 from edgewright.validate.bundle_check import DeviceCheck, check_rows, validated_bundle
 from edgewright.validate.energy import energy_of
-from edgewright.validate.machine import machine
+from edgewright.validate.machine import measured_by
 from edgewright.validate.requirements import advice, unmet
 from edgewright.validate.summary import budget_rows, report_markdown
 from edgewright.validate.targets import arm_system, device_image
@@ -41,7 +41,7 @@ def validate(
         raise UnsupportedError("; ".join(reasons))
     baseline = run(steps.evaluate, made.model, made.dataset, made.baseline)
     candidate = run(steps.evaluate, made.model, made.dataset, made.candidate)
-    performance = run(steps.measure, made.baseline, made.candidate, made.dataset, device, machine())
+    performance = run(steps.measure, made.baseline, made.candidate, made.dataset, device, measured_by(device))
     emulations, notes = _emulated(made, device)
     energy = energy_of(performance.sustained, emulations, device)
     limits = (budget, max_accuracy_drop_percent)

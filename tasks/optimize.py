@@ -7,7 +7,7 @@ from edgewright.pipeline.result import Refusal
 from edgewright.profile import DeviceProfile
 from edgewright.recipe import AnyTechnique, PruneChannels, Quantize
 from edgewright.store import Store
-from edgewright.validate.machine import machine
+from edgewright.validate.machine import measured_by
 from edgewright.validate.verdict import accuracy_fault
 from tasks.caching import run, step
 from tasks.validate import evaluate, measure
@@ -114,7 +114,7 @@ def prune_to_latency(model: ImportedModel, params: PruneChannels, dataset: Datas
         exported = run(export, changed, dataset, device, Precision.FLOAT32)
         if isinstance(exported, Refusal):
             return None
-        measured = run(measure, baseline, exported, dataset, device, machine())
+        measured = run(measure, baseline, exported, dataset, device, measured_by(device))
         if measured.ratio is None:
             raise UnsupportedError("; ".join(measured.not_measured) or "latency was not measured")
         ratios[count] = measured.ratio.value

@@ -5,7 +5,10 @@ import platform
 from functools import cache
 from pathlib import Path
 
-__all__ = ["machine"]
+from edgewright.plugins import plugin_code, plugin_names
+from edgewright.profile import TARGET_PLUGINS, DeviceProfile
+
+__all__ = ["machine", "measured_by"]
 
 
 @cache
@@ -17,6 +20,13 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     system = f", macOS {version}" if (version := platform.mac_ver()[0]) else ""
     return f"{_processor()}, {cores} cores{system}"
+
+
+def measured_by(device: DeviceProfile) -> str:
+    """What else than the files and the profile decides the figures: this machine, and the code of a plugin's target."""
+    kind = device.target_kind
+    code = f", {kind} {plugin_code(TARGET_PLUGINS, kind)}" if kind in plugin_names(TARGET_PLUGINS) else ""
+    return f"{machine()}{code}"
 
 
 def _processor() -> str:

@@ -97,8 +97,8 @@ def test_a_technique_of_one_file_is_named_by_a_recipe_and_carried_out(registered
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("raise RuntimeError('broken')", "cannot be imported: broken"),
-        ("Scale = 3", "is no edgewright.recipe.Technique"),
+        ("raise RuntimeError('broken')", "cannot be imported: RuntimeError: broken"),
+        ("Scale = 3", "is not a class of edgewright.recipe.Technique"),
     ],
 )
 def test_a_technique_that_is_none_is_named_in_one_line(registered: Path, content: str, said: str) -> None:

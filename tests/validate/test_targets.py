@@ -1,7 +1,9 @@
 """One contract, every target: the same answers, and the same words for what goes wrong."""
 
 import os
+import shutil
 import sys
+import tomllib
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,16 +12,18 @@ import numpy as np
 import pytest
 
 from edgewright.artifact import Dataset, Exported
-from edgewright.errors import ConversionError, InputError, UnsupportedError
+from edgewright.errors import ConversionError, InputError, ProfileError, UnsupportedError
 from edgewright.package import Bundle, read_bundle
-from edgewright.profile import AdbConnection
+from edgewright.profile import AdbConnection, DeviceProfile, load_device
 from edgewright.store import Store
 from edgewright.validate import emulate
 from edgewright.validate.bundle_check import validated_bundle
+from edgewright.validate.machine import machine, measured_by
 from edgewright.validate.targets import Target, arm_system, cgroup, local
 from edgewright.validate.targets.adb import AdbPythonTarget
 from edgewright.validate.targets.answers import answer_of
 from edgewright.validate.targets.arm import EmulatedArm
+from edgewright.validate.targets.choice import machine_of, target_of
 from edgewright.validate.targets.core_ml import CoreMLTarget
 from edgewright.validate.targets.local import LocalTarget, run_bench
 from edgewright.validate.targets.ssh import SshTarget
@@ -28,6 +32,7 @@ from tests.validate.core_ml_packages import core_ml_package
 
 Export = Callable[..., Exported]
 FEATURES = 16
+EXAMPLE = Path(__file__).parents[2] / "examples" / "target_plugin"
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +47,26 @@ KINDS = [
     "ssh",
     "adb",
     "core_ml",
+    "plugin",
     pytest.param("cortex-a53", marks=pytest.mark.slow),
     pytest.param("device", marks=pytest.mark.slow),
 ]
+
+
+@pytest.fixture
+def nice_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
+    """The profile of the example, whose distribution is installed as `pip install --target` leaves it."""
+    site = tmp_path / "site"
+    information = site / "edgewright_nice_target-1.0.dist-info"
+    information.mkdir(parents=True)
+    shutil.copy(EXAMPLE / "nice_target.py", site)
+    declared = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
+    entries = declared["entry-points"]["edgewright.targets"]
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {declared['name']}\nVersion: 1.0\n")
+    lines = [f"{name} = {value}" for name, value in entries.items()]
+    (information / "entry_points.txt").write_text("\n".join(["[edgewright.targets]", *lines]))
+    monkeypatch.syspath_prepend(site)
+    return load_device(str(EXAMPLE / "nice_device.yaml"))
 
 
 @pytest.fixture(params=KINDS)
@@ -61,6 +83,8 @@ def target(request: pytest.FixtureRequest) -> Target:
         case "core_ml":
             request.getfixturevalue("core_ml_standin")
             return CoreMLTarget()
+        case "plugin":
+            return target_of(request.getfixturevalue("nice_device"))
         case "device":
             found: Target = request.getfixturevalue("device")
             return found
@@ -233,3 +257,21 @@ def test_missing_dataset_is_refused_before_emulation(
     dataset.artifact.path.unlink()
     with pytest.raises(InputError, match="cannot be read"):
         emulate(exported, dataset)
+
+
+def test_a_registered_target_has_a_name_a_machine_and_code_of_its_own(nice_device: DeviceProfile) -> None:
+    assert target_of(nice_device).name == "this machine (niceness 15)"
+    assert machine_of(nice_device) == 'nice {"niceness": 15}'
+    assert measured_by(nice_device).startswith(f"{machine()}, nice ")
+    other = nice_device.model_copy(update={"target_options": {"niceness": 3}})
+    assert machine_of(other) != machine_of(nice_device)
+
+
+def test_a_target_that_nobody_registered_is_refused(tmp_path: Path) -> None:
+    text = (EXAMPLE / "nice_device.yaml").read_text()
+    (tmp_path / "device.yaml").write_text(text)
+    with pytest.raises(ProfileError, match=r"unknown target 'nice'; known: local, emulated_device, ssh, adb, core_ml$"):
+        load_device(str(tmp_path / "device.yaml"))
+    (tmp_path / "device.yaml").write_text(text.replace("target: nice", "target: local"))
+    with pytest.raises(ProfileError, match="target_options are for targets of other distributions, not for local"):
+        load_device(str(tmp_path / "device.yaml"))

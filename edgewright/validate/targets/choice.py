@@ -1,11 +1,13 @@
 """Which target a device profile means, opened for one measurement at a time."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from edgewright.locks import locked
-from edgewright.profile import DeviceProfile
+from edgewright.plugins import plugin, plugin_names
+from edgewright.profile import TARGET_PLUGINS, DeviceProfile
 from edgewright.store import home
 from edgewright.validate.core_ml_units import units_of
 from edgewright.validate.targets import Target
@@ -35,7 +37,9 @@ def opened(device: DeviceProfile) -> Iterator[Target]:
 
 
 def target_of(device: DeviceProfile) -> Target:
-    """The board or phone that the profile names; Core ML for iOS; else this machine, bounded by the device's memory."""
+    """The board or phone that the profile names; Core ML for iOS; what another distribution registered; else this
+    machine, bounded by the device's memory.
+    """
     kind = device.target_kind
     if kind == "core_ml":
         return CoreMLTarget(units_of(device))
@@ -43,16 +47,24 @@ def target_of(device: DeviceProfile) -> Target:
         return SshTarget(device.ssh)
     if kind == "adb" and device.adb is not None:
         return AdbPythonTarget(device.adb) if device.adb.python else AdbTarget(device.adb)
+    if kind in plugin_names(TARGET_PLUGINS):
+        make = plugin(TARGET_PLUGINS, kind, callable, "a function of a device profile that makes a target")
+        registered: Target = make(device)
+        return registered
     return LocalTarget(memory_mb=device.memory_mb)
 
 
 def machine_of(device: DeviceProfile) -> str:
-    """Which machine is busy while this device is measured: a board or a phone is its own, all else is this one."""
+    """Which machine is busy while this device is measured: a board, a phone and what another distribution
+    reaches are their own, all else is this one.
+    """
     kind = device.target_kind
     if kind == "ssh" and device.ssh is not None:
         return f"ssh {device.ssh.host}:{device.ssh.port}"
     if kind == "adb" and device.adb is not None:
         return f"adb {device.adb.serial or ''}"
+    if kind in plugin_names(TARGET_PLUGINS):
+        return f"{kind} {json.dumps(device.target_options, sort_keys=True)}"
     return THIS_MACHINE
 
 
