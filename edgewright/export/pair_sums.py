@@ -5,13 +5,13 @@ off, and the answers differ from those of every other processor. Runs in a child
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
 
-__all__ = ["largest_pair_sum"]
+__all__ = ["largest_pair_sum", "matrices_of"]
 
 _ROWS = 8
 _PRODUCTS = 1 << 22  # of one layer and row; positions are spread over what it computes
@@ -28,7 +28,7 @@ def largest_pair_sum(model: onnx.ModelProto, rows: Iterable[Arrays]) -> int:
     """The largest size of such a sum in the layers that multiply 8-bit numbers, over a few rows and up to 2^22 products
     of each layer; 0 where there is no such layer.
 
-    A depthwise convolution is none: its kernels add in 32 bits.
+    A depthwise convolution of one filter for each channel is none: its kernels add in 32 bits.
     """
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     layers = list(_layers(model))
@@ -67,16 +67,40 @@ def _session(model: onnx.ModelProto, shown: list[str]) -> onnxruntime.InferenceS
     return onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def matrices_of(node: onnx.NodeProto, weight: np.ndarray) -> list[np.ndarray]:
+    """The matrices (K, N) that the kernels for 8-bit numbers make of a layer's constant weight, one for each group of
+    a convolution or product of a batch, rows in the order in which they pair them; none where they add in 32 bits."""
+    given = _attributes(node)
+    match node.op_type:
+        case "Gemm":
+            return [weight.T if given.get("transB") else weight]
+        case "MatMul" if weight.ndim > 1:
+            return list(weight.reshape(-1, *weight.shape[-2:]))
+        case "Conv" if not _is_depthwise(weight, given.get("group", 1)):
+            filters = np.split(weight, given.get("group", 1))
+            return [np.moveaxis(filter_, 1, -1).reshape(len(filter_), -1).T for filter_ in filters]
+    return []
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _is_depthwise(weight: np.ndarray, groups: int) -> bool:
+    """One input and one output in each group: several outputs, or one input of a grey picture, are a matrix product."""
+    return weight.shape[1] == 1 and len(weight) == groups
+
+
 def _products(node: onnx.NodeProto, left: np.ndarray, right: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The matrices (P, K) by (K, N) that the kernels multiply; the left one unsigned, as x86 takes it."""
     if right.dtype != np.int8:  # kernels for two unsigned operands add in 32 bits
         return
-    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    given = _attributes(node)
     left = left.astype(np.int32) + (128 if left.dtype == np.int8 else 0)
     right = right.astype(np.int32)
     match node.op_type:
         case "Gemm":
-            yield (left.T if given.get("transA") else left), (right.T if given.get("transB") else right)
+            yield (left.T if given.get("transA") else left), matrices_of(node, right)[0]
         case "MatMul" if right.ndim == 2:
             yield left.reshape(-1, left.shape[-1]), right
         case "MatMul" if right.ndim > 2 and left.ndim >= 2:
@@ -84,22 +108,21 @@ def _products(node: onnx.NodeProto, left: np.ndarray, right: np.ndarray) -> Iter
             lefts = np.broadcast_to(left, (*batch, *left.shape[-2:])).reshape(-1, *left.shape[-2:])
             rights = np.broadcast_to(right, (*batch, *right.shape[-2:])).reshape(-1, *right.shape[-2:])
             yield from zip(lefts, rights, strict=True)
-        case "Conv" if right.shape[1] > 1:
-            groups = given.get("group", 1)
-            filters = np.split(right, groups)
-            for channels, filter_ in zip(np.split(left[0], groups), filters, strict=True):
-                columns = _columns(channels, filter_.shape[2:], given)
-                yield columns, np.moveaxis(filter_, 1, -1).reshape(len(filter_), -1).T
+        case "Conv":
+            filters = matrices_of(node, right)
+            groups = np.split(left[0], len(filters)) if filters else []
+            for channels, matrix in zip(groups, filters, strict=True):
+                yield _columns(channels, right.shape[2:], given), matrix
 
 
-def _columns(image: np.ndarray, kernel: tuple[int, ...], given: dict[str, object]) -> np.ndarray:
+def _columns(image: np.ndarray, kernel: tuple[int, ...], given: dict[str, Any]) -> np.ndarray:
     """What a convolution's filter lies on at each position, (P, K), channels last as the kernels take them.
 
     Padding counts as zeros: what it really holds, the zero point, is no larger than what stands beside it.
     """
     axes = range(len(kernel))
-    strides, dilations = (list(given.get(name) or [1] * len(kernel)) for name in ("strides", "dilations"))  # type: ignore[call-overload]
-    pads = list(given.get("pads") or [0] * 2 * len(kernel))  # type: ignore[call-overload]
+    strides, dilations = (list(given.get(name) or [1] * len(kernel)) for name in ("strides", "dilations"))
+    pads = list(given.get("pads") or [0] * 2 * len(kernel))
     extent = [(kernel[i] - 1) * dilations[i] + 1 for i in axes]
     if str(given.get("auto_pad", b"")).find("SAME") >= 0:
         missing = [max((-(-image.shape[1 + i] // strides[i]) - 1) * strides[i] + extent[i] - image.shape[1 + i], 0)
