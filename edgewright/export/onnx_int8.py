@@ -173,7 +173,8 @@ def quantize(
     }
     extra: dict[str, Any] = {
         "TensorQuantOverrides": _learnt(source, how.graph, signed=signed) | _whole_weights(source, narrow=narrow),
-        "ActivationSymmetric": signed,
+        # Zero points cost the kernels nothing; without them, half the levels lie below a ReLU, and it stays a step.
+        "ActivationSymmetric": False,
         "WeightSymmetric": True,
     }
     try:

@@ -219,3 +219,13 @@ def test_what_the_runtime_does_not_take_is_refused_by_the_operator():
     model.opset_import[0].version = 11
     with pytest.raises(UnsupportedError, match=r"'dense'\): Unrecognized attribute: axis") as refused:
         onnx_int8._prove(model, "m", [{"x": numbers(1, WIDTH)}])
+
+
+def test_on_arm_levels_lie_where_the_values_are(tmp_path):
+    """Behind a ReLU no value is below zero: its zero point is the least level, and it needs no step of its own."""
+    model = model_of(DENSE, weight=numbers(WIDTH, OUTPUTS), bias=numbers(OUTPUTS, seed=1))
+    graph = onnx.load(int8_of(model, numbers(40, WIDTH, seed=2), tmp_path).artifact.path).graph
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    (last,) = (node for node in graph.node if node.output[0] == graph.output[0].name)
+    assert held[last.input[2]] == np.int8(-128)
+    assert "Relu" not in {node.op_type for node in graph.node}
