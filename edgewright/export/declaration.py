@@ -7,7 +7,10 @@ from edgewright.artifact import Format
 from edgewright.export.diagnosis_report import Diagnosis
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["Checked", "Declared", "Disagreement", "File"]
+__all__ = ["LOUD_SNR_DB", "Checked", "Declared", "Disagreement", "File"]
+
+LOUD_SNR_DB = 10.0
+"""Below it an output is noisy, which a note tells: the error is a third of the signal."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,15 @@ class File:
 @dataclass(frozen=True)
 class Declared:
     """Inputs and outputs of a file; ``runtime_floor`` where the file decides which runtime loads it;
-    ``largest_pair_sum`` of int8 for ONNX Runtime (`edgewright_runtime.manifest.Processor`)."""
+    ``largest_pair_sum`` of int8 for ONNX Runtime (`edgewright_runtime.manifest.Processor`); ``snr_db``: signal over
+    the error of fewer bits, of the worst output on real rows, where that was measured."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     runtime_floor: str | None = None
     notes: tuple[str, ...] = ()
     largest_pair_sum: int | None = None
+    snr_db: float | None = None
 
 
 @dataclass(frozen=True)

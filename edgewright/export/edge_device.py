@@ -12,7 +12,7 @@ from edgewright.errors import UnsupportedError
 from edgewright.export.converter import convert_in_child
 from edgewright.export.declared import checked
 from edgewright.export.int8 import Int8, int8_of
-from edgewright.export.kept_float import Kept, converted
+from edgewright.export.kept_float import Kept, converted, with_layers_only
 from edgewright.export.reuse import reuse
 from edgewright.profile import ExportOptions, InstructionSet, weight_bits
 from edgewright.recipe import Quantize
@@ -59,13 +59,19 @@ def export(
     how = int8_of(model, quantization) if precision is Precision.INT8 else Int8()
     bits = weight_bits(instruction_set, dot_products, options)
 
-    def make(kept: Kept) -> Artifact:
+    def make(kept: Kept, *, layers_only: bool = False) -> Artifact:
         if precision is Precision.FLOAT32:
             return base
 
         def change(source: Path, path: Path) -> None:
             if precision is Precision.INT8:
-                quantizing = partial(quantize, instruction_set=instruction_set, weight_bits=bits, kept=sorted(kept))
+                quantizing = partial(
+                    quantize,
+                    instruction_set=instruction_set,
+                    weight_bits=bits,
+                    kept=sorted(kept),
+                    layers_only=layers_only,
+                )
                 _quantize(model.name, source, path, dataset.artifact.path, how, quantizing)
             else:
                 job = partial(_CHANGES[precision], source=source, name=model.name, path=path, kept=sorted(kept))
@@ -75,6 +81,8 @@ def export(
         return made
 
     done = converted(model, dataset, precision, make)
+    if precision is Precision.INT8:
+        done = with_layers_only(done, model, dataset, precision, partial(make, layers_only=True))
     artifact, declared, needed = done.artifact, done.declared, ""
     notes = (*declared.notes, *said, *done.notes)
     if options.ort_format:

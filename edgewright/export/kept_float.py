@@ -2,19 +2,21 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgewright.artifact import Artifact, Dataset, ImportedModel, Precision
 from edgewright.errors import DisagreementError, UnsupportedError
-from edgewright.export.declaration import Declared
-from edgewright.export.declared import checked
+from edgewright.export.declaration import LOUD_SNR_DB, Declared
+from edgewright.export.declared import LEAST_SNR_DB, checked
 from edgewright.export.diagnosis_report import Culprit, Diagnosis, Place
 
-__all__ = ["Converted", "Kept", "converted"]
+__all__ = ["Converted", "Kept", "converted", "with_layers_only"]
 
 # Each costs a conversion. A second one widens the first to what feeds it, and there may be another place behind it.
 _ROUNDS = 4
 
+# Half the error's power: for less, operators do not leave the 8 bits in which they are faster.
+_LEAST_GAIN_DB = 3.0
 # What converters add to the names of values that they cast or quantize.
 _ADDED = re.compile(
     r"(_(cast_to|cast|to)_fp(16|32)|_(Quantize|Dequantize)Linear(_(Input|Output))?|_dequant|_quantized"
@@ -33,6 +35,7 @@ class Converted:
     declared: Declared
     float_layers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    kept: Kept = frozenset()
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def converted(
         last = wider
         try:
             artifact = make(last.kept)
-            return Converted(artifact, checked(model, artifact, dataset, precision), last.layers, last.notes)
+            declared = checked(model, artifact, dataset, precision)
+            return Converted(artifact, declared, last.layers, last.notes, last.kept)
         except DisagreementError as e:
             found = e
         except UnsupportedError:  # nothing is left to be stored in fewer bits
@@ -77,6 +81,30 @@ def converted(
     if precision in {Precision.FLOAT32, Precision.FLOAT16}:
         raise DisagreementError(said, first.exported, first.diagnosis) from first
     return Converted(original, checked(model, original, dataset, precision, is_judged=False), notes=(said,))
+
+
+def with_layers_only(
+    done: Converted, model: ImportedModel, dataset: Dataset, precision: Precision, make: Callable[[Kept], Artifact]
+) -> Converted:
+    """Where 8 bits leave little (`LOUD_SNR_DB`), the file that ``make`` gives instead, of which only convolutions and
+    dense layers are in 8 bits, if its error is smaller by much."""
+    before = done.declared.snr_db if done.declared.snr_db is not None else LEAST_SNR_DB
+    if before >= LOUD_SNR_DB:
+        return done
+    try:
+        artifact = make(done.kept)
+        declared = checked(model, artifact, dataset, precision)
+    except (DisagreementError, UnsupportedError) as e:
+        return replace(
+            done, notes=(*done.notes, f"{precision} of convolutions and dense layers alone is no better: {e}")
+        )
+    if declared.snr_db is None or declared.snr_db < before + _LEAST_GAIN_DB:
+        return done
+    note = (
+        f"only convolutions and dense layers are in 8 bits: {declared.snr_db:.1f} dB of signal over the error,"
+        f" {before:.1f} dB with the operators between them"
+    )
+    return replace(done, artifact=artifact, declared=declared, notes=(*done.notes, note))
 
 
 def _wider(last: _Round, diagnosis: object, precision: Precision) -> _Round | None:

@@ -137,13 +137,16 @@ def quantize(
     path: Path,
     how: Int8 = Int8(),  # noqa: B008 - frozen
     kept: Sequence[str] = (),
+    *,
+    layers_only: bool = False,
 ) -> None:
     """Static int8 in QDQ form: weights signed per channel, activations as the processor multiplies them fastest.
 
     Of ``weight_bits`` 7, weights lie within -64..64: no processor then saturates, see `edgewright.export.pair_sums`.
     Layers of the torch graph that it names stay float, nodes that are ``kept``, what is infinite or NaN for a row of
     calibration (a branch that is not taken), roots and logarithms (`edgewright.export.magnitudes`), and what masks a
-    softmax: beside such numbers scores would be rounded to one.
+    softmax: beside such numbers scores would be rounded to one. If ``layers_only``, so does whatever is not a
+    convolution or dense layer.
 
     Raises:
         UnsupportedError: no operator was quantized, or ONNX Runtime does not take what the quantizer made.
@@ -170,6 +173,7 @@ def quantize(
         "activation_type": QuantType.QInt8 if signed else QuantType.QUInt8,
         "weight_type": QuantType.QInt8,
         "reduce_range": narrow,
+        "op_types_to_quantize": sorted(_QUANTIZED) if layers_only else None,
     }
     extra: dict[str, Any] = {
         "TensorQuantOverrides": _learnt(source, how.graph, signed=signed) | _whole_weights(source, narrow=narrow),

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgewright.artifact import Format
 from edgewright.errors import ConversionError, UnsupportedError
-from edgewright.export.declaration import Checked, Declared, Disagreement, File
+from edgewright.export.declaration import LOUD_SNR_DB, Checked, Declared, Disagreement, File
 from edgewright.export.diagnosis.finding import find
 from edgewright.export.diagnosis.values import difference
 from edgewright.export.diagnosis_report import Diagnosis
@@ -21,7 +21,6 @@ __all__ = ["check"]
 
 _ROWS_FOR_A_FLOOR = 50  # what is judged by its accuracy later is only looked at for being of any use
 _DIAGNOSED_ROWS = 4
-_LOUD_SNR_DB = 10.0  # the error is a third of the signal
 # A comparison within rounding of a threshold may fall on either side: up to this share, such rows are only told.
 _TIES_SHARE = 0.01
 _READERS = {Format.TFLITE: "tflite", Format.MLPACKAGE: "mlpackage", Format.ONNX: "onnx_file"}
@@ -65,21 +64,24 @@ def check(
     splits = SPLITS[:1] if reference.form is Format.DATASET else SPLITS
     limits, most = _Limits(limit, least_snr_db), ROWS if limit is not None else _ROWS_FOR_A_FLOOR
     rows = real_rows(dataset, inputs, most, splits=splits)
-    notes, found = list[str](), None
+    notes, found, snr_db = list[str](), None, None
     if rows and (limit is not None or least_snr_db is not None):
         try:
-            notes, found = _compare(reference, exported, rows, outputs, limits, has_thresholds=has_thresholds)
+            notes, found, snr_db = _compare(reference, exported, rows, outputs, limits, has_thresholds=has_thresholds)
         except UnsupportedError as e:
             notes = [str(e)]
-    return Checked(replace(declared, notes=(*declared.notes, *notes, *about_gpu)), found)
+    return Checked(replace(declared, notes=(*declared.notes, *notes, *about_gpu), snr_db=snr_db), found)
 
 
 def _compare(
     reference: File, target: File, rows: Arrays, outputs: list[str], limits: _Limits, *, has_thresholds: bool
-) -> tuple[list[str], Disagreement | None]:
+) -> tuple[list[str], Disagreement | None, float | None]:
+    """Notes, what is wrong, and the least signal over the error where fewer bits are judged by it."""
     found = outputs_of(target.path, target.form, rows, outputs)
     expected = _expected(reference, rows, outputs, found)
     notes: list[str] = []
+    real = [name for name in outputs if limits.snr_db is not None and expected[name].dtype.kind == "f"]
+    least = min((difference(expected[name], found[name]).snr_db for name in real), default=None)
     for name in outputs:
         off = _relative(expected[name], found[name])
         said, is_told = _judged(name, expected[name], found[name], off, limits, has_thresholds=has_thresholds)
@@ -88,8 +90,8 @@ def _compare(
         elif said:
             worst = np.argsort(-np.nan_to_num(off, nan=np.inf), kind="stable")
             place, diagnosis = _place(reference, target, _telling(rows, worst, fixed_batch(reference)), outputs)
-            return notes, Disagreement(f"{target.path.name}: {said}; {place}", diagnosis)
-    return notes, None
+            return notes, Disagreement(f"{target.path.name}: {said}; {place}", diagnosis), least
+    return notes, None, least
 
 
 def _judged(
@@ -108,7 +110,7 @@ def _judged(
         least = limits.snr_db if limits.snr_db is not None else -math.inf
         if ratio <= least:
             return f"output '{name}' is lost in its own error: {ratio:.1f} dB", False
-        if limits.snr_db is not None and ratio < _LOUD_SNR_DB:
+        if limits.snr_db is not None and ratio < LOUD_SNR_DB:
             return (
                 f"output '{name}' holds {ratio:.1f} dB of signal over the error of fewer bits: accuracy decides",
                 True,

@@ -49,6 +49,19 @@ class Cancelled(nn.Module):
         return self.out((large + small) - large)
 
 
+class Shifted(nn.Module):
+    """Small numbers that stand beside one that is larger by far, but not so far that 8 bits leave nothing of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.out = nn.Linear(8, 32), nn.Linear(32, 4, bias=False)
+
+    def forward(self, x):
+        small = torch.relu(self.wide(x))
+        large = torch.sigmoid(small) + 600
+        return self.out((large + small) - large)
+
+
 class Masked(nn.Module):
     """Attention with the least float32 as its mask, as public transformers write it."""
 
@@ -169,6 +182,22 @@ def test_what_8_bits_lose_stays_float32(tmp_path, platform):
     notes = [note for note in exported.notes if "stays float32" in note]
     assert any("sub" in note.lower() for note in notes)
     assert not any("in vain" in note for note in notes)
+
+
+def test_where_8_bits_leave_little_only_layers_have_them_on_edge_devices(tmp_path):
+    case = Case(tmp_path, Shifted)
+    exported = case.exported(Platform.EDGE_DEVICE, Precision.INT8)
+    (note,) = [note for note in exported.notes if "dB" in note]
+    said = re.fullmatch(r"only convolutions and dense layers are in 8 bits: (\S+) dB .*, (\S+) dB with .*", note)
+    assert said is not None
+    assert float(said[1]) > 20
+    assert 0 < float(said[2]) < 10
+    kinds = {t.name: t.data_type for t in onnx.load(exported.artifact.path).graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds.values()
+    rows = np.load(case.dataset.artifact.path)["calibration.x.x"]
+    expected = onnxruntime.InferenceSession(case.model.source.path).run(None, {"x": rows})[0]
+    found = outputs_of(exported.artifact.path, exported.artifact.format, {"x": rows}, ["y"])["y"]
+    assert 10 * np.log10(np.square(expected).sum() / np.square(found - expected).sum()) > 20
 
 
 @pytest.mark.parametrize(
