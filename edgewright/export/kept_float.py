@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from edgewright.artifact import Artifact, Dataset, ImportedModel, Precision
 from edgewright.errors import DisagreementError, UnsupportedError
-from edgewright.export.declaration import LOUD_SNR_DB, Declared
+from edgewright.export.declaration import Declared
 from edgewright.export.declared import LEAST_SNR_DB, checked
 from edgewright.export.diagnosis_report import Culprit, Diagnosis, Place
 
@@ -15,6 +15,8 @@ __all__ = ["Converted", "Kept", "converted", "with_layers_only"]
 # Each costs a conversion. A second one widens the first to what feeds it, and there may be another place behind it.
 _ROUNDS = 4
 
+# A third more than what a note calls noisy (`LOUD_SNR_DB`): the rows of a test may be worse than those looked at.
+_POOR_SNR_DB = 15.0
 # Half the error's power: for less, operators do not leave the 8 bits in which they are faster.
 _LEAST_GAIN_DB = 3.0
 # What converters add to the names of values that they cast or quantize.
@@ -86,10 +88,10 @@ def converted(
 def with_layers_only(
     done: Converted, model: ImportedModel, dataset: Dataset, precision: Precision, make: Callable[[Kept], Artifact]
 ) -> Converted:
-    """Where 8 bits leave little (`LOUD_SNR_DB`), the file that ``make`` gives instead, of which only convolutions and
+    """Where 8 bits leave little (15 dB), the file that ``make`` gives instead, of which only convolutions and
     dense layers are in 8 bits, if its error is smaller by much."""
     before = done.declared.snr_db if done.declared.snr_db is not None else LEAST_SNR_DB
-    if before >= LOUD_SNR_DB:
+    if before >= _POOR_SNR_DB:
         return done
     try:
         artifact = make(done.kept)

@@ -127,7 +127,7 @@ def quantize_dynamically(source: Path, name: str, path: Path, kept: Sequence[str
         per_channel=True,
         weight_type=QuantType.QInt8,
         reduce_range=True,
-        nodes_to_exclude=left_out,
+        nodes_to_exclude=[*left_out, *(f"{node}_MatMul" for node in left_out)],  # what it makes of a Gemm first
     )
     model = onnx_file.load(path)
     if not any("Integer" in node.op_type or "Quantize" in node.op_type for node in model.graph.node):

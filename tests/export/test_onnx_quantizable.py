@@ -10,7 +10,7 @@ import pytest
 from edgewright.artifact import Exported, ModelTask, Precision
 from edgewright.data import DataSpec
 from edgewright.errors import UnsupportedError
-from edgewright.export import export, onnx_int8, onnx_quantizable
+from edgewright.export import export, onnx_int8, onnx_quantizable, onnx_runtime
 from edgewright.export.runs import outputs_of
 from edgewright.intake import take_in
 from edgewright.profile import Platform
@@ -229,3 +229,17 @@ def test_on_arm_levels_lie_where_the_values_are(tmp_path):
     (last,) = (node for node in graph.node if node.output[0] == graph.output[0].name)
     assert held[last.input[2]] == np.int8(-128)
     assert "Relu" not in {node.op_type for node in graph.node}
+
+
+def test_a_dense_layer_that_is_kept_stays_float_in_dynamic_int8(tmp_path):
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[n, 7] row) => (float[n, 5] y) {
+        a = Gemm <transB = 1> (row, dense, bias)
+        y = Gemm (a, second, bias)
+    }"""
+    weights = {"dense": numbers(5, 7), "second": numbers(5, 5, seed=1), "bias": numbers(5, seed=2)}
+    onnx.save(model_of(text, **weights), tmp_path / "model.onnx")
+    onnx_runtime.quantize_dynamically(tmp_path / "model.onnx", "model", tmp_path / "dynamic.onnx", kept=["a"])
+    made = onnx.load(tmp_path / "dynamic.onnx").graph
+    assert [node.op_type for node in made.node].count("MatMulInteger") == 1
+    assert {t.data_type for t in made.initializer if t.name.startswith("dense")} == {onnx.TensorProto.FLOAT}
