@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from edgewright_runtime.disk import make_folder, open_lock, remove, set_aside
 from edgewright_runtime.errors import EdgeRuntimeError
 from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
+from edgewright_runtime.strict_json import bounded_integer
 
 __all__ = ["Outbox", "OutboxError", "Record", "open_connection"]
 
@@ -380,7 +381,7 @@ def _is_object(body: bytes) -> bool:
     if len(body) > _MAX_RECORD_BYTES:
         return False
     try:
-        content = json.loads(body)
+        content = json.loads(body, parse_int=bounded_integer)
         json.dumps(content, allow_nan=False)
     except (ValueError, RecursionError):
         return False

@@ -6,7 +6,8 @@ import logging
 import math
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, TypeVar
@@ -43,11 +44,13 @@ __all__ = ["create_app"]
 
 _log = logging.getLogger("uvicorn.error")
 _MAX_BODY_BYTES = 2 << 20
-_MAX_UNPACKED_BYTES = 16 << 20
+# An outbox sends up to 512 kB of records, or one of a megabyte; each comma takes two bytes more on the way.
+_MAX_UNPACKED_BYTES = 4 << 20
+_MAX_STATUS_BYTES = 64 << 10  # an operator's list holds those of all devices
 _MAX_RECORDS = 2000
-_MAX_VALUES = 250_000  # of JSON: small ones take many times their bytes in memory
-_MOST_READ_AT_ONCE = 4  # bodies
-_MAX_SAID = 500  # characters of a refusal, which may quote what was asked
+_MAX_VALUES = 600_000  # of JSON: small ones take many times their bytes in memory
+_MOST_HANDLED_AT_ONCE = 8  # bodies, one of which is parsed: what waits is packed
+_MAX_SAID = 500  # characters of a refusal
 _METRICS_EVERY_S = 5.0  # the database is counted
 _RETRY_AFTER_S = 2  # while a database restarts
 _OUR_FAULT = (DataError, IntegrityError, NotSupportedError, ProgrammingError)  # no other try will mend it
@@ -84,7 +87,7 @@ class _Served:
         predictor = self._models.get(question.model)
         if predictor is None:
             raise HTTPException(
-                404, f"no model '{question.model}' here; there are: {', '.join(self._models) or 'none'}"
+                404, _said(f"no model '{question.model[:64]}' here; there are: {', '.join(self._models) or 'none'}")
             )
         try:
             with self._lock:
@@ -120,30 +123,37 @@ def create_app(
 
     callers = _Callers(database, counted, rates or Rates(_EACH, _TOGETHER))
     figures = _Figures(counted, database)
-    reading = asyncio.Semaphore(_MOST_READ_AT_ONCE)
+    handling, parsing = asyncio.Semaphore(_MOST_HANDLED_AT_ONCE), asyncio.Lock()
     offers = Offers(repository, counted, offer_every_s)
     known = Annotated[str, Depends(callers.device)]
 
-    async def asked_of(kind: type[_Asked], request: Request) -> _Asked:
+    @asynccontextmanager
+    async def handled(kind: type[_Asked], request: Request) -> AsyncIterator[_Asked]:
         packed = await _body(request)
-        async with reading:
-            return await run_in_threadpool(_parsed, kind, packed, request.headers.get("content-encoding", "identity"))
+        async with handling:
+            async with parsing:
+                asked = await run_in_threadpool(
+                    _parsed, kind, packed, request.headers.get("content-encoding", "identity")
+                )
+            yield asked
 
     @app.post("/v1/sync")
-    async def sync(request: Request, name: known) -> dict[str, Any]:
-        asked = await asked_of(_Sync, request)
-        rows = [(record.key, record.body) for record in asked.records]
-        new = await run_in_threadpool(database.receive, name, asked.status, rows)
+    async def sync(request: Request, name: known) -> JSONResponse:
+        async with handled(_Sync, request) as asked:
+            rows = [(record.key, record.body) for record in asked.records]
+            new = await run_in_threadpool(database.receive, name, asked.status, rows)
+            offer = await run_in_threadpool(offers.current, asked.status)
         counted["sync"] += 1
         counted["records"] += new
         counted["repeated"] += len(rows) - new
-        return {"confirmed": [key for key, _ in rows], "offer": await run_in_threadpool(offers.current, asked.status)}
+        return JSONResponse({"confirmed": [key for key, _ in rows], "offer": offer})
 
     @app.post("/v1/predict")
-    async def predict(request: Request, _: known) -> dict[str, Any]:
-        answer = await run_in_threadpool(served.answer, await asked_of(_Question, request))
+    async def predict(request: Request, _: known) -> JSONResponse:
+        async with handled(_Question, request) as asked:
+            answer = await run_in_threadpool(served.answer, asked)
         counted["predict"] += 1
-        return answer
+        return JSONResponse(answer)
 
     @app.get("/v1/devices")
     def devices(only: Annotated[str | None, Depends(callers.visible)]) -> list[dict[str, Any]]:
@@ -173,7 +183,7 @@ def create_app(
 
     @app.exception_handler(EdgeRuntimeError)
     def failed(_: Request, error: EdgeRuntimeError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 500)
+        return JSONResponse({"detail": _said(error)}, 500)
 
     return app
 
@@ -261,11 +271,25 @@ def _parsed(kind: type[_Asked], packed: bytes, encoding: str) -> _Asked:
         value = json.loads(content, parse_constant=_refused)
         if is_nested_deeper(value, MAX_DEPTH):
             raise HTTPException(422, f"nested deeper than {MAX_DEPTH}")
-        return kind.model_validate(value)
+        json.dumps(value, allow_nan=False)  # 1e999 is read as infinite
+        asked = kind.model_validate(value)
     except ValidationError as e:
         raise HTTPException(422, _said(first_fault(e, kind))) from e
     except (ValueError, RecursionError) as e:
         raise HTTPException(400, f"not JSON: {str(e)[:100]}") from e
+    if isinstance(asked, _Sync):
+        _require_listable(asked.status)
+    return asked
+
+
+def _require_listable(status: Mapping[str, Any]) -> None:
+    """A status stands in a list with those of others, which it must neither swell nor break."""
+    try:
+        length = len(json.dumps(status, ensure_ascii=False).encode())
+    except UnicodeEncodeError as e:
+        raise HTTPException(422, f"status: half a character ({e.object[e.start]!a}), which is no Unicode") from e
+    if length > _MAX_STATUS_BYTES:
+        raise HTTPException(413, f"a status of {length} bytes; at most {_MAX_STATUS_BYTES} are kept")
 
 
 def _refused(constant: str) -> Any:
@@ -273,7 +297,8 @@ def _refused(constant: str) -> Any:
 
 
 def _said(error: object) -> str:
-    text = str(error)
+    """A refusal, which may quote what was asked: bounded, and of characters that can be sent."""
+    text = str(error).encode(errors="backslashreplace").decode()
     return text if len(text) <= _MAX_SAID else f"{text[: _MAX_SAID - 1]}…"
 
 

@@ -229,6 +229,7 @@ def _status(text: str) -> dict[str, Any]:
     """What a device said of itself; one that cannot be read, by an older version or a damaged disk, hides no other."""
     try:
         status = json.loads(text)
+        json.dumps(status, ensure_ascii=False, allow_nan=False).encode()  # as the list will be sent
     except (ValueError, RecursionError):
         return {"unreadable": "no JSON"}
     if not isinstance(status, dict) or is_nested_deeper(status, MAX_DEPTH):
