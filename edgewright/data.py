@@ -46,10 +46,10 @@ class DataSpec(Value):
     test_path: Path | None = Field(
         None, description="Rows for the test alone; otherwise a share of `path` is held out."
     )
-    scale: float = 1.0
-    mean: float = 0.0
+    scale: float = Field(1.0, allow_inf_nan=False)
+    mean: float = Field(0.0, allow_inf_nan=False)
     test_fraction: float = Field(0.3, gt=0, lt=1)
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**32)
     task: ModelTask | None = Field(
         None,
         description="classification or regression, otherwise decided from the model and the answers; none: no answers, "

@@ -5,15 +5,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from edgewright.errors import InputError
+from edgewright.strict_yaml import YamlError, parse_yaml
+from edgewright_runtime.disk import read_plain
 
 __all__ = ["first_fault", "read_value", "validated"]
 
 V = TypeVar("V", bound=BaseModel)
 Kinds = tuple[type[BaseModel], ...]
+
+_MOST_BYTES = 1 << 20
+_MOST_SHOWN = 200  # characters of a value that is wrong
 
 
 def read_value(
@@ -30,9 +34,10 @@ def read_value(
         InputError: or its ``error``, which names the file as ``what``: unreadable, or a key or value is not allowed.
     """
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise error(f"{what} {path}: cannot be read: {str(e).splitlines()[0]}") from e
+        content = parse_yaml(read_plain(path, _MOST_BYTES).decode())
+    except (OSError, UnicodeDecodeError, YamlError) as e:
+        reason = (isinstance(e, OSError) and e.strerror) or e
+        raise error(f"{what} {path}: cannot be read: {reason}") from e
     if not isinstance(content, dict):
         raise error(f"{what} {path}: cannot be read: it holds no keys with values")
     return validated(kind, {**(defaults or {}), **content}, f"{what} {path}: ", error=error)
@@ -65,7 +70,15 @@ def first_fault(error: ValidationError, kind: type[BaseModel]) -> str:
     if fault["type"] == "missing":
         return f"key '{key}' is missing"
     said = fault["msg"].removeprefix("Value error, ")
-    return f"{key} = {fault['input']!r}: {said[0].lower() if said == fault['msg'] else said[0]}{said[1:]}"
+    return f"{key} = {_shown(fault['input'])}: {said[0].lower() if said == fault['msg'] else said[0]}{said[1:]}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of thousands of digits
+        return "an integer of thousands of digits"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _at(kinds: Kinds, way: list[int | str]) -> Kinds:

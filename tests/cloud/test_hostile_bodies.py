@@ -122,7 +122,7 @@ def test_cloud_takes_whatever_an_outbox_takes(
 
     assert sync(outbox, cloud, {}).records == 2
 
-    assert [body for body in database.bodies("other")] == [{**record, "device": "board"}]
+    assert database.bodies("other") == [{**record, "device": "board"}]
     outbox.close()
 
 

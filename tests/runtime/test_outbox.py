@@ -271,6 +271,14 @@ def test_record_that_rotted_is_dropped_and_counted_and_the_others_leave(tmp_path
     assert again.counters() == {"waiting": 0, "bytes": 0, "added": 5, "dropped": 1}
 
 
+def test_number_that_no_cloud_reads_leaves_with_its_record(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.db")
+    outbox.add_many([{"n": 1}, {"n": 10**600}, {"n": 2}])
+    assert bodies(outbox) == [{"n": 1}, {"n": 2}]
+    assert outbox.counters()["dropped"] == 1
+    outbox.close()
+
+
 @pytest.mark.parametrize("byte", [0xFE, ord("g")], ids=["no text", "another key"])
 def test_key_that_its_index_does_not_know_is_damage(tmp_path: Path, byte: int) -> None:
     """Such a record could never be deleted by its key, and would stand at the head of the queue for ever."""

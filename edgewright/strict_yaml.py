@@ -1,0 +1,119 @@
+"""YAML that means what it says, and costs no more than its length: what a person reads otherwise than YAML is refused.
+
+A key that stands twice is refused, where YAML takes the last; so is a number that YAML takes for another one (``010``
+is 8 there, ``12:30`` is 750). Depth, and what aliases multiply, are bounded before anything is made of it.
+"""
+
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+__all__ = ["YamlError", "parse_yaml"]
+
+_MOST_DEPTH = 32
+_MOST_NODES = 50_000  # more than the largest sets of labels; an alias counts as what it stands for
+_MOST_DIGITS = 500  # more than a float64 written out in full
+_INTEGER, _MERGE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge"
+
+
+class YamlError(ValueError):
+    """Text that is not YAML, or not within its limits; in one line."""
+
+
+def parse_yaml(text: str) -> Any:
+    """The one document of a text, made of Python's plain values.
+
+    Raises:
+        YamlError: what is wrong with it, and where.
+    """
+    try:
+        _require_shallow(text)
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+            if root is None:
+                return None
+            _Nodes().require_within_limits(root, 0)
+            return loader.construct_document(root)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as e:
+        said = ": ".join(part for part in (e.context, e.problem) if part)
+        raise YamlError(f"{_line(e.problem_mark)}{' '.join(said.split())}") from e
+    except yaml.YAMLError as e:
+        raise YamlError(str(e).splitlines()[0]) from e
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's own, but for what a person would read otherwise; errors of Python's types name their line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, OverflowError) as e:  # the 99th of a month
+            raise yaml.MarkedYAMLError(problem=str(e), problem_mark=node.start_mark) from e
+
+
+class _Nodes:
+    """What a document's nodes come to; recursive aliases and those that multiply reach a limit."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def require_within_limits(self, node: yaml.Node, depth: int) -> None:
+        self._seen += 1
+        if depth > _MOST_DEPTH:
+            raise _refused(node, f"nested deeper than {_MOST_DEPTH}")
+        if self._seen > _MOST_NODES:
+            raise _refused(node, f"more than {_MOST_NODES} values, counting what aliases stand for")
+        if isinstance(node, yaml.MappingNode):
+            _require_single(node)
+            for pair in node.value:
+                for part in pair:
+                    self.require_within_limits(part, depth + 1)
+        elif isinstance(node, yaml.SequenceNode):
+            for part in node.value:
+                self.require_within_limits(part, depth + 1)
+        elif node.tag == _INTEGER:
+            _require_plain(node)
+
+
+def _require_shallow(text: str) -> None:
+    """Refuse depth and number while the text is read: the library needs the square of it in time, and the stack."""
+    depth = 0
+    for seen, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _MOST_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {_MOST_DEPTH}", problem_mark=event.start_mark)
+        if seen > 2 * _MOST_NODES:  # a collection has two events
+            raise yaml.MarkedYAMLError(problem=f"more than {_MOST_NODES} values", problem_mark=event.start_mark)
+
+
+def _require_single(node: yaml.MappingNode) -> None:
+    seen: set[Hashable] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+            if (key.tag, key.value) in seen:
+                raise _refused(key, f"key '{key.value[:80]}' stands twice")
+            seen.add((key.tag, key.value))
+
+
+def _require_plain(node: yaml.ScalarNode) -> None:
+    digits = node.value.lstrip("+-")
+    if len(digits) > _MOST_DIGITS:
+        raise _refused(node, f"an integer of {len(digits)} digits")
+    plain = digits.isdecimal() and (digits == "0" or not digits.startswith("0"))
+    if not plain and not digits.lower().startswith(("0x", "0b")):
+        raise _refused(node, f"{node.value} is another number in YAML: put a text into quotes, or write digits alone")
+
+
+def _refused(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+def _line(mark: yaml.Mark | None) -> str:
+    return f"line {mark.line + 1}: " if mark is not None else ""
