@@ -5,6 +5,7 @@ it is wrong.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -18,7 +19,9 @@ from edgewright.progress import progress
 from edgewright.scratch import scratch_folder
 from edgewright_runtime.disk import make_folder, sync_folder
 
-__all__ = ["Store", "home", "replace_file"]
+__all__ = ["DIGEST", "Store", "home", "replace_file"]
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _MOST_ANCESTORS = 100
 
@@ -64,7 +67,10 @@ class Store:
         """Digests of what an artifact was made of, nearest first; empty where the store did not make it."""
         found: list[str] = []
         while (record := self.root / "lineage" / digest).is_file() and len(found) < _MOST_ANCESTORS:
-            digest = record.read_text()
+            digest = record.read_bytes().decode(errors="replace")
+            if not DIGEST.fullmatch(digest):
+                progress.note(f"{record}: holds no digest, a disk error perhaps; what came before is not known")
+                break
             found.append(digest)
         return found
 
@@ -102,10 +108,15 @@ class Store:
         with self.alone():
             if _is_whole(target, digest):
                 return
+            # What is moved beside the staged content goes with the scratch folder.
+            for folder in (target.parent.parent, target.parent):
+                if os.path.lexists(folder) and not folder.is_dir():
+                    progress.note(f"{folder}: not the folder of its name, a disk error perhaps; replaced")
+                    folder.replace(staged.with_name(uuid4().hex))
             make_folder(target.parent)
-            if target.exists():
+            if os.path.lexists(target):
                 progress.note(f"{target}: not the content of its name, a disk error perhaps; replaced")
-                target.replace(staged.with_name(uuid4().hex))  # goes with the scratch folder
+                target.replace(staged.with_name(uuid4().hex))
             staged.replace(target)
             sync_folder(target.parent)
 
@@ -136,7 +147,7 @@ def replace_file(target: Path, content: bytes) -> None:
 
 def _is_whole(path: Path, digest: str) -> bool:
     try:
-        return path.exists() and digest_of(path) == digest
+        return (path.is_file() or path.is_dir()) and digest_of(path) == digest  # a pipe would be waited for
     except OSError:  # what the disk no longer gives is not whole either
         return False
 

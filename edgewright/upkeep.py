@@ -9,16 +9,15 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgewright.artifact import digest_of, size_of
 from edgewright.scratch import abandoned, remove_abandoned
 from edgewright.sealed_json import SEALED_JSON, is_whole
-from edgewright.store import Store
+from edgewright.store import DIGEST, Store
 
 __all__ = ["Findings", "check_home", "collect_home", "repair_home", "size_said"]
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAMED_OBJECT = re.compile(r"objects/[0-9a-f]{2}/([0-9a-f]{64})")
 _COLLECTED = ("objects", "transfer", "reports")
 _OF_OTHERS = ("mlflow", "prefect")  # their databases are theirs to keep
@@ -46,7 +45,7 @@ def check_home(store: Store) -> Findings:
     damaged = list(_damaged(store))
     left = abandoned(store.root / "scratch")
     objects = list(store.root.glob("objects/*/*/*"))
-    said = f"{len(objects)} objects, {size_said(sum(size_of(path) for path in objects))}, {len(damaged)} damaged files"
+    said = f"{len(objects)} objects, {size_said(sum(_size(path) for path in objects))}, {len(damaged)} damaged files"
     leftovers = f"; {len(left)} scratch folders of killed runs, which the next run removes" if left else ""
     return Findings(tuple(f"{path}: {why}" for path, why in damaged), f"home {store.root}: {said}{leftovers}")
 
@@ -101,14 +100,19 @@ def size_said(size_bytes: int) -> str:
 
 
 def _damaged(store: Store) -> Iterator[tuple[Path, str]]:
+    for path in sorted(
+        [*store.root.glob("objects/*"), *store.root.glob("objects/*/*"), *store.root.glob("transfer/*")]
+    ):
+        if not path.is_dir():
+            yield path, "is no folder"
     for path in sorted(store.root.glob("objects/*/*/*")):
         digest = _digest_or_none(path)
         if digest != path.parent.name:
             yield path, f"its SHA-256 is {digest[:16]}…, its name says otherwise" if digest else "cannot be read"
     for path in sorted(store.root.glob("lineage/*")):
-        if not _DIGEST.fullmatch(_text_of(path)):
+        if not DIGEST.fullmatch(_text_of(path)):
             yield path, "holds no digest"
-    for path in sorted(store.root.glob("transfer/*")):
+    for path in sorted(path for path in store.root.glob("transfer/*") if path.is_dir()):
         if not _transfer_is_whole(path):
             yield path, "its packed file is not what its note says"
     for path in sorted([*store.root.glob("results/*"), *store.root.glob("exports/*.json")]):
@@ -118,23 +122,28 @@ def _damaged(store: Store) -> Iterator[tuple[Path, str]]:
 
 def _digest_or_none(path: Path) -> str | None:
     try:
-        return digest_of(path)
+        return digest_of(path) if path.is_file() or path.is_dir() else None  # a pipe would be waited for
     except OSError:  # a bad sector
         return None
 
 
+def _size(path: Path) -> int:
+    """Bytes on disk; a link that leads nowhere has its own."""
+    return size_of(path) if path.exists() else path.lstat().st_size
+
+
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(errors="replace") if path.is_file() else ""
     except OSError:
         return ""
 
 
 def _transfer_is_whole(folder: Path) -> bool:
     try:
-        noted = json.loads((folder / "parts.json").read_bytes())
-        return bool(noted["packed"] == digest_of(folder / "packed"))
-    except (OSError, ValueError, LookupError, TypeError):
+        noted = json.loads(_text_of(folder / "parts.json"))
+        return bool(noted["packed"] == _digest_or_none(folder / "packed"))
+    except (ValueError, LookupError, TypeError, RecursionError):
         return False
 
 
@@ -142,11 +151,18 @@ def _result_is_whole(path: Path) -> bool:
     """Whether a kept result is JSON and, where it is sealed, what its digest says."""
     try:
         record = json.loads(path.read_bytes())
-        if isinstance(record, dict) and record.get("metadata", {}).get("serializer", {}).get("jsonlib") == SEALED_JSON:
+        if isinstance(record, dict) and _inside(record, "metadata", "serializer", "jsonlib") == SEALED_JSON:
             return is_whole(record["result"])
-    except (OSError, ValueError, LookupError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
     return True
+
+
+def _inside(value: Any, *way: str) -> Any:
+    """What lies at the end of a way of keys; None where it ends before."""
+    for key in way:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _half_written(root: Path) -> list[Path]:
@@ -154,13 +170,13 @@ def _half_written(root: Path) -> list[Path]:
     before = time.time() - _LONGEST_WRITE_S
     ours = [path for path in root.iterdir() if path.name not in _OF_OTHERS] if root.is_dir() else []
     found = (path for folder in ours if folder.is_dir() for path in folder.rglob(".*"))
-    old = (path for path in found if _HALF_WRITTEN.fullmatch(path.name) and path.stat().st_mtime < before)
-    return sorted(path for path in old if path.is_file())
+    files = (path for path in found if _HALF_WRITTEN.fullmatch(path.name) and path.is_file())
+    return sorted(path for path in files if path.stat().st_mtime < before)
 
 
 def _items(root: Path) -> Iterator[_Item]:
     for path in [*root.glob("objects/*/*"), *root.glob("transfer/*"), *root.glob("reports/*")]:
-        yield _Item(path, size_of(path), path.stat().st_mtime)
+        yield _Item(path, _size(path), path.lstat().st_mtime)
 
 
 def _others(root: Path) -> Iterator[tuple[str, int]]:
@@ -182,7 +198,7 @@ def _forget_gone_objects(root: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink()

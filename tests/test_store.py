@@ -316,3 +316,14 @@ def test_lineage_is_followed_to_the_source(store: Store, tmp_path: Path) -> None
     exported = store.put(tmp_path / "exported", Format.TFLITE, parent=graph.digest)
     assert store.ancestors(exported.digest) == [graph.digest, source.digest]
     assert store.ancestors(source.digest) == []
+
+
+@pytest.mark.parametrize("record", [b"\xff" * 64, b"a\0b", b"../../../etc/passwd", b"a" * 5000, b""])
+def test_lineage_that_rotted_ends_there_and_is_said(store: Store, tmp_path: Path, record: bytes) -> None:
+    (tmp_path / "exported").write_text("exported")
+    exported = store.put(tmp_path / "exported", Format.TFLITE, parent="0" * 64)
+    (store.root / "lineage" / ("0" * 64)).write_bytes(record)
+    said: list[Event] = []
+    with progress.listening(said.append):
+        assert store.ancestors(exported.digest) == ["0" * 64]
+    assert [event for event in said if "holds no digest" in str(event)]

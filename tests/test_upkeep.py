@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -187,3 +188,63 @@ def test_what_a_killed_writer_left_is_removed_once_it_is_old(store: Store) -> No
 
     assert done.startswith(f"{left}: half-written")
     assert (left.exists(), fresh.exists()) == (False, True)
+
+
+_PLACES: dict[str, Callable[[Artifact], Path]] = {
+    "object": lambda kept: kept.path,
+    "its folder": lambda kept: kept.path.parent,
+    "the folder above": lambda kept: kept.path.parent.parent,
+}
+_INTRUDERS: dict[str, Callable[[Path], object]] = {
+    "file": lambda path: path.write_text("x"),
+    "dangling link": lambda path: path.symlink_to("nowhere"),
+    "link to itself": lambda path: path.symlink_to(path.name),
+    "pipe": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("place", _PLACES)
+@pytest.mark.parametrize("kind", _INTRUDERS)
+@pytest.mark.parametrize("repaired", [True, False])
+def test_whatever_stands_in_the_place_of_an_object_is_found_and_replaced(
+    store: Store, tmp_path: Path, place: str, kind: str, repaired: bool
+) -> None:
+    kept = put(store, tmp_path, "a")
+    spot = _PLACES[place](kept)
+    shutil.rmtree(spot) if spot.is_dir() else spot.unlink()
+    _INTRUDERS[kind](spot)
+
+    assert [line.partition(":")[0] for line in check_home(store).damaged] == [str(spot)]
+    assert not store.holds(kept)
+    if repaired:
+        assert len(repair_home(store)) == 1
+        assert not os.path.lexists(spot)
+    assert store.holds(put(store, tmp_path, "a"))
+    assert check_home(store).damaged == ()
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"1" * 5000, b'{"packed": 1}'], ids=lambda c: repr(c[:9]))
+def test_notes_that_say_nothing_are_found_and_removed(store: Store, tmp_path: Path, content: bytes) -> None:
+    notes = [store.root / name for name in ("results/a", "exports/a.json", "transfer/a/parts.json")]
+    for note in notes:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_bytes(content)
+    wanted = [notes[2].parent] if content.startswith(b"{") else [notes[0], notes[1], notes[2].parent]
+    assert {line.partition(":")[0] for line in check_home(store).damaged} == {str(path) for path in wanted}
+    assert len(repair_home(store)) == len(wanted)
+    assert check_home(store).damaged == ()
+
+
+@pytest.mark.parametrize("content", [b'{"metadata": []}', b'{"metadata": {"serializer": 3}}', b"[]"])
+def test_result_of_another_kind_is_none_of_ours(store: Store, content: bytes) -> None:
+    (store.root / "results").mkdir(parents=True)
+    (store.root / "results" / "a").write_bytes(content)
+    assert check_home(store).damaged == ()
+
+
+def test_links_that_lead_nowhere_do_not_stop_the_collection(store: Store, tmp_path: Path) -> None:
+    put(store, tmp_path, "a")
+    for folder in ("objects/aa", "transfer", "reports"):
+        (store.root / folder).mkdir(parents=True, exist_ok=True)
+        (store.root / folder / "loop").symlink_to("loop")
+    assert collect_home(store, 0)[0].startswith("removed 4 of 4 folders")
