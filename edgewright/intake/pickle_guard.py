@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, ClassVar, cast
 import numpy as np
 
 from edgewright.errors import InputError, UntrustedModelError
+from edgewright.intake.archives import normalized
 from edgewright.intake.fitted_trees import inspect_if_tree
 from edgewright.intake.pickle_names import ESTIMATOR_PACKAGES, EXACT
 
@@ -52,7 +53,8 @@ def load_model(path: Path) -> Any:
     with path.open("rb") as stream:
         head = stream.read(8)
     if head.startswith(b"PK"):
-        return _load_skops(path)
+        with normalized(path) as copy:
+            return _load_skops(copy)
     try:
         with _opened(path, head) as stream:
             return _inspected(GuardedUnpickler(stream, path).load(), path)

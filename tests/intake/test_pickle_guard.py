@@ -1,10 +1,12 @@
 """Hostile files, each made for one way around an unpickler; a file that appears is proof that something ran."""
 
 import io
+import json
 import os
 import pickle
 import pickletools
 import subprocess
+import zipfile
 
 import joblib
 import numpy as np
@@ -152,6 +154,58 @@ def test_a_hostile_function_inside_an_honest_estimator_is_refused(tmp_path):
     pipeline = make_pipeline(FunctionTransformer(os.system), LogisticRegression())
     path.write_bytes(pickle.dumps(pipeline))
     refused(path, "posix.system")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "said"),
+    [
+        ("schema.json", b"{}", UntrustedModelError, "two entries are called 'schema.json'"),
+        ("SCHEMA.json", b"{}", UntrustedModelError, "two entries are called 'SCHEMA.json'"),
+        ("../../outside", b"x", InputError, "would be written outside"),
+        ("/outside", b"x", InputError, "would be written outside"),
+        ("zeros", b" " * (80 << 20), InputError, "at most 100 times the size is allowed"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_a_skops_archive_that_readers_take_differently_or_that_swells_is_refused(tmp_path, name, content, error, said):
+    path = tmp_path / "m.skops"
+    skops.io.dump(LogisticRegression().fit(X, Y), path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    with pytest.raises(error) as caught:
+        load_model(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("loader", "name"),
+    [
+        ("FunctionNode", "os.system"),
+        ("TypeNode", "subprocess.Popen"),
+        ("OperatorFuncNode", "operator.methodcaller"),
+        ("MethodNode", "numpy.ndarray.tofile"),
+    ],
+)
+def test_a_skops_file_made_by_hand_calls_nothing(tmp_path, loader, name):
+    path, forged = tmp_path / "m.skops", tmp_path / "f.skops"
+    skops.io.dump(LogisticRegression().fit(X, Y), path)
+    with zipfile.ZipFile(path) as honest, zipfile.ZipFile(forged, "w") as made:
+        schema = json.loads(honest.read("schema.json"))
+        array = next(v for v in schema["content"]["content"].values() if v["__loader__"] == "NdArrayNode")
+        owner = name.removesuffix(".tofile")
+        schema["content"]["content"]["more"] = {
+            "__module__": owner.rpartition(".")[0],
+            "__class__": owner.rpartition(".")[2],
+            "__loader__": loader,
+            "__id__": 1,
+            "content": {"func": "tofile", "obj": array},
+            "attrs": {"__module__": "builtins", "__class__": "tuple", "__loader__": "TupleNode", "content": []},
+        }
+        for entry in honest.namelist():
+            made.writestr(entry, json.dumps(schema) if entry == "schema.json" else honest.read(entry))
+    refused(forged, name)
 
 
 def test_another_codec_than_latin1_is_refused(tmp_path):
