@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, OverflowError) as e:  # the 99th of a month
-            raise yaml.MarkedYAMLError(problem=str(e), problem_mark=node.start_mark) from e
+            raise _refused(node, str(e)) from e
 
 
 class _Nodes:
@@ -75,7 +75,7 @@ class _Nodes:
         elif isinstance(node, yaml.SequenceNode):
             for part in node.value:
                 self.require_within_limits(part, depth + 1)
-        elif node.tag == _INTEGER:
+        elif isinstance(node, yaml.ScalarNode) and node.tag == _INTEGER:
             _require_plain(node)
 
 
@@ -88,9 +88,9 @@ def _require_shallow(text: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > _MOST_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"nested deeper than {_MOST_DEPTH}", problem_mark=event.start_mark)
+            raise _refused(event, f"nested deeper than {_MOST_DEPTH}")
         if seen > 2 * _MOST_NODES:  # a collection has two events
-            raise yaml.MarkedYAMLError(problem=f"more than {_MOST_NODES} values", problem_mark=event.start_mark)
+            raise _refused(event, f"more than {_MOST_NODES} values")
 
 
 def _require_single(node: yaml.MappingNode) -> None:
@@ -111,8 +111,9 @@ def _require_plain(node: yaml.ScalarNode) -> None:
         raise _refused(node, f"{node.value} is another number in YAML: put a text into quotes, or write digits alone")
 
 
-def _refused(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+def _refused(at: yaml.Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError:
+    mark: Any = at.start_mark  # of the parser in Python, or of that in C
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
 def _line(mark: yaml.Mark | None) -> str:

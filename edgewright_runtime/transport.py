@@ -76,7 +76,7 @@ class Repository:
     def _open(self, name: str) -> BufferedReader:
         try:
             if self._folder is not None:
-                return (self._folder / name).open("rb")
+                return _opened_file(self._folder / name)
             request = urllib.request.Request(f"{self.url}/{urllib.parse.quote(name)}")  # noqa: S310 - http(s) only
             paced = opener(grace_s=_GRACE_S, bytes_per_s=_LEAST_BYTES_PER_S, redirect_hosts=self._redirect_hosts)
             return cast("BufferedReader", paced.open(request, timeout=self._timeout_s))
@@ -84,6 +84,12 @@ class Repository:
             raise TransportError(f"{self.url}/{name}: the server answered {e.code} {e.reason}") from e
         except (OSError, ValueError, http.client.HTTPException) as e:
             raise TransportError(f"{self.url}/{name}: cannot be read: {getattr(e, 'reason', None) or e}") from e
+
+
+def _opened_file(path: Path) -> BufferedReader:
+    if path.is_fifo():  # it would be waited for
+        raise OSError("a pipe, not a file")
+    return path.open("rb")
 
 
 def decompressed(blocks: Iterable[bytes], name: str, at_most: int) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """The files of a release repository, on local disk or at any fsspec URL."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -90,6 +91,8 @@ class ReleaseRepository:
     def read(self, name: str) -> bytes | None:
         """A file's content; None where there is no such file."""
         with self._explained("read"):
+            if self._is_local and Path(self._path(name)).is_fifo():  # it would be waited for
+                raise OSError(errno.EINVAL, "a pipe, not a file", name)
             try:
                 return bytes(self._fs.cat_file(self._path(name)))
             except FileNotFoundError:
@@ -97,15 +100,17 @@ class ReleaseRepository:
 
     def holds(self, name: str, sha256: str) -> bool:
         """Whether a file is there, and is what its digest says: one of the right length may still be rotten."""
-        found = self.read(name)
+        try:
+            found = self.read(name)
+        except InputError:  # on local disk: a bad sector, or no file at all
+            return False
         return found is not None and hashlib.sha256(found).hexdigest() == sha256
 
     def keep(self, name: str, content: bytes, sha256: str) -> None:
         """Write a file that is named by its content, unless it is there; one that is damaged is replaced, and told."""
-        found = self.read(name)
-        if found is not None and hashlib.sha256(found).hexdigest() == sha256:
+        if self.holds(name, sha256):
             return
-        if found is not None:
+        if self._fs.lexists(self._path(name)) if self._is_local else self._fs.exists(self._path(name)):
             progress.note(f"release repository {self.url}: {name} was damaged or cut off; replaced")
         self.write(name, content)
 

@@ -15,7 +15,8 @@ from edgewright.deploy.upkeep import check_repository, collect_repository, repai
 from edgewright.errors import InputError
 from edgewright.package import Bundle
 from edgewright.store import Store
-from edgewright_runtime.release import parse_release
+from edgewright_runtime.errors import EdgeRuntimeError
+from edgewright_runtime.release import LINES_PATH, parse_release
 from edgewright_runtime.updater import Updater
 from tests.runtime.patchable import bundle
 
@@ -223,3 +224,34 @@ def test_command_takes_a_repository(repository: Path) -> None:
     assert run("check", "--repository", str(repository)).returncode == 1
     done = run("repair", "--repository", str(repository))
     assert (done.returncode, "publish that model again" in done.stdout) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["channels/churn.edge_device.stable.json", LINES_PATH, "blob"])
+@pytest.mark.parametrize(
+    "put", [os.mkfifo, lambda path: path.symlink_to(path.name), lambda path: path.symlink_to("no")]
+)
+def test_what_is_no_file_is_damage_and_is_replaced(
+    repository: Path, bundles: list[Bundle], tmp_path: Path, name: str, put: Callable[[Path], object]
+) -> None:
+    spot = model_blob(repository, 3) if name == "blob" else repository / name
+    spot.unlink()
+    put(spot)
+    with pytest.raises(EdgeRuntimeError):
+        Updater(str(repository), "stable", tmp_path / "device").update()
+    assert [line.partition(":")[0] for line in check_repository(str(repository)).damaged] == [
+        str(spot.relative_to(repository))
+    ]
+
+    done, left = repair_repository(str(repository), store_of(bundles[2]))
+
+    assert (len(done), left) == (1, [])
+    assert check_repository(str(repository)).damaged == ()
+    assert spot.is_file()
+
+
+def test_publishing_replaces_a_blob_that_is_no_file(repository: Path, bundles: list[Bundle]) -> None:
+    spot = model_blob(repository, 3)
+    spot.unlink()
+    os.mkfifo(spot)
+    assert publish(bundles[2], str(repository), "stable").version == 3
+    assert check_repository(str(repository)).damaged == ()
