@@ -58,7 +58,9 @@ def test_record_of_any_kind_is_taken(shared: Database, kind: object) -> None:
     shared.add_device(name)
 
     assert shared.receive(name, {"text": kind}, [("k", {"kind": kind, "text": kind})]) == 1
-    assert next(d for d in shared.devices() if d.id == name).status == {"text": kind}
+    # Half a character cannot be sent in a list; the service refuses it in a status, but not in a record.
+    listed = {"unreadable": "no JSON"} if kind == "\ud800" else {"text": kind}
+    assert next(d for d in shared.devices() if d.id == name).status == listed
 
 
 def test_the_same_batch_from_many_threads_is_counted_once(shared: Database) -> None:
