@@ -40,7 +40,8 @@ def taken_in(folder: str, store: str) -> dict[str, Any]:
             raise
         rows = split_rows(spec.path, "test")
         names = re.findall(r"input '([^']+)'", str(e)) if list(rows) == [""] else list(rows)
-        shapes = {name: (1, *values.shape[1:]) for name, values in zip(names, rows.values(), strict=True)}
+        named = zip(names, rows.values(), strict=True)
+        shapes = {name: (1, *values.shape[1:]) for name, values in named if values.ndim > 1}
         began = time.perf_counter()
         intake = take_in(model, spec.model_copy(update={"shapes": shapes}), Store(Path(store)))
     return {"intake": intake.model_dump_json(), "seconds": time.perf_counter() - began}

@@ -32,9 +32,15 @@ def split_rows(data: Path, split: str) -> Arrays:
 
 
 def inputs_of(rows: Arrays, names: list[str], dtypes: list[str]) -> Arrays:
-    """The rows under the names and in the dtypes that a converted file declares, matched by name or else by place."""
-    by_place = dict(zip(names, rows.values(), strict=True))
-    return {name: rows.get(name, by_place[name]).astype(dtype) for name, dtype in zip(names, dtypes, strict=True)}
+    """The rows under the names and in the dtypes that a converted file declares, matched by name or else by place.
+
+    An input that is a single number for all rows is part of the file, which does not declare it; one whose name is a
+    reserved word (``state``) has an underscore after it there.
+    """
+    known = {**rows, **{f"{name}_": values for name, values in rows.items()}}
+    if not set(names) <= set(known):
+        known = dict(zip(names, rows.values(), strict=True))
+    return {name: known[name].astype(dtype) for name, dtype in zip(names, dtypes, strict=True)}
 
 
 def answer(path: Path, rows: Arrays) -> list[NDArray[Any]]:
@@ -86,9 +92,23 @@ def _onnx(path: Path, rows: Arrays) -> list[NDArray[Any]]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
-    given = [
-        session.run(None, {name: column[i : i + 1] for name, column in zip(names, rows.values(), strict=True)})
-        for i in range(len(next(iter(rows.values()))))
-    ]
+    entries = session.get_inputs()
+    given = []
+    for place in range(len(next(iter(rows.values())))):
+        pairs = zip(entries, rows.values(), strict=True)
+        feed = {entry.name: _as_declared(column[place : place + 1], entry.shape) for entry, column in pairs}
+        given.append([_row_first(value) for value in session.run(None, feed)])
     return [np.concatenate(values) for values in zip(*given, strict=True)]
+
+
+def _as_declared(row: NDArray[Any], shape: list[int | str | None]) -> NDArray[Any]:
+    """One row as an input wants it: a single number without axes, a state (layers, 1, …) with the row second."""
+    if not shape:
+        return row.reshape(())
+    swapped = row.ndim > 1 and isinstance(shape[0], int) and shape[0] != 1 and row.shape[:2] == (1, shape[0])
+    return row.swapaxes(0, 1) if swapped else row
+
+
+def _row_first(value: NDArray[Any]) -> NDArray[Any]:
+    """The answer to one row with that row's axis first."""
+    return value.swapaxes(0, 1) if value.ndim > 2 and value.shape[0] != 1 and value.shape[1] == 1 else value

@@ -15,9 +15,10 @@ from edgewright.errors import InputError
 from edgewright.failures import one_line
 from edgewright.intake.answers import Answers
 from edgewright.intake.splits import Rows, split_rows, thinned
+from edgewright.intake.tensor_names import data_names
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["Samples", "read_arrays", "row_shapes", "rows_of"]
+__all__ = ["Samples", "open_arrays", "read_arrays", "row_shapes", "rows_of", "stored_array"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def read_arrays(
     Raises:
         InputError: unreadable, an array is missing, lengths or shapes do not fit, NaN, answers that do not fit.
     """
-    with _opened(spec.path) as file:
+    with open_arrays(spec.path) as file:
         names = set(file.files)
         explicit = any(n == "x_test" or n.startswith("x_test.") for n in names)
         target, answered = spec.target or "y", spec.task is not ModelTask.NONE
@@ -63,7 +64,7 @@ def read_arrays(
     if spec.test_path is not None:
         if explicit:
             raise InputError(f"{spec.path}: holds x_test itself; leave test_path out")
-        with _opened(spec.test_path) as file:
+        with open_arrays(spec.test_path) as file:
             parts.append(_pool(file, spec.test_path, "x", target if answered else None, inputs))
     raw = {i.name: np.concatenate([x[i.name] for x, _ in parts]) for i in inputs}
     y = np.concatenate([y for _, y in parts])
@@ -87,7 +88,12 @@ def rows_of(spec: DataSpec, answers: Answers, lengths: Sequence[int]) -> Rows:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def open_arrays(path: Path) -> Iterator[Any]:
+    """A ``.npz`` file.
+
+    Raises:
+        InputError: missing, or not one.
+    """
     with ExitStack() as stack:
         try:
             file = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
@@ -99,13 +105,28 @@ def _opened(path: Path) -> Iterator[Any]:
         yield stack.enter_context(file)
 
 
+def stored_array(file: Any, path: Path, name: str) -> NDArray[Any]:
+    """An array that the file names.
+
+    Raises:
+        InputError: damaged.
+    """
+    try:
+        array: NDArray[Any] = file[name]
+    except Exception as e:  # a damaged header raises whatever the parser of its text raises
+        raise InputError(f"{path}: array '{name}' cannot be read: {one_line(e)}") from e
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: '{name}' is no array of NumPy's format")
+    return array
+
+
 def row_shapes(spec: DataSpec, names: Sequence[str]) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
     """Shape of one row and dtype of each input, as the data has them: for models that do not say.
 
     Raises:
         InputError: unreadable, or an input has no array.
     """
-    with _opened(spec.path) as file:
+    with open_arrays(spec.path) as file:
         side = "x" if not any(n == "x_test" or n.startswith("x_test.") for n in file.files) else "x_train"
         wanted = [f"{side}.{n}" if len(names) > 1 or f"{side}.{n}" in file.files else side for n in names]
         arrays = [_array(file, spec.path, name) for name in wanted]
@@ -117,8 +138,9 @@ def _pool(
 ) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
     x = {}
     for tensor in inputs:
-        name = f"{x_name}.{tensor.name}" if f"{x_name}.{tensor.name}" in file.files or len(inputs) > 1 else x_name
-        x[tensor.name] = _array(file, path, name)
+        own = [key for name in data_names(tensor.name) if (key := f"{x_name}.{name}") in file.files]
+        own += [f"{x_name}.{data_names(tensor.name)[-1]}" if len(inputs) > 1 else x_name]
+        x[tensor.name] = _array(file, path, own[0])
     if y_name is None:
         return x, np.zeros(len(next(iter(x.values()))))
     y = _array(file, path, y_name, kinds="fiubUS")
@@ -134,12 +156,7 @@ def _pool(
 def _array(file: Any, path: Path, name: str, kinds: str = "fiub") -> NDArray[Any]:
     if name not in file.files:
         raise InputError(f"{path}: no array '{name}'; it holds {', '.join(sorted(file.files)) or 'nothing'}")
-    try:
-        array: NDArray[Any] = file[name]
-    except Exception as e:  # a damaged header raises whatever the parser of its text raises
-        raise InputError(f"{path}: array '{name}' cannot be read: {one_line(e)}") from e
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path}: '{name}' is no array of NumPy's format")
+    array = stored_array(file, path, name)
     if array.ndim == 0 or array.dtype.kind not in kinds:
         raise InputError(f"{path}: array '{name}' has shape {array.shape} and dtype {array.dtype}; expected numbers")
     return array
@@ -148,7 +165,8 @@ def _array(file: Any, path: Path, name: str, kinds: str = "fiub") -> NDArray[Any
 def _fitted(raw: NDArray[Any], tensor: TensorSpec, spec: DataSpec, notes: list[str], *, accepts_nan: bool) -> Any:
     """``(raw - mean) * scale`` in the input's shape and dtype."""
     wanted = tensor.shape[1:]
-    if tensor.name in spec.shapes and raw.shape[1:] != wanted and _reaches(raw.shape[1:], wanted):
+    is_given = any(name in spec.shapes for name in data_names(tensor.name))
+    if is_given and raw.shape[1:] != wanted and _reaches(raw.shape[1:], wanted):
         notes.append(f"rows of shape {raw.shape[1:]} were cut to {wanted} for input '{tensor.name}', as --shape asks")
         raw = raw[(slice(None), *(slice(size) for size in wanted))]
     if raw.shape[1:] != wanted:

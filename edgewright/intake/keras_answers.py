@@ -3,7 +3,6 @@
 Imports no TensorFlow of its own; runs in the child process that loaded the model.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.failures import one_line
+from edgewright.intake.tensor_names import plain_name
 from edgewright_runtime.manifest import TensorSpec
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ Outputs = Sequence[tuple[TensorSpec, int]]
 _ONLY = "output"
 _ROWS = 3  # of zeros, to see which outputs have a value for each
 _ROWS_AT_ONCE = 256
-_INVALID = re.compile(r"\W|^(?=\d)")
 
 
 def outputs_of(loaded: "Loaded") -> tuple[Outputs, tuple[str, ...]]:
@@ -90,5 +89,5 @@ def _name(loaded: "Loaded", key: str, place: int, count: int, taken: set[str]) -
     if count == 1:
         return _ONLY
     given = key or (loaded.output_names[place] if len(loaded.output_names) == count else f"{_ONLY}_{place}")
-    plain = _INVALID.sub("_", given)
+    plain = plain_name(given)
     return plain if plain not in taken else f"{plain}_{place}"

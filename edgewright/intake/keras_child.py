@@ -6,7 +6,6 @@ first import) can be tried after that of Keras 3, and so that TensorFlow shares 
 
 import importlib
 import os
-import re
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -27,11 +26,10 @@ from edgewright.intake.keras_answers import answers_of, outputs_of
 from edgewright.intake.keras_found import Answer, Described
 from edgewright.intake.keras_guard import inspect_keras_file, inspect_saved_model
 from edgewright.intake.keras_loaded import Loaded
+from edgewright.intake.tensor_names import plain_name
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["convert", "load"]
-
-_INVALID = re.compile(r"\W|^(?=\d)")
 
 
 def convert(path: Path, kind: Format, spec: DataSpec, folder: Path, *, legacy: bool, checking: bool) -> Answer:
@@ -142,7 +140,12 @@ def _load_saved_model(path: Path, spec: DataSpec, *, legacy: bool) -> Loaded:
 
 def _spec(name: str, shape: Any, dtype: Any, spec: DataSpec, path: Path) -> TensorSpec:
     """An input; sizes that are free beyond the first axis come from ``--shape``."""
-    plain = _INVALID.sub("_", name)
+    plain = plain_name(name)
+    if not len(shape):
+        raise UnsupportedError(
+            f"{path}: input '{plain}' is a single number; the first axis must be the rows: save a signature that holds "
+            "its value as a constant"
+        )
     sizes = [None if s is None else int(s) for s in shape]
     given = spec.shapes.get(name, spec.shapes.get(plain))
     for axis in range(1, len(sizes)):

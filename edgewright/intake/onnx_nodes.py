@@ -1,14 +1,16 @@
 """Which nodes of an ONNX graph its outputs need. Runs in a child process: imports onnx."""
 
-import re
 from collections.abc import Mapping
 from itertools import count
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
-__all__ = ["drop_unused", "float32_reason", "has_trees", "needed_nodes", "plain_name", "rename_ends"]
+from edgewright.intake.tensor_names import plain_name
 
-_INVALID = re.compile(r"\W|^(?=\d)")
+__all__ = ["drop_unused", "fix_input", "float32_reason", "has_trees", "needed_nodes", "rename_ends"]
 
 
 def needed_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -48,9 +50,10 @@ def drop_unused(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(constants)
 
 
-def plain_name(name: str) -> str:
-    """A name that every target takes for an identifier."""
-    return _INVALID.sub("_", name)
+def fix_input(model: onnx.ModelProto, name: str, value: NDArray[Any]) -> None:
+    """Make a constant of an input."""
+    model.graph.input.remove(next(entry for entry in model.graph.input if entry.name == name))
+    model.graph.initializer.append(numpy_helper.from_array(value, name))
 
 
 def rename_ends(model: onnx.ModelProto, wanted: Mapping[str, str] | None = None) -> None:

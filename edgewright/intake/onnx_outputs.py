@@ -1,5 +1,6 @@
 """Which outputs of an ONNX model are kept, and what they are: found by asking it. Runs in a child process."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from onnx import TensorProto
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.failures import one_line
 from edgewright.intake.onnx_nodes import drop_unused
+from edgewright.intake.onnx_rows import put_output_rows_first, rows_first_note
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["Asked", "keep_numbers"]
@@ -37,10 +39,15 @@ class Asked:
         UnsupportedError: no output has the rows on its first axis.
     """
 
-    def __init__(self, model: onnx.ModelProto, inputs: tuple[TensorSpec, ...], path: Path) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, inputs: tuple[TensorSpec, ...], path: Path, moved: Sequence[str] = ()
+    ) -> None:
+        """``moved``: inputs whose rows were put on the first axis; then those of outputs are, too."""
         self.model, self.inputs, self.path = model, inputs, path
         self.notes: tuple[str, ...] = ()
         self.session = _session(model, path)
+        if moved:
+            self._follow(moved)
         rows, found = self._answered()
         batch = self.inputs[0].shape[0]
         kept = {name: array for name, array in found.items() if array.ndim and len(array) == rows}
@@ -50,6 +57,15 @@ class Asked:
         if len(kept) < len(found):
             self._leave_out([name for name in found if name not in kept])
         self.outputs = tuple(TensorSpec(n, (batch, *a.shape[1:]), a.dtype.name) for n, a in kept.items())
+
+    def _follow(self, moved: Sequence[str]) -> None:
+        outputs: list[str] = []
+        try:
+            outputs = put_output_rows_first(self.model, self._run, self.inputs[0].shape[0])
+        except Exception as e:  # ONNX Runtime's errors share no base that it exports
+            self.notes += (f"which axis of the outputs has the rows was not to be found: {one_line(e, 200)}",)
+        self.notes += (rows_first_note([*moved, *outputs]),)
+        self.session = _session(self.model, self.path)
 
     def _answered(self) -> tuple[int, dict[str, NDArray[Any]]]:
         """How many rows of zeros were answered at once, and the outputs."""

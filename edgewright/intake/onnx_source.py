@@ -12,9 +12,12 @@ from onnx import TensorProto, helper
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.failures import one_line
-from edgewright.intake.onnx_nodes import has_trees, plain_name, rename_ends
+from edgewright.intake.onnx_nodes import fix_input, has_trees, rename_ends
 from edgewright.intake.onnx_outputs import Asked, keep_numbers
+from edgewright.intake.onnx_rows import put_input_rows_first
+from edgewright.intake.single_numbers import fixed_note, single_number
 from edgewright.intake.source import TensorSource
+from edgewright.intake.tensor_names import plain_name
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["OnnxSource", "external_files", "load_onnx", "run_onnx"]
@@ -30,8 +33,10 @@ class OnnxSource(TensorSource):
         self.model = load_onnx(path)
         notes = keep_numbers(self.model, path)
         rename_ends(self.model)
+        notes += _fix_numbers(self.model, data, path)
+        moved = put_input_rows_first(self.model)
         inputs = _inputs(self.model, {plain_name(name): shape for name, shape in data.shapes.items()}, path)
-        asked = Asked(self.model, inputs, path)
+        asked = Asked(self.model, inputs, path, moved)
         self.session = asked.session
         super().__init__(asked.inputs, asked.outputs, data)
         self.notes, self.float32_only = notes + asked.notes, has_trees(self.model)
@@ -159,15 +164,27 @@ def _inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], path:
     return tuple(_input(entry, shapes.get(entry.name), path) for entry in entries)
 
 
+def _fix_numbers(model: onnx.ModelProto, data: DataSpec, path: Path) -> tuple[str, ...]:
+    """Make constants of the inputs that are a single number; notes."""
+    notes = []
+    constants = {i.name for i in model.graph.initializer}
+    for entry in [e for e in model.graph.input if e.name not in constants]:
+        kind = entry.type.tensor_type
+        if kind.HasField("shape") and not len(kind.shape.dim) and kind.elem_type != TensorProto.STRING:
+            dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            value = single_number(data, entry.name, dtype.name, path)
+            fix_input(model, entry.name, value)
+            notes.append(fixed_note(entry.name, value))
+    if notes and not any(e.name not in constants for e in model.graph.input):
+        raise UnsupportedError(f"{path}: it takes single numbers alone; the first axis of an input must be the rows")
+    return tuple(notes)
+
+
 def _input(entry: onnx.ValueInfoProto, given: tuple[int, ...] | None, path: Path) -> TensorSpec:
     """An input whose every size but the first is a number, by the model or by ``--shape``."""
     kind = entry.type.tensor_type
     if not entry.type.HasField("tensor_type") or kind.elem_type == TensorProto.STRING:
         raise UnsupportedError(f"{path}: input '{entry.name}' is not a tensor of numbers")
-    if not len(kind.shape.dim) and kind.HasField("shape"):
-        raise UnsupportedError(
-            f"{path}: input '{entry.name}' is a single number; the first axis must be the rows: fix it in the model"
-        )
     if not kind.HasField("shape") or (given is not None and len(given) != len(kind.shape.dim)):
         raise InputError(
             f"{path}: input '{entry.name}' has {len(kind.shape.dim)} axes; --shape gives {len(given or ())}"

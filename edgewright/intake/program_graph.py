@@ -7,7 +7,7 @@ Runs in a child process: imports torch.
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,18 +35,21 @@ _PLACES = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "c
 _ASSERTS = ("_assert", "sym_constrain_range")
 
 
-def graph_of_program(program: Any, outputs: Sequence[int] | None = None) -> fx.GraphModule:
+def graph_of_program(
+    program: Any, outputs: Sequence[int] | None = None, fixed: Mapping[str, torch.Tensor] | None = None
+) -> fx.GraphModule:
     """The graph in inference mode; it takes the program's tensors in their order, returns a tensor or a tuple of them.
 
     Args:
         program: a `torch.export.ExportedProgram`.
         outputs: places of the program's outputs that are kept; all that are tensors where left out.
+        fixed: inputs by name that become constants of these values.
 
     Raises:
         UnsupportedError: an operation that is not one of tensors (control flow, a custom operator); names it.
     """
     program = functional(program)
-    builder = _Copy(program, outputs)
+    builder = _Copy(program, outputs, fixed or {})
     module = fx.GraphModule(builder.root, builder.copied())
     raise_layers(module)
     module.graph.eliminate_dead_code()
@@ -94,8 +97,9 @@ def _trains(node: fx.Node) -> bool:
 class _Copy:
     """The program's graph, node by node, with its tensors as attributes of ``root`` under their own names."""
 
-    def __init__(self, program: Any, outputs: Sequence[int] | None) -> None:
+    def __init__(self, program: Any, outputs: Sequence[int] | None, fixed: Mapping[str, torch.Tensor]) -> None:
         self.program = program
+        self.fixed = fixed
         self.outputs = outputs
         self.root = nn.Module()
         self.graph = fx.Graph()
@@ -117,6 +121,8 @@ class _Copy:
 
     def _input(self, node: fx.Node, spec: Any) -> Any:
         if spec.kind is InputKind.USER_INPUT:
+            if node.name in self.fixed:
+                return self._held_tensor(node.name, self.fixed[node.name], node)
             if not isinstance(node.meta.get("val"), torch.Tensor):
                 return node.meta.get("val")  # a number or None that the export fixed
             made = self.graph.placeholder(node.name)

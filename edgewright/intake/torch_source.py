@@ -3,7 +3,6 @@
 Runs in a child process: imports torch; onnx only where there is no graph.
 """
 
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,9 @@ from edgewright.failures import one_line
 from edgewright.intake.archives import normalized
 from edgewright.intake.program_graph import graph_of_program, refuse_training_mode
 from edgewright.intake.pt2_guard import inspect_program
+from edgewright.intake.single_numbers import fixed_note, single_number
 from edgewright.intake.source import TensorSource
+from edgewright.intake.tensor_names import plain_name
 from edgewright_runtime.manifest import TensorSpec
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["TorchSource", "load_program"]
 
 _ROWS_AT_ONCE = 256
-_INVALID = re.compile(r"\W|^(?=\d)")
 
 
 class TorchSource(TensorSource):
@@ -42,20 +42,25 @@ class TorchSource(TensorSource):
         """``program`` where it is not in the file; ``declared``: names and shapes of its inputs where it has none."""
         self.program = load_program(path) if program is None else program
         refuse_training_mode(self.program, str(path))
-        inputs = _inputs(self.program, data.shapes, path) if declared is None else _declared(self.program, declared)
+        self.fixed, fixed_notes = _fixed_numbers(self.program, data, path)
+        inputs = (
+            _inputs(self.program, self.fixed, data.shapes, path)
+            if declared is None
+            else _declared(self.program, declared)
+        )
         self.kept, outputs, notes = _outputs(self.program, inputs[0].shape[0], path)
         super().__init__(inputs, outputs, data)
-        self.notes += notes
+        self.notes += (*fixed_notes, *notes)
 
     def to_graph(self) -> Any:
         """The program itself, its layers raised to modules."""
-        return graph_of_program(self.program, self.kept)
+        return graph_of_program(self.program, self.kept, self.fixed)
 
     def to_onnx(self, name: str) -> "onnx.ModelProto":
         """ONNX by torch's own exporter, for a program that has no graph of tensor operations alone."""
         import onnxscript  # noqa: F401 - what torch's exporter is written in
 
-        from edgewright.intake.onnx_nodes import rename_ends
+        from edgewright.intake.onnx_nodes import fix_input, rename_ends
 
         try:
             exported = torch.onnx.export(self.program, dynamo=True, optimize=False, verbose=False)
@@ -66,6 +71,8 @@ class TorchSource(TensorSource):
         model: onnx.ModelProto = exported.model_proto
         if len(model.graph.output) != len(self.outputs):
             raise UnsupportedError(f"exporting {name} to ONNX: some of its outputs have no place there")
+        for number, value in self.fixed.items():
+            fix_input(model, number, value.numpy())
         ends = zip([*model.graph.input, *model.graph.output], [*self.inputs, *self.outputs], strict=True)
         rename_ends(model, {entry.name: tensor.name for entry, tensor in ends})
         return model
@@ -90,7 +97,7 @@ class TorchSource(TensorSource):
                 short = self.program_batch - len(piece[0]) if self.program_batch > 0 else 0
                 if short > 0:
                     piece = [torch.cat([p, p[-1:].expand(short, *p.shape[1:])]) for p in piece]
-                arguments, named = _call_arguments(self.program, piece)
+                arguments, named = _call_arguments(self.program, piece, self.fixed)
                 results = pytree.tree_leaves(module(*arguments, **named))
                 kept = len(piece[0]) - max(short, 0)
                 found.append([results[place][:kept].double().numpy() for place in self.kept])
@@ -103,7 +110,7 @@ class TorchSource(TensorSource):
     @property
     def program_batch(self) -> int:
         """The batch size that the program fixes, -1 where it is free."""
-        size = _user_inputs(self.program)[0].meta["val"].shape[0]
+        size = _row_inputs(self.program, self.fixed)[0].meta["val"].shape[0]
         return size if isinstance(size, int) else -1
 
 
@@ -122,11 +129,13 @@ def load_program(path: Path) -> Any:
             raise InputError(f"{path}: torch.export cannot load it: {one_line(e)}") from e
 
 
-def _call_arguments(program: Any, tensors: list[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The program's own call: its tensors in their places, numbers that the export fixed beside them."""
+def _call_arguments(
+    program: Any, tensors: list[torch.Tensor], fixed: Mapping[str, torch.Tensor]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The program's own call: its tensors in their places, numbers that are fixed beside them."""
     given = iter(tensors)
     flat = [
-        next(given) if spec.kind is InputKind.USER_INPUT and not hasattr(spec.arg, "value") else spec.arg.value
+        spec.arg.value if hasattr(spec.arg, "value") else fixed[n] if (n := spec.arg.name) in fixed else next(given)
         for spec in program.graph_signature.input_specs
         if spec.kind is InputKind.USER_INPUT
     ]
@@ -141,8 +150,27 @@ def _user_inputs(program: Any) -> list[Any]:
     return [by_name[n] for n in names if isinstance(by_name[n].meta.get("val"), torch.Tensor)]
 
 
-def _inputs(program: Any, shapes: Mapping[str, tuple[int, ...]], path: Path) -> tuple[TensorSpec, ...]:
-    nodes = _user_inputs(program)
+def _fixed_numbers(program: Any, data: DataSpec, path: Path) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """The inputs without an axis and their values in the data; notes."""
+    fixed, notes = {}, []
+    for node in (n for n in _user_inputs(program) if not n.meta["val"].ndim):
+        dtype = node.meta["val"].dtype
+        value = single_number(data, node.name, str(dtype).removeprefix("torch."), path)
+        fixed[node.name] = torch.from_numpy(value)
+        notes.append(fixed_note(node.name, value))
+    return fixed, tuple(notes)
+
+
+def _row_inputs(program: Any, fixed: Mapping[str, torch.Tensor]) -> list[Any]:
+    return [node for node in _user_inputs(program) if node.name not in fixed]
+
+
+def _inputs(
+    program: Any, fixed: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path
+) -> tuple[TensorSpec, ...]:
+    nodes = _row_inputs(program, fixed)
+    if not nodes and fixed:
+        raise UnsupportedError(f"{path}: it takes single numbers alone; the first axis of an input must be the rows")
     if not nodes:
         raise UnsupportedError(f"{path}: the program takes no tensor")
     unknown = set(shapes) - {n.name for n in nodes}
@@ -162,7 +190,7 @@ def _declared(program: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tens
     """The inputs under the names of their source, their sizes those of its data, the first free."""
     pairs = zip(_user_inputs(program), shapes.items(), strict=True)
     return tuple(
-        TensorSpec(name, (-1, *shape), str(node.meta["val"].dtype).removeprefix("torch."))
+        TensorSpec(plain_name(name), (-1, *shape), str(node.meta["val"].dtype).removeprefix("torch."))
         for node, (name, shape) in pairs
     )
 
@@ -170,8 +198,6 @@ def _declared(program: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tens
 def _input(node: Any, given: tuple[int, ...] | None, path: Path) -> TensorSpec:
     """An input whose every size but the first is a number, by the program or by ``--shape``."""
     value = node.meta["val"]
-    if not len(value.shape):
-        raise UnsupportedError(f"{path}: input '{node.name}' is a single number; the first axis must be the rows")
     sizes = [s if isinstance(s, int) else -1 for s in value.shape]
     if given is not None and len(given) != len(sizes):
         raise InputError(f"{path}: input '{node.name}' has {len(sizes)} axes; --shape gives {len(given)}")
@@ -182,7 +208,7 @@ def _input(node: Any, given: tuple[int, ...] | None, path: Path) -> TensorSpec:
             raise InputError(
                 f"{path}: input '{node.name}', axis {axis} has a free size; give it: --shape {node.name}=1,..."
             )
-    return TensorSpec(node.name, tuple(sizes), str(value.dtype).removeprefix("torch."))
+    return TensorSpec(plain_name(node.name), tuple(sizes), str(value.dtype).removeprefix("torch."))
 
 
 def _outputs(program: Any, batch: int, path: Path) -> tuple[list[int], tuple[TensorSpec, ...], tuple[str, ...]]:
@@ -195,7 +221,7 @@ def _outputs(program: Any, batch: int, path: Path) -> tuple[list[int], tuple[Ten
         value = by_name[spec.arg.name].meta.get("val") if getattr(spec.arg, "name", None) in by_name else None
         name = key or getattr(spec.arg, "name", f"output_{place}")
         if isinstance(value, torch.Tensor) and len(value.shape) and _has_rows(value, batch):
-            name = _INVALID.sub("_", name)
+            name = plain_name(name)
             known = {t.name for t in kept.values()}
             name = name if name not in known else f"{name}_{place}"
             kept[place] = TensorSpec(name, _sizes(value, batch), str(value.dtype).removeprefix("torch."))

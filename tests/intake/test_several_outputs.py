@@ -96,12 +96,6 @@ def test_a_batch_that_is_free_in_name_only_is_taken_as_one_and_freed(tmp_path, d
     assert intake.model.graph is not None
 
 
-def test_a_single_number_as_an_input_is_refused(tmp_path, digits_npz):
-    text = "net (float[rows, 8, 8] x, float rate) => (float[rows, 8, 8] y) { y = Mul (x, rate) }"
-    with pytest.raises(UnsupportedError, match="input 'rate' is a single number"):
-        taken(model_of(text), digits_npz, tmp_path)
-
-
 def test_rows_that_the_model_refuses_are_one_clear_line(tmp_path):
     text = """
     net (int64[rows, 3] ids) => (float[rows] y) {
