@@ -1,5 +1,7 @@
 """The referee: a model of the zoo as its own framework runs it. Each function runs in a child process."""
 
+import importlib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +76,17 @@ def _torch(path: Path, rows: Arrays) -> list[NDArray[Any]]:
     import torch
     from torch.utils._pytree import tree_leaves
 
+    if _calls_transformers(path):
+        importlib.import_module("transformers.integrations.moe")  # it defines the operator
     module = torch.export.load(path).module()
     with torch.no_grad():
         return [value.numpy() for value in tree_leaves(module(*map(torch.from_numpy, rows.values())))]
+
+
+def _calls_transformers(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        texts = (archive.read(name) for name in archive.namelist() if name.endswith(".json"))
+        return any(b"torch.ops.transformers." in text for text in texts)
 
 
 def _keras(path: Path, rows: Arrays) -> list[NDArray[Any]]:

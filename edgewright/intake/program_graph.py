@@ -16,6 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake.aten import SIZE_FUNCTIONS, is_pure
+from edgewright.intake.grouped_experts import GROUPED, ungroup_experts
 from edgewright.intake.module_paths import place, plain_path
 from edgewright.intake.pure_program import functional
 from edgewright.intake.raise_layers import raise_layers
@@ -51,6 +52,7 @@ def graph_of_program(
     program = functional(program)
     builder = _Copy(program, outputs, fixed or {})
     module = fx.GraphModule(builder.root, builder.copied())
+    ungroup_experts(module)
     raise_layers(module)
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
@@ -165,7 +167,7 @@ class _Copy:
 
     def _called(self, node: fx.Node, arguments: Any, named: dict[str, Any]) -> fx.Node:
         target: Any = _ATEN.reshape.default if node.target in _RESHAPES else node.target
-        if not (is_pure(target) or target in _SIZE_FUNCTIONS):
+        if not (is_pure(target) or target in _SIZE_FUNCTIONS or str(target) in GROUPED):
             raise UnsupportedError(f"operator {target} (node '{node.name}') is not one of torch's own on tensors")
         named = {k: v for k, v in named.items() if k not in _PLACES}
         made = self.graph.call_function(target, fx.node.map_aggregate(arguments, _on_cpu), named)

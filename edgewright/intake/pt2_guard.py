@@ -19,7 +19,10 @@ from edgewright.intake.tensor_files import load_tensors
 
 __all__ = ["inspect_program"]
 
-_TARGET = re.compile(r"torch\.ops\.(aten|prims|quantized_decomposed)\.(?!from_file|_from_file)\w+(\.\w+)?")
+_TARGET = re.compile(
+    r"torch\.ops\.(aten|prims|quantized_decomposed)\.(?!from_file|_from_file)\w+(\.\w+)?"
+    r"|torch\.ops\.transformers\.grouped_mm_fallback\.default"  # of `edgewright.intake.grouped_experts`
+)
 _PYTHON_TARGET = re.compile(
     r"(_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
     r"|math\.(ceil|floor|trunc|sqrt|pow)|torch\.sym_\w+"

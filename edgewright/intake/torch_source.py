@@ -18,6 +18,7 @@ from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.failures import one_line
 from edgewright.intake.archives import normalized
+from edgewright.intake.grouped_experts import know_grouped_product
 from edgewright.intake.program_graph import graph_of_program, refuse_training_mode
 from edgewright.intake.pt2_guard import inspect_program
 from edgewright.intake.single_numbers import fixed_note, single_number
@@ -123,6 +124,7 @@ def load_program(path: Path) -> Any:
     """
     with normalized(path) as copy:
         inspect_program(copy)
+        know_grouped_product()
         try:
             return torch.export.load(copy)
         except Exception as e:  # torch.export.load has no error type of its own
