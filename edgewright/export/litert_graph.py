@@ -1,6 +1,7 @@
 """A torch graph in the form that litert-torch converts: fixed sizes, operations that it knows. Imports torch."""
 
 import copy
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -18,6 +19,9 @@ __all__ = ["graph_for_litert", "operation_stem"]
 
 _MOST_AXES = 5  # of the kernels that move, compare and broadcast
 _NOT_TAKEN = {"_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "upsample_bicubic2d", "sort", "argsort"}
+_PRODUCTS = {"matmul", "bmm", "baddbmm", "scaled_dot_product_attention"}
+_ORDERS = {"reshape", "view", "transpose", "permute", "slice", "clone", "contiguous", "mul"}
+_MOST_COPIES = 128
 _WINDOWED = {
     *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
     *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
@@ -57,7 +61,9 @@ def graph_for_litert(
     module = lowered(module, examples, is_known)
     # Once more: kernels that were spread or turned are constants.
     module = static_graph(module, examples)
-    _without_expansions(module, NodeValues.of(module, examples))
+    values = NodeValues.of(module, examples)
+    _without_expansions(module, values)
+    _copy_shared_heads(module, values)
     return with_few_axes(module, examples, _MOST_AXES)
 
 
@@ -97,6 +103,38 @@ def _without_expansions(module: fx.GraphModule, values: NodeValues) -> None:
                 user.replace_input_with(node, node.args[0])
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def _copy_shared_heads(module: fx.GraphModule, values: NodeValues) -> None:
+    """Keys and values that heads share stand once for each head: the converter multiplies those that are expanded wrongly.
+
+    (litert-torch 0.10: it lets the product broadcast, after it has turned what is not yet expanded.)
+    """
+    for node in list(module.graph.nodes):
+        if str(node.target) != "aten.expand.default" or not _enters_a_product(node):
+            continue
+        given, shape = node.args[0], values.env[node].shape
+        sizes = (1,) * (len(shape) - values.env[given].dim()) + tuple(values.env[given].shape)
+        grown = [axis for axis, (have, want) in enumerate(zip(sizes, shape, strict=True)) if have != want]
+        if math.prod(shape[axis] for axis in grown) > _MOST_COPIES:
+            continue
+        with module.graph.inserting_before(node):
+            copied: Any = module.graph.call_function(torch.ops.aten.reshape.default, (given, list(sizes)))
+            for axis in grown:
+                copied = module.graph.call_function(torch.ops.aten.cat.default, ([copied] * shape[axis], axis))
+        node.replace_all_uses_with(copied)
+        values.env[copied] = values.env[node]
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _enters_a_product(node: fx.Node) -> bool:
+    """Whether a matrix product or an attention takes it, as it is or in another order."""
+    return any(
+        operation_stem(str(user.target)) in _PRODUCTS
+        or (operation_stem(str(user.target)) in _ORDERS and _enters_a_product(user))
+        for user in node.users
+    )
 
 
 def operation_stem(name: str) -> str:

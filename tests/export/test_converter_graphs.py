@@ -13,6 +13,7 @@ from edgewright.export.litert_graph import graph_for_litert
 from edgewright.export.lowering import FORMS, has_own_divisor, lowered, recurrent_layers_as_operations
 from edgewright.export.static_graph import NodeValues, static_graph
 from edgewright.intake.program_graph import graph_of_program
+from tests.export.shared_heads import SharedHeads
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -234,3 +235,10 @@ def test_one_part_is_no_split():
     graph = graph_for_litert(graph_of(module, x), (x,))
     assert not any("split" in str(n.target) for n in graph.graph.nodes)
     assert_same(module, graph, torch.rand(1, 8))
+
+
+def test_heads_that_share_keys_have_copies_of_them():
+    module, x = SharedHeads(), torch.rand(1, 5, 8)
+    graph = graph_for_litert(graph_of(module, x), (x,))
+    assert not any("expand" in str(n.target) for n in graph.graph.nodes)
+    assert_same(module, graph, torch.rand(1, 5, 8))
