@@ -3,7 +3,8 @@
 Core ML's ``inverse`` is 1 / (x + epsilon) and its ``rsqrt`` 1 / sqrt(x + epsilon); coremltools leaves the epsilons at
 their defaults, 1e-4 and 1e-12, though torch adds nothing
 (https://github.com/apple/coremltools/issues/2773; mended in 9.1 for the first). A rounded division of whole numbers is
-whole in torch, and real there.
+whole in torch, and real there. RMSNorm is scaled by the largest value there, for half precision, and its epsilon is not:
+beside small activations it was lost, and a row of zeros became NaN.
 """
 
 from typing import Any
@@ -12,6 +13,8 @@ __all__ = ["convert_exactly"]
 
 # What norms add before an inverse square root; beside it, 1e-12 is lost in rounding.
 _LOST_BESIDE = 9e-7
+_FLOAT32_EPSILON = 2.0**-23  # torch's epsilon where RMSNorm names none
+_LEAST_NORMAL_HALF = 2.0**-14
 
 
 def convert_exactly() -> None:
@@ -34,6 +37,23 @@ def convert_exactly() -> None:
     @register_torch_op(override=True)  # type: ignore[untyped-decorator]
     def reciprocal(context: Any, node: Any) -> None:
         context.add(Builder.real_div(x=1.0, y=real(context[node.inputs[0]]), name=node.name))
+
+    @register_torch_op(override=True)  # type: ignore[untyped-decorator]
+    def rms_norm(context: Any, node: Any) -> None:
+        x, shape, weight, given = (context[name] for name in node.inputs[:4])
+        epsilon = _FLOAT32_EPSILON if given is None or given.val is None else float(given.val)
+        axes = list(range(-len(shape.val), 0))
+        largest = Builder.reduce_max(x=Builder.abs(x=x), axes=axes, keep_dims=True)
+        # Neither the squares nor epsilon leave half precision: all are at most 1.
+        scale = Builder.maximum(x=largest, y=max(epsilon**0.5, _LEAST_NORMAL_HALF))
+        scaled = Builder.real_div(x=x, y=scale)
+        mean = Builder.reduce_mean(x=Builder.square(x=scaled), axes=axes, keep_dims=True)
+        added = Builder.square(x=Builder.real_div(x=epsilon**0.5, y=scale))
+        root = Builder.sqrt(x=Builder.add(x=mean, y=added))
+        if weight is None:
+            context.add(Builder.real_div(x=scaled, y=root, name=node.name))
+        else:
+            context.add(Builder.mul(x=Builder.real_div(x=scaled, y=root), y=weight, name=node.name))
 
     @register_torch_op(override=True)  # type: ignore[untyped-decorator]
     def rsqrt(context: Any, node: Any) -> None:
