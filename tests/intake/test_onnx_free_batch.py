@@ -272,3 +272,10 @@ def test_local_functions_are_written_out():
     imports = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
     model = helper.make_model(graph, functions=[double], opset_imports=imports, ir_version=8)
     assert_free(model)
+
+
+@pytest.mark.parametrize("end", [10**9, 2**31 - 1, 2**63 - 1])
+def test_a_slice_that_ends_beyond_every_batch_takes_all_rows(end):
+    text = """
+    net (float[rows, 6] x) => (float[rows, 4] y) { y = Slice (x, starts, ends, axes) }"""
+    assert_free(model_of(text, starts=np.array([0, 1]), ends=np.array([end, 5]), axes=np.array([0, 1])))

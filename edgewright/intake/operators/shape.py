@@ -157,6 +157,10 @@ def split(b: Builder, op: Op) -> Result:
     return b.several(len(sizes), torch.split, x, sizes, axis)
 
 
+_TO_THE_END = 10**9
+"""Exporters write the end of a free axis as a number that no axis reaches: jax this, others the largest."""
+
+
 def slice_(b: Builder, op: Op) -> Result:
     """Slice: attributes before opset 10, inputs since; a negative step walks backwards."""
     x = operand(op, 0)
@@ -174,7 +178,8 @@ def _sliced(b: Builder, op: Op, x: Operand, axis: int, limits: tuple[Any, Any, i
     start, end, step = limits
     total = b.shape(x)[axis]
     if not isinstance(total, int):
-        if isinstance(start, int) and start == 0 and step == 1 and (isinstance(end, torch.SymInt) or end >= 2**31 - 1):
+        is_whole = isinstance(start, int) and start == 0 and step == 1
+        if is_whole and (isinstance(end, torch.SymInt) or end >= _TO_THE_END):
             return x
         raise refuse(op, "along the batch axis")
     start, end, step = (
