@@ -3,8 +3,8 @@
 Core ML's ``inverse`` is 1 / (x + epsilon) and its ``rsqrt`` 1 / sqrt(x + epsilon); coremltools leaves the epsilons at
 their defaults, 1e-4 and 1e-12, though torch adds nothing
 (https://github.com/apple/coremltools/issues/2773; mended in 9.1 for the first). A rounded division of whole numbers is
-whole in torch, and real there. RMSNorm is scaled by the largest value there, for half precision, and its epsilon is not:
-beside small activations it was lost, and a row of zeros became NaN.
+whole in torch, and real there. RMSNorm is scaled by the largest value there, for half precision, and its epsilon is
+not: beside small activations it was lost, and a row of zeros became NaN.
 """
 
 from typing import Any

@@ -57,11 +57,12 @@ def _converted(module: Any, examples: tuple[Any, ...]) -> Any:
     import litert_torch
     import torch
 
-    from edgewright.export.litert_graph import graph_for_litert, operation_stem
+    from edgewright.export.litert_graph import graph_for_litert, operation_stem, refuse_complex
 
     refused: list[str] = []
     while True:
         form = graph_for_litert(module, examples, refused)
+        refuse_complex(form, examples)
         try:
             with torch.no_grad():
                 return litert_torch.convert(form, examples)

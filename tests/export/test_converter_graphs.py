@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edgewright.errors import UnsupportedError
 from edgewright.export.convolution_forms import has_plain_transpose
 from edgewright.export.few_axes import with_few_axes
-from edgewright.export.litert_graph import graph_for_litert
+from edgewright.export.litert_graph import graph_for_litert, refuse_complex
 from edgewright.export.lowering import FORMS, has_own_divisor, lowered, recurrent_layers_as_operations
 from edgewright.export.static_graph import NodeValues, static_graph
 from edgewright.intake.program_graph import graph_of_program
@@ -242,3 +243,10 @@ def test_heads_that_share_keys_have_copies_of_them():
     graph = graph_for_litert(graph_of(module, x), (x,))
     assert not any("expand" in str(n.target) for n in graph.graph.nodes)
     assert_same(module, graph, torch.rand(1, 5, 8))
+
+
+def test_complex_numbers_are_refused_by_name():
+    module, x = Function(lambda v: torch.fft.fft2(v).real), torch.rand(1, 4, 6)
+    graph = graph_for_litert(graph_of(module, x), (x,))
+    with pytest.raises(UnsupportedError, match=r"LiteRT has no complex numbers: operator aten\.\w+"):
+        refuse_complex(graph, (x,))
