@@ -26,6 +26,7 @@ from edgewright.errors import InputError, UntrustedModelError
 from edgewright.intake.archives import normalized
 from edgewright.intake.fitted_trees import inspect_if_tree
 from edgewright.intake.pickle_names import ESTIMATOR_PACKAGES, EXACT
+from edgewright.intake.pickle_stand_ins import is_only_held, stand_in, zone
 
 __all__ = ["load_model"]
 
@@ -94,11 +95,12 @@ class GuardedUnpickler(_PythonUnpickler):
             return _JoblibArray
         if (module, name) == ("_codecs", "encode"):
             return _encoded
-        if (module, name) == ("functools", "partial"):
-            return _InputCheck
-        if (module, name) == ("sklearn.utils.validation", "check_array"):
-            return _CHECK_ARRAY
-        return _permitted(module, name, self.path)
+        standing = stand_in(_MODULES_OF_PYTHON_2.get(module, module), name)
+        if standing is None:
+            return _permitted(module, name, self.path)
+        if name == "getattr":
+            self._named.append(zone)  # what it gives is called
+        return standing
 
     def get_extension(self, code: int) -> None:
         """Extension codes stand for names that the file does not show."""
@@ -230,35 +232,6 @@ def _dtype_of(plain: Any, state: Any, path: Path) -> Any:
     raise InputError(f"{path}: damaged: an array of no known type: {str(state)[:100]}")
 
 
-_CHECK_ARRAY = object()
-"""Stand-in for scikit-learn's function of that name: nothing that a file can call."""
-_CHECKED = {"dtype": [np.float64], "ensure_all_finite": False}
-
-
-class _InputCheck:
-    """Stand-in for ``functools.partial`` in the one form that fitted estimators hold: histogram boosting's input check.
-
-    Raises:
-        UntrustedModelError: it binds another function, or other arguments.
-    """
-
-    def __init__(self, *bound: Any) -> None:
-        if len(bound) != 1 or bound[0] is not _CHECK_ARRAY:
-            raise UntrustedModelError("asks for functools.partial of another function; nothing of it has run")
-
-    def __setstate__(self, state: Any) -> None:
-        if not (isinstance(state, tuple) and len(state) == 4 and state[0] is _CHECK_ARRAY):
-            raise UntrustedModelError("asks for functools.partial of another function; nothing of it has run")
-        if state[1] != () or state[2] != _CHECKED or state[3]:
-            raise UntrustedModelError(f"asks for functools.partial with other arguments than {_CHECKED}")
-
-    def __call__(self, rows: Any) -> Any:
-        """The rows as float64; NaN stays."""
-        from sklearn.utils import check_array
-
-        return check_array(rows, **_CHECKED)
-
-
 class _JoblibArray:
     """Stand-in for joblib's NumpyArrayWrapper; its own would read nested pickles with an unguarded unpickler."""
 
@@ -363,7 +336,9 @@ def _hint(package: str) -> str:
     if package == "catboost":
         return "a model of catboost: not supported in a pickle; save it as ONNX (save_model, format='onnx')"
     if package in {"xgboost", "lightgbm"}:
-        return f"which is outside the allow-list (of {package}: classifiers and regressors with their boosters)"
+        return f"which is outside the allow-list (of {package}: estimators with their boosters)"
+    if package == "scipy":
+        return "which is outside the allow-list (of scipy: arrays; of a search, save its best_estimator_)"
     return "which is outside the allow-list (scikit-learn estimators, numpy and scipy arrays, joblib)"
 
 
@@ -394,7 +369,8 @@ def _load_skops(path: Path) -> Any:
     trusted = []
     for name in asked:
         module, _, leaf = str(name).rpartition(".")
-        _permitted(module, leaf, path)
+        if not is_only_held(module, leaf):
+            _permitted(module, leaf, path)
         trusted.append(str(name))
     try:
         model = skops.io.load(path, trusted=trusted)

@@ -4,9 +4,9 @@ __all__ = ["ESTIMATOR_PACKAGES", "EXACT"]
 
 _PACKAGES = """
 calibration cluster compose covariance cross_decomposition decomposition discriminant_analysis dummy ensemble
-feature_extraction feature_selection gaussian_process impute isotonic kernel_approximation kernel_ridge linear_model
-manifold mixture model_selection multiclass multioutput naive_bayes neighbors neural_network pipeline preprocessing
-random_projection semi_supervised svm tree
+feature_extraction feature_selection frozen gaussian_process impute isotonic kernel_approximation kernel_ridge
+linear_model manifold mixture model_selection multiclass multioutput naive_bayes neighbors neural_network pipeline
+preprocessing random_projection semi_supervised svm tree
 """
 _OBJECTS = """
 numpy.ndarray numpy.dtype numpy.matrix numpy._core.multiarray._reconstruct numpy.core.multiarray._reconstruct
@@ -60,11 +60,14 @@ sklearn.gaussian_process.kernels.Sum sklearn.gaussian_process.kernels.RBF sklear
 sklearn.gaussian_process.kernels.Matern sklearn.gaussian_process.kernels.DotProduct
 sklearn.calibration._CalibratedClassifier sklearn.calibration._SigmoidCalibration
 sklearn.calibration._TemperatureScaling sklearn.impute._iterative._ImputerTriplet
+sklearn.metrics._scorer._Scorer sklearn.metrics._scorer._CurveScorer sklearn.metrics._scorer._MultimetricScorer
+pandas._libs.tslibs.timestamps._unpickle_timestamp datetime.timezone datetime.timedelta datetime.datetime datetime.date
 sklearn.compose._column_transformer.make_column_selector numpy.number numpy.integer numpy.floating numpy.generic
 """
 _BOOSTERS = """
 xgboost.core.Booster xgboost.sklearn.XGBClassifier xgboost.sklearn.XGBRegressor xgboost.sklearn.XGBRFClassifier
-xgboost.sklearn.XGBRFRegressor lightgbm.basic.Booster lightgbm.sklearn.LGBMClassifier lightgbm.sklearn.LGBMRegressor
+xgboost.sklearn.XGBRFRegressor xgboost.sklearn.XGBRanker lightgbm.basic.Booster lightgbm.sklearn.LGBMClassifier
+lightgbm.sklearn.LGBMRegressor lightgbm.sklearn.LGBMRanker
 """
 _SCALARS = """
 bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128 str_ bytes_

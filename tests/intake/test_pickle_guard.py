@@ -1,5 +1,6 @@
 """Hostile files, each made for one way around an unpickler; a file that appears is proof that something ran."""
 
+import datetime
 import io
 import json
 import os
@@ -7,17 +8,23 @@ import pickle
 import pickletools
 import subprocess
 import zipfile
+import zoneinfo
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import skops.io
+from scipy.interpolate import BSpline
+from scipy.stats import loguniform
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from sklearn.feature_selection import mutual_info_classif
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from edgewright.errors import InputError, UntrustedModelError
@@ -428,3 +435,44 @@ def test_arrays_of_every_honest_type_come_back(tmp_path, kind, protocol):
     assert first.dtype == pickle.loads(content)[0].dtype  # numpy makes native numbers of others
     assert first is again
     np.testing.assert_array_equal(first, array)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "said"),
+    [
+        (getattr, (zoneinfo.ZoneInfo, "clear_cache"), "getattr"),
+        (getattr, (np.ndarray, "tofile"), "getattr"),
+        (zoneinfo.ZoneInfo._unpickle, ("../../etc/hosts", 1), "time zone"),
+        (f1_score, ([1], [1]), "f1_score"),
+        (mutual_info_classif, (X, Y), "mutual_info_classif"),
+        (BSpline.basis_element([0, 1, 2])._asarray, ({"data": (1 << 40, False)},), "array of dict"),
+    ],
+)
+def test_what_a_model_only_holds_cannot_be_called(tmp_path, function, arguments, said):
+    path = tmp_path / "m.pkl"
+    path.write_bytes(pickle.dumps(Calls(function, *arguments)))
+    refused(path, said)
+
+
+def test_a_distribution_does_not_run_the_text_that_it_holds(tmp_path):
+    """scipy's own class compiles a text of its state."""
+    proof, path = tmp_path / "proof", tmp_path / "m.pkl"
+    held = loguniform(0.1, 1).dist
+    held._parse_arg_template = f"open({str(proof)!r}, 'w')"
+    made = LogisticRegression().fit(X, Y)
+    made.held = held
+    path.write_bytes(pickle.dumps(made))
+    np.testing.assert_array_equal(load_model(path).predict(X), made.predict(X))
+    assert not proof.exists()
+    assert type(load_model(path).held).__module__.startswith("edgewright")
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_points_in_time_keep_their_zone(tmp_path, protocol):
+    when = pd.to_datetime(["2024-01-01", "2024-07-01"])
+    zones = ["UTC", "Europe/Paris", datetime.timezone(datetime.timedelta(hours=2))]
+    for zone in zones:
+        encoder = OneHotEncoder().fit(pd.DataFrame({"when": when.tz_localize(zone)}))
+        path = tmp_path / "m.pkl"
+        path.write_bytes(pickle.dumps(encoder, protocol=protocol))
+        assert load_model(path).categories_[0].tolist() == encoder.categories_[0].tolist()
