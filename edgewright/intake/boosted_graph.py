@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.intake.booster_forms import ended, finished_xgboost, plain_lightgbm, plain_xgboost
 from edgewright.intake.category_splits import Split, lightgbm_without_sets
 from edgewright.intake.estimator_graph import classes_of, keep_one_output
 from edgewright.intake.exact_trees import Scaling, largest_passing, smallest_failing
@@ -67,15 +68,12 @@ def _types(features: int) -> Any:
 def _xgboost(model: Any, scalings: dict[int, Scaling], *, decimals: bool) -> onnx.ModelProto:
     from onnxmltools.convert import convert_xgboost
 
-    if model.get_xgb_params().get("booster") not in {None, "gbtree"}:
-        raise UnsupportedError(f"{type(model).__name__} with booster {model.booster!r}; train it with 'gbtree'")
-    nameless = copy.deepcopy(model)
-    nameless.get_booster().feature_names = None  # the converter knows features by number only
-    graph: onnx.ModelProto = convert_xgboost(nameless, initial_types=_types(model.n_features_in_), target_opset=_OPSET)
+    plain = plain_xgboost(model)
+    graph: onnx.ModelProto = convert_xgboost(plain, initial_types=_types(model.n_features_in_), target_opset=_OPSET)
     for node in graph.graph.node:
         if node.op_type.startswith("TreeEnsemble"):
             _carry_into(node, scalings, decimals=decimals)
-    return graph
+    return finished_xgboost(graph, model)
 
 
 def _carry_into(node: onnx.NodeProto, scalings: dict[int, Scaling], *, decimals: bool) -> None:
@@ -105,6 +103,7 @@ def _lightgbm(model: Any, scalings: dict[int, Scaling], *, decimals: bool) -> tu
             f"{type(model).__name__} with zero_as_missing: the trees of other runtimes know no such zero; train it with"
             " blanks (NaN) where a value is missing"
         )
+    lines, ending = plain_lightgbm(lines, type(model).__name__)
     lines, splits = lightgbm_without_sets(lines, model.n_features_in_)
     if any(split.feature in scalings for split in splits):
         raise UnsupportedError(
@@ -114,8 +113,12 @@ def _lightgbm(model: Any, scalings: dict[int, Scaling], *, decimals: bool) -> tu
     if classes_of(model) is not None:
         exact._classes = np.arange(len(model.classes_))  # labels are not asked for, and the converter knows no boolean
     exact._Booster = lightgbm.Booster(model_str=text)
+    if type(model).__name__ == "LGBMRanker":
+        exact.__class__ = lightgbm.LGBMRegressor  # its scores are values
+    exact.boosting_type = "gbdt"  # whatever else it was trained by, its trees are summed
     types = _types(model.n_features_in_ + len(splits))
-    return convert_lightgbm(exact, initial_types=types, target_opset=_OPSET, zipmap=False), splits
+    graph = convert_lightgbm(exact, initial_types=types, target_opset=_OPSET, zipmap=False)
+    return ended(graph, ending), splits
 
 
 def _takes_zero_as_missing(line: str) -> bool:
