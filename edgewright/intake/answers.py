@@ -94,7 +94,20 @@ def answers_of_network(y: NDArray[Any], outputs: Sequence[TensorSpec], spec: Dat
     if spec.task is ModelTask.NONE:
         return Answers(np.zeros(len(y)), None, known=False)
     decides = _deciding(y, outputs, spec)
-    return dataclasses.replace(_of_output(y, outputs[decides], spec), decides=decides)
+    made = _of_output(y, outputs[decides], spec)
+    return dataclasses.replace(made, decides=decides, notes=(*made.notes, *_alike_note(outputs, decides)))
+
+
+def _alike_note(outputs: Sequence[TensorSpec], decides: int) -> tuple[str, ...]:
+    """Other outputs that the answers could be compared with as well."""
+    shape = outputs[decides].shape[1:]
+    alike = [f"'{t.name}'" for i, t in enumerate(outputs) if i != decides and t.shape[1:] == shape]
+    if not alike:
+        return ()
+    return (
+        f"accuracy is that of the output '{outputs[decides].name}', the first of its shape; {', '.join(alike)} "
+        f"{'has' if len(alike) == 1 else 'have'} the same one and count for nothing there",
+    )
 
 
 def _deciding(y: NDArray[Any], outputs: Sequence[TensorSpec], spec: DataSpec) -> int:

@@ -111,3 +111,16 @@ def test_rows_that_the_model_refuses_are_one_clear_line(tmp_path):
 def test_keras_outputs_in_an_order_that_depends_on_names_alone():
     assert list(flat({"b": 2, "a": [1, {"z": 3}]})) == [("a", 1), ("a_z", 3), ("b", 2)]
     assert list(flat([5, (6, 7)])) == [("", 5), ("", 6), ("", 7)]
+
+
+def test_of_outputs_of_one_shape_the_one_that_is_measured_is_told(tmp_path, digits_npz):
+    text = """
+    twins (float[rows, 8, 8] x) => (float[rows, 10] first, float[rows, 10] second) {
+        flat = Flatten (x)
+        first = MatMul (flat, weight)
+        second = Neg (first)
+    }"""
+    weight = RANDOM.normal(size=(64, 10)).astype(np.float32)
+    intake = taken(model_of(text, weight=weight), digits_npz, tmp_path)
+    said = "accuracy is that of the output 'first', the first of its shape; 'second' has the same one"
+    assert any(said in note for note in intake.dataset.notes)
