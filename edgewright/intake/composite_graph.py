@@ -18,6 +18,8 @@ from edgewright.errors import UnsupportedError
 from edgewright.intake.assembly import Assembly, columns_of_output
 from edgewright.intake.boosted_graph import boosted_trees, sparse_output
 from edgewright.intake.category_splits import histogram_without_sets, opened_up, with_set_features
+from edgewright.intake.column_steps import Picked
+from edgewright.intake.decision_threshold import decides_at_threshold, decision_threshold, inner_classifier
 from edgewright.intake.elementwise_steps import function_name, write_function
 from edgewright.intake.estimator_graph import (
     PREDICTION,
@@ -50,6 +52,13 @@ class Conversion:
         """The graph of any fitted model; arguments and errors as of `estimator_graph`."""
         if hasattr(estimator, "best_estimator_"):
             return self.graph(estimator.best_estimator_, decision=decision)
+        if type(estimator).__name__ == "FrozenEstimator":
+            return self.graph(estimator.estimator, decision=decision)
+        if decides_at_threshold(estimator):
+            return self.graph(inner_classifier(estimator), decision=decision)
+        if hasattr(estimator, "get_support") and hasattr(estimator, "estimator_"):
+            picked = Picked(estimator.get_support(indices=True).tolist())
+            return replace(self, before=(*self.before, picked)).graph(estimator.estimator_, decision=decision)
         if hasattr(estimator, "steps"):
             *steps, final = [step for _, step in estimator.steps if step is not None and not isinstance(step, str)]
             return replace(self, before=(*self.before, *steps)).graph(final, decision=decision)
@@ -72,6 +81,15 @@ class Conversion:
         return estimator_graph(
             self.whole(estimator), self.types, decimals=self.decimals, decision=decision, scalings=self.scalings
         )
+
+    def deciding(self, estimator: Any) -> onnx.ModelProto:
+        """The same, with scores of which the greatest is that of the class that a threshold of the model decides."""
+        threshold = decision_threshold(estimator)
+        if threshold is None:
+            return self.graph(estimator)
+        made = self.assembly()
+        given = made.part(self.graph(estimator, decision=threshold.method == "decision_function"))
+        return made.finish(threshold.written(made, given), SCORES, 2)
 
     def _over_codes(self, encoders: Any, trees: Any, *, decision: bool) -> onnx.ModelProto:
         """Trees over a ColumnTransformer's codes and the columns that it lets pass, whose scalers meet the trees."""
@@ -149,8 +167,8 @@ def _weights(model: Any) -> Any:
 
 def _heads(made: Assembly, how: Conversion, part: Any, classes: int) -> str:
     """1 for the class that a part predicts: by its decision where it has one, from which probabilities may part."""
-    decision = hasattr(part, "decision_function")
-    scores = made.part(how.graph(part, decision=decision))
+    decision = hasattr(part, "decision_function") and decision_threshold(part) is None
+    scores = made.part(how.graph(part, decision=True) if decision else how.deciding(part))
     if decision and classes == 2:
         scores = made.call("Concat", made.call("Neg", scores), scores, axis=1)
     return _one_hot(made, made.call("ArgMax", scores, axis=1, keepdims=1), classes)
@@ -187,7 +205,7 @@ def _stacked(made: Assembly, how: Conversion, part: Any, method: str) -> str:
     if method == "predict":
         if list(classes) != list(range(len(classes))):
             raise UnsupportedError(f"stacking over the labels of {type(part).__name__}, which are no positions")
-        return made.call("Cast", made.call("ArgMax", made.part(how.graph(part)), axis=1, keepdims=1), to=1)
+        return made.call("Cast", made.call("ArgMax", made.part(how.deciding(part)), axis=1, keepdims=1), to=1)
     scores = made.part(how.graph(part, decision=method == "decision_function"))
     if method == "predict_proba" and len(classes) == 2:
         return made.call("Gather", scores, made.constant([1], np.int64), axis=1)
@@ -253,6 +271,10 @@ def _boosted(how: Conversion, model: Any, *, decision: bool = False) -> onnx.Mod
     before, scalings = _without_scaler(how)
     made = how.assembly()
     features = replace(how, before=before).features(made)
+    missing = model.missing if type(model).__name__.startswith("XGB") else np.nan
+    if not np.isnan(missing):
+        hit = made.call("Equal", how.features(made), made.constant(missing))
+        features = made.call("Where", hit, made.constant(np.nan), features)
     if type(model).__name__.startswith("XGB") and before and sparse_output(before[-1]):
         # XGBoost takes what a sparse row does not hold for missing; a dense one holds zeros, which scaling may make.
         zero = made.call("Equal", how.features(made), made.constant(0.0))

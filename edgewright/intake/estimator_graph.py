@@ -3,6 +3,7 @@
 Models made of other models are put together in `composite_graph`. Runs in a child process.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ __all__ = [
     "with_decision",
 ]
 
+_CLASS = re.compile(r"type '<class '[\w.]*?(\w+)'>'")
+_ADVICE = re.compile(r"[Yy]ou (?:may|should) raise an issue")  # with skl2onnx: not on this user
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
 SCORES, PREDICTION = "probabilities", "prediction"
 
@@ -96,7 +99,9 @@ def _converted(estimator: Any, types: Any, *, decision: bool) -> onnx.ModelProto
     except UnsupportedError:
         raise
     except (MissingConverter, MissingShapeCalculator) as e:
-        raise UnsupportedError(f"{name}: skl2onnx has no converter: {_line(e)}") from e
+        found = _CLASS.search(str(e))
+        missing = found.group(1) if found else _line(e)
+        raise UnsupportedError(f"{name}: {missing} has no path to ONNX; train with another kind in its place") from e
     except Exception as e:  # converters raise whatever they meet
         raise ConversionError(f"skl2onnx failed on {name}: {type(e).__name__}: {_line(e)}") from e
 
@@ -183,4 +188,5 @@ def keep_one_output(model: onnx.ModelProto, *, classifier: bool) -> None:
 
 
 def _line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()[:300]
+    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return _ADVICE.split(said)[0].strip(" ,.;")[:300] or type(error).__name__

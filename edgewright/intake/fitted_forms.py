@@ -1,13 +1,14 @@
 """Fitted estimators in a form that skl2onnx converts rightly: the same answers from simpler parts."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from edgewright.errors import UnsupportedError
+from edgewright.intake.column_steps import Filled, Picked, Powers, Splined
 from edgewright.intake.elementwise_steps import Elementwise, function_name
 from edgewright.intake.tabulated import tabulate_numbers
 from edgewright.intake.term_weights import term_weights
@@ -27,28 +28,55 @@ def _replaced(part: Any) -> Any:
         part.steps = [(name, _replaced(step)) for name, step in part.steps]
         return part
     if hasattr(part, "transformers_"):
-        part.transformers_ = [(name, _replaced(step), columns) for name, step, columns in part.transformers_]
+        part.transformers_ = [_in_order(name, _replaced(step), columns) for name, step, columns in part.transformers_]
         return part
     if hasattr(part, "transformer_list"):
         part.transformer_list = [(name, _replaced(step)) for name, step in part.transformer_list]
         return part
-    match type(part).__name__:
-        case "LinearDiscriminantAnalysis":
-            return _as_logistic_regression(part)
-        case "OneHotEncoder" | "OrdinalEncoder" | "TargetEncoder":
-            return tabulate_numbers(part)
-        case "FunctionTransformer":
-            return _elementwise(part)
-        case "TfidfTransformer":
-            return term_weights(part)
-        case "QuantileTransformer" if part.output_distribution == "normal":
-            raise UnsupportedError(
-                "QuantileTransformer with output_distribution='normal' has no path; fit it with 'uniform', or take a "
-                "PowerTransformer"
-            )
-        case "KBinsDiscretizer" if part.encode == "onehot":
-            part.encode = "onehot-dense"  # the same numbers; ONNX has no sparse ones
+    if hasattr(part, "get_support"):
+        return Picked(part.get_support(indices=True).tolist())
+    own = _OWN.get(type(part).__name__)
+    return part if own is None else own(part)
+
+
+def _densely(part: Any) -> Any:
+    if part.encode == "onehot":
+        part.encode = "onehot-dense"  # the same numbers; ONNX has no sparse ones
     return part
+
+
+def _without_flags(part: Any) -> Any:
+    if part.add_indicator:
+        raise UnsupportedError("KNNImputer with add_indicator; put a MissingIndicator beside it in a FeatureUnion")
+    return part
+
+
+def _no_process(_: Any) -> Any:
+    raise UnsupportedError(
+        "GaussianProcessClassifier has no path: its answer needs an operator that ONNX does not have; take an SVC with "
+        "probability=True"
+    )
+
+
+def _uniform(part: Any) -> Any:
+    if part.output_distribution == "normal":
+        raise UnsupportedError(
+            "QuantileTransformer with output_distribution='normal' has no path; fit it with 'uniform', or take a "
+            "PowerTransformer"
+        )
+    return part
+
+
+def _in_order(name: str, step: Any, columns: Any) -> tuple[str, Any, Any]:
+    """One part of a ColumnTransformer; where skl2onnx would take all columns as they stand, they are picked first."""
+    places = list(columns) if isinstance(columns, (list, np.ndarray)) else []
+    if not places or not all(isinstance(p, (int, np.integer)) for p in places) or places == sorted(set(places)):
+        return name, step, columns
+    from sklearn.pipeline import Pipeline
+
+    picked = Picked([int(p) for p in places])
+    chain = picked if isinstance(step, str) else Pipeline([("picked", picked), ("step", step)])
+    return name, chain, list(range(max(picked.places) + 1))
 
 
 def _elementwise(part: Any) -> Elementwise:
@@ -91,6 +119,24 @@ def _as_logistic_regression(part: Any) -> Any:
         if hasattr(part, name):
             setattr(model, name, getattr(part, name))
     return model
+
+
+_OWN: dict[str, Callable[[Any], Any]] = {
+    "FunctionTransformer": _elementwise,
+    "GaussianProcessClassifier": _no_process,
+    "KBinsDiscretizer": _densely,
+    "KNNImputer": _without_flags,
+    "LinearDiscriminantAnalysis": _as_logistic_regression,
+    "MissingIndicator": Filled.of_indicator,
+    "OneHotEncoder": tabulate_numbers,
+    "OrdinalEncoder": tabulate_numbers,
+    "PowerTransformer": Powers.of_transformer,
+    "QuantileTransformer": _uniform,
+    "SimpleImputer": Filled.of_imputer,
+    "SplineTransformer": Splined.of_transformer,
+    "TargetEncoder": tabulate_numbers,
+    "TfidfTransformer": term_weights,
+}
 
 
 def options_for(estimator: Any, *, decision: bool) -> Iterator[dict[int, dict[str, Any]] | None]:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgewright.intake.column_steps import Filled, Picked, Powers, Splined
 from edgewright.intake.elementwise_steps import Elementwise, write_function
 from edgewright.intake.tabulated import ColumnTable, Row, Tabulated
 from edgewright.intake.term_weights import TermWeights
@@ -27,7 +28,8 @@ def register_own_converters() -> None:
     for kind, width, convert in (
         (Tabulated, lambda step: sum(table.width for table in step.tables), _tabulated),
         (Elementwise, lambda step: None, _elementwise),
-        (TermWeights, lambda step: None, _weighted),
+        (TermWeights, lambda step: None, _written),
+        *((kind, lambda step: step.width, _written) for kind in (Filled, Picked, Powers, Splined)),
     ):
         update_registered_converter(kind, f"Edgewright{kind.__name__}", _shape(width), convert, overwrite=True)
 
@@ -74,7 +76,7 @@ def _elementwise(scope: Any, operator: Any, container: Any) -> None:
     nodes.end(write_function(nodes, operator.raw_operator.function, operator.inputs[0].full_name), operator)
 
 
-def _weighted(scope: Any, operator: Any, container: Any) -> None:
+def _written(scope: Any, operator: Any, container: Any) -> None:
     nodes = _Nodes(scope, container)
     nodes.end(operator.raw_operator.written(nodes, operator.inputs[0].full_name), operator)
 

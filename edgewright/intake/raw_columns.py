@@ -14,6 +14,8 @@ import numpy as np
 
 from edgewright.errors import UnsupportedError
 from edgewright.intake.category_splits import opened_up, wants_categories
+from edgewright.intake.column_steps import Picked
+from edgewright.intake.decision_threshold import decides_at_threshold, inner_classifier
 from edgewright.intake.tables import is_blank
 from edgewright.intake.tabulated import ColumnTable, leading_encoders, tabulate
 from edgewright.intake.term_weights import is_vectorizer, term_weights, terms_of, words_of
@@ -116,7 +118,7 @@ class _Walk:
             for name, table in zip(names, made.tables, strict=True):
                 self.tables.setdefault(name, []).append(table)
             return _chain([made, *steps[count:]]), [Use(name, "category") for name in names]
-        if not rest and any(hasattr(first, part) for part in _PARTS):
+        if not rest and (decides_at_threshold(first) or any(hasattr(first, part) for part in _PARTS)):
             return self._parts(first, names)
         return estimator, self._numbers(names, type(first).__name__)
 
@@ -216,17 +218,7 @@ def _picking(model: Any, uses: Sequence[Use], among: Sequence[Use]) -> Any:
         for i, (name, part, chosen) in enumerate(steps[0].transformers_):
             steps[0].transformers_[i] = (name, part, [places[c] for c in chosen])
         return _chain(steps)
-    return _chain([_pick(places), *steps])
-
-
-def _pick(places: list[int]) -> Any:
-    from sklearn.compose import ColumnTransformer
-
-    made = ColumnTransformer([("pick", "passthrough", places)])
-    made.transformers_ = made.transformers
-    made.output_indices_ = {"pick": slice(0, len(places))}
-    made.sparse_output_ = False
-    return made
+    return _chain([Picked(places), *steps])
 
 
 def _chosen(chosen: Any, names: Sequence[str]) -> list[str]:
@@ -251,14 +243,16 @@ def _parts_of(estimator: Any) -> Iterator[tuple[tuple[str, int], Any]]:
             yield ("estimators_", i), part
     for i, fold in enumerate(getattr(estimator, "calibrated_classifiers_", [])):
         yield ("calibrated_classifiers_", i), fold.estimator
+    if decides_at_threshold(estimator):
+        yield ("estimator_" if hasattr(estimator, "estimator_") else "estimator", 0), inner_classifier(estimator)
     if hasattr(estimator, "regressor_"):
         yield ("regressor_", 0), estimator.regressor_
 
 
 def _put(estimator: Any, place: tuple[str, int], part: Any) -> None:
     name, i = place
-    if name == "regressor_":
-        estimator.regressor_ = part
+    if name in {"regressor_", "estimator_", "estimator"}:
+        setattr(estimator, name, part)
     elif name == "calibrated_classifiers_":
         estimator.calibrated_classifiers_[i].estimator = part
     else:

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.errors import ConversionError
+from edgewright.failures import one_line
 
 __all__ = ["RowCheck"]
 
@@ -113,14 +114,16 @@ def _runner(model: onnx.ModelProto) -> Callable[[NDArray[np.float32]], Floats]:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # ONNX Runtime's errors share no base that it exports
+        raise ConversionError(f"ONNX Runtime cannot load what was exported: {one_line(e, 240)}") from e
     name = session.get_inputs()[0].name
 
     def answer(rows: NDArray[np.float32]) -> Floats:
         try:
             return run_onnx(session, {name: rows})[0]
         except Exception as e:  # ONNX Runtime's errors share no base that it exports
-            said = (str(e).strip() or type(e).__name__).splitlines()[0][:240]
-            raise ConversionError(f"ONNX Runtime cannot run what was exported: {said}") from e
+            raise ConversionError(f"ONNX Runtime cannot run what was exported: {one_line(e, 240)}") from e
 
     return answer

@@ -16,6 +16,7 @@ from edgewright.intake import tables
 from edgewright.intake.answers import Answers, answers_of_classifier, answers_of_regressor
 from edgewright.intake.arrays import Samples, read_arrays, rows_of
 from edgewright.intake.category_codes import category_column, spellings
+from edgewright.intake.decision_threshold import decision_threshold
 from edgewright.intake.estimator_graph import classes_of
 from edgewright.intake.fitted_forms import knows_texts, unknown_categories_note
 from edgewright.intake.onnx_nodes import has_trees
@@ -43,6 +44,9 @@ class SklearnSource(Source):
         self.estimator, self.data = load_model(path), data
         self._is_fitted(path)
         self.notes = _scored_by_class(self.estimator)
+        threshold = decision_threshold(self.estimator)
+        self.notes += () if threshold is None else (threshold.note,)
+        self.notes += _ranking_note(self.estimator)
         from_table = tables.is_table(data.path)
         self.notes += unknown_categories_note(self.estimator, table=from_table)
         if from_table:
@@ -229,6 +233,17 @@ def _unknown_cells(frame: Any, preprocessing: Preprocessing) -> tuple[str, ...]:
             shown = ", ".join(map(str, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
             notes.append(f"column '{column.name}': {cells} cells hold what the model was not trained on ({shown})")
     return tuple(notes)
+
+
+def _ranking_note(estimator: Any) -> tuple[str, ...]:
+    """What the figures of a ranker are worth."""
+    final = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    if not type(final).__name__.endswith("Ranker"):
+        return ()
+    return (
+        f"{type(final).__name__} orders rows by its scores; its accuracy is measured as that of a regression, against "
+        "the target's values",
+    )
 
 
 def _scored_by_class(estimator: Any) -> tuple[str, ...]:

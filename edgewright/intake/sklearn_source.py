@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.errors import InputError
+from edgewright.intake.decision_threshold import decision_threshold
 from edgewright.intake.estimator_graph import classes_of
 
 __all__ = ["FEATURES", "answers", "fitted_names", "to_onnx"]
@@ -33,9 +34,7 @@ def answers(estimator: Any, rows: Any) -> tuple[NDArray[np.float64], NDArray[Any
         warnings.simplefilter("ignore")  # feature names and versions are judged here, not by warnings
         try:
             predicted = np.asarray(estimator.predict(rows))
-            scores = (
-                estimator.predict_proba(rows) if hasattr(estimator, "predict_proba") else _decision(estimator, rows)
-            )
+            scores = _scores(estimator, rows)
         except Exception as e:  # what the parts of a model raise has no limit
             said = (str(e).strip() or type(e).__name__).splitlines()[0]
             raise InputError(f"the model refuses its own data: {said}") from e
@@ -45,6 +44,16 @@ def answers(estimator: Any, rows: Any) -> tuple[NDArray[np.float64], NDArray[Any
         scores = predicted
     scores = np.asarray(scores, dtype=np.float64)
     return scores.reshape(len(scores), -1), predicted
+
+
+def _scores(estimator: Any, rows: Any) -> Any:
+    """A classifier's scores; None for what has none, and for a mixture, whose probabilities are of no class."""
+    threshold = decision_threshold(estimator)
+    if threshold is not None:
+        return threshold.scores(getattr(estimator, threshold.method)(rows))
+    if hasattr(estimator, "predict_proba") and classes_of(estimator) is not None:
+        return estimator.predict_proba(rows)
+    return _decision(estimator, rows)
 
 
 def _decision(estimator: Any, rows: Any) -> Any:
@@ -68,6 +77,6 @@ def to_onnx(model: Any, features: int, *, decimals: bool) -> onnx.ModelProto:
 
     from edgewright.intake.composite_graph import Conversion
 
-    exported = Conversion([(FEATURES, FloatTensorType([None, features]))], decimals).graph(model)
+    exported = Conversion([(FEATURES, FloatTensorType([None, features]))], decimals).deciding(model)
     del exported.graph.value_info[:]
     return exported

@@ -42,11 +42,17 @@ class SourceTable:
         return frame if self.form == "frame" else frame.to_numpy()
 
     def optional_columns(self, estimator: Any) -> set[str]:
-        """The used columns in which the model itself takes a missing value, by asking it."""
+        """The used columns in which the model itself takes a missing value, by asking it.
+
+        Raises:
+            InputError: it refuses a row without any.
+        """
         import pandas as pd
 
         typical = {name: next((v for v in self.frame[name] if not is_blank(v)), None) for name in self.frame}
         probe = pd.DataFrame({name: _cell(value, self.frame[name].dtype) for name, value in typical.items()})
+        if None not in typical.values():
+            answers(estimator, self.given(probe))  # refused whole, a row tells nothing of blanks
         names = list(dict.fromkeys(use.column for use in self.used.uses))
         blanks = {name: _cell(None, self.frame[name].dtype) for name in names}
 

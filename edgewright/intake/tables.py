@@ -129,6 +129,10 @@ def plain(value: Any) -> Any:
     """A cell as Python's own value; what is missing, however pandas writes it, is None."""
     if is_blank(value):
         return None
+    if isinstance(value, np.datetime64):  # of nanoseconds numpy makes a whole number
+        import pandas as pd
+
+        return pd.Timestamp(value)
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -136,6 +140,8 @@ def is_blank(value: Any) -> bool:
     """Whether a cell is missing: None, NaN, NaT or NA."""
     if value is None or isinstance(value, str):
         return value is None
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        return bool(np.isnat(value))
     return (isinstance(value, (float, np.floating)) and math.isnan(value)) or type(value).__name__ in {
         "NAType",
         "NaTType",

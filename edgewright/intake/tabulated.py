@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from itertools import count
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from edgewright.errors import UnsupportedError
-from edgewright.intake.tables import is_blank
+from edgewright.intake.tables import is_blank, plain
 
 __all__ = ["ColumnTable", "Row", "Tabulated", "leading_encoders", "tabulate", "tabulate_numbers"]
 
@@ -121,7 +122,9 @@ def tabulate_numbers(step: Any) -> Tabulated:
         UnsupportedError: categories that are equal in float32.
     """
     names = [str(i) for i in range(step.n_features_in_)]
-    made = tabulate([step], lambda cells: np.array(cells, dtype=np.float64).T, names)
+    # Beside a column of booleans an encoder was fitted on objects, and compares with nothing else.
+    kind = object if any(np.asarray(known).dtype == object for known in step.categories_) else np.float64
+    made = tabulate([step], lambda cells: np.array(cells, dtype=kind).T, names)
     for column, table in enumerate(made.tables):
         values = [v for v, row in table.rows.items() if row is not None]
         keys = np.array(values, dtype=np.float32).tolist()
@@ -142,7 +145,7 @@ def _known_values(steps: Sequence[Any], place: int, columns: int) -> list[Any]:
     found: dict[Any, None] = {}
     for step in sorted(steps, key=lambda s: type(s).__name__ not in _ENCODERS):
         for values in _compared(step, place, columns):
-            found.update((v.item() if isinstance(v, np.generic) else v, None) for v in values if not is_blank(v))
+            found.update((plain(v), None) for v in values if not is_blank(v))
     return list(found)
 
 
@@ -160,6 +163,10 @@ def _unknown_of(values: Sequence[Any]) -> list[Any]:
     """A value of the column's kind that is none of those known; none where there can be no other."""
     if any(isinstance(v, str) for v in values) or not values:
         return [_UNKNOWN_TEXT]
+    if all(isinstance(v, bool) for v in values):
+        return [v for v in (False, True) if v not in values]
+    if all(isinstance(v, date) for v in values):  # points in time are dates, too
+        return [max(values) + timedelta(days=1)]
     if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
         numbers = {float(v) for v in values}
         beside = max(numbers) + 1.5  # the same number where that is beyond 2^53

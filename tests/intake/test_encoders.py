@@ -135,13 +135,10 @@ def test_filling_in_from_neighbours_deploys_to_edge_devices_only(gaps, tmp_path)
     assert "--platform edge_device" in intake.model.graph_refusal
 
 
-@pytest.mark.parametrize(
-    "imputer", [IterativeImputer(max_iter=2), SimpleImputer(add_indicator=True)], ids=["iterative", "with indicator"]
-)
-def test_imputers_without_a_way_are_refused_by_name(imputer, gaps, tmp_path):
+def test_an_imputer_without_a_way_is_refused_by_name(gaps, tmp_path):
     x, y, path = gaps
-    model = make_pipeline(imputer, StandardScaler(), linear()).fit(x[::2], y[::2])
-    with pytest.raises((ConversionError, UnsupportedError), match=type(imputer).__name__) as error:
+    model = make_pipeline(IterativeImputer(max_iter=2), StandardScaler(), linear()).fit(x[::2], y[::2])
+    with pytest.raises((ConversionError, UnsupportedError), match="IterativeImputer") as error:
         taken(model, tmp_path, DataSpec(path=path))
     assert "\n" not in str(error.value)
 

@@ -289,7 +289,7 @@ def test_thresholds_of_trees_inside_a_vote_meet_the_scaler_before_it(data, tmp_p
     [
         (scaled(KNeighborsClassifier(metric="cosine")), "metric 'cosine'; known are euclidean"),
         (scaled(RadiusNeighborsClassifier(radius=10)), "ONNX Runtime cannot run"),
-        (scaled(NearestCentroid()), "NearestCentroid: skl2onnx has no converter"),
+        (scaled(NearestCentroid()), "NearestCentroid has no path to ONNX"),
         (make_pipeline(QuantileTransformer(n_quantiles=9, output_distribution="normal"), logistic()), "has no path"),
     ],
 )
