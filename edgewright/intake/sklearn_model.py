@@ -111,12 +111,13 @@ class SklearnSource(Source):
             raise InputError(f"{self.data.path}: the model takes text columns; give a .csv or .parquet table")
         self.exported = to_onnx(self.estimator, width, decimals=False)
         test = samples.inputs[FEATURES][samples.rows.test]
-        self._ask(test.astype(np.float64))
+        kind = _taken_type(self.estimator, test[:1])
+        self._ask(test.astype(kind))
         names = fitted_names(self.estimator) or [str(i) for i in range(width)]
         self.check = RowCheck(
             columns=names,
             rows=test,
-            asked=lambda rows: answers(self.estimator, rows.astype(np.float64))[0],
+            asked=lambda rows: answers(self.estimator, rows.astype(kind))[0],
             encoded=lambda rows: rows,
             changed=lambda one, other, name: _mixed_array(test, one, other, names.index(name)),
             nudged=lambda rows: _nudged_array(test[rows]),
@@ -173,6 +174,17 @@ class SklearnSource(Source):
         name = self.exported.graph.output[0].name
         self.outputs = (TensorSpec(name, (-1, self.reference.shape[1]), "float32"),)
         self.float32_only = has_trees(self.exported)
+
+
+def _taken_type(estimator: Any, rows: NDArray[Any]) -> Any:
+    """The numbers that a model is asked with: float64, or float32 where it takes only what it was trained on."""
+    for kind in (np.float64, np.float32):
+        try:
+            answers(estimator, rows.astype(kind))
+        except InputError:
+            continue
+        return kind
+    return np.float64  # which says why it is refused
 
 
 def _booleans(series: Any) -> tuple[tuple[str, int], ...]:

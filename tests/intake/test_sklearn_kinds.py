@@ -31,6 +31,7 @@ from sklearn.ensemble import (
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, RidgeClassifier, SGDClassifier
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import BernoulliNB, ComplementNB, GaussianNB, MultinomialNB
@@ -297,3 +298,17 @@ def test_what_cannot_be_converted_is_refused_by_name(model, words, data, tmp_pat
     with pytest.raises((ConversionError, UnsupportedError), match=words) as error:
         taken(model, data["classes"], tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("model", [KMeans(3, n_init=1, random_state=0), GaussianMixture(3, random_state=0)])
+def test_a_cluster_is_the_one_that_predict_names(model, kind, tmp_path):
+    """KMeans takes only numbers of the type that it was fitted on; a mixture's probabilities are of no class."""
+    x = load_wine().data.astype(np.float32)[:, :3]
+    model.fit(x.astype(kind))
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(model))
+    expected = model.predict(x.astype(kind))
+    np.savez(tmp_path / "d.npz", x=x, y=expected)
+    intake = child.take_in(tmp_path / "m.pkl", DataSpec(path=tmp_path / "d.npz"), tmp_path / "s", "model")
+    session = onnxruntime.InferenceSession(intake.model.onnx.path, providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, {"features": x})[0].ravel(), expected)
