@@ -10,19 +10,24 @@ from edgewright.export.batch_axes import with_a_batch
 from edgewright.export.convolution_forms import adds_nothing, transposed_layers_as_operations
 from edgewright.export.few_axes import with_few_axes
 from edgewright.export.lowering import has_factor, has_own_divisor, is_ceiling, lowered, recurrent_layers_as_operations
+from edgewright.export.named_operations import with_named_operations
 from edgewright.export.static_graph import NodeValues, static_graph
 
 __all__ = ["graph_for_coreml"]
 
 _MOST_AXES = 5
 # Known to coremltools by name, and converted wrongly or not at all (9.0): see each one's form in `lowering`.
-_NOT_TRUSTED = {"copy", "fill", "celu", "sort", "argsort"}
+_NOT_TRUSTED = {
+    *("copy", "fill", "celu", "sort", "argsort"),
+    *("log1p", "special_log1p", "expm1", "special_expm1", "log_softmax", "special_log_softmax"),
+    *("asinh", "arcsinh", "acosh", "arccosh", "logaddexp", "logaddexp2", "xlogy", "special_xlogy", "fmod"),
+}
 _WINDOWED = {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"}
 
 
 def graph_for_coreml(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
     """An equal graph for inputs of the examples' shapes."""
-    module = with_a_batch(static_graph(module, examples), examples)
+    module = with_a_batch(static_graph(with_named_operations(module), examples), examples)
     # Core ML's GRU is another one than torch's, and its plain recurrent layer goes one way only.
     projected = tuple({type(m) for m in module.modules() if isinstance(m, nn.LSTM) and m.proj_size})
     module = recurrent_layers_as_operations(module, (nn.GRU, nn.RNN, *projected))
@@ -51,7 +56,11 @@ def _is_known(node: fx.Node, values: NodeValues) -> bool:
         given, made = values.env[node.args[0]].shape, values.env[node].shape  # type: ignore[index]
         return all(have % want == 0 for have, want in zip(given, made, strict=True))
     if name in {"pad", "constant_pad_nd"}:
+        if "circular" in node.args:
+            return False
         return all(not isinstance(n, int) or n >= 0 for n in node.args[1])  # type: ignore[union-attr]
+    if name == "softplus":
+        return len(node.args) == 1
     if name == "col2im":
         return all(step >= width for step, width in zip(node.args[5], node.args[2], strict=True))  # type: ignore[arg-type]
     return name in _TORCH_OPS_REGISTRY.name_to_func_mapping

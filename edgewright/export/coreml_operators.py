@@ -1,7 +1,7 @@
 """Torch operations that coremltools 9.0 converts to something else, converted exactly. Runs in a child process.
 
-Core ML's ``inverse`` is 1 / (x + epsilon) and its ``rsqrt`` 1 / sqrt(x + epsilon); coremltools leaves the epsilons at
-their defaults, 1e-4 and 1e-12, though torch adds nothing
+Core ML's ``inverse`` is 1 / (x + epsilon), its ``rsqrt`` 1 / sqrt(x + epsilon) and its ``log`` log(x + epsilon);
+coremltools leaves the epsilons at their defaults, 1e-4, 1e-12 and 1e-45, though torch adds nothing
 (https://github.com/apple/coremltools/issues/2773; mended in 9.1 for the first). A rounded division of whole numbers is
 whole in torch, and real there. RMSNorm is scaled by the largest value there, for half precision, and its epsilon is
 not: beside small activations it was lost, and a row of zeros became NaN.
@@ -54,6 +54,10 @@ def convert_exactly() -> None:
             context.add(Builder.real_div(x=scaled, y=root, name=node.name))
         else:
             context.add(Builder.mul(x=Builder.real_div(x=scaled, y=root), y=weight, name=node.name))
+
+    @register_torch_op(override=True)  # type: ignore[untyped-decorator]
+    def log(context: Any, node: Any) -> None:
+        context.add(Builder.log(x=real(context[node.inputs[0]]), epsilon=0.0, name=node.name))
 
     @register_torch_op(override=True)  # type: ignore[untyped-decorator]
     def rsqrt(context: Any, node: Any) -> None:

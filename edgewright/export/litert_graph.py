@@ -13,13 +13,20 @@ from edgewright.export.batch_axes import with_a_batch
 from edgewright.export.convolution_forms import CONVOLUTION_FORMS, transposed_layers_as_operations
 from edgewright.export.few_axes import with_few_axes
 from edgewright.export.lowering import has_factor, has_own_divisor, is_ceiling, lowered
+from edgewright.export.named_operations import with_named_operations
 from edgewright.export.static_graph import NodeValues, static_graph
 from edgewright.intake.module_paths import free_name
 
 __all__ = ["graph_for_litert", "operation_stem", "refuse_complex"]
 
 _MOST_AXES = 5  # of the kernels that move, compare and broadcast
-_NOT_TAKEN = {"_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "upsample_bicubic2d", "sort", "argsort"}
+_NOT_TAKEN = {
+    *("_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "upsample_bicubic2d", "sort", "argsort"),
+    # Taken, and not accurate near zero: see `special_functions`.
+    *("log1p", "special_log1p", "expm1", "special_expm1", "sinh", "asinh", "arcsinh", "acosh", "arccosh", "atanh"),
+    *("arctanh", "softplus", "log_sigmoid", "logaddexp", "logaddexp2", "special_xlog1py"),
+    *("erfc", "special_erfc", "erfinv", "special_erfinv", "exp2", "special_exp2"),
+}
 _PRODUCTS = {"matmul", "bmm", "baddbmm", "scaled_dot_product_attention"}
 _ORDERS = {"reshape", "view", "transpose", "permute", "slice", "clone", "contiguous", "mul"}
 _MOST_COPIES = 128
@@ -33,7 +40,7 @@ def graph_for_litert(
     module: fx.GraphModule, examples: tuple[torch.Tensor, ...], refused: Collection[str] = ()
 ) -> fx.GraphModule:
     """An equal graph for inputs of the examples' shapes; ``refused`` are operations that the converter did not take."""
-    module = with_a_batch(static_graph(module, examples), examples)
+    module = with_a_batch(static_graph(with_named_operations(module), examples), examples)
     module = copy.copy(module)
     module.graph = copy.deepcopy(module.graph)
     transposed_layers_as_operations(module)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from edgewright.export.convolution_forms import CONVOLUTION_FORMS
 from edgewright.export.recurrent_forms import RECURRENT_FORMS
+from edgewright.export.special_functions import SPECIAL_FUNCTIONS
 from edgewright.export.static_graph import NodeValues
 from edgewright.intake.module_paths import free_name, place
 
@@ -200,13 +201,23 @@ def _col2im(x: Tensor, output_size: Any, kernel_size: Any, dilation: Any, paddin
 
 
 def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    """Negative padding takes rows away."""
+    """Negative padding takes rows away; circular padding is a piece of the other end."""
     for place_, count in enumerate(pad):
         axis = x.dim() - 1 - place_ // 2
         if count < 0:
             x = x.narrow(axis, -count if place_ % 2 == 0 else 0, x.shape[axis] + count)
     kept = [max(0, count) for count in pad]
+    if mode == "circular":
+        for place_ in range(0, len(kept), 2):
+            x = _around(x, x.dim() - 1 - place_ // 2, *kept[place_ : place_ + 2])
+        return x
     return torch.ops.aten.pad.default(x, kept, mode, value) if any(kept) else x
+
+
+def _around(x: Tensor, axis: int, before: int, behind: int) -> Tensor:
+    size = x.shape[axis]
+    ends = (x.narrow(axis, size - before, before), x, x.narrow(axis, 0, behind))
+    return torch.cat([part for part in ends if part.shape[axis]], axis)
 
 
 def _rsub(x: Tensor, other: float, alpha: float = 1) -> Tensor:
@@ -327,6 +338,7 @@ def _adaptive_avg_pool1d(x: Tensor, output_size: Sequence[int]) -> Tensor:
 FORMS: Mapping[str, Callable[..., Any]] = {
     **RECURRENT_FORMS,
     **CONVOLUTION_FORMS,
+    **SPECIAL_FUNCTIONS,
     "aten.adaptive_avg_pool1d.default": _adaptive_avg_pool1d,
     "aten.adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
     "aten._adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
@@ -345,7 +357,6 @@ FORMS: Mapping[str, Callable[..., Any]] = {
     "aten.col2im.default": _col2im,
     "aten.copy.default": lambda x, source: source.to(x.dtype).expand_as(x),
     "aten.fill.Tensor": lambda x, value: value.to(x.dtype).expand_as(x),
-    "aten.log_sigmoid.default": lambda x: -functional.softplus(-x),
     "aten.sort.default": _sort,
     "aten.sort.stable": lambda x, *, stable, dim=-1, descending=False: _sort(x, dim, descending),
     "aten.argsort.default": lambda x, dim=-1, descending=False: _sort(x, dim, descending)[1],
