@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgewright_runtime.errors import InputRejectedError
+from edgewright_runtime.number_text import number_in
 from edgewright_runtime.preprocessing import Column, Preprocessing
 from edgewright_runtime.terms import counted
 
@@ -80,8 +81,7 @@ class ColumnReader:
         if isinstance(value, str) and value in self._codes:
             return self._codes[value]
         try:
-            # "1_000" is a number to Python, and to no table.
-            number = float("?" if isinstance(value, str) and "_" in value else value)
+            number = number_in(value) if isinstance(value, str) else float(value)
         except (TypeError, ValueError, OverflowError) as e:
             raise InputRejectedError(
                 f"row {row}: column '{self._column.name}' needs a number, found {value!r:.40}"

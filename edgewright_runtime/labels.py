@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgewright_runtime.number_text import number_in
+
 __all__ = ["is_label"]
 
 
@@ -17,6 +19,6 @@ def is_label(truth: Any, label: str) -> bool:
     if isinstance(truth, str) and truth.lstrip("-").isdigit() and label.lstrip("-").isdigit():
         return False
     try:
-        return float(truth) == float(label)
+        return (number_in(truth) if isinstance(truth, str) else float(truth)) == number_in(label)
     except (TypeError, ValueError, OverflowError):
         return False

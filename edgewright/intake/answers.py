@@ -23,6 +23,7 @@ from edgewright.artifact import ModelTask
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
 from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.number_text import number_in
 
 __all__ = ["Answers", "answers_of_classifier", "answers_of_network", "answers_of_regressor", "single_score_threshold"]
 
@@ -226,7 +227,8 @@ class _Places(Mapping[Any, int]):
 
     def _number(self, value: Any) -> float | None:
         try:
-            return float(np.float32(value)) if self._narrow else float(value)
+            number = number_in(value) if isinstance(value, str) else value
+            return float(np.float32(number)) if self._narrow else float(number)
         except (TypeError, ValueError):
             return None
 
@@ -254,7 +256,7 @@ def _values(y: NDArray[Any], path: Path) -> NDArray[np.float64]:
     found = np.empty(len(y), dtype=np.float64)
     for row, value in enumerate(y.tolist()):
         try:
-            found[row] = float(value)
+            found[row] = number_in(value) if isinstance(value, str) else float(value)
         except (TypeError, ValueError) as e:
             raise InputError(f"{path}: the target in row {row} is {value!r}; a regressor needs numbers") from e
     if not np.isfinite(found).all():

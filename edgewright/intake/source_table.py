@@ -16,6 +16,7 @@ from edgewright.errors import InputError
 from edgewright.intake.raw_columns import UsedColumns, columns_used, takes_texts
 from edgewright.intake.sklearn_source import answers, fitted_names
 from edgewright.intake.tables import Table, is_blank, plain
+from edgewright_runtime.number_text import number_in
 
 __all__ = ["SourceTable", "source_table"]
 
@@ -160,7 +161,7 @@ def _number(cell: Any, name: str, used: UsedColumns, table: Table, row: int) -> 
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return float("nan")
     try:
-        return float(cell)
+        return number_in(cell) if isinstance(cell, str) else float(cell)
     except (TypeError, ValueError) as e:
         path, at = table.place(row)
         raise InputError(
@@ -201,7 +202,7 @@ def _cure(column: str, cell: Any, *, texts: bool) -> str:
 
 def _is_number(cell: Any) -> bool:
     try:
-        float(cell)
+        _ = number_in(cell) if isinstance(cell, str) else float(cell)
     except (TypeError, ValueError):
         return False
     return True
