@@ -10,6 +10,7 @@ import numpy as np
 
 from edgewright_runtime.cells import table_features
 from edgewright_runtime.errors import InputRejectedError
+from edgewright_runtime.integer_range import first_outside
 from edgewright_runtime.manifest import Preprocessing, TensorSpec
 
 __all__ = ["Rows", "as_json", "dequantize", "encode", "needed", "quantize"]
@@ -111,9 +112,9 @@ def _scaled(array: np.ndarray, spec: TensorSpec, preprocessing: Preprocessing) -
 
 def _check_range(array: np.ndarray, spec: TensorSpec) -> None:
     """Refuse integers that a cast to the tensor's own type would wrap around."""
-    low, high = (0, 1) if spec.dtype == "bool" else (int(np.iinfo(spec.dtype).min), int(np.iinfo(spec.dtype).max))
-    if array.size and not low <= int(array.min()) <= int(array.max()) <= high:
-        raise InputRejectedError(f"input '{spec.name}' is {spec.dtype}, {low}..{high}: a value given is outside")
+    outside = first_outside(array, np.dtype(spec.dtype))
+    if outside:
+        raise InputRejectedError(f"input '{spec.name}': {outside}")
 
 
 def _shaped(array: np.ndarray, spec: TensorSpec) -> np.ndarray:

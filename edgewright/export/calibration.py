@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgewright.errors import UnsupportedError
+from edgewright_runtime.integer_range import first_outside
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["MAX_ROWS", "CalibrationRows", "integers_in_width"]
@@ -65,12 +66,9 @@ def integers_in_width(column: np.ndarray, wanted: np.dtype[Any], name: str) -> n
     """
     if column.dtype == wanted or column.dtype.kind not in "iu" or wanted.kind not in "iu":
         return column
-    limits = np.iinfo(wanted)
-    if column.size and (column.min() < limits.min or column.max() > limits.max):
-        raise UnsupportedError(
-            f"input '{name}' is {wanted.name} on the device, which holds {limits.min} to {limits.max}; the rows hold "
-            f"{column.min()} to {column.max()}"
-        )
+    outside = first_outside(column, wanted)
+    if outside:
+        raise UnsupportedError(f"input '{name}' is {wanted.name} on the device: {outside}; leave such rows out")
     return column.astype(wanted)
 
 

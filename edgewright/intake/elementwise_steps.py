@@ -1,24 +1,15 @@
 """Functions of numpy, by their names, as ONNX operators: what FunctionTransformer and a transformed target apply."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from edgewright.errors import UnsupportedError
+from edgewright.intake.accurate_nodes import Nodes, write_expm1, write_log1p
 
-__all__ = ["Elementwise", "Nodes", "function_name", "write_function"]
-
-
-class Nodes(Protocol):
-    """Whatever adds operators to a graph."""
-
-    def call(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Add an operator; the name of its output."""
-
-    def constant(self, values: Any, dtype: Any = ...) -> str:
-        """Add a constant; its name."""
+__all__ = ["Elementwise", "function_name", "write_function"]
 
 
 Write = Callable[[Nodes, str], str]
@@ -35,11 +26,11 @@ def _with(kind: str, number: float, before: str = "") -> Write:
 
 _WRITE: dict[str, Write] = {
     "log": _operator("Log"),
-    "log1p": lambda nodes, x: nodes.call("Log", nodes.call("Add", x, nodes.constant(1.0))),
+    "log1p": write_log1p,
     "log2": _with("Mul", 1 / np.log(2), "Log"),
     "log10": _with("Mul", 1 / np.log(10), "Log"),
     "exp": _operator("Exp"),
-    "expm1": _with("Sub", 1.0, "Exp"),
+    "expm1": write_expm1,
     "exp2": lambda nodes, x: nodes.call("Exp", nodes.call("Mul", x, nodes.constant(np.log(2)))),
     "sqrt": _operator("Sqrt"),
     "square": lambda nodes, x: nodes.call("Mul", x, x),

@@ -47,9 +47,11 @@ _OPERATIONS = tuple(f"keras.src.ops.{name}" for name in ("numpy", "nn", "math", 
 _CORE_OPERATIONS = frozenset({"Cast", "Slice", "SliceUpdate", "ScatterUpdate", "StopGradient", "Unstack"})
 # Layers that carry code of their own, or whose settings name a file or an address to read.
 _OF_CODE = frozenset(
-    {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "StringLookup", "IntegerLookup"}
-    | {"TextVectorization", "Hashing", "HashedCrossing", "function", "__lambda__", "ClassMethod", "InstanceMethod"}
+    {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
+    | {"function", "__lambda__", "ClassMethod", "InstanceMethod"}
 )
+_OF_VOCABULARY = frozenset({"StringLookup", "IntegerLookup", "TextVectorization"})
+_OF_HASHES = frozenset({"Hashing", "HashedCrossing"})
 _CALLED = re.compile(r"(compat\.v1\.)?((math|nn|linalg|image|signal|bitwise|__operators__)\.\w+|(?P<plain>\w+))")
 
 
@@ -100,6 +102,12 @@ def _inspect_code(config: Any, path: Path) -> None:
     """Refuse what carries code or reads files, and functions that do more than compute, wherever they stand."""
     for entry in _objects(config):
         name = str(entry["class_name"])
+        if name in _OF_VOCABULARY | _OF_HASHES:
+            why = "hashes texts" if name in _OF_HASHES else "looks its input up in a vocabulary, which may be a file"
+            raise UntrustedModelError(
+                f"{path}: holds a {name}, which {why}, and no platform has an operator for it; apply it to the data, "
+                "and save the model from its output on"
+            )
         if name in _OF_CODE:
             raise UntrustedModelError(
                 f"{path}: holds a {name}, which carries code or reads files; replace it and save again"

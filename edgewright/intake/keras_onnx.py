@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgewright.failures import failing_operator, one_line
+from edgewright.intake.accurate_nodes import write_expm1, write_log1p
 from edgewright.intake.keras_answers import Outputs, flat
 from edgewright.intake.keras_unrolled import unrolled
 
@@ -121,10 +122,38 @@ def _bucketize(context: Any, node: Any, _name: str, _args: Any) -> None:
     context.make_node("Cast", count.output, attr={"to": dtype}, outputs=[result], shapes=[shape], dtypes=[dtype])
 
 
+class _Nodes:
+    """Adds operators to tf2onnx's graph, of the shape and type of one node."""
+
+    def __init__(self, context: Any, node: Any) -> None:
+        self._context, self._name, self._count = context, node.name, 0
+        self.shape, self.dtype = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
+
+    def call(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        made = self._context.make_node(kind, list(inputs), attr=attributes)
+        return str(made.output[0])
+
+    def constant(self, values: Any, dtype: Any = np.float32) -> str:
+        self._count += 1
+        return str(self._context.make_const(f"{self._name}_number_{self._count}", np.array(values, dtype)).output[0])
+
+
+def _written(write: Callable[[_Nodes, str], str]) -> Callable[..., None]:
+    def handler(context: Any, node: Any, _name: str, _args: Any) -> None:
+        nodes, given, result = _Nodes(context, node), node.input[0], node.output[0]
+        context.remove_node(node.name)
+        value = write(nodes, given)
+        context.make_node("Identity", [value], outputs=[result], shapes=[nodes.shape], dtypes=[nodes.dtype])
+
+    return handler
+
+
 _OF_OUR_OWN: dict[str, tuple[Callable[..., None], list[str]]] = {
     "Erfc": (_erfc, []),
     "ReverseV2": (_reverse, []),
     "Bucketize": (_bucketize, []),
+    "Log1p": (_written(write_log1p), []),
+    "Expm1": (_written(write_expm1), []),
 }
 """Handlers of TensorFlow's operators that tf2onnx lacks, or writes in a way that no platform takes."""
 

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from edgewright.errors import UnsupportedError
-from edgewright.intake.elementwise_steps import Nodes
+from edgewright.intake.accurate_nodes import Nodes
 from edgewright_runtime.manifest import Words
 
 __all__ = ["TermWeights", "is_vectorizer", "term_weights", "terms_of", "words_of"]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgewright_runtime.errors import InputRejectedError, IntegrityError
+from edgewright_runtime.integer_range import first_outside
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["check_feeds", "narrowed", "renamed"]
@@ -43,12 +44,9 @@ def narrowed(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) -> di
 def _as_integer(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
     if array.dtype == wanted or array.dtype.kind not in "iu" or wanted.kind not in "iu":
         return array
-    limits = np.iinfo(wanted)
-    if array.size and (array.min() < limits.min or array.max() > limits.max):
-        raise InputRejectedError(
-            f"input '{name}' is {wanted.name}, which holds {limits.min} to {limits.max}; "
-            f"given were {array.min()} to {array.max()}"
-        )
+    outside = first_outside(array, wanted)
+    if outside:
+        raise InputRejectedError(f"input '{name}': {outside}")
     return array.astype(wanted)
 
 

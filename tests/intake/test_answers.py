@@ -111,7 +111,7 @@ def test_a_task_that_the_model_does_not_have_is_refused():
         answers_of_regressor(np.array([1.0]), "Ridge", spec(task="classification"))
 
 
-@pytest.mark.parametrize("value", ["cheap", float("inf"), "nan", "1_0", "１"])
+@pytest.mark.parametrize("value", ["cheap", float("inf"), "nan", "1_0", "\uff11"])
 def test_a_regressor_needs_finite_numbers(value):
     with pytest.raises(InputError, match=r"the target in row 1 is .*; a regressor needs"):
         answers_of_regressor(np.array([1.5, value], dtype=object), "Ridge", spec())

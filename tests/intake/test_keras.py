@@ -118,8 +118,9 @@ def archive(path, config):
         ({"module": "keras.src.utils.file_utils", "class_name": "get_file", "config": {}}, "file_utils"),
         (
             {"module": "keras.layers", "class_name": "StringLookup", "config": {"vocabulary": "/etc/passwd"}},
-            "StringLookup",
+            "StringLookup, which looks its input up in a vocabulary, which may be a file, and no platform has",
         ),
+        ({"class_name": "Hashing", "config": {"num_bins": 5}}, "Hashing, which hashes texts"),
         ({"module": "kerasevil", "class_name": "Dense", "config": {}}, "kerasevil"),
         ({"module": "keras.layers", "class_name": "Evil", "config": {}}, r"keras\.layers\.Evil"),
         ({"module": "keras.src.ops.numpy", "class_name": "Map", "config": {}}, "Map"),

@@ -18,7 +18,17 @@ from edgewright.profile import Platform
 from edgewright.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-KINDS = ("odd_sizes", "one_dimension", "groups", "transposed", "named", "pixels", "attention", "volumes")
+KINDS = (
+    "odd_sizes",
+    "one_dimension",
+    "groups",
+    "transposed",
+    "named",
+    "pixels",
+    "attention",
+    "volumes",
+    "small_numbers",
+)
 
 
 def made(folder, *names):

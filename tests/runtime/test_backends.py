@@ -13,6 +13,7 @@ from edgewright_runtime.backends import installed_runtimes, load, run_rows
 from edgewright_runtime.backends.litert import _by_number
 from edgewright_runtime.backends.onnx import _providers
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError
+from edgewright_runtime.integer_range import first_outside
 from edgewright_runtime.manifest import Kernels
 from edgewright_runtime.predictor import Predictor
 from tests.bundles import onnx_file, softmax, table_parts
@@ -68,10 +69,21 @@ def test_whole_numbers_are_taken_in_any_width_that_holds_them(tmp_path: Path) ->
     backend = load(tmp_path / "m.onnx", "onnx")
 
     assert backend.run({"x": np.array([2, 3], np.int64)})["y"].tolist() == [4, 6]
-    with pytest.raises(InputRejectedError, match=r"'x' is int32, which holds .* given were 2 to 4294967296"):
+    with pytest.raises(
+        InputRejectedError, match=r"'x': row 1: 4294967296 is outside int32, which holds -2147483648 to"
+    ):
         backend.run({"x": np.array([2, 2**32], np.int64)})
     with pytest.raises(InputRejectedError, match="given was float64"):
         backend.run({"x": np.array([2.0])})
+
+
+def test_a_number_that_is_too_large_is_named_by_its_place() -> None:
+    ids = np.arange(12).reshape(4, 3)
+    ids[2, 1] = -(2**40)
+    said = first_outside(ids, np.dtype(np.int32))
+    assert said == "row 2, column 1: -1099511627776 is outside int32, which holds -2147483648 to 2147483647"
+    assert first_outside(ids[:2], np.dtype(np.int32)) is None
+    assert first_outside(np.array([0, 1, 2]), np.dtype(bool)) == "row 2: 2 is outside bool, which holds 0 to 1"
 
 
 def test_litert_runs_row_by_row_where_the_batch_is_fixed(image_bundle: Bundle) -> None:

@@ -33,7 +33,10 @@ def test_numbers(value, expected):
     assert math.isnan(found) if expected is None else found == expected
 
 
-@pytest.mark.parametrize("value", ["many", "1_000", "NaN", "NAN", "１", "\u00a01", "0x10", "1,000", [1], "1e99", "1e400", "infinity", math.inf, {}])
+@pytest.mark.parametrize(
+    "value",
+    ["many", "1_000", "NaN", "NAN", "\uff11", "\u00a01", "0x10", "1,000", [1], "1e400", "infinity", math.inf, {}],
+)
 def test_what_is_no_number_is_refused(value):
     with pytest.raises(InputRejectedError, match=r"column 'size' (needs a number|must be finite)"):
         read(NUMBER, value)

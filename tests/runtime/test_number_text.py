@@ -8,9 +8,25 @@ import pytest
 from edgewright_runtime.labels import is_label
 from edgewright_runtime.number_text import number_in
 
-TEXTS = ["1_0", "0_1", "１", "٣", "\u00a01", "1\u2009", "0x10", "0b1", "1,000", "1d5", "--1", "1e", "e5", "1.5.2", "+ 5"]
-TEXTS += ["1 2", "−5", "NAN", "Nan", "+nan", "infinit", ".", "+", "5", "+5", "-0", "007", " 1 ", "\t1", "1\n", ".5"]
-TEXTS += ["5.", "1e5", "1E+5", "1e-400", "1e400", "-1e400", "inf", "-INF", "+infinity", "Infinity"]
+TEXTS = [
+    "1_0",
+    "0_1",
+    "\uff11",
+    "\u0663",
+    "\u00a01",
+    "1\u2009",
+    "0x10",
+    "0b1",
+    "1,000",
+    "1d5",
+    "--1",
+    "1e",
+    "e5",
+    "1.5.2",
+    "+ 5",
+]
+TEXTS += ["1 2", "\u22125", "NAN", "Nan", "+nan", "infinit", ".", "+", "5", "+5", "-0", "007", " 1 ", "\t1", "1\n"]
+TEXTS += [".5", "5.", "1e5", "1E+5", "1e-400", "1e400", "-1e400", "inf", "-INF", "+infinity", "Infinity"]
 
 
 @pytest.mark.parametrize("text", TEXTS)
