@@ -360,6 +360,7 @@ FORMS: Mapping[str, Callable[..., Any]] = {
     "aten.sort.default": _sort,
     "aten.sort.stable": lambda x, *, stable, dim=-1, descending=False: _sort(x, dim, descending),
     "aten.argsort.default": lambda x, dim=-1, descending=False: _sort(x, dim, descending)[1],
+    "aten.argsort.stable": lambda x, *, stable, dim=-1, descending=False: _sort(x, dim, descending)[1],
     "aten.topk.default": _topk,
     "aten.pad.default": _pad,
     "aten.constant_pad_nd.default": lambda x, pad, value=0: _pad(x, pad, "constant", value),

@@ -14,8 +14,9 @@ from torch.nn import functional
 __all__ = ["with_named_operations"]
 
 _ATEN = torch.ops.aten
+_SAME_NAME = ("log1p", "expm1", "sinh", "asinh", "acosh", "atanh")
 _FUNCTIONS: Mapping[Callable[..., Any], Any] = {
-    **{getattr(torch, name): getattr(_ATEN, name).default for name in "log1p expm1 sinh asinh acosh atanh".split()},
+    **{getattr(torch, name): getattr(_ATEN, name).default for name in _SAME_NAME},
     torch.topk: _ATEN.topk.default,
     torch.sort: _ATEN.sort.default,
     torch.argsort: _ATEN.argsort.default,

@@ -14,13 +14,14 @@ from edgewright.export.static_graph import NodeValues
 __all__ = ["graph_for_onnx"]
 
 _NOT_TAKEN = {
-    "aten.sort.stable",
+    *("aten.sort.stable", "aten.argsort.stable"),
     "aten.adaptive_max_pool1d.default",
     "aten.adaptive_max_pool2d.default",
     "aten.adaptive_max_pool3d.default",
     # Not accurate near zero, or infinite where the exponential of their operand is.
     *("aten.log1p.default", "aten.special_log1p.default", "aten.expm1.default", "aten.special_expm1.default"),
     *("aten.log_sigmoid.default", "aten.logaddexp.default", "aten.logaddexp2.default", "aten.special_xlog1py.default"),
+    *("aten.atan2.default", "aten.arctan2.default"),
     *("aten.erfc.default", "aten.special_erfc.default", "aten.erfinv.default", "aten.special_erfinv.default"),
 }
 

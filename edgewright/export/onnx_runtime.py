@@ -1,5 +1,6 @@
 """The child's side of edge-device exports: ONNX Runtime's optimizer and quantizer."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import onnx
 import onnxruntime
 
 from edgewright.artifact import Precision
-from edgewright.errors import ConversionError
+from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import onnx_file
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.softmax_masks import masking_nodes
@@ -21,6 +22,7 @@ __all__ = ["convert", "optimize", "quantize_dynamically", "to_float16", "to_int4
 
 _DENSE = {"Gemm", "MatMul"}
 _SEVERITY_ERROR = 3
+_NO_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 _BLOCK = 32  # the block that ONNX Runtime's kernels for every processor are written for
 _OPSET = 18  # the oldest that torch's exporter writes by itself, so the oldest runtimes can load it
 
@@ -39,7 +41,7 @@ def convert(graph: Path, inputs: Sequence[TensorSpec], outputs: Sequence[str], p
     examples = example_inputs(inputs, batch=2)
     module = graph_for_onnx(torch_graph.load(graph).eval(), examples)
     free = tuple({0: batch} if spec.shape and spec.shape[0] == -1 else None for spec in inputs)
-    with torch.no_grad(), _constants_taken_exactly():
+    with torch.no_grad(), _constants_taken_exactly(), _operators_named():
         program = torch.onnx.export(
             module,
             examples,
@@ -57,6 +59,26 @@ def convert(graph: Path, inputs: Sequence[TensorSpec], outputs: Sequence[str], p
     onnx_file.name_outputs(model, list(outputs))
     onnx_file.strip(model)
     onnx.save(model, path)
+
+
+@contextmanager
+def _operators_named() -> Iterator[None]:
+    """Have a refusal of torch's exporter name the operation; its own words are of how to extend it."""
+    import torch
+
+    try:
+        yield
+    except torch.onnx.OnnxExporterError as e:
+        cause: BaseException | None = e
+        found = None
+        while cause is not None and found is None:
+            found, cause = _NO_OPERATOR.search(str(cause)), cause.__cause__
+        if found is None:
+            raise
+        raise UnsupportedError(
+            f"ONNX has no operator for {found[1]}, nor does torch's exporter write it in others; try the platforms "
+            "android or ios"
+        ) from e
 
 
 @contextmanager

@@ -152,13 +152,21 @@ def _xlog1py(x: Tensor, y: Tensor) -> Tensor:
 
 def _times_log(x: Tensor, y: Tensor, logarithm: Tensor) -> Tensor:
     product = x * logarithm
-    return torch.where((x == 0) & (y == y), torch.zeros_like(product), product)
+    return torch.where((x == 0) & ~torch.isnan(y), torch.zeros_like(product), product)
 
 
 def _fmod(x: Tensor, y: Tensor | float) -> Tensor:
     """What is left of the dividend, with its sign."""
     left = torch.remainder(x.abs(), y.abs() if isinstance(y, Tensor) else abs(y))
     return torch.where(x < 0, -left, left)
+
+
+def _atan2(y: Tensor, x: Tensor) -> Tensor:
+    """Where x is zero by the sign of y alone: a quotient has the sign of that zero as well."""
+    quotient = torch.atan(y / torch.where(x == 0, torch.ones_like(x), x))
+    turn = torch.where(y < 0, torch.full_like(y, -math.pi), torch.full_like(y, math.pi))
+    turned = quotient + torch.where(x < 0, turn, torch.zeros_like(turn))
+    return torch.where(x == 0, torch.sign(y) * (math.pi / 2), turned)
 
 
 def _named(function: Callable[..., Any], *names: str) -> dict[str, Callable[..., Any]]:
@@ -182,6 +190,7 @@ _FORMS: Sequence[dict[str, Callable[..., Any]]] = (
     _named(lambda x: torch.pow(torch.tensor(2.0), x), "exp2.default", "special_exp2.default"),
     _named(_xlogy, "xlogy.Tensor", "special_xlogy.default"),
     _named(_xlog1py, "special_xlog1py.default"),
+    _named(_atan2, "atan2.default", "arctan2.default"),
     _named(_fmod, "fmod.Tensor", "fmod.Scalar"),
 )
 

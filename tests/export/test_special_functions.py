@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from edgewright.artifact import ModelTask, Precision
 from edgewright.data import DataSpec
+from edgewright.errors import UnsupportedError
 from edgewright.export import export
 from edgewright.export.runs import outputs_of
 from edgewright.export.special_functions import SPECIAL_FUNCTIONS
@@ -110,7 +111,9 @@ def test_operators_of_onnx_are_taken_likewise(platform: Platform, tmp_path: Path
     given = {"Acosh": "above", "Atanh": "t"}
     nodes += [helper.make_node(kind, [given.get(kind, "x")], [kind], **named) for kind, named in kinds.items()]
     nodes.append(helper.make_node("Concat", [*kinds, "LogSoftmax"], ["y"], axis=1))
-    entry, result = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", w]) for n, w in (("x", 6), ("y", 42)))
+    entry, result = (
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", w]) for n, w in (("x", 6), ("y", 42))
+    )
     one = helper.make_tensor("one", TensorProto.FLOAT, [], [1.0])
     graph = helper.make_graph(nodes, "functions", [entry], [result], [one])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "m.onnx")
@@ -129,3 +132,37 @@ def test_operators_of_onnx_are_taken_likewise(platform: Platform, tmp_path: Path
     expected = torch.cat(rest, 1).numpy()
     found = np.delete(found, np.arange(12, 24), axis=1)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-6)
+
+
+def test_an_operation_that_onnx_lacks_is_named(tmp_path: Path) -> None:
+    class Largest(nn.Module):
+        def forward(self, x):
+            return torch.cummax(x, 1)[0]
+
+    rows = np.random.default_rng(1).normal(size=(16, 6)).astype(np.float32)
+    with pytest.raises(UnsupportedError, match=r"^ONNX has no operator for aten\.\w+, .*; try the platforms android"):
+        exported_answers(Largest(), rows, Platform.EDGE_DEVICE, Precision.FLOAT32, tmp_path)
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_equal_numbers_are_sorted_by_their_place(platform: Platform, tmp_path: Path) -> None:
+    class Order(nn.Module):
+        def forward(self, x):
+            return torch.argsort(x, stable=True).float() + x * 0
+
+    rows = np.random.default_rng(1).integers(0, 3, size=(16, 6)).astype(np.float32)
+    found, expected = exported_answers(Order(), rows, platform, Precision.FLOAT32, tmp_path)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_angles_of_upright_directions_are_torchs(platform: Platform, tmp_path: Path) -> None:
+    class Angle(nn.Module):
+        def forward(self, x):
+            return torch.atan2(x[:, :3], x[:, 3:])
+
+    chance = np.random.default_rng(1)
+    rows = chance.choice([-2, -0.5, 1], (32, 6)).astype(np.float32)
+    rows[:, 3:] = chance.choice([-1, -0.0, 0.0, 1], (32, 3))
+    found, expected = exported_answers(Angle(), rows, platform, Precision.FLOAT32, tmp_path)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
