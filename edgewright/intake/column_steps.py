@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from edgewright.errors import UnsupportedError
-from edgewright.intake.elementwise_steps import Nodes
+from edgewright.intake.accurate_nodes import Nodes
 from edgewright.intake.tables import is_blank
 
 __all__ = ["Filled", "Picked", "Powers", "Splined"]
