@@ -8,19 +8,13 @@ from numpy.typing import NDArray
 
 from edgewright.errors import ConversionError
 from edgewright.failures import one_line
+from edgewright.intake.row_mixing import BATCHES, LIMIT, ROWS, Answers, distances, tolerated_share
 from edgewright.intake.source import Source
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["compare_graph", "compare_onnx"]
-
-Answers = Sequence[NDArray[np.float64]]
-
-_ROWS = 256
-_LIMIT = 1e-4  # largest difference over the largest magnitude, as for float exports
-_TIES = 0.01  # share of rows that may stand on the other side of a tree's float32 threshold
-_BATCHES = (1, 2, 7)  # a size that was fixed on the way shows itself
 
 
 def compare_graph(graph: Any, source: Source, reference: Answers, what: str) -> None:
@@ -31,7 +25,7 @@ def compare_graph(graph: Any, source: Source, reference: Answers, what: str) -> 
     """
     import torch
 
-    rows = source.samples.rows.test[:_ROWS]
+    rows = source.samples.rows.test[:ROWS]
     inputs = [torch.from_numpy(x[rows]) for x in source.samples.inputs.values()]
     found: list[list[NDArray[np.float64]]] = []
     with torch.no_grad():
@@ -44,8 +38,8 @@ def compare_graph(graph: Any, source: Source, reference: Answers, what: str) -> 
     _compare([_joined(column, what) for column in zip(*found, strict=True)], source, reference, what)
 
 
-def compare_onnx(model: "onnx.ModelProto", source: Source, reference: Answers, what: str, rows: int = _ROWS) -> None:
-    """The ONNX graph in ONNX Runtime, on the first test rows.
+def compare_onnx(model: "onnx.ModelProto", source: Source, reference: Answers, what: str) -> None:
+    """The ONNX graph in ONNX Runtime, asked for 1, 2 and 7 rows and for many where its batch is free.
 
     Raises:
         ConversionError: ONNX Runtime cannot run it, or it disagrees.
@@ -56,24 +50,26 @@ def compare_onnx(model: "onnx.ModelProto", source: Source, reference: Answers, w
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    chosen = source.samples.rows.test[:rows]
-    inputs = {name: x[chosen] for name, x in source.samples.inputs.items()}
+    rows = source.samples.rows.test[:ROWS]
+    inputs = {name: x[rows] for name, x in source.samples.inputs.items()}
+    found = []
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        found = run_onnx(session, inputs)
+        for start, size in _pieces(len(rows), source.inputs[0].shape[0]):
+            found.append(run_onnx(session, {name: x[start : start + size] for name, x in inputs.items()}))
     except Exception as e:  # ONNX Runtime's errors share no base that it exports
         raise ConversionError(f"{what}: ONNX Runtime cannot run what was exported: {one_line(e, 240)}") from e
-    _compare(found, source, reference, what)
+    _compare([_joined(column, what) for column in zip(*found, strict=True)], source, reference, what)
 
 
 def _pieces(count: int, batch: int) -> Iterator[tuple[int, int]]:
     """(start, size) of the batches that the rows are given in."""
     start = 0
-    for size in _BATCHES if batch < 0 else ():
+    for size in BATCHES if batch < 0 else ():
         if start < count:
             yield start, min(size, count - start)
             start += size
-    step = batch if batch > 0 else _ROWS
+    step = batch if batch > 0 else ROWS
     yield from ((at, step if batch > 0 else min(step, count - at)) for at in range(start, count, step))
 
 
@@ -130,14 +126,10 @@ def _compare(found: Answers, source: Source, reference: Answers, what: str) -> N
         name = f" in output '{tensor.name}'" if len(reference) > 1 else ""
         if got.shape != expected.shape:
             raise ConversionError(f"{what} returns {got.shape}{name}, the source model {expected.shape}")
-        differs = got != expected
-        with np.errstate(invalid="ignore"):  # two infinities of one sign are equal, and their difference is no number
-            apart = np.where(differs & ~(np.isnan(got) & np.isnan(expected)), np.abs(got - expected), 0.0)
-        magnitude = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
-        far = apart.reshape(len(got), -1).max(axis=1) / max(magnitude, 1e-12)
-        share = float((~(far <= _LIMIT)).mean())
-        if share > (_TIES if source.float32_only or np.issubdtype(np.dtype(tensor.dtype), np.integer) else 0.0):
+        far = distances(got, expected)
+        share = float((~(far <= LIMIT)).mean())
+        if share > tolerated_share(tensor, float32_only=source.float32_only):
             raise ConversionError(
                 f"{what} disagrees with the source model{name} on {share:.1%} of {len(got)} rows "
-                f"(largest relative difference {float(far.max()):.2g}, allowed {_LIMIT:.0e})"
+                f"(largest relative difference {float(far.max()):.2g}, allowed {LIMIT:.0e})"
             )

@@ -26,6 +26,7 @@ from edgewright.intake.keras_answers import answers_of, outputs_of
 from edgewright.intake.keras_found import Answer, Described
 from edgewright.intake.keras_guard import inspect_keras_file, inspect_saved_model
 from edgewright.intake.keras_loaded import Loaded
+from edgewright.intake.row_mixing import refuse_mixed_rows
 from edgewright.intake.tensor_names import plain_name
 from edgewright_runtime.manifest import TensorSpec
 
@@ -33,7 +34,12 @@ __all__ = ["convert", "load"]
 
 
 def convert(path: Path, kind: Format, spec: DataSpec, folder: Path, *, legacy: bool, checking: bool) -> Answer:
-    """Load and describe a model; unless ``checking``, write ``model.onnx`` and answers (``{split}.npz``) there."""
+    """Load and describe a model; unless ``checking``, write ``model.onnx`` and answers (``{split}.npz``) there.
+
+    Raises:
+        UntrustedModelError, InputError: as `load` and `edgewright.intake.arrays.read_arrays`.
+        UnsupportedError: an input or output that has no place here, or an answer that depends on the rows beside it.
+    """
     try:
         loaded = load(path, kind, spec, legacy=legacy)
         outputs, notes = outputs_of(loaded)
@@ -47,9 +53,16 @@ def convert(path: Path, kind: Format, spec: DataSpec, folder: Path, *, legacy: b
     if not checking:
         from edgewright.intake.keras_onnx import to_onnx
 
-        for split in ("test", "validation"):
+        for split in ("validation", "test"):
             rows = [samples.inputs[t.name][getattr(samples.rows, split)] for t in loaded.inputs]
-            np.savez(folder / f"{split}.npz", *answers_of(loaded, outputs, rows))
+            answers = answers_of(loaded, outputs, rows)
+            np.savez(folder / f"{split}.npz", *answers)
+        refuse_mixed_rows(
+            lambda some: answers_of(loaded, outputs, [x[some] for x in rows]),
+            answers,
+            tensors,
+            batch=loaded.inputs[0].shape[0],
+        )
         refusal = to_onnx(loaded, outputs, folder / "model.onnx")
     described = Described(
         inputs=loaded.inputs, outputs=tensors, loader=loaded.loader, notes=tuple(notes), refusal=refusal

@@ -25,6 +25,8 @@ _WHOLE = {TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.I
     TensorProto.UINT8,
     TensorProto.BOOL,
 }
+# Quantized as they run, by the range of all rows of a batch: what a row is answered depends on the others.
+_QUANTIZED_BY_BATCH = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
 _ROWS = 3  # of zeros, to see which outputs have a value for each
 
 
@@ -32,7 +34,7 @@ class Asked:
     """A model that has answered rows of zeros: its session, and its tensors as they then turned out to be.
 
     ``outputs`` are those with the rows on their first axis; others are taken out of the model. A batch that the model
-    declares free, but that only one row at a time fits, is written down as 1.
+    declares free, but that only one row at a time fits, is written down as 1; so is one whose scales are of all rows.
 
     Raises:
         InputError: ONNX Runtime cannot load or run it.
@@ -48,6 +50,9 @@ class Asked:
         self.session = _session(model, path)
         if moved:
             self._follow(moved)
+        dynamic = next((n.op_type for n in model.graph.node if n.op_type in _QUANTIZED_BY_BATCH), None)
+        if dynamic is not None and inputs[0].shape[0] < 0:
+            self._fix_batch(f"the batch is declared free, but {dynamic} takes one scale for all rows at once")
         rows, found = self._answered()
         batch = self.inputs[0].shape[0]
         kept = {name: array for name, array in found.items() if array.ndim and len(array) == rows}
@@ -76,7 +81,8 @@ class Asked:
         except Exception as e:  # ONNX Runtime's errors share no base that it exports
             if fixed > 0:
                 raise InputError(f"{self.path}: ONNX Runtime cannot run it: {one_line(e, 200)}") from e
-            self._fix_batch(one_line(e, 200))
+            why = one_line(e, 200)
+            self._fix_batch(f"the batch is declared free, but only one row at a time is answered ({why})")
         try:
             return 1, self._run(1)
         except Exception as e:
@@ -88,7 +94,7 @@ class Asked:
         return {n: np.asarray(a) for n, a in zip(names, self.session.run(None, zeros), strict=True)}
 
     def _fix_batch(self, why: str) -> None:
-        self.notes += (f"the batch is declared free, but only one row at a time is answered ({why}): taken as 1",)
+        self.notes += (f"{why}: taken as 1",)
         names = {t.name for t in self.inputs}
         for entry in [*(e for e in self.model.graph.input if e.name in names), *self.model.graph.output]:
             dims = entry.type.tensor_type.shape.dim

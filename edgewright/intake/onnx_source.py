@@ -50,8 +50,12 @@ class OnnxSource(TensorSource):
 
         Raises:
             InputError: ONNX Runtime refuses the rows.
+            UnsupportedError: the answer to a row depends on the rows beside it.
         """
-        return self.judged(self._answers(self.test_inputs()))
+        inputs = self.test_inputs()
+        found = self._answers(inputs)
+        self.refuse_mixed_rows(lambda rows: self._answers([x[rows] for x in inputs]), found)
+        return self.judged(found)
 
     def validation_answers(self) -> list[NDArray[np.float64]]:
         """ONNX Runtime's answers."""

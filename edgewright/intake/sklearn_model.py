@@ -23,6 +23,7 @@ from edgewright.intake.onnx_nodes import has_trees
 from edgewright.intake.pickle_guard import load_model
 from edgewright.intake.raw_columns import Use, takes_texts
 from edgewright.intake.row_check import RowCheck
+from edgewright.intake.row_mixing import refuse_mixed_rows
 from edgewright.intake.sklearn_source import FEATURES, answers, fitted_names, to_onnx
 from edgewright.intake.source import Source
 from edgewright.intake.source_table import SourceTable, source_table
@@ -61,7 +62,17 @@ class SklearnSource(Source):
         return self.exported
 
     def answers(self) -> tuple[list[NDArray[np.float64]], NDArray[np.int64] | None]:
-        """The estimator's own scores and predictions."""
+        """The estimator's own scores and predictions.
+
+        Raises:
+            UnsupportedError: the answer to a row depends on the rows beside it.
+        """
+        rows = self.check.rows
+
+        def asked(some: slice) -> list[NDArray[np.float64]]:
+            return [self.check.asked(rows[some] if isinstance(rows, np.ndarray) else rows.iloc[some])]
+
+        refuse_mixed_rows(asked, [self.reference], self.outputs, float32_only=self.float32_only)
         return [self.reference], self.predicted
 
     def _is_fitted(self, path: Path) -> None:

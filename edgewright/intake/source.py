@@ -1,6 +1,7 @@
 """A loaded source model with its data, whatever framework it comes from. Runs in a child process."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from edgewright.data import DataSpec
 from edgewright.intake.answers import answers_of_network, single_score_threshold
 from edgewright.intake.arrays import Samples, read_arrays
+from edgewright.intake.row_mixing import Answers, refuse_mixed_rows
 from edgewright_runtime.manifest import Preprocessing, TensorSpec
 
 if TYPE_CHECKING:
@@ -47,7 +49,12 @@ class Source(ABC):
 
     @abstractmethod
     def answers(self) -> tuple[list[NDArray[np.float64]], NDArray[np.int64] | None]:
-        """The model's own answers for the test rows, one array an output; for classifiers the class it predicts."""
+        """The model's own answers for the test rows, one array an output; for classifiers the class it predicts.
+
+        Raises:
+            InputError: the model refuses its own data.
+            UnsupportedError: its answer to a row depends on the rows beside it (see `refuse_mixed_rows`).
+        """
 
     def validation_answers(self) -> list[NDArray[np.float64]] | None:
         """The model's own answers for the validation rows, where they cost no second start of its framework."""
@@ -66,6 +73,11 @@ class TensorSource(Source):
     def test_inputs(self) -> list[NDArray[Any]]:
         """The inputs of the test rows."""
         return [x[self.samples.rows.test] for x in self.samples.inputs.values()]
+
+    def refuse_mixed_rows(self, ask: Callable[[slice], Answers], together: Answers) -> None:
+        """`edgewright.intake.row_mixing.refuse_mixed_rows` for this model's outputs."""
+        batch = self.inputs[0].shape[0]
+        refuse_mixed_rows(ask, together, self.outputs, batch=batch, float32_only=self.float32_only)
 
     def judged(self, answers: list[NDArray[np.float64]]) -> tuple[list[NDArray[np.float64]], NDArray[np.int64] | None]:
         """The outputs; for classifiers with the class of the greatest score, or of the only one by its threshold."""

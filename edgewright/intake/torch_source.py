@@ -79,8 +79,15 @@ class TorchSource(TensorSource):
         return model
 
     def answers(self) -> tuple[list[NDArray[np.float64]], NDArray[np.int64] | None]:
-        """The program in eager mode."""
-        return self.judged(self._answers(self.test_inputs()))
+        """The program in eager mode.
+
+        Raises:
+            UnsupportedError: the answer to a row depends on the rows beside it.
+        """
+        inputs = self.test_inputs()
+        found = self._answers(inputs)
+        self.refuse_mixed_rows(lambda rows: self._answers([x[rows] for x in inputs]), found)
+        return self.judged(found)
 
     def validation_answers(self) -> list[NDArray[np.float64]]:
         """The program in eager mode."""

@@ -1,0 +1,125 @@
+"""Whether a model answers each row by itself: a device gives one row, what is validated gives many.
+
+Statistics over the batch axis (BatchNorm in training mode, a mean over rows) make an answer depend on the rows beside
+it; then nothing that is measured on many rows holds on the device. The source itself is asked, in its own framework.
+No ML framework is imported here.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.errors import UnsupportedError
+from edgewright.failures import one_line
+from edgewright_runtime.manifest import TensorSpec
+
+__all__ = ["BATCHES", "LIMIT", "ROWS", "Answers", "distances", "refuse_mixed_rows", "tolerated_share"]
+
+Answers = Sequence[NDArray[np.float64]]
+
+ROWS = 256
+BATCHES = (1, 2, 7)  # a size that was fixed on the way, and what mixes rows, shows itself
+LIMIT = 1e-4  # largest difference over the largest magnitude, as for float exports
+_TIES = 0.01  # share of rows that may stand on the other side of a tree's float32 threshold
+
+
+def refuse_mixed_rows(
+    ask: Callable[[slice], Answers],
+    together: Answers,
+    outputs: Sequence[TensorSpec],
+    *,
+    batch: int = -1,
+    float32_only: bool = False,
+) -> None:
+    """Ask a model for 1, 2 and 7 of its rows alone, and compare with what it says of them among many.
+
+    Args:
+        ask: the model's own answers to some of the rows, given to it at once.
+        together: its answers to all rows, given to it `ROWS` at a time.
+        outputs: what the answers are.
+        batch: the number of rows that it takes, -1 where that is free. At 1 there is nothing beside a row.
+        float32_only: whether ties may fall either way, as in `tolerated_share`.
+
+    Raises:
+        UnsupportedError: it answers otherwise, or fails on so few rows.
+    """
+    count = min(len(together[0]), ROWS)
+    if batch == 1 or not count:
+        return
+    shares = [tolerated_share(t, float32_only=float32_only) for t in outputs]
+    few = _pieces(count)
+    far = _asked_in(few, ask, together)
+    strict = [place for place, f in enumerate(far) if f.max() > LIMIT and not shares[place]]
+    if not strict and any(f.max() > LIMIT for f in far):  # a tie may fall either way: many rows tell
+        far = _asked_in([slice(row, row + 1) for row in range(count)], ask, together)
+    mixed = strict or [place for place, f in enumerate(far) if float((f > LIMIT).mean()) > shares[place]]
+    if not mixed:
+        return
+    again = [distances(got, expected[:count]) for got, expected in zip(ask(slice(0, count)), together, strict=True)]
+    if any(f.max() > LIMIT for f in again):
+        raise UnsupportedError(
+            f"the model answers the same {count} rows otherwise each time (largest relative difference "
+            f"{max(float(f.max()) for f in again):.2g}, allowed {LIMIT:.0e}): it draws random numbers or keeps a "
+            "state between calls; export it in eval mode, without either"
+        )
+    worst = max(mixed, key=lambda place: float(far[place].max()))
+    name = f" in output '{outputs[worst].name}'" if len(outputs) > 1 else ""
+    takes = f"the model takes {batch} rows at a time, and its" if batch > 0 else "the model's"
+    raise UnsupportedError(
+        f"{takes} answer to a row depends on the other rows of the batch: {int((far[worst] > LIMIT).sum())} of "
+        f"{len(far[worst])} rows are answered otherwise{name} when given alone or in twos and sevens (largest "
+        f"relative difference {float(far[worst].max()):.2g}, allowed {LIMIT:.0e}); a device gives one row at a time: "
+        "export the model in eval mode (model.eval()), without statistics over the batch axis"
+    )
+
+
+def distances(
+    got: NDArray[np.float64], expected: NDArray[np.float64], whole: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Of each row, the largest difference over the largest magnitude of all; NaN where both are NaN is none.
+
+    ``whole`` is what has that magnitude, where ``expected`` is only a part of it.
+    """
+    whole = expected if whole is None else whole
+    differs = got != expected
+    with np.errstate(invalid="ignore"):  # two infinities of one sign are equal, and their difference is no number
+        apart = np.where(differs & ~(np.isnan(got) & np.isnan(expected)), np.abs(got - expected), 0.0)
+    magnitude = float(np.abs(whole[np.isfinite(whole)]).max(initial=0.0))
+    apart = np.where(np.isnan(apart), np.inf, apart)
+    return np.asarray(apart.reshape(len(got), -1).max(axis=1, initial=0.0) / max(magnitude, 1e-12))
+
+
+def tolerated_share(tensor: TensorSpec, *, float32_only: bool) -> float:
+    """The share of rows that may differ: whole numbers and trees decide at a threshold, which rounding may cross."""
+    return _TIES if float32_only or np.issubdtype(np.dtype(tensor.dtype), np.integer) else 0.0
+
+
+def _pieces(count: int) -> list[slice]:
+    starts = [sum(BATCHES[:place]) for place in range(len(BATCHES))]
+    return [slice(at, min(at + n, count)) for at, n in zip(starts, BATCHES, strict=True) if at < count]
+
+
+def _asked_in(pieces: Sequence[slice], ask: Callable[[slice], Answers], together: Answers) -> Answers:
+    """For each output the distance of each row from what is said of it among many."""
+    found: list[list[NDArray[np.float64]]] = [[] for _ in together]
+    for piece in pieces:
+        size = piece.stop - piece.start
+        try:
+            answers = ask(piece)
+        except Exception as e:  # a framework's errors share no base
+            raise UnsupportedError(
+                f"the model answers {min(len(together[0]), ROWS)} rows at once, but fails on {size}, and a device "
+                f"gives one row at a time: {one_line(e, 200)}"
+            ) from e
+        for parts, got, whole in zip(found, answers, together, strict=True):
+            if got.shape != whole[piece].shape:
+                raise UnsupportedError(
+                    f"the model returns {got.shape} for {size} rows that are {whole[piece].shape} among many: keep "
+                    "the batch axis for any number of rows (no squeeze without an axis)"
+                )
+            parts.append(got)
+    return [
+        distances(np.concatenate(parts), whole[: sum(map(len, parts))], whole[:ROWS])
+        for parts, whole in zip(found, together, strict=True)
+    ]
