@@ -15,6 +15,7 @@ from edgewright.failures import one_line
 from edgewright.intake.onnx_nodes import fix_input, has_trees, rename_ends
 from edgewright.intake.onnx_outputs import Asked, keep_numbers
 from edgewright.intake.onnx_rows import put_input_rows_first
+from edgewright.intake.onnx_training import refuse_training_mode
 from edgewright.intake.single_numbers import fixed_note, single_number
 from edgewright.intake.source import TensorSource
 from edgewright.intake.tensor_names import plain_name
@@ -34,6 +35,7 @@ class OnnxSource(TensorSource):
         notes = keep_numbers(self.model, path)
         rename_ends(self.model)
         notes += _fix_numbers(self.model, data, path)
+        refuse_training_mode(self.model, str(path))
         moved = put_input_rows_first(self.model)
         inputs = _inputs(self.model, {plain_name(name): shape for name, shape in data.shapes.items()}, path)
         asked = Asked(self.model, inputs, path, moved)
