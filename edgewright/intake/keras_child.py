@@ -22,6 +22,7 @@ from edgewright.failures import one_line
 from edgewright.intake.answers import answers_of_network
 from edgewright.intake.archives import normalized
 from edgewright.intake.arrays import read_arrays
+from edgewright.intake.given_shapes import input_sizes
 from edgewright.intake.keras_answers import answers_of, outputs_of
 from edgewright.intake.keras_found import Answer, Described
 from edgewright.intake.keras_guard import inspect_keras_file, inspect_saved_model
@@ -96,9 +97,8 @@ def _load_keras(path: Path, spec: DataSpec, *, legacy: bool) -> Loaded:
         raise InputError(f"{path}: the model does not say what it takes; build it with an Input before saving")
     if not legacy:
         _keep_batch_normalization(keras)
-    inputs = tuple(
-        _spec(getattr(t, "name", f"input_{i}"), t.shape, t.dtype, spec, path) for i, t in enumerate(model.inputs)
-    )
+    declared = [(getattr(t, "name", f"input_{i}"), t.shape, t.dtype) for i, t in enumerate(model.inputs)]
+    inputs = _inputs(declared, spec, path)
 
     def function(*tensors: Any) -> Any:
         return model(_packed(model, tensors), training=False)
@@ -143,7 +143,7 @@ def _load_saved_model(path: Path, spec: DataSpec, *, legacy: bool) -> Loaded:
         raise InputError(f"{path}: a SavedModel without a serving signature; save it with model.export or signatures=")
     declared = signature.structured_input_signature[1]
     names = sorted(declared)
-    inputs = tuple(_spec(n, declared[n].shape, declared[n].dtype, spec, path) for n in names)
+    inputs = _inputs([(n, declared[n].shape, declared[n].dtype) for n in names], spec, path)
 
     def function(*tensors: Any) -> Any:
         return signature(**dict(zip(names, tensors, strict=True)))
@@ -151,25 +151,21 @@ def _load_saved_model(path: Path, spec: DataSpec, *, legacy: bool) -> Loaded:
     return Loaded(model, function, inputs, loader)
 
 
-def _spec(name: str, shape: Any, dtype: Any, spec: DataSpec, path: Path) -> TensorSpec:
-    """An input; sizes that are free beyond the first axis come from ``--shape``."""
-    plain = plain_name(name)
-    if not len(shape):
+def _inputs(declared: Sequence[tuple[str, Any, Any]], spec: DataSpec, path: Path) -> tuple[TensorSpec, ...]:
+    """The inputs by name, shape and dtype; sizes that are free beyond the first axis come from ``--shape``."""
+    kinds = {plain_name(name): getattr(dtype, "name", str(dtype)) for name, _, dtype in declared}
+    foreign = next((name for name, kind in kinds.items() if kind in {"string", "variant", "resource"}), None)
+    if foreign is not None:
+        raise UnsupportedError(f"{path}: input '{foreign}' of type {kinds[foreign]} is not a tensor of numbers")
+    single = next((plain_name(name) for name, shape, _ in declared if not len(shape)), None)
+    if single is not None:
         raise UnsupportedError(
-            f"{path}: input '{plain}' is a single number; the first axis must be the rows: save a signature that holds "
-            "its value as a constant"
+            f"{path}: input '{single}' is a single number; the first axis must be the rows: save a signature that "
+            "holds its value as a constant"
         )
-    sizes = [None if s is None else int(s) for s in shape]
-    given = spec.shapes.get(name, spec.shapes.get(plain))
-    for axis in range(1, len(sizes)):
-        if sizes[axis] is None and given is not None and len(given) == len(sizes):
-            sizes[axis] = given[axis]
-        if sizes[axis] is None:
-            raise InputError(f"{path}: input '{plain}', axis {axis} has a free size; give it: --shape {plain}=1,...")
-    kind = getattr(dtype, "name", str(dtype))
-    if kind in {"string", "variant", "resource"}:
-        raise UnsupportedError(f"{path}: input '{plain}' of type {kind} is not a tensor of numbers")
-    return TensorSpec(plain, (-1 if sizes[0] is None else sizes[0], *(s for s in sizes[1:] if s is not None)), kind)
+    shapes = {plain_name(name): ["" if s is None else int(s) for s in shape] for name, shape, _ in declared}
+    sizes = input_sizes(shapes, spec.shapes, path)
+    return tuple(TensorSpec(name, sizes[name], kind) for name, kind in kinds.items())
 
 
 def _keep_batch_normalization(keras: Any) -> None:

@@ -12,13 +12,13 @@ from onnx import TensorProto, helper
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.failures import one_line
+from edgewright.intake.given_shapes import input_sizes
 from edgewright.intake.onnx_nodes import fix_input, has_trees, rename_ends
 from edgewright.intake.onnx_outputs import Asked, keep_numbers
 from edgewright.intake.onnx_rows import put_input_rows_first
 from edgewright.intake.onnx_training import refuse_training_mode
 from edgewright.intake.single_numbers import fixed_note, single_number
 from edgewright.intake.source import TensorSource
-from edgewright.intake.tensor_names import plain_name
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["OnnxSource", "external_files", "load_onnx", "run_onnx"]
@@ -37,7 +37,7 @@ class OnnxSource(TensorSource):
         notes += _fix_numbers(self.model, data, path)
         refuse_training_mode(self.model, str(path))
         moved = put_input_rows_first(self.model)
-        inputs = _inputs(self.model, {plain_name(name): shape for name, shape in data.shapes.items()}, path)
+        inputs = _inputs(self.model, data.shapes, path)
         asked = Asked(self.model, inputs, path, moved)
         self.session = asked.session
         super().__init__(asked.inputs, asked.outputs, data)
@@ -162,12 +162,13 @@ def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
 def _inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], path: Path) -> tuple[TensorSpec, ...]:
     constants = {i.name for i in model.graph.initializer}
     entries = [e for e in model.graph.input if e.name not in constants]
-    unknown = set(shapes) - {e.name for e in entries}
-    if unknown:
-        raise InputError(
-            f"{path}: --shape {min(unknown)}: no such input; it takes {', '.join(e.name for e in entries)}"
-        )
-    return tuple(_input(entry, shapes.get(entry.name), path) for entry in entries)
+    declared = {entry.name: _declared(entry, path) for entry in entries}
+    sizes = input_sizes(declared, shapes, path)
+    for entry in entries:
+        for dim, size in list(zip(entry.type.tensor_type.shape.dim, sizes[entry.name], strict=True))[1:]:
+            dim.dim_value = size
+    kinds = {e.name: helper.tensor_dtype_to_np_dtype(e.type.tensor_type.elem_type).name for e in entries}
+    return tuple(TensorSpec(name, sizes[name], kind) for name, kind in kinds.items())
 
 
 def _fix_numbers(model: onnx.ModelProto, data: DataSpec, path: Path) -> tuple[str, ...]:
@@ -186,25 +187,13 @@ def _fix_numbers(model: onnx.ModelProto, data: DataSpec, path: Path) -> tuple[st
     return tuple(notes)
 
 
-def _input(entry: onnx.ValueInfoProto, given: tuple[int, ...] | None, path: Path) -> TensorSpec:
-    """An input whose every size but the first is a number, by the model or by ``--shape``."""
+def _declared(entry: onnx.ValueInfoProto, path: Path) -> list[int | str]:
+    """The sizes of an input; a free one by its name."""
     kind = entry.type.tensor_type
     if not entry.type.HasField("tensor_type") or kind.elem_type == TensorProto.STRING:
         raise UnsupportedError(f"{path}: input '{entry.name}' is not a tensor of numbers")
-    if not kind.HasField("shape") or (given is not None and len(given) != len(kind.shape.dim)):
+    if not kind.HasField("shape"):
         raise InputError(
-            f"{path}: input '{entry.name}' has {len(kind.shape.dim)} axes; --shape gives {len(given or ())}"
+            f"{path}: input '{entry.name}' does not say how many axes it has: export the model with their sizes"
         )
-    shape = []
-    for axis, dim in enumerate(kind.shape.dim):
-        size = dim.dim_value if dim.dim_value > 0 else None
-        if size is None and axis > 0 and given is not None:
-            size = given[axis]
-            dim.dim_value = size
-        if size is None and axis > 0:
-            raise InputError(
-                f"{path}: input '{entry.name}', axis {axis} has a free size ({dim.dim_param or 'unnamed'}); "
-                f"give it: --shape {entry.name}=1,..."
-            )
-        shape.append(-1 if size is None else size)
-    return TensorSpec(entry.name, tuple(shape), helper.tensor_dtype_to_np_dtype(kind.elem_type).name)
+    return [dim.dim_value if dim.dim_value > 0 else dim.dim_param for dim in kind.shape.dim]

@@ -55,7 +55,9 @@ def _training(nodes: Iterable[onnx.NodeProto], outer: Constants, opset: int) -> 
         if node.domain not in {"", "ai.onnx"}:
             continue
         if node.op_type == "Constant":
-            known |= {node.output[0]: value for value in [_value(node)] if value is not None}
+            value = _value(node)
+            if value is not None:
+                known[node.output[0]] = value
         elif node.op_type == "Identity" and node.input[0] in known:
             known[node.output[0]] = known[node.input[0]]
         elif (node.op_type == "Dropout" and _drops(node, known)) or (

@@ -43,6 +43,10 @@ class SklearnSource(Source):
 
     def __init__(self, path: Path, data: DataSpec) -> None:
         self.estimator, self.data = load_model(path), data
+        if data.shapes:
+            raise InputError(
+                f"{path}: --shape {min(data.shapes)}: a scikit-learn model has no input of free sizes; leave it out"
+            )
         self._is_fitted(path)
         self.notes = _scored_by_class(self.estimator)
         threshold = decision_threshold(self.estimator)

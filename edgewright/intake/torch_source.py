@@ -18,6 +18,7 @@ from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.failures import one_line
 from edgewright.intake.archives import normalized
+from edgewright.intake.given_shapes import input_sizes
 from edgewright.intake.grouped_experts import know_grouped_product
 from edgewright.intake.program_graph import graph_of_program, refuse_training_mode
 from edgewright.intake.pt2_guard import inspect_program
@@ -182,10 +183,10 @@ def _inputs(
         raise UnsupportedError(f"{path}: it takes single numbers alone; the first axis of an input must be the rows")
     if not nodes:
         raise UnsupportedError(f"{path}: the program takes no tensor")
-    unknown = set(shapes) - {n.name for n in nodes}
-    if unknown:
-        raise InputError(f"{path}: --shape {min(unknown)}: no such input; it takes {', '.join(n.name for n in nodes)}")
-    inputs = tuple(_input(node, shapes.get(node.name), path) for node in nodes)
+    names = {node: plain_name(node.name) for node in nodes}
+    declared = {name: [s if isinstance(s, int) else "" for s in n.meta["val"].shape] for n, name in names.items()}
+    sizes = input_sizes(declared, shapes, path)
+    inputs = tuple(TensorSpec(name, sizes[name], _dtype(node)) for node, name in names.items())
     first = {t.shape[0] for t in inputs}
     if len(first) > 1:
         said = ", ".join(f"{t.name} {t.shape}" for t in inputs)
@@ -198,26 +199,11 @@ def _inputs(
 def _declared(program: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
     """The inputs under the names of their source, their sizes those of its data, the first free."""
     pairs = zip(_user_inputs(program), shapes.items(), strict=True)
-    return tuple(
-        TensorSpec(plain_name(name), (-1, *shape), str(node.meta["val"].dtype).removeprefix("torch."))
-        for node, (name, shape) in pairs
-    )
+    return tuple(TensorSpec(plain_name(name), (-1, *shape), _dtype(node)) for node, (name, shape) in pairs)
 
 
-def _input(node: Any, given: tuple[int, ...] | None, path: Path) -> TensorSpec:
-    """An input whose every size but the first is a number, by the program or by ``--shape``."""
-    value = node.meta["val"]
-    sizes = [s if isinstance(s, int) else -1 for s in value.shape]
-    if given is not None and len(given) != len(sizes):
-        raise InputError(f"{path}: input '{node.name}' has {len(sizes)} axes; --shape gives {len(given)}")
-    for axis in range(1, len(sizes)):
-        if sizes[axis] < 0 and given is not None:
-            sizes[axis] = given[axis]
-        if sizes[axis] < 0:
-            raise InputError(
-                f"{path}: input '{node.name}', axis {axis} has a free size; give it: --shape {node.name}=1,..."
-            )
-    return TensorSpec(plain_name(node.name), tuple(sizes), str(value.dtype).removeprefix("torch."))
+def _dtype(node: Any) -> str:
+    return str(node.meta["val"].dtype).removeprefix("torch.")
 
 
 def _outputs(program: Any, batch: int, path: Path) -> tuple[list[int], tuple[TensorSpec, ...], tuple[str, ...]]:
