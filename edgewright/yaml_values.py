@@ -89,8 +89,9 @@ def _at(kinds: Kinds, way: list[int | str]) -> Kinds:
         fields = [kind.model_fields[part] for kind in kinds if part in kind.model_fields]
         if fields:
             kinds = tuple(inner for field in fields for inner in _models_in(field.annotation))
-        else:  # a tag: of the kinds, the one that has it
-            kinds = tuple(kind for kind in kinds if any(part == f.default for f in kind.model_fields.values()))
+        else:  # a tag: of the kinds, the one that has it; or the user's own key of a dictionary of them
+            tagged = tuple(kind for kind in kinds if any(part == f.default for f in kind.model_fields.values()))
+            kinds = tagged or kinds
     return kinds
 
 

@@ -2,8 +2,9 @@
 
 import mmap
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from edgewright.artifact import Format
 from edgewright.code_version import source_version
@@ -11,7 +12,33 @@ from edgewright.intake.formats import detect_format
 from edgewright.value import Value
 from edgewright.yaml_values import read_value
 
-__all__ = ["FactoryFile", "companion_files", "read_factory"]
+__all__ = ["FactoryFile", "FactoryInput", "companion_files", "read_factory"]
+
+_FORM = (
+    "write `factory: package.module:function`, `weights: file` where there are any, and `inputs: {x: [3, 224, 224]}` "
+    "(each input's name and the shape of a row), each at the start of a line"
+)
+
+
+def _short_form(value: Any) -> Any:
+    """``[3, 224, 224]`` is short for ``{shape: [3, 224, 224]}``."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, (list, tuple)) and all(isinstance(size, int) and size > 0 for size in value):
+        return {"shape": value}
+    raise ValueError(
+        "write the shape of a row, without the batch: [3, 224, 224], or with the dtype of whole numbers and masks: "
+        "{shape: [128], dtype: int64}"
+    )
+
+
+class FactoryInput(Value):
+    """What a module is given for one of its inputs, row by row."""
+
+    shape: tuple[Annotated[int, Field(gt=0)], ...] = Field(description="Without the batch axis.")
+    dtype: Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"] | None = Field(
+        None, description="By default what the data says: int64 or bool for whole numbers and masks, else float32."
+    )
 
 
 class FactoryFile(Value):
@@ -19,7 +46,23 @@ class FactoryFile(Value):
 
     factory: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="package.module:function.")
     weights: Path | None = Field(None, description="A .safetensors or a state dict (.pt), relative to this file.")
-    inputs: dict[str, tuple[int, ...]] = Field(description="Shape of each input without the batch axis, by its name.")
+    inputs: dict[str, Annotated[FactoryInput, BeforeValidator(_short_form)]] = Field(
+        min_length=1, description="Each input, in the order of forward, by its name: its shape, or shape and dtype."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_stand_where_they_belong(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        outer = next((k for k, v in content.items() if isinstance(v, dict) and "factory" in v), None)
+        if outer is not None and "factory" not in content:
+            raise ValueError(f"'factory' stands under '{outer}': {_FORM}, none of them under another key")
+        given = content.get("inputs")
+        if "factory" in content and (not isinstance(given, dict) or not given):
+            said = "is missing" if "inputs" not in content else f"= {given!r} names no input"
+            raise ValueError(f"key 'inputs' {said}: {_FORM}")
+        return content
 
 
 def read_factory(path: Path) -> FactoryFile:

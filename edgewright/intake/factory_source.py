@@ -5,23 +5,25 @@ Runs in a child process: imports torch.
 """
 
 import importlib
+import inspect
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from edgewright.data import DataSpec
-from edgewright.errors import ConversionError, InputError
+from edgewright.errors import ConversionError, InputError, UntrustedModelError
 from edgewright.failures import one_line
+from edgewright.intake.arrays import row_shapes
 from edgewright.intake.companion_files import FactoryFile, read_factory
+from edgewright.intake.example_rows import example, example_dtype
 from edgewright.intake.tensor_files import load_tensors
+from edgewright.intake.torch_save import STATE_DICTS
 from edgewright.intake.torch_source import TorchSource
 
 __all__ = ["FactorySource"]
-
-_NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
-_EXAMPLE_ROWS = 2  # torch.export takes a batch of 1 for a constant
 
 
 class FactorySource(TorchSource):
@@ -30,9 +32,12 @@ class FactorySource(TorchSource):
     def __init__(self, path: Path, data: DataSpec) -> None:
         description = read_factory(path)
         module = _made(description, path)
+        notes: tuple[str, ...] = ()
         if description.weights is not None:
-            _load_weights(module, path.parent / description.weights)
-        super().__init__(path, data, _exported(module, description, path))
+            notes = _load_weights(module, path.parent / description.weights)
+        program, said = _exported(module, description, data, path)
+        super().__init__(path, data, program)
+        self.notes += (*notes, *said)
 
 
 def _made(description: FactoryFile, path: Path) -> torch.nn.Module:
@@ -49,20 +54,38 @@ def _made(description: FactoryFile, path: Path) -> torch.nn.Module:
     return made.eval()
 
 
-def _load_weights(module: torch.nn.Module, path: Path) -> None:
+def _load_weights(module: torch.nn.Module, path: Path) -> tuple[str, ...]:
+    """Put the weights in; a note where their names had a prefix that the module's own have not."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else load_tensors(path, f"{path}:")
-        module.load_state_dict(_state_dict(state, path))
+        weights, prefix = _without_prefix(_state_dict(state, path), module)
+        module.load_state_dict(weights)
     except FileNotFoundError as e:
         raise InputError(f"{path}: no such file") from e
+    except UntrustedModelError as e:
+        raise UntrustedModelError(f"{e}; save the weights alone: torch.save(model.state_dict(), 'weights.pt')") from e
     except (SafetensorError, OSError) as e:
         raise InputError(f"{path}: damaged weights: {one_line(e)}") from e
     except (RuntimeError, TypeError, AttributeError) as e:
         said = " ".join(str(e).split())[:240]
         raise InputError(f"{path}: the weights do not fit the module: {said}") from e
+    return (f"the weights' names begin with '{prefix}', which was left off",) if prefix else ()
+
+
+def _without_prefix(state: Any, module: torch.nn.Module) -> tuple[Any, str]:
+    """Weights of a module that was wrapped (DataParallel, torch.compile, a trainer): under its own names again."""
+    own = set(module.state_dict())
+    if not isinstance(state, dict) or not own or not state or own & set(state):
+        return state, ""
+    first = min(own)
+    prefixes = {str(name).removesuffix(first) for name in state if str(name).endswith(f".{first}")}
+    for prefix in sorted(prefixes):
+        if all(str(name).startswith(prefix) for name in state):
+            return {str(name).removeprefix(prefix): value for name, value in state.items()}, prefix
+    return state, ""
 
 
 def _state_dict(state: Any, path: Path) -> Any:
@@ -73,21 +96,73 @@ def _state_dict(state: Any, path: Path) -> Any:
     """
     if not isinstance(state, dict) or not state or all(isinstance(v, torch.Tensor) for v in state.values()):
         return state
-    found = next((state[key] for key in _NESTED if isinstance(state.get(key), dict)), None)
+    found = next((state[key] for key in STATE_DICTS if isinstance(state.get(key), dict)), None)
     if found is None:
         raise InputError(
             f"{path}: a checkpoint that holds {', '.join(map(str, list(state)[:6]))}, and no state dict under one of "
-            f"{', '.join(_NESTED)}; save model.state_dict() alone"
+            f"{', '.join(STATE_DICTS)}; save model.state_dict() alone"
         )
     return found
 
 
-def _exported(module: torch.nn.Module, description: FactoryFile, path: Path) -> Any:
-    examples = tuple(torch.rand(_EXAMPLE_ROWS, *shape) for shape in description.inputs.values())
-    batch = torch.export.Dim("batch", min=1, max=1 << 16)
+def _exported(
+    module: torch.nn.Module, description: FactoryFile, data: DataSpec, path: Path
+) -> tuple[Any, tuple[str, ...]]:
+    """The program for any number of rows, and a note on each dtype that nobody wrote.
+
+    Whole numbers and masks of the data are first given as such, then, where the module does not take them, as float32.
+    """
+    written = {name: getattr(torch, i.dtype) for name, i in description.inputs.items() if i.dtype is not None}
+    found = _dtypes_of_data(module, list(description.inputs), data) if len(written) < len(description.inputs) else {}
+    plain = dict.fromkeys(description.inputs, torch.float32)
+    as_data = {**plain, **found, **written}
     try:
-        return torch.export.export(module, examples, dynamic_shapes=tuple({0: batch} for _ in examples))
+        program = _program(module, description, as_data)
     except Exception as e:  # torch.export raises whatever the module's code meets
-        raise ConversionError(
-            f"{path}: torch.export: {(str(e).strip() or type(e).__name__).splitlines()[0][:240]}"
-        ) from e
+        as_real = {**plain, **written}
+        if as_real == as_data:
+            raise _refused(e, as_data, path) from e
+        try:
+            program = _program(module, description, as_real)
+        except Exception:
+            raise _refused(e, as_data, path) from e
+        taken = [name for name in plain if as_real[name] != as_data[name]]
+        return program, (f"the data's {_kinds(as_data, taken)} goes in as float32: the module takes nothing else",)
+    taken = [name for name in plain if name not in written and as_data[name] != torch.float32]
+    return program, (f"inputs are taken as the data has them: {_kinds(as_data, taken)}",) if taken else ()
+
+
+def _dtypes_of_data(module: torch.nn.Module, names: list[str], data: DataSpec) -> dict[str, torch.dtype]:
+    """Which inputs are whole numbers or masks in the data; what is scaled on its way in is neither.
+
+    The data names its arrays as ``forward`` does its arguments, the description in their order.
+    """
+    if data.scale != 1.0 or data.mean != 0.0:
+        return {}
+    arguments = list(inspect.signature(module.forward).parameters.values())
+    named = [a.name for a in arguments if a.kind in {a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD}]
+    rest = next((a.name for a in arguments if a.kind is a.VAR_POSITIONAL), "")
+    named += [f"{rest}_{place}" for place in range(len(names) - len(named))] if rest else names[len(named) :]
+    rows = row_shapes(data, named[: len(names)])
+    return {name: example_dtype(dtype) for name, (_, dtype) in zip(names, rows, strict=True)}
+
+
+def _program(module: torch.nn.Module, description: FactoryFile, dtypes: Mapping[str, torch.dtype]) -> Any:
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    examples = tuple(example(given.shape, dtypes[name]) for name, given in description.inputs.items())
+    if set(dtypes.values()) != {torch.float32}:  # torch.export lets layers of real numbers take whole ones
+        with torch.no_grad():
+            module(*(x.clone() for x in examples))
+    return torch.export.export(module, examples, dynamic_shapes=tuple({0: batch} for _ in examples))
+
+
+def _refused(error: Exception, dtypes: Mapping[str, torch.dtype], path: Path) -> ConversionError:
+    name = next(iter(dtypes))
+    return ConversionError(
+        f"{path}: torch.export: {one_line(error, 240)}; given were {_kinds(dtypes, list(dtypes))}: if another dtype is "
+        f"meant, say so: `inputs: {{{name}: {{shape: [...], dtype: int64}}}}`"
+    )
+
+
+def _kinds(dtypes: Mapping[str, torch.dtype], names: list[str]) -> str:
+    return ", ".join(f"{name} ({str(dtypes[name]).removeprefix('torch.')})" for name in names)

@@ -1,15 +1,20 @@
 """What a file of `torch.save` is: weights or a pickled module, no program. No ML framework is imported here."""
 
-import io
-import pickletools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from edgewright.errors import InputError
+from edgewright.intake.pickle_outline import Made, outline
 
-__all__ = ["refuse_torch_save"]
+__all__ = ["STATE_DICTS", "refuse_torch_save"]
+
+STATE_DICTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
+"""Where checkpoints hold their weights, beside epochs and optimizers."""
+_INPUTS = (
+    "`inputs: {x: [3, 224, 224]}` (each input's shape without the batch; of whole numbers or masks "
+    "`{ids: {shape: [128], dtype: int64}}`)"
+)
 
 _PICKLES = 4  # before its zip archives: a number, a version, the system, then what was saved
 _OF_TENSORS = re.compile(
@@ -25,34 +30,56 @@ def refuse_torch_save(path: Path, pickled: bytes) -> NoReturn:
     Raises:
         InputError: always: a state dict needs the code of its module, a pickled module runs code when it is loaded.
     """
-    foreign = next((name for name in _globals(pickled) if not _OF_TENSORS.fullmatch(name)), None)
+    found = outline(pickled, _PICKLES)
+    foreign = next((name for name in found.names if not _OF_TENSORS.fullmatch(name)), None)
     stem = path.stem if path.stem.isidentifier() else "model"
     if foreign is None:
         raise InputError(
-            f"{path}: a state dict of torch.save: weights without the module that they belong to. Write a {stem}.yaml "
-            f"beside it: `factory: package.module:function` (a function that returns the module), `weights: "
-            f"{path.name}`, `inputs: {{x: [3, 224, 224]}}` (each input's shape without the batch), and give that file"
+            f"{path}: a state dict of torch.save: weights without the module that they belong to. {_described(stem)}, "
+            f"`weights: {path.name}`, {_INPUTS}, and give that file"
         )
+    if not isinstance(found.built, dict):
+        named = found.built.name if isinstance(found.built, Made) and _is_module(found.built) else foreign
+        raise InputError(
+            f"{path}: a whole module pickled by torch.save ({_dotted(named)}): loading it runs its code, so it is not "
+            f"taken. {_exported(path.name, '', stem)}"
+        )
+    module = next(((k, v) for k, v in found.built.items() if isinstance(v, Made) and _is_module(v)), None)
+    if module is not None:
+        key, made = module
+        raise InputError(
+            f"{path}: a checkpoint that holds a whole module under {key!r} ({_dotted(made.name)}): loading it runs its "
+            f"code, so it is not taken. {_exported(path.name, f'[{key!r}]', stem)}"
+        )
+    key = next((k for k in STATE_DICTS if isinstance(found.built.get(k), dict)), None)
+    loaded = f"torch.load({path.name!r}, map_location='cpu', weights_only=False)"
+    kept = f"{{k: v for k, v in {loaded}.items() if isinstance(v, torch.Tensor)}}"
     raise InputError(
-        f"{path}: a whole module pickled by torch.save ({foreign.replace(' ', '.')}): loading it runs its code, so it "
-        f"is not taken. Where you trust it: `model = torch.load({path.name!r}, weights_only=False).eval()`; `program = "
-        "torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim('batch')},))`; "
-        f"`torch.export.save(program, '{stem}.pt2')`"
+        f"{path}: a checkpoint that holds more than tensors ({_dotted(foreign)}): loading it runs code, so it is not "
+        "taken. Where you trust it, take its weights out in its folder: `import torch; torch.save("
+        f"{f'{loaded}[{key!r}]' if key else kept}, '{stem}_weights.pt')`. {_described(stem)}, "
+        f"`weights: {stem}_weights.pt`, {_INPUTS}, and give that file"
     )
 
 
-def _globals(pickled: bytes) -> Iterator[str]:
-    """``module name`` of each class and function that the pickles ask for, as far as they can be read."""
-    stream = io.BytesIO(pickled)
-    texts: list[str] = []
-    try:
-        for _ in range(_PICKLES):
-            for opcode, argument, _position in pickletools.genops(stream):
-                if opcode.name == "GLOBAL":
-                    yield str(argument)
-                elif opcode.name == "STACK_GLOBAL":
-                    yield " ".join(texts[-2:])
-                elif isinstance(argument, str):
-                    texts.append(argument)
-    except (ValueError, IndexError, UnicodeDecodeError):
-        return  # what was read so far tells the kind
+def _exported(name: str, place: str, stem: str) -> str:
+    """The lines, as one: they run as they stand where the class of the module can be imported."""
+    return (
+        "Where you trust it, run this in its folder, where its class can be imported, with two rows of your own input "
+        f"as the example: `import torch; model = torch.load({name!r}, map_location='cpu', weights_only=False){place}"
+        ".eval(); example = torch.rand(2, 3, 224, 224); program = torch.export.export(model, (example,), "
+        "dynamic_shapes=({0: torch.export.Dim('batch')},)); "
+        f"torch.export.save(program, '{stem}.pt2')`"
+    )
+
+
+def _described(stem: str) -> str:
+    return f"Write a {stem}.yaml beside it: `factory: package.module:function` (a function that returns the module)"
+
+
+def _is_module(made: Made) -> bool:
+    return made.state is not None and {"_modules", "_parameters"} <= made.state.keys()
+
+
+def _dotted(name: str) -> str:
+    return name.replace(" ", ".")

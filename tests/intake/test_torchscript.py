@@ -1,4 +1,4 @@
-"""TorchScript archives come in; files of torch.save are told apart and answered with what to do."""
+"""TorchScript archives come in."""
 
 import pickle
 import zipfile
@@ -10,8 +10,7 @@ from torch import nn
 
 from edgewright.artifact import Format
 from edgewright.data import DataSpec
-from edgewright.errors import InputError, UntrustedModelError
-from edgewright.intake.factory_source import FactorySource
+from edgewright.errors import UntrustedModelError
 from edgewright.intake.formats import detect_format
 from edgewright.intake.inside import brought_inside
 from edgewright.intake.torchscript_guard import inspect_torchscript
@@ -109,39 +108,6 @@ def test_code_that_names_a_file_is_refused_before_it_is_loaded(tmp_path):
     with pytest.raises(UntrustedModelError, match=r"torch\.save, which names a file"):
         inspect_torchscript(tmp_path / "bad.pt")
     inspect_torchscript(tmp_path / "m.pt")
-
-
-def test_a_pickled_module_is_told_apart_and_none_of_it_runs(tmp_path):
-    class Trap(nn.Module):
-        def __reduce__(self):
-            return (open, (str(tmp_path / "ran"), "w"))
-
-    for old in (False, True):
-        torch.save(Trap(), tmp_path / "m.pt", _use_new_zipfile_serialization=not old)
-        with pytest.raises(InputError, match=r"whole module pickled.*weights_only=False.*torch\.export\.save\(program"):
-            detect_format(tmp_path / "m.pt")
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("old", [False, True])
-def test_a_state_dict_is_answered_with_the_file_to_write(tmp_path, old):
-    torch.save(Network().state_dict(), tmp_path / "w.pt", _use_new_zipfile_serialization=not old)
-    with pytest.raises(InputError, match=r"state dict.*w\.yaml.*factory:.*weights: w\.pt.*inputs:"):
-        detect_format(tmp_path / "w.pt")
-
-
-def test_a_checkpoint_holds_its_state_dict_under_a_name(tmp_path, monkeypatch):
-    (tmp_path / "nets.py").write_text("import torch\n\n\ndef make():\n    return torch.nn.Linear(3, 2)\n")
-    module = nn.Linear(3, 2)
-    torch.save({"epoch": 3, "model_state_dict": module.state_dict(), "loss": 0.1}, tmp_path / "w.pt")
-    (tmp_path / "m.yaml").write_text("factory: nets:make\nweights: w.pt\ninputs: {x: [3]}\n")
-    source = FactorySource(tmp_path / "m.yaml", data_for(tmp_path, x=lambda r, n: r.random((n, 3), np.float32)))
-    answers, _ = source.answers()
-    with torch.no_grad():
-        np.testing.assert_allclose(answers[0], module(torch.from_numpy(source.test_inputs()[0])).numpy(), atol=1e-6)
-    torch.save({"epoch": 3, "loss": 0.1}, tmp_path / "w.pt")
-    with pytest.raises(InputError, match="holds epoch, loss, and no state dict"):
-        FactorySource(tmp_path / "m.yaml", data_for(tmp_path, x=lambda r, n: r.random((n, 3), np.float32)))
 
 
 def test_a_plain_pickle_is_still_a_scikit_learn_model(tmp_path):
