@@ -70,7 +70,8 @@ def refuse_mixed_rows(
         f"{takes} answer to a row depends on the other rows of the batch: {int((far[worst] > LIMIT).sum())} of "
         f"{len(far[worst])} rows are answered otherwise{name} when given alone or in twos and sevens (largest "
         f"relative difference {float(far[worst].max()):.2g}, allowed {LIMIT:.0e}); a device gives one row at a time: "
-        "export the model in eval mode (model.eval()), without statistics over the batch axis"
+        "export the model in eval mode (model.eval()), without statistics over the batch axis; loops and branches on "
+        "the data need a batch of 1"
     )
 
 

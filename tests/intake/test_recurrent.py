@@ -57,7 +57,7 @@ def test_a_recurrent_network_of_torch_is_written_out_and_trains(kind, tmp_path, 
 
 LOOP = """
 <ir_version: 8, opset_import: ["" : 17]>
-looping (float[n, 8, 8] x) => (float[n, 10] y) {
+looping (float[1, 8, 8] x) => (float[1, 10] y) {
     flat = Flatten <axis = 1> (x)
     sum = ReduceSum <keepdims = 0> (flat)
     whole = Cast <to = 7> (sum)
@@ -65,7 +65,7 @@ looping (float[n, 8, 8] x) => (float[n, 10] y) {
     count = Mod (whole, two)
     always = Constant <value = bool {1}> ()
     h = Loop (count, always, flat) <
-        body = step (int64 i, bool go, float[n, 64] before) => (bool on, float[n, 64] after) {
+        body = step (int64 i, bool go, float[1, 64] before) => (bool on, float[1, 64] after) {
         on = Identity (go)
         half = Constant <value = float {0.5}> ()
         after = Mul (before, half)
@@ -75,14 +75,14 @@ looping (float[n, 8, 8] x) => (float[n, 10] y) {
 """
 IF = """
 <ir_version: 8, opset_import: ["" : 17]>
-choosing (float[n, 8, 8] x) => (float[n, 10] y) {
+choosing (float[1, 8, 8] x) => (float[1, 10] y) {
     flat = Flatten <axis = 1> (x)
     limit = Constant <value = float {100.0}> ()
     largest = ReduceMax <keepdims = 0> (flat)
     high = Greater (largest, limit)
     h = If (high) <
-        then_branch = large () => (float[n, 64] a) { a = Neg (flat) },
-        else_branch = small () => (float[n, 64] b) { b = Relu (flat) }
+        then_branch = large () => (float[1, 64] a) { a = Neg (flat) },
+        else_branch = small () => (float[1, 64] b) { b = Relu (flat) }
     >
     y = MatMul (h, weight)
 }
@@ -106,9 +106,18 @@ def test_control_flow_deploys_to_edge_devices(text, operator, tmp_path, digits_n
     made = export(intake.model, intake.dataset, Platform.EDGE_DEVICE, Precision.FLOAT32, store)
     arrays = np.load(intake.dataset.artifact.path)
     session = onnxruntime.InferenceSession(made.artifact.path, providers=["CPUExecutionProvider"])
-    rows = arrays["test.x.x"][:256]  # asked at once, at intake too: how it goes on depends on all rows of a batch
-    (got,) = session.run(None, {session.get_inputs()[0].name: rows})
-    np.testing.assert_allclose(got, arrays["test.reference.y"][:256], rtol=1e-4, atol=1e-4)
+    name = session.get_inputs()[0].name
+    got = [session.run(None, {name: row[None]})[0] for row in arrays["test.x.x"][:256]]
+    np.testing.assert_allclose(np.concatenate(got), arrays["test.reference.y"][:256], rtol=1e-4, atol=1e-4)
+
+
+def test_a_loop_whose_length_all_rows_of_a_batch_decide_needs_a_batch_of_one(tmp_path, digits_npz):
+    model = onnx.parser.parse_model(LOOP.replace("float[1,", "float[n,"))
+    weight = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "weight"))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError, match=r"depends on the other rows of the batch.*need a batch of 1"):
+        taken(tmp_path / "m.onnx", digits_npz, tmp_path)
 
 
 def test_what_is_not_written_out_is_refused_by_name():
