@@ -26,8 +26,8 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from benchmarks.compression_latency import latency_part
-from edgewright.optimize.coding.containers import find_tensors
-from edgewright.optimize.coding.writer import Coder, Encoded, encode
+from edgewright.codec.containers import find_tensors
+from edgewright.codec.writer import Coder, Encoded, encode
 from edgewright.optimize.compact_weights import compact_weights
 from edgewright.optimize.prune import prune
 from edgewright.optimize.train_quantization import train_quantization

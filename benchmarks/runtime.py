@@ -27,9 +27,9 @@ import numpy as np
 
 import edgewright_runtime
 from benchmarks.local_cloud import running_cloud
+from edgewright.codec.download import transfer_form
 from edgewright.deploy import publish
 from edgewright.deploy.patches import encoders
-from edgewright.validate.download import transfer_form
 from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.hybrid import Hybrid
 from edgewright_runtime.monitor import Monitor

@@ -9,7 +9,7 @@ Layout (integers are LEB128 unless said otherwise)::
     the coded streams, in the order of the tensors; the context-coded ones share one, which stands first
 
 A tensor is levels (small integers, 0 the most frequent) behind a palette, or, where its values are too many for one,
-a stream for each byte of its elements. `edgewright.optimize.coding` writes these files.
+a stream for each byte of its elements. `edgewright.codec` writes these files.
 """
 
 from __future__ import annotations

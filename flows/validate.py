@@ -13,10 +13,10 @@ from edgewright.artifact import Precision
 from edgewright.errors import EdgewrightError, UnsupportedError
 from edgewright.measurement import Emulation, ValidationReport
 from edgewright.package import read_bundle
+from edgewright.pipeline.bundle_check import DeviceCheck, check_rows, validated_bundle
 from edgewright.pipeline.result import Optimization
 from edgewright.profile import Budget, DeviceProfile, load_device
 from edgewright.store import Store
-from edgewright.validate.bundle_check import DeviceCheck, check_rows, validated_bundle
 from edgewright.validate.energy import energy_of
 from edgewright.validate.machine import measured_by
 from edgewright.validate.requirements import advice, unmet

@@ -14,5 +14,10 @@ def check_release(baseline: ReleaseBaseline, telemetry: Path, database: str | No
     """Windows and issues of what devices reported, against the figures the release was validated with."""
     from edgewright import monitor
 
-    found = monitor.read_telemetry(database or (telemetry if telemetry.exists() else []))
+    if database:
+        from edgewright.cloud.database import read_telemetry
+
+        found = read_telemetry(database)
+    else:
+        found = monitor.read_telemetry(telemetry if telemetry.exists() else [])
     return monitor.check_health(found, baseline.plan, baseline.report, baseline.release.line)

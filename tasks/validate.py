@@ -6,9 +6,9 @@ from prefect import Task
 
 from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
 from edgewright.measurement import Benefit, Emulation, Energy, Evaluation, Footprint, Performance, ValidationReport
+from edgewright.pipeline.bundle_check import DeviceCheck, ValidatedBundle
 from edgewright.profile import Budget, DeviceProfile
 from edgewright.recipe import AnyTechnique, Recipe
-from edgewright.validate.bundle_check import DeviceCheck, ValidatedBundle
 from edgewright.validate.targets.arm import Core
 from tasks.caching import step
 
@@ -57,7 +57,7 @@ def source_doubts(model: ImportedModel, dataset: Dataset) -> tuple[str, ...]:
         return validate.source_doubts(model, dataset)
 
 
-@step("Measuring download size", "edgewright.validate.download")
+@step("Measuring download size", "edgewright.codec.download")
 def weigh(exported: Exported) -> Footprint:
     """Bytes on disk and in transfer, and how the weights are coded; see `edgewright.validate.footprint`."""
     from edgewright import validate
@@ -101,8 +101,8 @@ def emulate_device(candidate: Exported, dataset: Dataset, device: DeviceProfile)
 def check_bundle(
     bundle: ValidatedBundle, baseline: ValidatedBundle | None, device: DeviceProfile, quick: bool
 ) -> DeviceCheck:
-    """Never cached: a figure is wanted of the device as it is now; see `edgewright.validate.bundle_check`."""
-    from edgewright.validate import bundle_check
+    """Never cached: a figure is wanted of the device as it is now; see `edgewright.pipeline.bundle_check`."""
+    from edgewright.pipeline import bundle_check
 
     return bundle_check.check_bundle(bundle, baseline, device, quick=quick)
 

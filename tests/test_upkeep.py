@@ -13,10 +13,10 @@ import pytest
 from prefect import flow
 
 from edgewright.artifact import Artifact, Format
+from edgewright.codec.download import transfer_form
 from edgewright.errors import InputError
 from edgewright.store import Store
 from edgewright.upkeep import check_home, collect_home, repair_home
-from edgewright.validate.download import transfer_form
 from tasks.caching import run, step
 from tests.bundles import onnx_file
 

@@ -18,7 +18,7 @@ from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
 from edgewright_runtime.telemetry import TelemetryRecord
 
-__all__ = ["Database", "Device"]
+__all__ = ["Database", "Device", "read_telemetry"]
 
 _metadata = sa.MetaData()
 _devices = sa.Table(
@@ -245,3 +245,16 @@ def _kind(body: Mapping[str, Any]) -> str:
 
 def _hashed(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def read_telemetry(url: str) -> Telemetry:
+    """The windows in the database of ``edgewright cloud`` at an SQLAlchemy URL.
+
+    Raises:
+        InputError: the database cannot be opened.
+    """
+    opened = Database(url)
+    try:
+        return opened.telemetry()
+    finally:
+        opened.close()

@@ -2,6 +2,7 @@
 
 import hashlib
 
+from edgewright.codec.download import unpacked
 from edgewright.deploy.lines import no_release
 from edgewright.deploy.release import Release, current_document, current_release
 from edgewright.deploy.repository import ReleaseRepository
@@ -9,7 +10,6 @@ from edgewright.errors import InputError
 from edgewright.measurement import ValidationReport
 from edgewright.monitor.plan import MonitoringPlan
 from edgewright.package import REPORT_NAME
-from edgewright.validate.download import unpacked
 from edgewright.value import Value
 
 __all__ = ["ReleaseBaseline", "current_baseline"]

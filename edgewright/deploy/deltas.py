@@ -4,10 +4,10 @@ import hashlib
 from pathlib import Path
 
 from edgewright.artifact import Format
+from edgewright.codec.download import unpacked
 from edgewright.deploy.patches import BuiltPatch, build_patches, patch_kind
 from edgewright.deploy.repository import ReleaseRepository
 from edgewright.progress import progress
-from edgewright.validate.download import unpacked
 from edgewright_runtime.manifest import Manifest
 from edgewright_runtime.patch import MAX_PATCHED_BYTES
 from edgewright_runtime.release import Blob, FileDelta, Patch, ReleaseDocument

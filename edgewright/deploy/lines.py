@@ -2,10 +2,10 @@
 
 import hashlib
 
+from edgewright.codec.download import unpacked
 from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
 from edgewright.progress import progress
-from edgewright.validate.download import unpacked
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.line import Line, checked_channel, checked_model
 from edgewright_runtime.manifest import Manifest

@@ -4,13 +4,13 @@ import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from edgewright.codec.download import transfer_form
 from edgewright.deploy.deltas import patch_from
 from edgewright.deploy.lines import find_line, line_of, list_line, no_release, require_same_model
 from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
 from edgewright.monitor.plan import MonitoringPlan
 from edgewright.package import Bundle, read_bundle
-from edgewright.validate.download import transfer_form
 from edgewright.value import Value
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.line import Line

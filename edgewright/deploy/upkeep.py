@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgewright.artifact import digest_of
+from edgewright.codec.download import transfer_form
 from edgewright.deploy.lines import known_lines
 from edgewright.deploy.release import announce, current_document, read_release
 from edgewright.deploy.repository import ReleaseRepository
@@ -15,7 +16,6 @@ from edgewright.errors import InputError
 from edgewright.package import read_bundle
 from edgewright.store import Store
 from edgewright.upkeep import Findings, size_said
-from edgewright.validate.download import transfer_form
 from edgewright_runtime.line import Line
 from edgewright_runtime.manifest import MANIFEST_NAME
 from edgewright_runtime.release import LINES_PATH, Blob, FileDelta, ReleaseDocument, index_path, lines_json

@@ -45,16 +45,12 @@ class Telemetry:
         self.first_fault = first_fault
 
 
-def read_telemetry(source: str | Path | Iterable[Path]) -> Telemetry:
+def read_telemetry(source: Path | Iterable[Path]) -> Telemetry:
     """Read JSON lines from a folder (``*.jsonl``, by name) or from files; a bad line is counted, never fatal.
 
-    A text with ``://`` is the database of ``edgewright cloud``, and read instead.
-
     Raises:
-        InputError: a file, the folder or the database cannot be read.
+        InputError: a file or the folder cannot be read.
     """
-    if isinstance(source, str):
-        return _from_database(source) if "://" in source else read_telemetry(Path(source))
     files = _files(source) if isinstance(source, Path) else list(source)
     records, malformed, first_fault = [], 0, None
     for file in files:
@@ -80,16 +76,6 @@ def summarize(records: Iterable[TelemetryRecord], plan: MonitoringPlan) -> tuple
         start = math.floor(record.start_s / plan.window_s) * plan.window_s
         groups[start, record.release, record.bundle].append(record)
     return tuple(_window(*key, groups[key], plan) for key in sorted(groups))
-
-
-def _from_database(url: str) -> Telemetry:
-    from edgewright.cloud.database import Database
-
-    opened = Database(url)
-    try:
-        return opened.telemetry()
-    finally:
-        opened.close()
 
 
 def _files(source: Path) -> list[Path]:

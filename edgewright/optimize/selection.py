@@ -7,7 +7,7 @@ from torch import nn
 
 from edgewright.artifact import ModelTask
 from edgewright.optimize.training import Rows, class_logits, predictions
-from edgewright.validate.accuracy import compare_accuracy
+from edgewright.statistics.accuracy import compare_accuracy
 
 __all__ = ["loses_little"]
 

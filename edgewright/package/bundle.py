@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, digest_of, size_of
+from edgewright.codec.download import download_bytes
 from edgewright.errors import InputError
 from edgewright.measurement import ValidationReport
 from edgewright.monitor.plan import MonitoringPlan
@@ -20,7 +21,6 @@ from edgewright.package.scores import scores_of
 from edgewright.package.snippet import write_snippet
 from edgewright.profile import DeviceProfile
 from edgewright.store import Store
-from edgewright.validate.download import download_bytes
 from edgewright.validate.report_page import report_html
 from edgewright.value import Value
 from edgewright_runtime.bundle import open_bundle

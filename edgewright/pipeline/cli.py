@@ -16,9 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic.fields import FieldInfo
-from rich.markup import escape
-from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 from rich.table import Column, Table
 from typer.models import ArgumentInfo, OptionInfo
 
@@ -28,19 +25,19 @@ from edgewright.pipeline.diagnose_command import diagnose
 from edgewright.pipeline.parameters import DeploymentParameters
 from edgewright.pipeline.shapes import parse_shapes
 from edgewright.pipeline.signature import signature_of_fields
-from edgewright.pipeline.stages import STAGES
+from edgewright.pipeline.steps_shown import console, errors, steps_shown
 from edgewright.pipeline.store_commands import store_app
 from edgewright.pipeline.target_commands import target_app
-from edgewright.progress import Event, progress
+from edgewright.progress import progress
 from edgewright.project import put_on_path
 from edgewright.shortage import require_writable, shortage_of
 from edgewright.store import home, replace_file
-from edgewright.terminal import begun, terminal
+from edgewright.terminal import begun
 
 if TYPE_CHECKING:
     from edgewright.pipeline.result import DeploymentResult
 
-__all__ = ["app", "configure_orchestration", "main", "steps_shown"]
+__all__ = ["app", "configure_orchestration", "main"]
 
 SHAPE_HELP = "Sizes of an input's free axes: name=1,3,224; several, for a file of each: name=1,32|64."
 EXIT_FAILED = 1
@@ -54,9 +51,6 @@ app.add_typer(target_app, name="target")
 app.add_typer(cloud_app, name="cloud")
 app.add_typer(store_app, name="store")
 app.command()(diagnose)
-
-console = terminal()
-errors = terminal(stderr=True)
 
 
 def _typer_parameter(name: str, field: FieldInfo) -> tuple[ArgumentInfo | OptionInfo]:
@@ -289,30 +283,6 @@ def configure_orchestration() -> None:
         os.environ.setdefault(name, value)
     # Its server makes this folder, but not the one above it, and then waits for itself in vain.
     Path(os.environ.get("PREFECT_HOME", home())).mkdir(parents=True, exist_ok=True)
-
-
-@contextmanager
-def steps_shown() -> Iterator[None]:
-    """The five stages as a bar, and the step that runs now as a line below it, each with its time."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-    with Bar(*columns, console=errors, transient=True) as bar:
-        running: dict[str, TaskID] = {}
-        stages: list[TaskID] = []
-
-        def listener(event: Event) -> None:
-            if event.note:
-                errors.print(f"note: {event.title}", soft_wrap=True, highlight=False)
-            elif event.stage:
-                if not stages:
-                    stages.append(bar.add_task(escape(event.title), total=len(STAGES)))
-                bar.update(stages[0], description=f"[bold]{escape(event.title)}", advance=1 if event.done else 0)
-            elif event.done:
-                bar.remove_task(running.pop(event.title))
-            else:
-                running[event.title] = bar.add_task(escape(event.title), total=None)
-
-        with progress.listening(listener):
-            yield
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def diagnose(
 
     Exit code 0: they agree on real rows; 1: they do not.
     """
-    from edgewright.pipeline.cli import steps_shown
+    from edgewright.pipeline.steps_shown import steps_shown
     from edgewright.validate.diagnosis import diagnose as run
     from edgewright.validate.diagnosis_page import diagnosis_html
 

@@ -6,9 +6,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgewright.measurement import Accuracy, Measurement
+from edgewright.pipeline.bundle_check import DeviceCheck, check_rows
 from edgewright.pipeline.result import DeploymentResult
 from edgewright.plain_text import markdown_text
-from edgewright.validate.bundle_check import DeviceCheck, check_rows
 from edgewright.validate.comparison import ComparedRun
 
 __all__ = [

@@ -4,8 +4,8 @@
 figures against the budget, `benefit` says whether a technique was worth it, `source_doubts` whether the source was.
 """
 
-from edgewright.validate.accuracy import compare_accuracy
-from edgewright.validate.download import download_bytes, footprint
+from edgewright.codec.download import download_bytes, footprint
+from edgewright.statistics.accuracy import compare_accuracy
 from edgewright.validate.emulation import emulate, emulate_device
 from edgewright.validate.energy import energy_of
 from edgewright.validate.evaluation import evaluate

@@ -14,8 +14,8 @@ from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedMod
 from edgewright.child import deferred, run_in_child
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.measurement import Evaluation, Parity
+from edgewright.statistics.accuracy import Answers, accuracy_of, compare_accuracy, per_class
 from edgewright.store import Store
-from edgewright.validate.accuracy import Answers, accuracy_of, compare_accuracy, per_class
 from edgewright.validate.decision import Decision, decision_of
 from edgewright.validate.parity import check_outputs, parity
 from edgewright.validate.rows import HeldOut, Split, read_rows

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format
+from edgewright.codec.download import download_bytes
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.measurement import (
     ComputePlan,
@@ -21,9 +22,9 @@ from edgewright.measurement import (
     Verdict,
 )
 from edgewright.profile import DeviceProfile, Timing
+from edgewright.statistics import intervals
 from edgewright.store import Store
-from edgewright.validate import core_ml_units, statistics
-from edgewright.validate.download import download_bytes
+from edgewright.validate import core_ml_units
 from edgewright.validate.rows import read_rows
 from edgewright.validate.targets import Target
 from edgewright.validate.targets.choice import opened
@@ -231,10 +232,10 @@ def performance_of(
     Series are baseline, candidate, baseline again; or the baseline twice where the candidate is the same file.
     """
     series = warm["series"]
-    again = statistics.latency_ratio(series[0]["block_ms"], series[-1]["block_ms"])
+    again = intervals.latency_ratio(series[0]["block_ms"], series[-1]["block_ms"])
     same = len(series) == 2
-    ratio = again if same else statistics.latency_ratio(series[0]["block_ms"], series[1]["block_ms"])
-    verdict: Verdict = "no difference that this machine can show" if same else statistics.latency_verdict(ratio, again)
+    ratio = again if same else intervals.latency_ratio(series[0]["block_ms"], series[1]["block_ms"])
+    verdict: Verdict = "no difference that this machine can show" if same else intervals.latency_verdict(ratio, again)
     return Performance(
         target=target,
         runtime=f"{warm['runtime']} {warm['version']}",

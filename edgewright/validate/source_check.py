@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from edgewright.artifact import Dataset, ImportedModel, ModelTask
 from edgewright.measurement import Accuracy, Interval
-from edgewright.validate.accuracy import Answers, accuracy_of
+from edgewright.statistics.accuracy import Answers, accuracy_of
+from edgewright.statistics.intervals import wilson
 from edgewright.validate.evaluation import source_answers
-from edgewright.validate.statistics import wilson
 
 __all__ = ["doubts", "mean_recall", "source_doubts"]
 

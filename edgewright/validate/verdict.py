@@ -12,7 +12,7 @@ from edgewright.measurement import (
     ValidationReport,
 )
 from edgewright.profile import Budget
-from edgewright.validate.accuracy import worst_class
+from edgewright.statistics.accuracy import worst_class
 
 __all__ = ["accuracy_fault", "benefit", "budget_lines", "judge", "measurement_of"]
 

@@ -67,7 +67,7 @@ class Stage:
         )
         threading.Thread(target=self._web.serve_forever, daemon=True).start()
         port = _free_port()
-        cloud = ["-m", "edgewright.cloud", "serve", "--database", url, "--port", str(port)]
+        cloud = ["-m", "edgewright", "cloud", "serve", "--database", url, "--port", str(port)]
         self._cloud = subprocess.Popen([sys.executable, *cloud, "--bundle", str(large.artifact.path)])
         until(lambda: _answers(port), "the cloud answers")
         self.networks = [Network(port), Network(self._web.server_port)]

@@ -156,7 +156,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("damage", [lambda c: bytes(100) + c[100:], lambda _: b"no database at all" * 1000])
 def test_damaged_file_is_one_line_and_stays_as_it_is(file: Path, damage: Callable[[bytes], bytes]) -> None:
     file.write_bytes(damaged := damage(file.read_bytes()))
-    command = [sys.executable, "-m", "edgewright.cloud", "add-device", "other", "--database", f"sqlite:///{file}"]
+    command = [sys.executable, "-m", "edgewright", "cloud", "add-device", "other", "--database", f"sqlite:///{file}"]
 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -10,7 +10,7 @@ import zstandard
 from mlflow import MlflowClient
 
 from edgewright.child import deferred, run_in_child
-from edgewright.optimize.coding.files import encode_file
+from edgewright.codec.files import encode_file
 from edgewright.pipeline.result import DeploymentResult
 from edgewright_runtime.ewz import rebuild
 from flows.edge_deployment import deploy

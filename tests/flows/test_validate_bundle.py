@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.package import Bundle
-from edgewright.validate import bundle_check
+from edgewright.pipeline import bundle_check
 from flows.validate import validate_bundle
 from tests.bundles import table_bundle
 

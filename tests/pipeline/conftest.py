@@ -1,5 +1,6 @@
-"""The bundle that these tests share."""
+"""What these tests share: a bundle, a store of each test's own, a stand-in for coremltools."""
 
 from tests.bundles import table_bundle
+from tests.validate.conftest import core_ml_standin, own_store
 
-__all__ = ["table_bundle"]
+__all__ = ["core_ml_standin", "own_store", "table_bundle"]

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewright.codec.rans import RansEncoder
+from edgewright.codec.wide import plan_wide, wide_stream
+from edgewright.codec.writer import TensorSpan, encode
 from edgewright.deploy import publish
-from edgewright.optimize.coding.rans import RansEncoder
-from edgewright.optimize.coding.wide import plan_wide, wide_stream
-from edgewright.optimize.coding.writer import TensorSpan, encode
 from edgewright.package import Bundle
 from edgewright_runtime import huffman
 from edgewright_runtime.errors import IntegrityError
@@ -145,7 +145,7 @@ def test_another_version_is_named():
 
 def test_a_file_that_announces_a_gigabyte_costs_neither_its_memory_nor_its_time():
     """A tensor of 2^28 elements announced, four bytes of coded data given."""
-    from edgewright.optimize.coding.streams import number, signed
+    from edgewright.codec.streams import number, signed
 
     tensor = number(0) + bytes([5]) + number(1 << 14) + number(1 << 14) + bytes([0]) + signed(0)
     tensor = tensor.replace(bytes([5]), bytes([1]), 1)  # int8

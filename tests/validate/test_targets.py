@@ -14,10 +14,10 @@ import pytest
 from edgewright.artifact import Dataset, Exported
 from edgewright.errors import ConversionError, InputError, ProfileError, UnsupportedError
 from edgewright.package import Bundle, read_bundle
+from edgewright.pipeline.bundle_check import validated_bundle
 from edgewright.profile import AdbConnection, DeviceProfile, load_device
 from edgewright.store import Store
 from edgewright.validate import emulate
-from edgewright.validate.bundle_check import validated_bundle
 from edgewright.validate.machine import machine, measured_by
 from edgewright.validate.targets import Target, arm_system, cgroup, local
 from edgewright.validate.targets.adb import AdbPythonTarget

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from edgewright.optimize.coding.containers import find_tensors
-from edgewright.optimize.coding.writer import Coder, Encoded, encode
+from edgewright.codec.containers import find_tensors
+from edgewright.codec.writer import Coder, Encoded, encode
 
 __all__ = ["encode_file"]
 

@@ -16,12 +16,12 @@ import zstandard
 from onnx import helper, numpy_helper
 from torch import nn
 
+from edgewright.codec.containers import find_tensors
+from edgewright.codec.files import encode_file
+from edgewright.codec.huffman import code_lengths
+from edgewright.codec.streams import huffman_stream, plan_context
+from edgewright.codec.writer import TensorSpan, encode
 from edgewright.errors import InputError
-from edgewright.optimize.coding.containers import find_tensors
-from edgewright.optimize.coding.files import encode_file
-from edgewright.optimize.coding.huffman import code_lengths
-from edgewright.optimize.coding.streams import huffman_stream, plan_context
-from edgewright.optimize.coding.writer import TensorSpan, encode
 from edgewright.optimize.prune import prune
 from edgewright.recipe import Prune
 from edgewright_runtime.ewz import rebuild

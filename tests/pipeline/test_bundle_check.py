@@ -11,10 +11,11 @@ import pytest
 from edgewright.artifact import Artifact, Dataset, Format
 from edgewright.measurement import Energy
 from edgewright.package import Bundle, read_bundle
+from edgewright.pipeline import bundle_check
+from edgewright.pipeline.bundle_check import ValidatedBundle, check_bundle, check_rows, validated_bundle
 from edgewright.profile import Budget, DeviceProfile, SshConnection, load_device
 from edgewright.store import Store
-from edgewright.validate import bundle_check, core_ml_units
-from edgewright.validate.bundle_check import ValidatedBundle, check_bundle, check_rows, validated_bundle
+from edgewright.validate import core_ml_units
 from edgewright.validate.targets.choice import alone_on, machine_of, opened
 from edgewright_runtime.bench import write_arrays
 from tests.validate.conftest import exported

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgewright.optimize.coding.huffman import code_lengths, encode_symbols
-from edgewright.optimize.coding.rans import BitCost
+from edgewright.codec.huffman import code_lengths, encode_symbols
+from edgewright.codec.rans import BitCost
 from edgewright_runtime.context_model import LevelShape, code_levels
 from edgewright_runtime.ewz import DICTIONARY, Method, lzma_filters
 

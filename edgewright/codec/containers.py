@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from edgewright.codec.writer import TensorSpan
 from edgewright.errors import InputError
-from edgewright.optimize.coding.writer import TensorSpan
 
 __all__ = ["find_tensors"]
 

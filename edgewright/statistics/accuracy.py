@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from edgewright.artifact import ModelTask
 from edgewright.errors import InputError
 from edgewright.measurement import Accuracy, AccuracyDrop, ClassAccuracy
-from edgewright.validate import statistics
+from edgewright.statistics import intervals
 
 __all__ = ["Answers", "accuracy_of", "compare_accuracy", "per_class", "worst_class"]
 
@@ -23,9 +23,9 @@ def accuracy_of(task: ModelTask, truth: Answers, answers: Answers) -> Accuracy:
     """
     _check(task, truth, answers)
     if task is ModelTask.CLASSIFICATION:
-        interval = statistics.wilson(int((truth == answers).sum()), len(truth))
+        interval = intervals.wilson(int((truth == answers).sum()), len(truth))
         return Accuracy(metric="accuracy", rows=len(truth), **interval.model_dump())
-    interval = statistics.r2_interval(_flat(truth), _flat(answers))
+    interval = intervals.r2_interval(_flat(truth), _flat(answers))
     return Accuracy(metric="r2", rows=len(truth), **interval.model_dump())
 
 
@@ -37,7 +37,7 @@ def compare_accuracy(task: ModelTask, truth: Answers, source: Answers, candidate
     _check(task, truth, source)
     _check(task, truth, candidate)
     if task is ModelTask.REGRESSION:
-        interval, p_value = statistics.r2_drop(_flat(truth), _flat(source), _flat(candidate))
+        interval, p_value = intervals.r2_drop(_flat(truth), _flat(source), _flat(candidate))
         return AccuracyDrop(
             percent=100 * interval.value,
             low_percent=100 * interval.low,
@@ -48,12 +48,12 @@ def compare_accuracy(task: ModelTask, truth: Answers, source: Answers, candidate
     right_source, right_candidate = truth == source, truth == candidate
     only_source = int((right_source & ~right_candidate).sum())
     only_candidate = int((~right_source & right_candidate).sum())
-    interval = statistics.paired_difference(only_source, only_candidate, len(truth))
+    interval = intervals.paired_difference(only_source, only_candidate, len(truth))
     return AccuracyDrop(
         percent=100 * interval.value,
         low_percent=100 * interval.low,
         high_percent=100 * interval.high,
-        p_value=statistics.mcnemar(only_source, only_candidate),
+        p_value=intervals.mcnemar(only_source, only_candidate),
         test="McNemar mid-p",
         only_source_right=only_source,
         only_candidate_right=only_candidate,

@@ -6,9 +6,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgewright.codec.download import transfer_form, unpacked
 from edgewright.store import home
 from edgewright.validate import download_bytes
-from edgewright.validate.download import transfer_form, unpacked
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.ewz import is_ewz
 

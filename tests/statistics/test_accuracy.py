@@ -3,7 +3,7 @@ import pytest
 
 from edgewright.artifact import ModelTask
 from edgewright.errors import InputError
-from edgewright.validate.accuracy import accuracy_of, compare_accuracy, per_class, worst_class
+from edgewright.statistics.accuracy import accuracy_of, compare_accuracy, per_class, worst_class
 
 TRUTH = np.array([0, 0, 1, 1, 2, 2, 2, 2])
 

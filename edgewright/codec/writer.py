@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from edgewright.optimize.coding.rans import RansEncoder
-from edgewright.optimize.coding.streams import (
+from edgewright.codec.rans import RansEncoder
+from edgewright.codec.streams import (
     ContextPlan,
     code_bytes,
     huffman_stream,
@@ -22,7 +22,7 @@ from edgewright.optimize.coding.streams import (
     runs_stream,
     signed,
 )
-from edgewright.optimize.coding.wide import WidePlan, plan_wide, wide_stream
+from edgewright.codec.wide import WidePlan, plan_wide, wide_stream
 from edgewright_runtime.context_model import code_levels, count_of
 from edgewright_runtime.ewz import DIGEST_BYTES, DTYPES, MAGIC, Method, Palette, rebuild, split_planes
 

@@ -101,8 +101,8 @@ def _kept(folder: Path) -> tuple[bytes, _Parts] | None:
 
 
 def _coded(content: bytes) -> tuple[bytes, _Parts]:
-    from edgewright.optimize.coding.containers import find_tensors
-    from edgewright.optimize.coding.writer import encode
+    from edgewright.codec.containers import find_tensors
+    from edgewright.codec.writer import encode
 
     packed = lzma.compress(content, preset=_XZ_PRESET)
     try:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgewright.optimize.coding.lanes import LaneCost, LaneEncoder
+from edgewright.codec.lanes import LaneCost, LaneEncoder
 from edgewright_runtime.lanes import MOST_LANES_LOG2, SPARE_BITS
 from edgewright_runtime.wide_context import LEVELS_PER_LANE, MOST_CLASSES, MOST_COLUMNS, WideShape, code_magnitudes
 

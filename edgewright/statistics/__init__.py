@@ -1,0 +1,1 @@
+"""How sure a figure is: accuracy with its interval, paired tests, and the noise of latencies."""
