@@ -10,15 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgewright_runtime.cloud import CloudAnswer, CloudClient
 from edgewright_runtime.confidence import calibrated, entropy_confidence, margin_confidence
 from edgewright_runtime.encoding import as_json, needed
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, IntegrityError
 from edgewright_runtime.predictor import Prediction, Predictor
+
+if TYPE_CHECKING:
+    from edgewright_runtime.cloud import CloudAnswer, CloudClient
 
 __all__ = ["Answer", "Hybrid", "Policy"]
 

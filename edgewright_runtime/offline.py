@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgewright_runtime.cache import AnswerCache, feeds_key
-from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.disk import kept_once
 from edgewright_runtime.encoding import as_json, encode, needed
 from edgewright_runtime.errors import InputRejectedError, IntegrityError
@@ -22,6 +21,9 @@ from edgewright_runtime.line import checked_line
 from edgewright_runtime.manifest import Manifest
 from edgewright_runtime.outbox import Outbox, OutboxError, Record
 from edgewright_runtime.strict_json import Fields
+
+if TYPE_CHECKING:
+    from edgewright_runtime.cloud import CloudClient
 
 __all__ = ["Offer", "OfflineModel", "Privacy", "Synced", "sync"]
 

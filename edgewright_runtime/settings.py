@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.hybrid import Answer, Policy
 from edgewright_runtime.offline import Privacy
 from edgewright_runtime.watch import Issue, Level, Limits
+
+if TYPE_CHECKING:
+    from edgewright_runtime.cloud import CloudClient
 
 __all__ = ["Settings", "Tick"]
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
 import lzma
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING
 
 from edgewright_runtime.errors import IntegrityError, TransportError
-from edgewright_runtime.web import opener
+
+if TYPE_CHECKING:
+    from edgewright_runtime.web import Reply
 
 __all__ = ["Repository", "decompressed"]
 
@@ -41,8 +40,7 @@ class Repository:
         except ValueError as e:
             raise TransportError(f"{url}: no address of a repository: {e}") from e
         if kind in ("", "file"):
-            path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path) if kind else url
-            self._folder: Path | None = Path(path)
+            self._folder: Path | None = _folder_of(url) if kind else Path(url)
         elif kind in ("http", "https"):
             self._folder = None
         else:
@@ -64,7 +62,7 @@ class Repository:
             while True:
                 try:
                     block = stream.read1(_BLOCK_BYTES)  # read() would wait for a whole block
-                except (OSError, http.client.HTTPException) as e:
+                except OSError as e:
                     raise TransportError(f"{self.url}/{name}: broke off after {received} bytes: {e}") from e
                 if not block:
                     return
@@ -73,17 +71,28 @@ class Repository:
                     raise IntegrityError(f"{name}: longer than the {at_most} bytes that were announced")
                 yield block
 
-    def _open(self, name: str) -> BufferedReader:
+    def _open(self, name: str) -> BufferedReader | Reply:
         try:
             if self._folder is not None:
                 return _opened_file(self._folder / name)
-            request = urllib.request.Request(f"{self.url}/{urllib.parse.quote(name)}")  # noqa: S310 - http(s) only
-            paced = opener(grace_s=_GRACE_S, bytes_per_s=_LEAST_BYTES_PER_S, redirect_hosts=self._redirect_hosts)
-            return cast("BufferedReader", paced.open(request, timeout=self._timeout_s))
-        except urllib.error.HTTPError as e:
-            raise TransportError(f"{self.url}/{name}: the server answered {e.code} {e.reason}") from e
-        except (OSError, ValueError, http.client.HTTPException) as e:
+            # Imported here: http and TLS take as long as all that a device needs to answer.
+            from edgewright_runtime.web import opened
+
+            return opened(
+                f"{self.url}/{urllib.parse.quote(name)}",
+                self._timeout_s,
+                grace_s=_GRACE_S,
+                bytes_per_s=_LEAST_BYTES_PER_S,
+                redirect_hosts=self._redirect_hosts,
+            )
+        except (OSError, ValueError) as e:
             raise TransportError(f"{self.url}/{name}: cannot be read: {getattr(e, 'reason', None) or e}") from e
+
+
+def _folder_of(url: str) -> Path:
+    from urllib.request import url2pathname
+
+    return Path(url2pathname(urllib.parse.urlsplit(url).path))
 
 
 def _opened_file(path: Path) -> BufferedReader:

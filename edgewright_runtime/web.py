@@ -17,7 +17,9 @@ import urllib.request
 from collections.abc import Collection
 from typing import Any
 
-__all__ = ["opener"]
+from edgewright_runtime.errors import TransportError
+
+__all__ = ["Reply", "opened", "opener"]
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -34,6 +36,41 @@ def opener(
     connect = functools.partial(_connection, grace_s=grace_s, bytes_per_s=bytes_per_s)
     redirects = _NoRedirect() if redirect_hosts is None else _KnownRedirects(redirect_hosts)
     return urllib.request.build_opener(_Http(connect), _Https(connect), redirects)
+
+
+class Reply:
+    """The body of a server's reply; whatever breaks it off is an `OSError`."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    def read1(self, size: int) -> bytes:
+        """At most ``size`` bytes, as soon as there are any; none at the end."""
+        try:
+            found: bytes = self._response.read1(size)
+        except http.client.HTTPException as e:
+            raise OSError(str(e) or type(e).__name__) from e
+        return found
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._response.close()
+
+
+def opened(url: str, timeout_s: float, *, grace_s: float, bytes_per_s: float, redirect_hosts: Collection[str]) -> Reply:
+    """The reply to a request of an address (http or https); see `opener`.
+
+    Raises:
+        TransportError: the server answered that it has no such file, or with another error.
+        OSError: no answer, too slow, or a redirection that is not followed.
+    """
+    paced = opener(grace_s=grace_s, bytes_per_s=bytes_per_s, redirect_hosts=redirect_hosts)
+    try:
+        return Reply(paced.open(urllib.request.Request(url), timeout=timeout_s))  # noqa: S310 - http(s) only
+    except urllib.error.HTTPError as e:
+        raise TransportError(f"{url}: the server answered {e.code} {e.reason}") from e
+    except http.client.HTTPException as e:
+        raise OSError(str(e) or type(e).__name__) from e
 
 
 def _connection(kind: Any, host: str, *, grace_s: float, bytes_per_s: float, **options: Any) -> Any:

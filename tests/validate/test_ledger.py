@@ -2,7 +2,6 @@ import csv
 from pathlib import Path
 
 import pytest
-from tests.codec.test_download import sparse_model
 
 from edgewright.artifact import Precision
 from edgewright.codec.download import footprint
@@ -11,6 +10,7 @@ from edgewright.recipe import Distill, Prune, PruneChannels, Quantize
 from edgewright.validate import charts
 from edgewright.validate.causes import causes
 from edgewright.validate.ledger import LEDGER_HEADS, ledger_csv, ledger_falls, ledger_metrics, ledger_rows
+from tests.codec.test_download import sparse_model
 from tests.validate.test_verdict import cost, performance
 
 
