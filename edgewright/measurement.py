@@ -250,7 +250,7 @@ class PlannedOperator(Value):
 
 
 class ComputePlan(Value):
-    """Where Core ML means to run a model, by its own estimate, before anything ran; never a time.
+    """Core ML's compute plan: which unit runs each operator, by its own estimate, before anything ran; never a time.
 
     ``units`` is what it was allowed to use, ``devices`` the number of operators by the device that it prefers (CPU,
     GPU, Neural Engine), ``unplanned`` the operators of which it says nothing, constants left out.

@@ -71,7 +71,7 @@ MARK = 0x45444745  # "EDGE": above the largest process id that Linux hands out (
 
 
 def bench(spec: BenchSpec) -> dict[str, Any]:
-    """Carry out one task.
+    """Do one task.
 
     Raises:
         EdgeRuntimeError: a file that its runtime refuses, rows that do not fit, outputs that are not numbers.

@@ -1,4 +1,4 @@
-"""What a release promised: the figures it was validated with and the plan it is watched by."""
+"""The release baseline: the figures that a release was validated with, and the plan it is watched by."""
 
 import hashlib
 

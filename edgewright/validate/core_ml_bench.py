@@ -1,7 +1,7 @@
 """The bench of `edgewright_runtime` with Core ML in the place of the device's runtimes; run as a child process.
 
 ``python -m edgewright.validate.core_ml_bench UNITS --spec FILE --out FILE``; UNITS is a name of
-`coremltools.ComputeUnit`. Beside the bench's own tasks there is ``compute_plan``: where Core ML means to run each
+`coremltools.ComputeUnit`. Beside the bench's own tasks there is ``compute_plan``: which unit Core ML plans for each
 operator, and what share of the work it estimates it to be.
 """
 
@@ -42,7 +42,7 @@ class CoreMLBench:
         self._packages: dict[str, CoreMLPackage] = {}
 
     def __call__(self, spec: BenchSpec) -> Answer:
-        """Carry out one task.
+        """Do one task.
 
         Raises:
             EdgeRuntimeError: Core ML refuses the package or the rows, or has no answer to this task.

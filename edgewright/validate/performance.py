@@ -179,7 +179,7 @@ class _Session:
             return [], str(e)
 
     def compute_plan(self, file: BenchModel) -> tuple[ComputePlan | None, str]:
-        """Where Core ML means to run it, or why that is not known."""
+        """Core ML's compute plan, or why there is none."""
         try:
             answer = self._run(self._spec("compute_plan", (file,)), "compute plan")
         except (UnsupportedError, ConversionError) as e:  # an estimate; what was measured holds without it
