@@ -472,7 +472,7 @@ def test_command_registers_a_device_once(tmp_path: Path) -> None:
     assert opened.device_of(first.stdout.strip()) == "board"
     assert opened.is_operator(token)
     opened.close()
-    assert (second.returncode, second.stderr) == (1, "error: device 'board' is registered already\n")
+    assert (second.returncode, second.stderr) == (1, "error device 'board' is registered already\n")
 
 
 def test_who_asks_too_often_comes_again_later(serving: Serving, database: Database) -> None:

@@ -162,7 +162,7 @@ def test_damaged_file_is_one_line_and_stays_as_it_is(file: Path, damage: Callabl
 
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert f"error: database 'sqlite:///{file}' is damaged (file is not a database) and left as it is" in done.stderr
+    assert f"error database 'sqlite:///{file}' is damaged (file is not a database) and left as it is" in done.stderr
     assert file.read_bytes() == damaged
 
 
