@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.intake.assembly import Assembly, columns_of_output
+from edgewright.intake.column_places import as_unions
 from edgewright.intake.exact_trees import Scaling, let_missing_values_follow, with_float32_thresholds
 from edgewright.intake.fitted_forms import options_for, plain_attributes, with_convertible_parts
 from edgewright.intake.onnx_nodes import drop_unused, rename_ends
@@ -110,6 +111,7 @@ def _by_skl2onnx(estimator: Any, types: Any, *, decision: bool) -> onnx.ModelPro
     from skl2onnx import convert_sklearn
 
     register_own_converters()
+    estimator = as_unions(estimator)
     refusal = NameError("no options to try")
     for options in options_for(estimator, decision=decision):
         try:

@@ -11,12 +11,14 @@ threshold halfway between two training values decides a customer's 99.1 as sciki
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+
+from edgewright.intake.column_places import places_kept
 
 __all__ = [
     "Scaling",
@@ -71,7 +73,7 @@ def let_missing_values_follow(model: onnx.ModelProto, estimator: Any) -> None:
 def without_scaler(transformers: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[int, Scaling]]:
     """A copy of fitted transformers whose last scalers do nothing, and what those did to each column of the result."""
     changed = copy.deepcopy(transformers)
-    return changed, _taken_out_of(changed[-1]) if changed else {}
+    return changed, _taken_out_of(changed)
 
 
 def _final(estimator: Any) -> Any:
@@ -113,17 +115,23 @@ def _replace_histogram_thresholds(nodes: Any, scalings: Mapping[int, Scaling], *
 
 def _taken_out(pipeline: Any) -> dict[int, Scaling]:
     """Make the scalers right before the trees do nothing; returns what they did, by the trees' feature number."""
-    return {} if len(pipeline.steps) < 2 else _taken_out_of(pipeline.steps[-2][1])
+    return _taken_out_of([step for _, step in pipeline.steps[:-1]])
 
 
-def _taken_out_of(before: Any) -> dict[int, Scaling]:
-    if not hasattr(before, "transformers_"):
-        return _scalings(before, range(getattr(before, "n_features_in_", 0)))
+def _taken_out_of(steps: Sequence[Any]) -> dict[int, Scaling]:
+    if not steps:
+        return {}
+    last = steps[-1]
+    if (kept := places_kept(last)) is not None:
+        scalings = _taken_out_of(steps[:-1])
+        return {feature: scalings[place] for feature, place in enumerate(kept) if place in scalings}
+    if not hasattr(last, "transformers_"):
+        return _scalings(last, range(getattr(last, "n_features_in_", 0)))
     found: dict[int, Scaling] = {}
-    for name, part, _ in before.transformers_:
-        where = before.output_indices_[name]
-        last = part.steps[-1][1] if hasattr(part, "steps") else part
-        found.update(_scalings(last, range(where.start, where.stop)))
+    for name, part, _ in last.transformers_:
+        where = last.output_indices_[name]
+        end = part.steps[-1][1] if hasattr(part, "steps") else part
+        found.update(_scalings(end, range(where.start, where.stop)))
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgewright.errors import UnsupportedError
+from edgewright.intake.column_places import places_kept
 from edgewright.intake.column_steps import Filled, Picked, Powers, Splined
 from edgewright.intake.elementwise_steps import Elementwise, function_name
 from edgewright.intake.tabulated import tabulate_numbers
@@ -28,13 +29,13 @@ def _replaced(part: Any) -> Any:
         part.steps = [(name, _replaced(step)) for name, step in part.steps]
         return part
     if hasattr(part, "transformers_"):
-        part.transformers_ = [_in_order(name, _replaced(step), columns) for name, step, columns in part.transformers_]
+        part.transformers_ = [(name, _replaced(step), columns) for name, step, columns in part.transformers_]
         return part
     if hasattr(part, "transformer_list"):
         part.transformer_list = [(name, _replaced(step)) for name, step in part.transformer_list]
         return part
-    if hasattr(part, "get_support"):
-        return Picked(part.get_support(indices=True).tolist())
+    if (kept := places_kept(part)) is not None:
+        return Picked(kept)
     own = _OWN.get(type(part).__name__)
     return part if own is None else own(part)
 
@@ -65,18 +66,6 @@ def _uniform(part: Any) -> Any:
             "PowerTransformer"
         )
     return part
-
-
-def _in_order(name: str, step: Any, columns: Any) -> tuple[str, Any, Any]:
-    """One part of a ColumnTransformer; where skl2onnx would take all columns as they stand, they are picked first."""
-    places = list(columns) if isinstance(columns, (list, np.ndarray)) else []
-    if not places or not all(isinstance(p, (int, np.integer)) for p in places) or places == sorted(set(places)):
-        return name, step, columns
-    from sklearn.pipeline import Pipeline
-
-    picked = Picked([int(p) for p in places])
-    chain = picked if isinstance(step, str) else Pipeline([("picked", picked), ("step", step)])
-    return name, chain, list(range(max(picked.places) + 1))
 
 
 def _elementwise(part: Any) -> Elementwise:
