@@ -12,6 +12,8 @@ from edgewright.intake.accurate_nodes import Nodes, write_expm1, write_log1p
 __all__ = ["Elementwise", "function_name", "write_function"]
 
 
+_FLOAT = 1  # onnx.TensorProto.FLOAT
+
 Write = Callable[[Nodes, str], str]
 
 
@@ -24,7 +26,54 @@ def _with(kind: str, number: float, before: str = "") -> Write:
     return lambda nodes, x: nodes.call(kind, nodes.call(before, x) if before else x, nodes.constant(number))
 
 
+def _arcsin(nodes: Nodes, x: str) -> str:
+    """By the tangent of half the angle, exact up to both ends."""
+    one = nodes.constant(1.0)
+    across = nodes.call("Sqrt", nodes.call("Sub", one, nodes.call("Mul", x, x)))
+    half = nodes.call("Atan", nodes.call("Div", x, nodes.call("Add", one, across)))
+    return nodes.call("Mul", half, nodes.constant(2.0))
+
+
+def _arcsinh(nodes: Nodes, x: str) -> str:
+    """Of the magnitude: below 0 the sum under the logarithm would cancel out."""
+    size = nodes.call("Abs", x)
+    root = nodes.call("Sqrt", nodes.call("Add", nodes.call("Mul", x, x), nodes.constant(1.0)))
+    return nodes.call("Mul", nodes.call("Sign", x), nodes.call("Log", nodes.call("Add", size, root)))
+
+
+def _arccosh(nodes: Nodes, x: str) -> str:
+    one = nodes.constant(1.0)
+    below, above = nodes.call("Sub", x, one), nodes.call("Add", x, one)
+    root = nodes.call("Mul", nodes.call("Sqrt", below), nodes.call("Sqrt", above))
+    return nodes.call("Log", nodes.call("Add", x, root))
+
+
+def _arctanh(nodes: Nodes, x: str) -> str:
+    one = nodes.constant(1.0)
+    ratio = nodes.call("Div", nodes.call("Add", one, x), nodes.call("Sub", one, x))
+    return nodes.call("Mul", nodes.call("Log", ratio), nodes.constant(0.5))
+
+
+def _trunc(nodes: Nodes, x: str) -> str:
+    return nodes.call("Mul", nodes.call("Sign", x), nodes.call("Floor", nodes.call("Abs", x)))
+
+
+def _as_number(nodes: Nodes, truth: str) -> str:
+    return nodes.call("Cast", truth, to=_FLOAT)
+
+
 _WRITE: dict[str, Write] = {
+    "arccos": lambda nodes, x: nodes.call("Sub", nodes.constant(np.pi / 2), _arcsin(nodes, x)),
+    "arccosh": _arccosh,
+    "arcsin": _arcsin,
+    "arcsinh": _arcsinh,
+    "arctanh": _arctanh,
+    "conjugate": _operator("Identity"),
+    "degrees": _with("Mul", 180 / np.pi),
+    "isnan": lambda nodes, x: _as_number(nodes, nodes.call("IsNaN", x)),
+    "logical_not": lambda nodes, x: _as_number(nodes, nodes.call("Equal", x, nodes.constant(0.0))),
+    "radians": _with("Mul", np.pi / 180),
+    "trunc": _trunc,
     "log": _operator("Log"),
     "log1p": write_log1p,
     "log2": _with("Mul", 1 / np.log(2), "Log"),

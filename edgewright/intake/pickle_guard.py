@@ -22,10 +22,10 @@ from typing import Any, BinaryIO, ClassVar, cast
 
 import numpy as np
 
-from edgewright.errors import InputError, UntrustedModelError
+from edgewright.errors import InputError, UnsupportedError, UntrustedModelError
 from edgewright.intake.archives import normalized
 from edgewright.intake.fitted_trees import inspect_if_tree
-from edgewright.intake.pickle_names import ESTIMATOR_PACKAGES, EXACT
+from edgewright.intake.pickle_names import ESTIMATOR_PACKAGES, EXACT, FUNCTIONS, FUNCTIONS_WITHOUT_PATH
 from edgewright.intake.pickle_stand_ins import is_only_held, stand_in, zone
 
 __all__ = ["load_model"]
@@ -49,6 +49,7 @@ def load_model(path: Path) -> Any:
 
     Raises:
         UntrustedModelError: it asks for a name outside the allow-list; nothing of it has run.
+        UnsupportedError: it applies a function of numpy that has no path.
         InputError: damaged, truncated, or in need of a package that is not installed.
     """
     with path.open("rb") as stream:
@@ -59,7 +60,7 @@ def load_model(path: Path) -> Any:
     try:
         with _opened(path, head) as stream:
             return _inspected(GuardedUnpickler(stream, path).load(), path)
-    except InputError:
+    except (InputError, UnsupportedError):
         raise
     except MemoryError as e:
         raise InputError(f"{path}: damaged: it asks for more memory than there is") from e
@@ -317,6 +318,11 @@ def _permitted(module: str, name: str, path: Path) -> Any:
     exact = asked in EXACT or _NUMPY_DTYPES.fullmatch(asked)
     parts = module.split(".")
     estimator = parts[0] == "sklearn" and len(parts) > 1 and parts[1] in ESTIMATOR_PACKAGES and "tests" not in parts
+    if asked in FUNCTIONS_WITHOUT_PATH:
+        raise UnsupportedError(
+            f"{path}: applies the function numpy.{name}, which has no path; these of numpy have one: "
+            f"{', '.join(sorted(FUNCTIONS))}; apply another one to the data before the model"
+        )
     if not all(_IDENTIFIER.fullmatch(p) for p in [*parts, name]) or not (exact or estimator):
         raise UntrustedModelError(f"{path}: asks for {asked}, {_hint(parts[0])}; nothing of it has run")
     try:

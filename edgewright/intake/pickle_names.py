@@ -1,6 +1,6 @@
 """The names that a scikit-learn pickle may ask for; each was looked at for what calling it with any arguments does."""
 
-__all__ = ["ESTIMATOR_PACKAGES", "EXACT"]
+__all__ = ["ESTIMATOR_PACKAGES", "EXACT", "FUNCTIONS", "FUNCTIONS_WITHOUT_PATH"]
 
 _PACKAGES = """
 calibration cluster compose covariance cross_decomposition decomposition discriminant_analysis dummy ensemble
@@ -75,8 +75,14 @@ intp object_ datetime64 timedelta64 longlong ulonglong intc uintc
 """
 
 _FUNCTIONS = """
-absolute arctan cbrt ceil cos cosh deg2rad exp exp2 expm1 fabs floor log log10 log1p log2 negative positive rad2deg
-reciprocal rint sign sin sinh sqrt square tan tanh
+absolute arccos arccosh arcsin arcsinh arctan arctanh cbrt ceil conjugate cos cosh deg2rad degrees exp exp2 expm1 fabs
+floor isnan log log10 log1p log2 logical_not negative positive rad2deg radians reciprocal rint sign sin sinh sqrt square
+tan tanh trunc
+"""
+_OTHER_FUNCTIONS = """
+add angle around arctan2 bitwise_count clip copysign cumsum diff divide float_power floor_divide fmax fmin fmod
+frexp heaviside hypot i0 imag invert isfinite isinf isnat maximum minimum mod modf multiply nan_to_num power real
+remainder round signbit sinc spacing subtract true_divide fix unwrap
 """
 # Where pickle finds a function of numpy, which does not know its own module.
 _MODULES_OF_FUNCTIONS = (
@@ -85,6 +91,12 @@ _MODULES_OF_FUNCTIONS = (
 )
 
 ESTIMATOR_PACKAGES = frozenset(_PACKAGES.split())
+FUNCTIONS = frozenset(_FUNCTIONS.split())
+"""Functions of numpy of one number that a model may apply."""
+FUNCTIONS_WITHOUT_PATH = frozenset(
+    f"{module}.{n}" for module in _MODULES_OF_FUNCTIONS for n in _OTHER_FUNCTIONS.split()
+)
+"""Others of numpy that people give to a FunctionTransformer: they are refused for what they are."""
 
 
 EXACT = (

@@ -1,8 +1,12 @@
 """Functions of numpy in a model, by their names: before it, and on its target."""
 
+import pickle
+
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
+from skl2onnx.common.data_types import FloatTensorType
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.impute import SimpleImputer
@@ -13,6 +17,8 @@ from sklearn.preprocessing import FunctionTransformer, PowerTransformer, Quantil
 from edgewright.data import DataSpec
 from edgewright.errors import UnsupportedError, UntrustedModelError
 from edgewright.intake.elementwise_steps import _WRITE
+from edgewright.intake.estimator_graph import transformer_graph
+from edgewright.intake.pickle_guard import load_model
 from edgewright.intake.pickle_names import EXACT
 from tests.intake.table_models import assert_device_agrees, taken
 
@@ -40,8 +46,40 @@ def agrees(model, prices, folder, target="price"):
 @pytest.mark.parametrize("name", sorted(_WRITE))
 def test_each_function_before_a_model(name, prices, tmp_path):
     """Of numbers that keep every function finite."""
-    shrunk = make_pipeline(FunctionTransformer(np.log1p), FunctionTransformer(getattr(np, name)), Ridge())
-    agrees(shrunk, prices, tmp_path)
+    shrunk = [FunctionTransformer(np.log1p)]
+    if name in {"arccos", "arcsin", "arctanh"}:
+        shrunk += [FunctionTransformer(np.negative), FunctionTransformer(np.exp)]
+    if name == "arccosh":
+        shrunk += [FunctionTransformer(np.exp)]
+    agrees(make_pipeline(*shrunk, FunctionTransformer(getattr(np, name)), Ridge()), prices, tmp_path)
+
+
+_ENDS = {"arccos": 1, "arcsin": 1, "arctanh": 0.9999, "exp": 20, "exp2": 20, "expm1": 20, "cosh": 20, "sinh": 20}
+_ABOVE = {"arccosh": 1.0, "log": 1e-6, "log10": 1e-6, "log2": 1e-6, "log1p": -0.99, "sqrt": 0.0, "reciprocal": 1e-3}
+
+
+@pytest.mark.parametrize("name", sorted(_WRITE))
+def test_each_function_as_numpy_has_it(name):
+    """On both sides of zero, near it, and up to the ends of what it is defined on."""
+    end = _ENDS.get(name, 1e4 if name.startswith("arc") else 100.0)
+    magnitudes = np.concatenate([np.geomspace(1e-4, end, 400), [end, 0.5, 2.5, 1.5], [0.0] * (name != "reciprocal")])
+    x = np.concatenate([-magnitudes, magnitudes]).astype(np.float32)[:, None]
+    x = x[(x[:, 0] >= _ABOVE.get(name, -np.inf)) & (np.abs(x[:, 0]) <= end)]
+    x = np.concatenate([x, [[np.nan]]]).astype(np.float32) if name == "isnan" else x
+    step = FunctionTransformer(getattr(np, name)).fit(x)
+    graph = transformer_graph(make_pipeline(step), [("x", FloatTensorType([None, 1]))])
+    found = onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"x": x})[0]
+    np.testing.assert_allclose(found, getattr(np, name)(x.astype(np.float64)), rtol=3e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in dir(np) if getattr(getattr(np, n), "nin", 0) == 1])
+def test_every_function_of_one_number_has_a_path_or_a_reason(name, tmp_path):
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(FunctionTransformer(getattr(np, name))))
+    if getattr(np, name).__name__ in _WRITE:
+        assert load_model(tmp_path / "model.pkl").func is getattr(np, name)
+        return
+    with pytest.raises(UnsupportedError, match=r"applies the function numpy\.\w+, which has no path; these of numpy"):
+        load_model(tmp_path / "model.pkl")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +124,24 @@ def test_other_ways_to_straighten_a_column(model, prices, tmp_path):
             UnsupportedError,
             "TransformedTargetRegressor with a PowerTransformer: functions of numpy and linear scalers",
         ),
-        (make_pipeline(FunctionTransformer(np.arcsinh), Ridge()), UntrustedModelError, r"asks for numpy\.arcsinh"),
+        *(
+            (
+                make_pipeline(FunctionTransformer(function, kw_args=options), Ridge()),
+                UnsupportedError,
+                rf"applies the function numpy\.{function.__name__}, which has no path; these of numpy have one: abs",
+            )
+            for function, options in [
+                (np.clip, {"a_min": 0, "a_max": 50}),
+                (np.round, {"decimals": 1}),
+                (np.nan_to_num, None),
+                (np.spacing, None),
+            ]
+        ),
+        (
+            make_pipeline(FunctionTransformer(np.array), Ridge()),
+            UntrustedModelError,
+            r"asks for numpy\.array, which is outside the allow-list",
+        ),
     ],
 )
 def test_what_has_no_path_is_refused_by_its_reason(model, error, words, prices, tmp_path):
