@@ -68,8 +68,9 @@ class Dataset(Value):
 
     Arrays: ``{split}.x.{input}`` (N, ...) in the input's dtype and ``{split}.y`` (N,) for the splits ``train``,
     ``calibration``, ``validation`` and ``test``; the source model's own answers ``test.reference.{output}`` (N, ...)
-    float64, for some sources ``validation.reference.{output}`` too, and, for classifiers, ``test.predicted`` (N,) class
-    indices. Calibration rows are training rows; validation and test rows are in no other split.
+    float64, as a rule ``calibration.reference.{output}`` too, for some sources ``validation.reference.{output}``, and,
+    for classifiers, ``test.predicted`` (N,) class indices. Calibration rows are training rows; validation and test rows
+    are in no other split.
     """
 
     artifact: Artifact

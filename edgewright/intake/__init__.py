@@ -35,6 +35,7 @@ def preflight(model: Path, data: DataSpec) -> None:
         InputError: the model or the data cannot be used: missing, unreadable, truncated, of an unknown format, without
             the target column, of different lengths, with NaN where the model takes none, of a shape that does not fit.
         UntrustedModelError: the model file asks for code outside the allow-list; none of it has run.
+        UnsupportedError: the model applies a function that has no path.
     """
     detect_format(model)
     if data.task is ModelTask.NONE:

@@ -19,10 +19,12 @@ from edgewright.intake.formats import detect_format
 from edgewright.intake.inside import Inside, brought_inside
 from edgewright.intake.onnx_nodes import float32_reason
 from edgewright.intake.opening import opened
-from edgewright.intake.source import Source
+from edgewright.intake.source import OtherSplit, Source
 from edgewright.store import Store
 
 __all__ = ["check", "take_in"]
+
+_OTHER_SPLITS: tuple[OtherSplit, ...] = ("validation", "calibration")
 
 
 def check(model: Path, data: DataSpec) -> None:
@@ -104,8 +106,10 @@ def _arrays(
         for name, values in samples.inputs.items():
             arrays[f"{split}.x.{name}"] = values[rows]
         arrays[f"{split}.y"] = samples.y[rows]
-    validation = source.validation_answers() or ()
-    arrays |= {f"validation.reference.{t.name}": found for t, found in zip(source.outputs, validation, strict=False)}
+    for split in _OTHER_SPLITS:
+        found = source.answers_to(split)
+        if found is not None:
+            arrays |= {f"{split}.reference.{t.name}": own for t, own in zip(source.outputs, found, strict=True)}
     arrays |= {f"test.reference.{t.name}": found for t, found in zip(source.outputs, reference, strict=True)}
     if predicted is not None:
         arrays["test.predicted"] = predicted

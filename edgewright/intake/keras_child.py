@@ -54,7 +54,7 @@ def convert(path: Path, kind: Format, spec: DataSpec, folder: Path, *, legacy: b
     if not checking:
         from edgewright.intake.keras_onnx import to_onnx
 
-        for split in ("validation", "test"):
+        for split in ("validation", "calibration", "test"):
             rows = [samples.inputs[t.name][getattr(samples.rows, split)] for t in loaded.inputs]
             answers = answers_of(loaded, outputs, rows)
             np.savez(folder / f"{split}.npz", *answers)

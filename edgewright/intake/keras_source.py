@@ -18,7 +18,7 @@ from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError
 from edgewright.intake.keras_found import Answer
 from edgewright.intake.onnx_nodes import rename_ends
-from edgewright.intake.source import TensorSource
+from edgewright.intake.source import OtherSplit, TensorSource
 
 if TYPE_CHECKING:
     from edgewright.intake.keras_child import convert
@@ -78,9 +78,9 @@ class KerasSource(TensorSource):
         """The model in TensorFlow."""
         return self.judged(self._answers("test"))
 
-    def validation_answers(self) -> list[NDArray[np.float64]]:
+    def answers_to(self, split: OtherSplit) -> list[NDArray[np.float64]]:
         """The model in TensorFlow."""
-        return self._answers("validation")
+        return self._answers(split)
 
     def _answers(self, split: str) -> list[NDArray[np.float64]]:
         with np.load(self.folder / f"{split}.npz", allow_pickle=False) as file:

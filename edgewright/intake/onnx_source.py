@@ -18,7 +18,7 @@ from edgewright.intake.onnx_outputs import Asked, keep_numbers
 from edgewright.intake.onnx_rows import put_input_rows_first
 from edgewright.intake.onnx_training import refuse_training_mode
 from edgewright.intake.single_numbers import fixed_note, single_number
-from edgewright.intake.source import TensorSource
+from edgewright.intake.source import OtherSplit, TensorSource
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["OnnxSource", "external_files", "load_onnx", "run_onnx"]
@@ -54,14 +54,14 @@ class OnnxSource(TensorSource):
             InputError: ONNX Runtime refuses the rows.
             UnsupportedError: the answer to a row depends on the rows beside it.
         """
-        inputs = self.test_inputs()
+        inputs = self.inputs_of("test")
         found = self._answers(inputs)
         self.refuse_mixed_rows(lambda rows: self._answers([x[rows] for x in inputs]), found)
         return self.judged(found)
 
-    def validation_answers(self) -> list[NDArray[np.float64]]:
+    def answers_to(self, split: OtherSplit) -> list[NDArray[np.float64]]:
         """ONNX Runtime's answers."""
-        return self._answers([x[self.samples.rows.validation] for x in self.samples.inputs.values()])
+        return self._answers(self.inputs_of(split))
 
     def _answers(self, inputs: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
         try:

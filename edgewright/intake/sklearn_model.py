@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from edgewright.intake.raw_columns import Use, takes_texts
 from edgewright.intake.row_check import RowCheck
 from edgewright.intake.row_mixing import refuse_mixed_rows
 from edgewright.intake.sklearn_source import FEATURES, answers, fitted_names, to_onnx
-from edgewright.intake.source import Source
+from edgewright.intake.source import OtherSplit, Source
 from edgewright.intake.source_table import SourceTable, source_table
 from edgewright_runtime.cells import ColumnReader
 from edgewright_runtime.manifest import Column, Preprocessing, TensorSpec
@@ -39,7 +39,9 @@ _NUDGED_ROWS = 4096  # at once: rows may have thousands of columns
 
 
 class SklearnSource(Source):
-    """A fitted estimator over a table, or over a matrix of numbers."""
+    """A fitted estimator over a table, or over a matrix of numbers; ``_given`` are rows as the estimator takes them."""
+
+    _given: Callable[[NDArray[np.int64]], Any]
 
     def __init__(self, path: Path, data: DataSpec) -> None:
         self.estimator, self.data = load_model(path), data
@@ -79,6 +81,16 @@ class SklearnSource(Source):
         refuse_mixed_rows(asked, [self.reference], self.outputs, float32_only=self.float32_only)
         return [self.reference], self.predicted
 
+    def answers_to(self, split: OtherSplit) -> list[NDArray[np.float64]] | None:
+        """The estimator's own scores for calibration rows; of choices between exported files its graph is the judge."""
+        if split == "validation":
+            return None
+        try:
+            return [answers(self.estimator, self._given(self.samples.rows.calibration))[0]]
+        except InputError as e:
+            self.notes += (f"the answers to training rows are the converted model's, since {e}",)
+            return None
+
     def _is_fitted(self, path: Path) -> None:
         kind = type(self.estimator).__name__
         if not hasattr(self.estimator, "predict"):
@@ -101,9 +113,10 @@ class SklearnSource(Source):
         rows = rows_of(self.data, meant, table.lengths)
         notes = (*source.notes, *meant.notes, *_unknown_cells(source.frame, self.preprocessing))
         self.samples = Samples({FEATURES: features}, meant.y, rows, notes, meant.labels)
+        self._given = lambda rows: source.given(source.frame.iloc[rows])
         test = source.frame.iloc[rows.test]
         self.raw = tables.raw_rows(test, columns)
-        self._ask(source.given(test))
+        self._ask(self._given(rows.test))
         self.check = RowCheck(
             columns=list(dict.fromkeys(c.name for c in columns)),
             rows=test,
@@ -127,7 +140,8 @@ class SklearnSource(Source):
         self.exported = to_onnx(self.estimator, width, decimals=False)
         test = samples.inputs[FEATURES][samples.rows.test]
         kind = _taken_type(self.estimator, test[:1])
-        self._ask(test.astype(kind))
+        self._given = lambda rows: samples.inputs[FEATURES][rows].astype(kind)
+        self._ask(self._given(samples.rows.test))
         names = fitted_names(self.estimator) or [str(i) for i in range(width)]
         self.check = RowCheck(
             columns=names,

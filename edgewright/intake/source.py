@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ from edgewright_runtime.manifest import Preprocessing, TensorSpec
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Source", "TensorSource"]
+__all__ = ["OtherSplit", "Source", "TensorSource"]
+
+OtherSplit = Literal["calibration", "validation"]
 
 
 class Source(ABC):
@@ -56,9 +58,9 @@ class Source(ABC):
             UnsupportedError: its answer to a row depends on the rows beside it (see `refuse_mixed_rows`).
         """
 
-    def validation_answers(self) -> list[NDArray[np.float64]] | None:
-        """The model's own answers for the validation rows, where they cost no second start of its framework."""
-        return None
+    @abstractmethod
+    def answers_to(self, split: OtherSplit) -> list[NDArray[np.float64]] | None:
+        """The model's own answers for rows of another split; None where the imported model is to give them."""
 
 
 class TensorSource(Source):
@@ -70,9 +72,9 @@ class TensorSource(Source):
         self.preprocessing = Preprocessing(scale=data.scale, mean=data.mean)
         self.decides, self.labels = self.samples.decides, self.samples.labels
 
-    def test_inputs(self) -> list[NDArray[Any]]:
-        """The inputs of the test rows."""
-        return [x[self.samples.rows.test] for x in self.samples.inputs.values()]
+    def inputs_of(self, split: OtherSplit | Literal["test"]) -> list[NDArray[Any]]:
+        """The inputs of the rows of a split."""
+        return [x[getattr(self.samples.rows, split)] for x in self.samples.inputs.values()]
 
     def refuse_mixed_rows(self, ask: Callable[[slice], Answers], together: Answers) -> None:
         """`edgewright.intake.row_mixing.refuse_mixed_rows` for this model's outputs."""

@@ -23,7 +23,7 @@ from edgewright.intake.grouped_experts import know_grouped_product
 from edgewright.intake.program_graph import graph_of_program, refuse_training_mode
 from edgewright.intake.pt2_guard import inspect_program
 from edgewright.intake.single_numbers import fixed_note, single_number
-from edgewright.intake.source import TensorSource
+from edgewright.intake.source import OtherSplit, TensorSource
 from edgewright.intake.tensor_names import plain_name
 from edgewright_runtime.manifest import TensorSpec
 
@@ -85,14 +85,14 @@ class TorchSource(TensorSource):
         Raises:
             UnsupportedError: the answer to a row depends on the rows beside it.
         """
-        inputs = self.test_inputs()
+        inputs = self.inputs_of("test")
         found = self._answers(inputs)
         self.refuse_mixed_rows(lambda rows: self._answers([x[rows] for x in inputs]), found)
         return self.judged(found)
 
-    def validation_answers(self) -> list[NDArray[np.float64]]:
+    def answers_to(self, split: OtherSplit) -> list[NDArray[np.float64]]:
         """The program in eager mode."""
-        return self._answers([x[self.samples.rows.validation] for x in self.samples.inputs.values()])
+        return self._answers(self.inputs_of(split))
 
     def _answers(self, inputs: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
         """What the program itself says, one array for each output that is kept; a fixed batch piece by piece."""

@@ -35,20 +35,18 @@ _LOOK = "wrong labels, or inputs read or scaled otherwise than in training, look
 def source_doubts(model: ImportedModel, dataset: Dataset, *, timeout_s: float = 900) -> tuple[str, ...]:
     """What is doubtful about the source's own answers, a sentence each; empty where nothing is.
 
-    The training rows are those of the ``calibration`` split, at most a thousand, with all classes in their shares; a
-    model that platforms convert themselves is not run here, and so is judged by its answers to test rows alone.
+    The training rows are those of the ``calibration`` split, at most a thousand, with all classes in their shares.
 
     Raises:
         InputError, ConversionError: as `evaluate`.
     """
     test = source_answers(model, dataset, "test", timeout_s=timeout_s)
-    known = model.inside is not None
-    training = source_answers(model, dataset, "calibration", timeout_s=timeout_s) if known else None
+    training = source_answers(model, dataset, "calibration", timeout_s=timeout_s)
     return doubts(model.task, test, training, model.labels)
 
 
 def doubts(
-    task: ModelTask, test: tuple[Answers, Answers], training: tuple[Answers, Answers] | None, labels: Sequence[str] = ()
+    task: ModelTask, test: tuple[Answers, Answers], training: tuple[Answers, Answers], labels: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """The same of pairs (truth, the source's answers), (N,) class indices or (N,) values."""
     reached = accuracy_of(task, *test)
@@ -58,7 +56,7 @@ def doubts(
     else:
         share = 0.0
         found = _near_the_mean(reached)
-    far = "" if training is None else _far_from_training(task, reached, training, share)
+    far = _far_from_training(task, reached, training, share)
     return tuple(said for said in (found, far) if said)
 
 

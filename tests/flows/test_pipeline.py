@@ -220,6 +220,35 @@ def test_a_source_that_is_barely_better_than_chance_is_released_only_if_asked_fo
     assert manifest["notes"][0].startswith("the source model is barely better than chance")
 
 
+def test_a_source_far_worse_than_on_its_training_rows_is_released_only_if_asked_for(
+    asked: dict[str, Any], home: Path
+) -> None:
+    """Test rows of which every third bears the other label: better than chance, and far below what was learnt."""
+    table = load_breast_cancer(as_frame=True).frame
+    x, y = table.drop(columns="target").to_numpy(np.float32), table["target"].to_numpy()
+    order = np.random.default_rng(0).permutation(len(y))
+    training, test = order[200:], order[:200]
+    truth = y[test].copy()
+    truth[::3] = 1 - truth[::3]
+    np.savez(home / "apart.npz", x_train=x[training], y_train=y[training], x_test=x[test], y_test=truth)
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(x[training], y[training])
+    (home / "apart.pkl").write_bytes(pickle.dumps(model))
+    request = {
+        **{name: value for name, value in asked.items() if name != "target"},
+        "model": home / "apart.pkl",
+        "data": home / "apart.npz",
+        "repository": str(home / "apart"),
+    }
+
+    stopped = deploy(**request)
+
+    assert stopped.completed_stages == ("optimize", "validate")
+    assert stopped.error is not None
+    assert stopped.error.startswith("the source model is far worse on test rows than on training rows: accuracy 0.6")
+    assert "--allow-poor-source" in stopped.error
+    assert not (home / "apart").exists()
+
+
 def test_mlflow_has_parent_stages_and_registered_version(first: DeploymentResult) -> None:
     assert first.tracking is not None
     client = MlflowClient(first.tracking.uri)

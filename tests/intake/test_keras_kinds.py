@@ -16,6 +16,7 @@ from edgewright.export.kept_float import converted
 from edgewright.intake import child, torch_graph
 from edgewright.profile import Platform
 from edgewright.store import Store
+from edgewright.validate.evaluation import source_answers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 KINDS = (
@@ -99,6 +100,8 @@ def test_a_model_without_onnx_is_taken_in_by_its_answers_alone(plain, tmp_path):
     assert any(note.startswith("neither ONNX nor a graph:") for note in model.notes)
     arrays = np.load(intake.dataset.artifact.path)
     assert len(arrays["validation.reference.output"]) == intake.dataset.validation_rows
+    assert len(arrays["calibration.reference.output"]) == intake.dataset.calibration_rows
+    assert source_answers(model, intake.dataset, "calibration")[1].shape == (intake.dataset.calibration_rows,)
     store = Store(tmp_path / "store")
     with pytest.raises(UnsupportedError, match=r"no path to edge_device: .*MatrixInverse"):
         export(model, intake.dataset, Platform.EDGE_DEVICE, Precision.FLOAT32, store)

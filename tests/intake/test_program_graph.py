@@ -296,7 +296,7 @@ def test_several_inputs_and_outputs_have_names(tmp_path):
     graph = source.to_graph()
     answers, _ = source.answers()
     with torch.no_grad():
-        found = graph(*(torch.from_numpy(x) for x in source.test_inputs()))
+        found = graph(*(torch.from_numpy(x) for x in source.inputs_of("test")))
     for a, b in zip(answers, found, strict=True):
         np.testing.assert_allclose(a, b.numpy(), atol=1e-6)
 

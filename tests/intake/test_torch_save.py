@@ -99,7 +99,7 @@ def test_a_prefix_that_all_weights_share_is_left_off(tmp_path, prefix):
     source = FactorySource(tmp_path / "m.yaml", weights_data(tmp_path))
     answers, _ = source.answers()
     with torch.no_grad():
-        np.testing.assert_allclose(answers[0], module(torch.from_numpy(source.test_inputs()[0])).numpy(), atol=1e-6)
+        np.testing.assert_allclose(answers[0], module(torch.from_numpy(source.inputs_of("test")[0])).numpy(), atol=1e-6)
     assert f"the weights' names begin with '{prefix}', which was left off" in source.notes
     other = {prefix + k: v for k, v in module.state_dict().items()} | {"loss.weight": torch.zeros(2)}
     torch.save({"state_dict": other}, tmp_path / "w.pt")
@@ -134,7 +134,7 @@ def test_a_checkpoint_holds_its_state_dict_under_a_name(tmp_path, monkeypatch):
     source = FactorySource(tmp_path / "m.yaml", weights_data(tmp_path))
     answers, _ = source.answers()
     with torch.no_grad():
-        np.testing.assert_allclose(answers[0], module(torch.from_numpy(source.test_inputs()[0])).numpy(), atol=1e-6)
+        np.testing.assert_allclose(answers[0], module(torch.from_numpy(source.inputs_of("test")[0])).numpy(), atol=1e-6)
     torch.save({"epoch": 3, "loss": 0.1}, tmp_path / "w.pt")
     with pytest.raises(InputError, match="holds epoch, loss, and no state dict"):
         FactorySource(tmp_path / "m.yaml", weights_data(tmp_path))

@@ -68,8 +68,8 @@ def test_an_archive_comes_in_as_a_graph(tmp_path, way):
     assert inside.graph is not None, inside.refusal
     assert source.inputs[0].shape == (-1, 3, 9, 7)
     with torch.no_grad():
-        expected = module(torch.from_numpy(source.test_inputs()[0])).numpy()
-        found = inside.graph(torch.from_numpy(source.test_inputs()[0])).numpy()
+        expected = module(torch.from_numpy(source.inputs_of("test")[0])).numpy()
+        found = inside.graph(torch.from_numpy(source.inputs_of("test")[0])).numpy()
     np.testing.assert_allclose(answers[0], expected, atol=1e-5)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 

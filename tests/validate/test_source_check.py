@@ -1,10 +1,13 @@
 """When a source model's own answers are doubted: intervals decide, so neither luck nor imbalance does."""
 
+import pickle
+
 import numpy as np
 import pytest
 
-from edgewright.artifact import ModelTask
-from edgewright.validate.source_check import doubts, mean_recall
+from edgewright.artifact import Artifact, Dataset, Format, ImportedModel, ModelTask
+from edgewright.validate.source_check import doubts, mean_recall, source_doubts
+from edgewright_runtime.manifest import Preprocessing, TensorSpec
 
 CLASSES, VALUES = ModelTask.CLASSIFICATION, ModelTask.REGRESSION
 
@@ -123,14 +126,64 @@ def test_the_interval_of_mean_recall_covers_the_truth(rows):
     assert held / 400 > 0.92
 
 
+def test_a_model_without_a_graph_is_held_against_its_training_rows(tmp_path):
+    """Platforms convert such a model themselves; what it answered to both splits was taken at intake."""
+    truth = np.tile([0, 1], 100)
+    test = truth.copy()
+    test[::3] = 1 - test[::3]
+    arrays = {
+        "test.x.x": np.zeros((200, 1), np.float32),
+        "test.y": truth,
+        "test.reference.scores": np.eye(2)[test],
+        "test.predicted": test,
+        "calibration.x.x": np.zeros((200, 1), np.float32),
+        "calibration.y": truth,
+        "calibration.reference.scores": np.eye(2)[truth],
+    }
+    np.savez(tmp_path / "d.npz", **arrays)
+    digest = "0" * 64
+    file = Artifact(path=tmp_path / "d.npz", format=Format.DATASET, digest=digest, size_bytes=1)
+    dataset = Dataset(artifact=file, calibration_rows=200, validation_rows=0, test_rows=200)
+    model = ImportedModel(
+        name="m",
+        source=file,
+        onnx=None,
+        graph=None,
+        graph_refusal="operator MatrixInverse",
+        inputs=(TensorSpec("x", (-1, 1), "float32"),),
+        outputs=(TensorSpec("scores", (-1, 2), "float32"),),
+        task=CLASSES,
+        labels=("no", "yes"),
+        preprocessing=Preprocessing(),
+    )
+    (said,) = source_doubts(model, dataset)
+    assert said.startswith("the source model is far worse on test rows than on training rows: accuracy 0.6")
+
+
+def test_training_rows_of_a_table_are_answered_by_the_model_itself(tmp_path):
+    from sklearn.linear_model import LogisticRegression
+
+    from edgewright.data import DataSpec
+    from edgewright.intake import child
+
+    x = np.random.default_rng(0).normal(size=(300, 3))
+    y = (x[:, 0] > 0).astype(int)
+    np.savez(tmp_path / "d.npz", x=x.astype(np.float32), y=y)
+    fitted = LogisticRegression().fit(x, y)
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(fitted))
+    intake = child.take_in(tmp_path / "m.pkl", DataSpec(path=tmp_path / "d.npz"), tmp_path / "s", "m")
+    with np.load(intake.dataset.artifact.path) as arrays:
+        rows, scores = arrays["calibration.x.features"], arrays["calibration.reference.probabilities"]
+    np.testing.assert_allclose(scores, fitted.predict_proba(rows), rtol=1e-12)
+
+
 @pytest.mark.parametrize("batch", [None, 1, 64], ids=["free", "one", "sixty-four"])
-def test_training_rows_of_a_pytorch_program_are_answered_by_its_graph(batch, tmp_path):
-    """No ONNX file stands for it: the graph that intake compared with it does."""
+def test_training_rows_of_a_pytorch_program_are_answered_by_the_program(batch, tmp_path):
+    """In eager mode at intake, whatever its batch."""
     import torch
 
     from edgewright.data import DataSpec
     from edgewright.intake import child
-    from edgewright.validate import source_doubts
     from edgewright.validate.evaluation import source_answers
 
     x = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
