@@ -29,16 +29,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgewright import export, intake, validate
-from edgewright.artifact import Dataset, Format, Intake, ModelTask, Precision
+from edgewright.artifact import Dataset, Exported, Format, Intake, ModelTask, Precision
 from edgewright.child import deferred, run_in_child
 from edgewright.data import DataSpec, load_data_spec
 from edgewright.deploy.patches import build_patch
 from edgewright.errors import EdgewrightError
 from edgewright.export.runs import outputs_of
 from edgewright.forking import Frameworks
+from edgewright.pipeline.parameters import DeploymentParameters
 from edgewright.profile import Platform
+from edgewright.recipe import load_recipe
 from edgewright.store import Store
 from edgewright.validate.machine import machine
+from edgewright.validate.verdict import accuracy_fault
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "cases.json"
@@ -57,10 +60,12 @@ _BUILD_S = 600
 class Rule:
     """What a case asks beyond equal answers.
 
-    ``refused``: what a refusal must say, by model; ``*`` stands for every model of the case. Others may refuse nothing
-    but int8 that has no benefit. ``taken``: no refusal is the only right end. ``accuracy``: the source's own, at least.
-    ``task``: what it must be. ``asked``: the task that the data file names; the answers there are no labels.
-    ``is_int8_judged``: int8 must hold too; in other cases it must be made, or refused by name.
+    ``refused``: the phrase that a refusal must hold, by model; ``*`` stands for every model of the case. Others may
+    refuse nothing but int8 that has no benefit. ``taken``: no refusal is the only right end. ``accuracy``: the source's
+    own, at least. ``task``: what it must be. ``asked``: the task that the data file names; the answers there are no
+    labels.
+    ``is_int8_judged``: int8 itself must hold; in other cases a file that loses too much must be one that the accuracy
+    gate of a deployment holds back, with the default recipe and on the validation rows, so that float32 is released.
     """
 
     refused: dict[str, str] = field(default_factory=dict)
@@ -72,29 +77,35 @@ class Rule:
     target: str | None = None
 
 
-_NO_BENEFIT = "no benefit|would move the thresholds"
+_NO_BENEFIT = (
+    "int8 has no benefit here: no weight has more than 256 elements$"
+    "|int8 has no benefit here: it holds no convolution or dense layer to quantize$"
+    "|int8 would move the thresholds that its decisions rest on; it stays float32$"
+)
+_SHAPED = r"'y_train' has shape \(\d+(, \d+)+\); expected one answer for each row$"
 _CLASSIFIED = ModelTask.CLASSIFICATION
 _RULES = {
     "avgpool_ceil_and_adaptive": Rule(asked=ModelTask.NONE),
-    "decoder_output_padding": Rule({"*": "ConvTranspose|transposed"}),
-    "exported_in_training_mode": Rule({"*": r"model\.eval\(\)"}, taken=False),
-    "hist_boosting_categories": Rule({"*": "categor"}),
+    "exported_in_training_mode": Rule(
+        {"*": r"the program was exported in training mode \(aten\.\w+\.default at '\w+'\).*; call model\.eval\(\)"},
+        taken=False,
+    ),
     "conv_transpose_zoo": Rule(is_int8_judged=True),
-    "ids_as_floats": Rule({"*": "precision|float16|half|whole numbers"}, is_int8_judged=True),
+    "ids_as_floats": Rule(is_int8_judged=True),
     "labels_written_as_floats": Rule(
         accuracy={"linear": 0.99, "net": 0.99}, task={"linear": _CLASSIFIED, "net": _CLASSIFIED}
     ),
-    "log_target_and_log_features": Rule({"*": "log|Quantile|Power|expm1"}),
-    "onehot_infrequent": Rule({"*": "OneHotEncoder"}),
+    "log_target_and_log_features": Rule(
+        {
+            "quantile_normal": "QuantileTransformer with output_distribution='normal' has no path; fit it with "
+            "'uniform', or take a PowerTransformer$"
+        }
+    ),
     "single_sigmoid_output": Rule(
-        {"three": "label|output", "segmentation": "mask|output|label", "two_outputs": "output"},
-        accuracy={"net": 0.95},
-        task={"net": _CLASSIFIED},
+        {"three": _SHAPED, "segmentation": _SHAPED}, accuracy={"net": 0.95}, task={"net": _CLASSIFIED}
     ),
     "tabular_unscaled_int8": Rule(accuracy={"net": 0.96}, is_int8_judged=True),
-    "text_column_with_blanks": Rule(
-        {"imputed": "SimpleImputer", "constant": "SimpleImputer"}, accuracy={"onehot": 0.9}, target="sold"
-    ),
+    "text_column_with_blanks": Rule(accuracy={"onehot": 0.9}, target="sold"),
 }
 
 
@@ -237,7 +248,8 @@ def _relative(expected: np.ndarray, found: np.ndarray) -> float:
 
 def _measured(taken: Intake, platform: Platform, precision: Precision, store: Store, rule: Rule) -> tuple[bool, str]:
     made = export.export(taken.model, taken.dataset, platform, precision, store)
-    if taken.model.task is ModelTask.NONE:
+    is_judged = taken.model.task is not ModelTask.NONE
+    if not is_judged:
         names = [tensor.name for tensor in made.outputs]
         file = made.artifact
         job = partial(deferred("benchmarks.cases:apart"), file.path, file.format, taken.dataset.artifact.path, names)
@@ -252,8 +264,20 @@ def _measured(taken: Intake, platform: Platform, precision: Precision, store: St
     said = f"{relative:.1e} off" + ("" if drop is None else f", loses {drop:.2f} points")
     if precision is Precision.FLOAT32:
         return relative <= FLOAT32_LIMIT, said
-    is_near = relative <= INT8_LIMIT or (drop is not None and drop <= INT8_DROP_PERCENT)
-    return is_near or not rule.is_int8_judged, said
+    if relative <= INT8_LIMIT or (drop is not None and drop <= INT8_DROP_PERCENT):
+        return True, said
+    if not is_judged:
+        return not rule.is_int8_judged, f"{said}; not released: a deployment takes no model without answers"
+    held_back = _held_back(taken, made)
+    return bool(held_back) and not rule.is_int8_judged, f"{said}; {held_back or 'would be released'}"
+
+
+def _held_back(taken: Intake, made: Exported) -> str:
+    """Why a deployment with the default recipe releases float32 in place of this file; empty where it does not."""
+    limit = load_recipe(DeploymentParameters.model_fields["recipe"].default).max_accuracy_drop_percent
+    found = validate.evaluate(taken.model, taken.dataset, made, "validation")
+    fault = accuracy_fault(found, found, limit)
+    return f"not released: {fault}" if fault else ""
 
 
 def apart(file: Path, form: Format, dataset: Path, outputs: list[str]) -> float:
