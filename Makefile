@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 
-.PHONY: setup test test-slow lint demo clean conformance faults networks matrix zoo cases fuzz mutants \
+.PHONY: setup test test-slow lint docs demo clean conformance faults networks matrix zoo cases fuzz mutants \
         bench-pipeline bench-children bench-compression bench-conversion bench-intake bench-runtime bench-validation
 .DEFAULT_GOAL := setup
 
@@ -14,7 +14,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt overrides.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q uv
 	$(VENV)/bin/uv pip install -q --python $(PY) --compile-bytecode $(FIND_LINKS) \
-	  -c constraints.txt --override overrides.txt -e '.[all,dev]'
+	  -c constraints.txt --override overrides.txt -e '.[all,dev,docs]'
 	touch $@
 
 test: setup
@@ -30,6 +30,10 @@ lint: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# The documentation as a site, below site/; a warning is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(VENV)/bin/mkdocs build --strict -q
 
 demo: setup
 	$(PY) -m flows.demo
