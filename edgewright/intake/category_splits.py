@@ -207,7 +207,7 @@ def _category_codes(model: Any) -> Any:
     transformer = ColumnTransformer([])
     transformer.transformers_ = [(f"column{i}", _code_of(categories, i), [i]) for i in range(count)]
     transformer.output_indices_ = {f"column{i}": slice(i, i + 1) for i in range(count)}
-    transformer.sparse_output_ = False
+    transformer.sparse_output_, transformer.n_features_in_ = False, count
     return transformer
 
 
