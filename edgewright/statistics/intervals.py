@@ -89,7 +89,10 @@ def r2_drop(truth: Floats, source: Floats, candidate: Floats, seed: int = 0) -> 
 
 
 def _resampled_r2(truth: Floats, predictions: Floats, seed: int) -> Floats:
-    """R² of each of (M, N) predictions on each resample of the N rows: (M, resamples)."""
+    """R² of each of (M, N) predictions on each resample of the N rows: (M, resamples).
+
+    Resamples of equal values are left out, since they have no R².
+    """
     chance = np.random.default_rng(seed)
     errors = (truth[None, :] - predictions) ** 2
     parts = []
@@ -97,9 +100,10 @@ def _resampled_r2(truth: Floats, predictions: Floats, seed: int) -> Floats:
     for done in range(0, _RESAMPLES, block):
         drawn = chance.integers(0, len(truth), (min(block, _RESAMPLES - done), len(truth)))
         picked = truth[drawn]
+        varies = picked.min(axis=1) < picked.max(axis=1)
+        drawn, picked = drawn[varies], picked[varies]
         spread = ((picked - picked.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
-        # A resample of equal values has no spread; the tiniest float keeps it from dividing by zero.
-        parts.append(1 - errors[:, drawn].sum(axis=2) / np.maximum(spread, np.finfo(np.float64).tiny))
+        parts.append(1 - errors[:, drawn].sum(axis=2) / spread)
     return np.concatenate(parts, axis=1)
 
 

@@ -73,6 +73,16 @@ def test_upload_nests_runs_and_moves_aliases(store: MlflowClient, tmp_path: Path
     assert [f.path for f in store.list_artifacts(first, "bundle")] == ["bundle/manifest.json"]
 
 
+def test_figure_that_is_infinite_or_no_number_is_sent_like_any_other(store: MlflowClient, tmp_path: Path) -> None:
+    record = _record(tmp_path, "one", "aa", champion=False)
+    figures = {"low": float("-inf"), "high": float("nan"), "value": 0.5}
+    path = keep_record(record.model_copy(update={"run": record.run.model_copy(update={"metrics": figures})}))
+    sent = store.get_run(upload_record.fn(path)).data.metrics
+    assert pending_records() == []
+    assert sent["value"] == 0.5
+    assert set(sent) == set(figures)
+
+
 def test_uploading_twice_is_the_same_as_once(store: MlflowClient, tmp_path: Path) -> None:
     record = _record(tmp_path, "same", "cc", champion=False)
     assert upload_record.fn(keep_record(record)) == upload_record.fn(keep_record(record))
