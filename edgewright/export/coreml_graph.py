@@ -9,8 +9,9 @@ from torch import fx, nn
 from edgewright.export.batch_axes import with_a_batch
 from edgewright.export.convolution_forms import adds_nothing, transposed_layers_as_operations
 from edgewright.export.few_axes import with_few_axes
-from edgewright.export.lowering import has_factor, has_own_divisor, is_ceiling, lowered, recurrent_layers_as_operations
+from edgewright.export.lowering import has_factor, lowered, recurrent_layers_as_operations
 from edgewright.export.named_operations import with_named_operations
+from edgewright.export.pooling_forms import has_own_divisor, is_ceiling, is_dilated
 from edgewright.export.static_graph import NodeValues, static_graph
 
 __all__ = ["graph_for_coreml"]
@@ -41,7 +42,7 @@ def _is_known(node: fx.Node, values: NodeValues) -> bool:
     from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
 
     name = str(node.target).removeprefix("aten.").partition(".")[0]
-    if name in _NOT_TRUSTED or name in {"gru", "rnn_tanh", "rnn_relu", "lstm"} or has_factor(node):
+    if name in _NOT_TRUSTED or name in {"gru", "rnn_tanh", "rnn_relu", "lstm"} or has_factor(node) or is_dilated(node):
         return False
     if name in {
         "conv_transpose1d",

@@ -12,8 +12,9 @@ from edgewright.errors import UnsupportedError
 from edgewright.export.batch_axes import with_a_batch
 from edgewright.export.convolution_forms import CONVOLUTION_FORMS, transposed_layers_as_operations
 from edgewright.export.few_axes import with_few_axes
-from edgewright.export.lowering import has_factor, has_own_divisor, is_ceiling, lowered
+from edgewright.export.lowering import has_factor, lowered
 from edgewright.export.named_operations import with_named_operations
+from edgewright.export.pooling_forms import has_own_divisor, is_ceiling
 from edgewright.export.static_graph import NodeValues, static_graph
 from edgewright.intake.module_paths import free_name
 

@@ -8,7 +8,6 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,12 +15,19 @@ from torch import fx, nn
 from torch.nn import functional
 
 from edgewright.export.convolution_forms import CONVOLUTION_FORMS
+from edgewright.export.padding_form import padded
+from edgewright.export.pooling_forms import POOLING_FORMS
 from edgewright.export.recurrent_forms import RECURRENT_FORMS
 from edgewright.export.special_functions import SPECIAL_FUNCTIONS
 from edgewright.export.static_graph import NodeValues
 from edgewright.intake.module_paths import free_name, place
 
-__all__ = ["FORMS", "has_factor", "has_own_divisor", "is_ceiling", "lowered", "recurrent_layers_as_operations"]
+__all__ = [
+    "FORMS",
+    "has_factor",
+    "lowered",
+    "recurrent_layers_as_operations",
+]
 
 Tensor = torch.Tensor
 _ROUNDS = 4
@@ -200,26 +206,6 @@ def _col2im(x: Tensor, output_size: Any, kernel_size: Any, dilation: Any, paddin
     return functional.conv_transpose2d(given, weight, None, stride, padding, rest, channels, dilation)
 
 
-def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    """Negative padding takes rows away; circular padding is a piece of the other end."""
-    for place_, count in enumerate(pad):
-        axis = x.dim() - 1 - place_ // 2
-        if count < 0:
-            x = x.narrow(axis, -count if place_ % 2 == 0 else 0, x.shape[axis] + count)
-    kept = [max(0, count) for count in pad]
-    if mode == "circular":
-        for place_ in range(0, len(kept), 2):
-            x = _around(x, x.dim() - 1 - place_ // 2, *kept[place_ : place_ + 2])
-        return x
-    return torch.ops.aten.pad.default(x, kept, mode, value) if any(kept) else x
-
-
-def _around(x: Tensor, axis: int, before: int, behind: int) -> Tensor:
-    size = x.shape[axis]
-    ends = (x.narrow(axis, size - before, before), x, x.narrow(axis, 0, behind))
-    return torch.cat([part for part in ends if part.shape[axis]], axis)
-
-
 def _rsub(x: Tensor, other: float, alpha: float = 1) -> Tensor:
     return x.to(torch.result_type(x, other)).mul(-alpha).add(other)
 
@@ -247,111 +233,19 @@ def _unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
     return torch.stack(windows, dimension).movedim(dimension + 1, -1)
 
 
-def _adaptive_avg_pool3d(x: Tensor, output_size: Sequence[int]) -> Tensor:
-    sizes = x.shape[-3:]
-    if all(n == 1 for n in output_size):
-        return x.mean((-3, -2, -1), keepdim=True)
-    if all(have % want == 0 for have, want in zip(sizes, output_size, strict=True)):
-        return functional.avg_pool3d(x, [have // want for have, want in zip(sizes, output_size, strict=True)])
-    for axis, (have, want) in enumerate(zip(sizes, output_size, strict=True)):
-        x = _averaged(x, axis - 3, have, want)
-    return x
-
-
-def _averaged(x: Tensor, axis: int, have: int, want: int) -> Tensor:
-    """Means of ``want`` windows that may overlap, as a product with a constant matrix."""
-    bounds = [(place_ * have // want, -(-(place_ + 1) * have // want)) for place_ in range(want)]
-    matrix = [[(start <= row < end) / (end - start) for start, end in bounds] for row in range(have)]
-    return (x.movedim(axis, -1) @ torch.tensor(matrix)).movedim(-1, axis)
-
-
-def _adaptive_avg_pool2d(x: Tensor, output_size: Sequence[int]) -> Tensor:
-    for axis, want in zip((-2, -1), output_size, strict=True):
-        x = _averaged(x, axis, x.shape[axis], want)
-    return x
-
-
-def _adaptive_max_pool(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-    """The largest of windows that may overlap; where it stood, nothing here reads."""
-    for axis, want in zip(range(-len(output_size), 0), output_size, strict=True):
-        have = x.shape[axis]
-        bounds = [(n * have // want, -(-(n + 1) * have // want)) for n in range(want)]
-        x = torch.cat([x.narrow(axis, a, b - a).amax(axis, keepdim=True) for a, b in bounds], axis)
-    return x, None
-
-
-def _avg_pool(
-    axes: int,
-    x: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Tensor:
-    """Means over whole windows, times what each window's own divisor is off: nothing lies in the padding."""
-    kernel, steps, pads = (list(n) * (axes // len(n)) for n in (kernel_size, stride or kernel_size, padding))
-    behind, factors = [], [1.0]
-    for have, wide, step, pad in zip(x.shape[-axes:], kernel, steps, pads, strict=True):
-        last = -(-(have + 2 * pad - wide) // step) if ceil_mode else (have + 2 * pad - wide) // step
-        if last * step >= have + pad:  # it would begin in the padding behind
-            last -= 1
-        # As far as the last window reaches, which may be less than the padding, and than the input.
-        behind.append(last * step + wide - have - pad)
-        first, end = (-pad, have + pad) if count_include_pad else (0, have)
-        starts = [place_ * step - pad for place_ in range(last + 1)]
-        counts = [min(start + wide, end) - max(start, first) for start in starts]
-        factors = [f * wide / count for f in factors for count in counts]
-    around = [n for i in reversed(range(axes)) for n in (pads[i], behind[i])]
-    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[axes - 1]
-    means = pool(_pad(x, around) if any(around) else x, kernel, steps)
-    if divisor_override is not None:
-        return means * (math.prod(kernel) / divisor_override)
-    return means if set(factors) == {1.0} else means * torch.tensor(factors).reshape(means.shape[-axes:])
-
-
-def has_own_divisor(node: fx.Node) -> bool:
-    """Whether this is average pooling that divides by a number of its own."""
-    return _is_average(node) and (node.kwargs.get("divisor_override") or (*node.args[6:], None)[0]) is not None
-
-
 def has_factor(node: fx.Node) -> bool:
     """Whether this is a sum or a difference that takes its second operand some times."""
     takes_one = str(node.target) in {"aten.add.Tensor", "aten.sub.Tensor", "aten.rsub.Scalar"}
     return takes_one and bool(node.kwargs.get("alpha", (*node.args[2:], 1)[0]) != 1)
 
 
-def is_ceiling(node: fx.Node) -> bool:
-    """Whether this is average pooling whose last window may hang over the edge."""
-    return _is_average(node) and bool(node.kwargs.get("ceil_mode") or (*node.args[4:], False)[0])
-
-
-def _is_average(node: fx.Node) -> bool:
-    return str(node.target) in {f"aten.avg_pool{axes}d.default" for axes in (1, 2, 3)}
-
-
-def _adaptive_avg_pool1d(x: Tensor, output_size: Sequence[int]) -> Tensor:
-    return _averaged(x, -1, x.shape[-1], output_size[0])
-
-
 FORMS: Mapping[str, Callable[..., Any]] = {
     **RECURRENT_FORMS,
     **CONVOLUTION_FORMS,
     **SPECIAL_FUNCTIONS,
-    "aten.adaptive_avg_pool1d.default": _adaptive_avg_pool1d,
-    "aten.adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
-    "aten._adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
-    "aten.adaptive_avg_pool3d.default": _adaptive_avg_pool3d,
-    "aten._adaptive_avg_pool3d.default": _adaptive_avg_pool3d,
-    "aten.avg_pool1d.default": partial(_avg_pool, 1),
-    "aten.avg_pool2d.default": partial(_avg_pool, 2),
-    "aten.avg_pool3d.default": partial(_avg_pool, 3),
+    **POOLING_FORMS,
     "aten.matmul.default": _matmul,
     "aten.bmm.default": _matmul,
-    "aten.adaptive_max_pool1d.default": _adaptive_max_pool,
-    "aten.adaptive_max_pool2d.default": _adaptive_max_pool,
-    "aten.adaptive_max_pool3d.default": _adaptive_max_pool,
     "aten.chunk.default": _chunk,
     "aten.unsafe_chunk.default": _chunk,
     "aten.col2im.default": _col2im,
@@ -362,8 +256,8 @@ FORMS: Mapping[str, Callable[..., Any]] = {
     "aten.argsort.default": lambda x, dim=-1, descending=False: _sort(x, dim, descending)[1],
     "aten.argsort.stable": lambda x, *, stable, dim=-1, descending=False: _sort(x, dim, descending)[1],
     "aten.topk.default": _topk,
-    "aten.pad.default": _pad,
-    "aten.constant_pad_nd.default": lambda x, pad, value=0: _pad(x, pad, "constant", value),
+    "aten.pad.default": padded,
+    "aten.constant_pad_nd.default": lambda x, pad, value=0: padded(x, pad, "constant", value),
     "aten.unfold.default": _unfold,
     "aten.split.Tensor": _split,
     "aten.split_with_sizes.default": _split_with_sizes,

@@ -7,7 +7,8 @@ from torch import fx
 
 from edgewright.export.attention_axes import with_four_axes
 from edgewright.export.batch_axes import with_a_batch
-from edgewright.export.lowering import has_own_divisor, lowered
+from edgewright.export.lowering import lowered
+from edgewright.export.pooling_forms import has_own_divisor
 from edgewright.export.recurrent_forms import RECURRENT_FORMS
 from edgewright.export.static_graph import NodeValues
 

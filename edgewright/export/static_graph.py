@@ -66,7 +66,7 @@ def static_graph(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> 
 
 
 def _make_constant(module: fx.GraphModule, node: fx.Node, values: NodeValues) -> None:
-    readers = [user for user in node.users if user in values.dependent or user.op == "output"]
+    readers = [user for user in node.users if user in values.dependent or _stays(user, values)]
     value = values.env[node]
     if not readers:
         return
@@ -77,8 +77,14 @@ def _make_constant(module: fx.GraphModule, node: fx.Node, values: NodeValues) ->
         place(module, path, value.detach().clone().contiguous())
         with module.graph.inserting_before(node):
             constant = module.graph.get_attr(path)
+        values.env[constant] = value
         for reader in readers:
             reader.replace_input_with(node, constant)
+
+
+def _stays(node: fx.Node, values: NodeValues) -> bool:
+    """Whether a node that depends on no input is left in the graph."""
+    return node.op == "output" or (node.op == "call_function" and _only_repeats(node, values))
 
 
 def _only_repeats(node: fx.Node, values: NodeValues) -> bool:

@@ -11,7 +11,8 @@ from edgewright.errors import UnsupportedError
 from edgewright.export.convolution_forms import has_plain_transpose
 from edgewright.export.few_axes import with_few_axes
 from edgewright.export.litert_graph import graph_for_litert, refuse_complex
-from edgewright.export.lowering import FORMS, has_own_divisor, lowered, recurrent_layers_as_operations
+from edgewright.export.lowering import FORMS, lowered, recurrent_layers_as_operations
+from edgewright.export.pooling_forms import has_own_divisor
 from edgewright.export.static_graph import NodeValues, static_graph
 from edgewright.intake.program_graph import graph_of_program
 from tests.export.shared_heads import SharedHeads

@@ -16,6 +16,7 @@ KINDS = {
     "uneven": nn.ConvTranspose2d(3, 4, 5, stride=(3, 1), padding=(0, 2), output_padding=(2, 0)),
     "past the end": nn.ConvTranspose2d(3, 4, 3, stride=4, padding=1, output_padding=3),
     "groups": nn.ConvTranspose2d(4, 8, 3, stride=2, padding=1, output_padding=1, groups=2, dilation=2),
+    "three axes": nn.ConvTranspose3d(2, 3, 3, stride=2, padding=1, output_padding=1),
     "one axis": nn.ConvTranspose1d(3, 4, 3, stride=3, output_padding=2, bias=False),
 }
 
@@ -23,7 +24,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_added_to_the_result_is_there(kind: str, tmp_path: Path) -> None:
     layer = KINDS[kind]
-    sizes = (9,) if isinstance(layer, nn.ConvTranspose1d) else (6, 7)
+    sizes = {3: (9,), 4: (6, 7), 5: (4, 3, 4)}[layer.weight.dim()]
     rows = np.random.default_rng(0).normal(size=(12, layer.in_channels, *sizes)).astype(np.float32)
     module = nn.Sequential(layer, nn.ReLU())
     found, expected = exported_answers(module, rows, Platform.IOS, Precision.FLOAT32, tmp_path)
