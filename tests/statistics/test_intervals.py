@@ -73,12 +73,12 @@ def test_r2_matches_its_definition() -> None:
 def test_r2_of_few_rows_leaves_out_resamples_of_equal_values() -> None:
     truth = np.array([-1.0, 1.0, 1.0, 1.0])  # a third of all resamples hold one value alone
     source, candidate = truth * 0.9, truth * 0.8
-    found = statistics.r2_interval(truth, source)
+    found = intervals.r2_interval(truth, source)
     assert -1 < found.low <= found.value <= found.high
-    drop, p_value = statistics.r2_drop(truth, source, candidate)
+    drop, p_value = intervals.r2_drop(truth, source, candidate)
     assert 0 < drop.low <= drop.high < 1
     assert p_value < 0.05
-    far = statistics.r2_drop(truth, -9 * truth, -8 * truth)[0]
+    far = intervals.r2_drop(truth, -9 * truth, -8 * truth)[0]
     assert np.isfinite([far.low, far.high]).all()
 
 
