@@ -12,7 +12,7 @@ from edgewright.artifact import Precision
 from edgewright.errors import UnsupportedError
 from edgewright.export import mlpackage
 from edgewright.export.coreml_weights import weights_of_program
-from edgewright.export.refusal import unsupported_precision
+from edgewright.export.refusal import other_ways, unsupported_precision
 from edgewright.export.weight_match import weights_of_layers
 from edgewright.export.whole_numbers import PASSING
 from edgewright_runtime.manifest import TensorSpec
@@ -88,7 +88,7 @@ def convert(
             skip_model_load=True,
         )
     except NotImplementedError as e:
-        raise UnsupportedError(f"Core ML: {str(e).splitlines()[0]}; try the platforms android or edge_device") from e
+        raise UnsupportedError(f"Core ML: {str(e).splitlines()[0]}; {other_ways('android', 'edge_device')}") from e
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "plain.mlpackage"
         model.save(str(plain))

@@ -14,7 +14,7 @@ from edgewright.export.calibration import CalibrationRows
 from edgewright.export.description import Description
 from edgewright.export.int8 import Int8
 from edgewright.export.magnitudes import steps_to_magnitudes
-from edgewright.export.refusal import unsupported_precision
+from edgewright.export.refusal import other_ways, unsupported_precision
 from edgewright.export.scaling import Step, feature_scaling
 from edgewright.export.softmax_masks import masking_operators
 from edgewright.export.weight_match import learnt_ranges, weights_of_layers
@@ -72,7 +72,9 @@ def _converted(module: Any, examples: tuple[Any, ...]) -> Any:
             stem = operation_stem(missing[1]) if missing else next((s for k, s in _KERNELS.items() if k in said), "")
             if not stem or stem in refused or len(refused) >= _MOST_REFUSED:
                 what = f"no lowering for {stem}" if stem else said[:240]
-                raise UnsupportedError(f"LiteRT's converter does not take the graph: {what}; try edge_device") from e
+                raise UnsupportedError(
+                    f"LiteRT's converter does not take the graph: {what}; {other_ways('ios', 'edge_device')}"
+                ) from e
             refused.append(stem)
 
 

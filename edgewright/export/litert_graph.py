@@ -15,6 +15,7 @@ from edgewright.export.few_axes import with_few_axes
 from edgewright.export.lowering import has_factor, lowered
 from edgewright.export.named_operations import with_named_operations
 from edgewright.export.pooling_forms import has_own_divisor, is_ceiling
+from edgewright.export.refusal import other_ways
 from edgewright.export.static_graph import NodeValues, static_graph
 from edgewright.intake.module_paths import free_name
 
@@ -158,7 +159,7 @@ def refuse_complex(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -
         if isinstance(value, torch.Tensor) and value.is_complex():
             raise UnsupportedError(
                 f"LiteRT has no complex numbers: operator {node.target} (node '{node.name}') gives them; write the "
-                "Fourier transform as products with cosines and sines, or try ios or edge_device"
+                f"Fourier transform as products with cosines and sines; {other_ways('ios', 'edge_device')}"
             )
 
 

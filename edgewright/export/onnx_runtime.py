@@ -13,7 +13,7 @@ import onnxruntime
 from edgewright.artifact import Precision
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import onnx_file
-from edgewright.export.refusal import unsupported_precision
+from edgewright.export.refusal import other_ways, unsupported_precision
 from edgewright.export.softmax_masks import masking_nodes
 from edgewright.profile import InstructionSet
 from edgewright_runtime.manifest import TensorSpec
@@ -76,8 +76,8 @@ def _operators_named() -> Iterator[None]:
         if found is None:
             raise
         raise UnsupportedError(
-            f"ONNX has no operator for {found[1]}, nor does torch's exporter write it in others; try the platforms "
-            "android or ios"
+            f"ONNX has no operator for {found[1]}, nor does torch's exporter write it in others; "
+            f"{other_ways('android', 'ios')}"
         ) from e
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from edgewright.artifact import ImportedModel, Precision
 from edgewright.errors import UnsupportedError
 
-__all__ = ["graph_of", "refuse_meaningless", "unsupported_precision"]
+__all__ = ["graph_of", "other_ways", "refuse_meaningless", "unsupported_precision"]
 
 
 def refuse_meaningless(model: ImportedModel, precision: Precision) -> None:
@@ -40,3 +40,8 @@ def graph_of(model: ImportedModel, platform: str) -> Path:
 def unsupported_precision(name: str, precision: Precision, why: str) -> UnsupportedError:
     """The one wording for a quantizer that found nothing to do."""
     return UnsupportedError(f"{name}: {precision} has no benefit here: {why}")
+
+
+def other_ways(*platforms: str) -> str:
+    """What may be done about an operation that a converter lacks; whether another takes it shows when it is tried."""
+    return f"write it in other operations; the converters of {' and '.join(platforms)} are others and may know it"

@@ -140,7 +140,7 @@ def test_an_operation_that_onnx_lacks_is_named(tmp_path: Path) -> None:
             return torch.cummax(x, 1)[0]
 
     rows = np.random.default_rng(1).normal(size=(16, 6)).astype(np.float32)
-    with pytest.raises(UnsupportedError, match=r"^ONNX has no operator for aten\.\w+, .*; try the platforms android"):
+    with pytest.raises(UnsupportedError, match=r"^ONNX has no operator for aten\.\w+, .*; write it in .* android and ios"):
         exported_answers(Largest(), rows, Platform.EDGE_DEVICE, Precision.FLOAT32, tmp_path)
 
 
