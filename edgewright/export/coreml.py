@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgewright.artifact import Precision
 from edgewright.errors import UnsupportedError
 from edgewright.export import mlpackage
 from edgewright.export.coreml_weights import weights_of_program
 from edgewright.export.refusal import other_ways, unsupported_precision
+from edgewright.export.small_constants import is_lost_guard
 from edgewright.export.weight_match import weights_of_layers
 from edgewright.export.whole_numbers import PASSING
 from edgewright_runtime.manifest import TensorSpec
@@ -111,8 +114,9 @@ def finish(
 
 
 def half_but(ct: Any, kept: frozenset[str]) -> Any:
-    """Half precision, left out the operators that give one of these values, or numbers that become whole ones (see
-    `edgewright.export.whole_numbers`)."""
+    """Half precision, left out the operators that give one of these values, numbers that become whole ones, or what
+    half precision does not keep from zero (see `edgewright.export.whole_numbers`, `edgewright.export.small_constants`).
+    """
     known: dict[int, bool] = {}
 
     def becomes_whole(operator: Any) -> bool:
@@ -126,13 +130,27 @@ def half_but(ct: Any, kept: frozenset[str]) -> Any:
         return known[id(operator)]
 
     def is_half(operator: Any) -> bool:
-        if becomes_whole(operator):
+        if becomes_whole(operator) or _guards(operator) or any(_guards(giver, operator) for giver in _givers(operator)):
             return False
         # Of a model's output the value bears the output's name, and the half that is cast to it the operator's.
         names = (operator.name, *(value.name for value in operator.outputs))
         return not any(_saved_name(name) in kept for name in names)
 
     return ct.transform.FP16ComputePrecision(op_selector=is_half)
+
+
+def _givers(operator: Any) -> list[Any]:
+    """What gives an operator the operand that a guard keeps from zero."""
+    operand = operator.inputs.get("y" if operator.op_type == "real_div" else "x")
+    return [operand.op] if getattr(operand, "op", None) is not None else []
+
+
+def _guards(operator: Any, reader: Any = None) -> bool:
+    """Whether an operator keeps the reader, or some reader, from zero by a constant that half precision loses."""
+    readers = [reader] if reader is not None else [r for value in operator.outputs for r in value.child_ops]
+    held = [getattr(value, "val", None) for value in operator.inputs.values()]
+    constants = [np.asarray(value) for value in held if isinstance(value, (float, np.ndarray, np.floating))]
+    return any(operator in _givers(r) and is_lost_guard(operator.op_type, constants, r.op_type) for r in readers)
 
 
 def _saved_name(name: str) -> str:

@@ -12,6 +12,7 @@ from edgewright.errors import InputError, UnsupportedError
 from edgewright.export.declaration import Declared
 from edgewright.export.magnitudes import steps_to_magnitudes
 from edgewright.export.scaling import Step
+from edgewright.export.small_constants import steps_from_lost_guards
 from edgewright.export.whole_numbers import steps_to_whole_numbers
 from edgewright_runtime.manifest import TensorSpec
 
@@ -110,6 +111,11 @@ def nodes_to_whole_numbers(model: onnx.ModelProto) -> list[str]:
 def nodes_to_magnitudes(model: onnx.ModelProto) -> list[str]:
     """The names of the nodes from squares to roots and logarithms."""
     return _names(model, steps_to_magnitudes(steps(model)))
+
+
+def nodes_from_lost_guards(model: onnx.ModelProto) -> list[str]:
+    """The names of the nodes that keep logarithms and divisors from zero by what half precision loses."""
+    return _names(model, steps_from_lost_guards(steps(model)))
 
 
 def _names(model: onnx.ModelProto, found: Iterable[Step]) -> list[str]:

@@ -198,7 +198,8 @@ def to_float16(source: Path, name: str, path: Path, kept: Sequence[str] = ()) ->
     onnx_file.name_nodes(model)
     masking, masks = masking_nodes(model, is_int8=False)
     whole = onnx_file.nodes_to_whole_numbers(model)
-    plain = [*_moved_inputs(model), *masking, *whole, *onnx_file.nodes_of(model, kept)]
+    guards = onnx_file.nodes_from_lost_guards(model)
+    plain = [*_moved_inputs(model), *masking, *whole, *guards, *onnx_file.nodes_of(model, kept)]
     model = convert_float_to_float16(model, keep_io_types=True, node_block_list=plain)
     _join_float32(model)
     if not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
