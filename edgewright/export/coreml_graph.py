@@ -11,6 +11,7 @@ from edgewright.export.convolution_forms import adds_nothing, transposed_layers_
 from edgewright.export.few_axes import with_few_axes
 from edgewright.export.lowering import has_factor, lowered, recurrent_layers_as_operations
 from edgewright.export.named_operations import with_named_operations
+from edgewright.export.number_forms import STABLE_ORDERS
 from edgewright.export.pooling_forms import has_own_divisor, is_ceiling, is_dilated
 from edgewright.export.static_graph import NodeValues, static_graph
 
@@ -22,6 +23,7 @@ _NOT_TRUSTED = {
     *("copy", "fill", "celu", "sort", "argsort"),
     *("log1p", "special_log1p", "expm1", "special_expm1", "log_softmax", "special_log_softmax"),
     *("asinh", "arcsinh", "acosh", "arccosh", "logaddexp", "logaddexp2", "xlogy", "special_xlogy", "fmod"),
+    *("atan2", "arctan2", "cosine_similarity", "logcumsumexp"),
 }
 _WINDOWED = {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"}
 
@@ -34,7 +36,7 @@ def graph_for_coreml(module: fx.GraphModule, examples: tuple[torch.Tensor, ...])
     module = recurrent_layers_as_operations(module, (nn.GRU, nn.RNN, *projected))
     transposed_layers_as_operations(module, adds_nothing)
     # Once more: what the forms make of sizes alone are constants.
-    module = static_graph(lowered(module, examples, _is_known), examples)
+    module = static_graph(lowered(module, examples, _is_known, STABLE_ORDERS), examples)
     return with_few_axes(module, examples, _MOST_AXES)
 
 
@@ -42,6 +44,8 @@ def _is_known(node: fx.Node, values: NodeValues) -> bool:
     from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
 
     name = str(node.target).removeprefix("aten.").partition(".")[0]
+    if str(node.target) == "aten.round.decimals":
+        return False
     if name in _NOT_TRUSTED or name in {"gru", "rnn_tanh", "rnn_relu", "lstm"} or has_factor(node) or is_dilated(node):
         return False
     if name in {

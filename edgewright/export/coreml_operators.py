@@ -4,10 +4,14 @@ Core ML's ``inverse`` is 1 / (x + epsilon), its ``rsqrt`` 1 / sqrt(x + epsilon) 
 coremltools leaves the epsilons at their defaults, 1e-4, 1e-12 and 1e-45, though torch adds nothing
 (https://github.com/apple/coremltools/issues/2773; mended in 9.1 for the first). A rounded division of whole numbers is
 whole in torch, and real there. RMSNorm is scaled by the largest value there, for half precision, and its epsilon is
-not: beside small activations it was lost, and a row of zeros became NaN.
+not: beside small activations it was lost, and a row of zeros became NaN. An infinite number is 3.4e38 there, so that
+a softmax over nothing but minus infinity is even, and NaN in torch.
 """
 
+import math
 from typing import Any
+
+import numpy as np
 
 __all__ = ["convert_exactly"]
 
@@ -20,8 +24,17 @@ _LEAST_NORMAL_HALF = 2.0**-14
 def convert_exactly() -> None:
     """Put exact conversions in the place of coremltools' own, for this process."""
     from coremltools.converters.mil import Builder, register_torch_op
+    from coremltools.converters.mil.frontend.torch import ops
     from coremltools.converters.mil.frontend.torch.ops import div as own_div
     from coremltools.converters.mil.mil import types
+
+    own_constant: Any = vars(ops)["_construct_constant"]
+
+    def constant(value: Any, name: str) -> Any:
+        is_infinite = isinstance(value, float) and math.isinf(value)
+        return Builder.const(val=np.float32(value), name=name) if is_infinite else own_constant(value, name)
+
+    vars(ops)["_construct_constant"] = constant
 
     def real(value: Any) -> Any:
         return Builder.cast(x=value, dtype="fp32") if types.is_int(value.dtype) else value
@@ -33,6 +46,13 @@ def convert_exactly() -> None:
         if is_rounded and all(types.is_int(context[name].dtype) for name in node.inputs[:2]):
             whole = Builder.cast(x=context[node.name], dtype="int32")
             context.add(whole, torch_name=node.name, override=True)
+
+    @register_torch_op(override=True, torch_alias=["prod.dim_int"])  # type: ignore[untyped-decorator]
+    def prod(context: Any, node: Any) -> None:
+        value, *where = (context[name] for name in node.inputs if context[name] is not None)
+        has_axis = len(where) > 1 and where[0].val is not None
+        axes, keeps = ([int(where[0].val)], bool(where[1].val)) if has_axis else (None, False)
+        context.add(Builder.reduce_prod(x=value, axes=axes, keep_dims=keeps, name=node.name))
 
     @register_torch_op(override=True)  # type: ignore[untyped-decorator]
     def reciprocal(context: Any, node: Any) -> None:

@@ -28,6 +28,7 @@ _NOT_TAKEN = {
     *("log1p", "special_log1p", "expm1", "special_expm1", "sinh", "asinh", "arcsinh", "acosh", "arccosh", "atanh"),
     *("arctanh", "softplus", "log_sigmoid", "logaddexp", "logaddexp2", "special_xlog1py"),
     *("erfc", "special_erfc", "erfinv", "special_erfinv", "exp2", "special_exp2"),
+    *("bitwise_xor", "__xor__", "logical_xor"),
 }
 _PRODUCTS = {"matmul", "bmm", "baddbmm", "scaled_dot_product_attention"}
 _ORDERS = {"reshape", "view", "transpose", "permute", "slice", "clone", "contiguous", "mul"}

@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from edgewright.export.convolution_forms import CONVOLUTION_FORMS
+from edgewright.export.number_forms import NUMBER_FORMS
 from edgewright.export.padding_form import padded
 from edgewright.export.pooling_forms import POOLING_FORMS
 from edgewright.export.recurrent_forms import RECURRENT_FORMS
@@ -34,7 +35,10 @@ _ROUNDS = 4
 
 
 def lowered(
-    module: fx.GraphModule, examples: tuple[Tensor, ...], is_known: Callable[[fx.Node, NodeValues], bool]
+    module: fx.GraphModule,
+    examples: tuple[Tensor, ...],
+    is_known: Callable[[fx.Node, NodeValues], bool],
+    own: Mapping[str, Callable[..., Any]] | None = None,
 ) -> fx.GraphModule:
     """A copy without the operations that are not known, as far as they have another form.
 
@@ -42,16 +46,18 @@ def lowered(
         module: a graph for the examples' shapes.
         examples: one input each.
         is_known: whether the converter takes a node, given the values in the graph.
+        own: forms for this converter alone, by the operation's name.
     """
     module = copy.copy(module)
     module.graph = copy.deepcopy(module.graph)
+    forms = {**FORMS, **(own or {})}
     for _ in range(_ROUNDS):  # a form may hold what has a form of its own
         values = NodeValues.of(module, examples)
         nodes = [n for n in module.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
         unknown = [n for n in nodes if not is_known(n, values)]
         before = [str(n.target) for n in unknown]
         for node in unknown:
-            _rewrite(module, node, values, set(before))
+            _rewrite(module, node, values, set(before), forms)
         module.graph.eliminate_dead_code()
         module.recompile()
         if not unknown:
@@ -59,12 +65,18 @@ def lowered(
     return module
 
 
-def _rewrite(module: fx.GraphModule, node: fx.Node, values: NodeValues, unknown: set[str]) -> None:
+def _rewrite(
+    module: fx.GraphModule,
+    node: fx.Node,
+    values: NodeValues,
+    unknown: set[str],
+    forms: Mapping[str, Callable[..., Any]],
+) -> None:
     from torch._decomp import decomposition_table
     from torch.fx.experimental.proxy_tensor import make_fx
 
     given = node.all_input_nodes
-    form: Callable[..., Any] = FORMS.get(str(node.target), node.target)  # type: ignore[arg-type]
+    form: Callable[..., Any] = forms.get(str(node.target), node.target)  # type: ignore[arg-type]
 
     def call(*tensors: Tensor) -> Any:
         by_node = dict(zip(given, tensors, strict=True))
@@ -72,7 +84,7 @@ def _rewrite(module: fx.GraphModule, node: fx.Node, values: NodeValues, unknown:
         return form(*arguments, **named)
 
     # What has a form may stand in a form, in a way that is known.
-    table: Any = {op: f for op, f in decomposition_table.items() if str(op) in unknown and str(op) not in FORMS}
+    table: Any = {op: f for op, f in decomposition_table.items() if str(op) in unknown and str(op) not in forms}
     with torch.no_grad():
         inner = make_fx(call, decomposition_table=table)(*(values.env[n] for n in given))
     _inline(module, node, inner, given, values)
@@ -242,6 +254,7 @@ def has_factor(node: fx.Node) -> bool:
 FORMS: Mapping[str, Callable[..., Any]] = {
     **RECURRENT_FORMS,
     **CONVOLUTION_FORMS,
+    **NUMBER_FORMS,
     **SPECIAL_FUNCTIONS,
     **POOLING_FORMS,
     "aten.matmul.default": _matmul,

@@ -22,7 +22,9 @@ _NOT_TAKEN = {
     # Not accurate near zero, or infinite where the exponential of their operand is.
     *("aten.log1p.default", "aten.special_log1p.default", "aten.expm1.default", "aten.special_expm1.default"),
     *("aten.log_sigmoid.default", "aten.logaddexp.default", "aten.logaddexp2.default", "aten.special_xlog1py.default"),
-    *("aten.atan2.default", "aten.arctan2.default"),
+    *("aten.atan2.default", "aten.arctan2.default", "aten.logcumsumexp.default"),
+    "aten.binary_cross_entropy_with_logits.default",
+    *("aten.fmax.default", "aten.fmin.default", "aten.hypot.default", "aten.copysign.Tensor", "aten.signbit.default"),
     *("aten.erfc.default", "aten.special_erfc.default", "aten.erfinv.default", "aten.special_erfinv.default"),
 }
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from edgewright.export.number_forms import is_below_zero
+
 __all__ = ["SPECIAL_FUNCTIONS"]
 
 Tensor = torch.Tensor
@@ -162,11 +164,25 @@ def _fmod(x: Tensor, y: Tensor | float) -> Tensor:
 
 
 def _atan2(y: Tensor, x: Tensor) -> Tensor:
-    """Where x is zero by the sign of y alone: a quotient has the sign of that zero as well."""
+    """Where x is zero by the sign of y alone: a quotient has the sign of that zero as well. Two zeros have signs."""
+    is_left = (x < 0) | ((y == 0) & is_below_zero(x))
     quotient = torch.atan(y / torch.where(x == 0, torch.ones_like(x), x))
-    turn = torch.where(y < 0, torch.full_like(y, -math.pi), torch.full_like(y, math.pi))
-    turned = quotient + torch.where(x < 0, turn, torch.zeros_like(turn))
-    return torch.where(x == 0, torch.sign(y) * (math.pi / 2), turned)
+    turn = torch.where(is_below_zero(y), torch.full_like(y, -math.pi), torch.full_like(y, math.pi))
+    turned = torch.where(x == 0, y, quotient) + torch.where(is_left, turn, torch.zeros_like(turn))
+    return torch.where((x == 0) & (y != 0), torch.sign(y) * (math.pi / 2), turned)
+
+
+def _binary_cross_entropy_with_logits(
+    x: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: int = 1
+) -> Tensor:
+    """By the logarithm of a sigmoid, not of an exponential, which is infinite beyond 88."""
+    loss = torch.relu(-x) + _log1p(torch.exp(-x.abs()))
+    if pos_weight is not None:
+        loss = loss * ((pos_weight - 1.0) * target + 1.0)
+    loss = (1.0 - target) * x + loss
+    if weight is not None:
+        loss = loss * weight
+    return (lambda: loss, loss.mean, loss.sum)[reduction]()
 
 
 def _named(function: Callable[..., Any], *names: str) -> dict[str, Callable[..., Any]]:
@@ -191,6 +207,7 @@ _FORMS: Sequence[dict[str, Callable[..., Any]]] = (
     _named(_xlogy, "xlogy.Tensor", "special_xlogy.default"),
     _named(_xlog1py, "special_xlog1py.default"),
     _named(_atan2, "atan2.default", "arctan2.default"),
+    _named(_binary_cross_entropy_with_logits, "binary_cross_entropy_with_logits.default"),
     _named(_fmod, "fmod.Tensor", "fmod.Scalar"),
 )
 

@@ -1,0 +1,132 @@
+"""Rounding, signs, classes of numbers and lengths, in operations that every converter takes.
+
+Converters lack these, or make something else of them: each is by its definition here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from edgewright.errors import UnsupportedError
+
+__all__ = ["NUMBER_FORMS", "STABLE_ORDERS", "is_below_zero"]
+
+Tensor = torch.Tensor
+
+_MOST_PAIRS = 2**22  # of numbers that are compared with each other: 4 million, 16 MB
+
+
+def is_below_zero(x: Tensor) -> Tensor:
+    """Whether a number has a minus sign; a zero shows its own by its reciprocal."""
+    return torch.where(x == 0, torch.tensor(1.0) / x, x) < 0
+
+
+def _trunc(x: Tensor) -> Tensor:
+    return torch.where(x < 0, torch.ceil(x), torch.floor(x)) if x.is_floating_point() else x
+
+
+def _round_decimals(x: Tensor, *, decimals: int) -> Tensor:
+    """Half to even, as without decimals."""
+    unit = 10.0 ** abs(decimals)
+    return torch.round(x * unit) / unit if decimals > 0 else torch.round(x / unit) * unit
+
+
+def _isinf(x: Tensor) -> Tensor:
+    return x.abs() > torch.finfo(x.dtype).max if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
+
+
+def _isfinite(x: Tensor) -> Tensor:
+    return x.abs() <= torch.finfo(x.dtype).max if x.is_floating_point() else torch.ones_like(x, dtype=torch.bool)
+
+
+def _or_the_other(choose: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    def form(x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(torch.isnan(x), y, torch.where(torch.isnan(y), x, choose(x, y)))
+
+    return form
+
+
+def _hypot(x: Tensor, y: Tensor) -> Tensor:
+    """By the ratio of the two: their squares may leave the range of numbers."""
+    longer, shorter = torch.maximum(x.abs(), y.abs()), torch.minimum(x.abs(), y.abs())
+    ratio = shorter / torch.where(longer == 0, torch.ones_like(longer), longer)
+    return longer * torch.sqrt(ratio * ratio + 1.0)
+
+
+def _copysign(x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(is_below_zero(y), -x.abs(), x.abs())
+
+
+def _of_truths(logical: Callable[..., Tensor], bitwise: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Of truth values the bits are the values; of whole numbers it is left to the converter, which refuses it."""
+
+    def form(x: Tensor, y: Tensor) -> Tensor:
+        return (logical if x.dtype is y.dtype is torch.bool else bitwise)(x, y)
+
+    return form
+
+
+def _cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """Each vector by its own length, which is at least ``eps``."""
+    lengths = (torch.sqrt((side * side).sum(dim, keepdim=True)).clamp(min=eps) for side in (x, y))
+    return ((x / next(lengths)) * (y / next(lengths))).sum(dim)
+
+
+def _logcumsumexp(x: Tensor, dim: int) -> Tensor:
+    """Each sum by the largest of its own numbers."""
+    rows = x.movedim(dim, -1)
+    count = rows.shape[-1]
+    if rows.numel() * count > _MOST_PAIRS:
+        return torch.logcumsumexp(x, dim)
+    taken = torch.ones(count, count, dtype=torch.bool).tril()
+    terms = torch.where(taken, rows.unsqueeze(-2), torch.tensor(torch.finfo(x.dtype).min))
+    largest = terms.amax(-1, keepdim=True)
+    sums = torch.where(taken, torch.exp(terms - largest), torch.zeros_like(terms)).sum(-1)
+    return (torch.log(sums) + largest.squeeze(-1)).movedim(-1, dim)
+
+
+def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    """A number's place is the count of those that stand before it: equal ones stand in the order that they come in."""
+    rows = x.movedim(dim, -1) if x.dim() else x.reshape(1)
+    count = rows.shape[-1]
+    if rows.numel() * count > _MOST_PAIRS:
+        raise UnsupportedError(
+            f"sorting {count} numbers in each of {rows.numel() // count} rows keeps no order of equal ones on iOS;"
+            " topk of fewer does, and so does edge_device"
+        )
+    of_row, of_column = rows.unsqueeze(-1), rows.unsqueeze(-2)
+    is_before = of_column > of_row if descending else of_column < of_row
+    earlier = torch.ones(count, count, dtype=torch.bool).tril(-1)
+    places = (is_before | ((of_column == of_row) & earlier)).float().sum(-1)
+    stands_at = places.unsqueeze(-2) == torch.arange(count).float().unsqueeze(-1)
+    indices = (stands_at.float() * torch.arange(count).float()).sum(-1).to(torch.int64)
+    return rows.gather(-1, indices).movedim(-1, dim), indices.movedim(-1, dim)
+
+
+STABLE_ORDERS: Mapping[str, Callable[..., Any]] = {
+    "aten.sort.stable": lambda x, *, stable, dim=-1, descending=False: _sort(x, dim, descending),
+    "aten.argsort.stable": lambda x, *, stable, dim=-1, descending=False: _sort(x, dim, descending)[1],
+}
+"""For a converter whose format does not say in which order equal numbers stand."""
+
+NUMBER_FORMS: Mapping[str, Callable[..., Any]] = {
+    "aten.trunc.default": _trunc,
+    "aten.fix.default": _trunc,
+    "aten.round.decimals": _round_decimals,
+    "aten.isinf.default": _isinf,
+    "aten.isfinite.default": _isfinite,
+    "aten.fmax.default": _or_the_other(torch.maximum),
+    "aten.fmin.default": _or_the_other(torch.minimum),
+    "aten.hypot.default": _hypot,
+    "aten.signbit.default": is_below_zero,
+    "aten.copysign.Tensor": _copysign,
+    "aten.bitwise_or.Tensor": _of_truths(torch.logical_or, torch.bitwise_or),
+    "aten.bitwise_xor.Tensor": _of_truths(torch.ne, torch.bitwise_xor),
+    "aten.__or__.Tensor": _of_truths(torch.logical_or, torch.bitwise_or),
+    "aten.__xor__.Tensor": _of_truths(torch.ne, torch.bitwise_xor),
+    "aten.logical_xor.default": lambda x, y: (x != 0) != (y != 0),
+    "aten.cosine_similarity.default": _cosine_similarity,
+    "aten.logcumsumexp.default": _logcumsumexp,
+}
+"""By the operation's name: functions of its own arguments."""
