@@ -140,8 +140,8 @@ def half_but(ct: Any, kept: frozenset[str]) -> Any:
 
 
 def _givers(operator: Any) -> list[Any]:
-    """What gives an operator the operand that a guard keeps from zero."""
-    operand = operator.inputs.get("y" if operator.op_type == "real_div" else "x")
+    """What gives an operator its operand."""
+    operand = operator.inputs.get("x")
     return [operand.op] if getattr(operand, "op", None) is not None else []
 
 

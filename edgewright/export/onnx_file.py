@@ -114,7 +114,7 @@ def nodes_to_magnitudes(model: onnx.ModelProto) -> list[str]:
 
 
 def nodes_from_lost_guards(model: onnx.ModelProto) -> list[str]:
-    """The names of the nodes that keep logarithms and divisors from zero by what half precision loses."""
+    """The names of the nodes that keep logarithms from zero by what half precision loses."""
     return _names(model, steps_from_lost_guards(steps(model)))
 
 

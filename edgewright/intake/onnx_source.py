@@ -27,6 +27,10 @@ OLDEST_OPSET = 7
 _ROWS_AT_ONCE = 256
 
 
+_HELD_WITHOUT_INPUT = 4
+"""The IR version from which an initializer needs no input of its name."""
+
+
 class OnnxSource(TensorSource):
     """An ONNX model over arrays."""
 
@@ -90,7 +94,23 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as e:  # what a damaged description of external data raises
         raise InputError(f"{path}: damaged: {one_line(e, 200)}") from e
+    _hold_initializers(model)
     return model
+
+
+def _hold_initializers(model: onnx.ModelProto) -> None:
+    """What has a value is no input: before IR version 4 it stands among both, and a caller may give another value.
+
+    ONNX Runtime then folds nothing that depends on it, and loses such values when it writes a graph.
+    """
+    held = {tensor.name for tensor in model.graph.initializer} | {
+        tensor.values.name for tensor in model.graph.sparse_initializer
+    }
+    asked = [value for value in model.graph.input if value.name not in held]
+    if len(asked) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(asked)
+        model.ir_version = max(model.ir_version, _HELD_WITHOUT_INPUT)
 
 
 def external_files(path: Path) -> tuple[Path, ...]:

@@ -41,6 +41,7 @@ POOLS = {
     "largest without a batch axis": lambda x: functional.max_pool2d(x.mean(1), 2),
     "adaptive, without a batch axis": lambda x: functional.adaptive_avg_pool2d(x.amax(1), (3, 2)),
     "largest, adaptive, without a batch axis": lambda x: functional.adaptive_max_pool2d(x.amax(1), (3, 2)),
+    "across channels": nn.LocalResponseNorm(3, alpha=0.1),
     "of one axis without a batch axis": lambda x: functional.max_pool1d(x.mean((1, 2)), 3, 1),
 }
 

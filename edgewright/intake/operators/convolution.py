@@ -238,12 +238,18 @@ def _seeded_dropout(b: Builder, op: Op, x: Operand, ratio: float) -> Result:
 
 
 def local_response_normalization(b: Builder, op: Op) -> Result:
-    """LRN across channels."""
-    size = op.get("size")
+    """LRN across channels: torch's own asks for the sizes of its input, which Core ML's converter cannot read."""
+    size, x = op.get("size"), operand(op, 0)
+    alpha, beta, bias = op.get("alpha", 1e-4), op.get("beta", 0.75), op.get("bias", 1.0)
     if size % 2 == 0:
         raise refuse(op, "an even size")
-    arguments = (size, op.get("alpha", 1e-4), op.get("beta", 0.75), op.get("bias", 1.0))
-    return b.call(functional.local_response_norm, operand(op, 0), *arguments)
+    if b.rank(x) != 4:
+        return b.call(functional.local_response_norm, x, size, alpha, beta, bias)
+    squares = b.call(torch.unsqueeze, b.call(torch.square, x), 1)
+    padded = b.call(functional.pad, squares, (0, 0, 0, 0, size // 2, size // 2))
+    mean = b.call(torch.squeeze, b.call(functional.avg_pool3d, padded, (size, 1, 1), stride=1), 1)
+    scale = b.call(torch.pow, b.call(torch.add, b.call(torch.mul, mean, alpha), bias), beta)
+    return b.call(torch.div, x, scale)
 
 
 def _loaded(layer: nn.Module, **tensors: Any) -> nn.Module:
