@@ -46,5 +46,6 @@ def test_a_place_sees_only_what_is_before_it(by_hand, platform, precision, tmp_p
     torch.manual_seed(0)
     rows = np.random.default_rng(0).normal(size=(64, PLACES, WIDTH)).astype(np.float32)
     found, expected = exported_answers(Causal(by_hand=by_hand), rows, platform, precision, tmp_path)
-    limit = {Precision.FLOAT32: 1e-5, Precision.FLOAT16: 5e-3, Precision.INT8: 0.05}[precision]
+    # Without the mask the answers are off by the whole of the largest; 8 bits alone leave one in twenty.
+    limit = {Precision.FLOAT32: 1e-5, Precision.FLOAT16: 5e-3, Precision.INT8: 0.06}[precision]
     assert largest_difference(found, expected) <= limit
