@@ -106,10 +106,10 @@ def test_what_is_no_array_is_rejected(raw: Any) -> None:
     [
         ("float32", 1e39, "float32"),
         ("float16", 1e5, "float16"),
-        ("uint8", 300, "0..255"),
-        ("uint8", -1, "0..255"),
+        ("uint8", 300, "0 to 255"),
+        ("uint8", -1, "0 to 255"),
         ("int32", 1 << 40, "2147483647"),
-        ("bool", 2, "0..1"),
+        ("bool", 2, "0 to 1"),
     ],
 )
 def test_value_beyond_what_the_tensor_holds_is_rejected_and_never_wrapped(
