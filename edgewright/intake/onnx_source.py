@@ -18,7 +18,7 @@ from edgewright.intake.onnx_outputs import Asked, keep_numbers
 from edgewright.intake.onnx_rows import put_input_rows_first
 from edgewright.intake.onnx_training import refuse_training_mode
 from edgewright.intake.single_numbers import fixed_note, single_number
-from edgewright.intake.source import OtherSplit, TensorSource
+from edgewright.intake.source import AskedSource
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["OnnxSource", "external_files", "load_onnx", "run_onnx"]
@@ -31,7 +31,7 @@ _HELD_WITHOUT_INPUT = 4
 """The IR version from which an initializer needs no input of its name."""
 
 
-class OnnxSource(TensorSource):
+class OnnxSource(AskedSource):
     """An ONNX model over arrays."""
 
     def __init__(self, path: Path, data: DataSpec) -> None:
@@ -51,23 +51,8 @@ class OnnxSource(TensorSource):
         """The model itself, with external data brought inside."""
         return self.model
 
-    def answers(self) -> tuple[list[NDArray[np.float64]], NDArray[np.int64] | None]:
-        """ONNX Runtime's answers.
-
-        Raises:
-            InputError: ONNX Runtime refuses the rows.
-            UnsupportedError: the answer to a row depends on the rows beside it.
-        """
-        inputs = self.inputs_of("test")
-        found = self._answers(inputs)
-        self.refuse_mixed_rows(lambda rows: self._answers([x[rows] for x in inputs]), found)
-        return self.judged(found)
-
-    def answers_to(self, split: OtherSplit) -> list[NDArray[np.float64]]:
+    def ask(self, inputs: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
         """ONNX Runtime's answers."""
-        return self._answers(self.inputs_of(split))
-
-    def _answers(self, inputs: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
         try:
             return run_onnx(self.session, dict(zip((t.name for t in self.inputs), inputs, strict=True)))
         except Exception as e:  # ONNX Runtime's errors share no base that it exports

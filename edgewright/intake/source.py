@@ -1,7 +1,6 @@
 """A loaded source model with its data, whatever framework it comes from. Runs in a child process."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,13 +9,13 @@ from numpy.typing import NDArray
 from edgewright.data import DataSpec
 from edgewright.intake.answers import answers_of_network, single_score_threshold
 from edgewright.intake.arrays import Samples, read_arrays
-from edgewright.intake.row_mixing import Answers, refuse_mixed_rows
+from edgewright.intake.row_mixing import refuse_mixed_rows
 from edgewright_runtime.manifest import Preprocessing, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OtherSplit", "Source", "TensorSource"]
+__all__ = ["AskedSource", "OtherSplit", "Source", "TensorSource"]
 
 OtherSplit = Literal["calibration", "validation"]
 
@@ -76,11 +75,6 @@ class TensorSource(Source):
         """The inputs of the rows of a split."""
         return [x[getattr(self.samples.rows, split)] for x in self.samples.inputs.values()]
 
-    def refuse_mixed_rows(self, ask: Callable[[slice], Answers], together: Answers) -> None:
-        """`edgewright.intake.row_mixing.refuse_mixed_rows` for this model's outputs."""
-        batch = self.inputs[0].shape[0]
-        refuse_mixed_rows(ask, together, self.outputs, batch=batch, float32_only=self.float32_only)
-
     def judged(self, answers: list[NDArray[np.float64]]) -> tuple[list[NDArray[np.float64]], NDArray[np.int64] | None]:
         """The outputs; for classifiers with the class of the greatest score, or of the only one by its threshold."""
         if self.labels is None:
@@ -92,3 +86,32 @@ class TensorSource(Source):
         meant = "a probability" if threshold else "a logit, since it leaves 0-1"
         self.notes += (f"the one output is {meant}: above {threshold:g} it is class '{self.labels[1]}'",)
         return answers, (flat[:, 0] > threshold).astype(np.int64)
+
+
+class AskedSource(TensorSource):
+    """A model that is asked in this process, as often as need be."""
+
+    @abstractmethod
+    def ask(self, inputs: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
+        """The model's own answers to some rows, one array an output.
+
+        Raises:
+            InputError: it refuses the rows.
+        """
+
+    def answers(self) -> tuple[list[NDArray[np.float64]], NDArray[np.int64] | None]:
+        """The model's answers to the test rows, which do not depend on the rows beside them."""
+        inputs = self.inputs_of("test")
+        found = self.ask(inputs)
+        refuse_mixed_rows(
+            lambda rows: self.ask([x[rows] for x in inputs]),
+            found,
+            self.outputs,
+            batch=self.inputs[0].shape[0],
+            float32_only=self.float32_only,
+        )
+        return self.judged(found)
+
+    def answers_to(self, split: OtherSplit) -> list[NDArray[np.float64]]:
+        """The model's answers to the rows of another split."""
+        return self.ask(self.inputs_of(split))

@@ -23,7 +23,7 @@ from edgewright.intake.grouped_experts import know_grouped_product
 from edgewright.intake.program_graph import graph_of_program, refuse_training_mode
 from edgewright.intake.pt2_guard import inspect_program
 from edgewright.intake.single_numbers import fixed_note, single_number
-from edgewright.intake.source import OtherSplit, TensorSource
+from edgewright.intake.source import AskedSource
 from edgewright.intake.tensor_names import plain_name
 from edgewright_runtime.manifest import TensorSpec
 
@@ -35,7 +35,7 @@ __all__ = ["TorchSource", "load_program"]
 _ROWS_AT_ONCE = 256
 
 
-class TorchSource(TensorSource):
+class TorchSource(AskedSource):
     """A torch.export program over arrays."""
 
     def __init__(
@@ -79,22 +79,7 @@ class TorchSource(TensorSource):
         rename_ends(model, {entry.name: tensor.name for entry, tensor in ends})
         return model
 
-    def answers(self) -> tuple[list[NDArray[np.float64]], NDArray[np.int64] | None]:
-        """The program in eager mode.
-
-        Raises:
-            UnsupportedError: the answer to a row depends on the rows beside it.
-        """
-        inputs = self.inputs_of("test")
-        found = self._answers(inputs)
-        self.refuse_mixed_rows(lambda rows: self._answers([x[rows] for x in inputs]), found)
-        return self.judged(found)
-
-    def answers_to(self, split: OtherSplit) -> list[NDArray[np.float64]]:
-        """The program in eager mode."""
-        return self._answers(self.inputs_of(split))
-
-    def _answers(self, inputs: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
+    def ask(self, inputs: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
         """What the program itself says, one array for each output that is kept; a fixed batch piece by piece."""
         module, rows = self._module, len(inputs[0])
         step = self.program_batch if self.program_batch > 0 else _ROWS_AT_ONCE
