@@ -12,7 +12,7 @@ from edgewright.measurement import Benefit, LedgerEntry
 from edgewright.pipeline.result import Optimization, Refusal, Step
 from edgewright.profile import DeviceProfile
 from edgewright.recipe import AnyTechnique, Quantize, Recipe
-from edgewright.validate.ledger import ledger_entry
+from edgewright.report.ledger import ledger_entry
 from edgewright.validate.machine import measured_by
 from edgewright.validate.requirements import unmet
 from tasks import optimize as steps

@@ -16,11 +16,11 @@ from edgewright.package import read_bundle
 from edgewright.pipeline.bundle_check import DeviceCheck, check_rows, validated_bundle
 from edgewright.pipeline.result import Optimization
 from edgewright.profile import Budget, DeviceProfile, load_device
+from edgewright.report.markdown import budget_rows, report_markdown
 from edgewright.store import Store
 from edgewright.validate.energy import energy_of
 from edgewright.validate.machine import measured_by
 from edgewright.validate.requirements import advice, unmet
-from edgewright.validate.summary import budget_rows, report_markdown
 from edgewright.validate.targets import arm_system, device_image
 from edgewright.validate.targets.arm import CORES
 from edgewright.validate.targets.arm_system import SYSTEMS

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from edgewright.errors import InputError
-from edgewright.validate.comparison import ComparedRun
+from edgewright.report.comparison import ComparedRun
 from tasks.tracking import answering, configure_client, tracking_uri
 
 __all__ = ["read_runs"]

@@ -17,11 +17,11 @@ PAGE_NAME = "report.html"
 @step("Writing the report")
 def write_report(result: DeploymentResult) -> list[Path]:
     """Files under ``.edgewright/reports/<deployment id>``; empty where validation was not reached."""
-    from edgewright.optimize.sensitivity_chart import sensitivity_csv, sensitivity_png
-    from edgewright.pipeline.plot import plot_report
-    from edgewright.validate.ledger import ledger_csv
-    from edgewright.validate.report_page import report_html
-    from edgewright.validate.summary import report_markdown
+    from edgewright.report.ledger import ledger_csv
+    from edgewright.report.markdown import report_markdown
+    from edgewright.report.page import report_html
+    from edgewright.report.picture import report_svg
+    from edgewright.report.sensitivity import sensitivity_csv, sensitivity_svg
 
     report, made = result.report, result.optimization
     if report is None or made is None:
@@ -33,13 +33,13 @@ def write_report(result: DeploymentResult) -> list[Path]:
         PAGE_NAME: report_html(
             report, model=made.model.name, device=result.device, sizes=made.sizes(), ledger=made.ledger
         ).encode(),
-        "report.png": plot_report(report, made),
+        "report.svg": report_svg(report, made.sizes(), made.ledger),
     }
     if made.ledger:
         files["ledger.csv"] = ledger_csv(made.ledger)
     measured = next((step.exported for step in made.steps if step.exported and step.exported.sensitivity), None)
     if measured is not None:
-        files |= {"sensitivity.csv": sensitivity_csv(measured), "sensitivity.png": sensitivity_png(measured)}
+        files |= {"sensitivity.csv": sensitivity_csv(measured), "sensitivity.svg": sensitivity_svg(measured)}
     for name, content in files.items():
         replace_file(folder / name, content)
     create_link_artifact(

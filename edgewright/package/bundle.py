@@ -20,8 +20,8 @@ from edgewright.package.golden import GOLDEN_NAME, GoldenVectors, record
 from edgewright.package.scores import scores_of
 from edgewright.package.snippet import write_snippet
 from edgewright.profile import DeviceProfile
+from edgewright.report.page import report_html
 from edgewright.store import Store
-from edgewright.validate.report_page import report_html
 from edgewright.value import Value
 from edgewright_runtime.bundle import open_bundle
 from edgewright_runtime.errors import IntegrityError

@@ -10,6 +10,7 @@ from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.measurement import BudgetLine, Cost, Energy, Performance
 from edgewright.package import BundleContent
 from edgewright.profile import DeviceProfile
+from edgewright.report.figures import percentiles
 from edgewright.store import Store
 from edgewright.validate import core_ml_units
 from edgewright.validate.energy import energy_of
@@ -217,7 +218,7 @@ def _row(check: DeviceCheck) -> dict[str, str]:
         "device": check.device,
         "measured on": check.target,
         "verdict": check.verdict,
-        "p50 / p95 ms": f"{latency.p50_ms:.4g} / {latency.p95_ms:.4g}" if latency else "not measured",
+        "p50 / p95 ms": percentiles(latency),
         "p50 ms, 1 thread": f"{one.p50_ms:.4g}" if one else "",
         "added / peak MB": _memory(cost),
         "drift under heat": f"x{sustained.drift:.3f} in {sustained.seconds:g} s" if sustained else "not measured",

@@ -157,7 +157,7 @@ def compare(
 ) -> None:
     """Runs side by side, read from MLflow: a table here, accuracy against latency and size on a page."""
     from edgewright.pipeline.table import comparison_table
-    from edgewright.validate.comparison import comparison_html
+    from edgewright.report.comparison import comparison_html
 
     found = _project_module("tasks.compare").read_runs(runs)
     replace_file(html.absolute(), comparison_html(found).encode())

@@ -43,8 +43,8 @@ def diagnose(
     Exit code 0: they agree on real rows; 1: they do not.
     """
     from edgewright.pipeline.steps_shown import steps_shown
+    from edgewright.report.diagnosis import diagnosis_html
     from edgewright.validate.diagnosis import diagnose as run
-    from edgewright.validate.diagnosis_page import diagnosis_html
 
     for path, what in ((model, "model"), (data, "data"), *(((exported, "exported file"),) if exported else ())):
         if not path.exists():
@@ -81,7 +81,7 @@ def _precision(name: str) -> Precision:
 
 
 def _table(found: "Diagnosed") -> Table:
-    from edgewright.validate.diagnosis_page import HEADS, cells
+    from edgewright.report.diagnosis import HEADS, cells
 
     table = Table(*HEADS, title=found.file)
     for layer in found.diagnosis.layers:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgewright.deploy import Release
 from edgewright.errors import BudgetExceededError
-from edgewright.measurement import LedgerEntry, Measurement, ValidationReport
+from edgewright.measurement import LedgerEntry, ValidationReport
 from edgewright.monitor import Health
 from edgewright.package import Bundle
 from edgewright.pipeline.record import RunRecord, TrackingRecord, VersionRecord
@@ -15,7 +15,8 @@ from edgewright.pipeline.request import DeploymentRequest
 from edgewright.pipeline.result import DeploymentResult, Optimization, Step
 from edgewright.pipeline.stages import StageName
 from edgewright.progress import Event, progress
-from edgewright.validate.ledger import ledger_metrics
+from edgewright.report.figures import tracked
+from edgewright.report.ledger import ledger_metrics
 
 __all__ = ["EXPERIMENT", "Journal"]
 
@@ -118,7 +119,7 @@ class Journal:
         before, after = self.report.baseline, self.report.candidate
         drop = self.report.accuracy_drop_percent
         return {
-            **_measured(after),
+            **tracked(after),
             "size_ratio": after.artifact.size_bytes / before.artifact.size_bytes,
             **({"accuracy_drop": drop} if drop is not None else {}),
             **({"latency_ratio": self.report.latency_ratio} if self.report.latency_ratio else {}),
@@ -162,19 +163,6 @@ class Journal:
             tags=tags,
             champion=self.release is not None,
         )
-
-
-def _measured(measured: Measurement) -> dict[str, float]:
-    latency = measured.latency
-    figures = {
-        "size_bytes": measured.artifact.size_bytes,
-        "download_bytes": measured.download_bytes,
-        "accuracy": measured.accuracy.value if measured.accuracy else None,
-        "latency_p50_ms": latency.p50_ms if latency else None,
-        "latency_p95_ms": latency.p95_ms if latency else None,
-        "peak_memory_mb": measured.peak_memory_mb,
-    }
-    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _step_record(step: Step, entry: LedgerEntry | None, baseline_bytes: int, began_ms: int, ended_ms: int) -> RunRecord:

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from edgewright.measurement import Accuracy, Measurement
+from edgewright.measurement import Measurement
 from edgewright.pipeline.bundle_check import DeviceCheck, check_rows
 from edgewright.pipeline.result import DeploymentResult
 from edgewright.plain_text import markdown_text
-from edgewright.validate.comparison import ComparedRun
+from edgewright.report.comparison import ComparedRun
+from edgewright.report.figures import accuracy_text, formatted, kilobytes, percentiles
 
 __all__ = [
     "COLUMNS",
@@ -77,7 +78,7 @@ def comparison_table(runs: Sequence[ComparedRun]) -> Table:
     """A column for each run, a row for each figure that any of them has."""
     table = Table("", *(f"{escape(run.name)}\n{run.run_id[:8]}" for run in runs), title="Runs")
     for figure in sorted({name for run in runs for name in run.metrics}):
-        cells = (f"{run.metrics[figure]:.6g}" if figure in run.metrics else "not measured" for run in runs)
+        cells = (formatted(run.metrics.get(figure), "{:.6g}") for run in runs)
         table.add_row(escape(figure), *cells)
     return table
 
@@ -91,13 +92,13 @@ def result_cells(result: DeploymentResult) -> tuple[str, ...]:
         made.model.name if made else _NOT_REACHED,
         result.platform.value,
         f"{after.artifact.format.value} {after.precision.value}" if after else _NOT_REACHED,
-        _kilobytes(before.artifact.size_bytes) if before else _NOT_REACHED,
-        _kilobytes(after.artifact.size_bytes) if after else _NOT_REACHED,
-        _kilobytes(measured.download_bytes) if measured else _NOT_REACHED,
-        _accuracy(report.source_accuracy) if report else _NOT_REACHED,
-        _accuracy(measured.accuracy) if measured else _NOT_REACHED,
-        _latency(measured) if measured else _NOT_REACHED,
-        _memory(measured) if measured else _NOT_REACHED,
+        kilobytes(before.artifact.size_bytes) if before else _NOT_REACHED,
+        kilobytes(after.artifact.size_bytes) if after else _NOT_REACHED,
+        kilobytes(measured.download_bytes) if measured else _NOT_REACHED,
+        accuracy_text(report.source_accuracy) if report else _NOT_REACHED,
+        accuracy_text(measured.accuracy) if measured else _NOT_REACHED,
+        percentiles(measured.latency) if measured else _NOT_REACHED,
+        formatted(measured.peak_memory_mb, "{:.0f}") if measured else _NOT_REACHED,
         _verdict(result),
     )
 
@@ -109,7 +110,7 @@ def explanation(result: DeploymentResult) -> str:
         lines += [f"note: {note}" for note in (*result.optimization.model.notes, *result.optimization.dataset.notes)]
         for step in result.optimization.steps:
             lines.append(f"{step.technique}: {'kept' if step.kept else 'no benefit'}: {step.reason}")
-        sizes = (f"{name} {_kilobytes(size)}" for name, size in result.optimization.sizes())
+        sizes = (f"{name} {kilobytes(size)}" for name, size in result.optimization.sizes())
         lines.append(f"on disk: {', '.join(sizes)}")
     if result.report:
         lines += [f"warning: {said}" for said in result.report.warnings]
@@ -139,28 +140,6 @@ def _parity(measured: Measurement) -> str:
     agreed = "" if parity.agreement is None else f", same class on {parity.agreement:.4%} of rows"
     said = f"{parity.rows} rows by {parity.checked_by}, largest difference {parity.max_absolute:.3g}{agreed}"
     return f"{said}; {parity.explanation}" if parity.explanation else said
-
-
-def _kilobytes(size: int) -> str:
-    return f"{size / 1000:,.1f} kB"
-
-
-def _accuracy(accuracy: Accuracy | None) -> str:
-    if accuracy is None:
-        return "not measured"
-    if accuracy.metric == "r2":
-        return f"R² {accuracy.value:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f})"
-    return f"{accuracy.value:.2%} ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})"
-
-
-def _latency(measured: Measurement) -> str:
-    if measured.latency is None:
-        return "not measured"
-    return f"{measured.latency.p50_ms:.3f} / {measured.latency.p95_ms:.3f}"
-
-
-def _memory(measured: Measurement) -> str:
-    return "not measured" if measured.peak_memory_mb is None else f"{measured.peak_memory_mb:.0f}"
 
 
 def _verdict(result: DeploymentResult) -> str:

@@ -259,7 +259,7 @@ def test_mlflow_has_parent_stages_and_registered_version(first: DeploymentResult
     nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     assert {child.info.run_name for child in nested} == set(STAGES)
     names = {f.path for f in client.list_artifacts(run.info.run_id)}
-    assert {"ledger.csv", "report.html", "report.json", "report.md", "report.png"} < names
+    assert {"ledger.csv", "report.html", "report.json", "report.md", "report.svg"} < names
     champion = client.get_model_version_by_alias("cancer-edge_device", "champion")
     assert first.bundle is not None
     assert champion.tags["platform"] == "edge_device"

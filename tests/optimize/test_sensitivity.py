@@ -1,6 +1,7 @@
 """Which layer bears quantization, and which does not."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from edgewright.artifact import Artifact, Exported, Format, LayerNoise, Precision
 from edgewright.optimize.sensitivity import int8_sensitivity, rounded_to, sensitivity, spread_over
-from edgewright.optimize.sensitivity_chart import sensitivity_csv, sensitivity_png
+from edgewright.report.sensitivity import sensitivity_csv, sensitivity_svg
 
 
 def network() -> nn.Sequential:
@@ -86,7 +87,7 @@ def test_the_table_names_every_layer_and_how_it_is_stored():
 
 
 def test_the_plot_grows_with_the_layers():
-    few, many = (sensitivity_png(exported(*range(count), kept=("layer0",))) for count in (2, 30))
-    heights = [int.from_bytes(png[20:24], "big") for png in (few, many)]
-    assert few.startswith(b"\x89PNG")
+    few, many = (sensitivity_svg(exported(*range(count), kept=("layer0",))) for count in (2, 30))
+    heights = [int(re.findall(rb'^<svg [^>]*height="(\d+)"', svg)[0]) for svg in (few, many)]
     assert heights[1] > 3 * heights[0]
+    assert few.count(b'class="baseline"') == 1

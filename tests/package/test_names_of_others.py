@@ -3,17 +3,19 @@
 import ast
 import csv
 import io
+import re
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
 
 from edgewright.artifact import LayerNoise
-from edgewright.optimize.sensitivity_chart import sensitivity_csv, sensitivity_png
 from edgewright.package import Bundle
 from edgewright.package.snippet import write_snippet
 from edgewright.plain_text import csv_text, markdown_text
 from edgewright.profile import ExportOptions
+from edgewright.report.sensitivity import sensitivity_csv, sensitivity_svg
 from edgewright_runtime.bundle import open_bundle
 from edgewright_runtime.manifest import Manifest, TensorSpec
 from tests.bundles import table_parts
@@ -114,4 +116,5 @@ def test_a_layer_of_any_name_has_its_line_and_its_bar(tmp_path: Path) -> None:
     rows = list(csv.reader(io.StringIO(sensitivity_csv(measured).decode())))
     assert [row[0] for row in rows[1:]] == ["'=cmd()", *names[1:]]
     assert [row[2] for row in rows[1:]] == ["int8", "float", "int8", "int8", "int8"]
-    assert sensitivity_png(measured).startswith(b"\x89PNG")
+    drawn = re.findall(r">([^<>]*)</text>", sensitivity_svg(measured).decode())
+    assert set(names) <= {unescape(text) for text in drawn}

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from edgewright.errors import InputError
 from edgewright.export.diagnosis_report import Culprit, Diagnosis, LayerNoise, OutputNoise, Place
 from edgewright.pipeline.cli import app
+from edgewright.report.diagnosis import cells, diagnosis_html
 from edgewright.validate.diagnosis import Diagnosed, verdict
-from edgewright.validate.diagnosis_page import cells, diagnosis_html
 
 NAN, INF = float("nan"), float("inf")
 

@@ -2,18 +2,10 @@
 
 from collections.abc import Sequence
 
-from edgewright.measurement import (
-    Accuracy,
-    ComputePlan,
-    Emulation,
-    Energy,
-    Latency,
-    LedgerEntry,
-    Measurement,
-    ValidationReport,
-)
+from edgewright.measurement import ComputePlan, Emulation, Energy, LedgerEntry, ValidationReport
 from edgewright.plain_text import markdown_text
-from edgewright.validate.ledger import LEDGER_HEADS, ledger_rows
+from edgewright.report.figures import FIGURES, accuracy_text
+from edgewright.report.ledger import LEDGER_HEADS, ledger_rows
 
 __all__ = ["budget_rows", "report_markdown"]
 
@@ -37,9 +29,9 @@ def report_markdown(report: ValidationReport, model: str, device: str, ledger: S
     verdict = "passed" if report.passed else "failed: " + "; ".join(line.sentence() for line in report.violations)
     rows = [f"| {' | '.join(markdown_text(cell) for cell in row.values())} |" for row in budget_rows(report)]
     figures = [
-        f"| {name} | {before} | {after} |"
-        for (name, before), (_, after) in zip(_figures(report.baseline), _figures(report.candidate), strict=True)
-        if before or after
+        f"| {figure.title} | {figure.text(report.baseline)} | {figure.text(report.candidate)} |"
+        for figure in FIGURES
+        if any(figure.value(measured) is not None for measured in (report.baseline, report.candidate))
     ]
     unknown = report.candidate.not_measured
     lines = [
@@ -49,7 +41,7 @@ def report_markdown(report: ValidationReport, model: str, device: str, ledger: S
         *("| figure | limit | measured | margin | status |", "|---|---|---|---|---|", *rows, ""),
         *("| figure | float32 baseline | candidate |", "|---|---|---|", *figures, ""),
         *_ledger(ledger),
-        f"Source model: {_accuracy(report.source_accuracy)}. Latency: {report.latency_verdict}.",
+        f"Source model: {accuracy_text(report.source_accuracy)}. Latency: {report.latency_verdict}.",
         *(f"- {_emulated(found)}" for found in report.emulations if not found.failure),
         *([f"- {_energy(report.energy)}"] if report.energy else []),
         *([f"- {_planned(report.compute_plan)}"] if report.compute_plan else []),
@@ -83,45 +75,3 @@ def _ledger(entries: Sequence[LedgerEntry]) -> list[str]:
         return []
     lines = [LEDGER_HEADS, ("---",) * len(LEDGER_HEADS), *ledger_rows(entries)]
     return [*(f"| {' | '.join(markdown_text(cell) for cell in line)} |" for line in lines), ""]
-
-
-def _figures(measured: Measurement) -> list[tuple[str, str]]:
-    latency = measured.latency
-    return [
-        ("size on disk", f"{measured.artifact.size_bytes:,} B"),
-        ("download", f"{measured.download_bytes:,} B"),
-        ("accuracy", _accuracy(measured.accuracy)),
-        (
-            "latency p50 / p95 (/ p99)",
-            _joined(_percentiles(latency), "ms"),
-        ),
-        ("latency p50 / p95 (/ p99), one thread", _one_thread(measured)),
-        ("load", _joined((measured.load_ms,), "ms")),
-        ("peak memory", _joined((measured.peak_memory_mb,), "MB")),
-        ("largest difference from the source", _joined((measured.parity.max_absolute,), "")),
-    ]
-
-
-def _one_thread(measured: Measurement) -> str:
-    """Empty where the profile's own number of threads is one: then it is the line above."""
-    return "" if measured.one_thread is None else _joined(_percentiles(measured.one_thread), "ms")
-
-
-def _percentiles(latency: Latency | None) -> tuple[float | None, ...]:
-    if latency is None:
-        return (None,)
-    return (latency.p50_ms, latency.p95_ms, *([latency.p99_ms] if latency.p99_ms is not None else []))
-
-
-def _accuracy(accuracy: Accuracy | None) -> str:
-    if accuracy is None:
-        return "not measured"
-    return (
-        f"{accuracy.metric} {accuracy.value:.4f} (95% {accuracy.low:.4f} to {accuracy.high:.4f}, {accuracy.rows} rows)"
-    )
-
-
-def _joined(values: tuple[float | None, ...], unit: str) -> str:
-    if any(v is None for v in values):
-        return "not measured"
-    return " / ".join(f"{v:.4g}" for v in values) + f" {unit}"

@@ -4,7 +4,8 @@ import csv
 import io
 from collections.abc import Sequence
 
-from edgewright.measurement import Accuracy, Cost, Evaluation, Footprint, LedgerEntry
+from edgewright.measurement import Cost, Evaluation, Footprint, LedgerEntry
+from edgewright.report.figures import accuracy_text, formatted
 
 __all__ = ["LEDGER_HEADS", "ledger_csv", "ledger_entry", "ledger_falls", "ledger_metrics", "ledger_rows"]
 
@@ -80,22 +81,14 @@ def _row(entry: LedgerEntry) -> tuple[str, ...]:
         _name(entry),
         f"{weight.size_bytes:,}",
         f"{weight.download_bytes:,}",
-        _figure(weight.bits_per_weight, "{:.2f}"),
-        _figure(weight.non_zero_fraction, "{:.1%}"),
+        formatted(weight.bits_per_weight, "{:.2f}"),
+        formatted(weight.non_zero_fraction, "{:.1%}"),
         f"{weight.codebook_bytes:,}",
         f"{weight.index_bytes:,}",
-        _accuracy(entry.accuracy),
-        _figure(entry.latency.p50_ms if entry.latency else None, "{:.4g}"),
+        accuracy_text(entry.accuracy),
+        formatted(entry.latency.p50_ms if entry.latency else None, "{:.4g}"),
     )
 
 
 def _name(entry: LedgerEntry) -> str:
     return entry.stage if entry.kept else f"{entry.stage} (left out)"
-
-
-def _accuracy(found: Accuracy | None) -> str:
-    return "not measured" if found is None else f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
-
-
-def _figure(value: float | None, form: str) -> str:
-    return "not measured" if value is None else form.format(value)

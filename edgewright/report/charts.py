@@ -1,29 +1,96 @@
-"""Small charts as SVG text: they print sharply, need no script and no network."""
+"""Small charts as SVG: sharp in print, in the page's own colours, without script and without network.
 
-from collections.abc import Sequence
+Drawn by hand: a plotting library's SVG knows neither the page's light and dark colours nor the window's width.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["bars", "distribution", "figure", "levels", "timeline", "waterfall"]
+__all__ = [
+    "STYLE",
+    "Chart",
+    "Point",
+    "bars",
+    "distribution",
+    "levels",
+    "number",
+    "picture",
+    "scatter",
+    "timeline",
+    "waterfall",
+]
 
+STYLE = Path(__file__).parent / "templates" / "chart.css"
 _WIDTH = 640
 _BINS = 48
+_TITLE = 30
+_APART = 14.0  # points nearer than this share a label
 _GLYPH = 12.5  # what a wide letter takes on a phone, where report.css has the larger size
 
 
-def figure(value: float) -> str:
+class Chart(NamedTuple):
+    """What is drawn, and the height that it takes; of no height where there was nothing to draw."""
+
+    height: int = 0
+    title: str = ""
+    content: str = ""
+
+    def __bool__(self) -> bool:
+        return self.height > 0
+
+    def __html__(self) -> str:
+        """The element, for a page; templates take it as it is."""
+        title = escape(self.title)
+        return (
+            f'<svg viewBox="0 0 {_WIDTH} {self.height}" role="img" aria-label="{title}"><title>{title}</title>'
+            f"{self.content}</svg>"
+        )
+
+
+class Point(NamedTuple):
+    """One of a scatter: the number it is known by elsewhere, and whether no other is better in both."""
+
+    number: int
+    label: str
+    across: float
+    up: float
+    best: bool
+
+
+def picture(charts: Sequence[Chart]) -> bytes:
+    """A file of its own: the charts one below the other, each under its title."""
+    parts, y = [], 0
+    for chart in filter(None, charts):
+        parts.append(
+            f'<text class="title" x="0" y="{y + 20}">{escape(chart.title)}</text>'
+            f'<svg x="0" y="{y + _TITLE}" width="{_WIDTH}" height="{chart.height}" '
+            f'viewBox="0 0 {_WIDTH} {chart.height}">{chart.content}</svg>'
+        )
+        y += chart.height + 2 * _TITLE
+    frame = f'viewBox="-20 -10 {_WIDTH + 40} {y + 20}"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH + 40}" height="{y + 20}" {frame}>'
+        f'<style>{STYLE.read_text()}</style><rect class="paper" x="-20" y="-10" width="{_WIDTH + 40}" '
+        f'height="{y + 20}"/>{"".join(parts)}</svg>\n'
+    ).encode()
+
+
+def number(value: float) -> str:
     """Four digits, and all of them before the point: ``0.0177``, ``86,000``."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def bars(rows: Sequence[tuple[str, float, str]], unit: str, title: str) -> str:
+def bars(rows: Sequence[tuple[str, float, str]], unit: str, title: str) -> Chart:
     """Horizontal bars: (label, value, CSS class) each; ``title`` is read to those who cannot see."""
     if not rows:
-        return ""
+        return Chart()
     height, left = 34, _room([label for label, _, _ in rows])
-    right = _room([f"{figure(value)} {unit}" for _, value, _ in rows])
+    right = _room([f"{number(value)} {unit}" for _, value, _ in rows])
     longest = max(value for _, value, _ in rows) or 1.0
     parts = []
     for i, (label, value, kind) in enumerate(rows):
@@ -32,20 +99,20 @@ def bars(rows: Sequence[tuple[str, float, str]], unit: str, title: str) -> str:
         parts.append(
             f"{_label(label, left, y + 22)}"
             f'<rect class="{escape(kind)}" x="{left}" y="{y + 6}" width="{width:.1f}" height="22" rx="3"/>'
-            f'<text class="value" x="{left + width + 8:.1f}" y="{y + 22}">{figure(value)} {escape(unit)}</text>'
+            f'<text class="value" x="{left + width + 8:.1f}" y="{y + 22}">{number(value)} {escape(unit)}</text>'
         )
-    return _svg(len(rows) * height, title, "".join(parts))
+    return Chart(len(rows) * height, title, "".join(parts))
 
 
-def waterfall(falls: Sequence[tuple[str, float, float, bool]], unit: str, title: str) -> str:
+def waterfall(falls: Sequence[tuple[str, float, float, bool]], unit: str, title: str) -> Chart:
     """Steps from one size to the next: (label, before, after, kept) each, the first from nothing.
 
     A bar spans what the step took away or added; its end is what is left. A step that was not kept is drawn pale.
     """
     if not falls:
-        return ""
+        return Chart()
     said = [
-        f"{figure(after)} {unit}" + (f" ({100 * (after / before - 1):+.1f}%)" if before else "")
+        f"{number(after)} {unit}" + (f" ({100 * (after / before - 1):+.1f}%)" if before else "")
         for _, before, after, _ in falls
     ]
     height, left, right = 34, _room([label for label, *_ in falls]), _room(said)
@@ -64,16 +131,16 @@ def waterfall(falls: Sequence[tuple[str, float, float, bool]], unit: str, title:
         if kept and i + 1 < len(falls):
             at = left + after * scale
             parts.append(f'<line x1="{at:.1f}" y1="{y + 28}" x2="{at:.1f}" y2="{y + height + 6}"/>')
-    return _svg(len(falls) * height, title, "".join(parts))
+    return Chart(len(falls) * height, title, "".join(parts))
 
 
-def levels(rows: Sequence[tuple[str, float, float, str]], top: float, unit: str, title: str) -> str:
+def levels(rows: Sequence[tuple[str, float, float, str]], top: float, unit: str, title: str) -> Chart:
     """A bar from 0 to a level and a mark at another, for many rows: (label, bar, mark, CSS class) each.
 
     What lies above ``top`` is drawn there, what lies below 0 as a stub.
     """
     if not rows:
-        return ""
+        return Chart()
     height, left, right = 20, _room([label for label, *_ in rows]), 90
     scale = (_WIDTH - left - right) / top
     parts = []
@@ -92,14 +159,14 @@ def levels(rows: Sequence[tuple[str, float, float, str]], top: float, unit: str,
             f'<rect class="mark" x="{at - 1.5:.1f}" y="{y + 1}" width="3" height="18"/>'
             f'<text class="value" x="{left + scale * top + 10:.1f}" y="{y + 14}">{escape(told)}</text>'
         )
-    return _svg(24 + len(rows) * height, title, "".join(parts))
+    return Chart(24 + len(rows) * height, title, "".join(parts))
 
 
-def distribution(series: Sequence[tuple[str, Sequence[float], str]], unit: str, title: str) -> str:
+def distribution(series: Sequence[tuple[str, Sequence[float], str]], unit: str, title: str) -> Chart:
     """Overlaid histograms on one axis, cut at the 99th percentile: (label, values, CSS class) each."""
     shown = [(label, np.asarray(values, np.float64), kind) for label, values, kind in series if len(values)]
     if not shown:
-        return ""
+        return Chart()
     low = min(float(values.min()) for _, values, _ in shown)
     high = max(float(np.percentile(values, 99)) for _, values, _ in shown)
     edges = np.linspace(low, high if high > low else low + 1e-9, _BINS + 1)
@@ -120,14 +187,14 @@ def distribution(series: Sequence[tuple[str, Sequence[float], str]], unit: str, 
             f'<text x="{share * _WIDTH:.0f}" y="{plot + 20}" text-anchor="{anchor}">{at:.4g} {escape(unit)}</text>'
         )
     parts.append(_legend([(label, kind) for label, _, kind in shown], 0, plot + 36))
-    return _svg(plot + 36 + 22 * len(shown), title, "".join(parts))
+    return Chart(plot + 36 + 22 * len(shown), title, "".join(parts))
 
 
-def timeline(series: Sequence[tuple[str, Sequence[tuple[str, float]], str]], unit: str, title: str) -> str:
+def timeline(series: Sequence[tuple[str, Sequence[tuple[str, float]], str]], unit: str, title: str) -> Chart:
     """One line per series through the same named moments: (label, [(moment, value)], CSS class) each."""
     shown = [(label, points, kind) for label, points, kind in series if points]
     if not shown:
-        return ""
+        return Chart()
     plot, left, right = 150, 60, 60
     values = [value for _, points, _ in shown for _, value in points]
     low, high = min(values), max(values)
@@ -143,7 +210,53 @@ def timeline(series: Sequence[tuple[str, Sequence[tuple[str, float]], str]], uni
     labels, rows = _below(moments, [left + i * step for i in range(len(moments))], plot + 18)
     ends = [(f"{label}: {points[-1][1]:.4g} {unit} at the end", kind) for label, points, kind in shown]
     parts += [labels, _legend(ends, 0, plot + 12 + 22 * rows)]
-    return _svg(plot + 12 + 22 * (rows + len(ends)), title, "".join(parts))
+    return Chart(plot + 12 + 22 * (rows + len(ends)), title, "".join(parts))
+
+
+def scatter(points: Sequence[Point], units: tuple[str, str], title: str) -> Chart:
+    """Points by their numbers; a line joins the best ones. ``units`` are those across and up."""
+    if not points:
+        return Chart()
+    left, floor = 90, 266
+    costs, gains = [point.across for point in points], [point.up for point in points]
+    across, up = _scale(costs, left + 20, _WIDTH - 40), _scale(gains, floor - 20, 20)
+    parts = [
+        f'<line x1="{left}" y1="{floor}" x2="{_WIDTH}" y2="{floor}"/>',
+        f'<line x1="{left}" y1="0" x2="{left}" y2="{floor}"/>',
+    ]
+    ends = ((min(costs), "start", -20), (max(costs), "end", 40))
+    for value, anchor, aside in ends if len(set(costs)) > 1 else ends[:1]:
+        x, said = across(value) + aside, f"{number(value)} {escape(units[0])}"
+        parts.append(f'<text x="{x:.1f}" y="{floor + 24}" text-anchor="{anchor}">{said}</text>')
+    parts += [
+        f'<text x="{left - 6}" y="{up(value) + 5:.1f}" text-anchor="end">{value:.4f}</text>'
+        for value in dict.fromkeys((min(gains), max(gains)))
+    ]
+    front = sorted((across(point.across), up(point.up)) for point in points if point.best)
+    parts.append(f'<polyline class="candidate" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in front)}"/>')
+    places = {point.number: (across(point.across), up(point.up)) for point in points}
+    for point in points:
+        x, y = places[point.number]
+        kind = "candidate" if point.best else "baseline"
+        said = f"{point.label}: {point.up:.4f} {units[1]}".rstrip() + f", {number(point.across)} {units[0]}"
+        parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="6"><title>{escape(said)}</title></circle>')
+    parts += [f'<text x="{x:.1f}" y="{y:.1f}">{escape(said)}</text>' for x, y, said in _numbered(places)]
+    return Chart(300, title, "".join(parts))
+
+
+def _numbered(places: Mapping[int, tuple[float, float]]) -> list[tuple[float, float, str]]:
+    """Points that lie upon one another share a label."""
+    groups: dict[tuple[float, float], list[int]] = {}
+    for i, (x, y) in places.items():
+        near = next((at for at in groups if abs(at[0] - x) < _APART and abs(at[1] - y) < _APART), (x, y))
+        groups.setdefault(near, []).append(i)
+    return [(x + 8, y + 18, ", ".join(str(i) for i in numbers)) for (x, y), numbers in groups.items()]
+
+
+def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:
+    low, high = min(values), max(values)
+    spread = (high - low) or 1.0
+    return lambda value: start + (end - start) * (value - low) / spread
 
 
 def _below(labels: Sequence[str], places: Sequence[float], y: int) -> tuple[str, int]:
@@ -179,11 +292,4 @@ def _legend(entries: Sequence[tuple[str, str]], x: float, y: float) -> str:
         f'<rect class="{escape(kind)}" x="{x}" y="{y + i * 22}" width="14" height="14" rx="3"/>'
         f'<text x="{x + 20}" y="{y + i * 22 + 12}">{escape(label)}</text>'
         for i, (label, kind) in enumerate(entries)
-    )
-
-
-def _svg(height: int, title: str, content: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'
-        f"{content}</svg>"
     )

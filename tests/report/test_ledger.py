@@ -7,9 +7,9 @@ from edgewright.artifact import Precision
 from edgewright.codec.download import footprint
 from edgewright.measurement import Accuracy, Footprint, Interval, Latency, LedgerEntry
 from edgewright.recipe import Distill, Prune, PruneChannels, Quantize
-from edgewright.validate import charts
+from edgewright.report import charts
+from edgewright.report.ledger import LEDGER_HEADS, ledger_csv, ledger_falls, ledger_metrics, ledger_rows
 from edgewright.validate.causes import causes
-from edgewright.validate.ledger import LEDGER_HEADS, ledger_csv, ledger_falls, ledger_metrics, ledger_rows
 from tests.codec.test_download import sparse_model
 from tests.validate.test_verdict import cost, performance
 
@@ -41,7 +41,7 @@ LEDGER = (entry("float32", 3000), entry("prune", 1000), entry("cluster", 1500, k
 def test_a_row_holds_every_figure_or_says_that_it_is_not_measured() -> None:
     rows = ledger_rows([*LEDGER, entry("fuse", 400, ran=False)])
     assert {len(row) for row in rows} == {len(LEDGER_HEADS)}
-    assert rows[1] == ("prune", "4,096", "1,000", "8.00", "10.0%", "10", "950", "0.9000 (0.8800 to 0.9200)", "0.5")
+    assert rows[1] == ("prune", "4,096", "1,000", "8.00", "10.0%", "10", "950", "90.00% (88.0 to 92.0)", "0.5")
     assert rows[4][-2:] == ("not measured", "not measured")
 
 
@@ -55,7 +55,7 @@ def test_what_was_left_out_lowers_nothing_after_it() -> None:
 
 
 def test_the_waterfall_says_each_change() -> None:
-    drawn = charts.waterfall(ledger_falls(LEDGER), "B", "download")
+    drawn = charts.waterfall(ledger_falls(LEDGER), "B", "download").content
     assert [said in drawn for said in ("3,000 B<", "1,000 B (-66.7%)", "1,500 B (+50.0%)", "500 B (-50.0%)")] == [
         True
     ] * 4

@@ -1,4 +1,4 @@
-from edgewright.validate.comparison import ComparedRun, comparison_html, pareto
+from edgewright.report.comparison import ComparedRun, comparison_html, pareto
 
 
 def made(run_id: str, **metrics: float) -> ComparedRun:

@@ -1,0 +1,87 @@
+"""The figures of a measured file: name in tracking, title, unit and how each reads, once for every renderer."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from edgewright.measurement import Accuracy, Latency, Measurement
+
+__all__ = ["FIGURES", "NOT_MEASURED", "Figure", "accuracy_text", "formatted", "kilobytes", "percentiles", "tracked"]
+
+NOT_MEASURED = "not measured"
+
+
+class Figure(NamedTuple):
+    """One figure of a `Measurement`; ``value`` gives None where it was not measured."""
+
+    name: str
+    title: str
+    unit: str
+    form: str
+    value: Callable[[Measurement], float | None]
+
+    @property
+    def head(self) -> str:
+        """Title and unit, over a column."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    def text(self, measured: Measurement) -> str:
+        """The figure with its unit; an accuracy with its interval."""
+        if self.name == "accuracy":
+            return accuracy_text(measured.accuracy)
+        value = self.value(measured)
+        return NOT_MEASURED if value is None else f"{formatted(value, self.form)} {self.unit}".rstrip()
+
+
+def _latency(name: str) -> Callable[[Measurement], float | None]:
+    return lambda measured: getattr(measured.latency, name) if measured.latency else None
+
+
+def _one_thread(name: str) -> Callable[[Measurement], float | None]:
+    return lambda measured: getattr(measured.one_thread, name) if measured.one_thread else None
+
+
+FIGURES = (
+    Figure("size_bytes", "size on disk", "B", "{:,.0f}", lambda m: m.artifact.size_bytes),
+    Figure("download_bytes", "download", "B", "{:,.0f}", lambda m: m.download_bytes),
+    Figure("accuracy", "accuracy", "", "{:.4f}", lambda m: m.accuracy.value if m.accuracy else None),
+    *(Figure(f"latency_{p}_ms", f"latency {p}", "ms", "{:.4g}", _latency(f"{p}_ms")) for p in ("p50", "p95", "p99")),
+    *(
+        Figure(f"one_thread_{p}_ms", f"latency {p}, one thread", "ms", "{:.4g}", _one_thread(f"{p}_ms"))
+        for p in ("p50", "p95", "p99")
+    ),
+    Figure("load_ms", "load", "ms", "{:.4g}", lambda m: m.load_ms),
+    Figure("first_ms", "first inference", "ms", "{:.4g}", lambda m: m.first_ms),
+    Figure("peak_memory_mb", "peak memory", "MB", "{:.1f}", lambda m: m.peak_memory_mb),
+    Figure("added_memory_mb", "memory added by load and run", "MB", "{:.1f}", lambda m: m.added_memory_mb),
+    Figure("max_difference", "largest difference from the source", "", "{:.3g}", lambda m: m.parity.max_absolute),
+)
+
+
+def tracked(measured: Measurement) -> dict[str, float]:
+    """The figures by name, for tracking; what was not measured is left out."""
+    values = {figure.name: figure.value(measured) for figure in FIGURES}
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def formatted(value: float | None, form: str = "{:.4g}") -> str:
+    """A number, or that there is none."""
+    return NOT_MEASURED if value is None else form.format(value)
+
+
+def kilobytes(size: int) -> str:
+    """Bytes in thousands, as the tables show them."""
+    return f"{size / 1000:,.1f} kB"
+
+
+def accuracy_text(accuracy: Accuracy | None) -> str:
+    """``97.78% (96.1 to 98.9)`` or ``R² 0.913 (0.887 to 0.935)``: value and 95% interval."""
+    if accuracy is None:
+        return NOT_MEASURED
+    if accuracy.metric == "r2":
+        return f"R² {accuracy.value:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f})"
+    return f"{accuracy.value:.2%} ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})"
+
+
+def percentiles(latency: Latency | None) -> str:
+    """``0.123 / 0.145``: p50 and p95, ms."""
+    return NOT_MEASURED if latency is None else f"{latency.p50_ms:.4g} / {latency.p95_ms:.4g}"
