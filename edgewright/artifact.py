@@ -3,6 +3,7 @@
 import hashlib
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from edgewright.value import Value
 from edgewright_runtime.manifest import Preprocessing, Processor, TensorSpec
@@ -15,6 +16,7 @@ __all__ = [
     "ImportedModel",
     "Intake",
     "LayerNoise",
+    "Metric",
     "ModelTask",
     "Precision",
     "digest_of",
@@ -42,11 +44,22 @@ class Format(StrEnum):
 
 
 class ModelTask(StrEnum):
-    """What the model's output means; ``none`` where nobody says: it is compared with its source, and no answers are."""
+    """What the model's outputs mean; ``none`` where nobody says: its source's own answers are what it is held to."""
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
     NONE = "none"
+
+
+class Metric(Value):
+    """What a model's outputs are judged by instead of accuracy: ``package.module:function``, looked for in ``folder``
+    too, or the name of a plugin. ``code`` is the version of its sources.
+    """
+
+    name: str
+    better: Literal["higher", "lower"] = "higher"
+    folder: str = "."
+    code: str = ""
 
 
 class Artifact(Value):
@@ -67,7 +80,8 @@ class Dataset(Value):
     """Real data, encoded as the model's inputs and split, in one ``.npz``.
 
     Arrays: ``{split}.x.{input}`` (N, ...) in the input's dtype and ``{split}.y`` (N,) for the splits ``train``,
-    ``calibration``, ``validation`` and ``test``; the source model's own answers ``test.reference.{output}`` (N, ...)
+    ``calibration``, ``validation`` and ``test``; where the task is none ``{split}.answers`` (N, ...) instead, for a
+    metric of the user's own to read; the source model's own answers ``test.reference.{output}`` (N, ...)
     float64, as a rule ``calibration.reference.{output}`` too, for some sources ``validation.reference.{output}``, and,
     for classifiers, ``test.predicted`` (N,) class indices. Calibration rows are training rows; validation and test rows
     are in no other split.
@@ -99,6 +113,7 @@ class ImportedModel(Value):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     task: ModelTask
+    metric: Metric | None = None
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = Preprocessing()
     float32_only: bool = False

@@ -1,15 +1,19 @@
 """Where the real data lies and how it is read. No ML framework is imported here."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from edgewright.artifact import ModelTask
+from edgewright.artifact import Metric, ModelTask
+from edgewright.code_version import source_version
+from edgewright.plugins import plugin_code, plugin_names
 from edgewright.value import Value
 from edgewright.yaml_values import read_value
 
-__all__ = ["DataSpec", "load_data_spec"]
+__all__ = ["METRIC_PLUGINS", "DataSpec", "load_data_spec"]
+
+METRIC_PLUGINS = "edgewright.metrics"
 
 
 def _as_written(value: Any) -> Any:
@@ -54,8 +58,15 @@ class DataSpec(Value):
     task: ModelTask | None = Field(
         None,
         description="classification or regression, otherwise decided from the model and the answers; none: no answers, "
-        "the model is taken in and exported, and compared with its source alone.",
+        "the source's own are what every step is held to.",
     )
+    metric: str | None = Field(
+        None,
+        description="A metric of your own, package.module:function or a plugin's name: takes the outputs by name and "
+        "the answers, gives a number. It stands for accuracy everywhere.",
+    )
+    metric_better: Literal["higher", "lower"] = Field("higher", description="Which values of the metric are better.")
+    folder: str = Field(".", description="Where a metric's module is looked for; left out, beside the data file.")
     labels: tuple[Written, ...] = Field(
         (), description="Names of the classes in the order of the model's scores, as the answers write them."
     )
@@ -71,6 +82,23 @@ class DataSpec(Value):
     shapes: dict[str, tuple[int, ...]] = Field(
         {}, description="Sizes of an input whose axes are free, by its name; the first stays free."
     )
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the data holds what the model should answer."""
+        return self.task is not ModelTask.NONE or self.metric is not None
+
+    @property
+    def own_metric(self) -> Metric | None:
+        """The user's own metric, where there is one."""
+        if self.metric is None:
+            return None
+        module, _, function = self.metric.partition(":")
+        if function:
+            code = source_version(module, Path(self.folder))
+        else:
+            code = plugin_code(METRIC_PLUGINS, module) if module in plugin_names(METRIC_PLUGINS) else ""
+        return Metric(name=self.metric, better=self.metric_better, folder=self.folder, code=code)
 
     @model_validator(mode="after")
     def _labels_are_of_classes(self) -> Self:
@@ -93,4 +121,11 @@ def load_data_spec(path: Path, target: str | None = None) -> DataSpec:
         return DataSpec(path=path, target=target)
     spec, below = read_value(path, DataSpec, "data file"), path.parent
     test_path = below / spec.test_path if spec.test_path else None
-    return spec.model_copy(update={"path": below / spec.path, "test_path": test_path, "target": target or spec.target})
+    return spec.model_copy(
+        update={
+            "path": below / spec.path,
+            "test_path": test_path,
+            "target": target or spec.target,
+            "folder": str((below / spec.folder).absolute()),
+        }
+    )

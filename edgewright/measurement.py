@@ -24,6 +24,7 @@ __all__ = [
     "LedgerEntry",
     "Measurement",
     "OperatorTime",
+    "OutputParity",
     "Parity",
     "Performance",
     "PlannedOperator",
@@ -46,10 +47,11 @@ class Interval(Value):
 class Accuracy(Value):
     """A metric on test rows that neither training nor calibration saw, with its 95% interval.
 
-    ``accuracy`` in 0-1 (Wilson interval) for classifiers, ``r2`` (bootstrap interval) for regressors.
+    ``accuracy`` in 0-1 (Wilson interval) for classifiers, ``r2`` for regressors, ``fidelity`` where there are no
+    answers, or the name of a user's own metric (bootstrap intervals).
     """
 
-    metric: Literal["accuracy", "r2"]
+    metric: str
     value: float
     low: float
     high: float
@@ -57,7 +59,7 @@ class Accuracy(Value):
 
 
 class AccuracyDrop(Value):
-    """What a model loses against its source on the same rows, percentage points (of R² for a regressor).
+    """What a model loses against its source on the same rows, in ``unit``: percentage points (of R², of fidelity).
 
     Positive is worse. ``p_value`` is that of no difference, by ``test``; for a classifier the rows that only one
     of the two has right are all that the test rests on.
@@ -68,6 +70,7 @@ class AccuracyDrop(Value):
     high_percent: float
     p_value: float
     test: str
+    unit: str = "percentage points"
     only_source_right: int | None = None
     only_candidate_right: int | None = None
 
@@ -140,12 +143,26 @@ class LedgerEntry(Value):
     latency: Latency | None
 
 
+class OutputParity(Value):
+    """One output against the source's own: fidelity (R² against the source's answers), cosine similarity over all rows,
+    largest difference, that over the largest magnitude, and how often the largest along the last axis (0-1) agrees.
+    """
+
+    name: str
+    fidelity: float
+    cosine: float | None
+    max_absolute: float
+    max_relative: float | None
+    agreement: float | None
+
+
 class Parity(Value):
     """How far a model's outputs are from the source model's own, run in its own framework, on the same rows.
 
     ``max_relative`` is the largest difference over the largest magnitude of the source's outputs.
     ``agreement`` (0-1) is the share of rows with the same predicted class.
-    ``checked_by`` names what ran the exported file; None means that it was not run, so nothing is claimed.
+    ``checked_by`` names what ran the exported file; None means that it was not run, so nothing is claimed. ``outputs``
+    are the same for each output.
     """
 
     checked_by: str | None
@@ -157,6 +174,7 @@ class Parity(Value):
     agreement: float | None = None
     disagreements: int | None = None
     explanation: str = ""
+    outputs: tuple[OutputParity, ...] = ()
 
 
 class Evaluation(Value):
@@ -381,6 +399,7 @@ class ValidationReport(Value):
     passed: bool
     notes: tuple[str, ...] = ()
     drop_test: str = ""
+    drop_unit: str = "percentage points"
     per_class: tuple[ClassAccuracy, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     emulations: tuple[Emulation, ...] = ()

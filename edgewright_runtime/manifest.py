@@ -48,7 +48,7 @@ _PLATFORMS = ("ios", "android", "edge_device")
 _INSTRUCTION_SETS = ("arm64", "armv7", "x86_64")
 _FORMATS = ("tflite", "mlpackage", "onnx")
 _PRECISIONS = ("float32", "float16", "int8", "dynamic_int8", "int4")
-_TASKS = ("classification", "regression")
+_TASKS = ("classification", "regression", "none")
 _DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
 
 

@@ -25,7 +25,7 @@ class Prediction:
 
     ``outputs`` holds the model's outputs as real values, (N, ...) by name. Classifiers: ``scores`` (N, classes) are
     probabilities, ``indices`` (N,) the likeliest class and ``labels`` its names. Regressors: ``scores`` (N,) are the
-    values, ``indices`` and ``labels`` are empty.
+    values, ``indices`` and ``labels`` are empty. Where the task is none, ``scores`` is the first output as it is (N, ...).
     """
 
     outputs: Mapping[str, np.ndarray]
@@ -81,6 +81,8 @@ def interpreted(stored: Mapping[str, np.ndarray], manifest: Manifest) -> Predict
     """What stored output tensors mean: real values, probabilities, labels."""
     outputs = {spec.name: dequantize(stored[spec.name], spec) for spec in manifest.outputs}
     answer = outputs[manifest.scores.output]
+    if manifest.task == "none":
+        return Prediction(outputs, answer, np.empty(0, np.int64), ())
     if manifest.task == "regression":
         return Prediction(outputs, answer.reshape(len(answer), -1)[:, 0], np.empty(0, np.int64), ())
     if manifest.scores.kind == "classes":

@@ -34,8 +34,8 @@ def optimize(
 ) -> Optimization:
     """Every technique is exported and judged on the validation rows; the test rows are not looked at here."""
     taken = run(take_in, model, data, *companion_files(model))
-    # A kept result may be of the same file under another name.
-    imported = taken.model.model_copy(update={"name": name or model.stem})
+    # A kept result may be of the same file under another name, or of a metric whose code has changed.
+    imported = taken.model.model_copy(update={"name": name or model.stem, "metric": data.own_metric})
     dataset, precision = taken.dataset, Precision.FLOAT32
     baseline = _required(run(steps.export, imported, dataset, device, precision), device)
     kept, done, ledger = baseline, list[Step](), list[LedgerEntry]()

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgewright.artifact import Artifact, Format, Intake, ModelTask
+from edgewright.artifact import Artifact, Format, Intake
 from edgewright.child import deferred, run_in_child
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
@@ -16,6 +16,7 @@ from edgewright.intake.companion_files import companion_files
 from edgewright.intake.formats import detect_format
 from edgewright.progress import progress
 from edgewright.scratch import scratch_folder, system_scratch
+from edgewright.statistics.metric import check_metric
 from edgewright.store import Store
 
 if TYPE_CHECKING:
@@ -38,11 +39,8 @@ def preflight(model: Path, data: DataSpec) -> None:
         UnsupportedError: the model applies a function that has no path.
     """
     detect_format(model)
-    if data.task is ModelTask.NONE:
-        raise InputError(
-            f"{data.path}: task: none has no accuracy to hold a deployment to; `edgewright.intake.take_in` and "
-            "`edgewright.export.export` take it, a deployment needs answers"
-        )
+    if (metric := data.own_metric) is not None:
+        run_in_child(partial(check_metric, metric), what=f"importing the metric {metric.name}", timeout_s=120)
     run_in_child(
         partial(check_source, model, data),
         what=f"looking into {model.name}",

@@ -25,7 +25,14 @@ from edgewright.errors import InputError
 from edgewright_runtime.manifest import TensorSpec
 from edgewright_runtime.number_text import number_in
 
-__all__ = ["Answers", "answers_of_classifier", "answers_of_network", "answers_of_regressor", "single_score_threshold"]
+__all__ = [
+    "Answers",
+    "answers_of_classifier",
+    "answers_of_network",
+    "answers_of_regressor",
+    "is_unjudged",
+    "single_score_threshold",
+]
 
 _SHOWN = 8
 
@@ -34,7 +41,8 @@ _SHOWN = 8
 class Answers:
     """The true answers (N,): positions in ``labels`` (int64), or values (float64) where that is None.
 
-    ``decides`` is the place of the output that they are compared with.
+    ``decides`` is the place of the output that they are compared with. Where they are not ``known`` to mean that, they
+    are for a metric of the user's own, (N, ...) as they stand in the file, or stand for none.
     """
 
     y: NDArray[Any]
@@ -86,14 +94,19 @@ def answers_of_regressor(y: NDArray[Any], kind: str, spec: DataSpec) -> Answers:
     return Answers(_values(y, spec.path), None)
 
 
+def is_unjudged(spec: DataSpec) -> bool:
+    """Whether the answers, if there are any, mean nothing to us: a metric of the user's own reads them, or nobody."""
+    return spec.task is ModelTask.NONE or (spec.task is None and spec.metric is not None)
+
+
 def answers_of_network(y: NDArray[Any], outputs: Sequence[TensorSpec], spec: DataSpec) -> Answers:
     """The answers as a network's output shows them: classes where it has a score for each, or one for two classes.
 
     Raises:
         InputError: the answers do not fit the output, or the task that the data file asks for.
     """
-    if spec.task is ModelTask.NONE:
-        return Answers(np.zeros(len(y)), None, known=False)
+    if is_unjudged(spec):
+        return Answers(y, None, known=False)
     decides = _deciding(y, outputs, spec)
     made = _of_output(y, outputs[decides], spec)
     return dataclasses.replace(made, decides=decides, notes=(*made.notes, *_alike_note(outputs, decides)))

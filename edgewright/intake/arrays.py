@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.artifact import ModelTask
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
 from edgewright.failures import one_line
-from edgewright.intake.answers import Answers
+from edgewright.intake.answers import Answers, is_unjudged
 from edgewright.intake.splits import Rows, split_rows, thinned
 from edgewright.intake.tensor_names import data_names
 from edgewright_runtime.manifest import TensorSpec
@@ -35,6 +34,7 @@ class Samples:
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] | None = None
     decides: int = 0
+    known: bool = True
 
 
 def read_arrays(
@@ -52,29 +52,43 @@ def read_arrays(
     with open_arrays(spec.path) as file:
         names = set(file.files)
         explicit = any(n == "x_test" or n.startswith("x_test.") for n in names)
-        target, answered = spec.target or "y", spec.task is not ModelTask.NONE
+        target, answered, own = spec.target or "y", spec.has_answers, is_unjudged(spec)
         if not explicit:
-            x, y = _pool(file, spec.path, "x", target if answered else None, inputs)
-            parts = [(x, y)]
+            parts = [_pool(file, spec.path, "x", target if answered else None, inputs, of_any_shape=own)]
         else:
             parts = [
-                _pool(file, spec.path, f"x_{s}", f"{target}_{s}" if answered else None, inputs)
+                _pool(file, spec.path, f"x_{s}", f"{target}_{s}" if answered else None, inputs, of_any_shape=own)
                 for s in ("train", "test")
             ]
     if spec.test_path is not None:
         if explicit:
             raise InputError(f"{spec.path}: holds x_test itself; leave test_path out")
         with open_arrays(spec.test_path) as file:
-            parts.append(_pool(file, spec.test_path, "x", target if answered else None, inputs))
+            parts.append(_pool(file, spec.test_path, "x", target if answered else None, inputs, of_any_shape=own))
     raw = {i.name: np.concatenate([x[i.name] for x, _ in parts]) for i in inputs}
-    y = np.concatenate([y for _, y in parts])
+    y = _joined([y for _, y in parts], spec)
     if y.dtype.kind == "f" and np.isnan(y).any():
         raise InputError(f"{spec.path}: the target '{target}' holds NaN in row {int(np.flatnonzero(np.isnan(y))[0])}")
     answers = meaning(y)
     notes: list[str] = []
     encoded = {i.name: _fitted(raw[i.name], i, spec, notes, accepts_nan=accepts_nan) for i in inputs}
     rows = rows_of(spec, answers, [len(part) for _, part in parts])
-    return Samples(encoded, answers.y, rows, (*dict.fromkeys(notes), *answers.notes), answers.labels, answers.decides)
+    return Samples(
+        encoded,
+        answers.y,
+        rows,
+        (*dict.fromkeys(notes), *answers.notes),
+        answers.labels,
+        answers.decides,
+        answers.known,
+    )
+
+
+def _joined(parts: Sequence[NDArray[Any]], spec: DataSpec) -> NDArray[Any]:
+    shapes = list(dict.fromkeys(part.shape[1:] for part in parts))
+    if len(shapes) > 1:
+        raise InputError(f"{spec.path}: the answers of the training and of the test rows have shapes {shapes}")
+    return np.concatenate(parts)
 
 
 def rows_of(spec: DataSpec, answers: Answers, lengths: Sequence[int]) -> Rows:
@@ -134,7 +148,7 @@ def row_shapes(spec: DataSpec, names: Sequence[str]) -> list[tuple[tuple[int, ..
 
 
 def _pool(
-    file: Any, path: Path, x_name: str, y_name: str | None, inputs: Sequence[TensorSpec]
+    file: Any, path: Path, x_name: str, y_name: str | None, inputs: Sequence[TensorSpec], *, of_any_shape: bool
 ) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
     x = {}
     for tensor in inputs:
@@ -145,8 +159,11 @@ def _pool(
         return x, np.zeros(len(next(iter(x.values()))))
     y = _array(file, path, y_name, kinds="fiubUS")
     y = y.reshape(len(y)) if y.ndim == 2 and y.shape[1] == 1 else y
-    if y.ndim != 1:
-        raise InputError(f"{path}: '{y_name}' has shape {y.shape}; expected one answer for each row")
+    if y.ndim != 1 and not of_any_shape:
+        raise InputError(
+            f"{path}: '{y_name}' has shape {y.shape}; expected one answer for each row. In the data file, a metric of "
+            "your own takes answers of any shape (metric: package.module:function), and task: none needs no answers"
+        )
     for name, array in x.items():
         if len(array) != len(y):
             raise InputError(f"{path}: {len(array)} rows of '{x_name}' ({name}) but {len(y)} of '{y_name}'")

@@ -15,6 +15,7 @@ from edgewright.artifact import Artifact, Dataset, Format, ImportedModel, Intake
 from edgewright.data import DataSpec
 from edgewright.errors import EdgewrightError, InputError, UnsupportedError
 from edgewright.failures import one_line
+from edgewright.intake.answers import is_unjudged
 from edgewright.intake.formats import detect_format
 from edgewright.intake.inside import Inside, brought_inside
 from edgewright.intake.onnx_nodes import float32_reason
@@ -51,7 +52,7 @@ def take_in(model: Path, data: DataSpec, store: Path, name: str) -> Intake:
         rows = place.put(data_file, Format.DATASET, parent=origin.digest)
     reason = "" if inside.onnx is None else float32_reason(inside.onnx)
     return Intake(
-        model=_described(name, source, (origin, made, graph), refusal, reason, data.task),
+        model=_described(name, source, (origin, made, graph), refusal, reason, data),
         dataset=Dataset(
             artifact=rows,
             calibration_rows=len(source.samples.rows.calibration),
@@ -105,7 +106,7 @@ def _arrays(
         rows = getattr(samples.rows, split)
         for name, values in samples.inputs.items():
             arrays[f"{split}.x.{name}"] = values[rows]
-        arrays[f"{split}.y"] = samples.y[rows]
+        arrays[f"{split}.{'y' if samples.known else 'answers'}"] = samples.y[rows]
     for split in _OTHER_SPLITS:
         found = source.answers_to(split)
         if found is not None:
@@ -118,13 +119,19 @@ def _arrays(
     return arrays
 
 
+def _task(source: Source, data: DataSpec) -> ModelTask:
+    if is_unjudged(data):
+        return ModelTask.NONE
+    return data.task or (ModelTask.REGRESSION if source.labels is None else ModelTask.CLASSIFICATION)
+
+
 def _described(
     name: str,
     source: Source,
     artifacts: tuple[Artifact, Artifact | None, Artifact | None],
     refusal: str | None,
     reason: str,
-    task: ModelTask | None,
+    data: DataSpec,
 ) -> ImportedModel:
     origin, made, inside = artifacts
     return ImportedModel(
@@ -135,7 +142,8 @@ def _described(
         graph_refusal=refusal,
         inputs=source.inputs,
         outputs=source.outputs,
-        task=task or (ModelTask.REGRESSION if source.labels is None else ModelTask.CLASSIFICATION),
+        task=_task(source, data),
+        metric=data.own_metric,
         labels=source.labels or (),
         preprocessing=source.preprocessing,
         float32_only=source.float32_only,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake import tables
-from edgewright.intake.answers import Answers, answers_of_classifier, answers_of_regressor
+from edgewright.intake.answers import Answers, answers_of_classifier, answers_of_regressor, is_unjudged
 from edgewright.intake.arrays import Samples, read_arrays, rows_of
 from edgewright.intake.category_codes import category_column, spellings
 from edgewright.intake.decision_threshold import decision_threshold
@@ -112,7 +112,7 @@ class SklearnSource(Source):
         features = tables.encode(source.frame, self.preprocessing, table)
         rows = rows_of(self.data, meant, table.lengths)
         notes = (*source.notes, *meant.notes, *_unknown_cells(source.frame, self.preprocessing))
-        self.samples = Samples({FEATURES: features}, meant.y, rows, notes, meant.labels)
+        self.samples = Samples({FEATURES: features}, meant.y, rows, notes, meant.labels, known=meant.known)
         self._given = lambda rows: source.given(source.frame.iloc[rows])
         test = source.frame.iloc[rows.test]
         self.raw = tables.raw_rows(test, columns)
@@ -155,6 +155,8 @@ class SklearnSource(Source):
         )
 
     def _meaning(self, y: NDArray[Any]) -> Answers:
+        if is_unjudged(self.data):
+            return Answers(y, None, known=False)
         classes = classes_of(self.estimator)
         if classes is None:
             return answers_of_regressor(y, type(self.estimator).__name__, self.data)

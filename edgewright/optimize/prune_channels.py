@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.rows import TechniqueRows
-from edgewright.optimize.training import Rows, class_logits, fit
+from edgewright.optimize.training import Rows, class_logits, fit, has_several_outputs, joined
 from edgewright.recipe import PruneChannels
 
 __all__ = ["apply", "multiply_accumulates", "narrowed", "prune_channels"]
@@ -155,8 +155,11 @@ def _prune_to(
 def _accumulate_gradients(model: nn.Module, rows: Rows) -> None:
     part = rows.take(_TAYLOR_ROWS)
     model.zero_grad(set_to_none=True)
-    outputs = model(part.inputs)
-    if rows.is_classification:
+    outputs = joined(model(part.inputs))
+    if part.targets is None or has_several_outputs(model, part):
+        # Against its own answers a network has no error, and no gradient: what moves them most is what matters.
+        outputs.float().pow(2).mean().backward()
+    elif rows.is_classification:
         nn.functional.cross_entropy(class_logits(model, part)(outputs), part.targets).backward()
     else:
         nn.functional.mse_loss(outputs, part.targets.reshape(outputs.shape)).backward()

@@ -18,7 +18,7 @@ class TechniqueRows:
         self._dataset = dataset
 
     def training(self) -> Rows | None:
-        """To train with, (N, ...) and targets (N,); None where there are none."""
+        """To train with, (N, ...) and targets (N,), if there are any; None where there are no rows."""
         return training_rows(self._dataset)
 
     def validation(self) -> Rows:
@@ -53,8 +53,10 @@ def validation_rows(dataset: Path) -> Rows:
 
 def _rows(dataset: Path, split: str) -> Rows | None:
     with np.load(dataset) as arrays:
-        if f"{split}.y" not in arrays:
+        if not any(name.startswith(f"{split}.x.") for name in arrays.files):
             return None
+        if f"{split}.y" not in arrays:
+            return Rows(_inputs(arrays, split), None)
         targets = arrays[f"{split}.y"]
         whole = targets.dtype.kind in "iub"
         return Rows(_inputs(arrays, split), torch.from_numpy(targets.astype(np.int64 if whole else np.float32)))
@@ -63,7 +65,7 @@ def _rows(dataset: Path, split: str) -> Rows | None:
 def calibration_inputs(dataset: Path) -> torch.Tensor:
     """Inputs of the calibration rows, and of the training rows where there are any: (N, ...) float32, no labels."""
     with np.load(dataset) as arrays:
-        return _inputs(arrays, "train" if "train.y" in arrays else "calibration")
+        return _inputs(arrays, "train" if any(name.startswith("train.x.") for name in arrays.files) else "calibration")
 
 
 def _inputs(arrays: "np.lib.npyio.NpzFile", split: str) -> torch.Tensor:

@@ -6,8 +6,9 @@ The same statistics as the accuracy gate's, on the graph instead of an exported 
 from torch import nn
 
 from edgewright.artifact import ModelTask
-from edgewright.optimize.training import Rows, class_logits, predictions
+from edgewright.optimize.training import Rows, class_logits, has_several_outputs, predictions
 from edgewright.statistics.accuracy import compare_accuracy
+from edgewright.statistics.fidelity import fidelity_drop
 
 __all__ = ["loses_little"]
 
@@ -17,9 +18,14 @@ _SIGNIFICANT = 0.05
 def loses_little(original: nn.Module, rows: Rows, max_drop_percent: float, changed: nn.Module) -> bool:
     """Whether ``changed`` loses no more than allowed, percentage points, or no more than chance explains.
 
+    Where there are no labels, or several outputs, what counts is how much is kept of the original's own answers.
+
     ``rows`` are validation rows: neither trained on nor tested on.
     """
     before, after = (predictions(model, rows.inputs) for model in (original, changed))
+    if rows.targets is None or has_several_outputs(original, rows):
+        lost = fidelity_drop(*({"outputs": v.double().numpy()} for v in (before, after)))
+        return lost.percent <= max_drop_percent
     if rows.is_classification:
         logits_of = class_logits(original, rows)
         task, answers = ModelTask.CLASSIFICATION, [logits_of(v).argmax(1).numpy() for v in (before, after)]

@@ -7,6 +7,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,10 +15,22 @@ from torch.func import functional_call
 
 from edgewright.recipe import Training
 
-__all__ = ["Rows", "class_logits", "distillation_loss", "fit", "kept_zeros", "predictions", "warped", "weight_names"]
+__all__ = [
+    "Rows",
+    "class_logits",
+    "distillation_loss",
+    "fit",
+    "has_several_outputs",
+    "joined",
+    "kept_zeros",
+    "predictions",
+    "source_loss",
+    "warped",
+    "weight_names",
+]
 
 Tensors = dict[str, torch.Tensor]
-Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 Logits = Callable[[torch.Tensor], torch.Tensor]
 _LEAST_PROBABILITY = 1e-6  # float32 holds one less this, and its logarithm is finite
 _FLOOR = 0.01
@@ -26,19 +39,21 @@ _DEGREES, _SCALE, _SHEAR, _SHIFT = 12.0, 0.12, 0.12, 0.14
 
 @dataclass(frozen=True)
 class Rows:
-    """Inputs (N, ...) float32 and targets: (N,) int64 classes, or (N,) / (N, K) float32 values."""
+    """Inputs (N, ...) float32 and targets: (N,) int64 classes, (N,) / (N, K) float32 values, or None: the answers of
+    the network as it was are then what is learnt.
+    """
 
     inputs: torch.Tensor
-    targets: torch.Tensor
+    targets: torch.Tensor | None
 
     @property
     def is_classification(self) -> bool:
         """Whether the targets are class indices."""
-        return not self.targets.dtype.is_floating_point
+        return self.targets is not None and not self.targets.dtype.is_floating_point
 
     def take(self, count: int) -> "Rows":
         """The first rows."""
-        return Rows(self.inputs[:count], self.targets[:count])
+        return Rows(self.inputs[:count], None if self.targets is None else self.targets[:count])
 
 
 def class_logits(model: nn.Module, rows: Rows) -> Logits:
@@ -92,11 +107,7 @@ def fit(
     }
     optimizer = _optimizer([*trained.values(), *(extra or [])], params)
     steps = params.epochs * -(-len(rows.inputs) // params.batch_size)
-    loss_of = (
-        distillation_loss(teacher, rows, params)
-        if teacher and params.distill
-        else _without_teacher(teacher or model, rows)
-    )
+    loss_of = _loss_of(model, teacher, rows, params)
     model.train()
     torch.manual_seed(params.seed)  # of dropout, which the network may hold
     # Lazily, as the augmentation and the order of rows draw from the same generator.
@@ -105,7 +116,7 @@ def fit(
             group["lr"] = params.learning_rate * _share_of_rate(params.schedule, step / steps)
         with torch.autocast("cpu", torch.bfloat16, enabled=params.precision == "bfloat16"):
             logits = functional_call(model, effective(trained), (inputs,))
-        loss = loss_of(inputs, logits.float(), targets)
+        loss = loss_of(inputs, joined(logits).float(), targets)
         if penalty:
             loss = loss + penalty(inputs)
         optimizer.zero_grad()
@@ -130,12 +141,20 @@ def _share_of_rate(schedule: str, done: float) -> float:
             return 1.0
 
 
+def joined(outputs: Any) -> torch.Tensor:
+    """The one output (N, ...), or all of several, flat and side by side (N, elements)."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    flat = [joined(output).flatten(1) for output in outputs]
+    return torch.cat([part.float() for part in flat], dim=1)
+
+
 @torch.no_grad()
 def predictions(model: nn.Module, inputs: torch.Tensor, batch_size: int = 1000) -> torch.Tensor:
-    """The model's outputs (N, ...), in eval mode."""
+    """The model's outputs (N, ...), in eval mode; see `joined`."""
     was_training = model.training
     model.eval()
-    outputs = torch.cat([model(inputs[i : i + batch_size]) for i in range(0, len(inputs), batch_size)])
+    outputs = torch.cat([joined(model(inputs[i : i + batch_size])) for i in range(0, len(inputs), batch_size)])
     model.train(was_training)
     return outputs
 
@@ -168,7 +187,7 @@ def distillation_loss(teacher: nn.Module, rows: Rows, params: Training) -> Loss:
     hard, alpha, temperature = _loss(rows), params.distill, params.temperature
     logits_of = class_logits(teacher, rows)
 
-    def loss(inputs: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def loss(inputs: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         with torch.no_grad():
             answers = logits_of(teacher(inputs))
         outputs = logits_of(outputs)
@@ -185,19 +204,54 @@ def distillation_loss(teacher: nn.Module, rows: Rows, params: Training) -> Loss:
     return loss
 
 
+def _loss_of(model: nn.Module, teacher: nn.Module | None, rows: Rows, params: Training) -> Loss:
+    if rows.targets is None or has_several_outputs(teacher or model, rows):
+        return source_loss(teacher or model, rows)
+    if teacher and params.distill:
+        return distillation_loss(teacher, rows, params)
+    return _without_teacher(teacher or model, rows)
+
+
+@torch.no_grad()
+def has_several_outputs(model: nn.Module, rows: Rows) -> bool:
+    """Whether it answers with more than one tensor: labels are then of one of them at most."""
+    return not isinstance(model(rows.take(1).inputs), torch.Tensor)
+
+
+def source_loss(source: nn.Module, rows: Rows) -> Loss:
+    """The squared difference from the answers of ``source`` as it is now, over all of its outputs, in units of the
+    variance of each element over the first thousand rows: no labels are needed, and no output outweighs another.
+    """
+    source = copy.deepcopy(source).eval().requires_grad_(False)
+    spread = predictions(source, rows.take(1000).inputs).float().var(dim=0, correction=0)
+    scale = spread.clamp_min(max(1e-3 * float(spread.mean()), 1e-12)).sqrt()
+
+    def loss(inputs: torch.Tensor, outputs: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
+        with torch.no_grad():
+            answers = joined(source(inputs)).float()
+        return nn.functional.mse_loss(outputs / scale, answers / scale)
+
+    return loss
+
+
 def _without_teacher(model: nn.Module, rows: Rows) -> Loss:
     hard, logits_of = _loss(rows), class_logits(model, rows)
     return lambda _, outputs, targets: hard(logits_of(outputs), targets)
 
 
-def _loss(rows: Rows) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    if rows.is_classification:
-        return nn.CrossEntropyLoss()
-    mean_squared = nn.MSELoss()
-    return lambda outputs, targets: mean_squared(outputs, targets.reshape(outputs.shape))
+def _loss(rows: Rows) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
+    measure = nn.CrossEntropyLoss() if rows.is_classification else nn.MSELoss()
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
+        if targets is None:
+            raise ValueError("a loss against labels was asked for without any")
+        found: torch.Tensor = measure(outputs, targets if rows.is_classification else targets.reshape(outputs.shape))
+        return found
+
+    return loss
 
 
-def _batches(rows: Rows, params: Training) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(rows: Rows, params: Training) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     generator = torch.Generator().manual_seed(params.seed)
     is_image = rows.inputs.ndim == 4
     for _ in range(params.epochs):
@@ -206,7 +260,7 @@ def _batches(rows: Rows, params: Training) -> Iterator[tuple[torch.Tensor, torch
             inputs = rows.inputs[part]
             if is_image and params.augment:
                 inputs = warped(inputs, params.augment, generator)
-            yield inputs.contiguous(memory_format=_layout(inputs)), rows.targets[part]
+            yield inputs.contiguous(memory_format=_layout(inputs)), None if rows.targets is None else rows.targets[part]
 
 
 def warped(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:

@@ -20,7 +20,7 @@ def scores_of(model: ImportedModel, dataset: Dataset, exported: Exported) -> Sco
         InputError: no output explains the classes that the source predicts.
     """
     names = [spec.name for spec in exported.outputs]
-    if model.task is ModelTask.REGRESSION:
+    if model.task is not ModelTask.CLASSIFICATION:
         return Scores(names[0], "values")
     with np.load(dataset.artifact.path, allow_pickle=False) as stored:
         if "test.predicted" not in stored.files:

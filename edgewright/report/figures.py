@@ -5,7 +5,17 @@ from typing import NamedTuple
 
 from edgewright.measurement import Accuracy, Latency, Measurement
 
-__all__ = ["FIGURES", "NOT_MEASURED", "Figure", "accuracy_text", "formatted", "kilobytes", "percentiles", "tracked"]
+__all__ = [
+    "FIGURES",
+    "NOT_MEASURED",
+    "Figure",
+    "accuracy_text",
+    "formatted",
+    "kilobytes",
+    "metric_title",
+    "percentiles",
+    "tracked",
+]
 
 NOT_MEASURED = "not measured"
 
@@ -74,12 +84,19 @@ def kilobytes(size: int) -> str:
 
 
 def accuracy_text(accuracy: Accuracy | None) -> str:
-    """``97.78% (96.1 to 98.9)`` or ``R² 0.913 (0.887 to 0.935)``: value and 95% interval."""
+    """``97.78% (96.1 to 98.9)`` or ``R² 0.913 (0.887 to 0.935)``: metric, value and 95% interval."""
     if accuracy is None:
         return NOT_MEASURED
-    if accuracy.metric == "r2":
-        return f"R² {accuracy.value:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f})"
-    return f"{accuracy.value:.2%} ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})"
+    if accuracy.metric == "accuracy":
+        return f"{accuracy.value:.2%} ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})"
+    return f"{metric_title(accuracy)} {accuracy.value:.4g} ({accuracy.low:.4g} to {accuracy.high:.4g})"
+
+
+def metric_title(accuracy: Accuracy | None) -> str:
+    """How the metric is called in print: a function of the user's own by its name."""
+    if accuracy is None:
+        return ""
+    return "R²" if accuracy.metric == "r2" else accuracy.metric.rpartition(":")[2]
 
 
 def percentiles(latency: Latency | None) -> str:

@@ -5,24 +5,24 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from edgewright.measurement import (
-    Accuracy,
     BudgetLine,
     ComputePlan,
     Emulation,
     Energy,
     LedgerEntry,
     Measurement,
+    OutputParity,
     Sustained,
     ValidationReport,
 )
 from edgewright.report import charts
-from edgewright.report.figures import formatted
+from edgewright.report.figures import formatted, metric_title
 from edgewright.report.html import Header, Part, Section, Table, page, pill
 from edgewright.report.ledger import LEDGER_HEADS, ledger_falls, ledger_rows
 
 __all__ = ["report_html"]
 
-_METRICS = {"accuracy": "accuracy", "r2": "R²"}
+_OUTPUT_HEADS = ("output", "fidelity", "cosine", "largest difference", "relative", "same largest element")
 _EMULATED_HEADS = (
     "emulated",
     "largest difference from here, relative",
@@ -101,25 +101,21 @@ def _accuracy(report: ValidationReport) -> Iterator[Part]:
         )
         if found is not None
     ]
-    metric = _metric(report.source_accuracy or report.candidate.accuracy)
+    metric = metric_title(report.source_accuracy or report.candidate.accuracy)
     yield Table((metric, "value", "95% interval", "test rows"), rows)
     if report.accuracy_drop_percent is None or report.drop_p_value is None:
         yield "The candidate could not be run here: nothing is claimed of its accuracy."
         return
     yield Markup(
-        "Against the source on the same rows: a loss of <b>{:.2f} percentage points</b> (95% {:.2f} to {:.2f}), {}, "
-        "p = {:.2g}."
+        "Against the source on the same rows: a loss of <b>{:.2f} {}</b> (95% {:.2f} to {:.2f}), {}, p = {:.2g}."
     ).format(
         report.accuracy_drop_percent,
+        report.drop_unit,
         report.drop_low_percent,
         report.drop_high_percent,
         report.drop_test,
         report.drop_p_value,
     )
-
-
-def _metric(accuracy: Accuracy | None) -> str:
-    return _METRICS[accuracy.metric] if accuracy else ""
 
 
 def _share(value: float) -> str:
@@ -151,6 +147,18 @@ def _parity(candidate: Measurement) -> Iterator[Part]:
         rows.append(("same decision", f"{100 * found.agreement:.3f}% of rows"))
     yield Table((), rows)
     yield found.explanation
+    yield Table(_OUTPUT_HEADS, [_output_row(output) for output in found.outputs])
+
+
+def _output_row(found: OutputParity) -> tuple[str, ...]:
+    return (
+        found.name,
+        f"{found.fidelity:.6f}",
+        _figure(found.cosine, "{:.6f}"),
+        f"{found.max_absolute:.3g}",
+        _figure(found.max_relative, "{:.3g}"),
+        _figure(found.agreement, "{:.3%}"),
+    )
 
 
 def _pairs(report: ValidationReport) -> tuple[tuple[str, Measurement], ...]:
@@ -196,8 +204,8 @@ def _kind(name: str) -> str:
     return "candidate" if name == "candidate" else "baseline"
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _figure(value: float | None, form: str = "{:.4g}") -> str:
+    return "-" if value is None else form.format(value)
 
 
 def _sustained(found: Sustained | None) -> Iterator[Part]:

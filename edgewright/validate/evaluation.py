@@ -1,7 +1,7 @@
 """Runs an exported file over every test row in its own runtime, and compares it with its source."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,10 @@ from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedMod
 from edgewright.child import deferred, run_in_child
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.measurement import Evaluation, Parity
-from edgewright.statistics.accuracy import Answers, accuracy_of, compare_accuracy, per_class
+from edgewright.statistics.accuracy import Answers
 from edgewright.store import Store
 from edgewright.validate.decision import Decision, decision_of
+from edgewright.validate.judging import answers_in, judged, truth_in
 from edgewright.validate.parity import check_outputs, parity
 from edgewright.validate.rows import HeldOut, Split, read_rows
 from edgewright.validate.targets.local import run_bench
@@ -50,8 +51,6 @@ def evaluate(
         UnsupportedError: the runtime that loads this format is not installed here.
     """
     held_out, decision = _with_source_answers(model, dataset, split, timeout_s)
-    truth, source = _truth(model, held_out), _answers(model, held_out.reference, decision, held_out.predicted)
-    source_accuracy = accuracy_of(model.task, truth, source)
     try:
         kernels = exact_kernels(exported.made_for)
         outputs, checked_by = _run(held_out, exported.artifact, list(held_out.reference), timeout_s, kernels=kernels)
@@ -60,21 +59,21 @@ def evaluate(
             raise
         return Evaluation(
             artifact=exported.artifact,
-            source_accuracy=source_accuracy,
+            source_accuracy=judged(model, held_out, decision, None, timeout_s).source,
             accuracy=None,
             drop=None,
             parity=Parity(checked_by=None),
             not_measured=(f"accuracy and parity: {e}",),
         )
     check_outputs(held_out.reference, outputs, exported.artifact.path.name)
-    answers = _answers(model, outputs, decision)
+    found = judged(model, held_out, decision, outputs, timeout_s)
     return Evaluation(
         artifact=exported.artifact,
-        source_accuracy=source_accuracy,
-        accuracy=accuracy_of(model.task, truth, answers),
-        drop=compare_accuracy(model.task, truth, source, answers),
+        source_accuracy=found.source,
+        accuracy=found.accuracy,
+        drop=found.drop,
         parity=parity(held_out.reference, outputs, checked_by, decision),
-        per_class=per_class(truth, source, answers, model.labels) if decision else (),
+        per_class=found.per_class,
     )
 
 
@@ -87,7 +86,7 @@ def source_answers(
         ConversionError, InputError: as `evaluate`.
     """
     held_out, decision = _with_source_answers(model, dataset, split, timeout_s)
-    return _truth(model, held_out), _answers(model, held_out.reference, decision, held_out.predicted)
+    return truth_in(model, held_out), answers_in(model, held_out.reference, decision, held_out.predicted)
 
 
 def _with_source_answers(
@@ -114,7 +113,7 @@ def _with_source_answers(
 
 
 def _decision(model: ImportedModel, held_out: HeldOut) -> Decision | None:
-    if model.task is ModelTask.REGRESSION:
+    if model.task is not ModelTask.CLASSIFICATION:
         return None
     if held_out.predicted is None:
         raise InputError("the dataset holds no 'test.predicted': the source classifier's answers are needed")
@@ -128,24 +127,6 @@ def _in_order(model: ImportedModel, held_out: HeldOut) -> list[str]:
     """The reference's output names in the model's own order: files keep that order, some converters no names."""
     names = [spec.name for spec in model.outputs]
     return names if set(names) == set(held_out.reference) else list(held_out.reference)
-
-
-def _truth(model: ImportedModel, held_out: HeldOut) -> Answers:
-    if model.task is ModelTask.CLASSIFICATION:
-        return held_out.truth.astype(np.int64)
-    return held_out.truth.astype(np.float64)
-
-
-def _answers(
-    model: ImportedModel,
-    outputs: Mapping[str, NDArray[np.float64]],
-    decision: Decision | None,
-    predicted: NDArray[np.int64] | None = None,
-) -> Answers:
-    """Class indices (N,), those the source itself gave where they are known; or a regressor's numbers."""
-    if decision is None:
-        return outputs[next((s.name for s in model.outputs if s.name in outputs), next(iter(outputs)))]
-    return decision.classes(outputs) if predicted is None else predicted.astype(np.int64)
 
 
 def _run(

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from edgewright.errors import ConversionError
 from edgewright.measurement import Parity
+from edgewright.statistics.fidelity import output_parity
 from edgewright.validate.decision import Decision
 
 __all__ = ["check_outputs", "parity"]
@@ -70,6 +71,7 @@ def parity(reference: Arrays, outputs: Arrays, checked_by: str, decision: Decisi
         agreement=agreement,
         disagreements=disagreements,
         explanation=explanation,
+        outputs=output_parity(reference, outputs),
     )
 
 

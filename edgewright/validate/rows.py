@@ -19,6 +19,8 @@ Split = Literal["test", "validation", "calibration"]
 class HeldOut:
     """Inputs (N, ...) and the source's outputs (N, ...) by name, truth (N,), the source's classes (N,) or None.
 
+    Where the task is none, truth is what a metric of the user's own reads, (N, ...).
+
     ``reference`` is empty where the dataset holds the source's answers for another split only.
     """
 
@@ -47,14 +49,15 @@ def read_rows(dataset: Dataset, split: Split = "test", order: Sequence[str] = ()
         raise InputError(f"dataset {path}: cannot be read: {str(e).splitlines()[0]}") from e
     inputs = _below(f"{split}.x.", arrays)
     reference = _below(f"{split}.reference.", arrays)
-    if not inputs or f"{split}.y" not in arrays or (split == "test" and not reference):
+    truth = arrays.get(f"{split}.y", arrays.get(f"{split}.answers"))
+    if not inputs or truth is None or (split == "test" and not reference):
         raise InputError(
             f"dataset {path}: the {split} split needs {split}.x.*, {split}.y and test.reference.*; "
             f"found {sorted(arrays)}"
         )
     if set(order) == set(inputs):
         inputs = {name: inputs[name] for name in order}
-    return HeldOut(inputs, arrays[f"{split}.y"], reference, arrays.get(f"{split}.predicted"))
+    return HeldOut(inputs, truth, reference, arrays.get(f"{split}.predicted"))
 
 
 def _below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -33,13 +33,16 @@ _LOOK = "wrong labels, or inputs read or scaled otherwise than in training, look
 
 
 def source_doubts(model: ImportedModel, dataset: Dataset, *, timeout_s: float = 900) -> tuple[str, ...]:
-    """What is doubtful about the source's own answers, a sentence each; empty where nothing is.
+    """What is doubtful about the source's own answers, a sentence each; empty where nothing is, and where
+    nobody knows the true answers.
 
     The training rows are those of the ``calibration`` split, at most a thousand, with all classes in their shares.
 
     Raises:
         InputError, ConversionError: as `evaluate`.
     """
+    if model.task is ModelTask.NONE:
+        return ()
     test = source_answers(model, dataset, "test", timeout_s=timeout_s)
     training = source_answers(model, dataset, "calibration", timeout_s=timeout_s)
     return doubts(model.task, test, training, model.labels)

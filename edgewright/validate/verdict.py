@@ -53,6 +53,7 @@ def judge(
         drop_high_percent=drop.high_percent if drop else None,
         drop_p_value=drop.p_value if drop else None,
         drop_test=drop.test if drop else "",
+        drop_unit=drop.unit if drop else "percentage points",
         latency_ratio=ratio.value if ratio else None,
         latency_ratio_low=ratio.low if ratio else None,
         latency_ratio_high=ratio.high if ratio else None,
@@ -144,7 +145,7 @@ def accuracy_fault(baseline: Evaluation, candidate: Evaluation, limit: float) ->
     inherited = baseline.drop is not None and baseline.drop.percent >= drop.percent
     where = " (the baseline loses as much)" if inherited else ""
     return (
-        f"accuracy falls by {drop.percent:.2f} percentage points (95% {drop.low_percent:.2f} to "
+        f"accuracy falls by {drop.percent:.2f} {drop.unit} (95% {drop.low_percent:.2f} to "
         f"{drop.high_percent:.2f}, p = {drop.p_value:.2g}), allowed is {limit:g}{where}"
     )
 
@@ -195,7 +196,12 @@ def _saving(ratio: float) -> str:
 def _lines(measured: Measurement, candidate: Evaluation, budget: Budget, drop_limit: float) -> tuple[BudgetLine, ...]:
     worst = worst_class(candidate.per_class)
     held = (
-        ("accuracy drop", drop_limit, candidate.drop.percent if candidate.drop else None, "percentage points"),
+        (
+            "accuracy drop",
+            drop_limit,
+            candidate.drop.percent if candidate.drop else None,
+            candidate.drop.unit if candidate.drop else "percentage points",
+        ),
         (
             f"worst class drop ({worst.label})" if worst else "worst class drop",
             budget.max_class_drop_percent,

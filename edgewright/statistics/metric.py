@@ -1,0 +1,123 @@
+"""A metric of a user's own: a function of (outputs, answers) that gives one number. Runs in a child process.
+
+``outputs`` are arrays (N, ...) float64 by the model's output names, ``answers`` the array of the data file, (N, ...).
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.artifact import Metric
+from edgewright.data import METRIC_PLUGINS
+from edgewright.errors import InputError
+from edgewright.failures import one_line
+from edgewright.measurement import Interval
+from edgewright.plugins import plugin, plugin_names
+from edgewright.value import Value
+
+__all__ = ["MetricFigures", "check_metric", "judged_by", "load_metric"]
+
+Function = Callable[[Mapping[str, NDArray[np.float64]], NDArray[Any]], float]
+_DRAWS = 200
+_SEED = 20_260
+
+
+class MetricFigures(Value):
+    """The metric on the source's outputs and on the candidate's, and the loss, each with a paired bootstrap interval.
+
+    ``loss`` is a share of the source's own figure, positive where the candidate is worse; ``p_value`` that of no loss.
+    """
+
+    source: Interval
+    candidate: Interval | None = None
+    loss: Interval | None = None
+    p_value: float | None = None
+
+
+def load_metric(metric: Metric) -> Function:
+    """The function that ``module:function`` or the name of a plugin stands for.
+
+    Raises:
+        InputError: there is no such module, function or plugin.
+        ProfileError: the plugin cannot be imported.
+    """
+    module, _, name = metric.name.partition(":")
+    if not name:
+        if metric.name not in plugin_names(METRIC_PLUGINS):
+            known = ", ".join(plugin_names(METRIC_PLUGINS)) or "none here"
+            raise InputError(f"metric {metric.name}: give package.module:function, or a plugin's name ({known})")
+        found: Function = plugin(METRIC_PLUGINS, metric.name, callable, "a function")
+        return found
+    sys.path.insert(0, str(Path(metric.folder).absolute()))
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as e:  # the user's own code
+        raise InputError(f"metric {metric.name}: cannot be imported: {type(e).__name__}: {one_line(e)}") from e
+    finally:
+        sys.path.pop(0)
+    if not callable(found):
+        raise InputError(f"metric {metric.name}: is of type {type(found).__name__}, not a function")
+    return found
+
+
+def check_metric(metric: Metric) -> None:
+    """Raise as `load_metric` where there is no such function."""
+    load_metric(metric)
+
+
+def judged_by(metric: Metric, reference: Path, outputs: Path | None, answers: Path) -> MetricFigures:
+    """The metric on files of `edgewright_runtime.bench.write_arrays`; ``answers`` holds one array, ``y``.
+
+    Raises:
+        InputError: the function fails, or gives no finite number.
+    """
+    from edgewright_runtime.bench import read_arrays
+
+    function, truth = load_metric(metric), read_arrays(answers)["y"]
+    source = read_arrays(reference)
+    candidate = read_arrays(outputs) if outputs else None
+    generator = np.random.default_rng(_SEED)
+    draws = [generator.integers(0, len(truth), len(truth)) for _ in range(_DRAWS)]
+
+    def on(arrays: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """The figure on all rows, then on each draw of rows."""
+        whole = _figure(metric, function, arrays, truth)
+        return np.array(
+            [whole, *(_figure(metric, function, {n: a[d] for n, a in arrays.items()}, truth[d]) for d in draws)]
+        )
+
+    before = on(source)
+    if candidate is None:
+        return MetricFigures(source=_interval(before))
+    after = on(candidate)
+    sign = 1 if metric.better == "higher" else -1
+    loss = sign * (before - after) / (abs(before[0]) or 1.0)
+    p_value = 1.0 if loss[0] <= 0 else (1 + int((loss[1:] <= 0).sum())) / (1 + _DRAWS)
+    return MetricFigures(source=_interval(before), candidate=_interval(after), loss=_interval(loss), p_value=p_value)
+
+
+def _figure(
+    metric: Metric, function: Function, outputs: Mapping[str, NDArray[np.float64]], truth: NDArray[Any]
+) -> float:
+    try:
+        value = float(function(outputs, truth))
+    except Exception as e:  # the user's own code
+        raise InputError(
+            f"metric {metric.name}: fails on {len(truth)} rows: {type(e).__name__}: {one_line(e)}; it is called with "
+            "(outputs by name, answers)"
+        ) from e
+    if not np.isfinite(value):
+        raise InputError(f"metric {metric.name}: gives {value} on {len(truth)} rows; a finite number is needed")
+    return value
+
+
+def _interval(figures: NDArray[np.float64]) -> Interval:
+    """The first is the value, the others those of the draws."""
+    low, high = np.quantile(figures[1:], (0.025, 0.975))
+    value = float(figures[0])
+    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
