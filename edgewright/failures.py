@@ -38,8 +38,11 @@ def one_line(error: object, limit: int = 300) -> str:
 
 
 def _telling_line(error: object) -> str:
-    unknown = isinstance(error, KeyError) and error.args
-    said = f"nothing is known of {error.args[0]!r}" if unknown else str(error)  # type: ignore[attr-defined]
+    said = str(error)
+    if isinstance(error, KeyError) and error.args:
+        said = f"nothing is known of {error.args[0]!r}"
+    elif isinstance(error, RecursionError):  # its own words name a decoder's parts
+        said = "it is nested too deeply"
     plain = _UNPRINTABLE.sub("", _TERMINAL_CODES.sub("", said))
     lines = [line.strip() for line in plain.splitlines() if line.strip() and not _FRAMES.match(line)]
     lines = [_MLIR_PLACE.sub("", line) for line in lines]

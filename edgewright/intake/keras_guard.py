@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.errors import InputError, UntrustedModelError
+from edgewright.failures import one_line
 from edgewright.intake.archives import opened_archive
 from edgewright.intake.keras_names import (
     ACTIVATIONS,
@@ -162,7 +163,7 @@ def _config_of_hdf5(path: Path) -> Any:
             _refuse_links(file, path)
             return json.loads(config.decode() if isinstance(config, bytes) else config)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as e:
-        raise InputError(f"{path}: a truncated or damaged HDF5 file: {str(e).splitlines()[0]}") from e
+        raise InputError(f"{path}: a truncated or damaged HDF5 file: {one_line(e, 200)}") from e
 
 
 def _refuse_links(file: Any, path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.errors import InputError, UntrustedModelError
+from edgewright.failures import one_line
 from edgewright.intake.archives import opened_archive
 from edgewright.intake.tensor_files import load_tensors
 
@@ -67,7 +68,7 @@ def inspect_program(path: Path) -> None:
             for entry in archive.namelist():
                 _inspect_entry(path, archive, entry)
         except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-            raise InputError(f"{path}: a damaged torch.export archive: {type(e).__name__}: {e}") from e
+            raise InputError(f"{path}: a damaged torch.export archive: {one_line(e, 200)}") from e
 
 
 def _inspect_entry(path: Path, archive: zipfile.ZipFile, entry: str) -> None:

@@ -89,7 +89,9 @@ def test_every_type_of_a_template_is_taken() -> None:
     """Words with a capital in the code of both languages, without texts and remarks."""
     templates = Path(__file__).parents[2] / "edgewright" / "package" / "templates"
     for path in [*templates.glob("*.kt"), *templates.glob("*.swift")]:
-        code = re.sub(r'"(\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/|import [^\n]*|__[A-Z_]+__', "", path.read_text(), flags=re.DOTALL)
+        code = re.sub(
+            r'"(\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/|import [^\n]*|__[A-Z_]+__', "", path.read_text(), flags=re.DOTALL
+        )
         for used in set(re.findall(r"(?<![\w.])[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*", code)):
             assert type_name(used) != used, f"{path.name}: {used}"
 
