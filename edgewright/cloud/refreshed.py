@@ -32,14 +32,17 @@ class Refreshed(Generic[T]):
         known = self._known
         if known is not None and not _is_due(known, every_s):
             return known.value
-        if self._reading.acquire(blocking=known is None):
-            try:
-                known = self._known
-                if known is None or _is_due(known, every_s):
-                    known = self._known = _Read(self._read(), time.monotonic())
-            finally:
-                self._reading.release()
-        return known.value
+        if known is None:
+            self._reading.acquire()
+        elif not self._reading.acquire(blocking=False):
+            return known.value
+        try:
+            known = self._known
+            if known is None or _is_due(known, every_s):
+                known = self._known = _Read(self._read(), time.monotonic())
+            return known.value
+        finally:
+            self._reading.release()
 
 
 def _is_due(known: _Read[T], every_s: float) -> bool:

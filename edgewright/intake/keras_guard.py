@@ -168,7 +168,7 @@ def _inspect_weights(archive: zipfile.ZipFile, entry: str, path: Path) -> None:
 
 
 def _config_of_hdf5(path: Path) -> Any:
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     try:
         with h5py.File(path, "r") as file:

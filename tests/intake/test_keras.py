@@ -200,7 +200,7 @@ def test_weights_that_lie_in_another_file_are_refused(tmp_path, way, form):
             for name, content in (("config.json", b"{}"), ("metadata.json", b"{}")):
                 made.writestr(name, content)
             made.write(tmp_path / "w.h5", "model.weights.h5")
-    with pytest.raises(UntrustedModelError, match="'kernel' .*; refused"):
+    with pytest.raises(UntrustedModelError, match=r"'kernel' .*; refused"):
         inspect_keras_file(path)
 
 
