@@ -14,6 +14,10 @@ _TERMINAL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # MLIR (TensorFlow's and LiteRT's converters) puts a place of many nested parts before what it has to say.
 _MLIR_PLACE = re.compile(r"(?:<unknown>|loc\(.*\)|\S+\.(?:mlir|py)):?(?:\d+:)*\s*(?=(?:loc|error|note|remark|'))")
+# ONNX Runtime's status, and the place and signature in its own source.
+_ONNX_RUNTIME_PLACE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |\S*/onnxruntime/\S+\.(?:cc|h):\d+ (?:.*?\) (?=[A-Z]))?"
+)
 _TELLING = re.compile(r"\berror:\s*(.+)")
 _FRAMES = re.compile(r"\s*(?:Traceback|File \"|\^+|~+\^|loc\(|<unknown>:\d+:\d+: note|note:|see current operation)")
 # What TensorFlow makes of an error in a function that it compiled: a traceback as text, the error at its end.
@@ -38,11 +42,14 @@ def one_line(error: object, limit: int = 300) -> str:
 
 
 def _telling_line(error: object) -> str:
-    unknown = isinstance(error, KeyError) and error.args
-    said = f"nothing is known of {error.args[0]!r}" if unknown else str(error)  # type: ignore[attr-defined]
+    said = str(error)
+    if isinstance(error, KeyError) and error.args:
+        said = f"nothing is known of {error.args[0]!r}"
+    elif isinstance(error, RecursionError):  # its own words name a decoder's parts
+        said = "it is nested too deeply"
     plain = _UNPRINTABLE.sub("", _TERMINAL_CODES.sub("", said))
     lines = [line.strip() for line in plain.splitlines() if line.strip() and not _FRAMES.match(line)]
-    lines = [_MLIR_PLACE.sub("", line) for line in lines]
+    lines = [_ONNX_RUNTIME_PLACE.sub("", _MLIR_PLACE.sub("", line)) for line in lines]
     if lines and lines[0] == _COMPILED:
         lines = [found[1] for line in lines if (found := _NAMED.match(line))] or lines[1:]
     telling = next((found[1] for line in lines if (found := _TELLING.search(line))), None)

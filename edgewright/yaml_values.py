@@ -37,6 +37,8 @@ def read_value(
         content = parse_yaml(read_plain(path, _MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError, YamlError) as e:
         reason = (isinstance(e, OSError) and e.strerror) or e
+        if isinstance(e, UnicodeDecodeError):
+            reason = f"not UTF-8 text (byte {e.object[e.start]:#04x} at {e.start})"
         raise error(f"{what} {path}: cannot be read: {reason}") from e
     if not isinstance(content, dict):
         raise error(f"{what} {path}: cannot be read: it holds no keys with values")

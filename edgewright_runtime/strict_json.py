@@ -49,7 +49,9 @@ def parse_object(content: bytes, what: str) -> Fields:
         value = json.loads(
             content.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_int=bounded_integer
         )
-    except (ValueError, RecursionError) as e:
+    except RecursionError as e:
+        raise IntegrityError(f"{what}: not valid JSON: nested too deeply") from e
+    except ValueError as e:
         raise IntegrityError(f"{what}: not valid JSON: {str(e)[:200]}") from e
     return Fields(value, what)
 

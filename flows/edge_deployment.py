@@ -16,8 +16,8 @@ from edgewright.errors import BudgetExceededError, EdgewrightError, PoorSourceEr
 from edgewright.measurement import ValidationReport
 from edgewright.pipeline.journal import Journal
 from edgewright.pipeline.parameters import DeploymentParameters
-from edgewright.pipeline.request import resolve
-from edgewright.pipeline.result import DeploymentResult, Tracking
+from edgewright.pipeline.request import DeploymentRequest, resolve
+from edgewright.pipeline.result import DeploymentResult, Optimization, Tracking
 from edgewright.pipeline.signature import signature_of_fields
 from edgewright.profile import Platform
 from edgewright.progress import progress
@@ -104,7 +104,8 @@ def _run_stages(journal: Journal) -> None:
             request.model, request.data, device, recipe, request.name, request.budget.max_size_mb
         )
     with journal.stage("validate"):
-        journal.report = report = validate(made, device, request.budget, recipe.max_accuracy_drop_percent)
+        report = validate(made, device, request.budget, recipe.max_accuracy_drop_percent)
+        journal.optimization, journal.report = made, report = _or_float32(made, report, request)
     _gate(report, allow_poor_source=parameters.allow_poor_source)
     with journal.stage("package"):
         plan = request.monitoring.with_limits_of(report)
@@ -118,9 +119,36 @@ def _run_stages(journal: Journal) -> None:
         )
 
 
+def _or_float32(
+    made: Optimization, report: ValidationReport, request: DeploymentRequest
+) -> tuple[Optimization, ValidationReport]:
+    """What to release where the candidate misses a limit on the test rows: the float32 file, if it meets them all.
+
+    The validation rows chose the candidate, and the test rows refuse it. Another of the recipe's files would then be
+    chosen by the rows that measure it; the float32 file is there before any choice. What is to be kept always has no
+    such fallback.
+    """
+    always = any(technique.keep == "always" for technique in request.recipe.techniques)
+    if report.passed or always or made.candidate.artifact.digest == made.baseline.artifact.digest:
+        return made, report
+    missed = _missed(report)
+    plain = made.in_float32(f"not released: {missed}")
+    held = validate(plain, request.device, request.budget, request.recipe.max_accuracy_drop_percent)
+    if not held.passed:
+        return made, report
+    kept = " and ".join(step.technique for step in made.steps if step.kept)
+    note = f"released in float32, without {kept}, which misses a limit on the test rows: {missed}"
+    progress.note(note)
+    return plain, held.model_copy(update={"notes": (note, *held.notes)})
+
+
+def _missed(report: ValidationReport) -> str:
+    return "; ".join(line.sentence() for line in report.violations)
+
+
 def _gate(report: ValidationReport, *, allow_poor_source: bool) -> None:
     if not report.passed:
-        raise BudgetExceededError("; ".join(line.sentence() for line in report.violations))
+        raise BudgetExceededError(_missed(report))
     if report.warnings and not allow_poor_source:
         cure = "--allow-poor-source (allow_poor_source in the UI's form) releases it all the same"
         raise PoorSourceError("; ".join((*report.warnings, cure)))

@@ -35,7 +35,7 @@ def optimize(
     """Every technique is exported and judged on the validation rows; the test rows are not looked at here."""
     taken = run(take_in, model, data, *companion_files(model))
     # A kept result may be of the same file under another name, or of a metric whose code has changed.
-    imported = taken.model.model_copy(update={"name": name or model.stem, "metric": data.own_metric})
+    first = imported = taken.model.model_copy(update={"name": name or model.stem, "metric": data.own_metric})
     dataset, precision = taken.dataset, Precision.FLOAT32
     baseline = _required(run(steps.export, imported, dataset, device, precision), device)
     kept, done, ledger = baseline, list[Step](), list[LedgerEntry]()
@@ -57,7 +57,13 @@ def optimize(
     if not ledger:  # no technique to compare it with: the report has its accuracy and its latency
         ledger.append(ledger_entry("float32", run(weigh, baseline), None, None, kept=True))
     return Optimization(
-        model=imported, dataset=dataset, baseline=baseline, candidate=kept, steps=tuple(done), ledger=tuple(ledger)
+        model=imported,
+        dataset=dataset,
+        baseline=baseline,
+        candidate=kept,
+        steps=tuple(done),
+        ledger=tuple(ledger),
+        taken_in=first if imported != first else None,
     )
 
 

@@ -25,6 +25,12 @@ MLIR = (
         (ValueError("\n\n   \x1b[1;31mred\x1b[0m text  \n"), "red text"),
         (RuntimeError("\x1b]8;;https://a.b\x1b\\link\x1b]8;;\x1b\\ here"), "link here"),
         (KeyError("lost"), "nothing is known of 'lost'"),
+        (RecursionError("maximum recursion depth exceeded while decoding"), "it is nested too deeply"),
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : Status Message: /onnxruntime_src/onnxruntime/core/bfc_arena.cc:360 "
+            "void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool) Failed to allocate 8 bytes",
+            "Status Message: Failed to allocate 8 bytes",
+        ),
         (KeyError(), "KeyError"),
         (RuntimeError(), "RuntimeError"),
         (RuntimeError('Traceback (most recent call last):\n  File "x.py", line 1\nreal cause'), "real cause"),

@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import math
-import time
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -31,6 +30,7 @@ from starlette.requests import ClientDisconnect
 from edgewright.cloud.database import Database
 from edgewright.cloud.offers import Offers
 from edgewright.cloud.rates import Bucket, Rates
+from edgewright.cloud.refreshed import Refreshed
 from edgewright.failures import one_line
 from edgewright.value import Value
 from edgewright.yaml_values import first_fault
@@ -306,16 +306,12 @@ class _Figures:
     """What Prometheus reads. The database is counted at most once in `_METRICS_EVERY_S`, however many ask."""
 
     def __init__(self, counted: Mapping[str, int], database: Database) -> None:
-        self._counted, self._database = counted, database
-        self._lock, self._read_s, self._gauges = Lock(), float("-inf"), (0, 0)
+        self._counted = counted
+        self._gauges = Refreshed(lambda: (database.count_devices(), database.count()))
 
     def text(self) -> str:
         """Prometheus' text format, version 0.0.4."""
-        with self._lock:
-            if time.monotonic() - self._read_s > _METRICS_EVERY_S:
-                self._gauges = self._database.count_devices(), self._database.count()
-                self._read_s = time.monotonic()
-            return _metrics(self._counted, *self._gauges)
+        return _metrics(self._counted, *self._gauges.value(_METRICS_EVERY_S))
 
 
 def _metrics(counted: Mapping[str, int], devices: int, records: int) -> str:

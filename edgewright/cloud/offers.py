@@ -1,11 +1,12 @@
 """What devices are told is current: thousands that sync must not each read a repository in an object store."""
 
-import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
+from edgewright.cloud.refreshed import Refreshed
 from edgewright.deploy.release import current_document
 from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import EdgewrightError
@@ -17,18 +18,16 @@ __all__ = ["Offers"]
 _MOST_LINES = 1000
 
 
-class _Read(NamedTuple):
-    offer: dict[str, Any] | None
-    at_s: float
-
-
 class Offers:
-    """The current release of each line that devices follow, read at most once in ``every_s``."""
+    """The current release of each line that devices follow, read at most once in ``every_s``.
+
+    A repository that is slow to answer for one line keeps nobody of another waiting.
+    """
 
     def __init__(self, repository: str | None, counted: dict[str, int], every_s: float) -> None:
         self._repository = ReleaseRepository(repository) if repository is not None else None
         self._counted, self._every_s = counted, every_s
-        self._known: OrderedDict[str, _Read] = OrderedDict()
+        self._known: OrderedDict[str, Refreshed[dict[str, Any] | None]] = OrderedDict()
         self._lock = Lock()
 
     def current(self, status: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -38,14 +37,15 @@ class Offers:
         line = _line_in(status)
         if self._repository is None or line is None:
             return None
+        return self._of(self._repository, line).value(self._every_s)
+
+    def _of(self, repository: ReleaseRepository, line: str) -> Refreshed[dict[str, Any] | None]:
         with self._lock:
-            known = self._known.get(line)
-            if known is None or time.monotonic() >= known.at_s + self._every_s:
-                known = self._known[line] = _Read(self._read(self._repository, line), time.monotonic())
-                self._known.move_to_end(line)
-                if len(self._known) > _MOST_LINES:  # devices say what they like
-                    self._known.popitem(last=False)
-            return known.offer
+            known = self._known.setdefault(line, Refreshed(partial(self._read, repository, line)))
+            self._known.move_to_end(line)
+            if len(self._known) > _MOST_LINES:  # devices say what they like
+                self._known.popitem(last=False)
+            return known
 
     def _read(self, repository: ReleaseRepository, line: str) -> dict[str, Any] | None:
         try:

@@ -18,6 +18,7 @@ from edgewright.export.refusal import other_ways, unsupported_precision
 from edgewright.export.small_constants import is_lost_guard
 from edgewright.export.weight_match import weights_of_layers
 from edgewright.export.whole_numbers import PASSING
+from edgewright.failures import one_line
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["convert", "coremltools_alone", "finish", "palettize", "quantize", "scores_output", "tensor_type"]
@@ -91,7 +92,7 @@ def convert(
             skip_model_load=True,
         )
     except NotImplementedError as e:
-        raise UnsupportedError(f"Core ML: {str(e).splitlines()[0]}; {other_ways('android', 'edge_device')}") from e
+        raise UnsupportedError(f"Core ML: {one_line(e, 200)}; {other_ways('android', 'edge_device')}") from e
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "plain.mlpackage"
         model.save(str(plain))

@@ -10,6 +10,7 @@ from edgewright.artifact import Precision
 from edgewright.errors import UnsupportedError
 from edgewright.export.coreml import finish, half_but, tensor_type
 from edgewright.export.tensorflow_source import TensorFlowSource, loaded_source, of_one_row, refused
+from edgewright.failures import one_line
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["convert"]
@@ -54,7 +55,7 @@ def convert(
             skip_model_load=True,
         )
     except NotImplementedError as e:
-        raise UnsupportedError(f"Core ML from TensorFlow: {str(e).splitlines()[0]}") from e
+        raise UnsupportedError(f"Core ML from TensorFlow: {one_line(e, 200)}") from e
     except Exception as e:  # coremltools raises whatever it meets
         raise refused("Core ML from TensorFlow", e) from e
     specification = model.get_spec()

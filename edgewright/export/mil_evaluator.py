@@ -15,6 +15,7 @@ from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.export.mil_operators import OPERATORS, Arguments, Operand
 from edgewright.export.mil_program import Declared, Operation, Program, Reference, Value, read_program
 from edgewright.export.pixels import as_pixels
+from edgewright.failures import one_line
 
 __all__ = ["Evaluator", "evaluate"]
 
@@ -147,7 +148,7 @@ def _results(operation: Operation, values: dict[str, Operand]) -> dict[str, Oper
     try:
         given = OPERATORS[operation.kind](Arguments(operands, len(operation.results)))
     except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as e:
-        cause = str(e).splitlines()[0]
+        cause = one_line(e, 200)
         raise ConversionError(f"Core ML operator '{operation.kind}' at '{operation.results[0].name}': {cause}") from e
     tensors = given if isinstance(given, list) else [given]
     return {

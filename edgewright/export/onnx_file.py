@@ -14,6 +14,7 @@ from edgewright.export.magnitudes import steps_to_magnitudes
 from edgewright.export.scaling import Step
 from edgewright.export.small_constants import steps_from_lost_guards
 from edgewright.export.whole_numbers import steps_to_whole_numbers
+from edgewright.failures import one_line
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = [
@@ -64,8 +65,10 @@ def load(path: Path, *, with_data: bool = True) -> onnx.ModelProto:
     """
     try:
         model = onnx.load(path, load_external_data=with_data)
-    except (DecodeError, OSError, onnx.checker.ValidationError) as e:
-        raise InputError(f"{path}: not a readable ONNX model: {str(e).splitlines()[0]}") from e
+    except DecodeError as e:  # protobuf's own words name its types
+        raise InputError(f"{path}: not a readable ONNX model: truncated or damaged") from e
+    except (OSError, onnx.checker.ValidationError) as e:
+        raise InputError(f"{path}: not a readable ONNX model: {one_line(e, 200)}") from e
     if not model.graph.node:
         raise InputError(f"{path}: not an ONNX model (no graph in it)")
     return model

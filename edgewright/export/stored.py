@@ -102,5 +102,13 @@ def _reading(path: Path, form: Format) -> "partial[Contents]":
             return partial(read_torch, path, form)
         case Format.SKLEARN:
             return partial(read_sklearn, path)
+        case Format.TORCH_FACTORY:
+            from edgewright.intake.companion_files import read_factory
+
+            factory = read_factory(path).factory
+            raise UnsupportedError(
+                f"{path}: names a function, {factory}, which is not called here; deploy it first, then "
+                "inspect the bundle"
+            )
         case _:
-            raise UnsupportedError(f"{path}: {form.value} models are not looked into; deploy or import it first")
+            raise UnsupportedError(f"{path}: {form.value} models are not looked into; deploy it first")

@@ -17,6 +17,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from edgewright.errors import ConversionError, InputError
 from edgewright.export.declaration import Declared
+from edgewright.failures import one_line
 from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["DTYPES", "flatten_biases", "load", "name_tensors", "operator_name", "packed", "save", "tensors"]
@@ -43,7 +44,10 @@ def load(path: Path) -> Any:
     try:
         return flatbuffer_utils.read_model_from_bytearray(content)
     except (struct.error, ValueError, TypeError, IndexError, AttributeError) as e:
-        raise InputError(f"{path}: a truncated or damaged .tflite: {str(e).splitlines()[0]}") from e
+        # flatbuffers raises the first two for an offset that leads nowhere, in words of its own code.
+        leads_nowhere = isinstance(e, (struct.error, TypeError))
+        said = f"it refers to what lies outside its {len(content):,} bytes" if leads_nowhere else one_line(e, 200)
+        raise InputError(f"{path}: a truncated or damaged .tflite: {said}") from e
 
 
 def save(model: Any, path: Path) -> None:

@@ -46,7 +46,7 @@ def _made(description: FactoryFile, path: Path) -> torch.nn.Module:
     try:
         made = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError, TypeError) as e:
-        raise InputError(f"{path}: {description.factory} cannot be called: {str(e).splitlines()[0]}") from e
+        raise InputError(f"{path}: {description.factory} cannot be called: {one_line(e, 200)}") from e
     finally:
         sys.path.pop(0)
     if not isinstance(made, torch.nn.Module):

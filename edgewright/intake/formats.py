@@ -14,7 +14,8 @@ KNOWN = (
     "a scikit-learn model (.pkl, .joblib, .skops), "
     "ONNX (.onnx), Keras (.keras, .h5) or a TensorFlow SavedModel folder"
 )
-_HEAD_BYTES = 64
+_LINE_BYTES = 64
+_HEAD_BYTES = 512  # a tar archive says so in its first block
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP, _ZIP_EMPTY = b"PK\x03\x04", b"PK\x05\x06"
 # Magic bytes of the compressors that joblib writes: zlib, gzip, bzip2, xz, lzma, lz4.
@@ -47,6 +48,8 @@ def detect_format(path: Path) -> Format:
             return _of_folder(path)
         if not path.exists():
             raise InputError(f"{path}: no such file")
+        if not path.is_file():  # who reads a pipe waits, and a device may never end
+            raise InputError(f"{path}: a pipe, a socket or a device, and no file; expected {KNOWN}")
         size = path.stat().st_size
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)
@@ -58,8 +61,18 @@ def detect_format(path: Path) -> Format:
         raise InputError(f"{path}: the file is empty; expected {KNOWN}")
     kind = _of_content(path, head, last)
     if kind is None:
-        raise InputError(f"{path}: unknown format (starts with {head[:8].hex(' ')}); expected {KNOWN}")
+        raise InputError(f"{path}: unknown format ({_appearance(head)}); expected {KNOWN}")
     return kind
+
+
+def _appearance(head: bytes) -> str:
+    """What a file looks like that is no model, by how it begins."""
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    line = head.decode("ascii", errors="replace").splitlines()[0]
+    if line.isprintable() and line.isascii():
+        return f"text that starts with {line[:24]!r}"
+    return f"starts with {head[:8].hex(' ')}"
 
 
 def _of_content(path: Path, head: bytes, last: bytes) -> Format | None:
@@ -102,13 +115,15 @@ def _of_zip(path: Path) -> Format:
     if pickled is not None:
         with opened_archive(path) as archive:
             refuse_torch_save(path, archive.read(pickled))
+    if names and all(name.endswith(".npy") for name in names):
+        raise InputError(f"{path}: arrays of numpy ({', '.join(names[:3])}), as --data takes; expected {KNOWN}")
     raise InputError(f"{path}: an archive of an unknown kind ({', '.join(names[:3])}...); expected {KNOWN}")
 
 
 def _is_pickle(head: bytes) -> bool:
     if head.startswith(_PICKLE_PROTO):
         return len(head) > 1 and 2 <= head[1] <= 5
-    return head.startswith(_OLD_PICKLE) and b"\n" in head
+    return head.startswith(_OLD_PICKLE) and b"\n" in head[:_LINE_BYTES]
 
 
 def _is_onnx(head: bytes) -> bool:

@@ -6,11 +6,13 @@ read and write files or call back into Python. Everything that is named must sta
 
 import json
 import re
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from edgewright.errors import InputError, UntrustedModelError
+from edgewright.failures import one_line
 from edgewright.intake.archives import opened_archive
 from edgewright.intake.keras_names import (
     ACTIVATIONS,
@@ -146,13 +148,27 @@ def _settings(value: Any) -> Iterator[tuple[dict[str, Any], str, Any]]:
 def _config_of_archive(path: Path) -> Any:
     with opened_archive(path) as archive:
         try:
-            return json.loads(archive.read("config.json"))
+            config = json.loads(archive.read("config.json"))
         except (KeyError, ValueError, RecursionError) as e:
             raise InputError(f"{path}: damaged: no readable config.json") from e
+        for entry in archive.namelist():
+            if entry.endswith(".h5"):
+                _inspect_weights(archive, entry, path)
+    return config
+
+
+def _inspect_weights(archive: zipfile.ZipFile, entry: str, path: Path) -> None:
+    import h5py  # type: ignore[import-untyped]
+
+    try:
+        with archive.open(entry) as stream, h5py.File(stream, "r") as file:
+            _refuse_links(file, path)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as e:
+        raise InputError(f"{path}: a truncated or damaged {entry}: {one_line(e, 200)}") from e
 
 
 def _config_of_hdf5(path: Path) -> Any:
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     try:
         with h5py.File(path, "r") as file:
@@ -162,7 +178,7 @@ def _config_of_hdf5(path: Path) -> Any:
             _refuse_links(file, path)
             return json.loads(config.decode() if isinstance(config, bytes) else config)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as e:
-        raise InputError(f"{path}: a truncated or damaged HDF5 file: {str(e).splitlines()[0]}") from e
+        raise InputError(f"{path}: a truncated or damaged HDF5 file: {one_line(e, 200)}") from e
 
 
 def _refuse_links(file: Any, path: Path) -> None:
@@ -175,7 +191,7 @@ def _refuse_links(file: Any, path: Path) -> None:
                 raise UntrustedModelError(f"{path}: '{name}' is a link out of the file; refused")
             if isinstance(group[name], h5py.Group):
                 visit(group[name])
-            elif group[name].external:
+            elif group[name].external or group[name].is_virtual:
                 raise UntrustedModelError(f"{path}: '{name}' lies in another file; refused")
 
     visit(file)
@@ -219,11 +235,17 @@ def inspect_saved_model(path: Path) -> None:
 
 def _inspect_graph(graph: Any, path: Path) -> None:
     functions = {f.signature.name: list(f.node_def) for f in graph.graph_def.library.function}
+    _refuse_names_of_operators(functions, path)
     nodes = list(graph.graph_def.node)
     for node in (*nodes, *(node for inner in functions.values() for node in inner)):
         if node.op not in OPERATORS and node.op not in OF_CHECKPOINTS and node.op not in functions:
             raise UntrustedModelError(
                 f"{path}: the graph holds {node.op} (node '{node.name}'), which is not known to compute alone; "
+                "nothing of it has run"
+            )
+        if missing := _calls(node) - {node.op, ""} - functions.keys():
+            raise UntrustedModelError(
+                f"{path}: node '{node.name}' calls {min(missing)}, which is not a function of the graph; "
                 "nothing of it has run"
             )
     writing = _reaching_files(functions)
@@ -236,6 +258,15 @@ def _inspect_graph(graph: Any, path: Path) -> None:
             f"{path}: reads or writes a file on the way to an answer ({sorted(files | (called & writing))[0]}); "
             "nothing of it has run"
         )
+
+
+def _refuse_names_of_operators(functions: Iterable[str], path: Path) -> None:
+    """A node of such a name would be looked at as a call, and might be run as the operator."""
+    from tensorflow.python.framework import op_def_registry
+
+    for name in functions:
+        if op_def_registry.get(name) is not None:
+            raise UntrustedModelError(f"{path}: a function of the graph is called {name}, as an operator; refused")
 
 
 def _reaching_files(functions: dict[str, list[Any]]) -> set[str]:

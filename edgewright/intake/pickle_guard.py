@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, ClassVar, cast
 import numpy as np
 
 from edgewright.errors import InputError, UnsupportedError, UntrustedModelError
+from edgewright.failures import one_line
 from edgewright.intake.archives import normalized
 from edgewright.intake.fitted_trees import inspect_if_tree
 from edgewright.intake.pickle_names import ESTIMATOR_PACKAGES, EXACT, FUNCTIONS, FUNCTIONS_WITHOUT_PATH
@@ -65,7 +66,7 @@ def load_model(path: Path) -> Any:
     except MemoryError as e:
         raise InputError(f"{path}: damaged: it asks for more memory than there is") from e
     except Exception as e:  # a damaged pickle can raise anything
-        raise InputError(f"{path}: damaged or not readable by this scikit-learn: {type(e).__name__}: {_line(e)}") from e
+        raise InputError(f"{path}: damaged or not readable by this scikit-learn: {one_line(e, 200)}") from e
 
 
 # The unpickler in C cannot be stopped between opcodes, where joblib puts its arrays.
@@ -229,7 +230,7 @@ def _dtype_of(plain: Any, state: Any, path: Path) -> Any:
             if not made.hasobject:
                 return made
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as e:
-        raise InputError(f"{path}: damaged: an array of no known type: {_line(e)}") from e
+        raise InputError(f"{path}: damaged: an array of no known type: {one_line(e, 200)}") from e
     raise InputError(f"{path}: damaged: an array of no known type: {str(state)[:100]}")
 
 
@@ -371,7 +372,7 @@ def _load_skops(path: Path) -> Any:
     try:
         asked = skops.io.get_untrusted_types(file=path)
     except Exception as e:  # a damaged archive can raise anything
-        raise InputError(f"{path}: damaged .skops file: {_line(e)}") from e
+        raise InputError(f"{path}: damaged .skops file: {one_line(e, 200)}") from e
     trusted = []
     for name in asked:
         module, _, leaf = str(name).rpartition(".")
@@ -381,9 +382,5 @@ def _load_skops(path: Path) -> Any:
     try:
         model = skops.io.load(path, trusted=trusted)
     except Exception as e:
-        raise InputError(f"{path}: damaged .skops file: {_line(e)}") from e
+        raise InputError(f"{path}: damaged .skops file: {one_line(e, 200)}") from e
     return _inspected(model, path)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

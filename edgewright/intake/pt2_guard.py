@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.errors import InputError, UntrustedModelError
+from edgewright.failures import one_line
 from edgewright.intake.archives import opened_archive
 from edgewright.intake.tensor_files import load_tensors
 
@@ -46,6 +47,7 @@ _SYMPY_NAMES = frozenset(
         "False",
     }
 )
+_MOST_POWER = 16
 _SYMBOL = re.compile(r"[a-z]+_?\d+")
 _SYMPY_NODES = (ast.Expression, ast.Call, ast.Name, ast.Load, ast.Constant, ast.keyword, ast.BinOp, ast.UnaryOp,
                 ast.Compare, ast.operator, ast.unaryop, ast.cmpop)  # fmt: skip
@@ -67,7 +69,7 @@ def inspect_program(path: Path) -> None:
             for entry in archive.namelist():
                 _inspect_entry(path, archive, entry)
         except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-            raise InputError(f"{path}: a damaged torch.export archive: {type(e).__name__}: {e}") from e
+            raise InputError(f"{path}: a damaged torch.export archive: {one_line(e, 200)}") from e
 
 
 def _inspect_entry(path: Path, archive: zipfile.ZipFile, entry: str) -> None:
@@ -118,11 +120,31 @@ def _is_size_expression(text: str) -> bool:
     for node in ast.walk(tree):
         if not isinstance(node, _SYMPY_NODES):
             return False
+        if isinstance(node, (ast.LShift, ast.RShift)) or (_is_power(node) and not _is_small_power(node)):
+            return False
         if isinstance(node, ast.Name) and node.id not in _SYMPY_NAMES and not _SYMBOL.fullmatch(node.id):
             return False
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and not _SYMBOL.fullmatch(node.value):
             return False
     return True
+
+
+def _is_power(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id == "Pow"
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)
+
+
+def _is_small_power(node: ast.AST) -> bool:
+    """Whether a power of a size, to a small number: of numbers, or of powers, it may not end before the memory does."""
+    operands = [node.left, node.right] if isinstance(node, ast.BinOp) else getattr(node, "args", [])
+    if len(operands) != 2 or any(_is_power(inner) for inner in ast.walk(operands[0])):
+        return False
+    exponent = re.fullmatch(r"(?:Integer\()?-?(\d{1,2})\)?", ast.unparse(operands[1]))
+    nodes = ast.walk(operands[0])
+    names = [inner.id if isinstance(inner, ast.Name) else getattr(inner, "value", None) for inner in nodes]
+    of_a_size = any(isinstance(name, str) and _SYMBOL.fullmatch(name) for name in names)
+    return of_a_size and exponent is not None and int(exponent[1]) <= _MOST_POWER
 
 
 def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:

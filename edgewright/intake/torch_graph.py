@@ -17,6 +17,7 @@ from safetensors.torch import save as to_safetensors
 from torch import fx, nn
 
 from edgewright.errors import InputError, UnsupportedError
+from edgewright.failures import one_line
 from edgewright.intake.allowed import FUNCTION_NAMES, FUNCTIONS, LAYERS, RECURRENT
 from edgewright.intake.aten import is_pure, named_operation, operation_name
 from edgewright.intake.module_paths import place
@@ -63,13 +64,13 @@ def load(path: Path) -> fx.GraphModule:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         document = json.loads(metadata["edgewright_graph"])
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as e:
-        raise InputError(f"{path}: not a readable Edgewright graph: {str(e).splitlines()[0]}") from e
+        raise InputError(f"{path}: not a readable Edgewright graph: {one_line(e, 200)}") from e
     if document.get("schema") != _SCHEMA:
         raise InputError(f"{path}: graph schema {document.get('schema')!r}; this version reads {_SCHEMA}")
     try:
         return _built(document, tensors)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
-        raise InputError(f"{path}: damaged Edgewright graph: {type(e).__name__}: {str(e).splitlines()[0]}") from e
+        raise InputError(f"{path}: damaged Edgewright graph: {one_line(e, 200)}") from e
 
 
 def _tensors_of(module: fx.GraphModule) -> tuple[dict[str, torch.Tensor], list[str], dict[str, str]]:

@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 from edgewright.errors import UnsupportedError
+from edgewright.package.identifiers import argument_names, float_literal, type_name
 from edgewright.portable_words import refuse_unportable
 from edgewright.profile import ExportOptions
 from edgewright_runtime.manifest import Manifest, TensorSpec
@@ -15,13 +16,6 @@ __all__ = ["write_snippet"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NUMPY_IMPORTS = "from pathlib import Path\n\nimport numpy as np\n"
-# Names that Swift or Kotlin mean something else by.
-_RESERVED = """
-as break case catch class continue default defer do else enum extension fallthrough false for fun func guard if import
-in init inout interface internal is let nil null object operator package private protocol public repeat return self
-static struct subscript super switch this throw throws true try typealias typeof val var when where while
-"""
-_TAKEN_TYPES = "Any Array Bundle Double Error Float Int List Map Pair Prediction Self String Type Unit"
 _UNDERSCORE = {"kotlin": r"\u005f", "swift": r"\u{5f}"}
 _JSON_IMPORTS = "import json\nfrom pathlib import Path\n"
 # dtype: (Kotlin array, ByteBuffer method, Swift element, MLMultiArray type, bytes)
@@ -76,7 +70,7 @@ def _kotlin(manifest: Manifest) -> tuple[str, str]:
         ANSWER_SIZE=str(_row_size(answer)),
         **_common(manifest, "kotlin"),
     )
-    return f"{_type_name(manifest)}.kt", content
+    return f"{type_name(manifest.name)}.kt", content
 
 
 def _kotlin_table(manifest: Manifest) -> str:
@@ -98,21 +92,23 @@ def _kotlin_put(buffer: str, value: str, spec: TensorSpec, indent: str) -> list[
     if spec.scale is None:
         return [f"{indent}{buffer}.put{_ELEMENTS[spec.dtype][1]}({value})"]
     return [
-        f"{indent}val steps = Math.round({value} / {spec.scale!r}f) + ({spec.zero_point})",
+        f"{indent}val steps = Math.round({value} / {float_literal(spec.scale, 'f')}) + ({spec.zero_point})",
         f"{indent}{buffer}.put(steps.coerceIn(-128, 127).toByte())",
     ]
 
 
 def _kotlin_read(spec: TensorSpec) -> str:
     stored = f"answer.get{_ELEMENTS[spec.dtype][1]}()"
-    return f"{stored}.toFloat()" if spec.scale is None else f"({stored} - ({spec.zero_point})) * {spec.scale!r}f"
+    if spec.scale is None:
+        return f"{stored}.toFloat()"
+    return f"({stored} - ({spec.zero_point})) * {float_literal(spec.scale, 'f')}"
 
 
 def _kotlin_arrays(manifest: Manifest) -> str:
-    arguments = ", ".join(f"{_identifier(i.name)}: {_kotlin_array(i)}" for i in manifest.inputs)
+    arguments = ", ".join(f"{name}: {_kotlin_array(i)}" for i, name in _arguments(manifest))
     lines = [f"    /** Raw values, row by row: {_shapes(manifest)}. */", f"    fun predict({arguments}): Prediction {{"]
-    for spec in manifest.inputs:
-        name, size, width = _identifier(spec.name), _row_size(spec), _ELEMENTS[spec.dtype][4]
+    for spec, name in _arguments(manifest):
+        size, width = _row_size(spec), _ELEMENTS[spec.dtype][4]
         put = _kotlin_put(f"{name}Buffer", _scaled("value", manifest, spec, "f"), spec, " " * 12)
         lines += [
             f'        require({name}.size == {size}) {{ "{name}: {size} values are needed, found ${{{name}.size}}" }}',
@@ -122,7 +118,7 @@ def _kotlin_arrays(manifest: Manifest) -> str:
             "        }",
             f"        {name}Buffer.rewind()",
         ]
-    pairs = ", ".join(f"{_literal(i.name, 'kotlin')} to {_identifier(i.name)}Buffer" for i in manifest.inputs)
+    pairs = ", ".join(f"{_literal(i.name, 'kotlin')} to {name}Buffer" for i, name in _arguments(manifest))
     return "\n".join([*lines, f"        return run(mapOf({pairs}))", "    }", ""])
 
 
@@ -168,7 +164,7 @@ def _swift(manifest: Manifest, options: ExportOptions) -> tuple[str, str]:
         INTERPRET=_swift_meaning(manifest),
         **_common(manifest, "swift"),
     )
-    return f"{_type_name(manifest)}.swift", content
+    return f"{type_name(manifest.name)}.swift", content
 
 
 def _swift_predict(manifest: Manifest, options: ExportOptions) -> str:
@@ -183,10 +179,10 @@ def _swift_predict(manifest: Manifest, options: ExportOptions) -> str:
 
 
 def _swift_images(manifest: Manifest) -> str:
-    arguments = ", ".join(f"{_identifier(i.name)}: CGImage" for i in manifest.inputs)
+    arguments = ", ".join(f"{name}: CGImage" for _, name in _arguments(manifest))
     sizes = "; ".join(f"{_remark(i.name)} {i.shape[3]} x {i.shape[2]} pixels" for i in manifest.inputs)
-    names = [(_literal(i.name, "swift"), _identifier(i.name)) for i in manifest.inputs]
-    values = [f"            {name}: try image({argument}, for: {name})," for name, argument in names]
+    names = [(_literal(i.name, "swift"), argument) for i, argument in _arguments(manifest)]
+    values = [f"            {name}: try self.image({argument}, for: {name})," for name, argument in names]
     return "\n".join(
         [
             "",
@@ -202,25 +198,25 @@ def _swift_images(manifest: Manifest) -> str:
 
 
 def _swift_arrays(manifest: Manifest) -> str:
-    arguments = ", ".join(f"{_identifier(i.name)}: [{_ELEMENTS[i.dtype][2]}]" for i in manifest.inputs)
+    arguments = ", ".join(f"{name}: [{_ELEMENTS[i.dtype][2]}]" for i, name in _arguments(manifest))
     lines = [
         "",
         f"    /// Raw values, row by row: {_shapes(manifest)}.",
         f"    func predict({arguments}) throws -> Prediction {{",
     ]
-    for spec in manifest.inputs:
-        name, size, element = _identifier(spec.name), _row_size(spec), _ELEMENTS[spec.dtype][3]
+    for spec, name in _arguments(manifest):
+        size, element = _row_size(spec), _ELEMENTS[spec.dtype][3]
         shape = ", ".join(str(d) for d in (1, *spec.shape[1:]))
         value = _scaled(f"{name}[i]", manifest, spec, "")
         lines += [
             f"        guard {name}.count == {size} else {{",
-            f"            throw {_type_name(manifest)}Error.badInput(",
+            f"            throw {type_name(manifest.name)}Error.badInput(",
             f'                "{name}: {size} values are needed, found \\({name}.count)")',
             "        }",
             f"        let {name}Array = try MLMultiArray(shape: [{shape}], dataType: .{element})",
             f"        for i in 0..<{size} {{ {name}Array[i] = NSNumber(value: {value}) }}",
         ]
-    pairs = ", ".join(f"{_literal(i.name, 'swift')}: {_identifier(i.name)}Array" for i in manifest.inputs)
+    pairs = ", ".join(f"{_literal(i.name, 'swift')}: {name}Array" for i, name in _arguments(manifest))
     return "\n".join([*lines, f"        return try run([{pairs}])", "    }", ""])
 
 
@@ -283,7 +279,7 @@ def _common(manifest: Manifest, language: str) -> dict[str, str]:
             )
     return {
         "NAME": _remark(manifest.name),
-        "TYPE": _type_name(manifest),
+        "TYPE": type_name(manifest.name),
         "FILE": manifest.model,
         "STEM": Path(manifest.model).stem,
         "INPUT": _literal(manifest.inputs[0].name, language)[1:-1],
@@ -332,18 +328,12 @@ def _scaled(value: str, manifest: Manifest, spec: TensorSpec, suffix: str) -> st
     done = manifest.preprocessing
     if (spec.dtype != "float32" and spec.scale is None) or (done.scale, done.mean) == (1.0, 0.0):
         return value
-    return f"({value} - {done.mean!r}{suffix}) * {done.scale!r}{suffix}"
+    return f"({value} - {float_literal(done.mean, suffix)}) * {float_literal(done.scale, suffix)}"
 
 
-def _type_name(manifest: Manifest) -> str:
-    words = re.findall(r"[A-Za-z0-9]+", manifest.name)
-    joined = "".join(word[0].upper() + word[1:] for word in words)
-    return joined if joined[:1].isalpha() and joined not in _TAKEN_TYPES.split() else f"Model{joined}"
-
-
-def _identifier(name: str) -> str:
-    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
-    return plain if plain[:1].isalpha() and plain not in _RESERVED.split() else f"input_{plain}"
+def _arguments(manifest: Manifest) -> list[tuple[TensorSpec, str]]:
+    """Each input, and what the method that takes it calls it."""
+    return list(zip(manifest.inputs, argument_names(i.name for i in manifest.inputs), strict=True))
 
 
 def _remark(text: str) -> str:

@@ -31,7 +31,8 @@ class Step(Value):
 class Optimization(Value):
     """The outcome of the first stage: a float32 baseline and the candidate that the recipe made of it.
 
-    ``ledger`` begins with the baseline; an entry follows for each step that was exported.
+    ``ledger`` begins with the baseline; an entry follows for each step that was exported. ``taken_in`` is the model
+    before its first technique; None where none changed it.
     """
 
     model: ImportedModel
@@ -40,6 +41,17 @@ class Optimization(Value):
     candidate: Exported
     steps: tuple[Step, ...] = ()
     ledger: tuple[LedgerEntry, ...] = ()
+    taken_in: ImportedModel | None = None
+
+    def in_float32(self, reason: str) -> "Optimization":
+        """The baseline in the candidate's place, and no step kept, for that reason."""
+        steps = (
+            step.model_copy(update={"kept": False, "reason": f"{step.reason}; {reason}"}) if step.kept else step
+            for step in self.steps
+        )
+        ledger = (entry.model_copy(update={"kept": i == 0}) for i, entry in enumerate(self.ledger))
+        changed = {"candidate": self.baseline, "steps": tuple(steps), "ledger": tuple(ledger), "taken_in": None}
+        return self.model_copy(update={"model": self.taken_in or self.model, **changed})
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:

@@ -177,6 +177,33 @@ def test_an_hdf5_file_with_a_lambda_or_a_link_is_refused(tmp_path):
         inspect_keras_file(tmp_path / "link.h5")
 
 
+@pytest.mark.parametrize("way", ["link", "storage", "virtual"])
+@pytest.mark.parametrize("form", ["h5", "keras"])
+def test_weights_that_lie_in_another_file_are_refused(tmp_path, way, form):
+    import h5py
+
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.attrs["model_config"] = "{}"
+        if way == "link":
+            file["layers/kernel"] = h5py.ExternalLink("/etc/passwd", "/")
+        elif way == "storage":
+            file.create_dataset("layers/kernel", (2, 3), "f4", external=[("/etc/passwd", 0, 24)])
+        else:
+            layout = h5py.VirtualLayout((2, 3), "f4")
+            layout[:] = h5py.VirtualSource("/etc/passwd", "k", (2, 3))
+            file.create_virtual_dataset("layers/kernel", layout)
+    path = tmp_path / f"m.{form}"
+    if form == "h5":
+        (tmp_path / "w.h5").rename(path)
+    else:
+        with zipfile.ZipFile(path, "w") as made:
+            for name, content in (("config.json", b"{}"), ("metadata.json", b"{}")):
+                made.writestr(name, content)
+            made.write(tmp_path / "w.h5", "model.weights.h5")
+    with pytest.raises(UntrustedModelError, match=r"'kernel' .*; refused"):
+        inspect_keras_file(path)
+
+
 def test_weights_without_a_model_are_refused(tmp_path):
     import h5py
 
@@ -221,3 +248,38 @@ def test_a_saved_model_that_reaches_outside_is_refused(tmp_path, digits_npz, kin
     subprocess.run(command, check=True, capture_output=True, timeout=240)
     with pytest.raises(UntrustedModelError, match=words):
         child.check(tmp_path / "m", DataSpec(path=digits_npz))
+
+
+CALLING = """
+import sys
+from pathlib import Path
+from tensorflow.core.protobuf import saved_model_pb2
+from edgewright.errors import UntrustedModelError
+from edgewright.intake.keras_guard import inspect_saved_model
+document = saved_model_pb2.SavedModel()
+library = document.meta_graphs.add().graph_def.library
+caller = library.function.add()
+caller.signature.name = "__inference_call_1"
+node = caller.node_def.add()
+node.name = "w"
+if sys.argv[1] == "attribute":
+    node.op = "StatefulPartitionedCall"
+    node.attr["f"].func.name = "WriteFile"
+else:
+    node.op = library.function.add().signature.name = "WriteFile"
+Path(sys.argv[2], "saved_model.pb").write_bytes(document.SerializeToString())
+try:
+    inspect_saved_model(Path(sys.argv[2]))
+except UntrustedModelError as e:
+    print(e)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["attribute", "name"])
+def test_an_operator_is_not_reached_as_a_function(tmp_path, way):
+    done = subprocess.run(
+        [sys.executable, "-c", CALLING, way, str(tmp_path)], capture_output=True, text=True, timeout=240, check=True
+    )
+    words = {"attribute": "calls WriteFile, which is not a function of the graph", "name": "is called WriteFile, as an"}
+    assert words[way] in done.stdout

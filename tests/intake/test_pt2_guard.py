@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.errors import InputError, UntrustedModelError
-from edgewright.intake.pt2_guard import inspect_program
+from edgewright.intake.pt2_guard import _is_size_expression, inspect_program
 
 
 class Touches:
@@ -69,7 +69,22 @@ def test_functions_other_than_tensor_operators_are_refused(tmp_path, digits_pt2,
         inspect_program(path)
 
 
-@pytest.mark.parametrize("source", ["__import__('os').system('true')", "(lambda: 1)()", "s0.__class__", "eval('1')"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "__import__('os').system('true')",
+        "(lambda: 1)()",
+        "s0.__class__",
+        "eval('1')",
+        "10**10**10",
+        "Pow(10, Pow(10, 10))",
+        "((2*s0)**16)**16",
+        "s0**99",
+        "s0**s1",
+        "1 << 99999999999",
+        "Pow(Integer(10), Integer(16))",
+    ],
+)
 def test_python_in_a_size_is_refused(tmp_path, digits_pt2, source):
     def poison(content):
         text = json.loads(content)
@@ -120,3 +135,17 @@ def test_a_pickle_that_lacks_what_it_takes_is_damage(tmp_path, content):
         archive.writestr("m/data/weights/weight_0.pt", content)
     with pytest.raises((InputError, UntrustedModelError), match=r"weight_0\.pt is"):
         inspect_program(tmp_path / "m.pt2")
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        "s0**2",
+        "4*s0 + 1",
+        "Pow(Symbol('s31', positive=True, integer=True), Integer(2))",
+        "Pow(s0, -1)",
+        "Max(1, s0 - 2)",
+    ],
+)
+def test_sizes_that_are_computed_pass(size):
+    assert _is_size_expression(size)

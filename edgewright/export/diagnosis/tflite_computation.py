@@ -15,6 +15,7 @@ from edgewright.export import tflite
 from edgewright.export.diagnosis.computation import Computation, Operator, Quantization, moving, narrowest
 from edgewright.export.diagnosis.orientation import oriented
 from edgewright.export.runs import Arrays
+from edgewright.failures import one_line
 
 __all__ = ["TfliteComputation"]
 
@@ -107,7 +108,7 @@ class TfliteComputation(Computation):
         try:
             return self._run(operator, {name: values[name] for name in operator.reads})
         except (ValueError, RuntimeError) as e:
-            said = str(e).strip().splitlines()[0][:200]
+            said = one_line(e, 200)
             raise ConversionError(f"LiteRT operator '{operator.kind}' at '{operator.name}': {said}") from e
 
     def _run(self, operator: Operator, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -177,7 +178,7 @@ class TfliteComputation(Computation):
         try:
             found = self._by_runtime({index: values[self._names[index]] for index in self._entries})
         except (ValueError, RuntimeError) as e:
-            said = str(e).strip().splitlines()[0][:200]
+            said = one_line(e, 200)
             raise ConversionError(f"{self._path.name}: LiteRT does not run it: {said}") from e
         return [self._as_real(name, found[name]) for name in self.outputs]
 
