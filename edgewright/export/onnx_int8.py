@@ -23,7 +23,13 @@ from edgewright.errors import UnsupportedError
 from edgewright.export import onnx_file
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.int8 import Int8
-from edgewright.export.onnx_quantizable import CHANNELS_OPSET, opset_of, with_biases_by_channel, with_channels
+from edgewright.export.onnx_quantizable import (
+    CHANNELS_OPSET,
+    opset_of,
+    with_biases_by_channel,
+    with_channels,
+    with_names_for_copies,
+)
 from edgewright.export.pair_sums import largest_pair_sum
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.scaling import feature_scaling
@@ -65,6 +71,7 @@ def prepare(source: Path, name: str, path: Path) -> None:
     quant_pre_process(str(_raised(source, path)), str(path), skip_symbolic_shape=True)
     model = onnx_file.load(path)
     with_biases_by_channel(model)
+    with_names_for_copies(model)
     onnx_file.name_nodes(model)
     onnx.save(model, path)
 
