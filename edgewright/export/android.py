@@ -13,8 +13,8 @@ from edgewright.export.converter import convert_in_child
 from edgewright.export.declared import checked
 from edgewright.export.description import Description
 from edgewright.export.int8 import Int8, int8_of
-from edgewright.export.kept_float import converted
-from edgewright.export.noisy_layers import Way, refuse_noise, with_noisy_layers_float
+from edgewright.export.kept_float import converted, with_layers_only
+from edgewright.export.noisy_layers import AIM_DB, Way, refuse_noise, with_noisy_layers_float
 from edgewright.export.refusal import graph_of
 from edgewright.export.reuse import reuse
 from edgewright.export.tensorflow_source import environment_of, is_tensorflow, source_of
@@ -71,7 +71,12 @@ def export(
 
     done = converted(model, dataset, precision, lambda kept: make(Way(kept)))
     if precision is Precision.INT8:
-        done = with_noisy_layers_float(done, model, dataset, make, float_bytes=base.size_bytes, is_layers_only=False)
+        first = done.artifact
+        done = with_layers_only(
+            done, model, dataset, precision, lambda kept: make(Way(kept, layers_only=True)), below_db=AIM_DB
+        )
+        only = done.artifact.digest != first.digest
+        done = with_noisy_layers_float(done, model, dataset, make, float_bytes=base.size_bytes, is_layers_only=only)
         refuse_noise(done, model)
     return Exported(
         artifact=done.artifact,

@@ -91,12 +91,18 @@ def converted(
 
 
 def with_layers_only(
-    done: Converted, model: ImportedModel, dataset: Dataset, precision: Precision, make: Callable[[Kept], Artifact]
+    done: Converted,
+    model: ImportedModel,
+    dataset: Dataset,
+    precision: Precision,
+    make: Callable[[Kept], Artifact],
+    *,
+    below_db: float = _POOR_SNR_DB,
 ) -> Converted:
     """Where 8 bits leave little (15 dB), the file that ``make`` gives instead, of which only convolutions and
     dense layers are in 8 bits, if its error is smaller by much."""
     before = done.declared.snr_db if done.declared.snr_db is not None else LEAST_SNR_DB
-    if before >= _POOR_SNR_DB:
+    if before >= below_db:
         return done
     try:
         artifact = make(done.kept)

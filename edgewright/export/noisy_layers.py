@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 else:
     noisiest_layers = deferred("edgewright.optimize.carried_noise:noisiest_layers")
 
-__all__ = ["Way", "refuse_noise", "with_noisy_layers_float"]
+__all__ = ["AIM_DB", "Way", "refuse_noise", "with_noisy_layers_float"]
 
-_AIM_DB = LOUD_SNR_DB + 1.0
+AIM_DB = LOUD_SNR_DB + 1.0
 """What is looked for: rows of a test may be worse than those looked at."""
 _FLOOR_DB = 3.0
 """Half the output's power is error: no accuracy that is measured on rows speaks for such a file."""
@@ -63,7 +63,7 @@ def with_noisy_layers_float(
         weights_only: int8 leaves the layers' inputs as they are.
     """
     before = _snr_of(done)
-    if before is None or before >= _AIM_DB or model.graph is None:
+    if before is None or before >= AIM_DB or model.graph is None:
         return done
     inputs = [spec.name for spec in model.inputs]
     job = partial(noisiest_layers, model.graph.path, dataset.artifact.path, inputs, weights_only=weights_only)
@@ -83,9 +83,9 @@ def with_noisy_layers_float(
             layers = tuple(dict.fromkeys((*done.float_layers, *way.layers)))
             note = f"{tried[-1]} of signal over the error of int8, {before:.1f} dB without"
             best = replace(found, float_layers=layers, notes=(*done.notes, note), kept=done.kept)
-        if (_snr_of(best) or LEAST_SNR_DB) >= _AIM_DB:
+        if (_snr_of(best) or LEAST_SNR_DB) >= AIM_DB:
             return best
-    return replace(best, notes=(*best.notes, f"{_AIM_DB:.0f} dB were not reached: {'; '.join(tried)}"))
+    return replace(best, notes=(*best.notes, f"{AIM_DB:.0f} dB were not reached: {'; '.join(tried)}"))
 
 
 def refuse_noise(done: Converted, model: ImportedModel) -> None:
@@ -118,7 +118,7 @@ def _snr_of(done: Converted) -> float | None:
 def _ways(noise: list[CarriedNoise], before_db: float, kept: Kept, *, is_layers_only: bool | None) -> list[Way]:
     """More layers in float each time, and from the second on layers only where the platform has that."""
     total = sum(one.noise for one in noise)
-    aimed = 10 ** (-_AIM_DB / 10) / max(1.0, 10 ** (-before_db / 10) / total)
+    aimed = 10 ** (-AIM_DB / 10) / max(1.0, 10 ** (-before_db / 10) / total)
     counts = [_least_count(noise, aimed * 10 ** (-_STEP_DB / 10 * step)) for step in range(_TRIES)]
     modes = [bool(is_layers_only)] * _TRIES
     if is_layers_only is False:
