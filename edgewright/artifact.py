@@ -10,6 +10,7 @@ from edgewright_runtime.manifest import Preprocessing, Processor, TensorSpec
 
 __all__ = [
     "Artifact",
+    "CarriedNoise",
     "Dataset",
     "Exported",
     "Format",
@@ -161,6 +162,15 @@ class LayerNoise(Value):
 
     layer: str
     signal_to_noise_db: float | None
+
+
+class CarriedNoise(Value):
+    """What int8 of one layer does to the model's outputs, every other layer exact: ``noise`` is the power of the error
+    over that of the output, summed over the outputs; ``numbers`` are those of the layer's weight."""
+
+    layer: str
+    noise: float
+    numbers: int
 
 
 class Exported(Value):

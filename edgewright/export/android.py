@@ -12,8 +12,9 @@ from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export.converter import convert_in_child
 from edgewright.export.declared import checked
 from edgewright.export.description import Description
-from edgewright.export.int8 import int8_of
-from edgewright.export.kept_float import Kept, converted
+from edgewright.export.int8 import Int8, int8_of
+from edgewright.export.kept_float import converted, with_layers_only
+from edgewright.export.noisy_layers import AIM_DB, Way, refuse_noise, with_noisy_layers_float
 from edgewright.export.refusal import graph_of
 from edgewright.export.reuse import reuse
 from edgewright.export.tensorflow_source import environment_of, is_tensorflow, source_of
@@ -54,19 +55,29 @@ def export(
     """
     base, notes = _fastest_float32(model, dataset, store)
     quantizing = partial(quantize, precision=precision, labels=model.labels)
+    how = int8_of(model, quantization) if precision is Precision.INT8 else Int8()
     if precision is Precision.INT8:
-        rows, how = dataset.artifact.path, int8_of(model, quantization)
-        quantizing = partial(quantizing, dataset=rows, integer_tensors=options.integer_tensors, how=how)
+        quantizing = partial(quantizing, dataset=dataset.artifact.path, integer_tensors=options.integer_tensors)
 
     said: list[str] = []
 
-    def make(kept: Kept) -> Artifact:
+    def make(way: Way) -> Artifact:
         if precision is Precision.FLOAT32:
             return base
-        made, said[:] = _quantized(model, base, store, partial(quantizing, kept=sorted(kept)))
+        left = how.model_copy(update={"noisy_layers": way.layers})
+        change = partial(quantizing, kept=sorted(way.kept), layers_only=way.layers_only, how=left)
+        made, said[:] = _quantized(model, base, store, change)
         return made
 
-    done = converted(model, dataset, precision, make)
+    done = converted(model, dataset, precision, lambda kept: make(Way(kept)))
+    if precision is Precision.INT8:
+        first = done.artifact
+        done = with_layers_only(
+            done, model, dataset, precision, lambda kept: make(Way(kept, layers_only=True)), below_db=AIM_DB
+        )
+        only = done.artifact.digest != first.digest
+        done = with_noisy_layers_float(done, model, dataset, make, float_bytes=base.size_bytes, is_layers_only=only)
+        refuse_noise(done, model)
     return Exported(
         artifact=done.artifact,
         precision=precision,

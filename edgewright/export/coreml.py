@@ -14,6 +14,7 @@ from edgewright.artifact import Precision
 from edgewright.errors import UnsupportedError
 from edgewright.export import mlpackage
 from edgewright.export.coreml_weights import weights_of_program
+from edgewright.export.int8 import Int8
 from edgewright.export.refusal import other_ways, unsupported_precision
 from edgewright.export.small_constants import is_lost_guard
 from edgewright.export.weight_match import weights_of_layers
@@ -164,13 +165,12 @@ def quantize(
     source: Path,
     name: str,
     path: Path,
-    graph: Path | None = None,
-    float_layers: Sequence[str] = (),
+    how: Int8 = Int8(),  # noqa: B008 - frozen
     kept: Sequence[str] = (),
 ) -> None:
     """An ML program with its weights in 8 bits: linear, symmetric, one scale per output channel; those of the
-    ``float_layers`` of the torch graph, and of the operators that give the ``kept`` values, stay as they are, and small
-    ones where they are few.
+    layers of the torch graph that stay float, and of the operators that give the ``kept`` values, stay as they are, and
+    small ones where they are few.
 
     Raises:
         UnsupportedError: it holds no weight large enough.
@@ -183,9 +183,9 @@ def quantize(
         mode="linear_symmetric", dtype="int8", weight_threshold=_least_quantized(model)
     )
     plain = _weights_of(model, kept)
-    if float_layers and graph is not None:
+    if how.graph is not None and (how.float_layers or how.noisy_layers):
         values = {at: weight.value for at, weight in weights_of_program(model).items()}
-        plain |= set().union(*weights_of_layers(graph, float_layers, values).values())
+        plain |= set().union(*weights_of_layers(how.graph, how.float_layers, values, how.noisy_layers).values())
     choices = compression.OptimizationConfig(global_config=config, op_name_configs=dict.fromkeys(sorted(plain)))
     compression.linear_quantize_weights(model, choices).save(str(path))
     mlpackage.make_reproducible(path)

@@ -24,7 +24,13 @@ LEAST_SNR_DB = 0.0
 
 
 def checked(
-    model: ImportedModel, exported: Artifact, dataset: Dataset, precision: Precision, *, is_judged: bool = True
+    model: ImportedModel,
+    exported: Artifact,
+    dataset: Dataset,
+    precision: Precision,
+    *,
+    is_judged: bool = True,
+    least_snr_db: float = LEAST_SNR_DB,
 ) -> Declared:
     """Read an exported file's tensors, and compare the file with its model on real rows.
 
@@ -34,7 +40,7 @@ def checked(
 
     Raises:
         DisagreementError: the file's outputs are farther off than `PARITY_LIMITS`, or, of fewer bits than they name,
-            not above `LEAST_SNR_DB`; names the first operator and layer that are wrong.
+            not above ``least_snr_db``; names the first operator and layer that are wrong.
     """
     reference = model.inside or dataset.artifact
     job = partial(
@@ -45,7 +51,7 @@ def checked(
         inputs=[spec.name for spec in model.inputs],
         outputs=[spec.name for spec in model.outputs],
         limit=PARITY_LIMITS.get(precision) if is_judged else None,
-        least_snr_db=LEAST_SNR_DB if is_judged and precision not in PARITY_LIMITS else None,
+        least_snr_db=least_snr_db if is_judged and precision not in PARITY_LIMITS else None,
         has_thresholds=model.float32_only,
     )
     answer = convert_in_child(job, returns=Checked, what=f"checking {exported.path.name}").value

@@ -1,6 +1,7 @@
 """Edge devices: ONNX Runtime's `.onnx`, ONNX to ONNX where the graph is the untouched import."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,8 @@ from edgewright.errors import UnsupportedError
 from edgewright.export.converter import convert_in_child
 from edgewright.export.declared import checked
 from edgewright.export.int8 import Int8, int8_of
-from edgewright.export.kept_float import Kept, converted, with_layers_only
+from edgewright.export.kept_float import converted, with_layers_only
+from edgewright.export.noisy_layers import Way, refuse_noise, with_noisy_layers_float
 from edgewright.export.reuse import reuse
 from edgewright.profile import ExportOptions, InstructionSet, weight_bits
 from edgewright.recipe import Quantize
@@ -59,30 +61,45 @@ def export(
     how = int8_of(model, quantization) if precision is Precision.INT8 else Int8()
     bits = weight_bits(instruction_set, dot_products, options)
 
-    def make(kept: Kept, *, layers_only: bool = False) -> Artifact:
-        if precision is Precision.FLOAT32:
-            return base
-
+    def changing(way: Way, scratch: Path) -> Callable[[Path, Path], None]:
         def change(source: Path, path: Path) -> None:
             if precision is Precision.INT8:
                 quantizing = partial(
                     quantize,
                     instruction_set=instruction_set,
                     weight_bits=bits,
-                    kept=sorted(kept),
-                    layers_only=layers_only,
+                    kept=sorted(way.kept),
+                    layers_only=way.layers_only,
+                    how=how.model_copy(update={"noisy_layers": way.layers}),
                 )
-                _quantize(model.name, source, path, dataset.artifact.path, how, quantizing)
+                _quantize(model.name, source, path, dataset.artifact.path, how, quantizing, scratch)
             else:
-                job = partial(_CHANGES[precision], source=source, name=model.name, path=path, kept=sorted(kept))
+                job = partial(_CHANGES[precision], source=source, name=model.name, path=path, kept=sorted(way.kept))
                 convert_in_child(job, what=f"making {model.name}'s ONNX smaller")
 
-        made, said[:] = _smaller(model, base, store, change)
-        return made
+        return change
 
-    done = converted(model, dataset, precision, make)
-    if precision is Precision.INT8:
-        done = with_layers_only(done, model, dataset, precision, partial(make, layers_only=True))
+    with store.workspace() as scratch:
+
+        def make(way: Way) -> Artifact:
+            if precision is Precision.FLOAT32:
+                return base
+            made, said[:] = _smaller(model, base, store, changing(way, scratch))
+            return made
+
+        done = converted(model, dataset, precision, lambda kept: make(Way(kept)))
+        if precision is Precision.INT8:
+            first = done.artifact
+            done = with_layers_only(done, model, dataset, precision, lambda kept: make(Way(kept, layers_only=True)))
+            done = with_noisy_layers_float(
+                done,
+                model,
+                dataset,
+                make,
+                float_bytes=base.size_bytes,
+                is_layers_only=done.artifact.digest != first.digest,
+            )
+            refuse_noise(done, model)
     artifact, declared, needed = done.artifact, done.declared, ""
     notes = (*declared.notes, *said, *done.notes)
     if options.ort_format:
@@ -145,15 +162,27 @@ def _made_of(base: Artifact, name: str, store: Store, change: Callable[[Path, Pa
         return store.put(path, Format.ONNX, parent=base.digest)
 
 
-def _quantize(name: str, source: Path, path: Path, rows: Path, how: Int8, quantizing: "partial[None]") -> None:
-    """Static int8, each step in a child process of its own: see `edgewright.export.onnx_int8`."""
+def _quantize(
+    name: str, source: Path, path: Path, rows: Path, how: Int8, quantizing: "partial[None]", scratch: Path
+) -> None:
+    """Static int8, each step in a child process of its own: see `edgewright.export.onnx_int8`.
+
+    What does not depend on which operators stay float is kept in ``scratch`` for the next file of the same source.
+    """
     what = f"quantizing {name} for ONNX Runtime"
-    prepared, ranges = path.with_suffix(".prepared.onnx"), path.with_suffix(".ranges.json")
-    convert_in_child(partial(prepare, source=source, name=name, path=prepared), what=what)
-    convert_in_child(partial(calibrate, source=prepared, dataset=rows, how=how, path=ranges), what=what)
-    convert_in_child(
-        partial(quantizing, source=prepared, name=name, ranges=ranges, rows=rows, path=path, how=how), what=what
-    )
+    kept, beside = scratch / source.parent.name, path.parent / "prepared"  # a step writes only beside what it reads
+    if not kept.exists():
+        beside.mkdir()
+        prepared, ranges = beside / "model.onnx", beside / "ranges.json"
+        convert_in_child(partial(prepare, source=source, name=name, path=prepared), what=what)
+        convert_in_child(partial(calibrate, source=prepared, dataset=rows, how=how, path=ranges), what=what)
+        kept.mkdir()
+        for file in (prepared, ranges):
+            shutil.copyfile(file, kept / file.name)
+    else:
+        shutil.copytree(kept, beside)
+    prepared, ranges = beside / "model.onnx", beside / "ranges.json"
+    convert_in_child(partial(quantizing, source=prepared, name=name, ranges=ranges, rows=rows, path=path), what=what)
 
 
 def _ort(base: Artifact, name: str, store: Store, instruction_set: InstructionSet) -> tuple[Artifact, str]:

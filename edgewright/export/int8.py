@@ -11,11 +11,13 @@ __all__ = ["Int8", "int8_of"]
 
 
 class Int8(Value):
-    """How activations' ranges are found, and the layers of the torch ``graph`` that stay float."""
+    """How activations' ranges are found, and the layers of the torch ``graph`` that stay float: ``float_layers``, each
+    of which the file must hold, and of ``noisy_layers`` those that it holds by that layer's values."""
 
     calibration: Calibration = "min_max"
     percentile: float = 99.99
     float_layers: tuple[str, ...] = ()
+    noisy_layers: tuple[str, ...] = ()
     graph: Path | None = None
 
 

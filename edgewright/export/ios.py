@@ -13,6 +13,7 @@ from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export.converter import convert_in_child
 from edgewright.export.int8 import Int8, int8_of
 from edgewright.export.kept_float import Kept, converted
+from edgewright.export.noisy_layers import Way, refuse_noise, with_noisy_layers_float
 from edgewright.export.pixels import refuse_other_than_pixels
 from edgewright.export.refusal import graph_of, unsupported_precision
 from edgewright.export.reuse import reuse
@@ -59,17 +60,24 @@ def export(
     how = int8_of(model, quantization) if precision is Precision.INT8 else Int8()
     by_tensorflow, said = _way(model, dataset, store, options)
 
-    def make(kept: Kept) -> Artifact:
-        base = _converted(model, compute, store, options, kept, by_tensorflow=by_tensorflow)
+    def computed(kept: Kept) -> Artifact:
+        return _converted(model, compute, store, options, kept, by_tensorflow=by_tensorflow)
+
+    def make(way: Way) -> Artifact:
+        base = computed(way.kept)
         if precision is Precision.INT8:
             # Activations stay half precision, so there is no range to calibrate.
-            change = partial(quantize, graph=how.graph, float_layers=how.float_layers, kept=sorted(kept))
-            return _smaller(model, base, store, change)
+            left = how.model_copy(update={"noisy_layers": way.layers})
+            return _smaller(model, base, store, partial(quantize, how=left, kept=sorted(way.kept)))
         if precision is Precision.INT4:
-            return _smaller(model, base, store, partial(palettize, kept=sorted(kept)))
+            return _smaller(model, base, store, partial(palettize, kept=sorted(way.kept)))
         return base
 
-    done = converted(model, dataset, precision, make)
+    done = converted(model, dataset, precision, lambda kept: make(Way(kept)))
+    if precision is Precision.INT8:
+        plain = computed(done.kept)
+        done = with_noisy_layers_float(done, model, dataset, make, float_bytes=plain.size_bytes, weights_only=True)
+        refuse_noise(done, model)
     return Exported(
         artifact=done.artifact,
         precision=precision,

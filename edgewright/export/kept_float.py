@@ -31,13 +31,17 @@ Kept = frozenset[str]
 
 @dataclass(frozen=True)
 class Converted:
-    """A file, what it declares, the layers that stay float32 for its sake, and a note on each that says why."""
+    """A file, what it declares, the layers that stay float32 for its sake, and a note on each that says why.
+
+    ``is_in_vain``: nothing is left of an output whatever stays float32, a note says so.
+    """
 
     artifact: Artifact
     declared: Declared
     float_layers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     kept: Kept = frozenset()
+    is_in_vain: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,16 +86,23 @@ def converted(
     said = f"{first}; tried in vain: {'; '.join(last.notes)}" if last.notes else str(first)
     if precision in {Precision.FLOAT32, Precision.FLOAT16}:
         raise DisagreementError(said, first.exported, first.diagnosis) from first
-    return Converted(original, checked(model, original, dataset, precision, is_judged=False), notes=(said,))
+    declared = checked(model, original, dataset, precision, is_judged=False)
+    return Converted(original, declared, notes=(said,), is_in_vain=True)
 
 
 def with_layers_only(
-    done: Converted, model: ImportedModel, dataset: Dataset, precision: Precision, make: Callable[[Kept], Artifact]
+    done: Converted,
+    model: ImportedModel,
+    dataset: Dataset,
+    precision: Precision,
+    make: Callable[[Kept], Artifact],
+    *,
+    below_db: float = _POOR_SNR_DB,
 ) -> Converted:
     """Where 8 bits leave little (15 dB), the file that ``make`` gives instead, of which only convolutions and
     dense layers are in 8 bits, if its error is smaller by much."""
     before = done.declared.snr_db if done.declared.snr_db is not None else LEAST_SNR_DB
-    if before >= _POOR_SNR_DB:
+    if before >= below_db:
         return done
     try:
         artifact = make(done.kept)
@@ -106,7 +117,7 @@ def with_layers_only(
         f"only convolutions and dense layers are in 8 bits: {declared.snr_db:.1f} dB of signal over the error,"
         f" {before:.1f} dB with the operators between them"
     )
-    return replace(done, artifact=artifact, declared=declared, notes=(*done.notes, note))
+    return replace(done, artifact=artifact, declared=declared, notes=(*done.notes, note), is_in_vain=False)
 
 
 def _wider(last: _Round, diagnosis: object, precision: Precision) -> _Round | None:

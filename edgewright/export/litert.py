@@ -102,12 +102,14 @@ def quantize(
     integer_tensors: bool = False,
     how: Int8 = Int8(),  # noqa: B008 - frozen
     kept: Sequence[str] = (),
+    layers_only: bool = False,
 ) -> list[str]:
     """A float32 `.tflite` in fewer bits; inputs and outputs stay float unless `integer_tensors`.
 
     int8 is static_wi8_ai8 of ai-edge-quantizer: weights per channel and symmetric, activations per tensor, whose
     ranges ``how`` finds. Its layers of the torch graph stay float, operators that give a value that is
-    ``kept``, and what masks a softmax. Returns what is to be said of it.
+    ``kept``, and what masks a softmax; if ``layers_only``, whatever is not a convolution or dense layer. Returns what
+    is to be said of it.
 
     Raises:
         UnsupportedError: the quantizer found no operator to quantize, or fails on one.
@@ -125,8 +127,10 @@ def quantize(
         _keep_magnitudes_float(work, source)
         _keep_bodies_float(work, source)
     _give_left_constants_one_scale(work, source, precision)
-    if how.float_layers and how.graph is not None:
-        _keep_float(work, source, how.graph, how.float_layers)
+    if layers_only:
+        _keep_between_layers_float(work, source)
+    if how.graph is not None and (how.float_layers or how.noisy_layers):
+        _keep_float(work, source, how.graph, how)
     said = _keep_values(work, source, frozenset(kept), masks=precision == Precision.INT8)
     ranges = None
     if work.need_calibration:
@@ -320,10 +324,20 @@ def _scope(output: str) -> str:
     return rf"(?:^|;){re.escape(output)}(?:;|$)"
 
 
-def _keep_float(work: Any, source: Path, graph: Path, layers: Sequence[str]) -> None:
+def _keep_between_layers_float(work: Any, source: Path) -> None:
+    """Whatever is no convolution or dense layer stays as it is."""
+    model = tflite.load(source)
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            kind = tflite.operator_name(model, operator)
+            if kind not in _WEIGHTED:
+                _leave_float(work, graph.tensors[operator.outputs[0]].name.decode(), kind)
+
+
+def _keep_float(work: Any, source: Path, graph: Path, how: Int8) -> None:
     """The operators that compute the layers stay as they are."""
     model = tflite.load(source)
-    for operators in _by_layer(model, graph, layers).values():
+    for operators in _by_layer(model, graph, how.float_layers, how.noisy_layers).values():
         for operator in operators:
             output = model.subgraphs[0].tensors[operator.outputs[0]].name.decode()
             _leave_float(work, output, tflite.operator_name(model, operator))
@@ -344,7 +358,7 @@ def _keep_values(work: Any, source: Path, kept: frozenset[str], *, masks: bool) 
     return [said] if said else []
 
 
-def _by_layer(model: Any, graph: Path, layers: Iterable[str]) -> dict[str, list[Any]]:
+def _by_layer(model: Any, graph: Path, layers: Iterable[str], noisy: Iterable[str] = ()) -> dict[str, list[Any]]:
     """The operators that compute each of the torch graph's layers."""
     tensors = model.subgraphs[0].tensors
     weights: dict[str, Any] = {}
@@ -356,7 +370,7 @@ def _by_layer(model: Any, graph: Path, layers: Iterable[str]) -> dict[str, list[
             name = constant.name.decode()
             weights[name] = np.asarray(model.buffers[constant.buffer].data).view("<f4")
             places.setdefault(name, []).append(operator)
-    found = weights_of_layers(graph, layers, weights)
+    found = weights_of_layers(graph, layers, weights, noisy)
     return {layer: [op for name in sorted(names) for op in places[name]] for layer, names in found.items()}
 
 

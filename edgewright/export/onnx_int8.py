@@ -23,7 +23,13 @@ from edgewright.errors import UnsupportedError
 from edgewright.export import onnx_file
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.int8 import Int8
-from edgewright.export.onnx_quantizable import CHANNELS_OPSET, opset_of, with_biases_by_channel, with_channels
+from edgewright.export.onnx_quantizable import (
+    CHANNELS_OPSET,
+    opset_of,
+    with_biases_by_channel,
+    with_channels,
+    with_names_for_copies,
+)
 from edgewright.export.pair_sums import largest_pair_sum
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.scaling import feature_scaling
@@ -65,6 +71,7 @@ def prepare(source: Path, name: str, path: Path) -> None:
     quant_pre_process(str(_raised(source, path)), str(path), skip_symbolic_shape=True)
     model = onnx_file.load(path)
     with_biases_by_channel(model)
+    with_names_for_copies(model)
     onnx_file.name_nodes(model)
     onnx.save(model, path)
 
@@ -159,7 +166,7 @@ def quantize(
         *onnx_file.nodes_to_magnitudes(onnx_file.load(source)),
         *unbounded,
         *onnx_file.nodes_to_whole_numbers(onnx_file.load(source)),
-        *(_nodes_of(source, how.graph, how.float_layers) if how.float_layers and how.graph else []),
+        *_nodes_of(source, how),
         *onnx_file.nodes_of(onnx_file.load(source, with_data=False), kept),
     ]
     signed, narrow = instruction_set in onnx_file.SIGNED_ACTIVATIONS, weight_bits == 7
@@ -273,13 +280,17 @@ def _scaling_nodes(path: Path) -> list[str]:
     return [names[step.results[0]] for step in feature_scaling(onnx_file.steps(model), inputs, features)]
 
 
-def _nodes_of(path: Path, graph: Path, layers: Sequence[str]) -> list[str]:
-    """The names of the nodes that compute the torch graph's layers."""
-    model = onnx_file.load(path)
-    return sorted({node.name for nodes in _by_layer(model, graph, layers).values() for node in nodes})
+def _nodes_of(path: Path, how: Int8) -> list[str]:
+    """The names of the nodes that compute the layers which stay float."""
+    if how.graph is None or not (how.float_layers or how.noisy_layers):
+        return []
+    found = _by_layer(onnx_file.load(path), how.graph, how.float_layers, how.noisy_layers)
+    return sorted({node.name for nodes in found.values() for node in nodes})
 
 
-def _by_layer(model: onnx.ModelProto, graph: Path, layers: Iterable[str]) -> dict[str, list[onnx.NodeProto]]:
+def _by_layer(
+    model: onnx.ModelProto, graph: Path, layers: Iterable[str], noisy: Iterable[str] = ()
+) -> dict[str, list[onnx.NodeProto]]:
     """The nodes that compute each of the torch graph's layers."""
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: dict[str, list[onnx.NodeProto]] = {}
@@ -288,7 +299,7 @@ def _by_layer(model: onnx.ModelProto, graph: Path, layers: Iterable[str]) -> dic
             if name in initializers:
                 nodes.setdefault(name, []).append(node)
     weights = {name: onnx.numpy_helper.to_array(initializers[name]) for name in nodes}
-    found = weights_of_layers(graph, layers, weights)
+    found = weights_of_layers(graph, layers, weights, noisy)
     return {layer: [node for name in sorted(names) for node in nodes[name]] for layer, names in found.items()}
 
 

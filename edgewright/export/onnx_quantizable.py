@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
-__all__ = ["CHANNELS_OPSET", "opset_of", "with_biases_by_channel", "with_channels"]
+__all__ = ["CHANNELS_OPSET", "opset_of", "with_biases_by_channel", "with_channels", "with_names_for_copies"]
 
 CHANNELS_OPSET = 13  # the oldest in which DequantizeLinear takes a scale for each channel
 
@@ -93,6 +93,31 @@ def with_biases_by_channel(model: onnx.ModelProto) -> None:
                 model.graph.initializer.append(held[name])
             node.input[2] = name
     _drop_unread(model)
+
+
+def with_names_for_copies(model: onnx.ModelProto) -> None:
+    """Rename each constant whose copies would bear the name of another value.
+
+    The quantizer gives a constant that several nodes read a copy for each, by the constant's name and the next number
+    that no other constant has; it does not see that a computed value has it.
+    """
+    nodes = [node for graph in _graphs(model.graph) for node in graph.node]
+    declared = {value.name for value in model.graph.input}
+    computed = {name for node in nodes for name in node.output} | declared
+    taken = computed | {tensor.name for tensor in model.graph.initializer}
+    stems = {name[:end] for name in computed for end in range(len(name.rstrip("0123456789")), len(name))}
+    new: dict[str, str] = {}
+    for tensor in model.graph.initializer:
+        if tensor.name not in stems or tensor.name in declared:
+            continue
+        name = f"{tensor.name}_constant"
+        while name in taken or name in stems:
+            name += "_"
+        new[tensor.name], tensor.name = name, name
+        taken.add(name)
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            node.input[place] = new.get(name, name)
 
 
 def _drop_unread(model: onnx.ModelProto) -> None:

@@ -31,8 +31,11 @@ def learnt_ranges(graph: Path | None) -> dict[str, tuple[float, int]]:
     return {layer: (float(step), int(zero)) for layer, (step, zero) in document.get("input_ranges", {}).items()}
 
 
-def weights_of_layers(graph: Path, layers: Iterable[str], weights: Mapping[str, NDArray[Any]]) -> dict[str, set[str]]:
-    """For each of the graph's ``layers`` the names of those of the file's ``weights`` that hold its weights.
+def weights_of_layers(
+    graph: Path, layers: Iterable[str], weights: Mapping[str, NDArray[Any]], noisy: Iterable[str] = ()
+) -> dict[str, set[str]]:
+    """For each of the graph's ``layers`` the names of those of the file's ``weights`` that hold its weights; of the
+    ``noisy`` ones too, without those that the converter has changed.
 
     Raises:
         UnsupportedError: the graph has no such layer, or the file no such weight.
@@ -46,12 +49,13 @@ def weights_of_layers(graph: Path, layers: Iterable[str], weights: Mapping[str, 
     known = [name.removesuffix(".weight") for name in weight_names(model)]
     prints = {name: _fingerprint(values) for name, values in weights.items()}
     found: dict[str, set[str]] = {}
-    for layer in layers:
+    wanted = tuple(layers)
+    for layer in (*wanted, *noisy):
         if layer not in known:
             raise UnsupportedError(f"the model has no layer '{layer}'; it has: {', '.join(known)}")
         forms = [_fingerprint(t[f"{layer}.weight"].detach().numpy()) for t in tensors if f"{layer}.weight" in t]
         alike = {name for name, other in prints.items() if any(_alike(form, other) for form in forms)}
-        if not alike:
+        if not alike and layer in wanted:
             raise UnsupportedError(f"the converted file holds no weight with the values of '{layer}'")
         found[layer] = alike
     return found

@@ -113,6 +113,16 @@ def test_a_bias_that_two_layers_read_fits_each(tmp_path):
     assert decibels(model, int8_of(model, rows, tmp_path), rows) > DECIBELS
 
 
+def test_a_copy_of_a_bias_that_two_layers_read_takes_no_other_values_name(tmp_path):
+    """The next number behind ``val_9`` is that of a value: what was quantized then was another graph."""
+    text = DENSE.replace("z = Gemm (x, weight, bias)", "z = Gemm (x, weight, val_9) w = Gemm (x, other, val_9)")
+    text = text.replace("y = Relu (z)", "val_90 = Transpose (w) t = Transpose (val_90) y = Add (z, t)")
+    held = {"weight": numbers(WIDTH, OUTPUTS), "other": numbers(WIDTH, OUTPUTS, seed=3), "val_9": numbers(OUTPUTS)}
+    model = model_of(text, **held)
+    rows = numbers(40, WIDTH, seed=2)
+    assert decibels(model, int8_of(model, rows, tmp_path), rows) > DECIBELS
+
+
 @pytest.mark.parametrize("shape", [(OUTPUTS, 1), (OUTPUTS, OUTPUTS)])
 def test_beside_a_bias_of_its_own_for_each_row_a_weight_has_one_scale(shape, tmp_path):
     """As many rows as outputs: the file would load, and give other answers."""
