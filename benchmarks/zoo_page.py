@@ -16,8 +16,8 @@ int8, and compares every output with the source run by its own framework, on 8 t
 [zoo.json](../benchmarks/results/zoo.json) of {date}, on {processor}.
 
 - **green**: a file was made and agrees. float32: largest difference over largest magnitude at most {relative:g}, \
-or {roundings:g} times the source's own rounding (its float32 answers against its float64 ones) where that is more, but \
-never above {beside_rounding:g}. int8: signal over noise at least {decibels:g} dB, or within {margin:g} dB of what \
+or {roundings:g} times the source's own rounding (its float32 answers against its float64 ones) where that is more, \
+but never above {beside_rounding:g}. int8: signal over noise at least {decibels:g} dB, or within {margin:g} dB of what \
 the platform's own quantizer gives where that is less, but never below {floor:g} dB: random weights amplify the \
 noise of rounding more than trained ones.
 - **refused**: an error of ours that says why. **crashed**: a foreign exception, a signal, or no end in time; also \

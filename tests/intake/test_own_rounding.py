@@ -92,5 +92,5 @@ def test_the_same_difference_of_a_well_conditioned_model_is_refused():
 
 def test_a_difference_beyond_the_rounding_is_refused_and_both_are_said():
     rows = _rows()
-    with pytest.raises(ConversionError, match="own float32 rounding is .* against float64, so .* is allowed"):
+    with pytest.raises(ConversionError, match=r"own float32 rounding is .* against float64, so .* is allowed"):
         compare_graph(fx.symbolic_trace(_Cancelling()), _source(rows), [rows * 1.002], "m")
