@@ -15,9 +15,11 @@ models that packages ship, statistics of BatchNorm settled on data), converts ea
 int8, and compares every output with the source run by its own framework, on 8 test rows. This page is generated from \
 [zoo.json](../benchmarks/results/zoo.json) of {date}, on {processor}.
 
-- **green**: a file was made and agrees. float32: largest difference over largest magnitude at most {relative:g}. \
-int8: signal over noise at least {decibels:g} dB, or within {margin:g} dB of what the platform's own quantizer gives \
-where that is less, but never below {floor:g} dB: random weights amplify the noise of rounding more than trained ones.
+- **green**: a file was made and agrees. float32: largest difference over largest magnitude at most {relative:g}, \
+or {roundings:g} times the source's own rounding (its float32 answers against its float64 ones) where that is more, \
+but never above {beside_rounding:g}. int8: signal over noise at least {decibels:g} dB, or within {margin:g} dB of what \
+the platform's own quantizer gives where that is less, but never below {floor:g} dB: random weights amplify the \
+noise of rounding more than trained ones.
 - **refused**: an error of ours that says why. **crashed**: a foreign exception, a signal, or no end in time; also \
 where our error only passes a foreign one on. **wrong**: a file was made, does not agree, and nothing says so.
 - Core ML files are run by our evaluator of the saved program, the peers' as well as ours; an operator that it does \
@@ -38,6 +40,8 @@ def page(result: Mapping[str, Any]) -> str:
         date=result["date"],
         processor=result["processor"],
         relative=rules["float32_relative"],
+        roundings=rules["float32_source_roundings"],
+        beside_rounding=rules["float32_relative_beside_rounding"],
         decibels=rules["int8_decibels"],
         margin=rules["int8_decibels_below_own_quantizer"],
         floor=rules["int8_decibels_floor"],

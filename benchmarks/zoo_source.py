@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["answer", "inputs_of", "model_file", "save_answers", "split_rows"]
+from benchmarks.zoo_cells import parity_of
+
+__all__ = ["answer", "inputs_of", "model_file", "own_rounding", "save_answers", "split_rows"]
 
 Arrays = dict[str, NDArray[Any]]
 """Rows of each input, or of each output by its number, in the model's order."""
@@ -72,15 +74,36 @@ def save_answers(folder: str, path: str) -> int:
     return len(found)
 
 
-def _torch(path: Path, rows: Arrays) -> list[NDArray[Any]]:
+def own_rounding(folder: str, answers: str) -> float | None:
+    """How far the source's float32 answers to the test rows lie from its own in float64, of the worst output.
+
+    None for a kind of source that has no float64 here, and where the two differ in more than rounding.
+    """
+    path, rows = model_file(Path(folder)), split_rows(Path(folder) / "data.npz", "test")
+    match path.suffix:
+        case ".pt2":
+            exact = _torch(path, rows, wide=True)
+        case ".keras":
+            exact = _keras(path, rows, wide=True)
+        case _:
+            return None
+    with np.load(answers, allow_pickle=False) as held:
+        found = [parity_of(value, held[str(i)]).relative for i, value in enumerate(exact)]
+    return None if None in found else max((r for r in found if r is not None), default=0.0)
+
+
+def _torch(path: Path, rows: Arrays, *, wide: bool = False) -> list[NDArray[Any]]:
     import torch
     from torch.utils._pytree import tree_leaves
 
     if _calls_transformers(path):
         importlib.import_module("transformers.integrations.moe")  # it defines the operator
     module = torch.export.load(path).module()
+    given = [torch.from_numpy(values) for values in rows.values()]
+    if wide:
+        module, given = module.double(), [x.double() if x.is_floating_point() else x for x in given]
     with torch.no_grad():
-        return [value.numpy() for value in tree_leaves(module(*map(torch.from_numpy, rows.values())))]
+        return [value.numpy() for value in tree_leaves(module(*given))]
 
 
 def _calls_transformers(path: Path) -> bool:
@@ -89,13 +112,34 @@ def _calls_transformers(path: Path) -> bool:
         return any(b"torch.ops.transformers." in text for text in texts)
 
 
-def _keras(path: Path, rows: Arrays) -> list[NDArray[Any]]:
+def _keras(path: Path, rows: Arrays, *, wide: bool = False) -> list[NDArray[Any]]:
     import keras
 
     model = keras.saving.load_model(path)
     inputs = list(rows.values())
+    if wide:
+        model, inputs = _in_float64(model), [x.astype(np.float64) if x.dtype.kind == "f" else x for x in inputs]
     found = model(inputs if len(inputs) > 1 else inputs[0], training=False)
     return [np.asarray(value) for value in (found if isinstance(found, list | tuple) else [found])]
+
+
+def _in_float64(model: Any) -> Any:
+    """The same network, every layer and weight of it in float64."""
+    import keras
+
+    keras.config.set_floatx("float64")
+    made = type(model).from_config(_widened(model.get_config()))
+    made.set_weights(model.get_weights())
+    return made
+
+
+def _widened(value: Any) -> Any:
+    """A configuration with its dtypes in float64."""
+    if isinstance(value, dict):
+        return {key: _widened(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_widened, value))
+    return "float64" if value == "float32" else value
 
 
 def _onnx(path: Path, rows: Arrays) -> list[NDArray[Any]]:

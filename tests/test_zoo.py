@@ -40,6 +40,16 @@ def test_outcome_float32_is_judged_by_the_largest_difference(relative, outcome):
     assert outcome_of(made(FLOAT32, OutputParity(relative, 80.0))) == outcome
 
 
+@pytest.mark.parametrize(
+    ("relative", "rounding", "outcome"),
+    [(1.6e-4, 8e-5, "green"), (2.5e-4, 8e-5, "wrong"), (1.1e-4, 2e-5, "wrong"), (1.1e-4, 4e-4, "wrong")],
+)
+def test_outcome_float32_beyond_the_limit_is_judged_by_the_source_s_own_rounding(relative, rounding, outcome):
+    record = made(FLOAT32, OutputParity(relative, 80.0), source_rounding=rounding)
+    assert outcome_of(record) == outcome
+    assert Record.from_json(record.to_json()) == record
+
+
 def test_outcome_is_that_of_the_worst_output():
     assert outcome_of(made(FLOAT32, OutputParity(1e-7, 99.0), OutputParity(0.2, 9.0))) == "wrong"
     assert outcome_of(made(INT8, OutputParity(0.1, 30.0), OutputParity(0.3, 4.0))) == "wrong"
@@ -149,6 +159,8 @@ def result_of(*records):
         "versions": {"torch": "1"},
         "rules": {
             "float32_relative": 1e-4,
+            "float32_source_roundings": 3.0,
+            "float32_relative_beside_rounding": 1e-3,
             "int8_decibels": 10.0,
             "int8_decibels_below_own_quantizer": 1.0,
             "int8_decibels_floor": 3.0,

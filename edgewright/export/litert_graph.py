@@ -15,6 +15,7 @@ from edgewright.export.few_axes import with_few_axes
 from edgewright.export.lowering import has_factor, lowered
 from edgewright.export.named_operations import with_named_operations
 from edgewright.export.pooling_forms import has_own_divisor, is_ceiling
+from edgewright.export.real_pairs import with_real_pairs
 from edgewright.export.refusal import other_ways
 from edgewright.export.static_graph import NodeValues, static_graph
 from edgewright.intake.module_paths import free_name
@@ -43,7 +44,8 @@ def graph_for_litert(
     module: fx.GraphModule, examples: tuple[torch.Tensor, ...], refused: Collection[str] = ()
 ) -> fx.GraphModule:
     """An equal graph for inputs of the examples' shapes; ``refused`` are operations that the converter did not take."""
-    module = with_a_batch(static_graph(with_named_operations(module), examples), examples)
+    module = with_real_pairs(static_graph(with_named_operations(module), examples), examples)
+    module = with_a_batch(module, examples)
     module = copy.copy(module)
     module.graph = copy.deepcopy(module.graph)
     transposed_layers_as_operations(module)

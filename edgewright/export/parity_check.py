@@ -15,12 +15,15 @@ from edgewright.export.diagnosis.values import difference
 from edgewright.export.diagnosis_report import Diagnosis
 from edgewright.export.gpu import gpu_report
 from edgewright.export.real_rows import ROWS, SPLITS, fixed_batch, real_rows
-from edgewright.export.runs import Arrays, outputs_of
+from edgewright.export.runs import Arrays, outputs_of, rounding_of
+from edgewright.intake.row_mixing import allowed_beside, said_of_rounding
 
 __all__ = ["check"]
 
 _ROWS_FOR_A_FLOOR = 50  # what is judged by its accuracy later is only looked at for being of any use
 _DIAGNOSED_ROWS = 4
+_COARSE = 1e-3  # from here on a limit leaves room for what float32 rounds
+_ROUNDED_ROWS = 32  # in float64, and only of what is beyond the fixed limit
 # A comparison within rounding of a threshold may fall on either side: up to this share, such rows are only told.
 _TIES_SHARE = 0.01
 _READERS = {Format.TFLITE: "tflite", Format.MLPACKAGE: "mlpackage", Format.ONNX: "onnx_file"}
@@ -82,15 +85,26 @@ def _compare(
     notes: list[str] = []
     real = [name for name in outputs if limits.snr_db is not None and expected[name].dtype.kind == "f"]
     least = min((difference(expected[name], found[name]).snr_db for name in real), default=None)
+    own: dict[str, float] | None = None
     for name in outputs:
         off = _relative(expected[name], found[name])
         said, is_told = _judged(name, expected[name], found[name], off, limits, has_thresholds=has_thresholds)
         if is_told:
             notes.append(said)
-        elif said:
-            worst = np.argsort(-np.nan_to_num(off, nan=np.inf), kind="stable")
-            place, diagnosis = _place(reference, target, _telling(rows, worst, fixed_batch(reference)), outputs)
-            return notes, Disagreement(f"{target.path.name}: {said}; {place}", diagnosis), least
+        if is_told or not said:
+            continue
+        worst = np.argsort(-np.nan_to_num(off, nan=np.inf), kind="stable")
+        batch = fixed_batch(reference)
+        if limits.largest is not None and limits.largest < _COARSE and expected[name].dtype.kind == "f":
+            if own is None:
+                own = rounding_of(reference.path, reference.form, _telling(rows, worst, batch, _ROUNDED_ROWS), outputs)
+            rounding = own.get(name, 0.0)
+            said += f"; {said_of_rounding(rounding, limits.largest)}" if rounding else ""
+            if bool((off <= allowed_beside(rounding, limits.largest)).all()):
+                notes.append(said)
+                continue
+        place, diagnosis = _place(reference, target, _telling(rows, worst, batch, _DIAGNOSED_ROWS), outputs)
+        return notes, Disagreement(f"{target.path.name}: {said}; {place}", diagnosis), least
     return notes, None, least
 
 
@@ -128,9 +142,9 @@ def _judged(
     ), False
 
 
-def _telling(rows: Arrays, worst: np.ndarray, batch: int) -> list[Arrays]:
+def _telling(rows: Arrays, worst: np.ndarray, batch: int, most: int) -> list[Arrays]:
     """The rows that are farthest off, as batches of the size that the model takes."""
-    starts = list(dict.fromkeys(int(number) // batch * batch for number in worst))[:_DIAGNOSED_ROWS]
+    starts = list(dict.fromkeys(int(number) // batch * batch for number in worst))[:most]
     return [{name: column[start : start + batch] for name, column in rows.items()} for start in starts]
 
 

@@ -3,18 +3,18 @@
 Formats: ONNX by ONNX Runtime, a torch graph by torch, `.tflite` by LiteRT, `.mlpackage` by `mil_evaluator`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgewright.artifact import Format
-from edgewright.errors import UnsupportedError
+from edgewright.errors import EdgewrightError, UnsupportedError
 from edgewright.export.calibration import integers_in_width
 from edgewright_runtime.processor import saturates
 
-__all__ = ["Arrays", "outputs_of"]
+__all__ = ["Arrays", "outputs_of", "rounding_of"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -41,6 +41,40 @@ def outputs_of(path: Path, form: Format, rows: Arrays, outputs: list[str]) -> Ar
             return evaluate(path, rows)
         case _:
             raise UnsupportedError(f"{form} files are not run here")
+
+
+def rounding_of(path: Path, form: Format, batches: Sequence[Arrays], outputs: list[str]) -> dict[str, float]:
+    """Of each output, how far rounding carries the model's own float32 answers (see `own_rounding`).
+
+    Empty where that is not known: the source is known by its answers alone, or ONNX has no graph.
+    """
+    from edgewright.intake.own_rounding import own_rounding
+
+    graph = _graph_of(path, form)
+    if graph is None:
+        return {}
+    import torch
+
+    given = [[torch.from_numpy(np.ascontiguousarray(column)) for column in rows.values()] for rows in batches]
+    return dict(zip(outputs, own_rounding(graph, given) or [], strict=False))
+
+
+def _graph_of(path: Path, form: Format) -> Any:
+    """The torch graph of a model; None where there is none."""
+    if form is Format.TORCH_GRAPH:
+        from edgewright.intake import torch_graph
+
+        return torch_graph.load(path).eval()
+    if form is not Format.ONNX:
+        return None
+    import onnx
+
+    from edgewright.intake.onnx_graph import import_onnx
+
+    try:
+        return import_onnx(onnx.load(path))
+    except EdgewrightError:
+        return None
 
 
 def _batches(rows: Arrays, size: int = 1) -> Iterator[Arrays]:

@@ -1,20 +1,32 @@
 """What was made of a source must answer as the source does in its own framework. Runs in a child process."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.errors import ConversionError
+from edgewright.errors import ConversionError, EdgewrightError
 from edgewright.failures import one_line
-from edgewright.intake.row_mixing import BATCHES, LIMIT, ROWS, Answers, distances, tolerated_share
+from edgewright.intake.row_mixing import (
+    BATCHES,
+    LIMIT,
+    ROWS,
+    Answers,
+    allowed_beside,
+    distances,
+    said_of_rounding,
+    tolerated_share,
+)
 from edgewright.intake.source import Source
 
 if TYPE_CHECKING:
     import onnx
+    from torch import fx
 
 __all__ = ["compare_graph", "compare_onnx"]
+
+_ROUNDED_ROWS = 32  # in float64, and only of what is beyond the fixed limit
 
 
 def compare_graph(graph: Any, source: Source, reference: Answers, what: str) -> None:
@@ -26,7 +38,7 @@ def compare_graph(graph: Any, source: Source, reference: Answers, what: str) -> 
     import torch
 
     rows = source.samples.rows.test[:ROWS]
-    inputs = [torch.from_numpy(x[rows]) for x in source.samples.inputs.values()]
+    inputs = _tensors(source)
     found: list[list[NDArray[np.float64]]] = []
     with torch.no_grad():
         for start, size in _pieces(len(rows), source.inputs[0].shape[0]):
@@ -35,7 +47,8 @@ def compare_graph(graph: Any, source: Source, reference: Answers, what: str) -> 
             results = _run(graph, piece, what)
             kept = min(size, len(rows) - start)
             found.append([r[:kept].double().numpy() if r.ndim else r.double().numpy() for r in results])
-    _compare([_joined(column, what) for column in zip(*found, strict=True)], source, reference, what)
+    answers = [_joined(column, what) for column in zip(*found, strict=True)]
+    _compare(answers, source, reference, what, lambda: _rounding(graph, source))
 
 
 def compare_onnx(model: "onnx.ModelProto", source: Source, reference: Answers, what: str) -> None:
@@ -59,7 +72,34 @@ def compare_onnx(model: "onnx.ModelProto", source: Source, reference: Answers, w
             found.append(run_onnx(session, {name: x[start : start + size] for name, x in inputs.items()}))
     except Exception as e:  # ONNX Runtime's errors share no base that it exports
         raise ConversionError(f"{what}: ONNX Runtime cannot run what was exported: {one_line(e, 240)}") from e
-    _compare([_joined(column, what) for column in zip(*found, strict=True)], source, reference, what)
+    answers = [_joined(column, what) for column in zip(*found, strict=True)]
+    _compare(answers, source, reference, what, lambda: _rounding_of_onnx(model, source))
+
+
+def _tensors(source: Source) -> list[Any]:
+    """The test rows of each input."""
+    import torch
+
+    rows = source.samples.rows.test[:ROWS]
+    return [torch.from_numpy(x[rows]) for x in source.samples.inputs.values()]
+
+
+def _rounding(graph: "fx.GraphModule", source: Source) -> list[float] | None:
+    """Of each output, how far rounding carries the graph's own float32 answers; None: that is not known."""
+    from edgewright.intake.own_rounding import own_rounding
+
+    inputs, batch = _tensors(source), source.inputs[0].shape[0]
+    pieces = _pieces(min(len(inputs[0]), _ROUNDED_ROWS), batch)
+    return own_rounding(graph, [[_filled(x[at : at + size], size, batch) for x in inputs] for at, size in pieces])
+
+
+def _rounding_of_onnx(model: "onnx.ModelProto", source: Source) -> list[float] | None:
+    from edgewright.intake.onnx_graph import import_onnx
+
+    try:
+        return _rounding(import_onnx(model), source)
+    except EdgewrightError:  # what has no graph is judged by the fixed limit
+        return None
 
 
 def _pieces(count: int, batch: int) -> Iterator[tuple[int, int]]:
@@ -113,23 +153,35 @@ def _joined(column: Sequence[NDArray[np.float64]], what: str) -> NDArray[np.floa
         raise ConversionError(f"{what}: an output's shape depends on the number of rows: {shapes}") from e
 
 
-def _compare(found: Answers, source: Source, reference: Answers, what: str) -> None:
-    """Each output, row by row.
+def _compare(
+    found: Answers, source: Source, reference: Answers, what: str, rounding: Callable[[], list[float] | None]
+) -> None:
+    """Each output, row by row; ``rounding`` is asked only where one is beyond the fixed limit.
 
     Raises:
         ConversionError: one differs; the message says by how much.
     """
     if len(found) != len(reference):
         raise ConversionError(f"{what} returns {len(found)} tensors, the source model {len(reference)}")
-    for tensor, got, whole in zip(source.outputs, found, reference, strict=True):
+    own: list[float] | None = None
+    for place, (tensor, got, whole) in enumerate(zip(source.outputs, found, reference, strict=True)):
         expected = whole[: len(got)]
         name = f" in output '{tensor.name}'" if len(reference) > 1 else ""
         if got.shape != expected.shape:
             raise ConversionError(f"{what} returns {got.shape}{name}, the source model {expected.shape}")
         far = distances(got, expected)
-        share = float((~(far <= LIMIT)).mean())
-        if share > tolerated_share(tensor, float32_only=source.float32_only):
-            raise ConversionError(
-                f"{what} disagrees with the source model{name} on {share:.1%} of {len(got)} rows "
-                f"(largest relative difference {float(far.max()):.2g}, allowed {LIMIT:.0e})"
-            )
+        share, tolerated = _beyond(far, LIMIT), tolerated_share(tensor, float32_only=source.float32_only)
+        if share <= tolerated:
+            continue
+        own = (rounding() or [0.0] * len(found)) if own is None else own
+        said = f"{what} disagrees with the source model{name} on {share:.1%} of {len(got)} rows "
+        said += f"(largest relative difference {float(far.max()):.2g}, allowed {LIMIT:.0e}"
+        about = f"; {said_of_rounding(own[place], LIMIT)}" if own[place] else ""
+        if _beyond(far, allowed_beside(own[place])) > tolerated:
+            raise ConversionError(f"{said}{about})")
+        source.notes += (f"{said}{about})",)
+
+
+def _beyond(far: NDArray[np.float64], limit: float) -> float:
+    """The share of rows that are beyond the limit; NaN is."""
+    return float((~(far <= limit)).mean())

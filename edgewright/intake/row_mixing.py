@@ -14,13 +14,26 @@ from edgewright.errors import UnsupportedError
 from edgewright.failures import one_line
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["BATCHES", "LIMIT", "ROWS", "Answers", "distances", "refuse_mixed_rows", "tolerated_share"]
+__all__ = [
+    "BATCHES",
+    "LIMIT",
+    "ROWS",
+    "Answers",
+    "allowed_beside",
+    "distances",
+    "refuse_mixed_rows",
+    "said_of_rounding",
+    "tolerated_share",
+]
 
 Answers = Sequence[NDArray[np.float64]]
 
 ROWS = 256
 BATCHES = (1, 2, 7)  # a size that was fixed on the way, and what mixes rows, shows itself
 LIMIT = 1e-4  # largest difference over the largest magnitude, as for float exports
+# Of a model's own float32 rounding: two kernels each stray by it, and the largest of a few numbers varies by half.
+_ROUNDINGS = 3.0
+_MOST = 1e-3  # beyond it too little is left of a comparison to tell a defect from rounding
 _TIES = 0.01  # share of rows that may stand on the other side of a tree's float32 threshold
 
 
@@ -89,6 +102,23 @@ def distances(
     magnitude = float(np.abs(whole[np.isfinite(whole)]).max(initial=0.0))
     apart = np.where(np.isnan(apart), np.inf, apart)
     return np.asarray(apart.reshape(len(got), -1).max(axis=1, initial=0.0) / max(magnitude, 1e-12))
+
+
+def allowed_beside(rounding: float, limit: float = LIMIT) -> float:
+    """The largest relative difference of a model whose float32 answers lie ``rounding`` from its float64 ones.
+
+    The fixed limit stands where that is enough, and where three times the rounding would tell nothing any more.
+    """
+    own = _ROUNDINGS * rounding
+    return own if limit < own <= _MOST else limit
+
+
+def said_of_rounding(rounding: float, limit: float) -> str:
+    """What a result says of a model that is judged by its own rounding, or that is beyond that, too."""
+    allowed = allowed_beside(rounding, limit)
+    if allowed > limit:
+        return f"the model's own float32 rounding is {rounding:.2g} against float64, so {allowed:.2g} is allowed"
+    return f"the model's own float32 rounding is {rounding:.2g} against float64"
 
 
 def tolerated_share(tensor: TensorSpec, *, float32_only: bool) -> float:
