@@ -196,13 +196,15 @@ class _Model:
             return None
         on_record = self.zoo.on_record.get((self.name, tool, str(column)))
         value = json.loads(path.read_text()) if path.is_file() else on_record
-        if value is None or value["identity"] != self.identity:
+        if value is None:
             return None
         record = Record.from_json(value["record"])
-        if value["key"] != self.zoo.key(self.identity, tool):
-            if not (self.zoo.takes_earlier and tool == OURS and outcome_of(record) == "green"):
+        # Another machine builds the same recipe's weights with other last bits, so with another identity.
+        if value["identity"] != self.identity or value["key"] != self.zoo.key(self.identity, tool):
+            if not (self.zoo.takes_earlier and (tool != OURS or outcome_of(record) == "green")):
                 return None
-            self.zoo.earlier.add((self.name, column))
+            if tool == OURS:
+                self.zoo.earlier.add((self.name, column))
         return None if self.zoo.failed and tool == OURS and record.status != "made" else record
 
     def _kept(self, record: Record) -> Record:
@@ -314,7 +316,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, help="so many models, of each family in proportion; left out, all")
     parser.add_argument("--rerun", nargs="+", default=[], help="models whose cells are computed again")
     parser.add_argument("--failed", action="store_true", help="our cells without a file are computed again")
-    parser.add_argument("--earlier", action="store_true", help="our green cells of earlier code are taken")
+    parser.add_argument("--earlier", action="store_true", help="our green cells of earlier code, and all of another machine's builds by peers, are taken")
     parser.add_argument("--no-peers", dest="peers", action="store_false")
     parser.add_argument(
         "--hours", type=float, default=1000, help="after these no model is begun; 0: report what is there"
