@@ -103,7 +103,7 @@ class _Writer:
         axes = named.get("dim", kind.axes)
         axes = range(value.dim()) if axes is None else [axes] if isinstance(axes, int) else axes
         axes = [axis % value.dim() for axis in axes]
-        sizes = named.get("n", named.get("s"))
+        sizes: Any = named.get("n", named.get("s"))
         sizes = [sizes] if isinstance(sizes, int) else sizes
         result = self.values.env[node]
         lengths = [(result if kind.half == "back" else value).shape[axis] for axis in axes]
