@@ -9,7 +9,7 @@ import numpy as np
 
 from edgewright.artifact import Precision
 from edgewright.errors import ConversionError, UnsupportedError
-from edgewright.export import tflite, tflite_metadata
+from edgewright.export import tflite, tflite_metadata, tflite_outputs
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.description import Description
 from edgewright.export.int8 import Int8
@@ -85,6 +85,7 @@ def describe(path: Path, description: Description, labels: Sequence[str]) -> Non
     """
     model = tflite.load(path)
     tflite.flatten_biases(model)
+    tflite_outputs.part_outputs(model)
     tflite.name_tensors(model, description.inputs, description.outputs)
     tflite_metadata.attach(model, description)
     tflite.save(model, path)
@@ -147,6 +148,9 @@ def quantize(
         ) from e
     path.write_bytes(quantized)
     model = tflite.load(path)
+    if precision == Precision.INT8:
+        tflite_outputs.read_in_their_width(model)
+        tflite.save(model, path)
     if not any(tflite.DTYPES[t.type] == _STORED[precision] for t in model.subgraphs[0].tensors):
         raise unsupported_precision(name, precision, _NO_LAYER)
     tflite_metadata.attach_labels(path, labels if tflite_metadata.has_labels(model) else [])
