@@ -12,7 +12,7 @@ from edgewright.child import deferred
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export.converter import convert_in_child
 from edgewright.export.int8 import Int8, int8_of
-from edgewright.export.kept_float import Kept, converted
+from edgewright.export.kept_float import Converted, Kept, converted
 from edgewright.export.pixels import refuse_other_than_pixels
 from edgewright.export.refusal import graph_of, unsupported_precision
 from edgewright.export.reuse import reuse
@@ -34,6 +34,7 @@ else:
 __all__ = ["export"]
 
 _RUNTIME = "coreml"
+_OF_WEIGHTS = {Precision.INT8, Precision.INT4}
 _RUNTIME_FLOOR = "16.0"  # iOS 16: the oldest with compressed weights decoded as constexpr operators
 
 
@@ -59,7 +60,10 @@ def export(
     how = int8_of(model, quantization) if precision is Precision.INT8 else Int8()
     by_tensorflow, said = _way(model, dataset, store, options)
 
+    half = _half(model, dataset, store, options, by_tensorflow=by_tensorflow) if precision in _OF_WEIGHTS else None
+
     def make(kept: Kept) -> Artifact:
+        kept |= half.kept if half else frozenset()
         base = _converted(model, compute, store, options, kept, by_tensorflow=by_tensorflow)
         if precision is Precision.INT8:
             # Activations stay half precision, so there is no range to calibrate.
@@ -75,11 +79,28 @@ def export(
         precision=precision,
         inputs=tuple(_of_one_row(s) for s in model.inputs) if options.image_inputs else done.declared.inputs,
         outputs=_outputs(model, done.declared.outputs),
-        notes=(*said, *done.declared.notes, *done.notes, *_told(model, options)),
+        notes=(*said, *(half.notes if half else ()), *done.declared.notes, *done.notes, *_told(model, options)),
         runtime=_RUNTIME,
         runtime_floor=_RUNTIME_FLOOR,
-        float_layers=done.float_layers,
+        float_layers=(*(half.float_layers if half else ()), *done.float_layers),
     )
+
+
+def _half(
+    model: ImportedModel, dataset: Dataset, store: Store, options: ExportOptions, *, by_tensorflow: bool
+) -> Converted | None:
+    """The program in half precision that weights in fewer bits are put into: what it keeps in float32, they keep.
+
+    None where half precision disagrees whatever is kept; then fewer bits are judged by themselves.
+    """
+
+    def make(kept: Kept) -> Artifact:
+        return _converted(model, Precision.FLOAT16, store, options, kept, by_tensorflow=by_tensorflow)
+
+    try:
+        return converted(model, dataset, Precision.FLOAT16, make)
+    except ConversionError:
+        return None
 
 
 def _outputs(model: ImportedModel, declared: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:

@@ -57,7 +57,7 @@ def _converted(module: Any, examples: tuple[Any, ...]) -> Any:
     import litert_torch
     import torch
 
-    from edgewright.export.litert_graph import graph_for_litert, operation_stem, refuse_complex
+    from edgewright.export.litert_graph import graph_for_litert, in_float64, operation_stem, refuse_complex
 
     refused: list[str] = []
     while True:
@@ -71,7 +71,7 @@ def _converted(module: Any, examples: tuple[Any, ...]) -> Any:
             missing = _MISSING.search(said)
             stem = operation_stem(missing[1]) if missing else next((s for k, s in _KERNELS.items() if k in said), "")
             if not stem or stem in refused or len(refused) >= _MOST_REFUSED:
-                what = f"no lowering for {stem}" if stem else said[:240]
+                what = in_float64(form, examples) or (f"no lowering for {stem}" if stem else said[:240])
                 raise UnsupportedError(
                     f"LiteRT's converter does not take the graph: {what}; {other_ways('ios', 'edge_device')}"
                 ) from e

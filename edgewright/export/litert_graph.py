@@ -21,7 +21,7 @@ from edgewright.export.resize_forms import has_other_scale, is_uneven_nearest
 from edgewright.export.static_graph import NodeValues, static_graph
 from edgewright.intake.module_paths import free_name
 
-__all__ = ["graph_for_litert", "operation_stem", "refuse_complex"]
+__all__ = ["graph_for_litert", "in_float64", "operation_stem", "refuse_complex"]
 
 _MOST_AXES = 5  # of the kernels that move, compare and broadcast
 _NOT_TAKEN = {
@@ -168,6 +168,16 @@ def refuse_complex(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -
                 f"LiteRT has no complex numbers: operator {node.target} (node '{node.name}') gives them; write the "
                 f"Fourier transform as products with cosines and sines; {other_ways('ios', 'edge_device')}"
             )
+
+
+def in_float64(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> str:
+    """What to say of the first operation that computes in float64, for which LiteRT has few kernels; "" without one."""
+    values = NodeValues.of(module, examples)
+    for node in module.graph.nodes:
+        operands = [values.env.get(operand) for operand in node.all_input_nodes]
+        if node.op == "call_function" and any(getattr(o, "dtype", None) is torch.float64 for o in operands):
+            return f"operator {node.target} (node '{node.name}') is in float64: compute it in float32, by .float()"
+    return ""
 
 
 def operation_stem(name: str) -> str:

@@ -68,7 +68,8 @@ def _widen(graph: fx.Graph, node: fx.Node, values: NodeValues) -> None:
         with graph.inserting_after(result):
             back = graph.call_function(_ATEN.to.dtype, (result, dtype))
         values.env[back] = values.env[result]
-        result.replace_all_uses_with(back, delete_user_cb=lambda user, back=back: user is not back)
+        for user in [user for user in result.users if user is not back]:
+            user.replace_input_with(result, back)
         if _stem(node) not in _STAYING.split():
             with graph.inserting_before(back):
                 back.update_arg(0, _wrapped(graph, result, torch.iinfo(dtype)))

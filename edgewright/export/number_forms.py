@@ -74,12 +74,12 @@ def _cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) ->
 
 
 def _shifted_left(x: Tensor, places: int) -> Tensor:
-    return x * 2**places
+    return x * (1 << places)
 
 
 def _shifted_right(x: Tensor, places: int) -> Tensor:
     """Rounded down, as the sign is shifted in."""
-    return torch.div(x, 2**places, rounding_mode="floor")
+    return torch.div(x, 1 << places, rounding_mode="floor")
 
 
 def _nansum(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -95,7 +95,8 @@ def _nanmean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.
 def _summed(x: Tensor, dim: Any, keepdim: bool) -> Tensor:
     """Over all axes where none is named."""
     axes = list(range(x.dim())) if dim is None or dim == [] else dim
-    return x.sum(axes, keepdim=keepdim)
+    total: Tensor = x.sum(axes, keepdim=keepdim)
+    return total
 
 
 def _logcumsumexp(x: Tensor, dim: int) -> Tensor:

@@ -95,7 +95,7 @@ def _scales(node: fx.Node) -> Sequence[float] | None:
     if str(node.target) not in _LINEAR | _NEAREST:
         return None
     place = 3 if str(node.target) in _LINEAR else 2
-    found: Any = node.args[place] if len(node.args) > place else node.kwargs.get("scale_factors")
+    found: Sequence[float] | None = node.args[place] if len(node.args) > place else node.kwargs.get("scale_factors")  # type: ignore[assignment]
     return found
 
 
