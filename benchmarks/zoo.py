@@ -316,7 +316,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, help="so many models, of each family in proportion; left out, all")
     parser.add_argument("--rerun", nargs="+", default=[], help="models whose cells are computed again")
     parser.add_argument("--failed", action="store_true", help="our cells without a file are computed again")
-    parser.add_argument("--earlier", action="store_true", help="our green cells of earlier code, and all of another machine's builds by peers, are taken")
+    parser.add_argument(
+        "--earlier",
+        action="store_true",
+        help="our green cells of earlier code, and all of another machine's builds by peers, are taken",
+    )
     parser.add_argument("--no-peers", dest="peers", action="store_false")
     parser.add_argument(
         "--hours", type=float, default=1000, help="after these no model is begun; 0: report what is there"

@@ -11,8 +11,11 @@ from edgewright.export.convolution_forms import adds_nothing, transposed_layers_
 from edgewright.export.few_axes import with_few_axes
 from edgewright.export.lowering import has_factor, lowered, recurrent_layers_as_operations
 from edgewright.export.named_operations import with_named_operations
+from edgewright.export.narrow_integers import with_wide_arithmetic
 from edgewright.export.number_forms import STABLE_ORDERS
+from edgewright.export.own_outputs import with_own_outputs
 from edgewright.export.pooling_forms import has_own_divisor, is_ceiling, is_dilated
+from edgewright.export.resize_forms import has_other_scale
 from edgewright.export.static_graph import NodeValues, static_graph
 
 __all__ = ["graph_for_coreml"]
@@ -23,30 +26,37 @@ _NOT_TRUSTED = {
     *("copy", "fill", "celu", "sort", "argsort"),
     *("log1p", "special_log1p", "expm1", "special_expm1", "log_softmax", "special_log_softmax"),
     *("asinh", "arcsinh", "acosh", "arccosh", "logaddexp", "logaddexp2", "xlogy", "special_xlogy", "fmod"),
-    *("atan2", "arctan2", "cosine_similarity", "logcumsumexp"),
+    *("atan2", "arctan2", "cosine_similarity", "logcumsumexp", "nansum", "nanmean"),
 }
+_BICUBIC = 2  # of a grid sampler's modes; Core ML has the other two
 _WINDOWED = {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"}
 
 
 def graph_for_coreml(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
     """An equal graph for inputs of the examples' shapes."""
     module = with_a_batch(static_graph(with_named_operations(module), examples), examples)
+    module = with_wide_arithmetic(module, examples)
     # Core ML's GRU is another one than torch's, and its plain recurrent layer goes one way only.
     projected = tuple({type(m) for m in module.modules() if isinstance(m, nn.LSTM) and m.proj_size})
     module = recurrent_layers_as_operations(module, (nn.GRU, nn.RNN, *projected))
     transposed_layers_as_operations(module, adds_nothing)
     # Once more: what the forms make of sizes alone are constants.
     module = static_graph(lowered(module, examples, _is_known, STABLE_ORDERS), examples)
-    return with_few_axes(module, examples, _MOST_AXES)
+    module = with_few_axes(module, examples, _MOST_AXES)
+    return with_own_outputs(module, examples, are_constants_held=False)
 
 
 def _is_known(node: fx.Node, values: NodeValues) -> bool:
     from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
 
     name = str(node.target).removeprefix("aten.").partition(".")[0]
-    if str(node.target) == "aten.round.decimals":
+    if str(node.target) == "aten.round.decimals" or (name == "grid_sampler" and node.args[2] == _BICUBIC):
         return False
     if name in _NOT_TRUSTED or name in {"gru", "rnn_tanh", "rnn_relu", "lstm"} or has_factor(node) or is_dilated(node):
+        return False
+    if has_other_scale(node, values):
+        return False
+    if has_other_scale(node, values):
         return False
     if name in {
         "conv_transpose1d",

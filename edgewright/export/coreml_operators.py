@@ -5,13 +5,14 @@ coremltools leaves the epsilons at their defaults, 1e-4, 1e-12 and 1e-45, though
 (https://github.com/apple/coremltools/issues/2773; mended in 9.1 for the first). A rounded division of whole numbers is
 whole in torch, and real there. RMSNorm is scaled by the largest value there, for half precision, and its epsilon is
 not: beside small activations it was lost, and a row of zeros became NaN. An infinite number is 3.4e38 there, so that
-a softmax over nothing but minus infinity is even, and NaN in torch.
+a softmax over nothing but minus infinity is even, and NaN in torch. A constant that is NaN stopped it.
 """
 
 import math
 from typing import Any
 
 import numpy as np
+import torch
 
 __all__ = ["convert_exactly"]
 
@@ -24,10 +25,11 @@ _LEAST_NORMAL_HALF = 2.0**-14
 def convert_exactly() -> None:
     """Put exact conversions in the place of coremltools' own, for this process."""
     from coremltools.converters.mil import Builder, register_torch_op
-    from coremltools.converters.mil.frontend.torch import ops
+    from coremltools.converters.mil.frontend.torch import ops, torchscript_utils
     from coremltools.converters.mil.frontend.torch.ops import div as own_div
     from coremltools.converters.mil.mil import types
 
+    vars(torchscript_utils)["torch"] = _TorchWhereNanEqualsNan()
     own_constant: Any = vars(ops)["_construct_constant"]
 
     def constant(value: Any, name: str) -> Any:
@@ -86,6 +88,17 @@ def convert_exactly() -> None:
             context.add(Builder.rsqrt(x=value, name=node.name))
         else:
             context.add(Builder.real_div(x=1.0, y=Builder.sqrt(x=value), name=node.name))
+
+
+class _TorchWhereNanEqualsNan:
+    """For the converter's question whether a constant is still the one that was traced."""
+
+    @staticmethod
+    def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+        return one.shape == other.shape and bool(torch.isclose(one, other, rtol=0, atol=0, equal_nan=True).all())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
 
 
 def _is_kept_from_zero(value: Any) -> bool:

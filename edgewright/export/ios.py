@@ -12,8 +12,8 @@ from edgewright.child import deferred
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export.converter import convert_in_child
 from edgewright.export.int8 import Int8, int8_of
-from edgewright.export.kept_float import Kept, converted
-from edgewright.export.noisy_layers import Way, refuse_noise, with_noisy_layers_float
+from edgewright.export.kept_float import Converted, Kept, converted
+from edgewright.export.noisy_layers import Way, is_noisy, refuse_noise, with_noisy_layers_float
 from edgewright.export.pixels import refuse_other_than_pixels
 from edgewright.export.refusal import graph_of, unsupported_precision
 from edgewright.export.reuse import reuse
@@ -35,6 +35,7 @@ else:
 __all__ = ["export"]
 
 _RUNTIME = "coreml"
+_OF_WEIGHTS = {Precision.INT8, Precision.INT4}
 _RUNTIME_FLOOR = "16.0"  # iOS 16: the oldest with compressed weights decoded as constexpr operators
 
 
@@ -74,6 +75,8 @@ def export(
         return base
 
     done = converted(model, dataset, precision, lambda kept: make(Way(kept)))
+    if precision in _OF_WEIGHTS and is_noisy(done):
+        done = _over_half(done, model, dataset, precision, computed, make)
     if precision is Precision.INT8:
         plain = computed(done.kept)
         done = with_noisy_layers_float(done, model, dataset, make, float_bytes=plain.size_bytes, weights_only=True)
@@ -87,6 +90,33 @@ def export(
         runtime=_RUNTIME,
         runtime_floor=_RUNTIME_FLOOR,
         float_layers=done.float_layers,
+    )
+
+
+def _over_half(
+    done: Converted,
+    model: ImportedModel,
+    dataset: Dataset,
+    precision: Precision,
+    computed: Callable[[Kept], Artifact],
+    make: Callable[[Way], Artifact],
+) -> Converted:
+    """Weights in fewer bits over what half precision itself must keep in float32, if there is any.
+
+    Where half precision disagrees whatever is kept, the file stays as it is: fewer bits are judged by themselves.
+    """
+    try:
+        half = converted(model, dataset, Precision.FLOAT16, computed)
+    except ConversionError:
+        return done
+    if not half.kept:
+        return done
+    made = converted(model, dataset, precision, lambda kept: make(Way(kept | half.kept)))
+    return dataclasses.replace(
+        made,
+        float_layers=(*half.float_layers, *made.float_layers),
+        notes=(*half.notes, *made.notes),
+        kept=made.kept | half.kept,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgewright.artifact import Precision
 from edgewright.errors import ConversionError, UnsupportedError
-from edgewright.export import tflite, tflite_metadata
+from edgewright.export import tflite, tflite_metadata, tflite_outputs
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.description import Description
 from edgewright.export.int8 import Int8
@@ -57,7 +57,7 @@ def _converted(module: Any, examples: tuple[Any, ...]) -> Any:
     import litert_torch
     import torch
 
-    from edgewright.export.litert_graph import graph_for_litert, operation_stem, refuse_complex
+    from edgewright.export.litert_graph import graph_for_litert, in_float64, operation_stem, refuse_complex
 
     refused: list[str] = []
     while True:
@@ -71,7 +71,7 @@ def _converted(module: Any, examples: tuple[Any, ...]) -> Any:
             missing = _MISSING.search(said)
             stem = operation_stem(missing[1]) if missing else next((s for k, s in _KERNELS.items() if k in said), "")
             if not stem or stem in refused or len(refused) >= _MOST_REFUSED:
-                what = f"no lowering for {stem}" if stem else said[:240]
+                what = in_float64(form, examples) or (f"no lowering for {stem}" if stem else said[:240])
                 raise UnsupportedError(
                     f"LiteRT's converter does not take the graph: {what}; {other_ways('ios', 'edge_device')}"
                 ) from e
@@ -85,6 +85,7 @@ def describe(path: Path, description: Description, labels: Sequence[str]) -> Non
     """
     model = tflite.load(path)
     tflite.flatten_biases(model)
+    tflite_outputs.part_outputs(model)
     tflite.name_tensors(model, description.inputs, description.outputs)
     tflite_metadata.attach(model, description)
     tflite.save(model, path)
@@ -151,6 +152,9 @@ def quantize(
         ) from e
     path.write_bytes(quantized)
     model = tflite.load(path)
+    if precision == Precision.INT8:
+        tflite_outputs.read_in_their_width(model)
+        tflite.save(model, path)
     if not any(tflite.DTYPES[t.type] == _STORED[precision] for t in model.subgraphs[0].tensors):
         raise unsupported_precision(name, precision, _NO_LAYER)
     tflite_metadata.attach_labels(path, labels if tflite_metadata.has_labels(model) else [])

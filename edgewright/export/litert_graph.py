@@ -14,13 +14,15 @@ from edgewright.export.convolution_forms import CONVOLUTION_FORMS, transposed_la
 from edgewright.export.few_axes import with_few_axes
 from edgewright.export.lowering import has_factor, lowered
 from edgewright.export.named_operations import with_named_operations
+from edgewright.export.narrow_integers import with_wide_arithmetic
 from edgewright.export.pooling_forms import has_own_divisor, is_ceiling
 from edgewright.export.real_pairs import with_real_pairs
 from edgewright.export.refusal import other_ways
+from edgewright.export.resize_forms import has_other_scale, is_uneven_nearest
 from edgewright.export.static_graph import NodeValues, static_graph
 from edgewright.intake.module_paths import free_name
 
-__all__ = ["graph_for_litert", "operation_stem", "refuse_complex"]
+__all__ = ["graph_for_litert", "in_float64", "operation_stem", "refuse_complex"]
 
 _MOST_AXES = 5  # of the kernels that move, compare and broadcast
 _NOT_TAKEN = {
@@ -29,7 +31,8 @@ _NOT_TAKEN = {
     *("log1p", "special_log1p", "expm1", "special_expm1", "sinh", "asinh", "arcsinh", "acosh", "arccosh", "atanh"),
     *("arctanh", "softplus", "log_sigmoid", "logaddexp", "logaddexp2", "special_xlog1py"),
     *("erfc", "special_erfc", "erfinv", "special_erfinv", "exp2", "special_exp2"),
-    *("bitwise_xor", "__xor__", "logical_xor"),
+    *("bitwise_xor", "__xor__", "logical_xor", "__lshift__", "__rshift__"),
+    *("bitwise_left_shift", "bitwise_right_shift"),
 }
 _PRODUCTS = {"matmul", "bmm", "baddbmm", "scaled_dot_product_attention"}
 _ORDERS = {"reshape", "view", "transpose", "permute", "slice", "clone", "contiguous", "mul"}
@@ -45,7 +48,7 @@ def graph_for_litert(
 ) -> fx.GraphModule:
     """An equal graph for inputs of the examples' shapes; ``refused`` are operations that the converter did not take."""
     module = with_real_pairs(static_graph(with_named_operations(module), examples), examples)
-    module = with_a_batch(module, examples)
+    module = with_wide_arithmetic(with_a_batch(module, examples), examples)
     module = copy.copy(module)
     module.graph = copy.deepcopy(module.graph)
     transposed_layers_as_operations(module)
@@ -68,6 +71,8 @@ def graph_for_litert(
         if stem in {"split", "split_with_sizes", "chunk"} and len(values.env[node]) == 1:
             return False
         if has_own_divisor(node) or is_ceiling(node) or has_factor(node):
+            return False
+        if has_other_scale(node, values) or is_uneven_nearest(node, values):
             return False
         return stem not in _NOT_TAKEN and stem not in refused
 
@@ -164,6 +169,16 @@ def refuse_complex(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -
                 f"LiteRT has no complex numbers: operator {node.target} (node '{node.name}') gives them; write the "
                 f"Fourier transform as products with cosines and sines; {other_ways('ios', 'edge_device')}"
             )
+
+
+def in_float64(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> str:
+    """What to say of the first operation that computes in float64, for which LiteRT has few kernels; "" without one."""
+    values = NodeValues.of(module, examples)
+    for node in module.graph.nodes:
+        operands = [values.env.get(operand) for operand in node.all_input_nodes]
+        if node.op == "call_function" and any(getattr(o, "dtype", None) is torch.float64 for o in operands):
+            return f"operator {node.target} (node '{node.name}') is in float64: compute it in float32, by .float()"
+    return ""
 
 
 def operation_stem(name: str) -> str:

@@ -19,6 +19,7 @@ from edgewright.export.number_forms import NUMBER_FORMS
 from edgewright.export.padding_form import padded
 from edgewright.export.pooling_forms import POOLING_FORMS
 from edgewright.export.recurrent_forms import RECURRENT_FORMS
+from edgewright.export.resize_forms import RESIZE_FORMS
 from edgewright.export.special_functions import SPECIAL_FUNCTIONS
 from edgewright.export.static_graph import NodeValues
 from edgewright.intake.module_paths import free_name, place
@@ -188,22 +189,6 @@ def _split_with_sizes(x: Tensor, sizes: Sequence[int], dim: int = 0) -> Sequence
     return [x.narrow(dim, start, size) for start, size in zip(starts, sizes, strict=True)]
 
 
-def _resized(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A resize of images is linear and separable: one matrix for the rows, one for the columns."""
-
-    def form(x: Tensor, *settings: Any, **named: Any) -> Tensor:
-        height, width = operation(x[:1, :1], *settings, **named).shape[-2:]
-        rows, columns = x.shape[-2:]
-
-        def matrix(size: int, area: list[int]) -> Tensor:
-            align = bool(settings[1] if len(settings) > 1 else named.get("align_corners", False))
-            return operation(torch.eye(size)[None, None], area, align, None)[0, 0]
-
-        return matrix(rows, [height, rows]) @ x @ matrix(columns, [columns, width])
-
-    return form
-
-
 def _col2im(x: Tensor, output_size: Any, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
     """Overlapping patches summed: a transposed convolution with one unit weight for each place of the kernel."""
     area = math.prod(kernel_size)
@@ -257,6 +242,7 @@ FORMS: Mapping[str, Callable[..., Any]] = {
     **NUMBER_FORMS,
     **SPECIAL_FUNCTIONS,
     **POOLING_FORMS,
+    **RESIZE_FORMS,
     "aten.matmul.default": _matmul,
     "aten.bmm.default": _matmul,
     "aten.chunk.default": _chunk,
@@ -275,9 +261,6 @@ FORMS: Mapping[str, Callable[..., Any]] = {
     "aten.split.Tensor": _split,
     "aten.split_with_sizes.default": _split_with_sizes,
     "aten.unsafe_split.Tensor": _split,
-    "aten.upsample_bicubic2d.vec": _resized(torch.ops.aten.upsample_bicubic2d.vec),
-    "aten._upsample_bicubic2d_aa.vec": _resized(torch.ops.aten._upsample_bicubic2d_aa.vec),
-    "aten._upsample_bilinear2d_aa.vec": _resized(torch.ops.aten._upsample_bilinear2d_aa.vec),
     "aten.reciprocal.default": lambda x: torch.tensor(1.0) / x,
     "aten.add.Tensor": lambda x, y, alpha=1: x + y * alpha,
     "aten.sub.Tensor": lambda x, y, alpha=1: x - y * alpha,

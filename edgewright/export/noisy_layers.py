@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     noisiest_layers = deferred("edgewright.optimize.carried_noise:noisiest_layers")
 
-__all__ = ["AIM_DB", "Way", "refuse_noise", "with_noisy_layers_float"]
+__all__ = ["AIM_DB", "Way", "is_noisy", "refuse_noise", "with_noisy_layers_float"]
 
 AIM_DB = LOUD_SNR_DB + 1.0
 """What is looked for: rows of a test may be worse than those looked at."""
@@ -63,7 +63,7 @@ def with_noisy_layers_float(
         weights_only: int8 leaves the layers' inputs as they are.
     """
     before = _snr_of(done)
-    if before is None or before >= AIM_DB or model.graph is None:
+    if before is None or not is_noisy(done) or model.graph is None:
         return done
     inputs = [spec.name for spec in model.inputs]
     job = partial(noisiest_layers, model.graph.path, dataset.artifact.path, inputs, weights_only=weights_only)
@@ -86,6 +86,12 @@ def with_noisy_layers_float(
         if (_snr_of(best) or LEAST_SNR_DB) >= AIM_DB:
             return best
     return replace(best, notes=(*best.notes, f"{AIM_DB:.0f} dB were not reached: {'; '.join(tried)}"))
+
+
+def is_noisy(done: Converted) -> bool:
+    """Whether less of the signal is left than is looked for."""
+    found = _snr_of(done)
+    return found is not None and found < AIM_DB
 
 
 def refuse_noise(done: Converted, model: ImportedModel) -> None:

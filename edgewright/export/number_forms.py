@@ -73,6 +73,32 @@ def _cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) ->
     return ((x / next(lengths)) * (y / next(lengths))).sum(dim)
 
 
+def _shifted_left(x: Tensor, places: int) -> Tensor:
+    return x * (1 << places)
+
+
+def _shifted_right(x: Tensor, places: int) -> Tensor:
+    """Rounded down, as the sign is shifted in."""
+    return torch.div(x, 1 << places, rounding_mode="floor")
+
+
+def _nansum(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+    return _summed(torch.where(torch.isnan(x), torch.zeros_like(x), x), dim, keepdim).to(dtype or x.dtype)
+
+
+def _nanmean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+    """NaN where there is nothing but NaN: 0 / 0."""
+    count = _summed(torch.where(torch.isnan(x), torch.zeros_like(x), torch.ones_like(x)), dim, keepdim)
+    return (_nansum(x, dim, keepdim) / count).to(dtype or x.dtype)
+
+
+def _summed(x: Tensor, dim: Any, keepdim: bool) -> Tensor:
+    """Over all axes where none is named."""
+    axes = list(range(x.dim())) if dim is None or dim == [] else dim
+    total: Tensor = x.sum(axes, keepdim=keepdim)
+    return total
+
+
 def _logcumsumexp(x: Tensor, dim: int) -> Tensor:
     """Each sum by the largest of its own numbers."""
     rows = x.movedim(dim, -1)
@@ -128,5 +154,11 @@ NUMBER_FORMS: Mapping[str, Callable[..., Any]] = {
     "aten.logical_xor.default": lambda x, y: (x != 0) != (y != 0),
     "aten.cosine_similarity.default": _cosine_similarity,
     "aten.logcumsumexp.default": _logcumsumexp,
+    "aten.__lshift__.Scalar": _shifted_left,
+    "aten.bitwise_left_shift.Tensor_Scalar": _shifted_left,
+    "aten.__rshift__.Scalar": _shifted_right,
+    "aten.bitwise_right_shift.Tensor_Scalar": _shifted_right,
+    "aten.nansum.default": _nansum,
+    "aten.nanmean.default": _nanmean,
 }
 """By the operation's name: functions of its own arguments."""

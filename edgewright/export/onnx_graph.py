@@ -8,6 +8,8 @@ from torch import fx
 from edgewright.export.attention_axes import with_four_axes
 from edgewright.export.batch_axes import with_a_batch
 from edgewright.export.lowering import lowered
+from edgewright.export.narrow_integers import with_wide_arithmetic
+from edgewright.export.own_outputs import with_own_outputs
 from edgewright.export.pooling_forms import has_own_divisor
 from edgewright.export.recurrent_forms import RECURRENT_FORMS
 from edgewright.export.static_graph import NodeValues
@@ -25,13 +27,17 @@ _NOT_TAKEN = {
     *("aten.atan2.default", "aten.arctan2.default", "aten.logcumsumexp.default"),
     "aten.binary_cross_entropy_with_logits.default",
     *("aten.fmax.default", "aten.fmin.default", "aten.hypot.default", "aten.copysign.Tensor", "aten.signbit.default"),
+    *("aten.__lshift__.Scalar", "aten.bitwise_left_shift.Tensor_Scalar"),
+    *("aten.__rshift__.Scalar", "aten.bitwise_right_shift.Tensor_Scalar"),
     *("aten.erfc.default", "aten.special_erfc.default", "aten.erfinv.default", "aten.special_erfinv.default"),
 }
 
 
 def graph_for_onnx(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
     """An equal graph for the examples' sizes, and for any other batch."""
-    made = lowered(with_four_axes(with_a_batch(module, examples), examples), examples, _is_known)
+    module = with_wide_arithmetic(with_a_batch(module, examples), examples)
+    made = lowered(with_four_axes(module, examples), examples, _is_known)
+    made = with_own_outputs(made, examples, are_constants_held=True)
     for node in made.graph.nodes:
         if str(node.target) == "aten.lstm.input" and _is_projected(*node.args[2:]):
             node.target = _projected_lstm

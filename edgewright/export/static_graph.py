@@ -20,7 +20,7 @@ _SHAPE_ONLY = frozenset(
     {
         *(f"aten.{name}.default" for name in ("new_ones", "new_zeros", "new_full", "new_empty")),
         *(f"aten.{name}.default" for name in ("zeros_like", "ones_like", "full_like", "empty_like")),
-        *("aten.fill.Scalar", "aten.fill.Tensor", "aten.sym_size.int"),
+        *("aten.fill.Scalar", "aten.fill.Tensor", "aten.sym_size.int", "aten.sym_numel.default"),
     }
 )
 """Of their first operand they take the shape alone."""

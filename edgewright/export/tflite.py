@@ -20,7 +20,16 @@ from edgewright.export.declaration import Declared
 from edgewright.failures import one_line
 from edgewright_runtime.manifest import TensorSpec
 
-__all__ = ["DTYPES", "flatten_biases", "load", "name_tensors", "operator_name", "packed", "save", "tensors"]
+__all__ = [
+    "DTYPES",
+    "flatten_biases",
+    "load",
+    "name_tensors",
+    "operator_name",
+    "packed",
+    "save",
+    "tensors",
+]
 
 _IDENTIFIER = b"TFL3"
 # The path of torch.export's own wrapper, which litert-torch puts before the name of each layer: kilobytes of it.

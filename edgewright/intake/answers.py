@@ -4,7 +4,8 @@ The task is decided from the model's output and the answers together:
 
 - A classifier that names its classes: answers are matched with them, 10.0 with 10 and "10", never by their order.
 - A network with several scores a row, and whole numbers as answers (also 3.0): a classification.
-- A network with one output, and answers that are 0 and 1: a classification of two classes.
+- A network with one output, and answers that are 0 and 1: a classification of two classes. Two other whole numbers or
+  texts are refused: `labels` must say which of them a high output means.
 - Anything else that fits: a regression.
 
 ``task`` and ``labels`` of the data file decide otherwise; what then does not fit is refused.
@@ -179,6 +180,8 @@ def _of_one_output(y: NDArray[Any], spec: DataSpec) -> Answers:
         return Answers(_positions(y, np.array(spec.labels, dtype=object), spec), _names(spec, ("0", "1")))
     numbers = _whole(y)
     found = set() if numbers is None else set(np.unique(numbers).tolist())
+    if spec.task is None and found != {0, 1}:
+        _refuse_two_others(y, spec)
     if spec.task is ModelTask.REGRESSION or (spec.task is None and found != {0, 1}):
         return Answers(_values(y, spec.path), None)
     if numbers is None or not found <= {0, 1}:
@@ -188,6 +191,19 @@ def _of_one_output(y: NDArray[Any], spec: DataSpec) -> Answers:
         )
     said = "one output a row and the answers 0 and 1: a classification of two classes"
     return Answers(numbers, ("0", "1"), () if spec.task else (f"{said}; task: regression says otherwise",))
+
+
+def _refuse_two_others(y: NDArray[Any], spec: DataSpec) -> None:
+    """Two whole numbers or texts, as -1 and 1, or no and yes, are classes that nobody has named, not values."""
+    two = sorted(dict.fromkeys(y.tolist()))
+    if len(two) != 2 or not all(isinstance(v, str) or _is_whole(v) for v in two):
+        return
+    written = [f"'{v}'" if isinstance(v, str) else str(int(v)) for v in two]
+    values = "" if isinstance(two[0], str) else ", or `task: regression` where they are values"
+    raise InputError(
+        f"{spec.path}: the answers are {written[0]} and {written[1]}, and the model has one output a row: write "
+        f"`labels: [{', '.join(written)}]` in the data file, the class that a high output means last{values}"
+    )
 
 
 def _names(spec: DataSpec, own: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """A `torch.export` program as an internal graph: the program itself, with its layers raised to modules again.
 
 Nothing is translated, so what torch can export comes in: parameters get their own names back, regions without gradient
-are written out, what only asserts is left out, an operation that works in place becomes the one that does not, and
-`raise_layers` puts layers where there are weights to work on. Every other operation stays what it is.
+are written out, what only asserts is left out, an operation that works in place becomes the one that does not, bags
+of embeddings are opened, and `raise_layers` puts layers where there are weights to work on. Every other operation
+stays what it is.
 Runs in a child process: imports torch.
 """
 
@@ -16,6 +17,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake.aten import SIZE_FUNCTIONS, is_pure
+from edgewright.intake.embedding_bags import open_bags
 from edgewright.intake.grouped_experts import GROUPED, ungroup_experts
 from edgewright.intake.module_paths import place, plain_path
 from edgewright.intake.pure_program import functional
@@ -53,6 +55,7 @@ def graph_of_program(
     builder = _Copy(program, outputs, fixed or {})
     module = fx.GraphModule(builder.root, builder.copied())
     ungroup_experts(module)
+    open_bags(module)
     raise_layers(module)
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()

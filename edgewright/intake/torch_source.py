@@ -50,7 +50,7 @@ class TorchSource(AskedSource):
             if declared is None
             else _declared(self.program, declared)
         )
-        self.kept, outputs, notes = _outputs(self.program, inputs[0].shape[0], path)
+        self.kept, outputs, notes = _outputs(self.program, inputs, path)
         super().__init__(inputs, outputs, data)
         self.notes += (*fixed_notes, *notes)
 
@@ -191,8 +191,11 @@ def _dtype(node: Any) -> str:
     return str(node.meta["val"].dtype).removeprefix("torch.")
 
 
-def _outputs(program: Any, batch: int, path: Path) -> tuple[list[int], tuple[TensorSpec, ...], tuple[str, ...]]:
+def _outputs(
+    program: Any, inputs: tuple[TensorSpec, ...], path: Path
+) -> tuple[list[int], tuple[TensorSpec, ...], tuple[str, ...]]:
     """Places, tensors and notes: kept are the outputs that hold a value for each row, on their first axis."""
+    batch, entered = inputs[0].shape[0], {spec.name for spec in inputs}
     by_name = {n.name: n for n in program.graph.nodes}
     results = [s for s in program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
     kept: dict[int, TensorSpec] = {}
@@ -202,6 +205,7 @@ def _outputs(program: Any, batch: int, path: Path) -> tuple[list[int], tuple[Ten
         name = key or getattr(spec.arg, "name", f"output_{place}")
         if isinstance(value, torch.Tensor) and len(value.shape) and _has_rows(value, batch):
             name = plain_name(name)
+            name = f"{name}_output" if name in entered else name  # files have one space of names for both
             known = {t.name for t in kept.values()}
             name = name if name not in known else f"{name}_{place}"
             kept[place] = TensorSpec(name, _sizes(value, batch), str(value.dtype).removeprefix("torch."))

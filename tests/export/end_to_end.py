@@ -1,6 +1,7 @@
 """A module's answers as the file for a platform gives them, and as the module itself does."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,21 @@ from edgewright.intake import take_in
 from edgewright.profile import Platform
 from edgewright.store import Store
 
-__all__ = ["exported_answers", "largest_difference"]
+__all__ = ["exported_answers", "exported_outputs", "largest_difference"]
 
 
 def exported_answers(
-    module: nn.Module, rows: NDArray[np.float32], platform: Platform, precision: Precision, folder: Path
+    module: nn.Module, rows: NDArray[Any], platform: Platform, precision: Precision, folder: Path
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The file's answers and the module's, of its first output; the rows calibrate, too."""
+    found, expected = exported_outputs(module, rows, platform, precision, folder)
+    return found[0], expected[0]
+
+
+def exported_outputs(
+    module: nn.Module, rows: NDArray[Any], platform: Platform, precision: Precision, folder: Path
+) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Likewise of every output."""
     batch = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(module.eval(), (torch.from_numpy(rows[:2]),), dynamic_shapes=batch)
     torch.export.save(program, folder / "m.pt2")
@@ -32,10 +41,11 @@ def exported_answers(
     made = export(taken.model, taken.dataset, platform, precision, store)
     names = [spec.name for spec in made.outputs]
     given = {spec.name: rows for spec in made.inputs}
-    found = outputs_of(made.artifact.path, made.artifact.format, given, names)[names[0]]
+    found = outputs_of(made.artifact.path, made.artifact.format, given, names)
     with torch.no_grad():
         expected = module(torch.from_numpy(rows))
-    return found, (expected if isinstance(expected, torch.Tensor) else expected[0]).numpy()
+    tensors = expected if isinstance(expected, tuple) else (expected,)
+    return [found[name] for name in names], [tensor.numpy() for tensor in tensors]
 
 
 def largest_difference(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from edgewright.errors import UnsupportedError
 from edgewright.export.convolution_forms import has_plain_transpose
 from edgewright.export.few_axes import with_few_axes
-from edgewright.export.litert_graph import graph_for_litert, refuse_complex
+from edgewright.export.litert_graph import graph_for_litert, in_float64, refuse_complex
 from edgewright.export.lowering import FORMS, lowered, recurrent_layers_as_operations
 from edgewright.export.pooling_forms import has_own_divisor
 from edgewright.export.static_graph import NodeValues, static_graph
@@ -251,3 +251,14 @@ def test_complex_numbers_are_refused_by_name():
     graph = graph_for_litert(graph_of(module, x), (x,))
     with pytest.raises(UnsupportedError, match=r"LiteRT has no complex numbers: operator aten\.\w+"):
         refuse_complex(graph, (x,))
+
+
+def test_float64_is_named_where_litert_refuses_it():
+    class Averaged(nn.Module):
+        def forward(self, x):
+            return x.double().mean(1)
+
+    rows = torch.randn(2, 3)
+    module = graph_of_program(torch.export.export(Averaged().eval(), (rows,)))
+    assert "operator aten.mean.dim (node 'mean_dim') is in float64" in in_float64(module, (rows,))
+    assert not in_float64(graph_of_program(torch.export.export(nn.ReLU().eval(), (rows,))), (rows,))

@@ -135,11 +135,28 @@ def test_one_output_and_the_answers_0_and_1_are_two_classes(shape, dtype):
     assert of_network([0, 1, 1], *shape, dtype=dtype, task="regression").task is ModelTask.REGRESSION
 
 
-@pytest.mark.parametrize("y", [[0, 1, 2], [20, 31, 64], [0.5, 1.0], [0.0, 0.0], [-1, 1]])
+@pytest.mark.parametrize("y", [[0, 1, 2], [20, 31, 64], [0.5, 1.0], [0.0, 0.0]])
 def test_one_output_and_other_numbers_are_a_regression(y):
     found = of_network(y, 1)
     assert found.task is ModelTask.REGRESSION
     assert found.y.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        ([-1, 1, 1], r"-1 and 1, .*`labels: \[-1, 1\]` in the data file, .*, or `task: regression`"),
+        ([2.0, 1.0], r"1 and 2, .*`labels: \[1, 2\]`"),
+        (["yes", "no"], r"'no' and 'yes', .*`labels: \['no', 'yes'\]` in the data file, .* last$"),
+    ],
+)
+def test_one_output_and_two_other_answers_must_be_named(y, words):
+    with pytest.raises(InputError, match=words):
+        of_network(y, 1)
+
+
+def test_two_other_answers_may_be_values():
+    assert of_network([-1, 1], 1, task="regression").task is ModelTask.REGRESSION
 
 
 @pytest.mark.parametrize(
