@@ -1,6 +1,7 @@
 """What a device records, and the limits its figures are held against."""
 
 from dataclasses import field, replace
+from typing import Any
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -32,19 +33,19 @@ class MonitoringPlan(MonitoringLimits):
         battery and what is done then by the device profile's policy.
         """
         budget, found = report.budget, report.candidate
-        latency = budget.max_latency_ms or (found.latency.p95_ms * _LATENCY_HEADROOM if found.latency else None)
-        memory = budget.max_memory_mb or (found.added_memory_mb * _MEMORY_HEADROOM if found.added_memory_mb else None)
         # Below the interval that validation's own rows allow, the loss is real.
         accuracy = found.accuracy.low if found.accuracy and found.accuracy.metric == "accuracy" else None
-        return replace(
-            self,
-            max_latency_p95_ms=self.max_latency_p95_ms or latency,
-            max_memory_mb=self.max_memory_mb or memory,
-            min_accuracy=self.min_accuracy or accuracy,
-            max_temperature_c=self.max_temperature_c or (policy.max_temperature_c if policy else None),
-            min_battery_percent=self.min_battery_percent or (policy.min_battery_percent if policy else None),
-            steps=self.steps if self.steps is not None or policy is None else policy.steps,
-        )
+        derived: dict[str, Any] = {
+            "max_latency_p95_ms": budget.max_latency_ms
+            or (found.latency.p95_ms * _LATENCY_HEADROOM if found.latency else None),
+            "max_memory_mb": budget.max_memory_mb
+            or (found.added_memory_mb * _MEMORY_HEADROOM if found.added_memory_mb else None),
+            "min_accuracy": accuracy,
+            "max_temperature_c": policy.max_temperature_c if policy else None,
+            "min_battery_percent": policy.min_battery_percent if policy else None,
+            "steps": policy.steps if policy else None,
+        }
+        return replace(self, **{name: value for name, value in derived.items() if getattr(self, name) is None})
 
     def on_device(self) -> Monitoring:
         """The plan as the manifest and the release hold it."""

@@ -53,7 +53,7 @@ def _shown(held: Any) -> str:
 
 def _allowed(info: FieldInfo) -> str:
     bounds = " and ".join(
-        f"{sign} {getattr(limit, name):g}"
+        f"{sign} {getattr(limit, name):.15g}"
         for limit in info.metadata
         for name, sign in _BOUNDS.items()
         if getattr(limit, name, None) is not None
