@@ -12,6 +12,8 @@ from edgewright.plugins import plugin_names
 from edgewright.project import project_folder
 from edgewright.value import Value
 from edgewright.yaml_values import read_value
+from edgewright_runtime.manifest import Kernels
+from edgewright_runtime.monitoring import STEPS, Step
 
 __all__ = [
     "TARGET_PLUGINS",
@@ -24,7 +26,6 @@ __all__ = [
     "Platform",
     "Policy",
     "SshConnection",
-    "Step",
     "Timing",
     "find_shipped",
     "load_device",
@@ -67,30 +68,12 @@ class Timing(Value):
     min_seconds: float = Field(1.0, gt=0, description="Seconds of inferences, at least.")
 
 
-Step = Literal["fewer_threads", "cheaper_model", "longer_interval"]
-
-
 class Policy(Value):
     """When a device should do less, and how: the device runtime steps down beyond these; None sets no limit."""
 
     max_temperature_c: float | None = Field(None, gt=0, description="Hottest sensor, degrees Celsius.")
     min_battery_percent: float | None = Field(None, ge=0, le=100, description="Battery below which to do less.")
-    steps: tuple[Step, ...] = Field(
-        ("fewer_threads", "cheaper_model", "longer_interval"), description="What is done then, one after another."
-    )
-
-
-class Kernels(Value):
-    """Which arithmetic kernels run the model on the device; left out, the inference runtime's own choice."""
-
-    xnnpack: bool | None = Field(None, description="LiteRT's XNNPACK delegate; ONNX Runtime's, where its build has it.")
-    kleidiai: bool | None = Field(None, description="ONNX Runtime's KleidiAI kernels for Arm.")
-    bfloat16: bool | None = Field(
-        None, description="ONNX Runtime's bfloat16 matrix products on Arm cores that have them: faster, less exact."
-    )
-    int8: bool | None = Field(
-        None, description="ONNX Runtime's 8-bit kernels; false: float32 from an int8 file's rounded numbers, slow."
-    )
+    steps: tuple[Step, ...] = Field(STEPS, description="What is done then, one after another.")
 
 
 class SshConnection(Value):

@@ -9,12 +9,14 @@ from pydantic import BaseModel, ValidationError
 
 from edgewright.errors import InputError
 from edgewright.strict_yaml import YamlError, parse_yaml
+from edgewright.value import ValueKind, fields_of, is_value_kind
 from edgewright_runtime.disk import read_plain
 
 __all__ = ["first_fault", "read_value", "validated"]
 
 V = TypeVar("V", bound=BaseModel)
-Kinds = tuple[type[BaseModel], ...]
+Kinds = tuple[ValueKind, ...]
+_UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}  # pydantic's words for it, of models and of dataclasses
 
 _MOST_BYTES = 1 << 20
 _MOST_SHOWN = 200  # characters of a value that is wrong
@@ -57,16 +59,16 @@ def validated(kind: type[V], content: Mapping[str, Any], where: str = "", *, err
         raise error(f"{where}{first_fault(e, kind)}") from e
 
 
-def first_fault(error: ValidationError, kind: type[BaseModel]) -> str:
+def first_fault(error: ValidationError, kind: ValueKind) -> str:
     """The first thing that pydantic found wrong with a value of ``kind``: the key, the value, what is allowed."""
     # A misspelt key is also a missing one: the misspelling says more.
-    fault = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    fault = min(error.errors(), key=lambda found: found["type"] not in _UNKNOWN)
     key = ".".join(str(part) for part in fault["loc"])
     if not key:  # two keys that contradict each other
         return fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
+    if fault["type"] in _UNKNOWN:
         *way, written = fault["loc"]
-        known = sorted({field for found in _at((kind,), way) for field in found.model_fields})
+        known = sorted({field for found in _at((kind,), way) for field in fields_of(found)})
         near = difflib.get_close_matches(str(written), known, n=1)
         return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(known)}")
     if fault["type"] == "missing":
@@ -88,17 +90,17 @@ def _at(kinds: Kinds, way: list[int | str]) -> Kinds:
     for part in way:
         if isinstance(part, int):
             continue
-        fields = [kind.model_fields[part] for kind in kinds if part in kind.model_fields]
+        fields = [known[part] for kind in kinds if part in (known := fields_of(kind))]
         if fields:
             kinds = tuple(inner for field in fields for inner in _models_in(field.annotation))
         else:  # a tag: of the kinds, the one that has it; or the user's own key of a dictionary of them
-            tagged = tuple(kind for kind in kinds if any(part == f.default for f in kind.model_fields.values()))
+            tagged = tuple(kind for kind in kinds if any(part == f.default for f in fields_of(kind).values()))
             kinds = tagged or kinds
     return kinds
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _models_in(annotation: Any) -> Iterator[ValueKind]:
+    if is_value_kind(annotation):
         yield annotation
     for inner in get_args(annotation):
         yield from _models_in(inner)

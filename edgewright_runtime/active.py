@@ -15,7 +15,7 @@ from edgewright_runtime.predictor import Predictor
 from edgewright_runtime.registry import Model, Registry
 from edgewright_runtime.settings import Settings
 from edgewright_runtime.telemetry import TelemetryRecord
-from edgewright_runtime.watch import Level, Limits, Watch
+from edgewright_runtime.watch import Level, Watch
 
 __all__ = ["Active", "Around"]
 
@@ -43,9 +43,9 @@ class Active:
             before_mb = resident_memory_mb()
             predictor = Predictor(folder, level.threads)
             release = around.installation.installed(model.release).release
-            policy = settings.policy
-            if release.monitoring.min_confidence is not None:
-                policy = replace(policy, threshold=release.monitoring.min_confidence)
+            plan, policy = settings.monitoring or release.monitoring, settings.policy
+            if plan.min_confidence is not None:
+                policy = replace(policy, threshold=plan.min_confidence)
             self.answers = OfflineModel(
                 Hybrid(predictor, model.release, cloud=settings.cloud, policy=policy, default=settings.default),
                 predictor.manifest,
@@ -59,7 +59,7 @@ class Active:
             )
             self.monitor = Monitor(
                 around.take,
-                release.monitoring,
+                plan,
                 device=around.installation.device_id(),
                 release=model.release,
                 bundle=release.bundle_digest,
@@ -67,6 +67,5 @@ class Active:
                 clock=around.clock,
                 steady=around.steady,
             )
-            limits = settings.limits or Limits.of(release.monitoring)
-            self.watch = Watch(limits, release.monitoring, predictor.manifest.calibration)
+            self.watch = Watch(plan, predictor.manifest.calibration)
             self.lease = lease.pop_all()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from edgewright_runtime.backends import Backend, load
 from edgewright_runtime.encoding import quantize
 from edgewright_runtime.errors import InputRejectedError
 from edgewright_runtime.manifest import Kernels
+from edgewright_runtime.wire import read, rule
 
 __all__ = [
     "BenchModel",
@@ -55,16 +56,16 @@ class BenchSpec:
     task: str
     models: tuple[BenchModel, ...]
     rows: str
-    threads: int = 1
+    threads: int = field(default=1, metadata=rule(ge=1))
     outputs: str = ""
     min_runs: int = 60
     min_rounds: int = 40
-    min_seconds: float = 1.0
-    epochs: int = 8
-    max_seconds: float = 5.0
-    precision: float = 0.006
-    limit_mb: float | None = None
-    cores: int | None = None
+    min_seconds: float = field(default=1.0, metadata=rule(ge=0))
+    epochs: int = field(default=8, metadata=rule(ge=1))
+    max_seconds: float = field(default=5.0, metadata=rule(ge=0))
+    precision: float = field(default=0.006, metadata=rule(ge=0))
+    limit_mb: Optional[float] = field(default=None, metadata=rule(ge=0))
+    cores: Optional[int] = field(default=None, metadata=rule(ge=1))
     cgroup: str = ""
     kernels: Kernels = field(default_factory=Kernels)
     seed: int = 0
@@ -79,18 +80,9 @@ def spec_of(content: Mapping[str, Any]) -> BenchSpec:
     """What `spec_json` wrote.
 
     Raises:
-        InputRejectedError: a key that is not known.
+        IntegrityError: an unknown or missing key, a wrong type or range.
     """
-    known = {f.name for f in fields(BenchSpec)}
-    unknown = sorted(set(content) - known)
-    if unknown:
-        raise InputRejectedError(f"unknown keys {unknown} in the bench specification; known: {sorted(known)}")
-    models = tuple(
-        BenchModel(m["path"], m["format"], tuple(m.get("input_names", ())), tuple(m.get("output_names", ())))
-        for m in content["models"]
-    )
-    kernels = Kernels(**content.get("kernels", {}))
-    return BenchSpec(**{**content, "models": models, "kernels": kernels})
+    return read(BenchSpec, content, "bench specification")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from edgewright_runtime.errors import IntegrityError, RefusedError, TransportError
 from edgewright_runtime.strict_json import Fields, parse_object
 from edgewright_runtime.web import opener
+from edgewright_runtime.wire import read
 
 __all__ = ["Breaker", "CloudAnswer", "CloudClient"]
 
@@ -115,12 +116,7 @@ class CloudClient:
             IntegrityError: an answer that is not what the protocol says.
         """
         f = self.post(_PREDICT, {"model": model, "row": row})
-        answer = CloudAnswer(
-            scores=f.items("scores", lambda v, where: Fields({"score": v}, where).number("score"), 100_000),
-            model=f.text("model"),
-            version=f.text("version"),
-        )
-        f.done()
+        answer = read(CloudAnswer, f.rest(), "the cloud's reply")
         if not answer.scores:
             self.breaker.failed()
             raise IntegrityError("the cloud's answer holds no scores")

@@ -412,7 +412,7 @@ class Device:
         pointer = self.installation.current_name()
         if self.settings.levels is None:
             current = self._current_model()
-            plan = self.installation.installed(current.release).release.monitoring
+            plan = self.settings.monitoring or self.installation.installed(current.release).release.monitoring
             models = [
                 model for model in self.registry.candidates() if model.fits(Constraints(runtimes=installed_runtimes()))
             ]

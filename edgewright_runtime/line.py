@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.wire import rule
 
 __all__ = ["PLATFORMS", "Line", "checked_channel", "checked_line", "checked_model", "checked_platform"]
 
@@ -15,31 +16,6 @@ _CHANNEL = re.compile(r"[a-z0-9_-]{1,64}")
 _LINE = re.compile(r"[a-z0-9_-]{1,64}(\.[a-z0-9_-]{1,64}){0,2}")
 _MAX_MODEL_BYTES = 200  # it names files, with endings
 _SLUG_CHARACTERS = 48
-
-
-@dataclass(frozen=True)
-class Line:
-    """A model's name, its platform and a channel.
-
-    >>> Line("churn", "edge_device", "stable").id
-    'churn.edge_device.stable'
-    """
-
-    model: str
-    platform: str
-    channel: str
-
-    @property
-    def id(self) -> str:
-        """The line's name in paths; models whose names cannot stand there are told apart by a digest."""
-        if not self.model:  # a release of schema version 1, which knew channels only
-            return self.channel
-        slug = re.sub(r"[^a-z0-9_-]+", "-", self.model.lower())[:_SLUG_CHARACTERS]
-        told_apart = "" if slug == self.model else f"-{hashlib.sha256(self.model.encode()).hexdigest()[:8]}"
-        return f"{slug}{told_apart}.{self.platform}.{self.channel}"
-
-    def __str__(self) -> str:
-        return f"'{self.model}' for {self.platform} on {self.channel}" if self.model else self.channel
 
 
 def checked_model(model: str) -> str:
@@ -72,3 +48,28 @@ def checked_line(line: str) -> str:
     if not _LINE.fullmatch(line):
         raise IntegrityError(f"line {line[:90]!r}: expected is MODEL.PLATFORM.CHANNEL")
     return line
+
+
+@dataclass(frozen=True)
+class Line:
+    """A model's name, its platform and a channel.
+
+    >>> Line("churn", "edge_device", "stable").id
+    'churn.edge_device.stable'
+    """
+
+    model: str = field(metadata=rule(form=checked_model))
+    platform: str = field(metadata=rule(form=checked_platform))
+    channel: str = field(metadata=rule(form=checked_channel))
+
+    @property
+    def id(self) -> str:
+        """The line's name in paths; models whose names cannot stand there are told apart by a digest."""
+        if not self.model:  # a release of schema version 1, which knew channels only
+            return self.channel
+        slug = re.sub(r"[^a-z0-9_-]+", "-", self.model.lower())[:_SLUG_CHARACTERS]
+        told_apart = "" if slug == self.model else f"-{hashlib.sha256(self.model.encode()).hexdigest()[:8]}"
+        return f"{slug}{told_apart}.{self.platform}.{self.channel}"
+
+    def __str__(self) -> str:
+        return f"'{self.model}' for {self.platform} on {self.channel}" if self.model else self.channel

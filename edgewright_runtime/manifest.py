@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Optional
 
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.monitoring import Monitoring, parse_monitoring
-from edgewright_runtime.preprocessing import Column, Preprocessing, Words, parse_preprocessing
-from edgewright_runtime.strict_json import Fields, canonical_json, parse_object, text_item
+from edgewright_runtime.line import PLATFORMS
+from edgewright_runtime.monitoring import Monitoring
+from edgewright_runtime.preprocessing import Column, Preprocessing, Words
+from edgewright_runtime.strict_json import canonical_json, parse_object
+from edgewright_runtime.wire import read, rule
 
 __all__ = [
     "CONFIDENCE_BINS",
@@ -44,7 +46,6 @@ CONFIDENCE_BINS = 10
 _MAX_FILES = 10_000
 _MAX_RANK = 8
 _MAX_DIMENSION = 1 << 31
-_PLATFORMS = ("ios", "android", "edge_device")
 _INSTRUCTION_SETS = ("arm64", "armv7", "x86_64")
 _FORMATS = ("tflite", "mlpackage", "onnx")
 _PRECISIONS = ("float32", "float16", "int8", "dynamic_int8", "int4")
@@ -61,35 +62,46 @@ class TensorSpec:
     """
 
     name: str
-    shape: tuple[int, ...]
-    dtype: str
-    scale: float | None = None
-    zero_point: int | None = None
+    shape: tuple[int, ...] = field(metadata=rule(max_length=_MAX_RANK, items=rule(ge=-1, le=_MAX_DIMENSION)))
+    dtype: str = field(metadata=rule(allowed=_DTYPES))
+    scale: Optional[float] = field(default=None, metadata=rule(ge=0))
+    zero_point: Optional[int] = field(default=None, metadata=rule(ge=-(1 << 31), le=1 << 31))
+
+    def check(self, what: str) -> None:
+        """Raise `IntegrityError` where it is half quantized."""
+        if (self.scale is None) != (self.zero_point is None) or self.scale == 0:
+            raise IntegrityError(f"{what}: scale and zero point stand together, and the scale is above zero")
 
 
 @dataclass(frozen=True)
 class FileEntry:
     """One file of the bundle: its path below the bundle's folder, its length and its SHA-256."""
 
-    path: str
+    path: str = field(metadata=rule(form="path"))
     bytes: int
-    sha256: str
+    sha256: str = field(metadata=rule(form="sha256"))
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Which arithmetic kernels run the model; None is the inference runtime's own choice.
+    """Which arithmetic kernels run the model on the device; left out, the inference runtime's own choice.
 
-    ``xnnpack``: LiteRT's XNNPACK delegate, or ONNX Runtime's provider where its build has one. ``kleidiai``: ONNX
-    Runtime's KleidiAI kernels for Arm, where its build has them. ``bfloat16``: its matrix products in bfloat16 on Arm
-    cores that have it: faster, less exact. ``int8``: its 8-bit kernels; without them it computes in float32 what the
-    rounded numbers of an int8 file say, exactly and slowly.
+    ``bfloat16`` is of Arm cores that have it. Without ``int8`` ONNX Runtime computes in float32 what the rounded
+    numbers of an int8 file say, exactly and slowly.
     """
 
-    xnnpack: bool | None = None
-    kleidiai: bool | None = None
-    bfloat16: bool | None = None
-    int8: bool | None = None
+    xnnpack: Optional[bool] = field(
+        default=None, metadata=rule("LiteRT's XNNPACK delegate; ONNX Runtime's, where its build has it.")
+    )
+    kleidiai: Optional[bool] = field(default=None, metadata=rule("ONNX Runtime's KleidiAI kernels for Arm."))
+    bfloat16: Optional[bool] = field(
+        default=None,
+        metadata=rule("ONNX Runtime's bfloat16 matrix products on Arm cores that have them: faster, less exact."),
+    )
+    int8: Optional[bool] = field(
+        default=None,
+        metadata=rule("ONNX Runtime's 8-bit kernels; false: float32 from an int8 file's rounded numbers, slow."),
+    )
 
 
 @dataclass(frozen=True)
@@ -101,9 +113,9 @@ class Processor:
     without VNNI answers otherwise.
     """
 
-    instruction_set: str
+    instruction_set: str = field(metadata=rule(allowed=_INSTRUCTION_SETS))
     dot_products: bool
-    largest_pair_sum: int
+    largest_pair_sum: int = field(metadata=rule(le=1 << 31))
 
 
 @dataclass(frozen=True)
@@ -116,10 +128,10 @@ class RuntimeNeed:
 
     name: str
     minimum_version: str
-    accelerator: str | None = None
-    threads: int = 1
+    accelerator: Optional[str] = None
+    threads: int = field(default=1, metadata=rule(ge=1, le=1024))
     kernels: Kernels = Kernels()
-    processor: Processor | None = None
+    processor: Optional[Processor] = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,7 @@ class Scores:
     """
 
     output: str
-    kind: str
+    kind: str = field(metadata=rule(allowed=("probabilities", "logits", "classes", "values")))
 
 
 @dataclass(frozen=True)
@@ -143,9 +155,11 @@ class Calibration:
     reference that drift in the field is measured against.
     """
 
-    temperature: float
-    histogram: tuple[float, ...]
-    rows: int
+    temperature: float = field(metadata=rule(ge=1e-3, le=1e3))
+    histogram: tuple[float, ...] = field(
+        metadata=rule(min_length=CONFIDENCE_BINS, max_length=CONFIDENCE_BINS, items=rule(ge=0, le=1))
+    )
+    rows: int = field(metadata=rule(ge=1))
 
 
 @dataclass(frozen=True)
@@ -156,8 +170,8 @@ class Golden:
     instruction sets round differently. ``made_by`` names what computed the outputs.
     """
 
-    path: str
-    rows: int
+    path: str = field(metadata=rule(form="path"))
+    rows: int = field(metadata=rule(ge=1, le=10_000))
     tolerance: Mapping[str, float]
     made_by: str
 
@@ -167,17 +181,17 @@ class Figures:
     """What validation measured of this model on ``target``; None where nothing was measured."""
 
     target: str
-    metric: str | None = None
-    accuracy: float | None = None
-    accuracy_low: float | None = None
-    accuracy_high: float | None = None
-    accuracy_rows: int | None = None
-    source_accuracy: float | None = None
-    latency_p50_ms: float | None = None
-    latency_p95_ms: float | None = None
-    latency_p99_ms: float | None = None
-    load_ms: float | None = None
-    added_memory_mb: float | None = None
+    metric: Optional[str] = None
+    accuracy: Optional[float] = None
+    accuracy_low: Optional[float] = None
+    accuracy_high: Optional[float] = None
+    accuracy_rows: Optional[int] = None
+    source_accuracy: Optional[float] = None
+    latency_p50_ms: Optional[float] = None
+    latency_p95_ms: Optional[float] = None
+    latency_p99_ms: Optional[float] = None
+    load_ms: Optional[float] = None
+    added_memory_mb: Optional[float] = None
     size_bytes: int = 0
     download_bytes: int = 0
 
@@ -186,21 +200,21 @@ class Figures:
 class Limits:
     """The budget that the model was validated against; None sets no limit."""
 
-    max_latency_ms: float | None = None
-    max_memory_mb: float | None = None
-    max_size_mb: float | None = None
-    max_accuracy_drop_percent: float | None = None
-    max_class_drop_percent: float | None = None
+    max_latency_ms: Optional[float] = field(default=None, metadata=rule(ge=0))
+    max_memory_mb: Optional[float] = field(default=None, metadata=rule(ge=0))
+    max_size_mb: Optional[float] = field(default=None, metadata=rule(ge=0))
+    max_accuracy_drop_percent: Optional[float] = field(default=None, metadata=rule(ge=0))
+    max_class_drop_percent: Optional[float] = field(default=None, metadata=rule(ge=0))
 
 
 @dataclass(frozen=True)
 class Lineage:
     """SHA-256 of what the model was made of."""
 
-    source: str
-    imported: str
-    dataset: str
-    model: str
+    source: str = field(metadata=rule(form="sha256"))
+    imported: str = field(metadata=rule(form="sha256"))
+    dataset: str = field(metadata=rule(form="sha256"))
+    model: str = field(metadata=rule(form="sha256"))
 
 
 @dataclass(frozen=True)
@@ -208,26 +222,26 @@ class Manifest:
     """A bundle's description; `from_json` accepts nothing that this class does not name."""
 
     name: str
-    platform: str
-    format: str
-    precision: str
-    model: str
-    files: tuple[FileEntry, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    platform: str = field(metadata=rule(allowed=PLATFORMS))
+    format: str = field(metadata=rule(allowed=_FORMATS))
+    precision: str = field(metadata=rule(allowed=_PRECISIONS))
+    model: str = field(metadata=rule(form="path"))
+    files: tuple[FileEntry, ...] = field(metadata=rule(max_length=_MAX_FILES))
+    inputs: tuple[TensorSpec, ...] = field(metadata=rule(max_length=1000))
+    outputs: tuple[TensorSpec, ...] = field(metadata=rule(max_length=1000))
     preprocessing: Preprocessing
-    task: str
+    task: str = field(metadata=rule(allowed=_TASKS))
     labels: tuple[str, ...]
     scores: Scores
     runtime: RuntimeNeed
     golden: Golden
-    calibration: Calibration | None
+    calibration: Optional[Calibration]
     measurements: Figures
     budget: Limits
     lineage: Lineage
     monitoring: Monitoring
     schema_version: int = SCHEMA_VERSION
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=(), metadata=rule(max_length=1000))
 
     def to_json(self) -> bytes:
         """The manifest's bytes; the same for equal manifests."""
@@ -241,176 +255,34 @@ class Manifest:
             IntegrityError: another schema version, an unknown or missing key, a wrong type or range, a path that
                 leads out of the bundle, or a reference to a file, output or shape that is not there.
         """
-        return _manifest(parse_object(content, "manifest"))
+        fields = parse_object(content, "manifest")
+        version = fields.whole("schema_version")
+        if version != SCHEMA_VERSION:
+            raise IntegrityError(
+                f"manifest: schema version {version}, this runtime reads {SCHEMA_VERSION}; update edgewright-runtime"
+            )
+        return read(Manifest, {**fields.rest(), "schema_version": version}, "manifest")
+
+    def check(self, what: str) -> None:
+        """Raise `IntegrityError` where it refers to a file, output or shape that is not there."""
+        _check_files(self, what)
+        outputs = {spec.name for spec in self.outputs}
+        if self.scores.output not in outputs or set(self.golden.tolerance) != outputs:
+            raise IntegrityError(f"{what}: scores or golden vectors name other outputs than {sorted(outputs)}")
+        width = self.preprocessing.width
+        if self.preprocessing.columns and (len(self.inputs) != 1 or self.inputs[0].shape[-1:] != (width,)):
+            raise IntegrityError(f"{what}: columns of {width} features do not fit the inputs' shapes")
 
 
-def _manifest(f: Fields) -> Manifest:
-    version = f.whole("schema_version")
-    if version != SCHEMA_VERSION:
-        raise IntegrityError(
-            f"manifest: schema version {version}, this runtime reads {SCHEMA_VERSION}; update edgewright-runtime"
-        )
-    manifest = Manifest(
-        name=f.text("name"),
-        platform=f.text("platform", _PLATFORMS),
-        format=f.text("format", _FORMATS),
-        precision=f.text("precision", _PRECISIONS),
-        model=f.path("model"),
-        files=f.items("files", _file, _MAX_FILES),
-        inputs=f.items("inputs", _tensor, 1000),
-        outputs=f.items("outputs", _tensor, 1000),
-        preprocessing=parse_preprocessing(f.object("preprocessing")),
-        task=f.text("task", _TASKS),
-        labels=f.items("labels", text_item),
-        scores=_scores(f.object("scores")),
-        runtime=_runtime(f.object("runtime")),
-        golden=_golden(f.object("golden")),
-        calibration=f.maybe("calibration", lambda key: _calibration(f.object(key))),
-        measurements=_figures(f.object("measurements")),
-        budget=_limits(f.object("budget")),
-        lineage=_lineage(f.object("lineage")),
-        monitoring=parse_monitoring(f.object("monitoring")),
-        notes=f.items("notes", text_item, 1000),
-    )
-    f.done()
-    _check_references(manifest)
-    return manifest
-
-
-def _check_references(manifest: Manifest) -> None:
+def _check_files(manifest: Manifest, what: str) -> None:
     paths = [entry.path for entry in manifest.files]
     folded = {path.casefold() for path in paths}
     if len(folded) != len(paths):
-        raise IntegrityError("manifest: a file is listed twice")
+        raise IntegrityError(f"{what}: a file is listed twice")
     folders = {"/".join(parts[:i]) for parts in (p.split("/") for p in folded) for i in range(1, len(parts))}
     if folders & folded or MANIFEST_NAME in folded:
-        raise IntegrityError("manifest: a listed file stands where a folder or the manifest itself is")
+        raise IntegrityError(f"{what}: a listed file stands where a folder or the manifest itself is")
     if not any(p == manifest.model or p.startswith(manifest.model + "/") for p in paths):
-        raise IntegrityError(f"manifest: the model '{manifest.model}' is not among the files")
+        raise IntegrityError(f"{what}: the model '{manifest.model}' is not among the files")
     if manifest.golden.path not in paths:
-        raise IntegrityError(f"manifest: the golden vectors '{manifest.golden.path}' are not among the files")
-    outputs = {spec.name for spec in manifest.outputs}
-    if manifest.scores.output not in outputs or set(manifest.golden.tolerance) != outputs:
-        raise IntegrityError(f"manifest: scores or golden vectors name other outputs than {sorted(outputs)}")
-    width = manifest.preprocessing.width
-    if manifest.preprocessing.columns and (len(manifest.inputs) != 1 or manifest.inputs[0].shape[-1:] != (width,)):
-        raise IntegrityError(f"manifest: columns of {width} features do not fit the inputs' shapes")
-
-
-def _file(value: Any, where: str) -> FileEntry:
-    f = Fields(value, where)
-    entry = FileEntry(f.path("path"), f.whole("bytes"), f.sha256("sha256"))
-    f.done()
-    return entry
-
-
-def _tensor(value: Any, where: str) -> TensorSpec:
-    f = Fields(value, where)
-    spec = TensorSpec(
-        name=f.text("name"),
-        shape=f.items("shape", _dimension, _MAX_RANK),
-        dtype=f.text("dtype", _DTYPES),
-        scale=f.maybe("scale", lambda key: f.number(key, low=0)),
-        zero_point=f.maybe("zero_point", lambda key: f.whole(key, -(1 << 31), 1 << 31)),
-    )
-    f.done()
-    if (spec.scale is None) != (spec.zero_point is None) or spec.scale == 0:
-        raise IntegrityError(f"{where}: scale and zero point stand together, and the scale is above zero")
-    return spec
-
-
-def _dimension(value: Any, where: str) -> int:
-    return Fields({"dimension": value}, where).whole("dimension", -1, _MAX_DIMENSION)
-
-
-def _scores(f: Fields) -> Scores:
-    found = Scores(f.text("output"), f.text("kind", ("probabilities", "logits", "classes", "values")))
-    f.done()
-    return found
-
-
-def _runtime(f: Fields) -> RuntimeNeed:
-    found = RuntimeNeed(
-        name=f.text("name"),
-        minimum_version=f.text("minimum_version"),
-        accelerator=f.maybe("accelerator", f.text),
-        threads=f.whole("threads", 1, 1024),
-        kernels=_kernels(f.object("kernels")),
-        processor=f.maybe("processor", lambda key: _processor(f.object(key))),
-    )
-    f.done()
-    return found
-
-
-def _kernels(f: Fields) -> Kernels:
-    found = Kernels(**{key: f.maybe(key, f.flag) for key in ("xnnpack", "kleidiai", "bfloat16", "int8")})
-    f.done()
-    return found
-
-
-def _processor(f: Fields) -> Processor:
-    found = Processor(
-        instruction_set=f.text("instruction_set", _INSTRUCTION_SETS),
-        dot_products=f.flag("dot_products"),
-        largest_pair_sum=f.whole("largest_pair_sum", 0, 1 << 31),
-    )
-    f.done()
-    return found
-
-
-def _golden(f: Fields) -> Golden:
-    found = Golden(f.path("path"), f.whole("rows", 1, 10_000), f.numbers_by_name("tolerance"), f.text("made_by"))
-    f.done()
-    return found
-
-
-def _calibration(f: Fields) -> Calibration:
-    found = Calibration(
-        temperature=f.number("temperature", 1e-3, 1e3),
-        histogram=f.items("histogram", _share, CONFIDENCE_BINS),
-        rows=f.whole("rows", 1),
-    )
-    f.done()
-    if len(found.histogram) != CONFIDENCE_BINS:
-        raise IntegrityError(
-            f"manifest: the confidence histogram has {len(found.histogram)} bins, not {CONFIDENCE_BINS}"
-        )
-    return found
-
-
-def _share(value: Any, where: str) -> float:
-    return Fields({"share": value}, where).number("share", 0, 1)
-
-
-def _figures(f: Fields) -> Figures:
-    found = Figures(
-        target=f.text("target"),
-        metric=f.maybe("metric", f.text),
-        accuracy_rows=f.maybe("accuracy_rows", f.whole),
-        size_bytes=f.whole("size_bytes"),
-        download_bytes=f.whole("download_bytes"),
-        **{
-            key: f.maybe(key, f.number)
-            for key in (
-                "accuracy", "accuracy_low", "accuracy_high", "source_accuracy",
-                "latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "load_ms", "added_memory_mb",
-            )
-        },
-    )  # fmt: skip
-    f.done()
-    return found
-
-
-def _limits(f: Fields) -> Limits:
-    keys = (
-        "max_latency_ms", "max_memory_mb", "max_size_mb", "max_accuracy_drop_percent", "max_class_drop_percent",
-    )  # fmt: skip
-    found = Limits(**{key: f.maybe(key, lambda k: f.number(k, low=0)) for key in keys})
-    f.done()
-    return found
-
-
-def _lineage(f: Fields) -> Lineage:
-    found = Lineage(f.sha256("source"), f.sha256("imported"), f.sha256("dataset"), f.sha256("model"))
-    f.done()
-    return found
+        raise IntegrityError(f"{what}: the golden vectors '{manifest.golden.path}' are not among the files")

@@ -2,61 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Literal, Optional, get_args
 
-from edgewright_runtime.strict_json import Fields
+from edgewright_runtime.wire import rule
 
-__all__ = ["STEPS", "Monitoring", "parse_monitoring"]
+__all__ = ["STEPS", "Monitoring", "MonitoringLimits", "Step"]
 
-STEPS = ("fewer_threads", "cheaper_model", "longer_interval")
+Step = Literal["fewer_threads", "cheaper_model", "longer_interval"]
+STEPS: tuple[Step, ...] = get_args(Step)
 
 
 @dataclass(frozen=True)
-class Monitoring:
-    """What the device records, what counts as an issue (None sets no limit), and what it does under strain.
+class MonitoringLimits:
+    """What the device records, and what counts as an issue; None sets no limit.
 
-    ``min_confidence`` is below which the cloud is asked, None leaves that to the device's own settings. ``steps`` are
-    taken one after another while it is too hot or the battery too low (see `STEPS`), and back.
+    ``min_confidence`` is below which the cloud is asked, None leaves that to the device's own settings.
     """
 
-    enable_performance_tracking: bool = True
-    enable_accuracy_monitoring: bool = True
-    window_s: int = 300
-    max_latency_p95_ms: float | None = None
-    max_memory_mb: float | None = None
-    min_accuracy: float | None = None
-    max_error_share: float | None = 0.05
-    max_fallback_share: float | None = 0.5
-    max_drift: float | None = 0.25
-    max_cpu_percent: float | None = 90.0
-    max_temperature_c: float | None = None
-    min_battery_percent: float | None = None
-    min_confidence: float | None = None
-    steps: tuple[str, ...] = STEPS
-
-
-def parse_monitoring(f: Fields) -> Monitoring:
-    """A monitoring plan, as a manifest or a release holds it."""
-    found = Monitoring(
-        enable_performance_tracking=f.flag("enable_performance_tracking"),
-        enable_accuracy_monitoring=f.flag("enable_accuracy_monitoring"),
-        window_s=f.whole("window_s", 1, 365 * 86_400),
-        max_latency_p95_ms=f.maybe("max_latency_p95_ms", f.number),
-        max_memory_mb=f.maybe("max_memory_mb", f.number),
-        min_accuracy=f.maybe("min_accuracy", f.number),
-        max_error_share=f.maybe("max_error_share", lambda key: f.number(key, 0, 1)),
-        max_fallback_share=f.maybe("max_fallback_share", lambda key: f.number(key, 0, 1)),
-        max_drift=f.maybe("max_drift", lambda key: f.number(key, 0)),
-        max_cpu_percent=f.maybe("max_cpu_percent", lambda key: f.number(key, 0, 100)),
-        max_temperature_c=f.maybe("max_temperature_c", f.number),
-        min_battery_percent=f.maybe("min_battery_percent", lambda key: f.number(key, 0, 100)),
-        min_confidence=f.maybe("min_confidence", lambda key: f.number(key, 0, 1)),
-        steps=f.items("steps", _step, len(STEPS)),
+    enable_performance_tracking: bool = field(default=True, metadata=rule("Record latency and memory on the device."))
+    enable_accuracy_monitoring: bool = field(default=True, metadata=rule("Record right and wrong answers, if known."))
+    window_s: int = field(default=300, metadata=rule("Length of a window, seconds.", ge=1, le=365 * 86_400))
+    max_latency_p95_ms: Optional[float] = field(
+        default=None, metadata=rule("Limit of a window's p95 latency, ms.", gt=0)
     )
-    f.done()
-    return found
+    max_memory_mb: Optional[float] = field(default=None, metadata=rule("Limit of the memory the model adds, MB.", gt=0))
+    min_accuracy: Optional[float] = field(
+        default=None, metadata=rule("Least share (0-1) of right answers.", ge=0, le=1)
+    )
+    max_error_share: Optional[float] = field(
+        default=0.05, metadata=rule("Share (0-1) of predictions that may fail.", ge=0, le=1)
+    )
+    max_fallback_share: Optional[float] = field(
+        default=0.5, metadata=rule("Share (0-1) that may miss the cloud.", ge=0, le=1)
+    )
+    max_drift: Optional[float] = field(
+        default=0.25, metadata=rule("Limit of the confidence's PSI against validation.", gt=0)
+    )
+    max_cpu_percent: Optional[float] = field(
+        default=90.0, metadata=rule("Limit of the device's processor load, %.", gt=0, le=100)
+    )
+    max_temperature_c: Optional[float] = field(
+        default=None, metadata=rule("Limit of the hottest sensor, degrees Celsius.", gt=0)
+    )
+    min_battery_percent: Optional[float] = field(
+        default=None, metadata=rule("Battery below which to do less, %.", ge=0, le=100)
+    )
+    min_confidence: Optional[float] = field(
+        default=None, metadata=rule("Confidence (0-1) below which the cloud is asked.", ge=0, le=1)
+    )
 
 
-def _step(value: Any, where: str) -> str:
-    return Fields({"step": value}, where).text("step", STEPS)
+@dataclass(frozen=True)
+class Monitoring(MonitoringLimits):
+    """The plan as it travels: the limits, and what the device does under strain.
+
+    ``steps`` are taken one after another while it is too hot or the battery too low, and back.
+    """
+
+    steps: tuple[Step, ...] = field(default=STEPS, metadata=rule("What is done then.", max_length=len(STEPS)))

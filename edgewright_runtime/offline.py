@@ -8,9 +8,9 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from edgewright_runtime.cache import AnswerCache, feeds_key
 from edgewright_runtime.disk import kept_once
@@ -20,7 +20,7 @@ from edgewright_runtime.hybrid import Answer, Hybrid
 from edgewright_runtime.line import checked_line
 from edgewright_runtime.manifest import Manifest
 from edgewright_runtime.outbox import Outbox, OutboxError, Record
-from edgewright_runtime.strict_json import Fields
+from edgewright_runtime.wire import read, rule
 
 if TYPE_CHECKING:
     from edgewright_runtime.cloud import CloudClient
@@ -50,8 +50,8 @@ class Privacy:
 class Offer:
     """A release that the cloud says is current; the updater decides and checks for itself."""
 
-    line: str
-    version: int
+    line: str = field(metadata=rule(form=checked_line))
+    version: int = field(metadata=rule(ge=1))
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,12 @@ def sync(outbox: Outbox, cloud: CloudClient, status: Mapping[str, Any], most_bat
         if not batch and number:
             return Synced(sent, number, offer)
         fields = cloud.post("/v1/sync", {"status": dict(status), "records": [_as_json(record) for record in batch]})
-        confirmed, offer = _confirmation(fields, {record.key for record in batch})
+        reply = read(_Confirmation, fields.rest(), "the cloud's reply")
+        confirmed, offer = set(reply.confirmed), reply.offer
+        if confirmed != {record.key for record in batch}:
+            raise IntegrityError(
+                f"the cloud confirmed {len(confirmed)} records, {len(batch)} were sent: nothing is removed"
+            )
         outbox.acknowledge(sorted(confirmed))
         sent += len(confirmed)
         if not batch:
@@ -167,21 +172,12 @@ def _as_json(record: Record) -> dict[str, Any]:
     return {"key": record.key, "body": json.loads(record.body)}
 
 
-def _confirmation(f: Fields, asked: set[str]) -> tuple[set[str], Offer | None]:
-    confirmed = set(f.items("confirmed", lambda v, where: Fields({"key": v}, where).text("key")))
-    offer = f.maybe("offer", lambda key: _offer(f.object(key)))
-    f.done()
-    if confirmed != asked:
-        raise IntegrityError(
-            f"the cloud confirmed {len(confirmed)} records, {len(asked)} were sent: nothing is removed"
-        )
-    return confirmed, offer
+@dataclass(frozen=True)
+class _Confirmation:
+    """The cloud's reply: the keys of the records that it has now, and what it offers."""
 
-
-def _offer(f: Fields) -> Offer:
-    found = Offer(checked_line(f.text("line")), f.whole("version", 1))
-    f.done()
-    return found
+    confirmed: tuple[str, ...]
+    offer: Optional[Offer]
 
 
 def _hash_key(path: Path) -> bytes:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Optional
 
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.strict_json import Fields, text_item
+from edgewright_runtime.wire import rule
 
-__all__ = ["Column", "Preprocessing", "Words", "parse_preprocessing"]
+__all__ = ["Column", "Preprocessing", "Words"]
+
+
+def _expression(pattern: str) -> str:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as e:
+        raise IntegrityError(f"manifest: the token pattern {pattern[:80]!r} is not a regular expression: {e}") from e
+    if compiled.groups > 1:
+        raise IntegrityError(f"manifest: the token pattern {pattern[:80]!r} has {compiled.groups} groups, at most one")
+    return pattern
 
 
 @dataclass(frozen=True)
@@ -23,13 +33,18 @@ class Words:
     ``binary``: a term counts once, however often it stands in the text.
     """
 
-    analyzer: str
+    analyzer: str = field(metadata=rule(allowed=("word", "char", "char_wb")))
     lowercase: bool
-    strip_accents: str
-    pattern: str
-    ngrams: tuple[int, int]
+    strip_accents: str = field(metadata=rule(allowed=("", "ascii", "unicode")))
+    pattern: str = field(metadata=rule(form=_expression))
+    ngrams: tuple[int, int] = field(metadata=rule(items=rule(ge=1, le=100), holds="a least and a greatest length"))
     stop_words: tuple[str, ...] = ()
     binary: bool = False
+
+    def check(self, what: str) -> None:
+        """Raise `IntegrityError` where no term has an allowed length."""
+        if self.ngrams[0] > self.ngrams[1]:
+            raise IntegrityError(f"{what}: ngrams {list(self.ngrams)}; a least and a greatest length are needed")
 
 
 @dataclass(frozen=True)
@@ -44,14 +59,23 @@ class Column:
     """
 
     name: str
-    kind: str  # "number", "category" or "text"
-    vocabulary: tuple[tuple[str, int], ...] = ()
+    kind: str = field(metadata=rule(allowed=("number", "category", "text")))
+    vocabulary: tuple[tuple[str, int], ...] = field(
+        default=(), metadata=rule(items=rule(items=(rule(), rule(ge=-1)), holds="a value and a code"))
+    )
     optional: bool = False
     known_only: bool = False
-    unknown: int = -1
-    missing: int = -1
-    missing_texts: tuple[str, ...] = ()
-    words: Words | None = None
+    unknown: int = field(default=-1, metadata=rule(ge=-1))
+    missing: int = field(default=-1, metadata=rule(ge=-1))
+    missing_texts: tuple[str, ...] = field(default=(), metadata=rule(max_length=1000))
+    words: Optional[Words] = None
+
+    def check(self, what: str) -> None:
+        """Raise `IntegrityError` where kind, words and vocabulary contradict each other."""
+        if (self.kind == "text") != (self.words is not None):
+            raise IntegrityError(f"{what}: a text, and nothing else, needs to know how it is cut into terms")
+        if self.kind == "text" and {code for _, code in self.vocabulary} != set(range(self.width)):
+            raise IntegrityError(f"{what}: the terms of a text are numbered from 0 without a gap")
 
     @cached_property
     def codes(self) -> Mapping[str, int]:
@@ -73,91 +97,12 @@ class Preprocessing:
     input's shape.
     """
 
-    columns: tuple[Column, ...] = ()
+    columns: tuple[Column, ...] = field(default=(), metadata=rule(max_length=10_000))
     scale: float = 1.0
     mean: float = 0.0
-    missing: tuple[str, ...] = ("",)
+    missing: tuple[str, ...] = field(default=("",), metadata=rule(max_length=1000))
 
     @property
     def width(self) -> int:
         """How many features a table row becomes."""
         return sum(column.width for column in self.columns)
-
-
-def parse_preprocessing(f: Fields) -> Preprocessing:
-    """What a manifest says of its model's raw inputs.
-
-    Raises:
-        IntegrityError: an unknown or missing key, a wrong type or range.
-    """
-    found = Preprocessing(
-        columns=f.items("columns", _column, 10_000),
-        scale=f.number("scale"),
-        mean=f.number("mean"),
-        missing=f.items("missing", text_item, 1000),
-    )
-    f.done()
-    return found
-
-
-def _column(value: Any, where: str) -> Column:
-    f = Fields(value, where)
-    column = Column(
-        name=f.text("name"),
-        kind=f.text("kind", ("number", "category", "text")),
-        vocabulary=f.items("vocabulary", _word),
-        optional=f.flag("optional"),
-        known_only=f.flag("known_only"),
-        unknown=f.whole("unknown", -1),
-        missing=f.whole("missing", -1),
-        missing_texts=f.items("missing_texts", text_item, 1000),
-        words=f.maybe("words", lambda key: _words(f.object(key))),
-    )
-    f.done()
-    if (column.kind == "text") != (column.words is not None):
-        raise IntegrityError(f"{where}: a text, and nothing else, needs to know how it is cut into terms")
-    if column.kind == "text" and {code for _, code in column.vocabulary} != set(range(column.width)):
-        raise IntegrityError(f"{where}: the terms of a text are numbered from 0 without a gap")
-    return column
-
-
-def _words(f: Fields) -> Words:
-    words = Words(
-        analyzer=f.text("analyzer", ("word", "char", "char_wb")),
-        lowercase=f.flag("lowercase"),
-        strip_accents=f.text("strip_accents", ("", "ascii", "unicode")),
-        pattern=_expression(f.text("pattern")),
-        ngrams=_lengths(f),
-        stop_words=f.items("stop_words", text_item),
-        binary=f.flag("binary"),
-    )
-    f.done()
-    return words
-
-
-def _lengths(f: Fields) -> tuple[int, int]:
-    found = f.items("ngrams", _length, 2)
-    if len(found) != 2 or found[0] > found[1]:
-        raise IntegrityError(f"manifest: ngrams {list(found)}; a least and a greatest length are needed")
-    return found[0], found[1]
-
-
-def _length(value: Any, where: str) -> int:
-    return Fields({"length": value}, where).whole("length", 1, 100)
-
-
-def _expression(pattern: str) -> str:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as e:
-        raise IntegrityError(f"manifest: the token pattern {pattern[:80]!r} is not a regular expression: {e}") from e
-    if compiled.groups > 1:
-        raise IntegrityError(f"manifest: the token pattern {pattern[:80]!r} has {compiled.groups} groups, at most one")
-    return pattern
-
-
-def _word(value: Any, where: str) -> tuple[str, int]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise IntegrityError(f"{where}: expected a pair of value and code")
-    f = Fields({"value": value[0], "code": value[1]}, where)
-    return f.text("value"), f.whole("code", -1)

@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Optional
 
 from edgewright_runtime.errors import IntegrityError, RollbackError
 from edgewright_runtime.line import Line, checked_channel, checked_line, checked_model, checked_platform
 from edgewright_runtime.manifest import MANIFEST_NAME, Manifest
-from edgewright_runtime.monitoring import Monitoring, parse_monitoring
-from edgewright_runtime.strict_json import MAX_DOCUMENT_BYTES, Fields, canonical_json, parse_object
+from edgewright_runtime.monitoring import Monitoring
+from edgewright_runtime.strict_json import MAX_DOCUMENT_BYTES, Fields, canonical_json, fault, parse_object
+from edgewright_runtime.wire import read, rule
 
 __all__ = [
     "LINES_PATH",
@@ -45,20 +46,22 @@ __all__ = [
 LINES_PATH = "lines.json"
 MAX_INDEX_BYTES = 64 << 10
 _SCHEMA_VERSION = 2
+_SINCE_SCHEMA_2 = {"model": "", "platform": ""}  # and what an older release has in their place
 _MAX_VERSION = 1 << 40
 _MAX_FILE_BYTES = 16 << 30
 _MAX_LINES = 10_000
+_MAX_SIGNATURES = 100
 
 
 @dataclass(frozen=True)
 class Blob:
     """A file of a bundle as it travels: ``blob`` and ``blob_bytes`` are of the compressed form."""
 
-    path: str
-    bytes: int
-    sha256: str
-    blob: str
-    blob_bytes: int
+    path: str = field(metadata=rule(form="path"))
+    bytes: int = field(metadata=rule(le=_MAX_FILE_BYTES))
+    sha256: str = field(metadata=rule(form="sha256"))
+    blob: str = field(metadata=rule(form="sha256"))
+    blob_bytes: int = field(metadata=rule(le=_MAX_FILE_BYTES))
 
     @property
     def name(self) -> str:
@@ -71,9 +74,9 @@ class ChannelIndex:
     """The current version of a line, with length and digest of its release document."""
 
     line: str
-    version: int
+    version: int = field(metadata=rule(ge=1, le=_MAX_VERSION))
     release_bytes: int
-    release_sha256: str
+    release_sha256: str = field(metadata=rule(form="sha256"))
 
     def to_json(self) -> bytes:
         """The document's bytes."""
@@ -84,12 +87,12 @@ class ChannelIndex:
 class FileDelta:
     """A file of the release made out of one that the device has; its result is the file that the release lists."""
 
-    path: str
-    base_path: str
-    base_sha256: str
+    path: str = field(metadata=rule(form="path"))
+    base_path: str = field(metadata=rule(form="path"))
+    base_sha256: str = field(metadata=rule(form="sha256"))
     codec: str
-    blob: str
-    blob_bytes: int
+    blob: str = field(metadata=rule(form="sha256"))
+    blob_bytes: int = field(metadata=rule(le=_MAX_FILE_BYTES))
 
     @property
     def name(self) -> str:
@@ -105,9 +108,9 @@ class Patch:
     ``hyperparameter_update`` (the model file stays: thresholds, preprocessing, limits).
     """
 
-    base: str
-    kind: str
-    files: tuple[FileDelta, ...]
+    base: str = field(metadata=rule(form="sha256"))
+    kind: str = field(metadata=rule(allowed=("weight_update", "layer_addition", "hyperparameter_update")))
+    files: tuple[FileDelta, ...] = field(metadata=rule(max_length=10_000))
 
 
 @dataclass(frozen=True)
@@ -119,16 +122,16 @@ class ReleaseDocument:
 
     model: str
     platform: str
-    channel: str
-    version: int
-    previous_version: int | None
-    content_of: int | None
-    cohort_percent: int
-    bundle_digest: str
+    channel: str = field(metadata=rule(form=checked_channel))
+    version: int = field(metadata=rule(ge=1, le=_MAX_VERSION))
+    previous_version: Optional[int] = field(metadata=rule(ge=1, le=_MAX_VERSION))
+    content_of: Optional[int] = field(metadata=rule(ge=1, le=_MAX_VERSION))
+    cohort_percent: int = field(metadata=rule(le=100))
+    bundle_digest: str = field(metadata=rule(form="sha256"))
     manifest: Blob
-    files: tuple[Blob, ...]
+    files: tuple[Blob, ...] = field(metadata=rule(max_length=10_000))
     monitoring: Monitoring
-    patches: tuple[Patch, ...] = ()
+    patches: tuple[Patch, ...] = field(default=(), metadata=rule(max_length=16))
 
     def to_json(self) -> bytes:
         """The document's bytes."""
@@ -150,6 +153,13 @@ class ReleaseDocument:
         return self.manifest.blob_bytes + sum(blob.blob_bytes for blob in self.files)
 
 
+@dataclass(frozen=True)
+class _Lines:
+    """The document that lists a repository's lines."""
+
+    lines: tuple[Line, ...] = field(metadata=rule(max_length=_MAX_LINES))
+
+
 def index_path(line: str) -> str:
     """Where a line's index lies in the repository."""
     return f"channels/{checked_line(line)}.json"
@@ -168,10 +178,7 @@ def lines_json(lines: Iterable[Line]) -> bytes:
 
 def parse_lines(content: bytes) -> tuple[Line, ...]:
     """Read a repository's list of lines. Raises `IntegrityError` where it is not one."""
-    f, _ = _signed_part(content, "lines")
-    lines = f.items("lines", _line, _MAX_LINES)
-    f.done()
-    return lines
+    return read(_Lines, _signed_part(content, "lines")[0], "lines").lines
 
 
 def judge_index(content: bytes, line: str, highest_seen: int) -> ChannelIndex:
@@ -181,14 +188,10 @@ def judge_index(content: bytes, line: str, highest_seen: int) -> ChannelIndex:
         IntegrityError: not a valid index of this line.
         RollbackError: a version below one that this device has already installed.
     """
-    f, schema = _signed_part(content, "channel")
-    index = ChannelIndex(
-        line=f.text("channel" if schema == 1 else "line"),
-        version=f.whole("version", 1, _MAX_VERSION),
-        release_bytes=f.whole("release_bytes"),
-        release_sha256=f.sha256("release_sha256"),
-    )
-    f.done()
+    signed, schema = _signed_part(content, "channel")
+    if schema == 1 and "line" not in signed:
+        signed["line"] = signed.pop("channel", None)
+    index = read(ChannelIndex, signed, "channel")
     if index.line != line:
         raise IntegrityError(f"the index is of '{index.line}', asked for was '{line}'")
     if index.version < highest_seen:
@@ -217,22 +220,17 @@ def check_release(content: bytes, index: ChannelIndex) -> ReleaseDocument:
 
 def parse_release(content: bytes) -> ReleaseDocument:
     """Read a release document. Raises `IntegrityError` where it is not one."""
-    f, schema = _signed_part(content, "release")
-    release = ReleaseDocument(
-        model="" if schema == 1 else checked_model(f.text("model")),
-        platform="" if schema == 1 else checked_platform(f.text("platform")),
-        channel=checked_channel(f.text("channel")),
-        version=f.whole("version", 1, _MAX_VERSION),
-        previous_version=f.maybe("previous_version", lambda k: f.whole(k, 1, _MAX_VERSION)),
-        content_of=f.maybe("content_of", lambda k: f.whole(k, 1, _MAX_VERSION)),
-        cohort_percent=f.whole("cohort_percent", 0, 100),
-        bundle_digest=f.sha256("bundle_digest"),
-        manifest=_blob(f.take("manifest"), "release.manifest", MAX_DOCUMENT_BYTES),
-        files=f.items("files", _blob, 10_000),
-        monitoring=parse_monitoring(f.object("monitoring")),
-        patches=f.items("patches", _patch, 16),
-    )
-    f.done()
+    signed, schema = _signed_part(content, "release")
+    if schema == 1:
+        if not signed.keys().isdisjoint(_SINCE_SCHEMA_2):
+            raise IntegrityError(f"release: unknown keys {sorted(signed.keys() & _SINCE_SCHEMA_2.keys())}")
+        signed.update(_SINCE_SCHEMA_2)
+    release = read(ReleaseDocument, signed, "release")
+    if schema > 1:
+        checked_model(release.model)
+        checked_platform(release.platform)
+    if release.manifest.bytes > MAX_DOCUMENT_BYTES:
+        raise IntegrityError(f"release: a manifest of {release.manifest.bytes} bytes, at most {MAX_DOCUMENT_BYTES}")
     return release
 
 
@@ -265,61 +263,16 @@ def _document(kind: str, content: dict[str, Any]) -> bytes:
     return canonical_json({"signed": {"type": kind, "schema_version": _SCHEMA_VERSION, **content}, "signatures": []})
 
 
-def _signed_part(content: bytes, kind: str) -> tuple[Fields, int]:
+def _signed_part(content: bytes, kind: str) -> tuple[dict[str, Any], int]:
     """The signed content, and the version of its schema."""
     outer = parse_object(content, kind)
-    outer.items("signatures", lambda value, _: value, 100)  # none are made yet, so none are judged
-    signed = outer.object("signed")
+    signatures = outer.take("signatures")  # none are made yet, so none are judged
+    if not isinstance(signatures, list) or len(signatures) > _MAX_SIGNATURES:
+        raise fault(signatures, kind, "signatures", f"a list of at most {_MAX_SIGNATURES}")
+    signed = Fields(outer.take("signed"), f"{kind}.signed")
     outer.done()
     signed.text("type", (kind,))
     version = signed.whole("schema_version")
     if not 1 <= version <= _SCHEMA_VERSION:
         raise IntegrityError(f"{kind}: schema version {version}, this runtime reads 1 to {_SCHEMA_VERSION}; update it")
-    return signed, version
-
-
-def _line(value: Any, where: str) -> Line:
-    f = Fields(value, where)
-    line = Line(
-        checked_model(f.text("model")), checked_platform(f.text("platform")), checked_channel(f.text("channel"))
-    )
-    f.done()
-    return line
-
-
-def _blob(value: Any, where: str, at_most: int = _MAX_FILE_BYTES) -> Blob:
-    f = Fields(value, where)
-    blob = Blob(
-        path=f.path("path"),
-        bytes=f.whole("bytes", 0, at_most),
-        sha256=f.sha256("sha256"),
-        blob=f.sha256("blob"),
-        blob_bytes=f.whole("blob_bytes", 0, _MAX_FILE_BYTES),
-    )
-    f.done()
-    return blob
-
-
-def _patch(value: Any, where: str) -> Patch:
-    f = Fields(value, where)
-    patch = Patch(
-        base=f.sha256("base"),
-        kind=f.text("kind", ("weight_update", "layer_addition", "hyperparameter_update")),
-        files=f.items("files", _delta, 10_000),
-    )
-    f.done()
-    return patch
-
-
-def _delta(value: Any, where: str) -> FileDelta:
-    f = Fields(value, where)
-    delta = FileDelta(
-        path=f.path("path"),
-        base_path=f.path("base_path"),
-        base_sha256=f.sha256("base_sha256"),
-        codec=f.text("codec"),
-        blob=f.sha256("blob"),
-        blob_bytes=f.whole("blob_bytes", 0, _MAX_FILE_BYTES),
-    )
-    f.done()
-    return delta
+    return signed.rest(), version

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgewright_runtime.hybrid import Answer, Policy
+from edgewright_runtime.monitoring import Monitoring
 from edgewright_runtime.offline import Privacy
-from edgewright_runtime.watch import Issue, Level, Limits
+from edgewright_runtime.watch import Issue, Level
 
 if TYPE_CHECKING:
     from edgewright_runtime.cloud import CloudClient
@@ -21,11 +22,10 @@ class Settings:
     """How a device runs. Without ``repository`` it takes no updates, without ``cloud`` it sends nothing.
 
     ``model``, ``platform`` and ``channel`` say what it follows, ``redirect_hosts`` where else its files may lie; see
-    `Updater`.
-    ``levels`` and ``limits`` are those of the release's monitoring plan, which has them from the device's profile, if
-    left out. ``default`` answers where the model fails and has never answered. Where the cloud says what is current,
-    the repository is asked when that is new, and once in ``poll_s``; else at every tick. Without ``answers`` this
-    process does the upkeep only, and another answers: its starts count for no trial.
+    `Updater`. ``monitoring`` is the release's plan, which has its limits from validation and the device's profile, if
+    left out; ``levels`` are of its steps. ``default`` answers where the model fails and has never answered. Where the
+    cloud says what is current, the repository is asked when that is new, and once in ``poll_s``; else at every tick.
+    Without ``answers`` this process does the upkeep only, and another answers: its starts count for no trial.
     """
 
     root: Path
@@ -35,7 +35,7 @@ class Settings:
     policy: Policy = field(default_factory=Policy)
     privacy: Privacy = field(default_factory=Privacy)
     levels: tuple[Level, ...] | None = None
-    limits: Limits | None = None
+    monitoring: Monitoring | None = None
     default: Answer | None = None
     cache_capacity: int = 1000
     outbox_bytes: int = 64 << 20

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Optional
 
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.manifest import CONFIDENCE_BINS
 from edgewright_runtime.sketch import QuantileSketch
-from edgewright_runtime.strict_json import Fields, parse_object
+from edgewright_runtime.strict_json import parse_object
+from edgewright_runtime.wire import read, rule
 
 __all__ = ["TelemetryRecord"]
 
 _SCHEMA_VERSION = 2
 _MAX_LINE_BYTES = 256 << 10
+_SKETCH = rule(
+    read_as=tuple[tuple[int, int], ...],
+    max_length=5000,
+    items=rule(items=(rule(ge=-1000, le=1000), rule(ge=1)), holds="a bucket and a count"),
+    made_by=lambda counts: QuantileSketch(dict(counts)),
+)
 
 
 @dataclass(frozen=True)
@@ -32,18 +39,20 @@ class TelemetryRecord:
     device: str
     release: str
     bundle: str
-    start_s: float
-    seconds: float
+    start_s: float = field(metadata=rule(ge=0, le=1e11))
+    seconds: float = field(metadata=rule(ge=0, le=1e9))
     predictions: int
-    latency: QuantileSketch
-    memory_mb: float | None
-    confidence: tuple[int, ...]
+    latency: QuantileSketch = field(metadata=_SKETCH)
+    memory_mb: Optional[float] = field(metadata=rule(ge=0))
+    confidence: tuple[int, ...] = field(metadata=rule(max_length=CONFIDENCE_BINS))
     labelled: int
     correct: int
     fallbacks: int = 0
     errors: int = 0
-    cpu_percent: float | None = None
-    percentiles_ms: tuple[float, ...] | None = None
+    cpu_percent: Optional[float] = field(default=None, metadata=rule(ge=0))
+    percentiles_ms: Optional[tuple[float, ...]] = field(
+        default=None, metadata=rule(min_length=3, max_length=3, items=rule(ge=0))
+    )
 
     @property
     def p95_ms(self) -> float | None:
@@ -52,24 +61,8 @@ class TelemetryRecord:
 
     def to_line(self) -> str:
         """One line, without the line break."""
-        content = {
-            "schema_version": _SCHEMA_VERSION,
-            "device": self.device,
-            "release": self.release,
-            "bundle": self.bundle,
-            "start_s": self.start_s,
-            "seconds": self.seconds,
-            "predictions": self.predictions,
-            "latency": sorted(self.latency.counts.items()),
-            "memory_mb": self.memory_mb,
-            "confidence": list(self.confidence),
-            "labelled": self.labelled,
-            "correct": self.correct,
-            "fallbacks": self.fallbacks,
-            "errors": self.errors,
-            "cpu_percent": self.cpu_percent,
-            "percentiles_ms": self.percentiles_ms,
-        }
+        latency = sorted(self.latency.counts.items())
+        content = {"schema_version": _SCHEMA_VERSION, **vars(self), "latency": latency}
         return json.dumps(content, allow_nan=False, separators=(",", ":"))
 
     @staticmethod
@@ -83,41 +76,9 @@ class TelemetryRecord:
             raise IntegrityError(f"telemetry: a line of {len(line)} bytes, at most {_MAX_LINE_BYTES} are read")
         f = parse_object(line, "telemetry")
         f.whole("schema_version", _SCHEMA_VERSION, _SCHEMA_VERSION)
-        record = TelemetryRecord(
-            device=f.text("device"),
-            release=f.text("release"),
-            bundle=f.text("bundle"),
-            start_s=f.number("start_s", 0, 1e11),
-            seconds=f.number("seconds", 0, 1e9),
-            predictions=f.whole("predictions"),
-            latency=QuantileSketch(dict(f.items("latency", _bucket, 5000))),
-            memory_mb=f.maybe("memory_mb", lambda key: f.number(key, 0)),
-            confidence=f.items("confidence", _count, CONFIDENCE_BINS),
-            labelled=f.whole("labelled"),
-            correct=f.whole("correct"),
-            fallbacks=f.whole("fallbacks"),
-            errors=f.whole("errors"),
-            cpu_percent=f.maybe("cpu_percent", lambda key: f.number(key, 0)),
-            percentiles_ms=f.maybe("percentiles_ms", lambda key: f.items(key, _milliseconds, 3)),
-        )
-        f.done()
-        if record.correct > record.labelled:
-            raise IntegrityError("telemetry: more correct than labelled")
-        if record.percentiles_ms is not None and len(record.percentiles_ms) != 3:
-            raise IntegrityError(f"telemetry: {len(record.percentiles_ms)} percentiles, three are p50, p95 and p99")
-        return record
+        return read(TelemetryRecord, f.rest(), "telemetry")
 
-
-def _bucket(value: Any, where: str) -> tuple[int, int]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise IntegrityError(f"{where}: expected a pair of bucket and count")
-    f = Fields({"bucket": value[0], "count": value[1]}, where)
-    return f.whole("bucket", -1000, 1000), f.whole("count", 1)
-
-
-def _count(value: Any, where: str) -> int:
-    return Fields({"count": value}, where).whole("count")
-
-
-def _milliseconds(value: Any, where: str) -> float:
-    return Fields({"ms": value}, where).number("ms", 0)
+    def check(self, what: str) -> None:
+        """Raise `IntegrityError` where the counts contradict each other."""
+        if self.correct > self.labelled:
+            raise IntegrityError(f"{what}: more correct than labelled")

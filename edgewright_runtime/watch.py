@@ -15,48 +15,13 @@ from edgewright_runtime.registry import Constraints, Model
 from edgewright_runtime.sensors import Reading
 from edgewright_runtime.telemetry import TelemetryRecord
 
-__all__ = ["Issue", "Level", "Limits", "Watch", "levels_of", "step_for"]
+__all__ = ["Issue", "Level", "Watch", "levels_of", "step_for"]
 
-# 0.25 is the usual bound of a population that has moved; see `population_stability_index`.
-_DRIFT_LIMIT = 0.25
 _LEAST_PREDICTIONS = 50
 # A p95 well below the present model's: what a cheaper model must have to be worth the change.
 _CHEAPER_SHARE = 0.8
 _LONGER_INTERVAL_S = 1.0
 _MACHINE = {"high_temperature", "low_battery"}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the device's profile allows; None sets no limit. ``clear_share`` of a limit must be regained to clear it."""
-
-    latency_p95_ms: float | None = None
-    memory_mb: float | None = None
-    accuracy: float | None = None
-    error_share: float | None = 0.05
-    cpu_percent: float | None = 90.0
-    temperature_c: float | None = 80.0
-    battery_percent: float | None = 15.0
-    drift: float | None = _DRIFT_LIMIT
-    fallback_share: float | None = 0.5
-    raise_after: int = 2
-    clear_after: int = 3
-    clear_share: float = 0.9
-
-    @staticmethod
-    def of(plan: Monitoring) -> Limits:
-        """The plan's limits."""
-        return Limits(
-            latency_p95_ms=plan.max_latency_p95_ms,
-            memory_mb=plan.max_memory_mb,
-            accuracy=plan.min_accuracy,
-            error_share=plan.max_error_share,
-            cpu_percent=plan.max_cpu_percent,
-            temperature_c=plan.max_temperature_c,
-            battery_percent=plan.min_battery_percent,
-            drift=plan.max_drift,
-            fallback_share=plan.max_fallback_share,
-        )
 
 
 @dataclass(frozen=True)
@@ -90,13 +55,15 @@ class _Figure(NamedTuple):
 
 @dataclass
 class Watch:
-    """Judges windows one after another; an issue needs ``raise_after`` bad ones in a row to begin, and
-    ``clear_after`` good ones to end, so that a figure at its limit does not flicker.
+    """Judges windows one after another by the plan's limits. An issue needs ``raise_after`` bad ones in a row to begin,
+    and ``clear_after`` good ones to end, by ``clear_share`` of the limit: a figure at its limit does not flicker.
     """
 
-    limits: Limits
     plan: Monitoring
     calibration: Calibration | None = None
+    raise_after: int = 2
+    clear_after: int = 3
+    clear_share: float = 0.9
     windows: int = 0
     _states: dict[str, _State] = field(default_factory=dict)
 
@@ -117,9 +84,9 @@ class Watch:
         battery = 100.0 if reading.on_mains else reading.battery_percent
         return self._weighed(
             [
-                _Figure("high_cpu", cpu, self.limits.cpu_percent),
-                _Figure("high_temperature", reading.temperature_c, self.limits.temperature_c),
-                _Figure("low_battery", battery, self.limits.battery_percent, below=True),
+                _Figure("high_cpu", cpu, self.plan.max_cpu_percent),
+                _Figure("high_temperature", reading.temperature_c, self.plan.max_temperature_c),
+                _Figure("low_battery", battery, self.plan.min_battery_percent, below=True),
             ]
         )
 
@@ -145,15 +112,15 @@ class Watch:
         fast = self.plan.enable_performance_tracking
         enough = window.predictions >= _LEAST_PREDICTIONS
         return [
-            _Figure("high_latency", window.p95_ms if fast else None, self.limits.latency_p95_ms),
-            _Figure("high_memory", window.memory_mb if fast else None, self.limits.memory_mb),
-            _Figure("low_accuracy", self._accuracy(window), self.limits.accuracy, below=True),
-            _Figure("high_errors", self._errors(window), self.limits.error_share),
-            _Figure("confidence_drift", self._drift(window) if enough else None, self.limits.drift),
+            _Figure("high_latency", window.p95_ms if fast else None, self.plan.max_latency_p95_ms),
+            _Figure("high_memory", window.memory_mb if fast else None, self.plan.max_memory_mb),
+            _Figure("low_accuracy", self._accuracy(window), self.plan.min_accuracy, below=True),
+            _Figure("high_errors", self._errors(window), self.plan.max_error_share),
+            _Figure("confidence_drift", self._drift(window) if enough else None, self.plan.max_drift),
             _Figure(
                 "rising_fallbacks",
                 window.fallbacks / window.predictions if enough else None,
-                self.limits.fallback_share,
+                self.plan.max_fallback_share,
             ),
         ]
 
@@ -179,14 +146,14 @@ class Watch:
     def _count(self, state: _State, figure: _Figure, value: float, limit: float) -> None:
         bad = value < limit if figure.below else value > limit
         # To count as good again the figure must come back past the limit by a margin; an accuracy's is its interval.
-        share = 1.0 if figure.kind == "low_accuracy" else self.limits.clear_share
+        share = 1.0 if figure.kind == "low_accuracy" else self.clear_share
         margin = limit / share if figure.below else limit * share
         good = value > margin if figure.below else value < margin
         state.over = state.over + 1 if bad else 0
         state.under = state.under + 1 if good else 0
-        if state.over >= self.limits.raise_after:
+        if state.over >= self.raise_after:
             state.raised = True
-        elif state.under >= self.limits.clear_after:
+        elif state.under >= self.clear_after:
             state.raised = False
 
 

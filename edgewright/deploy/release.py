@@ -153,8 +153,7 @@ def current_release(
     document = current_document(files, line.id) if line else None
     if document is None:
         return None
-    plan = MonitoringPlan.model_validate({k: getattr(document.monitoring, k) for k in MonitoringPlan.model_fields})
-    return _release(document, repository), plan
+    return _release(document, repository), MonitoringPlan(**vars(document.monitoring))
 
 
 def _same(before: ReleaseDocument, bundle: Bundle, cohort_percent: int) -> bool:

@@ -30,7 +30,6 @@ from edgewright_runtime.manifest import (
     Figures,
     FileEntry,
     Golden,
-    Kernels,
     Limits,
     Lineage,
     Manifest,
@@ -108,7 +107,7 @@ def build_bundle(
             model=file,
             monitoring=plan.on_device(),
             notes=(*report.warnings, *model.notes, *exported.notes, *notes),
-            runtime=replace(described.runtime, threads=device.threads, kernels=Kernels(**device.kernels.model_dump())),
+            runtime=replace(described.runtime, threads=device.threads, kernels=device.kernels),
         )
         write_snippet(folder, manifest, device.export)
         return _sealed(folder, manifest, exported.artifact.digest, store)

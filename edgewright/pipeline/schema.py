@@ -5,8 +5,9 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from edgewright.value import ValueKind, fields_of, is_value_kind
 
 __all__ = ["Key", "keys_of"]
 
@@ -22,9 +23,9 @@ class Key(NamedTuple):
     meaning: str
 
 
-def keys_of(kind: type[BaseModel], value: BaseModel | None, prefix: str = "") -> Iterator[Key]:
+def keys_of(kind: ValueKind, value: Any, prefix: str = "") -> Iterator[Key]:
     """Every key of ``kind`` and, below them, those of the parts that it may have."""
-    for name, info in kind.model_fields.items():
+    for name, info in fields_of(kind).items():
         held = getattr(value, name) if value is not None else None
         part = _part(info.annotation)
         yield Key(
@@ -37,12 +38,9 @@ def keys_of(kind: type[BaseModel], value: BaseModel | None, prefix: str = "") ->
             yield from keys_of(part, held, f"{prefix}{name}.")
 
 
-def _part(annotation: Any) -> type[BaseModel] | None:
+def _part(annotation: Any) -> ValueKind | None:
     """The nested model that a field is, or may be."""
-    for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
+    return next((kind for kind in (annotation, *get_args(annotation)) if is_value_kind(kind)), None)
 
 
 def _shown(held: Any) -> str:
@@ -55,7 +53,7 @@ def _shown(held: Any) -> str:
 
 def _allowed(info: FieldInfo) -> str:
     bounds = " and ".join(
-        f"{sign} {getattr(limit, name):g}"
+        f"{sign} {getattr(limit, name):.15g}"
         for limit in info.metadata
         for name, sign in _BOUNDS.items()
         if getattr(limit, name, None) is not None

@@ -94,8 +94,7 @@ def _measured(
         target = target or stack.enter_context(opened(device))
         scratch = stack.enter_context(Store().workspace())
         names = _write_rows(dataset, scratch)
-        kernels = Kernels(**device.kernels.model_dump())
-        session = _Session(target, scratch / "rows.npz", device.threads, kernels, timing, timeout_s)
+        session = _Session(target, scratch / "rows.npz", device.threads, device.kernels, timing, timeout_s)
         before, after = _file(baseline, names), _file(candidate, names)
         same = baseline.artifact.digest == candidate.artifact.digest
         if target.emulated:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ from edgewright.artifact import Artifact, Format
 from edgewright.errors import InputError
 from edgewright.measurement import ValidationReport
 from edgewright.monitor import MonitoringPlan, check_health, find_issues, read_telemetry, summarize
-from edgewright.profile import Budget
+from edgewright.profile import Budget, Policy
+from edgewright_runtime.monitoring import STEPS, Monitoring
 from edgewright_runtime.sketch import QuantileSketch
+from edgewright_runtime.strict_json import canonical_json
 from edgewright_runtime.telemetry import TelemetryRecord
+from edgewright_runtime.wire import read
 from tests.bundles import report
 
 
@@ -162,3 +166,24 @@ def test_health_says_what_was_not_readable_and_what_is_not_known(tmp_path: Path,
     assert health.healthy
     assert health.malformed == 1
     assert any("no telemetry yet" in note for note in health.notes)
+
+
+def test_zero_that_is_given_is_no_open_limit(validated: ValidationReport) -> None:
+    policy = Policy(min_battery_percent=20)
+
+    plan = MonitoringPlan(min_accuracy=0, min_battery_percent=0).with_limits_of(validated, policy)
+
+    assert (plan.min_accuracy, plan.min_battery_percent) == (0, 0)
+    assert MonitoringPlan().with_limits_of(validated, policy).min_battery_percent == 20
+
+
+def test_interval_that_reaches_zero_makes_a_plan(validated: ValidationReport) -> None:
+    poor = validated.candidate.accuracy.model_copy(update={"low": 0.0})
+    measured = validated.candidate.model_copy(update={"accuracy": poor})
+
+    plan = MonitoringPlan().with_limits_of(validated.model_copy(update={"candidate": measured}))
+
+    assert plan.min_accuracy == 0
+    assert MonitoringPlan(**vars(read(Monitoring, json.loads(canonical_json(asdict(plan.on_device()))), "it"))) == (
+        replace(plan, steps=STEPS)
+    )

@@ -1,15 +1,21 @@
 import re
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from edgewright.errors import InputError, ProfileError
+from edgewright.monitor import MonitoringPlan
 from edgewright.pipeline.parameters import DeploymentParameters
 from edgewright.pipeline.request import resolve
+from edgewright.pipeline.schema import keys_of
 from edgewright.pipeline.shapes import parse_shapes
 from edgewright.profile import load_device
 from edgewright.recipe import load_recipe
+from edgewright_runtime.manifest import Kernels
+from edgewright_runtime.monitoring import Monitoring
 
 
 @pytest.fixture
@@ -64,6 +70,7 @@ def test_bad_input_is_one_line(asked: dict[str, Any], change: dict[str, Any], me
     ("text", "message"),
     [
         ("titel: x\n", "unknown key 'titel'; did you mean 'title'?"),
+        ("kernels: {xnpack: true}", "unknown key 'kernels.xnpack'; did you mean 'xnnpack'?"),
         ("title: [\n", "cannot be read"),
         ("title: x\n", "key 'platform' is missing"),
         ("just words", "cannot be read"),
@@ -125,3 +132,28 @@ def test_sizes_change_together() -> None:
 def test_a_wrong_shape_is_one_line(text: str) -> None:
     with pytest.raises(InputError, match="such as image=1,3,224,224"):
         parse_shapes([text])
+
+
+def test_keys_of_a_device_tell_what_the_runtimes_own_values_say_of_themselves() -> None:
+    keys = {key.name: key for key in keys_of(type(load_device("raspberry_pi_5")), load_device("raspberry_pi_5"))}
+    assert keys["kernels"].meaning == (Kernels.__doc__ or "").partition("\n")[0]
+    for field in fields(Kernels):
+        key = keys[f"kernels.{field.name}"]
+        assert (key.allowed, key.meaning) == ("true or false; may be left out", field.metadata["description"])
+    plan = {key.name: key for key in keys_of(MonitoringPlan, MonitoringPlan())}
+    assert plan["window_s"].allowed == "whole number >= 1 and <= 31536000; may be left out"
+    assert all(key.meaning for key in plan.values())
+
+
+def test_plan_is_described_to_a_form_and_refuses_what_a_device_would() -> None:
+    properties = TypeAdapter(MonitoringPlan).json_schema()["properties"]
+    assert set(properties) == {field.name for field in fields(Monitoring)}
+    assert all(field["description"] for field in properties.values())
+    assert (properties["window_s"]["minimum"], properties["window_s"]["maximum"]) == (1, 31_536_000)
+    for wrong in ({"window_s": 0}, {"max_drift": float("nan")}, {"max_memory_mb": float("inf")}, {"steps": ["nap"]}):
+        with pytest.raises(ValidationError):
+            TypeAdapter(MonitoringPlan).validate_python(wrong)
+    with pytest.raises(ValidationError, match="surprise"):
+        TypeAdapter(MonitoringPlan).validate_python({"surprise": 1})
+    with pytest.raises(FrozenInstanceError):
+        MonitoringPlan().window_s = 1  # type: ignore[misc]

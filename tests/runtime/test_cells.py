@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgewright_runtime import wire
 from edgewright_runtime.cells import ColumnReader, table_features
 from edgewright_runtime.errors import InputRejectedError, IntegrityError
-from edgewright_runtime.preprocessing import Column, Preprocessing, Words, parse_preprocessing
+from edgewright_runtime.preprocessing import Column, Preprocessing, Words
 from edgewright_runtime.strict_json import canonical_json, parse_object
 
 WORDS = Words("word", lowercase=True, strip_accents="", pattern=r"\w+", ngrams=(1, 1))
@@ -100,7 +101,7 @@ def parsed(changed=None, **column):
     content.update(changed or {})
     content["columns"] = [dict(c) for c in content["columns"]]
     content["columns"][2].update(column)
-    return parse_preprocessing(parse_object(canonical_json(content), "manifest"))
+    return wire.read(Preprocessing, parse_object(canonical_json(content), "manifest").rest(), "manifest")
 
 
 def test_a_description_survives_its_json():

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,7 @@ def test_release_that_was_placed_last_is_the_youngest_whatever_the_clock_said(
         for folder in (root / "releases").iterdir():  # what a clock that then jumps leaves behind
             then = folder.stat().st_mtime_ns - round(jump_s * 1e9)
             os.utime(folder, ns=(then, then))
-        publish(bundle, repository, "stable", monitoring=EASY.model_copy(update={"window_s": number}))
+        publish(bundle, repository, "stable", monitoring=replace(EASY, window_s=number))
     Updater(repository, "stable", root).update(quota_bytes=1 << 30)
     installation = Installation(root)
     assert installation.names_by_age() == [f"{NAME}.{version}" for version in (1, 2, 3, 4)]

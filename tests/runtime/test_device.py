@@ -36,11 +36,12 @@ from edgewright_runtime.errors import (
 from edgewright_runtime.golden import check_bundle
 from edgewright_runtime.hybrid import Answer, Policy
 from edgewright_runtime.installation import Installation
+from edgewright_runtime.monitoring import Monitoring
 from edgewright_runtime.predictor import Predictor
 from edgewright_runtime.registry import Registry
 from edgewright_runtime.sensors import Reading
 from edgewright_runtime.updater import Updater
-from edgewright_runtime.watch import Level, Limits, levels_of
+from edgewright_runtime.watch import Level, levels_of
 from tests.bundles import report, table_parts, table_rows
 from tests.runtime.loopback import answering, serving, slowly
 
@@ -143,7 +144,7 @@ def test_new_model_that_does_badly_is_given_up_reported_and_not_tried_again(
 def test_new_model_that_misses_its_limit_by_a_little_is_given_up_too(
     tmp_path: Path, repository: str, newer_bundle: Bundle
 ) -> None:
-    running = on_trial(tmp_path, repository, newer_bundle, EASY.model_copy(update={"max_latency_p95_ms": 2.0}))
+    running = on_trial(tmp_path, repository, newer_bundle, replace(EASY, max_latency_p95_ms=2.0))
     for _ in range(2):
         for _ in range(60):
             running._active.monitor.record(2.5, 0.9)
@@ -200,7 +201,7 @@ def ticks_of(running: Device, rows: list[dict[str, Any]], windows: int = 2, **op
 
 
 def test_new_model_that_is_wrong_too_often_is_given_up(tmp_path: Path, repository: str, newer_bundle: Bundle) -> None:
-    plan = EASY.model_copy(update={"min_accuracy": 0.8})
+    plan = replace(EASY, min_accuracy=0.8)
     running = on_trial(tmp_path, repository, newer_bundle, plan)
 
     ticks = ticks_of(running, usual_rows(20), truth="none of them")
@@ -220,7 +221,7 @@ def test_truth_that_comes_later_judges_the_model_that_answered(
     policy = Policy(threshold=1.1, latency_budget_ms=5000)
     with serving(CLOUD_SAYS) as cloud:
         options = {"cloud": CloudClient(cloud.url, "t", timeout_s=5, attempts=1), "policy": policy}
-        plan = EASY.model_copy(update={"min_accuracy": 0.8})
+        plan = replace(EASY, min_accuracy=0.8)
         running = on_trial(tmp_path, repository, newer_bundle, plan, **options)
         answers = [running.predict(row) for row in usual_rows(30)]
         running.flush()
@@ -239,7 +240,7 @@ def test_truth_that_comes_later_judges_the_model_that_answered(
 
 
 def test_few_wrong_answers_condemn_nothing(tmp_path: Path, repository: str, newer_bundle: Bundle) -> None:
-    plan = EASY.model_copy(update={"min_accuracy": 0.75})
+    plan = replace(EASY, min_accuracy=0.75)
     running = on_trial(tmp_path, repository, newer_bundle, plan)
 
     ticks = ticks_of(running, usual_rows(1), truth="none of them")  # 0 of 1: up to 79% would still be likely
@@ -289,7 +290,7 @@ def test_drift_condemns_a_new_model_only_where_the_one_before_had_none(
 def test_time_of_the_cloud_and_a_network_that_is_down_are_not_the_models_fault(
     tmp_path: Path, repository: str, newer_bundle: Bundle
 ) -> None:
-    plan = EASY.model_copy(update={"max_latency_p95_ms": 100.0})
+    plan = replace(EASY, max_latency_p95_ms=100.0)
     policy = Policy(threshold=1.1, latency_budget_ms=5000)
     with serving(CLOUD_SAYS) as cloud:
         client = CloudClient(cloud.url, "t", timeout_s=5, attempts=1)
@@ -313,14 +314,14 @@ def test_a_release_can_change_nothing_but_thresholds(tmp_path: Path, repository:
         client = CloudClient(cloud.url, "t", timeout_s=5, attempts=1)
         running = device(tmp_path, repository, cloud=client, policy=Policy(threshold=0.0, latency_budget_ms=5000))
         before = running.predict(ROW)
-        asking = EASY.model_copy(update={"min_confidence": 1.0, "max_latency_p95_ms": 7.0})
+        asking = replace(EASY, min_confidence=1.0, max_latency_p95_ms=7.0)
         publish(table_bundle, repository, "stable", monitoring=asking)
         tick = running.tick()
         after = running.predict(ROW)
 
     assert (before.source, after.source) == ("edge", "cloud")
     assert (tick.installed, tick.downloaded_bytes) == ("churn.edge_device.stable.2", 0)
-    assert running._active.watch.limits.latency_p95_ms == 7.0
+    assert running._active.watch.plan.max_latency_p95_ms == 7.0
 
 
 def test_sync_answers_carry_an_update_and_spare_the_repository(
@@ -343,7 +344,7 @@ def test_sync_answers_carry_an_update_and_spare_the_repository(
         not_yet = running.tick()
         offered[0] = 2
         at_once = running.tick()
-        publish(newer_bundle, repository, "stable", monitoring=EASY.model_copy(update={"window_s": 60}))
+        publish(newer_bundle, repository, "stable", monitoring=replace(EASY, window_s=60))
         too_soon = running.tick()
         now[0] += 101
         after_a_while = running.tick()
@@ -367,7 +368,7 @@ def test_corrupted_outbox_is_set_aside_and_never_a_crash_loop(tmp_path: Path, re
 
 
 def test_issue_is_told_when_it_begins_and_when_it_ends(tmp_path: Path, repository: str) -> None:
-    running = device(tmp_path, repository, limits=Limits(temperature_c=80))
+    running = device(tmp_path, repository, monitoring=Monitoring(max_temperature_c=80))
     for celsius in [85] * 5 + [60] * 4:
         running._sensors.reading = Reading(temperature_c=celsius)
         running.tick()
@@ -400,10 +401,10 @@ def test_new_model_that_cannot_be_opened_after_all_is_given_up(
 def test_new_model_is_not_blamed_for_the_slowness_of_a_hot_device(
     tmp_path: Path, repository: str, newer_bundle: Bundle
 ) -> None:
-    plan = EASY.model_copy(update={"max_latency_p95_ms": 1e-4})
+    plan = replace(EASY, max_latency_p95_ms=1e-4)
     levels = (Level("normal"), Level("slow", threads=1))
-    limits = Limits(latency_p95_ms=1e-4, temperature_c=80)
-    running = device(tmp_path, repository, levels=levels, limits=limits)
+    watched = Monitoring(max_latency_p95_ms=1e-4, max_temperature_c=80)
+    running = device(tmp_path, repository, levels=levels, monitoring=watched)
     running._sensors.reading = Reading(temperature_c=95)
     publish(newer_bundle, repository, "stable", monitoring=plan)
     assert running.tick().installed == "churn.edge_device.stable.2"
@@ -441,9 +442,9 @@ def test_release_that_another_process_installs_or_leaves_is_followed(
 def test_trial_is_not_judged_by_what_another_model_did(
     tmp_path: Path, repository: str, newer_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strict = Limits(latency_p95_ms=1e-4)
+    strict = Monitoring(max_latency_p95_ms=1e-4)
     device(tmp_path, repository).close()
-    other = device(tmp_path, None, limits=strict)
+    other = device(tmp_path, None, monitoring=strict)
     for _ in range(2):
         work(other)
         other.tick()
@@ -641,7 +642,7 @@ def test_step_that_would_change_nothing_is_left_out(two_models: Path, monkeypatc
 
 def test_level_without_a_model_is_passed_over(tmp_path: Path, repository: str) -> None:
     levels = (Level("normal"), Level("cheaper", max_latency_ms=0.001), Level("slow", interval_s=2))
-    running = device(tmp_path, repository, levels=levels, limits=Limits(temperature_c=80))
+    running = device(tmp_path, repository, levels=levels, monitoring=Monitoring(max_temperature_c=80))
 
     seen = [level for level, *_ in heated(running, [90, 90, 90, 60, 60, 60, 60], busy=False)]
 

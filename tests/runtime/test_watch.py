@@ -9,9 +9,11 @@ from edgewright_runtime.monitoring import Monitoring
 from edgewright_runtime.sensors import Reading, Sensors
 from edgewright_runtime.sketch import QuantileSketch
 from edgewright_runtime.telemetry import TelemetryRecord
-from edgewright_runtime.watch import Issue, Level, Limits, Watch, step_for
+from edgewright_runtime.watch import Issue, Level, Watch, step_for
 
-LIMITS = Limits(latency_p95_ms=10, memory_mb=50, accuracy=0.8)
+PLAN = Monitoring(
+    max_latency_p95_ms=10, max_memory_mb=50, min_accuracy=0.8, max_temperature_c=80, min_battery_percent=15
+)
 
 
 def window(latency_ms: float = 1.0, **change: object) -> TelemetryRecord:
@@ -29,7 +31,7 @@ def kinds(issues: list[Issue]) -> set[str]:
 
 
 def test_one_bad_window_is_no_issue_two_are() -> None:
-    watch = Watch(LIMITS, Monitoring())
+    watch = Watch(PLAN)
 
     assert watch.judge(window(11), Reading()) == []
     (issue,) = watch.judge(window(11), Reading())
@@ -39,7 +41,7 @@ def test_one_bad_window_is_no_issue_two_are() -> None:
 
 
 def test_an_issue_at_its_limit_does_not_flicker() -> None:
-    watch = Watch(LIMITS, Monitoring())
+    watch = Watch(PLAN)
     for _ in range(2):
         watch.judge(window(11), Reading())
 
@@ -50,7 +52,7 @@ def test_an_issue_at_its_limit_does_not_flicker() -> None:
 
 
 # Limits of which the margin is a whole number: 72 degrees, 20 percent.
-EXACT = Limits(temperature_c=80, battery_percent=18)
+EXACT = Monitoring(max_temperature_c=80, min_battery_percent=18)
 
 
 def hot(degrees: float) -> Reading:
@@ -63,7 +65,7 @@ def low(percent: float) -> Reading:
 
 @pytest.mark.parametrize(("at", "beyond"), [(hot(80), hot(80.1)), (low(18), low(17.9))])
 def test_a_figure_at_its_limit_is_not_bad_one_beyond_it_is(at: Reading, beyond: Reading) -> None:
-    watch = Watch(EXACT, Monitoring())
+    watch = Watch(EXACT)
 
     assert [len(watch.judge_machine(reading)) for reading in (at, at, beyond, beyond)] == [0, 0, 0, 1]
 
@@ -72,7 +74,7 @@ def test_a_figure_at_its_limit_is_not_bad_one_beyond_it_is(at: Reading, beyond: 
 def test_a_figure_at_the_margin_does_not_end_its_issue_one_past_it_does(
     bad: Reading, at: Reading, past: Reading
 ) -> None:
-    watch = Watch(EXACT, Monitoring())
+    watch = Watch(EXACT)
     for _ in range(2):
         watch.judge_machine(bad)
 
@@ -81,7 +83,7 @@ def test_a_figure_at_the_margin_does_not_end_its_issue_one_past_it_does(
 
 @pytest.mark.parametrize(("half_again", "more"), [(hot(120), hot(120.1)), (low(12), low(11.9))])
 def test_an_issue_is_critical_beyond_half_as_far_again(half_again: Reading, more: Reading) -> None:
-    watch = Watch(EXACT, Monitoring())
+    watch = Watch(EXACT)
     watch.judge_machine(half_again)
 
     severities = [issue.severity for reading in (half_again, more) for issue in watch.judge_machine(reading)]
@@ -104,7 +106,7 @@ def test_an_issue_is_critical_beyond_half_as_far_again(half_again: Reading, more
 )
 def test_every_limit_is_watched(bad: dict[str, object], reading: Reading, kind: str) -> None:
     calibration = Calibration(1.0, (0.0,) * 8 + (0.2, 0.8), 1000)
-    watch = Watch(LIMITS, Monitoring(), calibration)
+    watch = Watch(PLAN, calibration)
     normal = window(confidence=(0,) * 8 + (20, 80))
 
     for _ in range(3):
@@ -116,7 +118,7 @@ def test_every_limit_is_watched(bad: dict[str, object], reading: Reading, kind: 
 
 
 def test_low_battery_on_mains_is_no_issue_and_missing_sensors_are_none() -> None:
-    watch = Watch(LIMITS, Monitoring())
+    watch = Watch(PLAN)
 
     for _ in range(3):
         assert watch.judge(window(), Reading(battery_percent=5, on_mains=True)) == []
@@ -124,7 +126,7 @@ def test_low_battery_on_mains_is_no_issue_and_missing_sensors_are_none() -> None
 
 
 def test_low_battery_ends_when_the_device_is_plugged_in() -> None:
-    watch = Watch(LIMITS, Monitoring())
+    watch = Watch(PLAN)
     for _ in range(2):
         watch.judge_machine(Reading(battery_percent=5, on_mains=False))
     assert kinds(watch.issues()) == {"low_battery"}
@@ -136,8 +138,7 @@ def test_low_battery_ends_when_the_device_is_plugged_in() -> None:
 
 def test_plan_switches_off_what_it_does_not_track() -> None:
     watch = Watch(
-        LIMITS,
-        Monitoring(enable_performance_tracking=False, enable_accuracy_monitoring=False),
+        replace(PLAN, enable_performance_tracking=False, enable_accuracy_monitoring=False),
         Calibration(1.0, (1.0,) + (0.0,) * 9, 10),
     )
 
@@ -157,7 +158,7 @@ def test_steps_go_down_under_strain_and_back_up_after_it() -> None:
 
 
 def test_few_labels_raise_nothing_and_accuracy_can_recover() -> None:
-    watch = Watch(LIMITS, Monitoring())
+    watch = Watch(PLAN)
 
     for _ in range(5):
         assert watch.judge_model(window(labelled=4, correct=2)) == []
@@ -173,7 +174,7 @@ def test_chance_is_no_drift_and_a_real_one_is_found() -> None:
     chance, moved = np.random.default_rng(0), shares[::-1]
 
     def drifts(of: tuple[float, ...], rows: int) -> int:
-        watch = Watch(replace(LIMITS, raise_after=1, clear_after=1, clear_share=1.0), Monitoring(), calibration)
+        watch = Watch(PLAN, calibration, raise_after=1, clear_after=1, clear_share=1.0)
         counts = [tuple(int(n) for n in chance.multinomial(rows, of)) for _ in range(200)]
         return sum(bool(watch.judge_model(window(confidence=count, predictions=rows))) for count in counts)
 
@@ -185,7 +186,7 @@ def test_chance_is_no_drift_and_a_real_one_is_found() -> None:
 
 @pytest.mark.parametrize(("predictions", "errors", "raised"), [(10, 10, True), (10, 1, False), (1000, 100, True)])
 def test_failures_count_as_far_as_they_are_evidence(predictions: int, errors: int, raised: bool) -> None:
-    watch = Watch(LIMITS, Monitoring())
+    watch = Watch(PLAN)
 
     for _ in range(2):
         issues = watch.judge_model(window(predictions=predictions, errors=errors))
@@ -194,7 +195,7 @@ def test_failures_count_as_far_as_they_are_evidence(predictions: int, errors: in
 
 
 def test_heat_stands_while_nothing_is_predicted_and_when_the_model_changes() -> None:
-    before, after = Watch(LIMITS, Monitoring()), Watch(LIMITS, Monitoring())
+    before, after = Watch(PLAN), Watch(PLAN)
     hot, warm = Reading(temperature_c=90), Reading(temperature_c=75)
     for _ in range(2):
         before.judge(window(99), hot)
@@ -204,24 +205,6 @@ def test_heat_stands_while_nothing_is_predicted_and_when_the_model_changes() -> 
 
     assert kinds(after.issues()) == {"high_temperature"}, "the latency was the other model's"
     assert kinds(after.judge_machine(warm)) == {"high_temperature"}, "not yet cool enough for it to end"
-
-
-def test_plan_sets_every_limit() -> None:
-    plan = Monitoring(
-        max_latency_p95_ms=1,
-        max_memory_mb=2,
-        min_accuracy=0.3,
-        max_error_share=0.4,
-        max_fallback_share=0.5,
-        max_drift=0.6,
-        max_cpu_percent=7,
-        max_temperature_c=8,
-        min_battery_percent=9,
-    )
-
-    limits = Limits.of(plan)
-
-    assert limits == Limits(1, 2, 0.3, 0.4, 7, 8, 9, 0.6, 0.5)
 
 
 def write(root: Path, name: str, text: str) -> None:
