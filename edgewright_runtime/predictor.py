@@ -25,7 +25,8 @@ class Prediction:
 
     ``outputs`` holds the model's outputs as real values, (N, ...) by name. Classifiers: ``scores`` (N, classes) are
     probabilities, ``indices`` (N,) the likeliest class and ``labels`` its names. Regressors: ``scores`` (N,) are the
-    values, ``indices`` and ``labels`` are empty. Where the task is none, ``scores`` is the first output as it is (N, ...).
+    values, ``indices`` and ``labels`` are empty. Where the task is none, ``scores`` is the first output as it is,
+    (N, ...).
     """
 
     outputs: Mapping[str, np.ndarray]
