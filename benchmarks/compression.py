@@ -3,8 +3,8 @@ network made faster (`benchmarks.compression_latency`).
 
 ``make bench-compression`` runs it and writes ``benchmarks/results/compression.json``, the plots and the ``.ewz`` files.
 Sizes are of the ``.ewz`` file on disk, against parameters times four bytes; errors are those of the ONNX model that
-`edgewright_runtime.ewz` rebuilds from that file, run in ONNX Runtime, on the 10,000 test images, which nothing else
-reads. Training sees neither them nor the 5,000 validation rows; the file that is kept is that of the seed with the
+`edgewright_runtime.codec.ewz` rebuilds from that file, run in ONNX Runtime, on the 10,000 test images, which nothing
+else reads. Training sees neither them nor the 5,000 validation rows; the file that is kept is that of the seed with the
 lowest validation error. ``--fast`` is a short version for CI, with its own figures.
 """
 
@@ -33,7 +33,7 @@ from edgewright.optimize.prune import prune
 from edgewright.optimize.train_quantization import train_quantization
 from edgewright.optimize.training import Rows
 from edgewright.recipe import CompactWeights, Prune, Training, TrainQuantization
-from edgewright_runtime.ewz import rebuild
+from edgewright_runtime.codec.ewz import rebuild
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared"

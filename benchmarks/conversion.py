@@ -29,7 +29,7 @@ from edgewright.export import converter, export
 from edgewright.forking import Frameworks
 from edgewright.profile import Platform
 from edgewright.store import Store
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 RESULT = Path(__file__).parent / "results" / "conversion.json"
 IMAGE = {"tiny": (3, 8, 8), "mobilenet_v2": (3, 224, 224), "resnet_50": (3, 224, 224)}

@@ -25,13 +25,13 @@ from benchmarks.power_cuts import power_cuts
 from edgewright.cloud.database import Database
 from edgewright.deploy import publish
 from edgewright.package import Bundle
-from edgewright_runtime import updater
-from edgewright_runtime.bundle import open_bundle
-from edgewright_runtime.cloud import CloudClient
+from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.errors import EdgeRuntimeError
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.offline import sync
-from edgewright_runtime.outbox import Outbox
+from edgewright_runtime.health.outbox import Outbox
+from edgewright_runtime.predict.cloud import CloudClient
+from edgewright_runtime.predict.offline import sync
+from edgewright_runtime.update import updater
+from edgewright_runtime.update.installation import Installation
 from tests.runtime.patchable import bundle
 
 __all__ = ["Figures", "kills", "power_cuts"]

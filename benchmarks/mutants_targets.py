@@ -65,31 +65,31 @@ TARGETS = (
     ),
     Target(
         "digests",
-        "edgewright_runtime/bundle.py",
+        "edgewright_runtime/bundle/opening.py",
         ("open_bundle", "check_file", "file_digest"),
         ("tests/runtime/test_bundle.py", "tests/package/test_bundle.py"),
     ),
     Target(
         "digests",
-        "edgewright_runtime/release.py",
+        "edgewright_runtime/bundle/release.py",
         ("judge_index", "check_release", "check_manifest", "in_cohort", "_signed_part"),
         ("tests/runtime/test_release.py", "tests/runtime/test_updater.py"),
     ),
     Target(
         "digests",
-        "edgewright_runtime/patch.py",
+        "edgewright_runtime/codec/patch.py",
         ("apply_patch", "_exactly", "_unpacked"),
         ("tests/runtime/test_patch.py",),
     ),
     Target(
         "rollback",
-        "edgewright_runtime/updater.py",
+        "edgewright_runtime/update/updater.py",
         ("Updater._updated", "Updater._patch", "_is_sound", "_write_checked"),
         ("tests/runtime/test_updater_guards.py", "tests/runtime/test_updater.py", "tests/runtime/test_patch.py"),
     ),
     Target(
         "rollback",
-        "edgewright_runtime/installation.py",
+        "edgewright_runtime/update/installation.py",
         (
             "Installation.exclusive",
             "Installation.highest_version",
@@ -108,13 +108,13 @@ TARGETS = (
     ),
     Target(
         "rollback",
-        "edgewright_runtime/registry.py",
+        "edgewright_runtime/update/registry.py",
         ("Model.fits", "Registry.collect", "Registry._remove", "Registry._unused", "_within"),
         ("tests/runtime/test_registry.py",),
     ),
     Target(
         "rollback",
-        "edgewright_runtime/watch.py",
+        "edgewright_runtime/health/watch.py",
         ("Watch._count", "_severity", "step_for"),
         ("tests/runtime/test_watch.py",),
     ),

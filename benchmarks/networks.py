@@ -22,10 +22,10 @@ from pathlib import Path
 
 from benchmarks.local_cloud import running_cloud
 from edgewright.cloud.database import Database
-from edgewright_runtime.cloud import Breaker, CloudClient
 from edgewright_runtime.errors import IntegrityError, TransportError
-from edgewright_runtime.offline import sync
-from edgewright_runtime.outbox import Outbox
+from edgewright_runtime.health.outbox import Outbox
+from edgewright_runtime.predict.cloud import Breaker, CloudClient
+from edgewright_runtime.predict.offline import sync
 from tests.runtime.relay import Relay
 
 __all__ = ["Result", "run"]

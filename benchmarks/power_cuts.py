@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgewright_runtime.outbox import Outbox
+from edgewright_runtime.health.outbox import Outbox
 
 __all__ = ["PowerCuts", "power_cuts"]
 

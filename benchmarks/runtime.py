@@ -30,13 +30,13 @@ from benchmarks.local_cloud import running_cloud
 from edgewright.codec.download import transfer_form
 from edgewright.deploy import publish
 from edgewright.deploy.patches import encoders
-from edgewright_runtime.cloud import CloudClient
-from edgewright_runtime.hybrid import Hybrid
-from edgewright_runtime.monitor import Monitor
-from edgewright_runtime.monitoring import Monitoring
-from edgewright_runtime.offline import OfflineModel, sync
-from edgewright_runtime.outbox import Outbox
-from edgewright_runtime.predictor import Predictor
+from edgewright_runtime.bundle.monitoring import Monitoring
+from edgewright_runtime.health.monitor import Monitor
+from edgewright_runtime.health.outbox import Outbox
+from edgewright_runtime.predict.cloud import CloudClient
+from edgewright_runtime.predict.hybrid import Hybrid
+from edgewright_runtime.predict.offline import OfflineModel, sync
+from edgewright_runtime.predict.predictor import Predictor
 from tests.bundles import image_parts, table_parts
 from tests.cloud.postgres import postgres_binaries, running_postgres
 

@@ -70,7 +70,7 @@ def chain(path: Path, layers: int, name: str) -> Path:
 def exported(path: Path, layers: int) -> Any:
     from edgewright.artifact import Exported, Format, Precision
     from edgewright.store import Store
-    from edgewright_runtime.manifest import TensorSpec
+    from edgewright_runtime.bundle.manifest import TensorSpec
 
     return Exported(
         artifact=Store().put(path, Format.ONNX),
@@ -122,7 +122,7 @@ def overhead(folder: Path) -> dict[str, float]:
     Lower quartiles, as everywhere here: what disturbs the machine only ever adds time.
     """
     from edgewright_runtime import backends
-    from edgewright_runtime.bench_timing import time_block
+    from edgewright_runtime.bench.timing import time_block
 
     backend = backends.load(chain(folder / "overhead.onnx", LAYERS, "overhead"), "onnx")
     session = backend._session  # another session would lie elsewhere in memory, which alone moves it by some percent
@@ -175,7 +175,7 @@ def device(folder: Path) -> dict[str, Any]:
     """A whole emulated device of 512 MB: set-up, boot to SSH, one measurement, and what the model holds there."""
     from edgewright.validate.targets import device_image
     from edgewright.validate.targets.emulated_device import booted
-    from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
+    from edgewright_runtime.bench.run import BenchModel, BenchSpec, write_arrays
 
     if reason := device_image.missing_tools():
         return {"device": None, "device_skipped": reason}
@@ -210,7 +210,7 @@ def demo_files(folder: Path) -> list[tuple[str, Any]]:
     from edgewright.profile import Platform
     from edgewright.store import Store
     from edgewright.validate.rows import read_rows
-    from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
+    from edgewright_runtime.bench.run import BenchModel, BenchSpec, write_arrays
 
     wanted = (
         ("make_digits_cnn", "digits_cnn.pt2", "digits.npz", (Precision.FLOAT32, Precision.INT8)),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgewright.value import Value
-from edgewright_runtime.manifest import Preprocessing, Processor, TensorSpec
+from edgewright_runtime.bundle.manifest import Preprocessing, Processor, TensorSpec
 
 __all__ = [
     "Artifact",

@@ -1,7 +1,7 @@
 """Which ways of cutting a text into terms an app's own code can follow exactly. No ML framework is imported here."""
 
 from edgewright.errors import UnsupportedError
-from edgewright_runtime.manifest import Words
+from edgewright_runtime.bundle.manifest import Words
 
 __all__ = ["refuse_unportable"]
 

@@ -12,8 +12,8 @@ from edgewright.plugins import plugin_names
 from edgewright.project import project_folder
 from edgewright.value import Value
 from edgewright.yaml_values import read_value
-from edgewright_runtime.manifest import Kernels
-from edgewright_runtime.monitoring import STEPS, Step
+from edgewright_runtime.bundle.manifest import Kernels
+from edgewright_runtime.bundle.monitoring import STEPS, Step
 
 __all__ = [
     "TARGET_PLUGINS",

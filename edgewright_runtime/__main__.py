@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgewright_runtime import __version__
+from edgewright_runtime.bundle.line import PLATFORMS
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
-from edgewright_runtime.installation import Installation, Installed
-from edgewright_runtime.line import PLATFORMS
+from edgewright_runtime.update.installation import Installation, Installed
 
 if TYPE_CHECKING:
     from edgewright_runtime.device import Device
-    from edgewright_runtime.registry import Model
+    from edgewright_runtime.update.registry import Model
 
 __all__ = ["main"]
 
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _exit_code(options: argparse.Namespace, error: BaseException) -> int:
     if options.command is not _check or type(error) is EdgeRuntimeError:  # nothing is there to be at fault
         return 1
-    from edgewright_runtime.golden import FAULTY
     from edgewright_runtime.shortage import is_fault
+    from edgewright_runtime.update.golden import FAULTY
 
     return FAULTY if is_fault(error) else 1
 
@@ -122,7 +122,7 @@ def _amount(text: str) -> float:
 
 
 def _install(options: argparse.Namespace) -> dict[str, Any]:
-    from edgewright_runtime.updater import Updater
+    from edgewright_runtime.update.updater import Updater
 
     updater = Updater(
         options.url,
@@ -150,9 +150,9 @@ def _install(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(options: argparse.Namespace) -> dict[str, Any]:
-    from edgewright_runtime.bundle import open_bundle
-    from edgewright_runtime.golden import check_bundle
-    from edgewright_runtime.processor import misfit
+    from edgewright_runtime.bundle.opening import open_bundle
+    from edgewright_runtime.bundle.processor import misfit
+    from edgewright_runtime.update.golden import check_bundle
 
     with _held(options.root) if options.folder is None else nullcontext(options.folder) as folder:
         largest = check_bundle(folder)
@@ -160,7 +160,7 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _predict(options: argparse.Namespace) -> dict[str, Any]:
-    from edgewright_runtime.predictor import Predictor
+    from edgewright_runtime.predict.predictor import Predictor
 
     with _held(options.root) if options.bundle is None else nullcontext(options.bundle) as folder:
         prediction = Predictor(folder, options.threads).predict(_rows(options.rows))
@@ -181,7 +181,7 @@ def _rows(source: str) -> Any:
 
 
 def _status(options: argparse.Namespace) -> dict[str, Any]:
-    from edgewright_runtime.registry import Registry
+    from edgewright_runtime.update.registry import Registry
 
     installation = Installation(options.root)
     current = installation.current()
@@ -197,7 +197,7 @@ def _status(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _described(model: Model) -> dict[str, Any]:
-    from edgewright_runtime.processor import misfit
+    from edgewright_runtime.bundle.processor import misfit
 
     need = model.manifest.runtime
     return {
@@ -216,7 +216,7 @@ def _described(model: Model) -> dict[str, Any]:
 
 def _waiting(path: Path) -> dict[str, int] | None:
     """The outbox's counters; None where nothing was ever logged."""
-    from edgewright_runtime.outbox import Outbox
+    from edgewright_runtime.health.outbox import Outbox
 
     if not path.exists():
         return None
@@ -234,8 +234,8 @@ def _rollback(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _bench(options: argparse.Namespace) -> dict[str, Any]:
-    from edgewright_runtime.golden import load_golden
-    from edgewright_runtime.predictor import Predictor
+    from edgewright_runtime.predict.predictor import Predictor
+    from edgewright_runtime.update.golden import load_golden
 
     with _held(options.root) as folder:
         predictor = Predictor(folder, options.threads)
@@ -254,7 +254,7 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _client(options: argparse.Namespace) -> Any:
-    from edgewright_runtime.cloud import CloudClient
+    from edgewright_runtime.predict.cloud import CloudClient
 
     if not options.cloud:
         return None
@@ -267,8 +267,8 @@ def _client(options: argparse.Namespace) -> Any:
 
 
 def _sync(options: argparse.Namespace) -> dict[str, Any]:
-    from edgewright_runtime.offline import sync
-    from edgewright_runtime.outbox import Outbox
+    from edgewright_runtime.health.outbox import Outbox
+    from edgewright_runtime.predict.offline import sync
 
     outbox = Outbox(options.root / "outbox.db")
     done = sync(outbox, _client(options), {"release": _current(options.root).name, **outbox.counters()})
@@ -351,7 +351,7 @@ def _current(root: Path) -> Installed:
 @contextmanager
 def _held(root: Path) -> Iterator[Path]:
     """The current bundle, which another process does not delete meanwhile."""
-    from edgewright_runtime.registry import Registry
+    from edgewright_runtime.update.registry import Registry
 
     with Registry(Installation(root)).in_use(_current(root).bundle) as folder:
         yield folder

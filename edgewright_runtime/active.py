@@ -6,16 +6,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from edgewright_runtime.hybrid import Hybrid
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.monitor import Monitor, resident_memory_mb
-from edgewright_runtime.offline import OfflineModel
-from edgewright_runtime.outbox import Outbox
-from edgewright_runtime.predictor import Predictor
-from edgewright_runtime.registry import Model, Registry
+from edgewright_runtime.health.monitor import Monitor, resident_memory_mb
+from edgewright_runtime.health.outbox import Outbox
+from edgewright_runtime.health.telemetry import TelemetryRecord
+from edgewright_runtime.health.watch import Watch
+from edgewright_runtime.predict.hybrid import Hybrid
+from edgewright_runtime.predict.offline import OfflineModel
+from edgewright_runtime.predict.predictor import Predictor
 from edgewright_runtime.settings import Settings
-from edgewright_runtime.telemetry import TelemetryRecord
-from edgewright_runtime.watch import Level, Watch
+from edgewright_runtime.strain import Level
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.registry import Model, Registry
 
 __all__ = ["Active", "Around"]
 

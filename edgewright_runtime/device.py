@@ -15,6 +15,7 @@ from typing import Any
 
 from edgewright_runtime.active import Active, Around
 from edgewright_runtime.backends import installed_runtimes
+from edgewright_runtime.bundle.labels import is_label
 from edgewright_runtime.errors import (
     BackendUnavailableError,
     EdgeRuntimeError,
@@ -24,18 +25,18 @@ from edgewright_runtime.errors import (
     ShortageError,
     TransportError,
 )
-from edgewright_runtime.hybrid import Answer
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.labels import is_label
-from edgewright_runtime.offline import Offer, sync
-from edgewright_runtime.outbox import Outbox, OutboxError
-from edgewright_runtime.registry import Constraints, Model, Registry
-from edgewright_runtime.sensors import Sensors
+from edgewright_runtime.health.outbox import Outbox, OutboxError
+from edgewright_runtime.health.sensors import Sensors
+from edgewright_runtime.health.telemetry import TelemetryRecord
+from edgewright_runtime.health.watch import Issue
+from edgewright_runtime.predict.hybrid import Answer
+from edgewright_runtime.predict.offline import Offer, sync
 from edgewright_runtime.settings import Settings, Tick
 from edgewright_runtime.shortage import is_fault, is_shortage
-from edgewright_runtime.telemetry import TelemetryRecord
-from edgewright_runtime.updater import Outcome, Updater, followed_line
-from edgewright_runtime.watch import Issue, Level, levels_of, step_for
+from edgewright_runtime.strain import Level, levels_of, step_for
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.registry import Constraints, Model, Registry
+from edgewright_runtime.update.updater import Outcome, Updater, followed_line
 
 __all__ = ["Device", "Settings", "Tick"]
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgewright_runtime.hybrid import Answer, Policy
-from edgewright_runtime.monitoring import Monitoring
-from edgewright_runtime.offline import Privacy
-from edgewright_runtime.watch import Issue, Level
+from edgewright_runtime.bundle.monitoring import Monitoring
+from edgewright_runtime.health.watch import Issue
+from edgewright_runtime.predict.hybrid import Answer, Policy
+from edgewright_runtime.predict.offline import Privacy
+from edgewright_runtime.strain import Level
 
 if TYPE_CHECKING:
-    from edgewright_runtime.cloud import CloudClient
+    from edgewright_runtime.predict.cloud import CloudClient
 
 __all__ = ["Settings", "Tick"]
 

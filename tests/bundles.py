@@ -18,7 +18,7 @@ from edgewright.package import Bundle, build_bundle
 from edgewright.profile import Budget, DeviceProfile, load_device
 from edgewright.store import Store
 from edgewright_runtime.backends import load, run_rows
-from edgewright_runtime.manifest import Column, Preprocessing, TensorSpec
+from edgewright_runtime.bundle.manifest import Column, Preprocessing, TensorSpec
 
 ROWS = 400
 LABELS = ("low", "middle", "high")

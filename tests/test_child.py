@@ -14,7 +14,7 @@ from edgewright.child import run_in_child
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.progress import Event, progress
 from edgewright.scratch import system_scratch
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 
 def add(a: int, b: int) -> int:

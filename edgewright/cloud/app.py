@@ -34,11 +34,11 @@ from edgewright.cloud.refreshed import Refreshed
 from edgewright.failures import one_line
 from edgewright.value import Value
 from edgewright.yaml_values import first_fault
-from edgewright_runtime.bundle import file_digest
+from edgewright_runtime.bundle.manifest import MANIFEST_NAME
+from edgewright_runtime.bundle.opening import file_digest
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
-from edgewright_runtime.manifest import MANIFEST_NAME
 from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
-from edgewright_runtime.predictor import Predictor
+from edgewright_runtime.predict.predictor import Predictor
 
 __all__ = ["create_app"]
 

@@ -15,8 +15,8 @@ from edgewright.errors import InputError
 from edgewright.monitor import Telemetry
 from edgewright.value import Value
 from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.health.telemetry import TelemetryRecord
 from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
-from edgewright_runtime.telemetry import TelemetryRecord
 
 __all__ = ["Database", "Device", "read_telemetry"]
 

@@ -10,8 +10,8 @@ from edgewright.cloud.refreshed import Refreshed
 from edgewright.deploy.release import current_document
 from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import EdgewrightError
+from edgewright_runtime.bundle.line import checked_line
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.line import checked_line
 
 __all__ = ["Offers"]
 

@@ -1,1 +1,1 @@
-"""Entropy coding of exported model files: the encoder of ``.ewz``; `edgewright_runtime.ewz` is the decoder."""
+"""Entropy coding of exported model files: the encoder of ``.ewz``; `edgewright_runtime.codec.ewz` is the decoder."""

@@ -13,7 +13,7 @@ from edgewright.errors import InputError
 from edgewright.measurement import Footprint
 from edgewright.store import home, replace_file
 from edgewright.value import Value
-from edgewright_runtime.ewz import is_ewz, rebuild
+from edgewright_runtime.codec.ewz import is_ewz, rebuild
 
 __all__ = ["download_bytes", "footprint", "transfer_form", "unpacked"]
 

@@ -4,7 +4,7 @@ import heapq
 
 import numpy as np
 
-from edgewright_runtime.huffman import BLOCK_SYMBOLS, MAX_LENGTH, canonical_codes
+from edgewright_runtime.codec.huffman import BLOCK_SYMBOLS, MAX_LENGTH, canonical_codes
 
 __all__ = ["code_lengths", "encode_symbols"]
 

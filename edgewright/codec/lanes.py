@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgewright_runtime.lanes import FLOOR, SPARE_BITS, STATE_BYTES
+from edgewright_runtime.codec.lanes import FLOOR, SPARE_BITS, STATE_BYTES
 
 __all__ = ["LaneCost", "LaneEncoder"]
 

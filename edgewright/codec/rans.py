@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgewright_runtime.rans import PROBABILITY_BITS, STATE_BYTES, STATE_FLOOR, WORD_BITS
+from edgewright_runtime.codec.rans import PROBABILITY_BITS, STATE_BYTES, STATE_FLOOR, WORD_BITS
 
 __all__ = ["BitCost", "RansEncoder"]
 

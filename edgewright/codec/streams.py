@@ -8,8 +8,8 @@ import numpy as np
 
 from edgewright.codec.huffman import code_lengths, encode_symbols
 from edgewright.codec.rans import BitCost
-from edgewright_runtime.context_model import LevelShape, code_levels
-from edgewright_runtime.ewz import DICTIONARY, Method, lzma_filters
+from edgewright_runtime.codec.context_model import LevelShape, code_levels
+from edgewright_runtime.codec.ewz import DICTIONARY, Method, lzma_filters
 
 __all__ = [
     "ContextPlan",
@@ -63,7 +63,7 @@ def lzma_part(data: bytes, settings: int) -> bytes:
 
 
 def huffman_stream(levels: np.ndarray, *, fixed: bool = False) -> bytes:
-    """(N,) levels behind one Huffman code, or one of a fixed length; `edgewright_runtime.ewz` has the layout."""
+    """(N,) levels behind one Huffman code, or one of a fixed length; `edgewright_runtime.codec.ewz` has the layout."""
     lowest = int(levels.min())
     symbols = levels.astype(np.int64) - lowest
     counts = np.bincount(symbols)

@@ -5,8 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgewright.codec.lanes import LaneCost, LaneEncoder
-from edgewright_runtime.lanes import MOST_LANES_LOG2, SPARE_BITS
-from edgewright_runtime.wide_context import LEVELS_PER_LANE, MOST_CLASSES, MOST_COLUMNS, WideShape, code_magnitudes
+from edgewright_runtime.codec.lanes import MOST_LANES_LOG2, SPARE_BITS
+from edgewright_runtime.codec.wide_context import (
+    LEVELS_PER_LANE,
+    MOST_CLASSES,
+    MOST_COLUMNS,
+    WideShape,
+    code_magnitudes,
+)
 
 __all__ = ["WidePlan", "plan_wide", "wide_stream"]
 
@@ -53,7 +59,7 @@ def plan_wide(levels: np.ndarray, blocks: tuple[int, ...]) -> WidePlan | None:
 
 
 def wide_stream(levels: np.ndarray, plan: WidePlan) -> bytes:
-    """Lanes, words and signs of (R, C) levels, as `edgewright_runtime.wide_context.decode_levels` reads them."""
+    """Lanes, words and signs of (R, C) levels, as `edgewright_runtime.codec.wide_context.decode_levels` reads them."""
     turned = np.ascontiguousarray(levels.T if plan.transposed else levels)
     encoder = LaneEncoder()
     code_magnitudes(encoder, plan.shape, np.abs(turned))

@@ -23,8 +23,8 @@ from edgewright.codec.streams import (
     signed,
 )
 from edgewright.codec.wide import WidePlan, plan_wide, wide_stream
-from edgewright_runtime.context_model import code_levels, count_of
-from edgewright_runtime.ewz import DIGEST_BYTES, DTYPES, MAGIC, Method, Palette, rebuild, split_planes
+from edgewright_runtime.codec.context_model import code_levels, count_of
+from edgewright_runtime.codec.ewz import DIGEST_BYTES, DTYPES, MAGIC, Method, Palette, rebuild, split_planes
 
 __all__ = ["Coder", "Encoded", "TensorSpan", "encode"]
 

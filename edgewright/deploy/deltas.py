@@ -8,9 +8,9 @@ from edgewright.codec.download import unpacked
 from edgewright.deploy.patches import BuiltPatch, build_patches, patch_kind
 from edgewright.deploy.repository import ReleaseRepository
 from edgewright.progress import progress
-from edgewright_runtime.manifest import Manifest
-from edgewright_runtime.patch import MAX_PATCHED_BYTES
-from edgewright_runtime.release import Blob, FileDelta, Patch, ReleaseDocument
+from edgewright_runtime.bundle.manifest import Manifest
+from edgewright_runtime.bundle.release import Blob, FileDelta, Patch, ReleaseDocument
+from edgewright_runtime.codec.patch import MAX_PATCHED_BYTES
 
 __all__ = ["patch_from"]
 

@@ -6,10 +6,10 @@ from edgewright.codec.download import unpacked
 from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
 from edgewright.progress import progress
+from edgewright_runtime.bundle.line import Line, checked_channel, checked_model
+from edgewright_runtime.bundle.manifest import Manifest
+from edgewright_runtime.bundle.release import LINES_PATH, ReleaseDocument, lines_json, parse_lines
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.line import Line, checked_channel, checked_model
-from edgewright_runtime.manifest import Manifest
-from edgewright_runtime.release import LINES_PATH, ReleaseDocument, lines_json, parse_lines
 
 __all__ = [
     "checked_names",

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgewright.errors import InputError
 from edgewright.progress import progress
-from edgewright_runtime.patch import TENSOR_MAGIC, apply_patch, to_difference
+from edgewright_runtime.codec.patch import TENSOR_MAGIC, apply_patch, to_difference
 
 __all__ = ["BuiltPatch", "TensorRange", "build_patch", "build_patches", "encoders", "patch_kind", "tensor_ranges"]
 

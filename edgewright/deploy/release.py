@@ -12,10 +12,9 @@ from edgewright.errors import InputError
 from edgewright.monitor.plan import MonitoringPlan
 from edgewright.package import Bundle, read_bundle
 from edgewright.value import Value
-from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.line import Line
-from edgewright_runtime.manifest import MANIFEST_NAME, FileEntry
-from edgewright_runtime.release import (
+from edgewright_runtime.bundle.line import Line
+from edgewright_runtime.bundle.manifest import MANIFEST_NAME, FileEntry
+from edgewright_runtime.bundle.release import (
     Blob,
     ChannelIndex,
     ReleaseDocument,
@@ -25,6 +24,7 @@ from edgewright_runtime.release import (
     parse_release,
     release_path,
 )
+from edgewright_runtime.errors import IntegrityError
 
 __all__ = ["Release", "announce", "current_document", "current_release", "publish", "read_release", "rollback"]
 

@@ -16,9 +16,9 @@ from edgewright.errors import InputError
 from edgewright.package import read_bundle
 from edgewright.store import Store
 from edgewright.upkeep import Findings, size_said
-from edgewright_runtime.line import Line
-from edgewright_runtime.manifest import MANIFEST_NAME
-from edgewright_runtime.release import LINES_PATH, Blob, FileDelta, ReleaseDocument, index_path, lines_json
+from edgewright_runtime.bundle.line import Line
+from edgewright_runtime.bundle.manifest import MANIFEST_NAME
+from edgewright_runtime.bundle.release import LINES_PATH, Blob, FileDelta, ReleaseDocument, index_path, lines_json
 
 __all__ = ["check_repository", "collect_repository", "repair_repository"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from edgewright.errors import UnsupportedError
-from edgewright_runtime.integer_range import first_outside
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.integer_range import first_outside
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["MAX_ROWS", "CalibrationRows", "integers_in_width"]
 

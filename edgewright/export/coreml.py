@@ -20,7 +20,7 @@ from edgewright.export.small_constants import is_lost_guard
 from edgewright.export.weight_match import weights_of_layers
 from edgewright.export.whole_numbers import PASSING
 from edgewright.failures import one_line
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["convert", "coremltools_alone", "finish", "palettize", "quantize", "scores_output", "tensor_type"]
 

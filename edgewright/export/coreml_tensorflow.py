@@ -11,7 +11,7 @@ from edgewright.errors import UnsupportedError
 from edgewright.export.coreml import finish, half_but, tensor_type
 from edgewright.export.tensorflow_source import TensorFlowSource, loaded_source, of_one_row, refused
 from edgewright.failures import one_line
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["convert"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edgewright.artifact import Format
 from edgewright.export.diagnosis_report import Diagnosis
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["LOUD_SNR_DB", "Checked", "Declared", "Disagreement", "File"]
 
@@ -24,8 +24,8 @@ class File:
 @dataclass(frozen=True)
 class Declared:
     """Inputs and outputs of a file; ``runtime_floor`` where the file decides which runtime loads it;
-    ``largest_pair_sum`` of int8 for ONNX Runtime (`edgewright_runtime.manifest.Processor`); ``snr_db``: signal over
-    the error of fewer bits, of the worst output on real rows, where that was measured."""
+    ``largest_pair_sum`` of int8 for ONNX Runtime (`edgewright_runtime.bundle.manifest.Processor`); ``snr_db``: signal
+    over the error of fewer bits, of the worst output on real rows, where that was measured."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

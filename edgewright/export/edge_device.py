@@ -19,7 +19,7 @@ from edgewright.export.reuse import reuse
 from edgewright.profile import ExportOptions, InstructionSet, weight_bits
 from edgewright.recipe import Quantize
 from edgewright.store import Store
-from edgewright_runtime.manifest import Processor
+from edgewright_runtime.bundle.manifest import Processor
 
 if TYPE_CHECKING:
     from edgewright.export.onnx_int8 import calibrate, prepare, quantize

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from edgewright.errors import UnsupportedError
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["example_inputs"]
 

@@ -21,7 +21,7 @@ from edgewright.export.tensorflow_source import environment_of, is_tensorflow, s
 from edgewright.profile import ExportOptions
 from edgewright.recipe import Quantize
 from edgewright.store import Store
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 if TYPE_CHECKING:
     from edgewright.export.coreml import convert, palettize, quantize

@@ -21,7 +21,7 @@ from edgewright.export.weight_match import learnt_ranges, weights_of_layers
 from edgewright.export.whole_numbers import steps_to_whole_numbers
 from edgewright.optimize.ranges import streamed_ranges
 from edgewright.recipe import Calibration
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["convert", "describe", "quantize"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgewright.errors import InputError
 from edgewright.export.declaration import Declared
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["MASKS_NOTE", "load", "make_reproducible", "mil", "operators", "program_of", "tensors"]
 

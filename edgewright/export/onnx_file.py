@@ -15,7 +15,7 @@ from edgewright.export.scaling import Step
 from edgewright.export.small_constants import steps_from_lost_guards
 from edgewright.export.whole_numbers import steps_to_whole_numbers
 from edgewright.failures import one_line
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = [
     "MASKS_NOTE",

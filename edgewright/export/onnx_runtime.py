@@ -16,7 +16,7 @@ from edgewright.export import onnx_file
 from edgewright.export.refusal import other_ways, unsupported_precision
 from edgewright.export.softmax_masks import masking_nodes
 from edgewright.profile import InstructionSet
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["convert", "optimize", "quantize_dynamically", "to_float16", "to_int4", "to_ort"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from edgewright.artifact import Dataset, ImportedModel
 from edgewright.errors import UnsupportedError
 from edgewright.export.mil_program import CLASSES_NOTE, SCORES_NOTE, Pixels
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["as_images", "as_pixels", "as_scores", "refuse_other_than_pixels"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from edgewright.artifact import Format
 from edgewright.errors import EdgewrightError, UnsupportedError
 from edgewright.export.calibration import integers_in_width
-from edgewright_runtime.processor import saturates
+from edgewright_runtime.bundle.processor import saturates
 
 __all__ = ["Arrays", "outputs_of", "rounding_of"]
 

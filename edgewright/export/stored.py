@@ -9,7 +9,7 @@ from edgewright.child import deferred, run_in_child
 from edgewright.errors import UnsupportedError
 from edgewright.export.readers.contents import Contents, StoredWeights
 from edgewright.value import Value
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 if TYPE_CHECKING:
     from edgewright.export.readers.coreml_model import read as read_coreml

@@ -18,7 +18,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from edgewright.errors import ConversionError, InputError
 from edgewright.export.declaration import Declared
 from edgewright.failures import one_line
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = [
     "DTYPES",

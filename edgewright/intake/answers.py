@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from edgewright.artifact import ModelTask
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
-from edgewright_runtime.manifest import TensorSpec
-from edgewright_runtime.number_text import number_in
+from edgewright_runtime.bundle.manifest import TensorSpec
+from edgewright_runtime.bundle.number_text import number_in
 
 __all__ = [
     "Answers",

@@ -15,7 +15,7 @@ from edgewright.failures import one_line
 from edgewright.intake.answers import Answers, is_unjudged
 from edgewright.intake.splits import Rows, split_rows, thinned
 from edgewright.intake.tensor_names import data_names
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["Samples", "open_arrays", "read_arrays", "row_shapes", "rows_of", "stored_array"]
 

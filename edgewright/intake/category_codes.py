@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgewright.intake.tabulated import ColumnTable, Row
-from edgewright_runtime.manifest import Column
+from edgewright_runtime.bundle.manifest import Column
 
 __all__ = ["category_column", "spellings"]
 

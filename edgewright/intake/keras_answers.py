@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.failures import one_line
 from edgewright.intake.tensor_names import plain_name
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 if TYPE_CHECKING:
     from edgewright.intake.keras_loaded import Loaded

@@ -29,7 +29,7 @@ from edgewright.intake.keras_guard import inspect_keras_file, inspect_saved_mode
 from edgewright.intake.keras_loaded import Loaded
 from edgewright.intake.row_mixing import refuse_mixed_rows
 from edgewright.intake.tensor_names import plain_name
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["convert", "load"]
 

@@ -1,7 +1,7 @@
 """What TensorFlow's process tells of a Keras file or SavedModel."""
 
 from edgewright.value import Value
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["Answer", "Described"]
 

@@ -13,7 +13,7 @@ from edgewright.errors import InputError, UnsupportedError
 from edgewright.failures import one_line
 from edgewright.intake.onnx_nodes import drop_unused
 from edgewright.intake.onnx_rows import put_output_rows_first, rows_first_note
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["Asked", "keep_numbers"]
 

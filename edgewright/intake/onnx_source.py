@@ -19,7 +19,7 @@ from edgewright.intake.onnx_rows import put_input_rows_first
 from edgewright.intake.onnx_training import refuse_training_mode
 from edgewright.intake.single_numbers import fixed_note, single_number
 from edgewright.intake.source import AskedSource
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["OnnxSource", "external_files", "load_onnx", "run_onnx"]
 

@@ -19,7 +19,7 @@ from edgewright.intake.decision_threshold import decides_at_threshold, inner_cla
 from edgewright.intake.tables import is_blank
 from edgewright.intake.tabulated import ColumnTable, leading_encoders, tabulate
 from edgewright.intake.term_weights import is_vectorizer, term_weights, terms_of, words_of
-from edgewright_runtime.manifest import Words
+from edgewright_runtime.bundle.manifest import Words
 
 __all__ = ["Use", "UsedColumns", "columns_used", "takes_texts"]
 
@@ -31,7 +31,7 @@ class Use:
     """One way in which a column comes in; ``words`` and ``terms`` are of texts."""
 
     column: str
-    kind: str  # as of `edgewright_runtime.manifest.Column`
+    kind: str  # as of `edgewright_runtime.bundle.manifest.Column`
     words: Words | None = None
     terms: tuple[tuple[str, int], ...] = ()
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgewright.errors import UnsupportedError
 from edgewright.failures import one_line
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = [
     "BATCHES",

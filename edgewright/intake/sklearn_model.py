@@ -27,8 +27,8 @@ from edgewright.intake.row_mixing import refuse_mixed_rows
 from edgewright.intake.sklearn_source import FEATURES, answers, fitted_names, to_onnx
 from edgewright.intake.source import OtherSplit, Source
 from edgewright.intake.source_table import SourceTable, source_table
-from edgewright_runtime.cells import ColumnReader
-from edgewright_runtime.manifest import Column, Preprocessing, TensorSpec
+from edgewright_runtime.bundle.manifest import Column, Preprocessing, TensorSpec
+from edgewright_runtime.predict.cells import ColumnReader
 
 __all__ = ["SklearnSource"]
 

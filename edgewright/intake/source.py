@@ -10,7 +10,7 @@ from edgewright.data import DataSpec
 from edgewright.intake.answers import answers_of_network, single_score_threshold
 from edgewright.intake.arrays import Samples, read_arrays
 from edgewright.intake.row_mixing import refuse_mixed_rows
-from edgewright_runtime.manifest import Preprocessing, TensorSpec
+from edgewright_runtime.bundle.manifest import Preprocessing, TensorSpec
 
 if TYPE_CHECKING:
     import onnx

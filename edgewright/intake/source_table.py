@@ -16,7 +16,7 @@ from edgewright.errors import InputError
 from edgewright.intake.raw_columns import UsedColumns, columns_used, takes_texts
 from edgewright.intake.sklearn_source import answers, fitted_names
 from edgewright.intake.tables import Table, is_blank, plain
-from edgewright_runtime.number_text import number_in
+from edgewright_runtime.bundle.number_text import number_in
 
 __all__ = ["SourceTable", "source_table"]
 

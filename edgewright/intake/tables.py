@@ -1,7 +1,7 @@
 """Tables in ``.csv`` or ``.parquet`` files, as the user's own code has them: pandas reads them.
 
-What a cell means on the device is decided by the runtime's own reader (`edgewright_runtime.cells`), which encodes the
-rows here too.
+What a cell means on the device is decided by the runtime's own reader (`edgewright_runtime.predict.cells`), which
+encodes the rows here too.
 """
 
 import json
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
-from edgewright_runtime.cells import ColumnReader
-from edgewright_runtime.encoding import as_json
+from edgewright_runtime.bundle.manifest import Column, Preprocessing
 from edgewright_runtime.errors import InputRejectedError
-from edgewright_runtime.manifest import Column, Preprocessing
+from edgewright_runtime.predict.cells import ColumnReader
+from edgewright_runtime.predict.encoding import as_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,6 @@
-"""Text to numbers: the device counts terms (`edgewright_runtime.terms`), the graph weighs them, as TfidfTransformer."""
+"""Text to numbers: the device counts terms (`edgewright_runtime.predict.terms`), the graph weighs them as
+TfidfTransformer does.
+"""
 
 from typing import Any
 
@@ -7,7 +9,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from edgewright.errors import UnsupportedError
 from edgewright.intake.accurate_nodes import Nodes
-from edgewright_runtime.manifest import Words
+from edgewright_runtime.bundle.manifest import Words
 
 __all__ = ["TermWeights", "is_vectorizer", "term_weights", "terms_of", "words_of"]
 

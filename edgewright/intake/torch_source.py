@@ -25,7 +25,7 @@ from edgewright.intake.pt2_guard import inspect_program
 from edgewright.intake.single_numbers import fixed_note, single_number
 from edgewright.intake.source import AskedSource
 from edgewright.intake.tensor_names import plain_name
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 if TYPE_CHECKING:
     import onnx

@@ -7,7 +7,7 @@ from edgewright.measurement import ValidationReport
 from edgewright.monitor.plan import MonitoringPlan
 from edgewright.monitor.telemetry import Telemetry, Window, summarize
 from edgewright.value import Value
-from edgewright_runtime.confidence import wilson_high
+from edgewright_runtime.health.confidence import wilson_high
 
 __all__ = ["Health", "Issue", "check_health", "find_issues"]
 

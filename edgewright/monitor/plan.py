@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from edgewright.measurement import ValidationReport
 from edgewright.profile import Policy
-from edgewright_runtime.monitoring import STEPS, Monitoring, MonitoringLimits, Step
+from edgewright_runtime.bundle.monitoring import STEPS, Monitoring, MonitoringLimits, Step
 from edgewright_runtime.wire import rule
 
 __all__ = ["MonitoringPlan"]

@@ -9,8 +9,8 @@ from edgewright.errors import InputError
 from edgewright.monitor.plan import MonitoringPlan
 from edgewright.value import Value
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.sketch import QuantileSketch
-from edgewright_runtime.telemetry import TelemetryRecord
+from edgewright_runtime.health.sketch import QuantileSketch
+from edgewright_runtime.health.telemetry import TelemetryRecord
 
 __all__ = ["Telemetry", "Window", "read_telemetry", "summarize"]
 

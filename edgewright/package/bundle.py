@@ -23,9 +23,7 @@ from edgewright.profile import DeviceProfile
 from edgewright.report.page import report_html
 from edgewright.store import Store
 from edgewright.value import Value
-from edgewright_runtime.bundle import open_bundle
-from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.manifest import (
+from edgewright_runtime.bundle.manifest import (
     MANIFEST_NAME,
     Figures,
     FileEntry,
@@ -35,7 +33,9 @@ from edgewright_runtime.manifest import (
     Manifest,
     RuntimeNeed,
 )
-from edgewright_runtime.monitoring import Monitoring
+from edgewright_runtime.bundle.monitoring import Monitoring
+from edgewright_runtime.bundle.opening import open_bundle
+from edgewright_runtime.errors import IntegrityError
 
 __all__ = ["REPORT_NAME", "Bundle", "BundleContent", "build_bundle", "read_bundle"]
 

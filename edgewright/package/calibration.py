@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from edgewright.artifact import Dataset, Exported, ImportedModel, ModelTask
 from edgewright.package.golden import answers_of
-from edgewright_runtime.confidence import calibrated, confidence_bins
-from edgewright_runtime.encoding import dequantize, quantize
-from edgewright_runtime.manifest import Calibration, Scores
-from edgewright_runtime.predictor import probabilities
+from edgewright_runtime.bundle.manifest import Calibration, Scores
+from edgewright_runtime.health.confidence import calibrated, confidence_bins
+from edgewright_runtime.predict.encoding import dequantize, quantize
+from edgewright_runtime.predict.predictor import probabilities
 
 __all__ = ["calibrate"]
 

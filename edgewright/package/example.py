@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.artifact import Dataset, ImportedModel
-from edgewright_runtime.manifest import Column
+from edgewright_runtime.bundle.manifest import Column
 
 __all__ = ["write_example"]
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from edgewright.artifact import Dataset, Exported, Format, Precision
 from edgewright.child import deferred, run_in_child
 from edgewright.errors import InputError, UnsupportedError
-from edgewright_runtime.bench import read_arrays, write_arrays
-from edgewright_runtime.encoding import quantize
-from edgewright_runtime.manifest import Kernels
-from edgewright_runtime.processor import exact_kernels
+from edgewright_runtime.bench.run import read_arrays, write_arrays
+from edgewright_runtime.bundle.manifest import Kernels
+from edgewright_runtime.bundle.processor import exact_kernels
+from edgewright_runtime.predict.encoding import quantize
 
 if TYPE_CHECKING:
     from edgewright.validate.ml_program import run_ml_program

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from edgewright.artifact import Dataset, Exported, ImportedModel, ModelTask
 from edgewright.errors import InputError
 from edgewright.validate.decision import decision_of
-from edgewright_runtime.manifest import Scores
+from edgewright_runtime.bundle.manifest import Scores
 
 __all__ = ["scores_of"]
 

@@ -10,7 +10,7 @@ from edgewright.errors import UnsupportedError
 from edgewright.package.identifiers import argument_names, float_literal, type_name
 from edgewright.portable_words import refuse_unportable
 from edgewright.profile import ExportOptions
-from edgewright_runtime.manifest import Manifest, TensorSpec
+from edgewright_runtime.bundle.manifest import Manifest, TensorSpec
 
 __all__ = ["write_snippet"]
 

@@ -21,9 +21,9 @@ from edgewright.validate.targets import Target
 from edgewright.validate.targets.choice import opened
 from edgewright.validate.verdict import budget_lines
 from edgewright.value import Value
-from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
-from edgewright_runtime.encoding import dequantize
-from edgewright_runtime.golden import load_golden
+from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.predict.encoding import dequantize
+from edgewright_runtime.update.golden import load_golden
 
 __all__ = ["DeviceCheck", "ValidatedBundle", "check_bundle", "check_rows", "validated_bundle"]
 

@@ -10,7 +10,7 @@ from edgewright.errors import InputError, MissingLibraryError
 from edgewright.export.stored import StoredModel, describe
 from edgewright.package import BundleContent, read_bundle
 from edgewright.store import Store
-from edgewright_runtime.manifest import MANIFEST_NAME, TensorSpec
+from edgewright_runtime.bundle.manifest import MANIFEST_NAME, TensorSpec
 
 __all__ = ["describe_path"]
 

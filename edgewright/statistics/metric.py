@@ -71,12 +71,12 @@ def check_metric(metric: Metric) -> None:
 
 
 def judged_by(metric: Metric, reference: Path, outputs: Path | None, answers: Path) -> MetricFigures:
-    """The metric on files of `edgewright_runtime.bench.write_arrays`; ``answers`` holds one array, ``y``.
+    """The metric on files of `edgewright_runtime.bench.spec.write_arrays`; ``answers`` holds one array, ``y``.
 
     Raises:
         InputError: the function fails, or gives no finite number.
     """
-    from edgewright_runtime.bench import read_arrays
+    from edgewright_runtime.bench.run import read_arrays
 
     function, truth = load_metric(metric), read_arrays(answers)["y"]
     source = read_arrays(reference)

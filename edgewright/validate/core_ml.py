@@ -18,9 +18,9 @@ from edgewright.export import mlpackage
 from edgewright.export.mil_program import Pixels, pixels_of
 from edgewright.export.pixels import as_images, as_scores
 from edgewright.validate.core_ml_units import ComputeUnits
-from edgewright_runtime.bench_spec import single_rows
+from edgewright_runtime.bench.spec import single_rows
+from edgewright_runtime.bundle.manifest import TensorSpec
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError
-from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["NAME", "CoreMLModel", "CoreMLPackage", "compile_package"]
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from edgewright.validate.core_ml import CoreMLModel, CoreMLPackage
 from edgewright.validate.core_ml_units import UNITS, ComputeUnits
-from edgewright_runtime.bench import BenchModel, BenchSpec, carried_out, cold_answer, main, write_arrays
-from edgewright_runtime.bench_timing import sustained, warm
+from edgewright_runtime.bench.run import BenchModel, BenchSpec, carried_out, cold_answer, main, write_arrays
+from edgewright_runtime.bench.timing import sustained, warm
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError
 
 __all__ = ["CoreMLBench", "planned"]

@@ -20,8 +20,8 @@ from edgewright.validate.targets.arm_system import set_up
 from edgewright.validate.targets.emulated_device import booted_as
 from edgewright.validate.targets.local import LocalTarget
 from edgewright.validate.targets.x86 import HASWELL, EmulatedX86
-from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
-from edgewright_runtime.processor import exact_kernels
+from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.bundle.processor import exact_kernels
 
 __all__ = ["emulate", "emulate_device"]
 

@@ -21,9 +21,9 @@ from edgewright.validate.judging import answers_in, judged, truth_in
 from edgewright.validate.parity import check_outputs, parity
 from edgewright.validate.rows import HeldOut, Split, read_rows
 from edgewright.validate.targets.local import run_bench
-from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
-from edgewright_runtime.manifest import Kernels
-from edgewright_runtime.processor import exact_kernels
+from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.bundle.manifest import Kernels
+from edgewright_runtime.bundle.processor import exact_kernels
 
 if TYPE_CHECKING:
     from edgewright.validate.graph_answers import run_graph

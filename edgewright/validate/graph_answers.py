@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgewright_runtime.bench import read_arrays, write_arrays
+from edgewright_runtime.bench.run import read_arrays, write_arrays
 
 __all__ = ["run_graph"]
 

@@ -16,7 +16,7 @@ from edgewright.statistics.metric import MetricFigures, judged_by
 from edgewright.store import Store
 from edgewright.validate.decision import Decision
 from edgewright.validate.rows import HeldOut
-from edgewright_runtime.bench import write_arrays
+from edgewright_runtime.bench.run import write_arrays
 
 __all__ = ["Judgement", "answers_in", "judged", "truth_in"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edgewright.errors import UnsupportedError
-from edgewright_runtime.bench import read_arrays, write_arrays
+from edgewright_runtime.bench.run import read_arrays, write_arrays
 from edgewright_runtime.errors import BackendUnavailableError
 
 __all__ = ["run_ml_program"]

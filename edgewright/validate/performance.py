@@ -28,8 +28,8 @@ from edgewright.validate import core_ml_units
 from edgewright.validate.rows import read_rows
 from edgewright.validate.targets import Target
 from edgewright.validate.targets.choice import opened
-from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
-from edgewright_runtime.manifest import Kernels
+from edgewright_runtime.bench.run import BenchModel, BenchSpec, write_arrays
+from edgewright_runtime.bundle.manifest import Kernels
 
 __all__ = ["measure", "performance_of"]
 

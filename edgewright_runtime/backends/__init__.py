@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from edgewright_runtime.bundle.manifest import Kernels, TensorSpec
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError
-from edgewright_runtime.manifest import Kernels, TensorSpec
 
 __all__ = ["Arrays", "Backend", "installed_runtimes", "load", "run_rows"]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgewright_runtime.backends.tensors import check_feeds, narrowed, renamed
+from edgewright_runtime.bundle.manifest import Kernels, TensorSpec
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError, ShortageError
-from edgewright_runtime.manifest import Kernels, TensorSpec
 from edgewright_runtime.shortage import is_shortage, shortage_or
 
 if TYPE_CHECKING:  # either is imported by its name

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgewright_runtime.backends.tensors import check_feeds, narrowed, renamed
+from edgewright_runtime.bundle.manifest import Kernels, TensorSpec
 from edgewright_runtime.errors import (
     BackendUnavailableError,
     EdgeRuntimeError,
@@ -16,7 +17,6 @@ from edgewright_runtime.errors import (
     IntegrityError,
     ShortageError,
 )
-from edgewright_runtime.manifest import Kernels, TensorSpec
 from edgewright_runtime.shortage import is_shortage, shortage_or
 
 __all__ = ["OnnxBackend"]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from edgewright_runtime.bundle.integer_range import first_outside
+from edgewright_runtime.bundle.manifest import TensorSpec
 from edgewright_runtime.errors import InputRejectedError, IntegrityError
-from edgewright_runtime.integer_range import first_outside
-from edgewright_runtime.manifest import TensorSpec
 
 __all__ = ["check_feeds", "narrowed", "renamed"]
 

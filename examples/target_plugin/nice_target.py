@@ -5,7 +5,7 @@ from typing import Any
 from edgewright.profile import DeviceProfile
 from edgewright.validate.targets import Target
 from edgewright.validate.targets.local import run_bench
-from edgewright_runtime.bench import BenchSpec
+from edgewright_runtime.bench.run import BenchSpec
 
 
 class NiceTarget:

@@ -22,14 +22,14 @@ from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
 from edgewright.monitor import MonitoringPlan, check_health
 from edgewright.package import Bundle
-from edgewright_runtime.cloud import CloudClient
+from edgewright_runtime.bundle.monitoring import Monitoring
 from edgewright_runtime.errors import RefusedError
-from edgewright_runtime.hybrid import Hybrid, Policy
-from edgewright_runtime.monitor import Monitor, TelemetryFile
-from edgewright_runtime.monitoring import Monitoring
-from edgewright_runtime.offline import OfflineModel, sync
-from edgewright_runtime.outbox import Outbox
-from edgewright_runtime.predictor import Predictor
+from edgewright_runtime.health.monitor import Monitor, TelemetryFile
+from edgewright_runtime.health.outbox import Outbox
+from edgewright_runtime.predict.cloud import CloudClient
+from edgewright_runtime.predict.hybrid import Hybrid, Policy
+from edgewright_runtime.predict.offline import OfflineModel, sync
+from edgewright_runtime.predict.predictor import Predictor
 from tests.bundles import report
 
 pytestmark = pytest.mark.filterwarnings("ignore:websockets.*:DeprecationWarning")

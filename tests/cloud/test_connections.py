@@ -14,8 +14,8 @@ import pytest
 
 from edgewright.cloud import connections
 from edgewright.cloud.database import Database
-from edgewright_runtime.cloud import Breaker, CloudClient
 from edgewright_runtime.errors import TransportError
+from edgewright_runtime.predict.cloud import Breaker, CloudClient
 
 pytestmark = pytest.mark.filterwarnings("ignore:websockets.*:DeprecationWarning")
 

@@ -13,10 +13,10 @@ import pytest
 from edgewright.cloud.database import Database
 from edgewright.cloud.serve import serve
 from edgewright.errors import InputError
-from edgewright_runtime.cloud import Breaker, CloudClient
 from edgewright_runtime.errors import TransportError
-from edgewright_runtime.offline import sync
-from edgewright_runtime.outbox import Outbox
+from edgewright_runtime.health.outbox import Outbox
+from edgewright_runtime.predict.cloud import Breaker, CloudClient
+from edgewright_runtime.predict.offline import sync
 from tests.cloud.postgres import Postgres, controlled_postgres, postgres_binaries
 
 pytestmark = pytest.mark.filterwarnings("ignore:websockets.*:DeprecationWarning")

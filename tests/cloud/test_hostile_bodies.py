@@ -13,9 +13,9 @@ import pytest
 
 from edgewright.cloud.database import Database
 from edgewright.package import Bundle
-from edgewright_runtime.cloud import CloudClient
-from edgewright_runtime.offline import sync
-from edgewright_runtime.outbox import Outbox
+from edgewright_runtime.health.outbox import Outbox
+from edgewright_runtime.predict.cloud import CloudClient
+from edgewright_runtime.predict.offline import sync
 
 pytestmark = pytest.mark.filterwarnings("ignore:websockets.*:DeprecationWarning")
 

@@ -24,7 +24,7 @@ from edgewright.codec.writer import TensorSpan, encode
 from edgewright.errors import InputError
 from edgewright.optimize.prune import prune
 from edgewright.recipe import Prune
-from edgewright_runtime.ewz import rebuild
+from edgewright_runtime.codec.ewz import rebuild
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
@@ -212,7 +212,7 @@ def test_twenty_five_million_weights_are_coded_and_rebuilt_within_limits(kind, e
     code = (
         "import hashlib, resource, sys\n"
         f"resource.setrlimit(resource.RLIMIT_CPU, ({decode_s}, {decode_s}))\n"
-        "from edgewright_runtime.ewz import rebuild\n"
+        "from edgewright_runtime.codec.ewz import rebuild\n"
         "made = rebuild(open(sys.argv[1], 'rb').read())\n"
         "print(hashlib.sha256(made).hexdigest(), open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     )

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgewright.codec.download import transfer_form, unpacked
 from edgewright.store import home
 from edgewright.validate import download_bytes
+from edgewright_runtime.codec.ewz import is_ewz
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.ewz import is_ewz
 
 
 def sparse_model(path: Path) -> bytes:

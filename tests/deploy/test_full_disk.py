@@ -12,7 +12,7 @@ from edgewright.errors import InputError
 from edgewright.package import Bundle
 from edgewright.store import Store
 from edgewright.upkeep import check_home
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.update.updater import Updater
 from tests.small_disk import fill, mounted
 
 PAGE = 4096

@@ -18,10 +18,10 @@ import pytest
 from edgewright.deploy import publish, rollback
 from edgewright.errors import EdgewrightError
 from edgewright.package import Bundle
-from edgewright_runtime.bundle import open_bundle
+from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.errors import EdgeRuntimeError
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.updater import Updater
 
 LINE = "churn.edge_device.stable"
 LINES, INDEX, RELEASE = "lines.json", f"channels/{LINE}.json", f"releases/{LINE}/2.json"

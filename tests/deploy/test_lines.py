@@ -17,11 +17,11 @@ from edgewright.errors import InputError
 from edgewright.package import Bundle, read_bundle
 from edgewright.profile import load_device
 from edgewright.store import Store
+from edgewright_runtime.bundle.line import Line, checked_line
+from edgewright_runtime.bundle.release import parse_lines
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, TransportError
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.line import Line, checked_line
-from edgewright_runtime.release import parse_lines
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.updater import Updater
 from tests.bundles import Parts, table_parts
 
 

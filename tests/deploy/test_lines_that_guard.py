@@ -16,11 +16,12 @@ from edgewright.deploy import publish
 from edgewright.deploy.repository import ReleaseRepository
 from edgewright.package import Bundle
 from edgewright.store import Store
-from edgewright_runtime import patch, updater
+from edgewright_runtime.bundle.manifest import FileEntry
+from edgewright_runtime.bundle.release import ChannelIndex, FileDelta, check_release, parse_release
+from edgewright_runtime.codec import patch
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.manifest import FileEntry
-from edgewright_runtime.release import ChannelIndex, FileDelta, check_release, parse_release
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.update import updater
+from edgewright_runtime.update.updater import Updater
 
 
 def test_every_part_of_an_artifact_is_on_the_disk_before_it_has_its_name(

@@ -10,9 +10,9 @@ from edgewright.deploy import publish
 from edgewright.deploy.patches import build_patch, build_patches, encoders
 from edgewright.package import Bundle
 from edgewright.progress import Event, progress
-from edgewright_runtime.patch import apply_patch, readable_codecs
-from edgewright_runtime.release import parse_release
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.bundle.release import parse_release
+from edgewright_runtime.codec.patch import apply_patch, readable_codecs
+from edgewright_runtime.update.updater import Updater
 from tests.deploy.patch_pairs import _report, pair
 from tests.runtime.patchable import bundle
 

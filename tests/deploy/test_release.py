@@ -17,7 +17,7 @@ from edgewright.errors import InputError, TransientError
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
 from edgewright.progress import Event, progress
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.update.updater import Updater
 
 
 def test_versions_grow_and_know_the_one_before(tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle) -> None:

@@ -15,9 +15,9 @@ from edgewright.deploy.upkeep import check_repository, collect_repository, repai
 from edgewright.errors import InputError
 from edgewright.package import Bundle
 from edgewright.store import Store
+from edgewright_runtime.bundle.release import LINES_PATH, parse_release
 from edgewright_runtime.errors import EdgeRuntimeError
-from edgewright_runtime.release import LINES_PATH, parse_release
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.update.updater import Updater
 from tests.runtime.patchable import bundle
 
 

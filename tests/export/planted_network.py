@@ -13,7 +13,7 @@ from edgewright.export import coreml, litert, onnx_runtime
 from edgewright.export.converter import convert_in_child
 from edgewright.export.runs import Arrays
 from edgewright.intake import torch_graph
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 ROWS = 4
 HEADS, WIDTH, TOKENS = 2, 12, 16

@@ -13,7 +13,7 @@ from edgewright.export import onnx_runtime
 from edgewright.export.attention_axes import with_four_axes
 from edgewright.intake import torch_graph
 from edgewright.intake.program_graph import graph_of_program
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 THREE, FIVE, SIX = (5, 4), (3, 2, 5, 4), (2, 3, 2, 5, 4)  # after the batch

@@ -15,7 +15,7 @@ from edgewright.export.mil_evaluator import evaluate
 from edgewright.profile import Platform
 from edgewright.store import Store
 from edgewright_runtime.backends import load, run_rows
-from edgewright_runtime.processor import exact_kernels
+from edgewright_runtime.bundle.processor import exact_kernels
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torchvision.*"),
@@ -140,7 +140,7 @@ def trees(tmp_path_factory) -> tuple[ImportedModel, Store, np.ndarray, np.ndarra
 
     from edgewright.intake import torch_graph
     from edgewright.intake.onnx_graph import import_onnx
-    from edgewright_runtime.manifest import TensorSpec
+    from edgewright_runtime.bundle.manifest import TensorSpec
 
     folder = tmp_path_factory.mktemp("trees")
     store, random = Store(folder / "store"), np.random.default_rng(0)
@@ -179,7 +179,7 @@ def imputing(tmp_path_factory) -> tuple[ImportedModel, Store, np.ndarray, np.nda
     from torch import fx, nn
 
     from edgewright.intake import torch_graph
-    from edgewright_runtime.manifest import TensorSpec
+    from edgewright_runtime.bundle.manifest import TensorSpec
 
     class Imputing(nn.Module):
         def __init__(self) -> None:

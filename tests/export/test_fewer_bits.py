@@ -16,7 +16,7 @@ from edgewright.intake import torch_graph
 from edgewright.profile import Platform
 from edgewright.store import Store
 from edgewright_runtime.backends import load, run_rows
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 # The quantizer's calibration opens the interpreter as for debugging, which says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*experimental_preserve_all_tensors")

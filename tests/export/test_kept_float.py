@@ -19,7 +19,7 @@ from edgewright.intake import torch_graph
 from edgewright.intake.onnx_graph import import_onnx
 from edgewright.profile import Platform
 from edgewright.store import Store
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torchvision.*")
 

@@ -18,10 +18,10 @@ from edgewright.profile import ExportOptions, Platform, load_device
 from edgewright.validate import evaluate
 from edgewright.validate.targets.local import run_bench
 from edgewright.validate.targets.x86 import EmulatedX86, missing_tool
-from edgewright_runtime import processor
-from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
-from edgewright_runtime.manifest import Kernels, Processor
-from edgewright_runtime.processor import INT16_LIMIT
+from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.bundle import processor
+from edgewright_runtime.bundle.manifest import Kernels, Processor
+from edgewright_runtime.bundle.processor import INT16_LIMIT
 from tests.export.test_scaling import through_the_door
 
 INTEL = "model name\t: old\nflags\t\t: fpu sse2 avx2\n"

@@ -10,7 +10,7 @@ from edgewright.export.mil_evaluator import evaluate
 from edgewright.export.mil_program import read_program
 from edgewright.export.pixels import as_images, as_pixels, as_scores
 from edgewright.profile import ExportOptions, Platform
-from edgewright_runtime.manifest import Preprocessing
+from edgewright_runtime.bundle.manifest import Preprocessing
 
 OPTIONS = ExportOptions(image_inputs=True, class_labels=True)
 

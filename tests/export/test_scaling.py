@@ -27,7 +27,7 @@ from edgewright.profile import Platform
 from edgewright.store import Store
 from edgewright.validate import evaluate
 from edgewright_runtime.backends import load, run_rows
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 
 class Linear:

@@ -12,7 +12,7 @@ from torch import nn
 from edgewright.export import onnx_file, onnx_runtime
 from edgewright.intake import torch_graph
 from edgewright.intake.program_graph import graph_of_program
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

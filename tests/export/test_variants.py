@@ -24,7 +24,7 @@ from edgewright.intake import torch_graph
 from edgewright.profile import ExportOptions, Platform
 from edgewright.recipe import Cluster, Prune
 from edgewright.store import Store
-from edgewright_runtime.manifest import Preprocessing, TensorSpec
+from edgewright_runtime.bundle.manifest import Preprocessing, TensorSpec
 
 
 @pytest.mark.parametrize("platform", [Platform.ANDROID, Platform.EDGE_DEVICE])

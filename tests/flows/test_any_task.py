@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edgewright.pipeline.result import DeploymentResult
-from edgewright_runtime.predictor import Predictor
+from edgewright_runtime.predict.predictor import Predictor
 from flows.edge_deployment import deploy
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

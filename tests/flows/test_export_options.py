@@ -13,8 +13,8 @@ from edgewright.child import deferred, run_in_child
 from edgewright.export import mlpackage
 from edgewright.pipeline.result import DeploymentResult
 from edgewright.profile import profiles_folder
-from edgewright_runtime.golden import check_bundle
-from edgewright_runtime.predictor import Predictor
+from edgewright_runtime.predict.predictor import Predictor
+from edgewright_runtime.update.golden import check_bundle
 from flows.edge_deployment import deploy
 
 pytestmark = [

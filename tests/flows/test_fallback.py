@@ -10,7 +10,7 @@ from sklearn.neural_network import MLPClassifier
 
 from edgewright.artifact import Precision
 from edgewright.pipeline.stages import STAGES
-from edgewright_runtime.predictor import Predictor
+from edgewright_runtime.predict.predictor import Predictor
 from flows.edge_deployment import deploy
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -20,7 +20,7 @@ from edgewright.progress import Event, progress
 from edgewright.store import Store
 from edgewright.upkeep import check_home
 from edgewright_runtime.errors import EdgeRuntimeError
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.update.updater import Updater
 from flows.edge_deployment import deploy
 from tasks.tracking import pending_records
 from tests.small_disk import fill, mounted

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from edgewright.pipeline.result import DeploymentResult
 from edgewright.pipeline.stages import STAGES
 from edgewright.progress import Event, progress
-from edgewright_runtime.predictor import Predictor
+from edgewright_runtime.predict.predictor import Predictor
 from flows.edge_deployment import deploy
 from tasks.tracking import pending_records
 

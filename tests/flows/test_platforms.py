@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from edgewright.child import deferred, run_in_child
 from edgewright.codec.files import encode_file
 from edgewright.pipeline.result import DeploymentResult
-from edgewright_runtime.ewz import rebuild
+from edgewright_runtime.codec.ewz import rebuild
 from flows.edge_deployment import deploy
 
 pytestmark = [

@@ -15,7 +15,7 @@ from edgewright.artifact import Intake
 from edgewright.data import DataSpec
 from edgewright.intake import child, torch_graph
 from edgewright.intake.sklearn_source import answers
-from edgewright_runtime.encoding import as_json, encode
+from edgewright_runtime.predict.encoding import as_json, encode
 
 ROWS = 400
 

@@ -14,7 +14,7 @@ from edgewright.intake.answers import (
     answers_of_regressor,
     single_score_threshold,
 )
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 ORDER = [0, 1, 10, 11, 2, 3]
 

@@ -9,7 +9,7 @@ from edgewright.data import DataSpec
 from edgewright.errors import InputError
 from edgewright.intake.answers import Answers
 from edgewright.intake.arrays import read_arrays
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 
 def read(folder, rows, dtype, **spec):

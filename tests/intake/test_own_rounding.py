@@ -11,7 +11,7 @@ from edgewright.errors import ConversionError
 from edgewright.intake.agreement import compare_graph
 from edgewright.intake.own_rounding import own_rounding
 from edgewright.intake.row_mixing import LIMIT, allowed_beside
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 _AWAY = 4096.0
 

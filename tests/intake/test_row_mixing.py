@@ -24,7 +24,7 @@ from edgewright.intake.sklearn_model import SklearnSource
 from edgewright.profile import Platform
 from edgewright.store import Store
 from edgewright.validate.diagnosis import diagnose
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -30,8 +30,8 @@ from sklearn.tree import DecisionTreeClassifier
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.intake import tables
-from edgewright_runtime.encoding import encode
 from edgewright_runtime.errors import InputRejectedError
+from edgewright_runtime.predict.encoding import encode
 from tests.intake.table_models import assert_device_agrees, on_device, taken, written
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -23,7 +23,7 @@ from edgewright.intake import child, preflight, take_in, torch_graph
 from edgewright.intake.answers import Answers
 from edgewright.intake.arrays import read_arrays
 from edgewright.store import Store
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 # torch and skl2onnx warn about their own insides
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,10 +10,10 @@ from edgewright.errors import InputError
 from edgewright.measurement import ValidationReport
 from edgewright.monitor import MonitoringPlan, check_health, find_issues, read_telemetry, summarize
 from edgewright.profile import Budget, Policy
-from edgewright_runtime.monitoring import STEPS, Monitoring
-from edgewright_runtime.sketch import QuantileSketch
+from edgewright_runtime.bundle.monitoring import STEPS, Monitoring
+from edgewright_runtime.health.sketch import QuantileSketch
+from edgewright_runtime.health.telemetry import TelemetryRecord
 from edgewright_runtime.strict_json import canonical_json
-from edgewright_runtime.telemetry import TelemetryRecord
 from edgewright_runtime.wire import read
 from tests.bundles import report
 

@@ -11,7 +11,7 @@ from edgewright.intake import torch_graph
 from edgewright.optimize.training import Rows, predictions
 from edgewright.recipe import Training
 from edgewright.store import Store
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 CLASSES = 4
 LAYERS = ("conv1", "conv2", "fc1", "fc2")

@@ -14,14 +14,14 @@ from edgewright.package import Bundle, read_bundle
 from edgewright.package.snippet import write_snippet
 from edgewright.pipeline.inspection import describe_path
 from edgewright.profile import ExportOptions
-from edgewright_runtime import processor
 from edgewright_runtime.__main__ import main
 from edgewright_runtime.backends import run_rows
-from edgewright_runtime.bundle import open_bundle
+from edgewright_runtime.bundle import processor
+from edgewright_runtime.bundle.manifest import MANIFEST_NAME, Column, Preprocessing, Processor, Words
+from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.golden import check_bundle, load_golden
-from edgewright_runtime.manifest import MANIFEST_NAME, Column, Preprocessing, Processor, Words
-from edgewright_runtime.predictor import Predictor
+from edgewright_runtime.predict.predictor import Predictor
+from edgewright_runtime.update.golden import check_bundle, load_golden
 from tests.bundles import COLUMNS, LABELS, softmax, table_parts
 
 
@@ -105,7 +105,7 @@ def test_a_file_for_another_processor_says_so_where_it_does_not_fit(
     assert said in json.loads(capsys.readouterr().out)["warning"]
     golden = replace(other.golden, tolerance={"scores": 0.0})
     real = run_rows
-    monkeypatch.setattr("edgewright_runtime.golden.run_rows", lambda *a: {n: v + 1 for n, v in real(*a).items()})
+    monkeypatch.setattr("edgewright_runtime.update.golden.run_rows", lambda *a: {n: v + 1 for n, v in real(*a).items()})
     (folder / MANIFEST_NAME).write_bytes(replace(other, golden=golden).to_json())
     with pytest.raises(IntegrityError, match=f"does not run this model correctly here: {said}"):
         check_bundle(folder)

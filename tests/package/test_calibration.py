@@ -5,13 +5,13 @@ import pytest
 
 from edgewright.package import Bundle, read_bundle
 from edgewright.package.calibration import calibrate
-from edgewright_runtime.confidence import (
+from edgewright_runtime.bundle.manifest import Calibration, Scores
+from edgewright_runtime.health.confidence import (
     calibrated,
     entropy_confidence,
     margin_confidence,
     population_stability_index,
 )
-from edgewright_runtime.manifest import Calibration, Scores
 from tests.bundles import LABELS, table_parts
 
 

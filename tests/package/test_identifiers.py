@@ -11,8 +11,8 @@ from edgewright.package import Bundle
 from edgewright.package.identifiers import argument_names, float_literal, type_name
 from edgewright.package.snippet import write_snippet
 from edgewright.profile import ExportOptions
-from edgewright_runtime.bundle import open_bundle
-from edgewright_runtime.manifest import Manifest, TensorSpec
+from edgewright_runtime.bundle.manifest import Manifest, TensorSpec
+from edgewright_runtime.bundle.opening import open_bundle
 from tests.bundles import table_parts
 
 ALIKE = [

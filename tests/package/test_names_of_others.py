@@ -16,8 +16,8 @@ from edgewright.package.snippet import write_snippet
 from edgewright.plain_text import csv_text, markdown_text
 from edgewright.profile import ExportOptions
 from edgewright.report.sensitivity import sensitivity_csv, sensitivity_svg
-from edgewright_runtime.bundle import open_bundle
-from edgewright_runtime.manifest import Manifest, TensorSpec
+from edgewright_runtime.bundle.manifest import Manifest, TensorSpec
+from edgewright_runtime.bundle.opening import open_bundle
 from tests.bundles import table_parts
 
 EVIL = [

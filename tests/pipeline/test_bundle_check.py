@@ -17,7 +17,7 @@ from edgewright.profile import Budget, DeviceProfile, SshConnection, load_device
 from edgewright.store import Store
 from edgewright.validate import core_ml_units
 from edgewright.validate.targets.choice import alone_on, machine_of, opened
-from edgewright_runtime.bench import write_arrays
+from edgewright_runtime.bench.run import write_arrays
 from tests.validate.conftest import exported
 from tests.validate.core_ml_packages import core_ml_package
 

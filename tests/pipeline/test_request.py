@@ -14,8 +14,8 @@ from edgewright.pipeline.schema import keys_of
 from edgewright.pipeline.shapes import parse_shapes
 from edgewright.profile import load_device
 from edgewright.recipe import load_recipe
-from edgewright_runtime.manifest import Kernels
-from edgewright_runtime.monitoring import Monitoring
+from edgewright_runtime.bundle.manifest import Kernels
+from edgewright_runtime.bundle.monitoring import Monitoring
 
 
 @pytest.fixture

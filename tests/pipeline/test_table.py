@@ -14,7 +14,7 @@ from edgewright.pipeline.cli import app
 from edgewright.pipeline.result import DeploymentResult, Optimization, Step
 from edgewright.pipeline.table import explanation, results_table
 from edgewright.profile import Platform
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 FAILED = DeploymentResult(
     status="failed",

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.artifact import Format
 from edgewright.package import Bundle
-from edgewright_runtime.manifest import Column, Preprocessing
+from edgewright_runtime.bundle.manifest import Column, Preprocessing
 from tests.bundles import COLUMNS, Parts, dataset, report, softmax, table_parts, table_rows
 
 __all__ = ["bundle", "mlp"]

@@ -2,9 +2,9 @@
 
 import hashlib
 
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.monitoring import Monitoring
-from edgewright_runtime.release import Blob, ReleaseDocument
+from edgewright_runtime.bundle.monitoring import Monitoring
+from edgewright_runtime.bundle.release import Blob, ReleaseDocument
+from edgewright_runtime.update.installation import Installation
 
 __all__ = ["BUNDLE_BYTES", "LINE", "keep", "release_of"]
 

@@ -12,10 +12,10 @@ from edgewright.package import Bundle
 from edgewright_runtime.backends import installed_runtimes, load, run_rows
 from edgewright_runtime.backends.litert import _by_number
 from edgewright_runtime.backends.onnx import _providers
+from edgewright_runtime.bundle.integer_range import first_outside
+from edgewright_runtime.bundle.manifest import Kernels
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError
-from edgewright_runtime.integer_range import first_outside
-from edgewright_runtime.manifest import Kernels
-from edgewright_runtime.predictor import Predictor
+from edgewright_runtime.predict.predictor import Predictor
 from tests.bundles import onnx_file, softmax, table_parts
 
 

@@ -12,11 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgewright_runtime import bench
-from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
-from edgewright_runtime.bench_spec import spec_json, spec_of
+from edgewright_runtime.bench import run as bench
+from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.bench.spec import spec_json, spec_of
+from edgewright_runtime.bundle.manifest import Kernels
 from edgewright_runtime.errors import InputRejectedError
-from edgewright_runtime.manifest import Kernels
 
 FEATURES = 8
 

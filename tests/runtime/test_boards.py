@@ -16,7 +16,7 @@ import edgewright_runtime
 from edgewright.deploy import publish
 from edgewright.package import Bundle
 from edgewright.validate.targets import arm_system
-from edgewright_runtime.predictor import Predictor
+from edgewright_runtime.predict.predictor import Predictor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

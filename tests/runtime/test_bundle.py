@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from edgewright_runtime.bundle import check_file, file_digest
+from edgewright_runtime.bundle.manifest import FileEntry
+from edgewright_runtime.bundle.opening import check_file, file_digest
 from edgewright_runtime.errors import IntegrityError, ShortageError
-from edgewright_runtime.manifest import FileEntry
 
 CONTENT = b"weights"
 ENTRY = FileEntry("model.onnx", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())

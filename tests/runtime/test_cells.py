@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from edgewright_runtime import wire
-from edgewright_runtime.cells import ColumnReader, table_features
+from edgewright_runtime.bundle.preprocessing import Column, Preprocessing, Words
 from edgewright_runtime.errors import InputRejectedError, IntegrityError
-from edgewright_runtime.preprocessing import Column, Preprocessing, Words
+from edgewright_runtime.predict.cells import ColumnReader, table_features
 from edgewright_runtime.strict_json import canonical_json, parse_object
 
 WORDS = Words("word", lowercase=True, strip_accents="", pattern=r"\w+", ngrams=(1, 1))

@@ -11,13 +11,13 @@ import pytest
 from edgewright.deploy import publish
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
-from edgewright_runtime.cloud import CloudClient
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import ShortageError
-from edgewright_runtime.hybrid import Policy
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.sensors import Reading
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.health.sensors import Reading
+from edgewright_runtime.predict.cloud import CloudClient
+from edgewright_runtime.predict.hybrid import Policy
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.updater import Updater
 from tests.runtime.ledger import Ledger
 from tests.runtime.loopback import Cloud, serving
 
@@ -106,7 +106,7 @@ def test_release_that_waits_for_years_is_still_put_off_in_good_order(
     installation.postpone(f"{NAME}.1", "out of memory", 1.7e9)
     note = tmp_path / "d/postponed" / f"{NAME}.1"
     note.write_text(json.dumps({**json.loads(note.read_bytes()), "attempts": 5000}))
-    monkeypatch.setattr("edgewright_runtime.updater.check_bundle_in_child", _out_of_memory)
+    monkeypatch.setattr("edgewright_runtime.update.updater.check_bundle_in_child", _out_of_memory)
 
     with pytest.raises(ShortageError):
         Updater(repository, "stable", tmp_path / "d", clock=lambda: 1.7e9 + YEAR_S).update()
@@ -127,7 +127,7 @@ def test_release_that_was_placed_last_is_the_youngest_whatever_the_clock_said(
     jump_s: float,
 ) -> None:
     root = tmp_path / "d"
-    monkeypatch.setattr("edgewright_runtime.updater.check_bundle_in_child", lambda _: None)
+    monkeypatch.setattr("edgewright_runtime.update.updater.check_bundle_in_child", lambda _: None)
     for number, bundle in enumerate([newer_bundle, table_bundle, newer_bundle], 2):
         Updater(repository, "stable", root).update(quota_bytes=1 << 30)
         for folder in (root / "releases").iterdir():  # what a clock that then jumps leaves behind

@@ -14,10 +14,10 @@ import pytest
 from edgewright.deploy import publish
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
-from edgewright_runtime.bundle import open_bundle
+from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.errors import ShortageError
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.updater import Updater
 from tests.runtime.ledger import Ledger
 from tests.runtime.loopback import serving
 
@@ -27,11 +27,11 @@ NAME = "churn.edge_device.stable"
 _SHORT_OF_DESCRIPTORS = """
 import json, os, resource, sys
 from pathlib import Path
-from edgewright_runtime.cloud import Breaker, CloudClient
+from edgewright_runtime.predict.cloud import Breaker, CloudClient
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import EdgeRuntimeError
-from edgewright_runtime.hybrid import Policy
-from edgewright_runtime.installation import Installation
+from edgewright_runtime.predict.hybrid import Policy
+from edgewright_runtime.update.installation import Installation
 
 root, repository, url = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
@@ -138,16 +138,16 @@ def test_release_that_cannot_be_opened_for_want_of_descriptors_is_not_taken_for_
         raise OSError(errno.EMFILE, "Too many open files", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr("edgewright_runtime.installation.read_plain", refused)
+        patch.setattr("edgewright_runtime.update.installation.read_plain", refused)
         with pytest.raises(ShortageError, match="Too many open files"):
             installation.installed(f"{NAME}.1")
         with pytest.raises(ShortageError, match="Too many open files"):
             Updater(repository, "stable", tmp_path / "d").update(repair=True)
-        patch.setattr("edgewright_runtime.bundle.read_plain", refused)
+        patch.setattr("edgewright_runtime.bundle.opening.read_plain", refused)
         with pytest.raises(ShortageError, match="Too many open files"):
             open_bundle(bundle)
     with monkeypatch.context() as patch:
-        patch.setattr("edgewright_runtime.bundle.file_digest", refused)
+        patch.setattr("edgewright_runtime.bundle.opening.file_digest", refused)
         with pytest.raises(ShortageError, match="Too many open files"):
             open_bundle(bundle)
 

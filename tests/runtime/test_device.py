@@ -22,8 +22,7 @@ from edgewright.profile import Budget
 from edgewright.profile import Policy as Policies
 from edgewright_runtime.__main__ import _ticked
 from edgewright_runtime.backends.onnx import OnnxBackend
-from edgewright_runtime.cloud import CloudClient
-from edgewright_runtime.confidence import calibrated
+from edgewright_runtime.bundle.monitoring import Monitoring
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import (
     BackendUnavailableError,
@@ -33,15 +32,16 @@ from edgewright_runtime.errors import (
     RollbackError,
     UnsuitableError,
 )
-from edgewright_runtime.golden import check_bundle
-from edgewright_runtime.hybrid import Answer, Policy
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.monitoring import Monitoring
-from edgewright_runtime.predictor import Predictor
-from edgewright_runtime.registry import Registry
-from edgewright_runtime.sensors import Reading
-from edgewright_runtime.updater import Updater
-from edgewright_runtime.watch import Level, levels_of
+from edgewright_runtime.health.confidence import calibrated
+from edgewright_runtime.health.sensors import Reading
+from edgewright_runtime.health.watch import Level, levels_of
+from edgewright_runtime.predict.cloud import CloudClient
+from edgewright_runtime.predict.hybrid import Answer, Policy
+from edgewright_runtime.predict.predictor import Predictor
+from edgewright_runtime.update.golden import check_bundle
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.registry import Registry
+from edgewright_runtime.update.updater import Updater
 from tests.bundles import report, table_parts, table_rows
 from tests.runtime.loopback import answering, serving, slowly
 

@@ -11,12 +11,12 @@ import pytest
 from edgewright.deploy import publish
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
+from edgewright_runtime.bundle.release import parse_release
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import EdgeRuntimeError
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.offline import Privacy
-from edgewright_runtime.release import parse_release
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.predict.offline import Privacy
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.updater import Updater
 from tests.small_disk import fill, mounted, read_only
 
 ROW = {"tenure": 0.1, "charges": 0.1, "contract": "One year"}

@@ -60,7 +60,7 @@ def test_import_brings_no_framework_and_not_even_numpy() -> None:
 
 def test_predictor_imports_numpy_alone() -> None:
     code = (
-        "import sys, edgewright_runtime.predictor, edgewright_runtime.updater\n"
+        "import sys, edgewright_runtime.predict.predictor, edgewright_runtime.update.updater\n"
         "print(*sorted(m for m in sys.modules if '.' not in m))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -92,7 +92,7 @@ def test_wheel_holds_the_package_under_its_own_name(tmp_path: Path) -> None:
         "monitor",
         "zstd",
     }
-    run = "import edgewright_runtime.updater as u; print(u.__file__)"
+    run = "import edgewright_runtime.update.updater as u; print(u.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", run],
         env={"PYTHONPATH": str(wheel)},

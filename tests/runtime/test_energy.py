@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright_runtime.energy import EnergyMeter
+from edgewright_runtime.health.energy import EnergyMeter
 
 
 def write(root: Path, **files: str) -> None:

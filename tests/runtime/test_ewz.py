@@ -17,13 +17,13 @@ from edgewright.codec.wide import plan_wide, wide_stream
 from edgewright.codec.writer import TensorSpan, encode
 from edgewright.deploy import publish
 from edgewright.package import Bundle
-from edgewright_runtime import huffman
+from edgewright_runtime.codec import huffman
+from edgewright_runtime.codec.ewz import MAGIC, is_ewz, rebuild
+from edgewright_runtime.codec.rans import RansDecoder
+from edgewright_runtime.codec.wide_context import WideShape, decode_levels
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.ewz import MAGIC, is_ewz, rebuild
-from edgewright_runtime.rans import RansDecoder
-from edgewright_runtime.transport import decompressed
-from edgewright_runtime.updater import Updater
-from edgewright_runtime.wide_context import WideShape, decode_levels
+from edgewright_runtime.update.transport import decompressed
+from edgewright_runtime.update.updater import Updater
 
 
 def sparse_file(rng: np.random.Generator, rows: int = 40, columns: int = 60) -> tuple[bytes, list[TensorSpan]]:
@@ -155,7 +155,7 @@ def test_a_file_that_announces_a_gigabyte_costs_neither_its_memory_nor_its_time(
     hostile = MAGIC + bytes(4) + body + number(len(shared)) + shared
     code = (
         "import sys, resource; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
-        "from edgewright_runtime.ewz import rebuild\nfrom edgewright_runtime.errors import IntegrityError\n"
+        "from edgewright_runtime.codec.ewz import rebuild\nfrom edgewright_runtime.errors import IntegrityError\n"
         "try:\n    rebuild(sys.stdin.buffer.read())\nexcept IntegrityError:\n    sys.exit(7)\n"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
@@ -177,7 +177,7 @@ def test_a_code_that_no_symbol_has_is_refused():
 
 def test_the_runtime_half_needs_only_numpy_and_the_standard_library():
     code = (
-        "import sys, edgewright_runtime.ewz\n"
+        "import sys, edgewright_runtime.codec.ewz\n"
         "bad = {'torch', 'pydantic', 'edgewright', 'onnx', 'tensorflow'} & set(sys.modules)\n"
         "sys.exit(str(bad) if bad else 0)"
     )

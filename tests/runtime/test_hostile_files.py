@@ -13,15 +13,15 @@ import pytest
 from edgewright.deploy import publish
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
-from edgewright_runtime.cloud import Breaker, CloudClient
+from edgewright_runtime.bundle.monitoring import Monitoring
 from edgewright_runtime.device import Device, Settings
-from edgewright_runtime.hybrid import Policy
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.monitor import Monitor, TelemetryFile
-from edgewright_runtime.monitoring import Monitoring
-from edgewright_runtime.outbox import Outbox, OutboxError
-from edgewright_runtime.sensors import Reading
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.health.monitor import Monitor, TelemetryFile
+from edgewright_runtime.health.outbox import Outbox, OutboxError
+from edgewright_runtime.health.sensors import Reading
+from edgewright_runtime.predict.cloud import Breaker, CloudClient
+from edgewright_runtime.predict.hybrid import Policy
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.updater import Updater
 from tests.runtime.ledger import Ledger
 from tests.runtime.loopback import serving
 
@@ -68,7 +68,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
 
 @pytest.fixture
 def repository(tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr("edgewright_runtime.updater.check_bundle_in_child", lambda _: None)
+    monkeypatch.setattr("edgewright_runtime.update.updater.check_bundle_in_child", lambda _: None)
     for bundle in (table_bundle, newer_bundle):
         publish(bundle, str(tmp_path / "r"), "stable", monitoring=EASY)
         Updater(str(tmp_path / "r"), "stable", tmp_path / "whole").update()

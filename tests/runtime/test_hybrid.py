@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from edgewright.package import Bundle
-from edgewright_runtime import encoding
-from edgewright_runtime.cache import AnswerCache, feeds_key
-from edgewright_runtime.cloud import Breaker, CloudClient
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, IntegrityError, RefusedError, TransportError
-from edgewright_runtime.hybrid import Answer, Hybrid, Policy
-from edgewright_runtime.offline import OfflineModel, Privacy, _hash_key, sync
-from edgewright_runtime.outbox import Outbox
-from edgewright_runtime.predictor import Predictor
+from edgewright_runtime.health.outbox import Outbox
+from edgewright_runtime.predict import encoding
+from edgewright_runtime.predict.cache import AnswerCache, feeds_key
+from edgewright_runtime.predict.cloud import Breaker, CloudClient
+from edgewright_runtime.predict.hybrid import Answer, Hybrid, Policy
+from edgewright_runtime.predict.offline import OfflineModel, Privacy, _hash_key, sync
+from edgewright_runtime.predict.predictor import Predictor
 from tests.bundles import LABELS
 from tests.runtime.loopback import Cloud, Reply, answering, serving, slowly
 
@@ -319,8 +319,8 @@ def test_a_row_is_encoded_once(predictor: Predictor, outbox: Outbox, monkeypatch
         encoded.append(1)
         return real(*given)
 
-    monkeypatch.setattr("edgewright_runtime.offline.encode", counted)
-    monkeypatch.setattr("edgewright_runtime.predictor.encode", counted)
+    monkeypatch.setattr("edgewright_runtime.predict.offline.encode", counted)
+    monkeypatch.setattr("edgewright_runtime.predict.predictor.encode", counted)
     assert model.predict(ROW).source == "edge"
     assert len(encoded) == 1
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright_runtime.installation import Installation
+from edgewright_runtime.update.installation import Installation
 from tests.runtime.small_releases import LINE, keep, release_of
 
 

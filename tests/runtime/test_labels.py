@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgewright_runtime.labels import is_label
+from edgewright_runtime.bundle.labels import is_label
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewright.package import Bundle
+from edgewright_runtime.bundle.manifest import Manifest
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.manifest import Manifest
 from edgewright_runtime.strict_json import parse_object, safe_path
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewright_runtime.monitor import Monitor, TelemetryFile, resident_memory_mb
-from edgewright_runtime.monitoring import Monitoring
-from edgewright_runtime.sketch import QuantileSketch
-from edgewright_runtime.telemetry import TelemetryRecord
+from edgewright_runtime.bundle.monitoring import Monitoring
+from edgewright_runtime.health.monitor import Monitor, TelemetryFile, resident_memory_mb
+from edgewright_runtime.health.sketch import QuantileSketch
+from edgewright_runtime.health.telemetry import TelemetryRecord
 
 
 class Clock:
@@ -98,7 +98,7 @@ def test_percentiles_of_a_window_are_exact_and_those_of_a_long_span_within_one_p
 
 
 def test_window_too_long_to_be_kept_has_the_sketch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewright_runtime.monitor._MOST_EXACT", 10)
+    monkeypatch.setattr("edgewright_runtime.health.monitor._MOST_EXACT", 10)
     watched = monitor(tmp_path, Clock())
     for latency in range(1, 101):
         watched.record(float(latency))
@@ -123,7 +123,7 @@ def test_window_tells_processor_time_and_failures(tmp_path: Path) -> None:
 
 
 def test_a_full_file_drops_windows_and_counts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewright_runtime.monitor._MAX_FILE_BYTES", 600)
+    monkeypatch.setattr("edgewright_runtime.health.monitor._MAX_FILE_BYTES", 600)
     file = TelemetryFile(tmp_path, "stable.1")
     watched = Monitor(file, Monitoring(), device="d", release="stable.1", bundle="b")
     for _ in range(5):

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from benchmarks.networks import run
-from edgewright_runtime.cloud import Breaker, CloudClient
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, TransportError
-from edgewright_runtime.offline import sync
-from edgewright_runtime.outbox import Outbox
+from edgewright_runtime.health.outbox import Outbox
+from edgewright_runtime.predict.cloud import Breaker, CloudClient
+from edgewright_runtime.predict.offline import sync
 from tests.runtime.loopback import Cloud, serving
 from tests.runtime.relay import Relay
 

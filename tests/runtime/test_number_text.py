@@ -5,8 +5,8 @@ import io
 import pandas as pd
 import pytest
 
-from edgewright_runtime.labels import is_label
-from edgewright_runtime.number_text import number_in
+from edgewright_runtime.bundle.labels import is_label
+from edgewright_runtime.bundle.number_text import number_in
 
 TEXTS = [
     "1_0",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright_runtime.outbox import Outbox, OutboxError
+from edgewright_runtime.health.outbox import Outbox, OutboxError
 
 
 def bodies(outbox: Outbox) -> list[dict[str, int]]:
@@ -113,7 +113,7 @@ def test_close_writes_what_waits_and_takes_nothing_more(tmp_path: Path) -> None:
 def test_nobody_waits_while_the_disk_does_and_memory_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgewright_runtime.outbox._MOST_PENDING", 20)
+    monkeypatch.setattr("edgewright_runtime.health.outbox._MOST_PENDING", 20)
     outbox = Outbox(tmp_path / "o.db")
     blocker = sqlite3.connect(tmp_path / "o.db", isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")  # as long as this stands, no commit goes through
@@ -301,7 +301,7 @@ def test_key_that_its_index_does_not_know_is_damage(tmp_path: Path, byte: int) -
 _FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from edgewright_runtime.outbox import Outbox, OutboxError
+from edgewright_runtime.health.outbox import Outbox, OutboxError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 outbox = Outbox(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
@@ -330,7 +330,7 @@ def test_full_disk_is_an_error_that_passes(tmp_path: Path) -> None:
 _WRITER = """
 import sys
 from pathlib import Path
-from edgewright_runtime.outbox import Outbox
+from edgewright_runtime.health.outbox import Outbox
 outbox = Outbox(Path(sys.argv[1]))
 while True:
     print(outbox.add({"n": 1}), flush=True)

@@ -18,11 +18,10 @@ from hypothesis.extra import numpy as hnp
 from edgewright.deploy import publish
 from edgewright.deploy.patches import build_patch, build_patches, encoders, patch_kind, tensor_ranges
 from edgewright.package import Bundle
-from edgewright_runtime.bundle import open_bundle
-from edgewright_runtime.errors import BackendUnavailableError, IntegrityError
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.manifest import Column
-from edgewright_runtime.patch import (
+from edgewright_runtime.bundle.manifest import Column
+from edgewright_runtime.bundle.opening import open_bundle
+from edgewright_runtime.bundle.release import parse_release
+from edgewright_runtime.codec.patch import (
     MAX_PATCHED_BYTES,
     TENSOR_MAGIC,
     _from_difference,
@@ -30,9 +29,10 @@ from edgewright_runtime.patch import (
     apply_patch,
     to_difference,
 )
-from edgewright_runtime.predictor import Predictor
-from edgewright_runtime.release import parse_release
-from edgewright_runtime.updater import Outcome, Updater
+from edgewright_runtime.errors import BackendUnavailableError, IntegrityError
+from edgewright_runtime.predict.predictor import Predictor
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.updater import Outcome, Updater
 from tests.bundles import COLUMNS
 from tests.runtime.patchable import bundle, mlp
 
@@ -177,7 +177,7 @@ def test_zstd_patch_is_taken_only_where_the_device_can_read_it(
     sizes = {delta.codec: delta.blob_bytes for delta in patch.files if delta.path == "golden.npz"}
 
     with_it = installed(tmp_path / "with", tmp_path / "r")
-    monkeypatch.setattr("edgewright_runtime.patch.find_spec", lambda _: None)
+    monkeypatch.setattr("edgewright_runtime.codec.patch.find_spec", lambda _: None)
     without = installed(tmp_path / "without", tmp_path / "r")
 
     assert sizes["zstd"] < sizes["bsdiff"]
@@ -300,7 +300,7 @@ def test_stream_unpacks_to_as_much_as_is_allowed_and_to_no_byte_more(at_most: in
 _STEPS = """
 import bz2, resource, struct, sys
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.patch import apply_patch
+from edgewright_runtime.codec.patch import apply_patch
 steps, result = bz2.BZ2Compressor(), 20 << 20
 piece = struct.pack("<qqq", *(int(n) for n in sys.argv[1:])) * (1 << 16)
 packed = b"".join(steps.compress(piece) for _ in range(result >> 16)) + steps.flush()
@@ -341,7 +341,7 @@ def test_patch_to_too_much_is_refused_before_anything_is_done() -> None:
 
 
 def test_patch_to_as_much_as_is_patched_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewright_runtime.patch.MAX_PATCHED_BYTES", 20)
+    monkeypatch.setattr("edgewright_runtime.codec.patch.MAX_PATCHED_BYTES", 20)
 
     assert apply_patch("tensor", b"", tensor_patch({"kind": "new", "bytes": 20}, body=b"x" * 20), 20) == b"x" * 20
 

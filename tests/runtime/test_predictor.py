@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.artifact import Format
 from edgewright.package import Bundle
-from edgewright_runtime.encoding import dequantize, encode, quantize
+from edgewright_runtime.bundle.manifest import Manifest, Preprocessing, Scores, TensorSpec
 from edgewright_runtime.errors import BackendUnavailableError, EdgeRuntimeError, InputRejectedError, IntegrityError
-from edgewright_runtime.manifest import Manifest, Preprocessing, Scores, TensorSpec
-from edgewright_runtime.predictor import Predictor, interpreted
+from edgewright_runtime.predict.encoding import dequantize, encode, quantize
+from edgewright_runtime.predict.predictor import Predictor, interpreted
 from tests.bundles import COLUMNS, LABELS, onnx_file, softmax, table_parts
 
 ROW = {"tenure": 1.5, "charges": "-0.25", "contract": "One year", "customerID": "7590-VHVEG"}

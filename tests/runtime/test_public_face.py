@@ -7,7 +7,13 @@ import pytest
 
 import edgewright_runtime
 
-RARELY_USED = {"http.client", "ssl", "urllib.request", "edgewright_runtime.cloud", "edgewright_runtime.ewz"}
+RARELY_USED = {
+    "http.client",
+    "ssl",
+    "urllib.request",
+    "edgewright_runtime.predict.cloud",
+    "edgewright_runtime.codec.ewz",
+}
 
 
 @pytest.mark.parametrize("name", edgewright_runtime.__all__)

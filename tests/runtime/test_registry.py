@@ -9,9 +9,9 @@ import pytest
 from edgewright.deploy import publish
 from edgewright.package import Bundle
 from edgewright_runtime.errors import EdgeRuntimeError
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.registry import Constraints, Registry
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.registry import Constraints, Registry
+from edgewright_runtime.update.updater import Updater
 from tests.bundles import report, table_parts
 from tests.runtime.small_releases import BUNDLE_BYTES, LINE, keep, release_of
 
@@ -178,7 +178,7 @@ def _failing(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def refused(_: Path) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("edgewright_runtime.registry.open_lock", refused)
+    monkeypatch.setattr("edgewright_runtime.update.registry.open_lock", refused)
 
 
 def test_bundle_whose_lease_cannot_be_asked_for_stays(four: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from edgewright.package import Bundle
-from edgewright_runtime.errors import IntegrityError, RollbackError
-from edgewright_runtime.line import Line
-from edgewright_runtime.manifest import MANIFEST_NAME, Manifest
-from edgewright_runtime.monitoring import Monitoring
-from edgewright_runtime.release import (
+from edgewright_runtime.bundle.line import Line
+from edgewright_runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from edgewright_runtime.bundle.monitoring import Monitoring
+from edgewright_runtime.bundle.release import (
     Blob,
     ChannelIndex,
     ReleaseDocument,
@@ -21,6 +20,7 @@ from edgewright_runtime.release import (
     in_cohort,
     judge_index,
 )
+from edgewright_runtime.errors import IntegrityError, RollbackError
 
 LINE = Line("churn", "edge_device", "stable").id
 DIGEST = "0" * 64

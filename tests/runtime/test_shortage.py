@@ -15,7 +15,6 @@ import pytest
 from edgewright.deploy import publish
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
-from edgewright_runtime import golden
 from edgewright_runtime.backends.onnx import OnnxBackend
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import (
@@ -26,10 +25,11 @@ from edgewright_runtime.errors import (
     ShortageError,
     UnsuitableError,
 )
-from edgewright_runtime.golden import FAULTY, check_bundle, check_bundle_in_child
-from edgewright_runtime.installation import Installation
 from edgewright_runtime.shortage import is_fault, is_shortage
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.update import golden
+from edgewright_runtime.update.golden import FAULTY, check_bundle, check_bundle_in_child
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.updater import Updater
 
 EASY = MonitoringPlan(max_latency_p95_ms=10_000, max_memory_mb=10_000)
 NAME = "churn.edge_device.stable.1"
@@ -134,7 +134,7 @@ def test_room_on_the_disk_ends_the_wait_for_room_only(tmp_path: Path, monkeypatc
         def free(self) -> int:
             return free[0]
 
-    monkeypatch.setattr("edgewright_runtime.installation.shutil.disk_usage", lambda _: Usage())
+    monkeypatch.setattr("edgewright_runtime.update.installation.shutil.disk_usage", lambda _: Usage())
     installation.postpone("a.1", "No space left on device", 0.0)
     installation.postpone("b.1", "out of memory", 0.0)
     assert installation.postponed("a.1", 1.0) is not None
@@ -171,7 +171,8 @@ def test_only_its_own_fault_condemns_a_release(
 ) -> None:
     real = check_bundle_in_child
     monkeypatch.setattr(golden, "_BUSY_SHARE", 0.05)  # other tests may have most of the processors
-    monkeypatch.setattr("edgewright_runtime.updater.check_bundle_in_child", lambda folder: real(folder, timeout_s=1.5))
+    checked = "edgewright_runtime.update.updater.check_bundle_in_child"
+    monkeypatch.setattr(checked, lambda folder: real(folder, timeout_s=1.5))
     _child(tmp_path, monkeypatch, script)
 
     with pytest.raises(EdgeRuntimeError):

@@ -7,8 +7,8 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 
 from edgewright.intake.term_weights import terms_of, words_of
-from edgewright_runtime.preprocessing import Words
-from edgewright_runtime.terms import counted, terms
+from edgewright_runtime.bundle.preprocessing import Words
+from edgewright_runtime.predict.terms import counted, terms
 
 TEXTS = [
     "Good phone, GOOD price!  Don't  return it.",

@@ -25,13 +25,13 @@ import pytest
 from edgewright.deploy import publish, rollback
 from edgewright.package import Bundle, read_bundle
 from edgewright_runtime.__main__ import main
-from edgewright_runtime.bundle import open_bundle
+from edgewright_runtime.bundle.opening import open_bundle
+from edgewright_runtime.bundle.release import LINES_PATH, MAX_INDEX_BYTES, in_cohort, parse_release
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError, TransportError
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.release import LINES_PATH, MAX_INDEX_BYTES, in_cohort, parse_release
-from edgewright_runtime.transport import Repository, decompressed
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.transport import Repository, decompressed
+from edgewright_runtime.update.updater import Updater
 from edgewright_runtime.web import _KnownRedirects
 
 
@@ -490,7 +490,7 @@ def test_redirection_keeps_its_origin_and_never_leaves_tls(address: str, target:
 
 
 def test_byte_now_and_then_is_too_slow(trickle: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewright_runtime.transport._GRACE_S", 0.3)
+    monkeypatch.setattr("edgewright_runtime.update.transport._GRACE_S", 0.3)
 
     with pytest.raises(TransportError, match="too slow"):
         Repository(trickle).read("channels/churn.edge_device.stable.json", 1000)

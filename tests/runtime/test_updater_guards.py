@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from edgewright_runtime import updater
+from edgewright_runtime.bundle.manifest import FileEntry
+from edgewright_runtime.bundle.release import FileDelta, ReleaseDocument
 from edgewright_runtime.errors import IntegrityError, RollbackError, ShortageError
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.manifest import FileEntry
-from edgewright_runtime.release import FileDelta, ReleaseDocument
-from edgewright_runtime.updater import Updater
+from edgewright_runtime.update import updater
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.updater import Updater
 from tests.runtime.small_releases import BUNDLE_BYTES, keep, release_of
 
 BASE, PATCH = b"the base", b"the patch"

@@ -4,12 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewright_runtime.manifest import Calibration
-from edgewright_runtime.monitoring import Monitoring
-from edgewright_runtime.sensors import Reading, Sensors
-from edgewright_runtime.sketch import QuantileSketch
-from edgewright_runtime.telemetry import TelemetryRecord
-from edgewright_runtime.watch import Issue, Level, Watch, step_for
+from edgewright_runtime.bundle.manifest import Calibration
+from edgewright_runtime.bundle.monitoring import Monitoring
+from edgewright_runtime.health.sensors import Reading, Sensors
+from edgewright_runtime.health.sketch import QuantileSketch
+from edgewright_runtime.health.telemetry import TelemetryRecord
+from edgewright_runtime.health.watch import Issue, Watch
+from edgewright_runtime.strain import Level, step_for
 
 PLAN = Monitoring(
     max_latency_p95_ms=10, max_memory_mb=50, min_accuracy=0.8, max_temperature_c=80, min_battery_percent=15
@@ -235,7 +236,7 @@ def test_sensors_of_a_board(tmp_path: Path) -> None:
 
 
 def test_board_without_sensors_says_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewright_runtime.sensors._psutil", lambda: None)
+    monkeypatch.setattr("edgewright_runtime.health.sensors._psutil", lambda: None)
     reading = Sensors(tmp_path).read()
 
     assert (reading.cpu_percent, reading.memory_percent, reading.temperature_c) == (None, None, None)

@@ -13,12 +13,10 @@ from typing import Any, Literal, Optional
 import pytest
 
 import edgewright_runtime
-from edgewright_runtime import offline, release
-from edgewright_runtime.bench_spec import BenchModel, BenchSpec
-from edgewright_runtime.cloud import CloudAnswer
-from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.line import Line
-from edgewright_runtime.manifest import (
+from edgewright_runtime.bench.spec import BenchModel, BenchSpec
+from edgewright_runtime.bundle import release
+from edgewright_runtime.bundle.line import Line
+from edgewright_runtime.bundle.manifest import (
     Calibration,
     Column,
     Figures,
@@ -35,10 +33,13 @@ from edgewright_runtime.manifest import (
     TensorSpec,
     Words,
 )
-from edgewright_runtime.monitoring import Monitoring
-from edgewright_runtime.release import Blob, ChannelIndex, FileDelta, Patch, ReleaseDocument
-from edgewright_runtime.sketch import QuantileSketch
-from edgewright_runtime.telemetry import TelemetryRecord
+from edgewright_runtime.bundle.monitoring import Monitoring
+from edgewright_runtime.bundle.release import Blob, ChannelIndex, FileDelta, Patch, ReleaseDocument
+from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.health.sketch import QuantileSketch
+from edgewright_runtime.health.telemetry import TelemetryRecord
+from edgewright_runtime.predict import offline
+from edgewright_runtime.predict.cloud import CloudAnswer
 from edgewright_runtime.wire import read, rule
 
 SHA = "ab" * 32

@@ -11,7 +11,7 @@ from edgewright.artifact import Metric
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
 from edgewright.statistics.metric import MetricFigures, judged_by, load_metric
-from edgewright_runtime.bench import write_arrays
+from edgewright_runtime.bench.run import write_arrays
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "metric_plugin"
 MODULE = """

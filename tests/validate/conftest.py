@@ -23,7 +23,7 @@ from edgewright.validate import core_ml_units
 from edgewright.validate.targets import arm_system, device_image
 from edgewright.validate.targets.emulated_device import booted
 from edgewright.validate.targets.ssh import SshTarget
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 from tests.bundles import image_bundle, newer_bundle, table_bundle
 
 __all__ = ["image_bundle", "newer_bundle", "table_bundle"]

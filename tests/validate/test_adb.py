@@ -14,7 +14,7 @@ from edgewright.store import Store
 from edgewright.validate import measure
 from edgewright.validate.targets.adb import AdbPythonTarget, AdbTarget, parse_benchmark
 from edgewright.validate.targets.choice import target_of
-from edgewright_runtime.bench import BenchModel, BenchSpec
+from edgewright_runtime.bench.run import BenchModel, BenchSpec
 
 OUTPUT = """INFO: STARTING!
 INFO: Applied XNNPACK delegate

@@ -22,7 +22,7 @@ from edgewright.validate.core_ml_bench import planned
 from edgewright.validate.ml_program import run_ml_program
 from edgewright.validate.targets.choice import machine_of, target_of
 from edgewright.validate.targets.core_ml import CoreMLTarget
-from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
 from edgewright_runtime.errors import BackendUnavailableError
 from tests.validate.conftest import exported
 from tests.validate.core_ml_packages import core_ml_package

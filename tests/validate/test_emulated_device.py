@@ -27,7 +27,7 @@ from edgewright.validate import measure
 from edgewright.validate.targets import cgroup
 from edgewright.validate.targets.choice import opened
 from edgewright.validate.targets.ssh import SshTarget
-from edgewright_runtime.bench import BenchModel, BenchSpec, write_arrays
+from edgewright_runtime.bench.run import BenchModel, BenchSpec, write_arrays
 from tests.validate.conftest import keygen
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

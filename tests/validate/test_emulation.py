@@ -18,7 +18,7 @@ from edgewright.validate.targets.answers import TooSlowError
 from edgewright.validate.targets.arm import EmulatedArm
 from edgewright.validate.targets.local import LocalTarget
 from edgewright.validate.targets.x86 import EmulatedX86, missing_tool
-from edgewright_runtime.bench import BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.bench.run import BenchSpec, read_arrays, write_arrays
 
 Arrays = dict[str, np.ndarray]
 COUNTS = {"integer": 10, "simd": 20, "load_store": 30, "branch": 40}

@@ -14,7 +14,7 @@ from edgewright.child import die_with_parent, run_in_child
 from edgewright.validate.machine import machine
 from edgewright.validate.targets import cgroup
 from edgewright.validate.targets.local import LocalTarget
-from edgewright_runtime import process_memory
+from edgewright_runtime.health import process_memory
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from edgewright.artifact import Dataset, Exported, Format
 from edgewright.errors import ConversionError
 from edgewright.profile import Timing, load_device
 from edgewright.validate import measure, performance
-from edgewright_runtime import bench, bench_timing
-from edgewright_runtime.bench import BenchModel, BenchSpec
+from edgewright_runtime.bench import run as bench
+from edgewright_runtime.bench import timing as bench_timing
+from edgewright_runtime.bench.run import BenchModel, BenchSpec
 from tests.validate.conftest import exported
 
 Export = Callable[..., Exported]

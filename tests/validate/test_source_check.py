@@ -7,7 +7,7 @@ import pytest
 
 from edgewright.artifact import Artifact, Dataset, Format, ImportedModel, ModelTask
 from edgewright.validate.source_check import doubts, mean_recall, source_doubts
-from edgewright_runtime.manifest import Preprocessing, TensorSpec
+from edgewright_runtime.bundle.manifest import Preprocessing, TensorSpec
 
 CLASSES, VALUES = ModelTask.CLASSIFICATION, ModelTask.REGRESSION
 

@@ -15,7 +15,7 @@ from edgewright.validate import measure
 from edgewright.validate.targets.choice import target_of
 from edgewright.validate.targets.shell import ShellTarget
 from edgewright.validate.targets.ssh import SshTarget
-from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
 from tests.validate.conftest import free_port, keygen
 
 Export = Callable[..., Exported]

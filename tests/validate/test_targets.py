@@ -27,7 +27,7 @@ from edgewright.validate.targets.choice import machine_of, target_of
 from edgewright.validate.targets.core_ml import CoreMLTarget
 from edgewright.validate.targets.local import LocalTarget, run_bench
 from edgewright.validate.targets.ssh import SshTarget
-from edgewright_runtime.bench import BenchModel, BenchSpec, read_arrays, write_arrays
+from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
 from tests.validate.core_ml_packages import core_ml_package
 
 Export = Callable[..., Exported]

@@ -1,7 +1,7 @@
 """What a reader finds in a model file."""
 
 from edgewright.value import Value
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["Contents", "StoredWeights"]
 

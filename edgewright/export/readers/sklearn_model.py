@@ -9,7 +9,7 @@ import numpy as np
 from edgewright.export.readers.contents import Contents
 from edgewright.export.readers.tally import Tally
 from edgewright.intake.pickle_guard import load_model
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["read"]
 

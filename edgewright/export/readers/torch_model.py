@@ -9,7 +9,7 @@ import torch
 from edgewright.artifact import Format
 from edgewright.export.readers.contents import Contents
 from edgewright.export.readers.tally import Tally
-from edgewright_runtime.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["read"]
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from edgewright_runtime.bench import BenchSpec
+from edgewright_runtime.bench.run import BenchSpec
 
 __all__ = ["Target"]
 

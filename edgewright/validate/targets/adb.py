@@ -15,7 +15,7 @@ from edgewright.artifact import digest_of
 from edgewright.errors import ConversionError, DeviceUnreachableError, EdgewrightError, InputError, UnsupportedError
 from edgewright.profile import AdbConnection
 from edgewright.validate.targets.shell import ShellTarget, last_line
-from edgewright_runtime.bench import BenchSpec
+from edgewright_runtime.bench.run import BenchSpec
 
 __all__ = ["AdbPythonTarget", "AdbTarget", "parse_benchmark"]
 

@@ -16,7 +16,7 @@ from edgewright.store import Store
 from edgewright.validate.targets import debian
 from edgewright.validate.targets.arm_system import SYSTEMS, Architecture, qemu_major
 from edgewright.validate.targets.local import run_bench
-from edgewright_runtime.bench import MARK, BenchSpec
+from edgewright_runtime.bench.run import MARK, BenchSpec
 
 __all__ = ["CORES", "Core", "EmulatedArm"]
 

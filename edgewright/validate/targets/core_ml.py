@@ -7,7 +7,7 @@ from edgewright.errors import UnsupportedError
 from edgewright.validate import core_ml_units
 from edgewright.validate.core_ml_units import NOT_HERE, UNITS, ComputeUnits
 from edgewright.validate.targets.local import run_bench
-from edgewright_runtime.bench import BenchSpec
+from edgewright_runtime.bench.run import BenchSpec
 
 if TYPE_CHECKING:  # started by its name
     import edgewright.validate.core_ml_bench  # noqa: F401

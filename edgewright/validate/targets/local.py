@@ -13,7 +13,7 @@ from edgewright.errors import ConversionError
 from edgewright.scratch import scratch_folder, system_scratch
 from edgewright.validate.targets import cgroup
 from edgewright.validate.targets.answers import OutOfMemoryError, TooSlowError, answer_of
-from edgewright_runtime.bench import BenchSpec, spec_json
+from edgewright_runtime.bench.run import BenchSpec, spec_json
 
 __all__ = ["LocalTarget", "run_bench"]
 

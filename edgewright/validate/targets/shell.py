@@ -16,7 +16,7 @@ from edgewright.artifact import digest_of
 from edgewright.errors import ConversionError, DeviceUnreachableError, EdgewrightError, InputError
 from edgewright.validate.targets.answers import OutOfMemoryError, answer_of
 from edgewright.validate.targets.local import LocalTarget
-from edgewright_runtime.bench import BenchModel, BenchSpec, spec_json
+from edgewright_runtime.bench.run import BenchModel, BenchSpec, spec_json
 
 __all__ = ["CONNECT_S", "ShellTarget", "last_line"]
 

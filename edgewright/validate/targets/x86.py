@@ -8,7 +8,7 @@ from typing import Any, Literal
 from edgewright.errors import UnsupportedError
 from edgewright.validate.targets import debian
 from edgewright.validate.targets.local import run_bench
-from edgewright_runtime.bench import BenchSpec
+from edgewright_runtime.bench.run import BenchSpec
 
 __all__ = ["HASWELL", "EmulatedX86", "missing_tool"]
 

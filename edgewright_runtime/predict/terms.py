@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from edgewright_runtime.preprocessing import Words
+from edgewright_runtime.bundle.preprocessing import Words
 
 __all__ = ["counted", "terms"]
 

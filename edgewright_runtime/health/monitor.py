@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edgewright_runtime.manifest import CONFIDENCE_BINS
-from edgewright_runtime.monitoring import Monitoring
-from edgewright_runtime.sketch import QuantileSketch
-from edgewright_runtime.telemetry import TelemetryRecord
+from edgewright_runtime.bundle.manifest import CONFIDENCE_BINS
+from edgewright_runtime.bundle.monitoring import Monitoring
+from edgewright_runtime.health.sketch import QuantileSketch
+from edgewright_runtime.health.telemetry import TelemetryRecord
 
 __all__ = ["Monitor", "TelemetryFile", "resident_memory_mb"]
 

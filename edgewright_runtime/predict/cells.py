@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from edgewright_runtime.bundle.number_text import number_in
+from edgewright_runtime.bundle.preprocessing import Column, Preprocessing
 from edgewright_runtime.errors import InputRejectedError
-from edgewright_runtime.number_text import number_in
-from edgewright_runtime.preprocessing import Column, Preprocessing
-from edgewright_runtime.terms import counted
+from edgewright_runtime.predict.terms import counted
 
 __all__ = ["ColumnReader", "table_features"]
 

@@ -16,9 +16,9 @@ from typing import Protocol
 
 import numpy as np
 
-from edgewright_runtime.context_model import probability_tables
+from edgewright_runtime.codec.context_model import probability_tables
+from edgewright_runtime.codec.lanes import MOST_LANES_LOG2, STATE_BYTES, LaneDecoder
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.lanes import MOST_LANES_LOG2, STATE_BYTES, LaneDecoder
 
 __all__ = [
     "LEVELS_PER_LANE",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from edgewright_runtime.manifest import Kernels, Processor
+from edgewright_runtime.bundle.manifest import Kernels, Processor
 
 __all__ = ["INT16_LIMIT", "exact_kernels", "misfit", "saturates"]
 

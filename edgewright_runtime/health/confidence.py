@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from edgewright_runtime.manifest import CONFIDENCE_BINS, Calibration
+from edgewright_runtime.bundle.manifest import CONFIDENCE_BINS, Calibration
 
 __all__ = [
     "calibrated",

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from edgewright_runtime.backends import Backend, load, run_rows
-from edgewright_runtime.bundle import open_bundle
-from edgewright_runtime.encoding import Rows, dequantize, encode
+from edgewright_runtime.bundle.manifest import Manifest
+from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.errors import BackendUnavailableError, EdgeRuntimeError, IntegrityError
-from edgewright_runtime.manifest import Manifest
+from edgewright_runtime.predict.encoding import Rows, dequantize, encode
 
 __all__ = ["Prediction", "Predictor", "interpreted", "probabilities", "softmax"]
 

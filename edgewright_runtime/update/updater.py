@@ -16,22 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from edgewright_runtime.bundle import check_file, file_digest, open_bundle, read_manifest
-from edgewright_runtime.disk import discard, read_plain, remove, sync_folder
-from edgewright_runtime.errors import (
-    EdgeRuntimeError,
-    IntegrityError,
-    RollbackError,
-    ShortageError,
-    TransportError,
-)
-from edgewright_runtime.golden import check_bundle_in_child
-from edgewright_runtime.installation import Installation, Installed
-from edgewright_runtime.line import Line, checked_channel, checked_model, checked_platform
-from edgewright_runtime.manifest import MANIFEST_NAME, FileEntry
-from edgewright_runtime.patch import MAX_PATCHED_BYTES, apply_patch, readable_codecs
-from edgewright_runtime.registry import Registry
-from edgewright_runtime.release import (
+from edgewright_runtime.bundle.line import Line, checked_channel, checked_model, checked_platform
+from edgewright_runtime.bundle.manifest import MANIFEST_NAME, FileEntry
+from edgewright_runtime.bundle.opening import check_file, file_digest, open_bundle, read_manifest
+from edgewright_runtime.bundle.release import (
     LINES_PATH,
     MAX_INDEX_BYTES,
     Blob,
@@ -45,9 +33,21 @@ from edgewright_runtime.release import (
     parse_lines,
     release_path,
 )
+from edgewright_runtime.codec.patch import MAX_PATCHED_BYTES, apply_patch, readable_codecs
+from edgewright_runtime.disk import discard, read_plain, remove, sync_folder
+from edgewright_runtime.errors import (
+    EdgeRuntimeError,
+    IntegrityError,
+    RollbackError,
+    ShortageError,
+    TransportError,
+)
 from edgewright_runtime.shortage import is_shortage, shortage_or
 from edgewright_runtime.strict_json import MAX_DOCUMENT_BYTES
-from edgewright_runtime.transport import Repository, decompressed
+from edgewright_runtime.update.golden import check_bundle_in_child
+from edgewright_runtime.update.installation import Installation, Installed
+from edgewright_runtime.update.registry import Registry
+from edgewright_runtime.update.transport import Repository, decompressed
 
 __all__ = ["Outcome", "Updater", "followed_line"]
 

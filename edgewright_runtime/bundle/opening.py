@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from edgewright_runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edgewright_runtime.disk import read_plain
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
 from edgewright_runtime.shortage import shortage_or
 from edgewright_runtime.strict_json import MAX_DOCUMENT_BYTES
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from edgewright_runtime.backends import run_rows
-from edgewright_runtime.bundle import open_bundle
+from edgewright_runtime.bundle.opening import open_bundle
+from edgewright_runtime.bundle.processor import misfit
 from edgewright_runtime.errors import DamagedError, EdgeRuntimeError, IntegrityError, ShortageError, UnsuitableError
-from edgewright_runtime.monitor import resident_memory_mb
-from edgewright_runtime.predictor import Predictor
-from edgewright_runtime.processor import misfit
+from edgewright_runtime.health.monitor import resident_memory_mb
+from edgewright_runtime.predict.predictor import Predictor
 from edgewright_runtime.shortage import reads_as_shortage, shortage_or
 
 __all__ = ["FAULTY", "check_bundle", "check_bundle_in_child", "load_golden"]

@@ -12,18 +12,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from edgewright_runtime.cache import AnswerCache, feeds_key
+from edgewright_runtime.bundle.line import checked_line
+from edgewright_runtime.bundle.manifest import Manifest
 from edgewright_runtime.disk import kept_once
-from edgewright_runtime.encoding import as_json, encode, needed
 from edgewright_runtime.errors import InputRejectedError, IntegrityError
-from edgewright_runtime.hybrid import Answer, Hybrid
-from edgewright_runtime.line import checked_line
-from edgewright_runtime.manifest import Manifest
-from edgewright_runtime.outbox import Outbox, OutboxError, Record
+from edgewright_runtime.health.outbox import Outbox, OutboxError, Record
+from edgewright_runtime.predict.cache import AnswerCache, feeds_key
+from edgewright_runtime.predict.encoding import as_json, encode, needed
+from edgewright_runtime.predict.hybrid import Answer, Hybrid
 from edgewright_runtime.wire import read, rule
 
 if TYPE_CHECKING:
-    from edgewright_runtime.cloud import CloudClient
+    from edgewright_runtime.predict.cloud import CloudClient
 
 __all__ = ["Offer", "OfflineModel", "Privacy", "Synced", "sync"]
 

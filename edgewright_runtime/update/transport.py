@@ -111,7 +111,7 @@ def decompressed(blocks: Iterable[bytes], name: str, at_most: int) -> Iterator[b
         IntegrityError: neither of them, broken off, trailing bytes, or more than ``at_most`` bytes unpacked.
     """
     # Imported here: a device that only answers needs no decoder, and it takes a third of all import time.
-    from edgewright_runtime.ewz import MAGIC, rebuild
+    from edgewright_runtime.codec.ewz import MAGIC, rebuild
 
     received, head = iter(blocks), b""
     while len(head) < len(MAGIC) and (block := next(received, b"")):

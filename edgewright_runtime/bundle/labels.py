@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgewright_runtime.number_text import number_in
+from edgewright_runtime.bundle.number_text import number_in
 
 __all__ = ["is_label"]
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Optional
 
+from edgewright_runtime.bundle.line import PLATFORMS
+from edgewright_runtime.bundle.monitoring import Monitoring
+from edgewright_runtime.bundle.preprocessing import Column, Preprocessing, Words
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.line import PLATFORMS
-from edgewright_runtime.monitoring import Monitoring
-from edgewright_runtime.preprocessing import Column, Preprocessing, Words
 from edgewright_runtime.strict_json import canonical_json, parse_object
 from edgewright_runtime.wire import read, rule
 

@@ -1,27 +1,24 @@
-"""Issues on the device, raised and cleared with hysteresis, and what the device does about heat and a low battery."""
+"""Issues on the device, raised and cleared with hysteresis."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from edgewright_runtime.confidence import population_stability_index, stability_index_by_chance, wilson_high
-from edgewright_runtime.manifest import Calibration
-from edgewright_runtime.monitoring import Monitoring
-from edgewright_runtime.registry import Constraints, Model
-from edgewright_runtime.sensors import Reading
-from edgewright_runtime.telemetry import TelemetryRecord
+from edgewright_runtime.bundle.manifest import Calibration
+from edgewright_runtime.bundle.monitoring import Monitoring
+from edgewright_runtime.health.confidence import population_stability_index, stability_index_by_chance, wilson_high
+from edgewright_runtime.health.sensors import Reading
+from edgewright_runtime.health.telemetry import TelemetryRecord
 
-__all__ = ["Issue", "Level", "Watch", "levels_of", "step_for"]
+__all__ = ["OF_MACHINE", "Issue", "Watch"]
 
 _LEAST_PREDICTIONS = 50
-# A p95 well below the present model's: what a cheaper model must have to be worth the change.
-_CHEAPER_SHARE = 0.8
-_LONGER_INTERVAL_S = 1.0
-_MACHINE = {"high_temperature", "low_battery"}
+OF_MACHINE = frozenset({"high_temperature", "low_battery"})
+"""Kinds of issues that are the machine's, not the model's: doing less helps."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,9 @@ class Watch:
 
     def take_over(self, before: Watch) -> None:
         """Go on with what another watch knew of the machine: heat does not end because a cooler model runs."""
-        self._states.update({kind: state for kind, state in before._states.items() if kind in {*_MACHINE, "high_cpu"}})
+        self._states.update(
+            {kind: state for kind, state in before._states.items() if kind in {*OF_MACHINE, "high_cpu"}}
+        )
 
     def _weighed(self, figures: Iterable[_Figure]) -> list[Issue]:
         for figure in figures:
@@ -160,46 +159,3 @@ class Watch:
 def _severity(figure: _Figure, value: float, limit: float) -> str:
     far = value < limit / 1.5 if figure.below else value > limit * 1.5
     return "critical" if far or figure.kind == "low_accuracy" else "warning"
-
-
-@dataclass(frozen=True)
-class Level:
-    """How the device runs its model: with which limits it is chosen, in how many threads, how often.
-
-    ``threads`` None is what the model's manifest says; ``interval_s`` is the least time between two predictions of the
-    agent.
-    """
-
-    name: str
-    max_latency_ms: float | None = None
-    max_memory_mb: float | None = None
-    threads: int | None = None
-    interval_s: float = 0.0
-
-
-def levels_of(steps: Sequence[str], current: Model, models: Sequence[Model]) -> tuple[Level, ...]:
-    """Normal operation, and a level more for each step, which keeps the steps before it.
-
-    A step that would change nothing (one thread only, no faster one among the ``models`` that are here) makes no level.
-    """
-    threads = current.manifest.runtime.threads
-    faster_ms = _CHEAPER_SHARE * (current.latency_p95_ms or 0.0)
-    levels = [Level("normal", threads=threads)]
-    for step in steps:
-        last = levels[-1]
-        if step == "fewer_threads" and threads > 1:
-            levels.append(replace(last, name=step, threads=threads // 2))
-        elif step == "cheaper_model" and any(model.fits(Constraints(max_latency_ms=faster_ms)) for model in models):
-            levels.append(replace(last, name=step, max_latency_ms=faster_ms))
-        elif step == "longer_interval":
-            levels.append(replace(last, name=step, interval_s=_LONGER_INTERVAL_S))
-    return tuple(levels)
-
-
-def step_for(issues: Sequence[Issue], levels: Sequence[Level], now: int) -> int:
-    """The level to run at: one step down for heat or a low battery, one back up when neither stands.
-
-    ``levels`` begin with the normal one; ``now`` is the index of the present one.
-    """
-    strained = any(issue.kind in _MACHINE for issue in issues)
-    return min(now + 1, len(levels) - 1) if strained else max(now - 1, 0)

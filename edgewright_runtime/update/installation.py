@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgewright_runtime.bundle import open_bundle
+from edgewright_runtime.bundle.opening import open_bundle
+from edgewright_runtime.bundle.release import ReleaseDocument, parse_release
 from edgewright_runtime.disk import (
     discard,
     kept_once,
@@ -39,7 +40,6 @@ from edgewright_runtime.disk import (
     write_durably,
 )
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError
-from edgewright_runtime.release import ReleaseDocument, parse_release
 from edgewright_runtime.shortage import is_shortage, reads_as_shortage_of_disk, shortage_or
 from edgewright_runtime.strict_json import MAX_DOCUMENT_BYTES
 

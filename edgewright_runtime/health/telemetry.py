@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Optional
 
+from edgewright_runtime.bundle.manifest import CONFIDENCE_BINS
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.manifest import CONFIDENCE_BINS
-from edgewright_runtime.sketch import QuantileSketch
+from edgewright_runtime.health.sketch import QuantileSketch
 from edgewright_runtime.strict_json import parse_object
 from edgewright_runtime.wire import read, rule
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from edgewright_runtime.cells import table_features
+from edgewright_runtime.bundle.integer_range import first_outside
+from edgewright_runtime.bundle.manifest import Preprocessing, TensorSpec
 from edgewright_runtime.errors import InputRejectedError
-from edgewright_runtime.integer_range import first_outside
-from edgewright_runtime.manifest import Preprocessing, TensorSpec
+from edgewright_runtime.predict.cells import table_features
 
 __all__ = ["Rows", "as_json", "dequantize", "encode", "needed", "quantize"]
 

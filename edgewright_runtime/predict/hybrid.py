@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgewright_runtime.confidence import calibrated, entropy_confidence, margin_confidence
-from edgewright_runtime.encoding import as_json, needed
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, IntegrityError
-from edgewright_runtime.predictor import Prediction, Predictor
+from edgewright_runtime.health.confidence import calibrated, entropy_confidence, margin_confidence
+from edgewright_runtime.predict.encoding import as_json, needed
+from edgewright_runtime.predict.predictor import Prediction, Predictor
 
 if TYPE_CHECKING:
-    from edgewright_runtime.cloud import CloudAnswer, CloudClient
+    from edgewright_runtime.predict.cloud import CloudAnswer, CloudClient
 
 __all__ = ["Answer", "Hybrid", "Policy"]
 

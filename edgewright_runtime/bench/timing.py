@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from edgewright_runtime.backends import Backend
-from edgewright_runtime.bench_spec import BenchModel, BenchSpec, load_model, single_rows
-from edgewright_runtime.energy import EnergyMeter
-from edgewright_runtime.sensors import Sensors
+from edgewright_runtime.bench.spec import BenchModel, BenchSpec, load_model, single_rows
+from edgewright_runtime.health.energy import EnergyMeter
+from edgewright_runtime.health.sensors import Sensors
 
 __all__ = ["Opener", "sustained", "time_block", "warm"]
 

@@ -21,11 +21,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgewright_runtime import context_model, huffman, wide_context
-from edgewright_runtime.context_model import LevelShape
+from edgewright_runtime.codec import context_model, huffman, wide_context
+from edgewright_runtime.codec.context_model import LevelShape
+from edgewright_runtime.codec.rans import RansDecoder
+from edgewright_runtime.codec.wide_context import WideShape
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.rans import RansDecoder
-from edgewright_runtime.wide_context import WideShape
 
 __all__ = [
     "DEFAULT_LIMIT_BYTES",

@@ -32,7 +32,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from edgewright_runtime.backends import Backend, run_rows
-from edgewright_runtime.bench_spec import (
+from edgewright_runtime.bench.operator_times import operator_times
+from edgewright_runtime.bench.spec import (
     BenchModel,
     BenchSpec,
     load_model,
@@ -43,12 +44,11 @@ from edgewright_runtime.bench_spec import (
     stored_feeds,
     write_arrays,
 )
-from edgewright_runtime.bench_timing import sustained, warm
-from edgewright_runtime.encoding import dequantize
+from edgewright_runtime.bench.timing import sustained, warm
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
-from edgewright_runtime.operator_times import operator_times
-from edgewright_runtime.process_memory import limit_memory, peak_memory_mb, reset_peak, resident_mb
-from edgewright_runtime.sensors import Sensors
+from edgewright_runtime.health.process_memory import limit_memory, peak_memory_mb, reset_peak, resident_mb
+from edgewright_runtime.health.sensors import Sensors
+from edgewright_runtime.predict.encoding import dequantize
 
 __all__ = [
     "MARK",
@@ -292,7 +292,3 @@ def main(argv: Sequence[str] | None = None, measure: Callable[[BenchSpec], dict[
     staged.write_text(json.dumps(answer))
     staged.replace(given.out)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

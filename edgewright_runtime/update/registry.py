@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgewright_runtime.bundle import read_manifest
+from edgewright_runtime.bundle.manifest import Manifest
+from edgewright_runtime.bundle.opening import read_manifest
 from edgewright_runtime.disk import discard, make_own_folder, open_lock, remove
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError
-from edgewright_runtime.installation import Installation
-from edgewright_runtime.manifest import Manifest
 from edgewright_runtime.shortage import is_shortage
+from edgewright_runtime.update.installation import Installation
 
 __all__ = ["Constraints", "Model", "Registry"]
 

@@ -11,9 +11,9 @@ from typing import Any, Optional
 import numpy as np
 
 from edgewright_runtime.backends import Backend, load
-from edgewright_runtime.encoding import quantize
+from edgewright_runtime.bundle.manifest import Kernels
 from edgewright_runtime.errors import InputRejectedError
-from edgewright_runtime.manifest import Kernels
+from edgewright_runtime.predict.encoding import quantize
 from edgewright_runtime.wire import read, rule
 
 __all__ = [

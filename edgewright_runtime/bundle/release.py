@@ -18,10 +18,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
+from edgewright_runtime.bundle.line import Line, checked_channel, checked_line, checked_model, checked_platform
+from edgewright_runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from edgewright_runtime.bundle.monitoring import Monitoring
 from edgewright_runtime.errors import IntegrityError, RollbackError
-from edgewright_runtime.line import Line, checked_channel, checked_line, checked_model, checked_platform
-from edgewright_runtime.manifest import MANIFEST_NAME, Manifest
-from edgewright_runtime.monitoring import Monitoring
 from edgewright_runtime.strict_json import MAX_DOCUMENT_BYTES, Fields, canonical_json, fault, parse_object
 from edgewright_runtime.wire import read, rule
 

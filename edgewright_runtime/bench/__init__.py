@@ -1,0 +1,1 @@
+"""Latency, memory and outputs of model files on the device; ``python -m edgewright_runtime.bench``."""

@@ -1,0 +1,1 @@
+"""How models and patches are coded for the way to the device; decoded with numpy alone."""

@@ -1,0 +1,1 @@
+"""How a release comes onto the device, is checked there, and gives way to the one before it."""
