@@ -34,10 +34,10 @@ from edgewright_runtime.errors import (
 )
 from edgewright_runtime.health.confidence import calibrated
 from edgewright_runtime.health.sensors import Reading
-from edgewright_runtime.health.watch import Level, levels_of
 from edgewright_runtime.predict.cloud import CloudClient
 from edgewright_runtime.predict.hybrid import Answer, Policy
 from edgewright_runtime.predict.predictor import Predictor
+from edgewright_runtime.strain import Level, levels_of
 from edgewright_runtime.update.golden import check_bundle
 from edgewright_runtime.update.installation import Installation
 from edgewright_runtime.update.registry import Registry
