@@ -25,8 +25,8 @@ where our error only passes a foreign one on. **wrong**: a file was made, does n
 - Core ML files are run by our evaluator of the saved program, the peers' as well as ours; an operator that it does \
 not know makes a cell of ours refused, one of a peer unchecked. Peers are called directly, as their own pages show it, \
 on the very same models.
-- {earlier} of our cells are of earlier code, or of weights that another machine built by the same recipe, green then; \
-all others are of the present code.
+- {earlier} of our cells are of earlier code, of 16 training rows instead of 64, or of weights that another machine \
+built by the same recipe, green then; all others are of the present code.
 """
 
 

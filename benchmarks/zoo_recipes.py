@@ -32,9 +32,7 @@ __all__ = [
 ]
 
 TEST_ROWS = 8
-_TRAINING_ROWS = (16, 48)
-"""Of large inputs, and of small ones, where 16 rows would not show a quantizer the range of an output."""
-_LARGE = 4096
+_TRAINING_ROWS = 64  # ranges of a dozen rows are those of no model that anybody ships
 
 Kind = str
 """``torch`` (built, saved as ``.pt2``), ``keras`` (built, ``.keras``) or ``file`` (a model that a package ships)."""
@@ -75,14 +73,12 @@ def write_rows(recipe: Recipe, path: Path) -> None:
 
     The answers are random numbers: nothing is learned here, and real numbers need no classes.
     """
-    small = sum(array.size for array in rows_of(recipe, 1).values()) <= _LARGE
-    training = _TRAINING_ROWS[small]
-    inputs = rows_of(recipe, training + TEST_ROWS)
-    answers = np.random.default_rng(seed_of(recipe.name)).normal(size=training + TEST_ROWS).astype(np.float32)
-    arrays = {"y_train": answers[:training], "y_test": answers[training:]}
+    inputs = rows_of(recipe, _TRAINING_ROWS + TEST_ROWS)
+    answers = np.random.default_rng(seed_of(recipe.name)).normal(size=_TRAINING_ROWS + TEST_ROWS).astype(np.float32)
+    arrays = {"y_train": answers[:_TRAINING_ROWS], "y_test": answers[_TRAINING_ROWS:]}
     for name, rows in inputs.items():
         suffix = f".{name}" if len(inputs) > 1 else ""
-        arrays[f"x_train{suffix}"], arrays[f"x_test{suffix}"] = rows[:training], rows[training:]
+        arrays[f"x_train{suffix}"], arrays[f"x_test{suffix}"] = rows[:_TRAINING_ROWS], rows[_TRAINING_ROWS:]
     np.savez(path, **arrays)
 
 
