@@ -68,6 +68,7 @@ def opened(url: str, timeout_s: float, *, grace_s: float, bytes_per_s: float, re
     try:
         return Reply(paced.open(urllib.request.Request(url), timeout=timeout_s))  # noqa: S310 - http(s) only
     except urllib.error.HTTPError as e:
+        e.close()  # it holds the connection for as long as somebody holds the error
         raise TransportError(f"{url}: the server answered {e.code} {e.reason}") from e
     except http.client.HTTPException as e:
         raise OSError(str(e) or type(e).__name__) from e
@@ -112,11 +113,13 @@ class _KnownRedirects(urllib.request.HTTPRedirectHandler):
         before, after = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
         schemes = {"https"} if before.scheme == "https" else {"http", "https"}
         if after.scheme not in schemes:
+            fp.close()
             raise urllib.error.URLError(f"it redirects from {before.scheme} to '{after.scheme}', which is not followed")
         ports = before.port or _PORTS[before.scheme], after.port or _PORTS[after.scheme]
         moves_to_tls = before.scheme == "http" and after.scheme == "https" and ports[1] == _PORTS["https"]
         is_same = before.hostname == after.hostname and (ports[0] == ports[1] or moves_to_tls)
         if not is_same and after.hostname not in self._hosts:
+            fp.close()
             raise urllib.error.URLError(
                 f"it redirects to {after.netloc}; followed are redirections to {before.netloc} itself and to hosts that"
                 " are named (--redirect-host)"
