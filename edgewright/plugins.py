@@ -1,5 +1,5 @@
 """What other distributions register by entry points: techniques (``edgewright.techniques``), targets
-(``edgewright.targets``).
+(``edgewright.targets``), exporters (``edgewright.exporters``) and metrics (``edgewright.metrics``).
 """
 
 from collections.abc import Callable

@@ -5,10 +5,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgewright.errors import ProfileError
-from edgewright.plugins import plugin_names
+from edgewright.plugins import plugin_code, plugin_names
 from edgewright.project import project_folder
 from edgewright.value import Value
 from edgewright.yaml_values import read_value
@@ -16,6 +16,7 @@ from edgewright_runtime.bundle.manifest import Kernels
 from edgewright_runtime.bundle.monitoring import STEPS, Step
 
 __all__ = [
+    "EXPORTER_PLUGINS",
     "TARGET_PLUGINS",
     "AdbConnection",
     "Budget",
@@ -110,6 +111,7 @@ Extension = Literal["neon", "fp16", "dotprod", "i8mm", "bf16", "sve", "sve2", "s
 
 _TARGETS = ("local", "emulated_device", "ssh", "adb", "core_ml")
 TARGET_PLUGINS = "edgewright.targets"
+EXPORTER_PLUGINS = "edgewright.exporters"
 _WHOLE_DEVICE_CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
 
 
@@ -132,6 +134,21 @@ class ExportOptions(Value):
     ort_format: bool = Field(
         False, description="Edge device: the .ort format, for builds of ONNX Runtime that hold only what a model needs."
     )
+    exporter: str | None = Field(
+        None, description="An exporter that another distribution registers; left out, the platform's own converter."
+    )
+
+    @field_validator("exporter")
+    @classmethod
+    def _exporter_is_registered(cls, name: str | None) -> str | None:
+        if name is not None and name not in (known := plugin_names(EXPORTER_PLUGINS)):
+            raise ValueError(f"no installed distribution registers it; registered: {', '.join(known) or 'none'}")
+        return name
+
+    @property
+    def code(self) -> str:
+        """The version of another distribution's exporter, for cache keys."""
+        return plugin_code(EXPORTER_PLUGINS, self.exporter) if self.exporter else ""
 
 
 def weight_bits(instruction_set: InstructionSet, dot_products: bool, options: ExportOptions) -> Literal[7, 8]:

@@ -37,7 +37,7 @@ def optimize(
     # A kept result may be of the same file under another name, or of a metric whose code has changed.
     first = imported = taken.model.model_copy(update={"name": name or model.stem, "metric": data.own_metric})
     dataset, precision = taken.dataset, Precision.FLOAT32
-    baseline = _required(run(steps.export, imported, dataset, device, precision), device)
+    baseline = _required(run(steps.export, imported, dataset, device, precision, device.export.code), device)
     kept, done, ledger = baseline, list[Step](), list[LedgerEntry]()
     for technique in recipe.techniques:
         made = _apply(imported, dataset, device, precision, technique, recipe.max_accuracy_drop_percent)
@@ -83,7 +83,7 @@ def _apply(
         exported = steps.quantize_within(changed, technique, dataset, device, max_drop_percent)
         precision = Precision(technique.dtype)
     else:
-        exported = run(steps.export, changed, dataset, device, precision)
+        exported = run(steps.export, changed, dataset, device, precision, device.export.code)
     return exported if isinstance(exported, Refusal) else (changed, exported, precision)
 
 

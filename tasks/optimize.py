@@ -23,14 +23,19 @@ _SHARES = tuple(percent / 100 for percent in range(5, 100, 5))
 
 
 @step("Exporting to the platform's format", _EXPORT)
-def export(model: ImportedModel, dataset: Dataset, device: DeviceProfile, precision: Precision) -> Exported | Refusal:
-    """Convert by the platform's own tools; a refusal is a result like another."""
+def export(
+    model: ImportedModel, dataset: Dataset, device: DeviceProfile, precision: Precision, code: str = ""
+) -> Exported | Refusal:
+    """Convert by the platform's own tools, or by an exporter of another distribution, to whose ``code`` the result is
+    keyed; a refusal is a result like another."""
     return _exported(model, dataset, device, precision)
 
 
 @step("Quantizing", _EXPORT)
-def quantize(model: ImportedModel, params: Quantize, dataset: Dataset, device: DeviceProfile) -> Exported | Refusal:
-    """Quantize by the platform's own quantizer, calibrated on calibration rows."""
+def quantize(
+    model: ImportedModel, params: Quantize, dataset: Dataset, device: DeviceProfile, code: str = ""
+) -> Exported | Refusal:
+    """Quantize by the platform's own quantizer, calibrated on calibration rows; ``code`` as for `export`."""
     return _exported(model, dataset, device, Precision(params.dtype), params)
 
 
@@ -67,7 +72,7 @@ def quantize_within(
 ) -> Exported | Refusal:
     """Run `quantize`; where int8 costs more accuracy than allowed on the validation rows, leave the most sensitive
     layers in float, as few as it takes. Where no number of them helps, the file is that of all layers in int8."""
-    made = run(quantize, model, params, dataset, device)
+    made = run(quantize, model, params, dataset, device, device.export.code)
     if isinstance(made, Refusal) or Precision(params.dtype) is not Precision.INT8:
         return made
     noise = run(sensitivity, model, params, dataset)
@@ -78,7 +83,7 @@ def quantize_within(
     def passes(count: int) -> bool:
         if count not in tried:
             kept = params.model_copy(update={"float_layers": tuple(n.layer for n in noise[:count])})
-            found = run(quantize, model, kept, dataset, device)
+            found = run(quantize, model, kept, dataset, device, device.export.code)
             if isinstance(found, Refusal):  # nothing is left to quantize
                 return False
             tried[count] = found
@@ -98,7 +103,7 @@ def quantize_within(
 def prune_to_latency(model: ImportedModel, params: PruneChannels, dataset: Dataset, device: DeviceProfile) -> Changed:
     """Remove as few operations as the measured latency of the float32 export needs: without training first, exported
     and timed beside the original, to find how many; then with training, and measured again."""
-    baseline = run(export, model, dataset, device, Precision.FLOAT32)
+    baseline = run(export, model, dataset, device, Precision.FLOAT32, device.export.code)
     if isinstance(baseline, Refusal):
         return baseline
     tried: dict[tuple[int, bool], Changed] = {}
@@ -111,7 +116,7 @@ def prune_to_latency(model: ImportedModel, params: PruneChannels, dataset: Datas
         changed = tried[count, trained] = _applied(model, asked, dataset)
         if isinstance(changed, Refusal):
             return None
-        exported = run(export, changed, dataset, device, Precision.FLOAT32)
+        exported = run(export, changed, dataset, device, Precision.FLOAT32, device.export.code)
         if isinstance(exported, Refusal):
             return None
         measured = run(measure, baseline, exported, dataset, device, measured_by(device))

@@ -5,7 +5,7 @@ that one conversion needs, so a converter that crashes or leaks takes nothing wi
 """
 
 from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
-from edgewright.export import android, edge_device, ios
+from edgewright.export import android, by_plugin, edge_device, ios
 from edgewright.export.refusal import refuse_meaningless
 from edgewright.portable_words import refuse_unportable
 from edgewright.profile import ExportOptions, InstructionSet, Platform
@@ -42,6 +42,8 @@ def export(
     refuse_meaningless(model, precision)
     for words in (column.words for column in model.preprocessing.columns if column.words is not None):
         refuse_unportable(words, platform.value)
+    if options.exporter is not None:
+        return by_plugin.export(options.exporter, model, dataset, platform, precision, store)
     match platform:
         case Platform.ANDROID:
             return android.export(model, dataset, precision, store, options, quantization)

@@ -1,7 +1,5 @@
 """A metric of the user's own: found, called, judged; and each way in which it can be wrong."""
 
-import shutil
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +9,9 @@ from edgewright.artifact import Metric
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
 from edgewright.statistics.metric import MetricFigures, judged_by, load_metric
-from edgewright_runtime.bench.run import write_arrays
+from edgewright_runtime.bench.spec import write_arrays
+from tests.plugin_sites import installed
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "metric_plugin"
 MODULE = """
 import numpy as np
 
@@ -109,13 +107,6 @@ def test_a_name_without_a_function_must_be_a_plugin_s() -> None:
 
 
 def test_the_example_s_plugin_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    information = tmp_path / "edgewright_psnr-1.0.dist-info"
-    information.mkdir()
-    shutil.copy(EXAMPLE / "psnr_metric.py", tmp_path)
-    entries = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]["entry-points"]["edgewright.metrics"]
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: edgewright-psnr\nVersion: 1.0\n")
-    lines = [f"{name} = {value}" for name, value in entries.items()]
-    (information / "entry_points.txt").write_text("\n".join(["[edgewright.metrics]", *lines]))
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(installed("metric_plugin", tmp_path / "site"))
     truth = np.zeros((4, 2))
     assert load_metric(Metric(name="psnr"))({"y": truth + 0.1}, truth) == pytest.approx(20)

@@ -1,9 +1,7 @@
 """One contract, every target: the same answers, and the same words for what goes wrong."""
 
 import os
-import shutil
 import sys
-import tomllib
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -28,11 +26,11 @@ from edgewright.validate.targets.core_ml import CoreMLTarget
 from edgewright.validate.targets.local import LocalTarget, run_bench
 from edgewright.validate.targets.ssh import SshTarget
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
+from tests.plugin_sites import EXAMPLES, installed
 from tests.validate.core_ml_packages import core_ml_package
 
 Export = Callable[..., Exported]
 FEATURES = 16
-EXAMPLE = Path(__file__).parents[2] / "examples" / "target_plugin"
 
 
 @pytest.fixture(scope="session")
@@ -56,17 +54,8 @@ KINDS = [
 @pytest.fixture
 def nice_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
     """The profile of the example, whose distribution is installed as `pip install --target` leaves it."""
-    site = tmp_path / "site"
-    information = site / "edgewright_nice_target-1.0.dist-info"
-    information.mkdir(parents=True)
-    shutil.copy(EXAMPLE / "nice_target.py", site)
-    declared = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
-    entries = declared["entry-points"]["edgewright.targets"]
-    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {declared['name']}\nVersion: 1.0\n")
-    lines = [f"{name} = {value}" for name, value in entries.items()]
-    (information / "entry_points.txt").write_text("\n".join(["[edgewright.targets]", *lines]))
-    monkeypatch.syspath_prepend(site)
-    return load_device(str(EXAMPLE / "nice_device.yaml"))
+    monkeypatch.syspath_prepend(installed("target_plugin", tmp_path / "site"))
+    return load_device(str(EXAMPLES / "target_plugin" / "nice_device.yaml"))
 
 
 @pytest.fixture(params=KINDS)
@@ -268,7 +257,7 @@ def test_a_registered_target_has_a_name_a_machine_and_code_of_its_own(nice_devic
 
 
 def test_a_target_that_nobody_registered_is_refused(tmp_path: Path) -> None:
-    text = (EXAMPLE / "nice_device.yaml").read_text()
+    text = (EXAMPLES / "target_plugin" / "nice_device.yaml").read_text()
     (tmp_path / "device.yaml").write_text(text)
     with pytest.raises(ProfileError, match=r"unknown target 'nice'; known: local, emulated_device, ssh, adb, core_ml$"):
         load_device(str(tmp_path / "device.yaml"))
