@@ -13,7 +13,7 @@ import torch
 
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.export.mil_operators import OPERATORS, Arguments, Operand
-from edgewright.export.mil_program import Declared, Operation, Program, Reference, Value, read_program
+from edgewright.export.mil_program import Constant, Declared, Operation, Program, Reference, read_program
 from edgewright.export.pixels import as_pixels
 from edgewright.failures import one_line
 
@@ -157,7 +157,7 @@ def _results(operation: Operation, values: dict[str, Operand]) -> dict[str, Oper
     }
 
 
-def _operand(item: Reference | Value, values: dict[str, Operand]) -> Operand:
+def _operand(item: Reference | Constant, values: dict[str, Operand]) -> Operand:
     value = values[item.name] if isinstance(item, Reference) else item
     if isinstance(value, np.ndarray):
         wide = {"uint16": np.int32, "uint32": np.int64}.get(value.dtype.name)

@@ -21,12 +21,12 @@ __all__ = [
     "MEAN_NOTE",
     "SCALE_NOTE",
     "SCORES_NOTE",
+    "Constant",
     "Declared",
     "Operation",
     "Pixels",
     "Program",
     "Reference",
-    "Value",
     "pixels_of",
     "read_program",
 ]
@@ -35,7 +35,7 @@ __all__ = [
 SCORES_NOTE, SCALE_NOTE, MEAN_NOTE = "edgewright.scores", "edgewright.pixel_scale", "edgewright.pixel_mean"
 CLASSES_NOTE = "edgewright.classes"
 
-Value = np.ndarray | str
+Constant = np.ndarray | str
 _SENTINEL = 0xDEADBEEF
 _WEIGHTS = Path("Data/com.apple.CoreML/weights/weight.bin")
 # The blob's own type codes, which differ from those of the program.
@@ -72,7 +72,7 @@ class Operation:
     """
 
     kind: str
-    operands: dict[str, list[Reference | Value]]
+    operands: dict[str, list[Reference | Constant]]
     results: tuple[Declared, ...]
     stored_bytes: int = 0
 
@@ -169,7 +169,7 @@ class _Reader:
         results = tuple(_declared(result) for result in operation.outputs)
         return Operation(operation.type, operands, results, self._bytes)
 
-    def value(self, value: Any) -> Value:
+    def value(self, value: Any) -> Constant:
         declared = _tensor_type(value.type)
         if value.WhichOneof("value") == "blobFileValue":
             return self._blob(value.blobFileValue, declared)

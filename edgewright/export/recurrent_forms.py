@@ -13,7 +13,7 @@ import torch
 __all__ = ["RECURRENT_FORMS"]
 
 Tensor = torch.Tensor
-Step = Callable[[Tensor, tuple[Tensor, ...], Sequence[Tensor]], tuple[Tensor, ...]]
+CellStep = Callable[[Tensor, tuple[Tensor, ...], Sequence[Tensor]], tuple[Tensor, ...]]
 """(gates of the input, state, weights of the state) to the next state, whose first part is the output."""
 
 
@@ -52,7 +52,7 @@ def _plain_step(
 
 
 def _layer(
-    step: Step, x: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor], *, biased: bool, backwards: bool
+    step: CellStep, x: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor], *, biased: bool, backwards: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One layer in one direction over x (steps, batch, inputs)."""
     given, kept, *rest = weights
@@ -66,7 +66,7 @@ def _layer(
 
 
 def _recurrent(
-    step: Step,
+    step: CellStep,
     x: Tensor,
     state: Any,
     weights: Sequence[Tensor],
@@ -99,7 +99,7 @@ def _recurrent(
 
 
 def _cell(
-    step: Step,
+    step: CellStep,
     x: Tensor,
     state: Any,
     w_ih: Tensor,
@@ -113,7 +113,7 @@ def _cell(
     return ended if len(ended) > 1 else ended[0]
 
 
-_STEPS: dict[str, Step] = {
+_STEPS: dict[str, CellStep] = {
     "lstm": _lstm_step,
     "gru": _gru_step,
     "rnn_tanh": partial(_plain_step, torch.tanh),

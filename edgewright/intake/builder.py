@@ -23,13 +23,13 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from edgewright.errors import UnsupportedError
 
 __all__ = [
+    "Argument",
     "Builder",
     "Dims",
     "Op",
     "Operand",
     "Result",
     "TensorSequence",
-    "Value",
     "is_static",
     "multiple",
     "operand",
@@ -51,10 +51,10 @@ class TensorSequence:
     items: tuple[Operand | Dims, ...]
 
 
-Value = Operand | Dims | TensorSequence | None
+Argument = Operand | Dims | TensorSequence | None
 """What stands behind an ONNX name; None is an optional input that was left out."""
 
-Result = Value | tuple[Value, ...]
+Result = Argument | tuple[Argument, ...]
 """What a handler gives back: one value, or one for each output."""
 
 _INVALID = re.compile(r"[^0-9a-zA-Z_.]")
@@ -70,7 +70,7 @@ class Op:
 
     kind: str
     name: str
-    inputs: tuple[Value, ...]
+    inputs: tuple[Argument, ...]
     attributes: dict[str, Any]
     opset: int
     outputs: tuple[str, ...]
@@ -83,7 +83,7 @@ class Op:
         self.asked.add(attribute)
         return self.attributes.get(attribute, default)
 
-    def input(self, index: int) -> Value:
+    def input(self, index: int) -> Argument:
         """An input, or None when it is left out."""
         return self.inputs[index] if index < len(self.inputs) else None
 

@@ -15,7 +15,7 @@ from torch import fx
 
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.failures import one_line
-from edgewright.intake.builder import Builder, Op, Operand, Result, TensorSequence, Value, operand, refuse
+from edgewright.intake.builder import Argument, Builder, Op, Operand, Result, TensorSequence, operand, refuse
 from edgewright.intake.onnx_layers import Layers, users_of
 from edgewright.intake.onnx_nodes import needed_nodes
 from edgewright.intake.operators import (
@@ -110,7 +110,7 @@ class _Import:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.builder = Builder()
-        self.values: dict[str, Value] = {"": None}
+        self.values: dict[str, Argument] = {"": None}
         self.opsets = {o.domain: o.version for o in model.opset_import}
         self.layers = Layers(self.builder, users_of(model.graph))
         # The graphs are kept, so that another does not get the identity of one that is gone.
@@ -127,7 +127,7 @@ class _Import:
         names = [entry.name for entry in graph.output]
         return self.builder.finish([_output(v, name) for v, name in zip(results, names, strict=True)])
 
-    def inner(self, graph: onnx.GraphProto, given: Sequence[Value]) -> list[Value]:
+    def inner(self, graph: onnx.GraphProto, given: Sequence[Argument]) -> list[Argument]:
         """What a graph returns for what it is given; it may read the names around it."""
         if id(graph) not in self.held:  # a tensor stays one, however often a loop goes round
             self.held[id(graph)] = graph, {entry.name: _tensor(entry) for entry in graph.initializer}
@@ -199,7 +199,7 @@ def _of_sizes(op: Op) -> Result:
     return tuple(map(shape.dims_or_constant, found)) if isinstance(found, list) else shape.dims_or_constant(found)
 
 
-def _op(node: onnx.NodeProto, values: Mapping[str, Value], opsets: Mapping[str, int]) -> Op:
+def _op(node: onnx.NodeProto, values: Mapping[str, Argument], opsets: Mapping[str, int]) -> Op:
     domain = "" if node.domain in _DEFAULT_DOMAIN else node.domain
     missing = [name for name in node.input if name not in values]
     if missing:
@@ -264,7 +264,7 @@ def _shape_of(entry: onnx.ValueInfoProto) -> list[int]:
     return sizes
 
 
-def _output(value: Value, name: str) -> Operand:
+def _output(value: Argument, name: str) -> Operand:
     if not isinstance(value, (torch.Tensor, fx.Node)):
         kind = "a sequence" if isinstance(value, TensorSequence) else "a size that depends on the batch"
         raise UnsupportedError(f"output '{name}' is {kind}, not a tensor")

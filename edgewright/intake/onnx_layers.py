@@ -10,7 +10,7 @@ import onnx
 import torch
 from torch import fx, nn
 
-from edgewright.intake.builder import Builder, Op, Result, Value
+from edgewright.intake.builder import Argument, Builder, Op, Result
 
 __all__ = ["Layers", "users_of"]
 
@@ -23,7 +23,7 @@ class Layers:
     def __init__(self, builder: Builder, users: Counter[str]) -> None:
         self.builder, self.users = builder, users
         # The tensors are kept, so that another does not get the identity of one that is gone.
-        self._made: dict[tuple[Any, ...], tuple[fx.Node, tuple[Value, ...]]] = {}
+        self._made: dict[tuple[Any, ...], tuple[fx.Node, tuple[Argument, ...]]] = {}
         self._weights: dict[str, str] = {}
         self._with_fused_bias: set[str] = set()
         self.is_repeating = False
@@ -50,7 +50,7 @@ class Layers:
             self._made[_identity(op)] = result, op.inputs[1:]
             self._weights[str(result.target)] = op.input_names[1]
 
-    def fuse_bias(self, node: onnx.NodeProto, values: dict[str, Value]) -> None:
+    def fuse_bias(self, node: onnx.NodeProto, values: dict[str, Argument]) -> None:
         """A layer without bias, then Add of a constant for each output channel: one layer, to quantize and prune."""
         if node.op_type != "Add" or len(node.input) != 2:
             return

@@ -29,7 +29,7 @@ _DEVICES = {
     "MLNeuralEngineComputeDevice": "Neural Engine",
 }
 
-Rows = Mapping[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray]
 Answer = dict[str, Any]
 
 
@@ -47,7 +47,7 @@ class CoreMLBench:
         Raises:
             EdgeRuntimeError: Core ML refuses the package or the rows, or has no answer to this task.
         """
-        tasks: dict[str, Callable[[BenchSpec, Rows], Answer]] = {
+        tasks: dict[str, Callable[[BenchSpec, Arrays], Answer]] = {
             "outputs": self._outputs,
             "cold": self._cold,
             "warm": lambda spec, rows: warm(spec, rows, self._open),
@@ -58,7 +58,7 @@ class CoreMLBench:
             raise BackendUnavailableError(f"Core ML gives no answer to '{spec.task}'")
         return carried_out(tasks[spec.task], spec)
 
-    def _outputs(self, spec: BenchSpec, rows: Rows) -> Answer:
+    def _outputs(self, spec: BenchSpec, rows: Arrays) -> Answer:
         file = spec.models[0]
         model = self._package(file).load(self._units)
         each = [model.scores(model.infer(feed)) for feed in model.feeds(rows, file.input_names)]
@@ -70,18 +70,18 @@ class CoreMLBench:
         write_arrays(Path(spec.outputs), collected)
         return {"runtime": model.name, "version": model.version, "rows": len(each)}
 
-    def _cold(self, spec: BenchSpec, rows: Rows) -> Answer:
+    def _cold(self, spec: BenchSpec, rows: Arrays) -> Answer:
         file = spec.models[0]
         package = self._package(file)  # what importing coremltools takes is not counted against the model
         return cold_answer(
             lambda: package.load(self._units), lambda model: model.feeds(rows, file.input_names, limit=1)[0]
         )
 
-    def _compute_plan(self, spec: BenchSpec, rows: Rows) -> Answer:
+    def _compute_plan(self, spec: BenchSpec, rows: Arrays) -> Answer:
         package = self._package(spec.models[0])
         return {"units": UNITS[self._units], **planned(package.plan(self._units), package.path.name)}
 
-    def _open(self, file: BenchModel, spec: BenchSpec, rows: Rows, limit: int) -> tuple[CoreMLModel, list[Answer]]:
+    def _open(self, file: BenchModel, spec: BenchSpec, rows: Arrays, limit: int) -> tuple[CoreMLModel, list[Answer]]:
         model = self._package(file).load(self._units)
         return model, model.feeds(rows, file.input_names, limit)
 

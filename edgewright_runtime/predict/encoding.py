@@ -13,13 +13,13 @@ from edgewright_runtime.bundle.manifest import Preprocessing, TensorSpec
 from edgewright_runtime.errors import InputRejectedError
 from edgewright_runtime.predict.cells import table_features
 
-__all__ = ["Rows", "as_json", "dequantize", "encode", "needed", "quantize"]
+__all__ = ["RawRows", "as_json", "dequantize", "encode", "needed", "quantize"]
 
-Rows = Sequence[Mapping[str, Any]]
+RawRows = Sequence[Mapping[str, Any]]
 
 
 def encode(
-    raw: Mapping[str, Any] | Rows | np.ndarray, inputs: Sequence[TensorSpec], preprocessing: Preprocessing
+    raw: Mapping[str, Any] | RawRows | np.ndarray, inputs: Sequence[TensorSpec], preprocessing: Preprocessing
 ) -> dict[str, np.ndarray]:
     """The model's input tensors, (N, ...) each, in the stored dtype.
 

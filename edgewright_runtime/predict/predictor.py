@@ -14,7 +14,7 @@ from edgewright_runtime.backends import Backend, load, run_rows
 from edgewright_runtime.bundle.manifest import Manifest
 from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.errors import BackendUnavailableError, EdgeRuntimeError, IntegrityError
-from edgewright_runtime.predict.encoding import Rows, dequantize, encode
+from edgewright_runtime.predict.encoding import RawRows, dequantize, encode
 
 __all__ = ["Prediction", "Predictor", "interpreted", "probabilities", "softmax"]
 
@@ -61,7 +61,7 @@ class Predictor:
         _check_tensors(self.backend, self.manifest)
         self._specs = {spec.name: spec for spec in self.manifest.outputs}
 
-    def predict(self, raw: Mapping[str, Any] | Rows | np.ndarray) -> Prediction:
+    def predict(self, raw: Mapping[str, Any] | RawRows | np.ndarray) -> Prediction:
         """Answer raw table rows (mappings of column to value) or arrays (N, ...).
 
         Raises:
@@ -69,7 +69,7 @@ class Predictor:
         """
         return self.predict_encoded(self.encode(raw))
 
-    def encode(self, raw: Mapping[str, Any] | Rows | np.ndarray) -> dict[str, np.ndarray]:
+    def encode(self, raw: Mapping[str, Any] | RawRows | np.ndarray) -> dict[str, np.ndarray]:
         """Raw rows as the model's input tensors; raises as `predict`."""
         return encode(raw, self.manifest.inputs, self.manifest.preprocessing)
 

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 from torch.nn import functional
 
-from edgewright.intake.builder import Builder, Op, Operand, Result, Value, is_static, operand, refuse
+from edgewright.intake.builder import Argument, Builder, Op, Operand, Result, is_static, operand, refuse
 from edgewright.intake.operators.shape import reshaped
 
 __all__ = ["HANDLERS"]
@@ -129,7 +129,7 @@ def _bias(b: Builder, op: Op, scores: Operand, past: Any) -> Operand | None:
 
 def _mask(b: Builder, op: Op, scores: Operand) -> Operand | None:
     """The mask as numbers to be added, padded to the length of the keys."""
-    mask: Value = op.input(3)
+    mask: Argument = op.input(3)
     if not isinstance(mask, (torch.Tensor, fx.Node)):
         return None
     dtype = b.dtype(scores)

@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import torch
 
-from edgewright.intake.builder import Builder, Op, Operand, Result, Value, operand, refuse
+from edgewright.intake.builder import Argument, Builder, Op, Operand, Result, operand, refuse
 
 __all__ = ["HANDLERS"]
 
 _MOST_ROUNDS = 256
 """What a loop does stands in the graph as often as it goes round."""
 
-Inner = Callable[[Any, Sequence[Value]], list[Value]]
+Inner = Callable[[Any, Sequence[Argument]], list[Argument]]
 """Takes a graph in another one and what it is given; returns what it returns."""
 
 
@@ -88,7 +88,7 @@ def _limit(op: Op) -> int | None:
     return int(most.reshape(-1)[0])
 
 
-def _constant(op: Op, condition: Value) -> bool:
+def _constant(op: Op, condition: Argument) -> bool:
     if condition is None:
         return True
     if not isinstance(condition, torch.Tensor):

@@ -20,7 +20,7 @@ _MOST_STEPS = 256
 """A graph grows by a dozen operators for each step; longer sequences belong in a loop."""
 _ACTIVATIONS: dict[str, Callable[..., Any]] = {"Sigmoid": torch.sigmoid, "Tanh": torch.tanh, "Relu": torch.relu}
 State = tuple[Operand | None, ...]
-Step = tuple[Callable[..., Any], Callable[..., State]]
+Cell = tuple[Callable[..., Any], Callable[..., State]]
 """What makes the shared layers of a direction, and what takes the state from one step to the next."""
 
 
@@ -56,7 +56,7 @@ class _Shared:
         return made
 
 
-def _unrolled(gates: int, step: Step, states: int) -> Callable[[Builder, Op], Result]:
+def _unrolled(gates: int, step: Cell, states: int) -> Callable[[Builder, Op], Result]:
     def handler(b: Builder, op: Op) -> Result:
         x, batch_first = operand(op, 0), bool(op.get("layout", 0))
         x = b.call(torch.transpose, x, 0, 1) if batch_first else x
@@ -126,7 +126,7 @@ def _initial(b: Builder, op: Op, position: int, states: int, *, batch_first: boo
 
 
 def _run(
-    b: Builder, x: Operand, d: Direction, step: Step, state: State, length: int, *, reverse: bool
+    b: Builder, x: Operand, d: Direction, step: Cell, state: State, length: int, *, reverse: bool
 ) -> tuple[Operand, State]:
     """(steps, N, H) of all hidden states, and the state at the end."""
     prepare, advance = step

@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional
 
 from edgewright.intake.builder import (
+    Argument,
     Builder,
     Dims,
     Op,
     Operand,
     Result,
-    Value,
     is_static,
     multiple,
     operand,
@@ -45,7 +45,7 @@ def axes_of(op: Op, index: int, rank: int) -> list[int] | None:
     return None if axes is None else [a % rank for a in axes]
 
 
-def dims_or_constant(sizes: Any) -> Value:
+def dims_or_constant(sizes: Any) -> Argument:
     """Sizes as a constant where they are known, else as `Dims`."""
     if isinstance(sizes, np.ndarray) and sizes.dtype == bool:
         return torch.from_numpy(sizes)
