@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edgewright.errors import EdgewrightError
 from edgewright.locks import locked
+from edgewright.shortage import setting_of
 from edgewright.store import home, replace_file
 from flows.prefect_home import ALIVE, STARTING, prefect_home, renew_database
 from flows.serve import running_servers
@@ -93,7 +94,7 @@ def _require_space(folder: Path) -> None:
     if free < _LEAST_FREE_BYTES:
         raise EdgewrightError(
             f"the disk of {folder} is full: {free / 1e6:.1f} MB are free, the Prefect server of this home needs "
-            f"{_LEAST_FREE_BYTES / 1e6:.0f}; free some, or set EDGEWRIGHT_HOME to a folder elsewhere"
+            f"{_LEAST_FREE_BYTES / 1e6:.0f}; free some, or set {setting_of(folder)} to a folder elsewhere"
         )
 
 
