@@ -84,8 +84,15 @@ def _start(folder: Path) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while not (folder / _STATE).exists():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise EdgewrightError(f"the Prefect server of this home does not come up; see {log}")
+            raise EdgewrightError(f"the Prefect server of this home does not come up{_reason(folder, log)}; see {log}")
         time.sleep(0.05)
+
+
+def _reason(folder: Path, log: Path) -> str:
+    """Why, where its log tells of what the user can end."""
+    if "database is locked" in log.read_text(errors="replace"):
+        return f": another process has {folder / 'prefect.db'} locked; end that process, and try again"
+    return ""
 
 
 def _require_space(folder: Path) -> None:
