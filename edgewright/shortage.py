@@ -17,12 +17,14 @@ from edgewright.errors import InputError
 from edgewright.store import home
 from edgewright_runtime.disk import make_folder
 
-__all__ = ["require_writable", "shortage_of"]
+__all__ = ["require_writable", "setting_of", "shortage_of"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM}
 _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 _FULL_BELOW_BYTES = 100_000  # what the databases of Prefect and MLflow may still find too little
+# Each names a folder of the libraries' own; where it is not set, the folder lies in the home or is never met.
+_SETTINGS = ("PREFECT_LOCAL_STORAGE_PATH", "PREFECT_HOME", "TMPDIR")
 _ENOUGH_FILES = 256  # a small model's deployment ended with 64
 
 
@@ -55,6 +57,15 @@ def require_writable(folder: Path) -> None:
         raise InputError(shortage_of(e) or f"{folder} cannot be used: {e.strerror}; set EDGEWRIGHT_HOME") from e
 
 
+def setting_of(path: Path) -> str:
+    """The environment variable by which the folder of a file is chosen."""
+    if not path.absolute().is_relative_to(home().absolute()):
+        for name in _SETTINGS:
+            if (folder := os.environ.get(name)) and path.absolute().is_relative_to(Path(folder).absolute()):
+                return name
+    return "EDGEWRIGHT_HOME"
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
@@ -68,10 +79,12 @@ def _said_of(error: OSError) -> str | None:
         return _full(path, str(error.strerror))
     if error.errno == errno.EROFS:
         return (
-            f"{path} cannot be written: {error.strerror}; make it writable, or set EDGEWRIGHT_HOME to a folder that is"
+            f"{path} cannot be written: {error.strerror}; make it writable, "
+            f"or set {setting_of(path)} to a folder that is"
         )
     if error.errno in _NOT_ALLOWED:
-        return f"{path}: {error.strerror}; give this user the right to use it, or set EDGEWRIGHT_HOME to another folder"
+        setting = setting_of(path)
+        return f"{path}: {error.strerror}; give this user the right to use it, or set {setting} to another folder"
     if error.errno in _TOO_MANY_FILES:
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"{error.strerror}: {allowed} are allowed, {_ENOUGH_FILES} are enough; `ulimit -n {_ENOUGH_FILES}` first"

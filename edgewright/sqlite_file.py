@@ -34,6 +34,8 @@ def set_aside_if_damaged(path: Path, of: str) -> Path | None:
     """
     damage = damage_of(path)
     if damage is None:
+        if path.exists() and not path.stat().st_size:  # whole to SQLite, which makes a new one of it
+            progress.note(f"{path}: the database of {of} is empty (0 bytes): what it held is lost; a new one is made")
         return None
     aside = _free_name(path)
     for companion in _COMPANIONS:  # first: a log that stayed would be played into the new database

@@ -19,9 +19,10 @@ from typing import Any
 
 from edgewright_runtime.errors import TransportError
 
-__all__ = ["Reply", "opened", "opener"]
+__all__ = ["Reply", "opened", "opener", "plain_line"]
 
 _PORTS = {"http": 80, "https": 443}
+_MAX_SAID = 300
 
 
 def opener(
@@ -38,6 +39,12 @@ def opener(
     return urllib.request.build_opener(_Http(connect), _Https(connect), redirects)
 
 
+def plain_line(said: object) -> str:
+    """The beginning of what a server said, as one line that a terminal can show."""
+    text = str(said)[:_MAX_SAID]
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 class Reply:
     """The body of a server's reply; whatever breaks it off is an `OSError`."""
 
@@ -49,7 +56,7 @@ class Reply:
         try:
             found: bytes = self._response.read1(size)
         except http.client.HTTPException as e:
-            raise OSError(str(e) or type(e).__name__) from e
+            raise OSError(plain_line(e) or type(e).__name__) from e
         return found
 
     def close(self) -> None:
@@ -68,10 +75,10 @@ def opened(url: str, timeout_s: float, *, grace_s: float, bytes_per_s: float, re
     try:
         return Reply(paced.open(urllib.request.Request(url), timeout=timeout_s))  # noqa: S310 - http(s) only
     except urllib.error.HTTPError as e:
-        e.close()  # it holds the connection for as long as somebody holds the error
-        raise TransportError(f"{url}: the server answered {e.code} {e.reason}") from e
+        with e:
+            raise TransportError(f"{url}: the server answered {e.code} {plain_line(e.reason)}") from e
     except http.client.HTTPException as e:
-        raise OSError(str(e) or type(e).__name__) from e
+        raise OSError(plain_line(e) or type(e).__name__) from e
 
 
 def _connection(kind: Any, host: str, *, grace_s: float, bytes_per_s: float, **options: Any) -> Any:
@@ -98,33 +105,50 @@ class _Https(urllib.request.HTTPSHandler):
         return self.do_open(functools.partial(self._connect, http.client.HTTPSConnection), req)
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """The library's own, which closes only the replies that it follows."""
+
+    def http_error_302(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except urllib.error.HTTPError:  # it holds the reply, which may still be read
+            raise
+        except (OSError, ValueError):
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+class _NoRedirect(_Redirects):
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
-class _KnownRedirects(urllib.request.HTTPRedirectHandler):
+class _KnownRedirects(_Redirects):
     def __init__(self, hosts: Collection[str]) -> None:
         self._hosts = {host.lower() for host in hosts}
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        before, after = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
+        self._require_known(req.full_url, newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    def _require_known(self, asked: str, target: str) -> None:
+        before, after = urllib.parse.urlsplit(asked), urllib.parse.urlsplit(target)
         schemes = {"https"} if before.scheme == "https" else {"http", "https"}
         if after.scheme not in schemes:
-            fp.close()
-            raise urllib.error.URLError(f"it redirects from {before.scheme} to '{after.scheme}', which is not followed")
+            kind = plain_line(after.scheme)
+            raise urllib.error.URLError(f"it redirects from {before.scheme} to '{kind}', which is not followed")
         ports = before.port or _PORTS[before.scheme], after.port or _PORTS[after.scheme]
         moves_to_tls = before.scheme == "http" and after.scheme == "https" and ports[1] == _PORTS["https"]
         is_same = before.hostname == after.hostname and (ports[0] == ports[1] or moves_to_tls)
         if not is_same and after.hostname not in self._hosts:
-            fp.close()
             raise urllib.error.URLError(
-                f"it redirects to {after.netloc}; followed are redirections to {before.netloc} itself and to hosts that"
-                " are named (--redirect-host)"
+                f"it redirects to {plain_line(after.netloc)}; followed are redirections to {before.netloc} itself and"
+                " to hosts that are named (--redirect-host)"
             )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class _Response(http.client.HTTPResponse):

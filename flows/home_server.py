@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edgewright.errors import EdgewrightError
 from edgewright.locks import locked
+from edgewright.shortage import setting_of
 from edgewright.store import home, replace_file
 from flows.prefect_home import ALIVE, STARTING, prefect_home, renew_database
 from flows.serve import running_servers
@@ -83,8 +84,15 @@ def _start(folder: Path) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while not (folder / _STATE).exists():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise EdgewrightError(f"the Prefect server of this home does not come up; see {log}")
+            raise EdgewrightError(f"the Prefect server of this home does not come up{_reason(folder, log)}; see {log}")
         time.sleep(0.05)
+
+
+def _reason(folder: Path, log: Path) -> str:
+    """Why, where its log tells of what the user can end."""
+    if "database is locked" in log.read_text(errors="replace"):
+        return f": another process has {folder / 'prefect.db'} locked; end that process, and try again"
+    return ""
 
 
 def _require_space(folder: Path) -> None:
@@ -93,7 +101,7 @@ def _require_space(folder: Path) -> None:
     if free < _LEAST_FREE_BYTES:
         raise EdgewrightError(
             f"the disk of {folder} is full: {free / 1e6:.1f} MB are free, the Prefect server of this home needs "
-            f"{_LEAST_FREE_BYTES / 1e6:.0f}; free some, or set EDGEWRIGHT_HOME to a folder elsewhere"
+            f"{_LEAST_FREE_BYTES / 1e6:.0f}; free some, or set {setting_of(folder)} to a folder elsewhere"
         )
 
 

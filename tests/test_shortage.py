@@ -97,6 +97,28 @@ def test_the_lack_is_found_below_what_wraps_it(number: int, says: str) -> None:
         raise AssertionError(shortage_of(error))
 
 
+@pytest.mark.parametrize(
+    ("path", "setting"),
+    [
+        ("home/prefect/x", "EDGEWRIGHT_HOME"),
+        ("prefect/prefect.db", "PREFECT_HOME"),
+        ("prefect/results/x", "PREFECT_LOCAL_STORAGE_PATH"),
+        ("tmp/x", "TMPDIR"),
+        ("elsewhere", "EDGEWRIGHT_HOME"),
+    ],
+)
+def test_the_setting_that_is_named_chooses_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, setting: str
+) -> None:
+    monkeypatch.setenv("EDGEWRIGHT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setenv("PREFECT_LOCAL_STORAGE_PATH", str(tmp_path / "prefect" / "results"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    for number in (errno.EROFS, errno.EACCES):
+        said = shortage_of(OSError(number, os.strerror(number), str(tmp_path / path)))
+        assert f"or set {setting} to" in str(said)
+
+
 def test_what_is_no_lack_is_none(tmp_path: Path, edgewright_home: Path) -> None:
     edgewright_home.mkdir()
     assert shortage_of(ValueError("no")) is None

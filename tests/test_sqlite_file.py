@@ -118,3 +118,19 @@ def test_sound_empty_missing_or_locked_database_stays(tmp_path: Path) -> None:
             assert [set_aside_if_damaged(p, "MLflow") for p in (sound, empty, busy, tmp_path / "none.db")] == [None] * 4
 
     assert sorted(tmp_path.iterdir()) == sorted([sound, empty, busy])
+
+
+def test_database_that_was_emptied_is_said_and_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    write_database(path)
+    path.write_bytes(b"")
+    said: list[Event] = []
+    with progress.listening(said.append):
+        assert set_aside_if_damaged(path, "MLflow") is None
+    assert [event.title for event in said] == [
+        f"{path}: the database of MLflow is empty (0 bytes): what it held is lost; a new one is made"
+    ]
+    write_database(path)
+    with progress.listening(said.append):
+        set_aside_if_damaged(path, "MLflow")
+    assert len(said) == 1

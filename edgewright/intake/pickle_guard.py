@@ -27,7 +27,8 @@ from edgewright.failures import one_line
 from edgewright.intake.archives import normalized
 from edgewright.intake.fitted_trees import inspect_if_tree
 from edgewright.intake.pickle_names import ESTIMATOR_PACKAGES, EXACT, FUNCTIONS, FUNCTIONS_WITHOUT_PATH
-from edgewright.intake.pickle_stand_ins import is_only_held, stand_in, zone
+from edgewright.intake.pickle_rebuilding import inspect_if_sparse, rebuilding, refuse_special_names
+from edgewright.intake.pickle_stand_ins import is_function, is_only_held, stand_in, zone
 
 __all__ = ["load_model"]
 
@@ -61,8 +62,10 @@ def load_model(path: Path) -> Any:
     try:
         with _opened(path, head) as stream:
             return _inspected(GuardedUnpickler(stream, path).load(), path)
-    except (InputError, UnsupportedError):
-        raise
+    except (InputError, UnsupportedError) as e:
+        if str(path) in str(e):
+            raise
+        raise type(e)(f"{path}: {e}") from e  # of what stands for a name, which knows no file
     except MemoryError as e:
         raise InputError(f"{path}: damaged: it asks for more memory than there is") from e
     except Exception as e:  # a damaged pickle can raise anything
@@ -97,7 +100,11 @@ class GuardedUnpickler(_PythonUnpickler):
             return _JoblibArray
         if (module, name) == ("_codecs", "encode"):
             return _encoded
-        standing = stand_in(_MODULES_OF_PYTHON_2.get(module, module), name)
+        plain = _MODULES_OF_PYTHON_2.get(module, module)
+        rebuilt = rebuilding(plain, name)
+        if rebuilt is not None:
+            return rebuilt
+        standing = stand_in(plain, name)
         if standing is None:
             return _permitted(module, name, self.path)
         if name == "getattr":
@@ -187,11 +194,13 @@ class GuardedUnpickler(_PythonUnpickler):
         if isinstance(self.stack[-2], np.dtype):
             self._build_dtype()
             return
+        refuse_special_names(self.stack[-1], self.path)
         _OPCODES[pickle.BUILD[0]](self)
         if isinstance(self.stack[-1], _JoblibArray):
             self.stack[-1] = self.stack[-1].read(self)
         else:
             inspect_if_tree(self.stack[-1], self.path)
+            inspect_if_sparse(self.stack[-1], self.path)
 
     def _build_dtype(self) -> None:
         """A dtype made anew of its state: numpy takes flags as they are, and by wrong ones reads memory as objects."""
@@ -265,7 +274,7 @@ class _JoblibArray:
 _METHODS = frozenset(
     {"predict", "predict_proba", "predict_log_proba", "decision_function", "transform", "score_samples", "auto", None}
 )
-_CALLED_BY_NAME = frozenset({"stack_method", "stack_method_", "response_method", "predict_method"})
+_CALLED_BY_NAME = frozenset({"stack_method", "stack_method_", "response_method", "_response_method", "predict_method"})
 
 
 def _inspected(model: Any, path: Path) -> Any:
@@ -283,7 +292,12 @@ def _inspected(model: Any, path: Path) -> Any:
             continue
         seen[id(thing)] = thing
         inspect_if_tree(thing, path)
+        inspect_if_sparse(thing, path)
         held = getattr(thing, "__dict__", None) if not isinstance(thing, type) else None
+        if not is_function(thing):  # those have their own: of their name, of what they wrap
+            refuse_special_names(held, path)
+        if type(thing).__name__ == "Bunch":  # what it holds are its attributes
+            refuse_special_names(dict(thing), path)
         for key, value in held.items() if isinstance(held, dict) else ():
             names = value if isinstance(value, (list, tuple)) else [value]
             if key in _CALLED_BY_NAME and not all(isinstance(n, (str, type(None))) and n in _METHODS for n in names):

@@ -7,13 +7,14 @@ it calls in one known way. Each is replaced by what cannot do anything else.
 import importlib
 import inspect
 import re
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 
 from edgewright.errors import UntrustedModelError
 
-__all__ = ["is_only_held", "stand_in", "zone"]
+__all__ = ["is_function", "is_only_held", "stand_in", "zone"]
 
 _CHECK_ARRAY = object()
 """Stand-in for scikit-learn's function of that name: nothing that a file can call."""
@@ -52,6 +53,11 @@ def is_only_held(module: str, name: str) -> bool:
     """Whether a name is of a function that a ``.skops`` file may hold as it is: nothing there calls it."""
     standing = stand_in(module, name)
     return standing is _as_array or isinstance(standing, _Score)
+
+
+def is_function(thing: Any) -> bool:
+    """Whether a thing is a function, or stands for one."""
+    return isinstance(thing, (FunctionType, _Score))
 
 
 class _InputCheck:

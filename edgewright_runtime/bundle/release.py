@@ -193,7 +193,7 @@ def judge_index(content: bytes, line: str, highest_seen: int) -> ChannelIndex:
         signed["line"] = signed.pop("channel", None)
     index = read(ChannelIndex, signed, "channel")
     if index.line != line:
-        raise IntegrityError(f"the index is of '{index.line}', asked for was '{line}'")
+        raise IntegrityError(f"the index is of '{index.line[:200]}', asked for was '{line}'")
     if index.version < highest_seen:
         raise RollbackError(
             f"'{line}' offers version {index.version}, this device has had {highest_seen}: "
@@ -213,7 +213,7 @@ def check_release(content: bytes, index: ChannelIndex) -> ReleaseDocument:
     release = parse_release(content)
     if (release.line, release.version) != (index.line, index.version):
         raise IntegrityError(
-            f"release {release.version} of '{release.line}' stands where {index.version} of '{index.line}' should"
+            f"release {release.version} of '{release.line[:200]}' stands where {index.version} of '{index.line}' should"
         )
     return release
 
@@ -245,7 +245,7 @@ def check_manifest(content: bytes, release: ReleaseDocument) -> Manifest:
     manifest = Manifest.from_json(content)
     if release.model and (manifest.name, manifest.platform) != (release.model, release.platform):
         raise IntegrityError(
-            f"release {release.name}: its bundle is of '{manifest.name}' for {manifest.platform}, another model"
+            f"release {release.name}: its bundle is of '{manifest.name[:200]}' for {manifest.platform}, another model"
         )
     listed = {(entry.path, entry.bytes, entry.sha256) for entry in manifest.files}
     if listed != {(blob.path, blob.bytes, blob.sha256) for blob in release.files}:

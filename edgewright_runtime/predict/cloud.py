@@ -16,7 +16,7 @@ from typing import Any
 
 from edgewright_runtime.errors import IntegrityError, RefusedError, TransportError
 from edgewright_runtime.strict_json import Fields, parse_object
-from edgewright_runtime.web import opener
+from edgewright_runtime.web import opener, plain_line
 from edgewright_runtime.wire import read
 
 __all__ = ["Breaker", "CloudAnswer", "CloudClient"]
@@ -165,16 +165,16 @@ class CloudClient:
             kind = TransportError if e.code in _RETRIED else RefusedError
             raise kind(f"{self._url}{path}: the server answered {e.code}: {_detail(e)}") from e
         except (OSError, ValueError, http.client.HTTPException) as e:
-            raise TransportError(f"{self._url}{path}: no answer: {getattr(e, 'reason', None) or e}") from e
+            raise TransportError(f"{self._url}{path}: no answer: {plain_line(getattr(e, 'reason', None) or e)}") from e
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
     """What the server says of its refusal, as far as it says it."""
     try:
         with error:
-            return " ".join(error.read(300).decode(errors="replace").split())
+            return plain_line(error.read(300).decode(errors="replace"))
     except (OSError, http.client.HTTPException) as e:
-        return f"and no more ({e})"
+        return f"and no more ({plain_line(e)})"
 
 
 def _read(reply: http.client.HTTPResponse, deadline: float) -> bytes:

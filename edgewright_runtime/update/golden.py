@@ -33,8 +33,9 @@ _TIMED_RUNS = 30
 _RUNTIME_MEMORY_MB = 60.0
 # What a service manager or a terminal sends; a model that misbehaves ends by others.
 _FROM_OUTSIDE = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-# What the kernel sends where memory or a limit of time ran out.
-_FOR_WANT = {signal.SIGKILL, signal.SIGXCPU, signal.SIGXFSZ, signal.SIGBUS}
+# What code of the model, or a library that gave up on it, ends by. Every other signal is sent by somebody, or by the
+# kernel where memory or a limit of time ran out.
+_OF_CODE = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP}
 # A child that had less of the processor than this share of its time was starved.
 _BUSY_SHARE = 0.5
 
@@ -144,7 +145,7 @@ def _judged(code: int, stderr: str) -> EdgeRuntimeError:
     if -code in _FROM_OUTSIDE:
         return EdgeRuntimeError(f"the bundle's trial was ended by signal {-code}; it is tried again")
     cause = f"ended by signal {-code}: " if code < 0 else ""
-    crashed = code < 0 and -code not in _FOR_WANT and not reads_as_shortage(stderr)
+    crashed = -code in _OF_CODE and not reads_as_shortage(stderr)
     if code == FAULTY or crashed:
         return IntegrityError(f"the bundle does not work on this device: {cause}{last}")
     return ShortageError(f"the bundle could not be tried: {cause}{last}")

@@ -76,6 +76,25 @@ def test_database_that_a_run_serves_is_left_to_it(tmp_path: Path) -> None:
         assert free
 
 
+@pytest.mark.timeout(200)
+def test_database_that_another_process_has_locked_is_named_in_one_line(
+    tmp_path: Path, edgewright_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgewright.sqlite_file._WAIT_S", 0.0)
+    monkeypatch.setattr(home_server, "_START_TIMEOUT_S", 0.5)
+
+    class _Ended(subprocess.Popen[bytes]):
+        def __init__(self, *_: Any, stdout: Any, **options: Any) -> None:
+            code = "print('sqlite3.OperationalError: database is locked'); raise SystemExit(1)"
+            super().__init__([sys.executable, "-c", code], stdout=stdout)
+            self.wait()
+
+    monkeypatch.setattr(subprocess, "Popen", _Ended)
+    with pytest.raises(EdgewrightError, match=r"another process has .*prefect\.db locked; end that process") as caught:
+        home_server._start(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("content", [b"", b"no JSON", b"\xff\xfe", b"[]", b'{"pid": "x"}', b'{"pid": 99999999}'])
 def test_damaged_note_of_running_servers_is_none(edgewright_home: Path, content: bytes) -> None:
     edgewright_home.mkdir()
