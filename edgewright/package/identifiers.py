@@ -27,7 +27,6 @@ JSONSerialization List Locale Long LongArray MLDictionaryFeatureProvider MLFeatu
 Math NSNumber NSRange NSRegularExpression Normalizer Number Pair Prediction Protocol Range Regex Self Set String
 Substring Type UCharacter URL Unicode Unit
 """
-_UNDERSCORE = {"kotlin": r"\u005f", "swift": r"\u{5f}"}
 _ENDINGS = ("", "Array", "Buffer")  # the local variables that are made of an argument
 
 
@@ -59,15 +58,15 @@ def float_literal(number: float, suffix: str = "") -> str:
 
 
 def text_literal(text: str, language: _Language) -> str:
-    """A text as a string literal, quotes included, in which no two underscores stand together."""
-    escaped = "".join(_escaped(c, language) for c in text).replace("__", f"_{_UNDERSCORE[language]}")
+    """A text as a string literal, quotes included."""
+    escaped = "".join(_escaped(c, language) for c in text)
     return f'"{escaped}"'
 
 
 def remark(text: str) -> str:
     """A text within a comment: on one line, and unable to end the comment."""
     shown = "".join(c if c.isprintable() else " " for c in text)
-    for ending in ("*/", "/*", '"""', "__"):
+    for ending in ("*/", "/*", '"""'):
         while ending in shown:
             shown = shown.replace(ending, f"{ending[:1]} {ending[1:]}")
     return shown

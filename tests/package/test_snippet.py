@@ -29,7 +29,7 @@ def test_a_tensor_that_no_app_can_hand_in_is_named(
 
 
 @pytest.mark.parametrize("platform", ["ios", "android", "edge_device"])
-@pytest.mark.parametrize("text", ["{{ 7 * 7 }}", "{% raw %}", "{# gone #}"])
+@pytest.mark.parametrize("text", ["{{ 7 * 7 }}", "{% raw %}", "{# gone #}", "__NAME__"])
 def test_a_name_in_the_language_of_templates_stays_text(
     tmp_path: Path, table_bundle: Bundle, platform: str, text: str
 ) -> None:

@@ -50,4 +50,3 @@
 {% if reads_texts %}
 {% include "android_terms.kt" %}
 {% endif %}
-
