@@ -84,7 +84,13 @@ TARGETS = (
     Target(
         "rollback",
         "edgewright_runtime/update/updater.py",
-        ("Updater._updated", "Updater._patch", "_is_sound", "_write_checked"),
+        ("Updater._updated",),
+        ("tests/runtime/test_updater_guards.py", "tests/runtime/test_updater.py", "tests/runtime/test_patch.py"),
+    ),
+    Target(
+        "rollback",
+        "edgewright_runtime/update/bundle_fetch.py",
+        ("BundleFetch._patch", "is_sound", "_write_checked"),
         ("tests/runtime/test_updater_guards.py", "tests/runtime/test_updater.py", "tests/runtime/test_patch.py"),
     ),
     Target(

@@ -47,7 +47,7 @@ def power_cuts(folder: Path, count: int, chance: random.Random, *, ignore_syncs:
                 outbox.acknowledge(kept[:1])
                 kept = kept[1:]
         disk.cut(home)
-        outbox._leave()  # the process that held the file is gone with the power
+        outbox._file.leave()  # the process that held the file is gone with the power
         after = Outbox(home / "o.db")
         found = {record.key for record in after.batch(most=10_000, most_bytes=1 << 30)}
         figures.cuts += 1

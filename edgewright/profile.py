@@ -12,7 +12,7 @@ from edgewright.plugins import plugin_code, plugin_names
 from edgewright.project import project_folder
 from edgewright.value import Value
 from edgewright.yaml_values import read_value
-from edgewright_runtime.bundle.manifest import Kernels
+from edgewright_runtime.bundle.manifest import Budget, Kernels
 from edgewright_runtime.bundle.monitoring import STEPS, Step
 
 __all__ = [
@@ -42,24 +42,6 @@ class Platform(StrEnum):
     IOS = "ios"
     ANDROID = "android"
     EDGE_DEVICE = "edge_device"
-
-
-class Budget(Value):
-    """What a model may cost on a device; None sets no limit."""
-
-    max_latency_ms: float | None = Field(None, gt=0, description="Limit of the p95 latency, milliseconds.")
-    max_memory_mb: float | None = Field(
-        None,
-        gt=0,
-        description="Limit of the memory that loading and running the model adds, MB (2^20 bytes).",
-    )
-    max_size_mb: float | None = Field(None, gt=0, description="Limit of the model file on the device, MB (2^20 bytes).")
-    max_accuracy_drop_percent: float | None = Field(
-        None, gt=0, le=100, description="Limit of the loss against the source model, percentage points."
-    )
-    max_class_drop_percent: float | None = Field(
-        None, gt=0, le=100, description="Limit of the loss on the rows of any one class, percentage points."
-    )
 
 
 class Timing(Value):

@@ -10,7 +10,6 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from edgewright_runtime.active import Active, Around
@@ -25,7 +24,8 @@ from edgewright_runtime.errors import (
     ShortageError,
     TransportError,
 )
-from edgewright_runtime.health.outbox import Outbox, OutboxError
+from edgewright_runtime.health.event_log import EventLog
+from edgewright_runtime.health.outbox import Outbox
 from edgewright_runtime.health.sensors import Sensors
 from edgewright_runtime.health.telemetry import TelemetryRecord
 from edgewright_runtime.health.watch import Issue
@@ -34,14 +34,12 @@ from edgewright_runtime.predict.offline import Offer, sync
 from edgewright_runtime.settings import Settings, Tick
 from edgewright_runtime.shortage import is_fault, is_shortage
 from edgewright_runtime.strain import Level, levels_of, step_for
+from edgewright_runtime.trial import Trial
 from edgewright_runtime.update.installation import Installation
 from edgewright_runtime.update.registry import Constraints, Model, Registry
 from edgewright_runtime.update.updater import Outcome, Updater, followed_line
 
 __all__ = ["Device", "Settings", "Tick"]
-
-# Heat, an empty battery and a network that is down are not the model's fault.
-_OWN_FAULTS = {"high_latency", "high_memory", "high_errors", "low_accuracy"}
 
 
 class Device:
@@ -69,18 +67,16 @@ class Device:
         self._sensors = sensors or Sensors()
         self._levels: tuple[Level, ...] = settings.levels or (Level("normal"),)
         self._level = 0
-        self._healthy_windows = 0
-        self._drifted_before: bool | None = None
-        self._standing: dict[str, Issue] = {}
         self._polled_s = float("-inf")
         self._pointer: str | None = None
         self._refused_for: str | None = None
         self._swap = threading.Lock()
         self._retired: list[Active] = []
-        self.not_logged = 0
-        self._leave_damaged_release()
+        self._log = EventLog(self.outbox, self._now)
+        self._trial = Trial(self.installation, settings, self._log, self._now)
+        self._trial.leave_damaged_release()
         if settings.answers:
-            self._give_up_on_trial()
+            self._trial.count_start()
         if self.installation.current() is None:
             errors: list[str] = []
             if self._fetched_update(errors) is None:
@@ -89,8 +85,16 @@ class Device:
             self._active = self._opened_or_before()
         except (EdgeRuntimeError, OSError) as e:
             if settings.answers and is_shortage(e):
-                self._discount_trial_start()
+                self._trial.discount_start()
             raise
+
+    def _now(self) -> float:
+        return self.clock()  # whichever the application has set by now
+
+    @property
+    def not_logged(self) -> int:
+        """Events of the device itself that could not be kept."""
+        return self._log.not_logged
 
     def predict(self, raw: Any, *, user: str | None = None, truth: Any = None) -> Answer:
         """Answer one raw row or array, log it, and count it; ``truth`` is the right label, where it is known.
@@ -164,7 +168,7 @@ class Device:
         """Where another process has installed a release or gone back, let what is current now answer."""
         if self.installation.current_name() == self._pointer:
             return
-        self._level, self._drifted_before = 0, None
+        self._level, self._trial.drifted_before = 0, None
         try:
             self._replace()
         except EdgeRuntimeError as e:
@@ -174,14 +178,14 @@ class Device:
         """Let the release that was just installed answer; its name, where it cannot be opened and was given up."""
         self._level = 0
         drifts = any(issue.kind == "confidence_drift" for issue in issues)
-        self._drifted_before = drifts if self._active.watch.windows else None
+        self._trial.drifted_before = drifts if self._active.watch.windows else None
         try:
             self._replace()
         except EdgeRuntimeError as e:
             errors.append(f"update: {e}")
             given_up = self.installation.current_name()
-            self._go_back(str(e), take_again=not is_fault(e))
-            self._try_later(given_up, e)
+            self._trial.go_back(str(e), take_again=not is_fault(e))
+            self._trial.try_later(given_up, e)
             return given_up
         return None
 
@@ -194,7 +198,7 @@ class Device:
         self._settle_retired()
         self.flush()
         for window in self.windows:
-            self._log({"kind": "telemetry", **json.loads(window.to_line())})
+            self._log.add({"kind": "telemetry", **json.loads(window.to_line())})
         self._active.lease.close()
         self.outbox.close()
 
@@ -203,93 +207,28 @@ class Device:
         watch = self._active.watch
         for window in windows:
             if window.release == self._active.model.release:
-                self._count_healthy(window, watch.judge_model(window))
-            self._log({"kind": "telemetry", **json.loads(window.to_line())})
+                self._trial.count(window, watch, self._level)
+            self._log.add({"kind": "telemetry", **json.loads(window.to_line())})
         issues = watch.judge_machine(self._sensors.read())
-        self._log_changes({issue.kind: issue for issue in issues})
+        self._log.changes(issues, self._active.model.release)
         return issues
-
-    def _log_changes(self, standing: dict[str, Issue]) -> None:
-        """Tell of an issue when it begins, grows or ends: one that stands for a week is one record, not thousands."""
-        for kind, issue in standing.items():
-            before = self._standing.get(kind)
-            if before is None or before.severity != issue.severity:
-                self._log_issue(issue, issue.severity)
-        for kind, issue in self._standing.items():
-            if kind not in standing:
-                self._log_issue(issue, "cleared")
-        self._standing = standing
-
-    def _log_issue(self, issue: Issue, severity: str) -> None:
-        found = {"issue": issue.kind, "severity": severity, "value": issue.value, "limit": issue.limit}
-        self._log({"kind": "issue", "release": self._active.model.release, **found})
-
-    def _count_healthy(self, window: TelemetryRecord, issues: list[Issue]) -> None:
-        """Windows in a row that speak for the model; one in which it never ran says nothing."""
-        if any(issue.kind in _OWN_FAULTS or self._condemns(issue) for issue in issues):
-            self._healthy_windows = 0
-        elif window.latency.total or not self._active.watch.plan.enable_performance_tracking:
-            self._healthy_windows += 1
 
     def _judge_trial(self, issues: list[Issue], errors: list[str]) -> str | None:
         """End the trial of a new release, well or by going back; the name of the release that was given up."""
-        # A model that is not the current one, as under heat, says nothing of the one on trial.
-        if self.installation.trial_starts() is None or self.installation.current_name() != self._active.model.release:
-            return None
-        condemning = next((issue for issue in issues if self._condemns(issue)), None)
-        if condemning is None:
-            if self._healthy_windows >= self.settings.trial_windows:
-                self._end_trial(errors)
-            return None
         given_up = self._active.model.release
+        if not self._trial.is_of(given_up):
+            return None
+        condemning = next((issue for issue in issues if self._trial.condemns(issue, self._level)), None)
+        if condemning is None:
+            self._trial.end_where_passed(errors)
+            return None
         try:
-            self._go_back(f"{condemning.kind}: {condemning.value:.4g}, limit {condemning.limit:.4g}")
+            self._trial.go_back(f"{condemning.kind}: {condemning.value:.4g}, limit {condemning.limit:.4g}")
             self._replace()
         except (EdgeRuntimeError, OSError) as e:
             errors.append(f"rollback: {e}")  # a model that does badly is better than none
             return None
         return given_up
-
-    def _end_trial(self, errors: list[str]) -> None:
-        try:
-            self.installation.end_trial()
-        except OSError as e:
-            errors.append(f"the trial's end cannot be written: {e}")
-
-    def _leave_damaged_release(self) -> None:
-        name = self.installation.current_name()
-        try:
-            self.installation.current()
-        except IntegrityError as e:
-            with self.installation.exclusive():
-                self.installation.recover()
-            self._log({"kind": "rollback", "release": name, "reason": str(e)})
-
-    def _give_up_on_trial(self) -> None:
-        """A release that never lived long enough to be judged has ended its process each time."""
-        try:
-            starts = self.installation.count_trial_start()
-        except OSError as e:  # a full disk must not keep the device from answering
-            self._log({"kind": "trial_not_counted", "reason": str(e)})
-            return
-        if starts is None or starts <= self.settings.most_trial_starts:
-            return
-        try:
-            self._go_back(f"it ended its process {starts - 1} times before it could be judged")
-        except (EdgeRuntimeError, OSError) as e:  # none before it, a full disk, another process at work
-            self._log({"kind": "rollback_failed", "reason": str(e)})
-
-    def _discount_trial_start(self) -> None:
-        """A start that ends for want of memory or descriptors says nothing of the release on trial."""
-        with suppress(EdgeRuntimeError, OSError):
-            self.installation.count_trial_start(-1)
-
-    def _go_back(self, reason: str, *, take_again: bool = False) -> None:
-        given_up = self.installation.current()
-        with self.installation.exclusive():
-            self.installation.rollback(take_again=take_again)
-        if given_up is not None:
-            self._log({"kind": "rollback", "release": given_up.name, "reason": reason})
 
     def _opened_or_before(self) -> Active:
         """The current model; where its files are damaged, or its runtime is gone, the one before it, or the same one
@@ -300,19 +239,13 @@ class Device:
         except (IntegrityError, BackendUnavailableError, ShortageError) as e:
             given_up = self.installation.current_name()
             try:
-                self._go_back(str(e), take_again=True)
-                self._try_later(given_up, e)
+                self._trial.go_back(str(e), take_again=True)
+                self._trial.try_later(given_up, e)
             except RollbackError:
                 if self.settings.repository is None or not isinstance(e, IntegrityError):
                     raise e from None
                 self._updater(self.settings.repository).update(repair=True)
             return self._opened()
-
-    def _try_later(self, name: str | None, error: EdgeRuntimeError) -> None:
-        """A release that was given up for want of memory or a runtime is not fetched again at the very next round."""
-        if name is not None and (isinstance(error, BackendUnavailableError) or is_shortage(error)):
-            with suppress(OSError):  # on a full disk: it is tried again sooner
-                self.installation.postpone(name, str(error), self.clock())
 
     def _step(self, issues: list[Issue], errors: list[str]) -> None:
         """One level down or up; one that cannot be run (no such model is installed) is passed over."""
@@ -383,7 +316,7 @@ class Device:
             if not isinstance(e, (RollbackError, TransportError)) and reason != self._refused_for:
                 self._refused_for = reason  # told once, not at every tick for as long as it lasts
                 kind = "postponed" if isinstance(e, ShortageError) else "refused"
-                self._log({"kind": kind, "channel": self.settings.channel, "reason": reason})
+                self._log.add({"kind": kind, "channel": self.settings.channel, "reason": reason})
             return None
         self._refused_for = None
         return outcome if outcome.status == "installed" else None
@@ -394,7 +327,7 @@ class Device:
         fresh.watch.take_over(self._active.watch)
         with self._swap:
             before, self._active = self._active, fresh
-        self._healthy_windows = 0
+        self._trial.begin_again()
         self._retired.append(before)
 
     def _settle_retired(self) -> None:
@@ -448,19 +381,3 @@ class Device:
             kind = EdgeRuntimeError if current is None else IntegrityError
             raise kind(f"{self.settings.root}: no usable model is installed")
         return found
-
-    def _condemns(self, issue: Issue) -> bool:
-        """Whether an issue is the model's own fault.
-
-        Drift is only where it is grave, and the model before, on the same inputs, was seen to be without: else the
-        world has changed. Latency is not while the device runs the model in fewer threads because of heat.
-        """
-        if issue.kind == "confidence_drift":
-            return issue.severity == "critical" and self._drifted_before is False
-        return issue.kind in _OWN_FAULTS and not (issue.kind == "high_latency" and self._level > 0)
-
-    def _log(self, content: dict[str, Any]) -> None:
-        try:
-            self.outbox.add({"time_s": self.clock(), **content})
-        except OutboxError:
-            self.not_logged += 1

@@ -1,19 +1,14 @@
 """The cloud's side of devices in the field: sync, the fallback model, a list of devices, health and metrics."""
 
-import asyncio
-import json
 import logging
 import math
-import zlib
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import Field, ValidationError
 from sqlalchemy.exc import (
     DatabaseError,
     DataError,
@@ -25,54 +20,25 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
+from edgewright.cloud.bodies import Bodies, Question, Sync, refusal_text
 from edgewright.cloud.database import Database
 from edgewright.cloud.offers import Offers
 from edgewright.cloud.rates import Bucket, Rates
 from edgewright.cloud.refreshed import Refreshed
 from edgewright.failures import one_line
-from edgewright.value import Value
-from edgewright.yaml_values import first_fault
 from edgewright_runtime.bundle.manifest import MANIFEST_NAME
 from edgewright_runtime.bundle.opening import file_digest
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
-from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
 from edgewright_runtime.predict.predictor import Predictor
 
 __all__ = ["create_app"]
 
 _log = logging.getLogger("uvicorn.error")
-_MAX_BODY_BYTES = 2 << 20
-# An outbox sends up to 512 kB of records, or one of a megabyte; each comma takes two bytes more on the way.
-_MAX_UNPACKED_BYTES = 4 << 20
-_MAX_STATUS_BYTES = 64 << 10  # an operator's list holds those of all devices
-_MAX_RECORDS = 2000
-_MAX_VALUES = 600_000  # of JSON: small ones take many times their bytes in memory
-_MOST_HANDLED_AT_ONCE = 8  # bodies, one of which is parsed: what waits is packed
-_MAX_SAID = 500  # characters of a refusal
 _METRICS_EVERY_S = 5.0  # the database is counted
 _RETRY_AFTER_S = 2  # while a database restarts
 _OUR_FAULT = (DataError, IntegrityError, NotSupportedError, ProgrammingError)  # no other try will mend it
 _EACH, _TOGETHER = Bucket(50, 500), Bucket(1000, 5000)  # requests of a device, and of everybody
-
-
-class _Record(Value):
-    key: str = Field(min_length=1, max_length=64)
-    body: dict[str, Any]
-
-
-class _Sync(Value):
-    status: dict[str, Any]
-    records: tuple[_Record, ...] = Field(max_length=_MAX_RECORDS)
-
-
-class _Question(Value):
-    model: str
-    row: Any
-
-
-_Asked = TypeVar("_Asked", _Sync, _Question)
 
 
 class _Served:
@@ -83,109 +49,22 @@ class _Served:
         self._versions = {name: file_digest(p.folder / MANIFEST_NAME)[:12] for name, p in self._models.items()}
         self._lock = Lock()
 
-    def answer(self, question: _Question) -> dict[str, Any]:
+    def answer(self, question: Question) -> dict[str, Any]:
         predictor = self._models.get(question.model)
         if predictor is None:
             raise HTTPException(
-                404, _said(f"no model '{question.model[:64]}' here; there are: {', '.join(self._models) or 'none'}")
+                404,
+                refusal_text(f"no model '{question.model[:64]}' here; there are: {', '.join(self._models) or 'none'}"),
             )
         try:
             with self._lock:
                 scores = predictor.predict(question.row).scores
         except InputRejectedError as e:
-            raise HTTPException(422, _said(e)) from e
+            raise HTTPException(422, refusal_text(e)) from e
         if len(scores) != 1:
             raise HTTPException(422, f"one row at a time, {len(scores)} were given")
         version = self._versions[question.model]
         return {"scores": scores.reshape(-1).tolist(), "model": question.model, "version": version}
-
-
-def create_app(
-    database: Database,
-    *,
-    repository: str | None = None,
-    bundles: list[Path] | None = None,
-    offer_every_s: float = 10.0,
-    rates: Rates | None = None,
-) -> FastAPI:
-    """The application over a database.
-
-    Each device is offered the current release of its own line from ``repository``, which is read at most once in
-    ``offer_every_s`` for each line; ``bundles`` are the folders of the models that answer ``/v1/predict``. Who asks
-    more often than ``rates`` allow is told to come again later (429).
-
-    Raises:
-        EdgeRuntimeError: a bundle cannot be opened.
-    """
-    app = FastAPI(title="Edgewright cloud", docs_url=None, redoc_url=None, openapi_url=None)
-    served = _Served(bundles or [])
-    counted = {"sync": 0, "records": 0, "repeated": 0, "predict": 0, "refused": 0, "offer_failures": 0, "hasty": 0}
-
-    callers = _Callers(database, counted, rates or Rates(_EACH, _TOGETHER))
-    figures = _Figures(counted, database)
-    handling, parsing = asyncio.Semaphore(_MOST_HANDLED_AT_ONCE), asyncio.Lock()
-    offers = Offers(repository, counted, offer_every_s)
-    known = Annotated[str, Depends(callers.device)]
-
-    @asynccontextmanager
-    async def handled(kind: type[_Asked], request: Request) -> AsyncIterator[_Asked]:
-        packed = await _body(request)
-        async with handling:
-            async with parsing:
-                asked = await run_in_threadpool(
-                    _parsed, kind, packed, request.headers.get("content-encoding", "identity")
-                )
-            yield asked
-
-    @app.post("/v1/sync")
-    async def sync(request: Request, name: known) -> JSONResponse:
-        async with handled(_Sync, request) as asked:
-            rows = [(record.key, record.body) for record in asked.records]
-            new = await run_in_threadpool(database.receive, name, asked.status, rows)
-            offer = await run_in_threadpool(offers.current, asked.status)
-        counted["sync"] += 1
-        counted["records"] += new
-        counted["repeated"] += len(rows) - new
-        return JSONResponse({"confirmed": [key for key, _ in rows], "offer": offer})
-
-    @app.post("/v1/predict")
-    async def predict(request: Request, _: known) -> JSONResponse:
-        async with handled(_Question, request) as asked:
-            answer = await run_in_threadpool(served.answer, asked)
-        counted["predict"] += 1
-        return JSONResponse(answer)
-
-    @app.get("/v1/devices")
-    def devices(only: Annotated[str | None, Depends(callers.visible)]) -> list[dict[str, Any]]:
-        return [found.model_dump() for found in database.devices() if only is None or found.id == only]
-
-    @app.get("/healthz")
-    def health() -> JSONResponse:
-        try:
-            database.ping()
-        except SQLAlchemyError as e:
-            return JSONResponse({"status": "database unavailable", "cause": type(e).__name__}, 503)
-        return JSONResponse({"status": "ok"})
-
-    @app.get("/metrics", dependencies=[Depends(callers.operator)])
-    def metrics() -> PlainTextResponse:
-        return PlainTextResponse(figures.text(), media_type="text/plain; version=0.0.4")
-
-    @app.exception_handler(DatabaseError)
-    @app.exception_handler(InterfaceError)
-    @app.exception_handler(PoolTimeoutError)
-    def unavailable(_: Request, error: SQLAlchemyError) -> JSONResponse:
-        if isinstance(error, _OUR_FAULT):
-            raise error
-        _log.warning("the database does not answer: %s", one_line(getattr(error, "orig", error)))
-        said = {"detail": "the database does not answer; send it again later"}
-        return JSONResponse(said, 503, {"Retry-After": str(_RETRY_AFTER_S)})
-
-    @app.exception_handler(EdgeRuntimeError)
-    def failed(_: Request, error: EdgeRuntimeError) -> JSONResponse:
-        return JSONResponse({"detail": _said(error)}, 500)
-
-    return app
 
 
 class _Callers:
@@ -226,82 +105,6 @@ class _Callers:
         return None if operator else await self.device(authorization)
 
 
-def _token(authorization: str) -> str:
-    """The bearer token of an Authorization header; empty where there is none (RFC 6750)."""
-    kind, _, token = authorization.partition(" ")
-    return token if kind == "Bearer" else ""
-
-
-async def _body(request: Request) -> bytes:
-    """The request's body as it was sent, within its limit."""
-    packed = bytearray()
-    try:
-        async for block in request.stream():
-            packed += block
-            if len(packed) > _MAX_BODY_BYTES:
-                raise HTTPException(413, f"more than {_MAX_BODY_BYTES} bytes")
-    except ClientDisconnect as e:
-        raise HTTPException(400, "the request broke off") from e
-    return bytes(packed)
-
-
-def _unpacked(packed: bytes, encoding: str) -> bytes:
-    if encoding == "identity":
-        return packed
-    if encoding != "gzip":
-        raise HTTPException(415, "content-encoding: gzip and identity are allowed")
-    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    try:
-        content = unpacker.decompress(packed, _MAX_UNPACKED_BYTES + 1)
-    except zlib.error as e:
-        raise HTTPException(400, f"not gzip: {e}") from e
-    if len(content) > _MAX_UNPACKED_BYTES:
-        raise HTTPException(413, f"unpacks to more than {_MAX_UNPACKED_BYTES} bytes")
-    if not unpacker.eof:
-        raise HTTPException(400, "the gzip stream is cut off")
-    return content
-
-
-def _parsed(kind: type[_Asked], packed: bytes, encoding: str) -> _Asked:
-    """The body as a value, within its limits of bytes, values and depth; takes a while, so it has a thread."""
-    content = _unpacked(packed, encoding)
-    if content.count(b",") + content.count(b"[") + content.count(b"{") > _MAX_VALUES:
-        raise HTTPException(413, f"more than {_MAX_VALUES} values")
-    try:
-        value = json.loads(content, parse_constant=_refused)
-        if is_nested_deeper(value, MAX_DEPTH):
-            raise HTTPException(422, f"nested deeper than {MAX_DEPTH}")
-        json.dumps(value, allow_nan=False)  # 1e999 is read as infinite
-        asked = kind.model_validate(value)
-    except ValidationError as e:
-        raise HTTPException(422, _said(first_fault(e, kind))) from e
-    except (ValueError, RecursionError) as e:
-        raise HTTPException(400, f"not JSON: {str(e)[:100]}") from e
-    if isinstance(asked, _Sync):
-        _require_listable(asked.status)
-    return asked
-
-
-def _require_listable(status: Mapping[str, Any]) -> None:
-    """A status stands in a list with those of others, which it must neither swell nor break."""
-    try:
-        length = len(json.dumps(status, ensure_ascii=False).encode())
-    except UnicodeEncodeError as e:
-        raise HTTPException(422, f"status: half a character ({e.object[e.start]!a}), which is no Unicode") from e
-    if length > _MAX_STATUS_BYTES:
-        raise HTTPException(413, f"a status of {length} bytes; at most {_MAX_STATUS_BYTES} are kept")
-
-
-def _refused(constant: str) -> Any:
-    raise ValueError(f"{constant} is not allowed")
-
-
-def _said(error: object) -> str:
-    """A refusal, which may quote what was asked: bounded, and of characters that can be sent."""
-    text = str(error).encode(errors="backslashreplace").decode()
-    return text if len(text) <= _MAX_SAID else f"{text[: _MAX_SAID - 1]}…"
-
-
 class _Figures:
     """What Prometheus reads. The database is counted at most once in `_METRICS_EVERY_S`, however many ask."""
 
@@ -312,6 +115,115 @@ class _Figures:
     def text(self) -> str:
         """Prometheus' text format, version 0.0.4."""
         return _metrics(self._counted, *self._gauges.value(_METRICS_EVERY_S))
+
+
+def create_app(
+    database: Database,
+    *,
+    repository: str | None = None,
+    bundles: list[Path] | None = None,
+    offer_every_s: float = 10.0,
+    rates: Rates | None = None,
+) -> FastAPI:
+    """The application over a database.
+
+    Each device is offered the current release of its own line from ``repository``, which is read at most once in
+    ``offer_every_s`` for each line; ``bundles`` are the folders of the models that answer ``/v1/predict``. Who asks
+    more often than ``rates`` allow is told to come again later (429).
+
+    Raises:
+        EdgeRuntimeError: a bundle cannot be opened.
+    """
+    counted = {"sync": 0, "records": 0, "repeated": 0, "predict": 0, "refused": 0, "offer_failures": 0, "hasty": 0}
+    callers = _Callers(database, counted, rates or Rates(_EACH, _TOGETHER))
+    bodies = Bodies()
+    app = FastAPI(title="Edgewright cloud", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(_sync_routes(database, callers, bodies, Offers(repository, counted, offer_every_s), counted))
+    app.include_router(_predict_routes(_Served(bundles or []), callers, bodies, counted))
+    app.include_router(_operator_routes(database, callers, _Figures(counted, database)))
+    _tell_failures(app)
+    return app
+
+
+def _sync_routes(
+    database: Database, callers: _Callers, bodies: Bodies, offers: Offers, counted: dict[str, int]
+) -> APIRouter:
+    """Records of a device are received, and it is offered the release of its line."""
+    router = APIRouter()
+
+    @router.post("/v1/sync")
+    async def sync(request: Request, name: Annotated[str, Depends(callers.device)]) -> JSONResponse:
+        async with bodies.read(Sync, request) as asked:
+            rows = [(record.key, record.body) for record in asked.records]
+            new = await run_in_threadpool(database.receive, name, asked.status, rows)
+            offer = await run_in_threadpool(offers.current, asked.status)
+        counted["sync"] += 1
+        counted["records"] += new
+        counted["repeated"] += len(rows) - new
+        return JSONResponse({"confirmed": [key for key, _ in rows], "offer": offer})
+
+    return router
+
+
+def _predict_routes(served: _Served, callers: _Callers, bodies: Bodies, counted: dict[str, int]) -> APIRouter:
+    """A device that is unsure asks a larger model."""
+    router = APIRouter()
+
+    @router.post("/v1/predict")
+    async def predict(request: Request, _: Annotated[str, Depends(callers.device)]) -> JSONResponse:
+        async with bodies.read(Question, request) as asked:
+            answer = await run_in_threadpool(served.answer, asked)
+        counted["predict"] += 1
+        return JSONResponse(answer)
+
+    return router
+
+
+def _operator_routes(database: Database, callers: _Callers, figures: _Figures) -> APIRouter:
+    """What those who run it look at: the devices, whether the database answers, and figures for Prometheus."""
+    router = APIRouter()
+
+    @router.get("/v1/devices")
+    def devices(only: Annotated[str | None, Depends(callers.visible)]) -> list[dict[str, Any]]:
+        return [found.model_dump() for found in database.devices() if only is None or found.id == only]
+
+    @router.get("/healthz")
+    def health() -> JSONResponse:
+        try:
+            database.ping()
+        except SQLAlchemyError as e:
+            return JSONResponse({"status": "database unavailable", "cause": type(e).__name__}, 503)
+        return JSONResponse({"status": "ok"})
+
+    @router.get("/metrics", dependencies=[Depends(callers.operator)])
+    def metrics() -> PlainTextResponse:
+        return PlainTextResponse(figures.text(), media_type="text/plain; version=0.0.4")
+
+    return router
+
+
+def _tell_failures(app: FastAPI) -> None:
+    """A database that does not answer is 503, a fault of the device runtime's code 500, each in a line."""
+
+    @app.exception_handler(DatabaseError)
+    @app.exception_handler(InterfaceError)
+    @app.exception_handler(PoolTimeoutError)
+    def unavailable(_: Request, error: SQLAlchemyError) -> JSONResponse:
+        if isinstance(error, _OUR_FAULT):
+            raise error
+        _log.warning("the database does not answer: %s", one_line(getattr(error, "orig", error)))
+        said = {"detail": "the database does not answer; send it again later"}
+        return JSONResponse(said, 503, {"Retry-After": str(_RETRY_AFTER_S)})
+
+    @app.exception_handler(EdgeRuntimeError)
+    def failed(_: Request, error: EdgeRuntimeError) -> JSONResponse:
+        return JSONResponse({"detail": refusal_text(error)}, 500)
+
+
+def _token(authorization: str) -> str:
+    """The bearer token of an Authorization header; empty where there is none (RFC 6750)."""
+    kind, _, token = authorization.partition(" ")
+    return token if kind == "Bearer" else ""
 
 
 def _metrics(counted: Mapping[str, int], devices: int, records: int) -> str:

@@ -28,7 +28,6 @@ from edgewright_runtime.bundle.manifest import (
     Figures,
     FileEntry,
     Golden,
-    Limits,
     Lineage,
     Manifest,
     RuntimeNeed,
@@ -162,7 +161,7 @@ def _described(
         golden=Golden(GOLDEN_NAME, golden.rows, golden.tolerance, golden.made_by),
         calibration=None,
         measurements=_figures(report),
-        budget=Limits(**report.budget.model_dump()),
+        budget=report.budget,
         lineage=Lineage(
             model.source.digest,
             (model.inside or model.source).digest,

@@ -1,9 +1,13 @@
-"""Names of others as identifiers and numbers as literals of Swift and Kotlin."""
+"""Names of others as identifiers, literals and comments of Swift and Kotlin, and numbers as their literals."""
 
+import json
 import re
 from collections.abc import Iterable
+from typing import Literal
 
-__all__ = ["argument_names", "float_literal", "type_name"]
+__all__ = ["argument_names", "float_literal", "remark", "text_literal", "type_name"]
+
+_Language = Literal["kotlin", "swift"]
 
 # Keywords of either language: the Swift book's "Keywords and Punctuation", and Kotlin's hard keywords.
 _KEYWORDS = """
@@ -51,6 +55,30 @@ def type_name(name: str) -> str:
 def float_literal(number: float, suffix: str = "") -> str:
     """A number as a literal; ``suffix`` is Kotlin's ``f``, without which it would be a Double."""
     return f"{float(number)!r}{suffix}"
+
+
+def text_literal(text: str, language: _Language) -> str:
+    """A text as a string literal, quotes included."""
+    escaped = "".join(_escaped(c, language) for c in text)
+    return f'"{escaped}"'
+
+
+def remark(text: str) -> str:
+    """A text within a comment: on one line, and unable to end the comment."""
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    for ending in ("*/", "/*", '"""'):
+        while ending in shown:
+            shown = shown.replace(ending, f"{ending[:1]} {ending[1:]}")
+    return shown
+
+
+def _escaped(character: str, language: _Language) -> str:
+    # Kotlin interpolates, Swift knows no such escape.
+    if character in '"\\' or (character == "$" and language == "kotlin"):
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    return f"\\u{{{ord(character):x}}}" if language == "swift" else json.dumps(character)[1:-1]
 
 
 def _identifier(name: str) -> str:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from edgewright.deploy import Release
@@ -95,7 +96,7 @@ class Journal:
         return TrackingRecord(id=self.deployment_id, experiment=EXPERIMENT, run=run, version=self._version(name))
 
     def _params(self) -> dict[str, str]:
-        budget = self.request.budget.model_dump(exclude_none=True)
+        budget = {name: limit for name, limit in asdict(self.request.budget).items() if limit is not None}
         return {
             **self.request.parameters.texts(),
             "recipe": self.request.recipe.name,

@@ -1,5 +1,6 @@
 """What a user asks for, checked as a whole before any work starts. No ML framework is imported here."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from edgewright.data import DataSpec, load_data_spec
@@ -75,9 +76,9 @@ def _budget(parameters: DeploymentParameters, device: DeviceProfile, recipe: Rec
         "max_size_mb": parameters.max_size_mb,
         "max_accuracy_drop_percent": parameters.max_accuracy_drop,
     }
-    limits = {**device.budget.model_dump(), **{k: v for k, v in given.items() if v is not None}}
-    limits["max_class_drop_percent"] = limits["max_class_drop_percent"] or recipe.max_class_drop_percent
-    return Budget.model_validate(limits)
+    of_recipe = device.budget.max_class_drop_percent or recipe.max_class_drop_percent
+    limits = {name: limit for name, limit in given.items() if limit is not None}
+    return replace(device.budget, max_class_drop_percent=of_recipe, **limits)
 
 
 def _device(platform: Platform | None, device: str | None) -> DeviceProfile:

@@ -1,6 +1,10 @@
-"""What a profile or recipe may say, key by key: its value here, what is allowed, and what it means."""
+"""What a profile or recipe may say, key by key: its value here, what is allowed, and what it means.
 
-from collections.abc import Iterator
+Read from the models' fields rather than from their JSON schema, which is a form's: it lists the shipped devices and
+recipes as all that is allowed, where any file's path is, too.
+"""
+
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -73,7 +77,17 @@ def _kind(annotation: Any) -> str:
         return ", ".join(str(part) for part in parts)
     if origin in (tuple, list):
         return f"list of: {_kind(parts[0])}" if parts else "list"
+    if origin in (dict, Mapping):
+        return "mapping"
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return ", ".join(str(member.value) for member in annotation)
-    names = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    if is_value_kind(annotation):
+        return _tag(annotation)
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false", dict: "mapping"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)).lower())
+
+
+def _tag(kind: ValueKind) -> str:
+    """What a file calls one of several kinds: the only text that one of its fields, such as ``technique``, may be."""
+    texts = [get_args(info.annotation) for info in fields_of(kind).values() if get_origin(info.annotation) is Literal]
+    return next((str(allowed[0]) for allowed in texts if len(allowed) == 1), kind.__name__.lower())

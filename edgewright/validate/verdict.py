@@ -1,5 +1,7 @@
 """Holds what was measured against what is allowed. Pure: figures in, verdict out."""
 
+from dataclasses import replace
+
 from edgewright.measurement import (
     Benefit,
     BudgetLine,
@@ -58,7 +60,7 @@ def judge(
         latency_ratio_low=ratio.low if ratio else None,
         latency_ratio_high=ratio.high if ratio else None,
         latency_verdict=performance.verdict,
-        budget=budget.model_copy(update={"max_accuracy_drop_percent": limit}),
+        budget=replace(budget, max_accuracy_drop_percent=limit),
         lines=lines,
         passed=all(line.status != "missed" for line in lines),
         notes=(*_notes(candidate, lines, limit), *(f"{e.core}: {e.failure}" for e in emulations if e.failure), *notes),

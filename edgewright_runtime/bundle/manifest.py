@@ -22,13 +22,13 @@ __all__ = [
     "CONFIDENCE_BINS",
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
+    "Budget",
     "Calibration",
     "Column",
     "Figures",
     "FileEntry",
     "Golden",
     "Kernels",
-    "Limits",
     "Lineage",
     "Manifest",
     "Preprocessing",
@@ -197,14 +197,25 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The budget that the model was validated against; None sets no limit."""
+class Budget:
+    """What a model may cost on a device; None sets no limit."""
 
-    max_latency_ms: Optional[float] = field(default=None, metadata=rule(ge=0))
-    max_memory_mb: Optional[float] = field(default=None, metadata=rule(ge=0))
-    max_size_mb: Optional[float] = field(default=None, metadata=rule(ge=0))
-    max_accuracy_drop_percent: Optional[float] = field(default=None, metadata=rule(ge=0))
-    max_class_drop_percent: Optional[float] = field(default=None, metadata=rule(ge=0))
+    max_latency_ms: Optional[float] = field(
+        default=None, metadata=rule("Limit of the p95 latency, milliseconds.", gt=0)
+    )
+    max_memory_mb: Optional[float] = field(
+        default=None,
+        metadata=rule("Limit of the memory that loading and running the model adds, MB (2^20 bytes).", gt=0),
+    )
+    max_size_mb: Optional[float] = field(
+        default=None, metadata=rule("Limit of the model file on the device, MB (2^20 bytes).", gt=0)
+    )
+    max_accuracy_drop_percent: Optional[float] = field(
+        default=None, metadata=rule("Limit of the loss against the source model, percentage points.", gt=0, le=100)
+    )
+    max_class_drop_percent: Optional[float] = field(
+        default=None, metadata=rule("Limit of the loss on the rows of any one class, percentage points.", gt=0, le=100)
+    )
 
 
 @dataclass(frozen=True)
@@ -237,7 +248,7 @@ class Manifest:
     golden: Golden
     calibration: Optional[Calibration]
     measurements: Figures
-    budget: Limits
+    budget: Budget
     lineage: Lineage
     monitoring: Monitoring
     schema_version: int = SCHEMA_VERSION

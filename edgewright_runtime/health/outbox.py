@@ -7,44 +7,25 @@ Beyond the disk budget the oldest records are dropped, and counted in the same t
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sqlite3
 import threading
 import uuid
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgewright_runtime.disk import make_folder, open_lock, remove, set_aside
-from edgewright_runtime.errors import EdgeRuntimeError
+from edgewright_runtime.health.outbox_file import OVERHEAD_BYTES, OutboxError, OutboxFile, open_connection
 from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
 from edgewright_runtime.strict_json import bounded_integer
 
 __all__ = ["Outbox", "OutboxError", "Record", "open_connection"]
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS records
-    (seq INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, body BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT OR IGNORE INTO counters VALUES ('dropped', 0), ('bytes', 0), ('added', 0);
-UPDATE counters SET value = 0 WHERE typeof(value) != 'integer' OR value < 0;
-UPDATE counters SET value = (SELECT coalesce(sum(length(body) + 100), 0) FROM records)
-    WHERE name = 'bytes' AND value != (SELECT coalesce(sum(length(body) + 100), 0) FROM records);
-"""
 # A record that the cloud would refuse for its size would stand at the head of the queue for ever.
 _MAX_RECORD_BYTES = 1 << 20
 _MAX_DEPTH = MAX_DEPTH - 4  # it is sent within an object, a list and an object
 # What waits in memory while the disk is slow; beyond it a record is refused rather than the memory filled.
 _MOST_PENDING = 10_000
-_OVERHEAD_BYTES = 100  # key, index entry and row header of a record, about
-
-
-class OutboxError(EdgeRuntimeError):
-    """A record could not be kept: the disk is full, or the file failed."""
 
 
 class Record(NamedTuple):
@@ -64,11 +45,6 @@ class _Ticket:
         self.error: Exception | None = None
 
 
-def open_connection(path: Path) -> Any:
-    """A connection of the standard library, in autocommit mode, for any thread."""
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-
-
 class Outbox:
     """A durable queue at ``path``, at most about ``max_bytes`` of records; safe from many threads.
 
@@ -86,26 +62,19 @@ class Outbox:
         *,
         open_later: bool = False,
     ) -> None:
-        self._path = path
+        self._file = OutboxFile(path, connect, open_later=open_later)
+        self._name = path.name
         self._max_bytes = max_bytes
-        self._connect = connect
         self._condition = threading.Condition()
         self._pending: list[_Ticket] = []
         self._leading = self._closed = False
         self._writer: threading.Thread | None = None
         self.lost = 0
-        self._database = threading.RLock()
-        self.set_aside: Path | None = None
-        self._unusable = path.with_name(f"{path.name}.unusable")
-        self._damaged: int | None = None
-        self._lock: weakref.finalize[..., Outbox] | None = None
-        make_folder(path.parent)
-        self._db: Any = None
-        try:
-            self._db = self._opened()
-        except OutboxError:
-            if not open_later:
-                raise
+
+    @property
+    def set_aside(self) -> Path | None:
+        """Where a file that was damaged was put; None where there was none."""
+        return self._file.set_aside
 
     def add(self, content: Mapping[str, Any]) -> str:
         """Keep a record; it is durable when this returns its key.
@@ -131,7 +100,7 @@ class Outbox:
         with self._condition:
             if self._closed or len(self._pending) >= _MOST_PENDING:
                 why = "it is closed" if self._closed else f"{len(self._pending)} records wait for the disk"
-                raise OutboxError(f"outbox {self._path.name}: the record was not kept: {why}")
+                raise OutboxError(f"outbox {self._name}: the record was not kept: {why}")
             self._pending.append(ticket)
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write, daemon=True)
@@ -149,7 +118,7 @@ class Outbox:
             found: list[Record] = []
             rotten: list[int] = []
             size = 0
-            with self._reading() as db:
+            with self._file.reading() as db:
                 query = "SELECT seq, CAST(key AS BLOB), CAST(body AS BLOB) FROM records ORDER BY seq LIMIT ?"
                 for seq, key, body in db.execute(query, (most,)):
                     size += len(body)
@@ -161,22 +130,22 @@ class Outbox:
                         rotten.append(seq)
             if not rotten:
                 return found
-            with self._transaction() as db:
+            with self._file.transaction() as db:
                 for seq in rotten:
                     _drop(db, seq)
 
     def acknowledge(self, keys: Sequence[str]) -> None:
         """Forget records that have arrived."""
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             for key in keys:
                 rows = db.execute("SELECT length(body) FROM records WHERE key = ?", (key,)).fetchall()
                 if rows:
                     db.execute("DELETE FROM records WHERE key = ?", (key,))
-                    _count(db, "bytes", -(rows[0][0] + _OVERHEAD_BYTES))
+                    _count(db, "bytes", -(rows[0][0] + OVERHEAD_BYTES))
 
     def counters(self) -> dict[str, int]:
         """``waiting`` records, their ``bytes``, and how many were ever ``added`` and ``dropped``."""
-        with self._reading() as db:
+        with self._file.reading() as db:
             found = dict(db.execute("SELECT name, value FROM counters").fetchall())
             found["waiting"] = db.execute("SELECT count(*) FROM records").fetchall()[0][0]
         return found
@@ -185,13 +154,11 @@ class Outbox:
         """Write what waits, and close the file."""
         with self._condition:
             self._closed = True
+            self._file.keep_to_the_end()
             self._condition.notify_all()
         if self._writer is not None:
             self._writer.join()
-        with self._database:
-            if self._db is not None:
-                self._db.close()
-            self._leave()
+        self._file.close()
 
     # Group commit: the first caller to find nobody leading commits for all who wait.
 
@@ -223,11 +190,11 @@ class Outbox:
     def _commit(self, tickets: Sequence[_Ticket]) -> None:
         error: Exception | None = OutboxError("interrupted before the commit")
         try:
-            with self._transaction() as db:
+            with self._file.transaction() as db:
                 for ticket in tickets:
                     for record in ticket.records:
                         db.execute("INSERT INTO records (key, body) VALUES (?, ?)", (record.key, record.body))
-                        _count(db, "bytes", len(record.body) + _OVERHEAD_BYTES)
+                        _count(db, "bytes", len(record.body) + OVERHEAD_BYTES)
                         _count(db, "added", 1)
                 self._drop_oldest(db)
             error = None
@@ -250,131 +217,6 @@ class Outbox:
                 return
             excess -= _drop(db, rows[0][0])
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        with self._reading() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _reading(self) -> Iterator[Any]:
-        with self._database:
-            if self._db is not None and not self._closed and os.path.exists(self._unusable):  # noqa: PTH110 - each time
-                self._give_up()
-            if self._db is None:
-                self._db = self._opened()
-            try:
-                yield self._db
-            except sqlite3.Error as e:
-                if _is_damage(e):
-                    self._tell_of_damage()
-                    self._give_up()  # a new one is begun at the next use
-                raise OutboxError(f"outbox {self._path.name}: {e}") from e
-
-    def _opened(self) -> Any:
-        try:
-            self._enter()
-            try:
-                return self._prepared()
-            except sqlite3.DatabaseError as e:
-                if not _is_damage(e):
-                    raise
-                self._tell_of_damage()
-                self._leave()
-                self._enter()
-                return self._prepared()
-        except (sqlite3.Error, OSError) as e:
-            self._leave()
-            raise OutboxError(f"outbox {self._path}: cannot be opened: {e}") from e
-
-    # SQLite deletes a log by its name when it closes a file, whatever file has that name by then. So a damaged one is
-    # renamed by nobody who shares it: each holds a lock while it has the file open, and leaves when it is unusable.
-
-    def _enter(self) -> None:
-        """Take a share in the file, after setting it aside where it was found damaged."""
-        for companion in self._companions():
-            if _is_no_file(companion):
-                remove(companion)
-        descriptor = open_lock(self._path.with_name(f"{self._path.name}.lock"))
-        self._lock = weakref.finalize(self, os.close, descriptor)
-        if self._is_unusable():
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
-                raise OSError("it is damaged, and another process still has it open") from e
-            if self._is_unusable():  # else another has set it aside meanwhile
-                self._put_aside()
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if self._is_unusable():  # found while this waited for its share
-            raise OSError("it was found damaged just now")
-
-    def _leave(self) -> None:
-        if self._lock is not None:
-            self._lock()
-
-    def _give_up(self) -> None:
-        self._db.close()
-        self._db = None
-        self._leave()
-
-    def _tell_of_damage(self) -> None:
-        with suppress(OSError):  # a full disk: this process knows it anyway, and others find it themselves
-            self._damaged = self._path.stat().st_ino
-            self._unusable.touch()
-
-    def _is_unusable(self) -> bool:
-        known = self._damaged is not None and self._path.exists() and self._path.stat().st_ino == self._damaged
-        return known or self._unusable.exists() or _is_no_file(self._path)
-
-    def _companions(self) -> list[Path]:
-        return [Path(f"{self._path}{suffix}") for suffix in ("-wal", "-shm")]
-
-    def _prepared(self) -> Any:
-        db = self._connect(self._path)
-        try:
-            db.execute("PRAGMA journal_mode=WAL").fetchall()
-            db.execute("PRAGMA synchronous=FULL")
-            _check(db)
-            for statement in _SCHEMA.split(";\n"):
-                if statement.strip():
-                    db.execute(statement)
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def _put_aside(self) -> None:
-        """Keep one damaged file for whoever investigates; a second would only fill the disk."""
-        for companion in self._companions():  # first: a log that stayed would be played into the new file
-            remove(companion)
-        if os.path.lexists(self._path):
-            self.set_aside = set_aside(self._path)
-        remove(self._unusable)
-        self._damaged = None
-
-
-def _check(db: Any) -> None:
-    found = db.execute("PRAGMA quick_check").fetchall()
-    if found != [("ok",)]:
-        raise sqlite3.DatabaseError(f"the file fails its own check: {found[0][0]}")
-    for table, columns in (("records", ["seq", "key", "body"]), ("counters", ["name", "value"])):
-        there = [row[1] for row in db.execute(f"PRAGMA table_info({table})").fetchall()]
-        if there not in ([], columns):
-            raise sqlite3.DatabaseError(f"table {table} has columns {there}")
-    if db.execute("SELECT 1 FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchall():
-        raise sqlite3.DatabaseError("the file holds what no outbox has")
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    # Its subclasses tell of a full disk, a lock or a wrong call: the file itself is sound then.
-    return type(error) is sqlite3.DatabaseError
-
 
 def _is_object(body: bytes) -> bool:
     """Whether the cloud would take it: one that it refuses would stand at the head of the queue for ever."""
@@ -386,11 +228,6 @@ def _is_object(body: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and not is_nested_deeper(content, _MAX_DEPTH)
-
-
-def _is_no_file(path: Path) -> bool:
-    """Whether there is something else in a file's place: a folder, a pipe, a device."""
-    return path.exists() and not path.is_file()
 
 
 def _known_key(db: Any, seq: int, key: bytes) -> str:
@@ -405,9 +242,9 @@ def _drop(db: Any, seq: int) -> int:
     """Delete a record that was not confirmed, and count it; how many bytes of the budget that frees."""
     ((length,),) = db.execute("SELECT length(body) FROM records WHERE seq = ?", (seq,)).fetchall()
     db.execute("DELETE FROM records WHERE seq = ?", (seq,))
-    _count(db, "bytes", -(length + _OVERHEAD_BYTES))
+    _count(db, "bytes", -(length + OVERHEAD_BYTES))
     _count(db, "dropped", 1)
-    return int(length) + _OVERHEAD_BYTES
+    return int(length) + OVERHEAD_BYTES
 
 
 def _encoded(content: Mapping[str, Any]) -> bytes:

@@ -20,8 +20,10 @@ from edgewright_runtime.bundle.manifest import FileEntry
 from edgewright_runtime.bundle.release import ChannelIndex, FileDelta, check_release, parse_release
 from edgewright_runtime.codec import patch
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.update import updater
-from edgewright_runtime.update.updater import Updater
+from edgewright_runtime.update import bundle_fetch
+from edgewright_runtime.update.bundle_fetch import BundleFetch
+from edgewright_runtime.update.installation import Installation
+from edgewright_runtime.update.transport import Repository
 
 
 def test_every_part_of_an_artifact_is_on_the_disk_before_it_has_its_name(
@@ -46,9 +48,9 @@ def test_every_part_of_an_artifact_is_on_the_disk_before_it_has_its_name(
 def test_a_file_of_the_right_length_and_other_bytes_gets_no_name(tmp_path: Path) -> None:
     entry = FileEntry("model.onnx", 4, hashlib.sha256(b"good").hexdigest())
     with pytest.raises(IntegrityError, match="4 bytes with SHA-256"):
-        updater._write_checked([b"evil"], entry, tmp_path / "model.onnx")
+        bundle_fetch._write_checked([b"evil"], entry, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
-    updater._write_checked([b"go", b"od"], entry, tmp_path / "model.onnx")
+    bundle_fetch._write_checked([b"go", b"od"], entry, tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").read_bytes() == b"good"
 
 
@@ -56,9 +58,9 @@ def test_a_patch_that_the_release_does_not_name_reaches_no_decoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "base").write_bytes(b"base")
-    one = Updater("https://example.invalid", "stable", tmp_path / "root")
+    one = BundleFetch(Repository("https://example.invalid"), Installation(tmp_path / "root"))
     monkeypatch.setattr(one, "_repository", SimpleNamespace(blocks=lambda *_: iter([b"another patch"])))
-    monkeypatch.setattr(updater, "apply_patch", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(bundle_fetch, "apply_patch", lambda *_: pytest.fail("decoded"))
     digest = hashlib.sha256(b"base").hexdigest()
     delta = FileDelta("m", "base", digest, "bsdiff", hashlib.sha256(b"the patch").hexdigest(), 13)
     with pytest.raises(IntegrityError, match="not the one that the release names"):

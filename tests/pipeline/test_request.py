@@ -13,7 +13,7 @@ from edgewright.pipeline.request import resolve
 from edgewright.pipeline.schema import keys_of
 from edgewright.pipeline.shapes import parse_shapes
 from edgewright.profile import load_device
-from edgewright.recipe import load_recipe
+from edgewright.recipe import Recipe, load_recipe
 from edgewright_runtime.bundle.manifest import Kernels
 from edgewright_runtime.bundle.monitoring import Monitoring
 
@@ -143,6 +143,14 @@ def test_keys_of_a_device_tell_what_the_runtimes_own_values_say_of_themselves() 
     plan = {key.name: key for key in keys_of(MonitoringPlan, MonitoringPlan())}
     assert plan["window_s"].allowed == "whole number >= 1 and <= 31536000; may be left out"
     assert all(key.meaning for key in plan.values())
+
+
+def test_keys_of_a_recipe_name_techniques_as_a_file_does() -> None:
+    techniques = next(key for key in keys_of(Recipe, None) if key.name == "techniques")
+    named = re.findall(r"\w+", techniques.allowed.partition(";")[0].removeprefix("list of: ").replace(" or ", " "))
+    assert {"train_quantization", "prune_channels", "fuse"} <= set(named)
+    read = [Recipe.model_validate({"name": "r", "description": "d", "techniques": [{"technique": n}]}) for n in named]
+    assert [recipe.techniques[0].technique for recipe in read] == named
 
 
 def test_plan_is_described_to_a_form_and_refuses_what_a_device_would() -> None:

@@ -138,7 +138,7 @@ def test_nobody_waits_while_the_disk_does_and_memory_is_bounded(
 
 def test_what_could_not_be_written_later_is_counted(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "o.db")
-    outbox._db.close()  # every statement fails from here on
+    outbox._file._db.close()  # every statement fails from here on
 
     for n in range(5):
         outbox.add_soon({"n": n})

@@ -10,7 +10,8 @@ import pytest
 from edgewright_runtime.bundle.manifest import FileEntry
 from edgewright_runtime.bundle.release import FileDelta, ReleaseDocument
 from edgewright_runtime.errors import IntegrityError, RollbackError, ShortageError
-from edgewright_runtime.update import updater
+from edgewright_runtime.update import bundle_fetch
+from edgewright_runtime.update.bundle_fetch import BundleFetch
 from edgewright_runtime.update.installation import Installation
 from edgewright_runtime.update.updater import Updater
 from tests.runtime.small_releases import BUNDLE_BYTES, keep, release_of
@@ -37,13 +38,13 @@ def fetched(client: Updater, installation: Installation, monkeypatch: pytest.Mon
     """The names of the releases whose bundles were asked for; each is offered by `offer`."""
     names: list[str] = []
 
-    def fetch(_: Updater, release: ReleaseDocument) -> None:
+    def fetch(_: BundleFetch, release: ReleaseDocument, try_bundle: object) -> None:
         names.append(release.name)
         folder = installation.bundle_folder(release.manifest.sha256)
         folder.mkdir(exist_ok=True)
         (folder / "model.onnx").write_bytes(b"\0" * BUNDLE_BYTES)
 
-    monkeypatch.setattr(Updater, "_fetch_bundle", fetch)
+    monkeypatch.setattr(BundleFetch, "fetch", fetch)
     return names
 
 
@@ -110,14 +111,15 @@ def delta(base: bytes = BASE, patch: bytes = PATCH) -> FileDelta:
 
 
 def patched(client: Updater, tmp_path: Path, asked: FileDelta, size: int = 10) -> None:
-    client._patch(asked, FileEntry("model.onnx", size, "0" * 64), tmp_path, tmp_path / "model.onnx")
+    fetch = BundleFetch(client._repository, client._installation)
+    fetch._patch(asked, FileEntry("model.onnx", size, "0" * 64), tmp_path, tmp_path / "model.onnx")
 
 
 @pytest.fixture
 def served(client: Updater, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Updater:
     """A repository that answers with `PATCH`, a base that is here, and a codec that counts on both."""
     monkeypatch.setattr(client._repository, "blocks", lambda *_: iter([PATCH]))
-    monkeypatch.setattr(updater, "apply_patch", lambda *_: pytest.fail("a patch that is not to be used was applied"))
+    monkeypatch.setattr(bundle_fetch, "apply_patch", lambda *_: pytest.fail("an unusable patch was applied"))
     (tmp_path / "old.onnx").write_bytes(BASE)
     return client
 
@@ -140,7 +142,7 @@ def test_other_base_and_other_patch_are_refused_before_they_are_used(
 def test_result_may_be_as_large_as_a_patch_can_make_and_no_larger(
     served: Updater, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(updater, "MAX_PATCHED_BYTES", 20)
+    monkeypatch.setattr(bundle_fetch, "MAX_PATCHED_BYTES", 20)
     with pytest.raises(IntegrityError, match="too large to be patched"):
         patched(served, tmp_path, delta(base=b"another"), size=21)
     with pytest.raises(IntegrityError, match="not the base"):  # the next guard
@@ -154,7 +156,7 @@ def test_base_that_cannot_be_read_is_at_fault_unless_files_are_short(
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(updater, "read_plain", refuse)
+    monkeypatch.setattr(bundle_fetch, "read_plain", refuse)
     with pytest.raises(kind, match=r"old\.onnx: cannot be read"):
         patched(served, tmp_path, delta())
 
@@ -163,7 +165,7 @@ CONTENT = b"a model"
 
 
 def written(target: Path, content: bytes = CONTENT) -> None:
-    updater._write_checked([content], FileEntry("model.onnx", len(CONTENT), digest(CONTENT)), target)
+    bundle_fetch._write_checked([content], FileEntry("model.onnx", len(CONTENT), digest(CONTENT)), target)
 
 
 @pytest.mark.parametrize("name", [".model.onnx.part", "model.onnx"])

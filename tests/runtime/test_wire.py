@@ -17,13 +17,13 @@ from edgewright_runtime.bench.spec import BenchModel, BenchSpec
 from edgewright_runtime.bundle import release
 from edgewright_runtime.bundle.line import Line
 from edgewright_runtime.bundle.manifest import (
+    Budget,
     Calibration,
     Column,
     Figures,
     FileEntry,
     Golden,
     Kernels,
-    Limits,
     Lineage,
     Manifest,
     Preprocessing,
@@ -67,7 +67,7 @@ MANIFEST = Manifest(
     golden=Golden("golden.npz", 4, {"scores": 0.01}, "onnxruntime 1.20"),
     calibration=Calibration(1.5, (0.1,) * 10, 100),
     measurements=Figures("board", "accuracy", 0.9, 0.8, 0.95, 100, 0.91, 1.0, 2.0, 3.0, 4.0, 5.0, 6, 7),
-    budget=Limits(1.0, 2.0, 3.0, 4.0, 5.0),
+    budget=Budget(1.0, 2.0, 3.0, 4.0, 5.0),
     lineage=Lineage(SHA, SHA, SHA, SHA),
     monitoring=MONITORING,
     notes=("a note",),

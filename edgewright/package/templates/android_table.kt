@@ -1,3 +1,4 @@
+{% from "android_numbers.kt" import append %}
     private val preprocessing = JSONObject(String(asset(context, "manifest.json"))).getJSONObject("preprocessing")
     private val columns = preprocessing.getJSONArray("columns")
     private val vocabularies = List(columns.length()) { i ->
@@ -10,14 +11,14 @@
         (texts(preprocessing.getJSONArray("missing")) + texts(own)).toSet() - vocabularies[i].keys
     }
 
-    /** Columns: __COLUMNS__. A missing value is null, or left out. */
+    /** Columns: {{ columns }}. A missing value is null, or left out. */
     fun predict(row: Map<String, Any?>): Prediction {
-        val features = buffer(__BYTES__ * __WIDTH__)
+        val features = buffer({{ inputs[0].element.bytes }} * {{ manifest.preprocessing.width }})
         for (value in (0 until columns.length()).flatMap { encoded(row, it) }) {
-__PUT__
+            {{ append("features", "value", inputs[0]) }}
         }
         features.rewind()
-        return run(mapOf("__INPUT__" to features))
+        return run(mapOf({{ inputs[0].spec.name | literal }} to features))
     }
 
     private fun encoded(row: Map<String, Any?>, i: Int): List<Float> {
@@ -31,7 +32,10 @@ __PUT__
             require(column.getBoolean("optional")) { "column '$name' is empty" }
             return listOf(if (isNumber) Float.NaN else column.getInt("missing").toFloat())
         }
-__TEXT__        val code = vocabularies[i][text]
+{% if reads_texts %}
+        if (column.getString("kind") == "text") return counts(text, i)
+{% endif %}
+        val code = vocabularies[i][text]
         if (code != null) return listOf(code.toFloat())
         if (!isNumber) {
             require(!column.getBoolean("known_only")) { "column '$name' holds '$text', which the model was not trained on" }
@@ -43,4 +47,6 @@ __TEXT__        val code = vocabularies[i][text]
     }
 
     private fun texts(array: JSONArray): List<String> = (0 until array.length()).map { array.getString(it) }
-__TERMS__
+{% if reads_texts %}
+{% include "android_terms.kt" %}
+{% endif %}

@@ -1,11 +1,10 @@
-
-    /// Columns: __COLUMNS__. A missing value is nil, or left out.
+    /// Columns: {{ columns }}. A missing value is nil, or left out.
     func predict(_ row: [String: Any?]) throws -> Prediction {
-        let features = try MLMultiArray(shape: [1, __WIDTH__], dataType: .float32)
+        let features = try MLMultiArray(shape: [1, {{ manifest.preprocessing.width }}], dataType: .float32)
         for (i, value) in try columns.flatMap({ try encoded(row, $0) }).enumerated() {
             features[i] = NSNumber(value: value)
         }
-        return try run(["__INPUT__": features])
+        return try run([{{ inputs[0].spec.name | literal }}: features])
     }
 
     private func encoded(_ row: [String: Any?], _ column: Column) throws -> [Float] {
@@ -14,18 +13,21 @@
         let text = given.map { spelled($0) } ?? ""
         let isBlank = column.isNumber && text.trimmingCharacters(in: .whitespaces).isEmpty
         if given == nil || isNaN || isBlank || column.blanks.contains(text) {
-            guard column.isOptional else { throw __TYPE__Error.badInput("column '\(column.name)' is empty") }
+            guard column.isOptional else { throw {{ type }}Error.badInput("column '\(column.name)' is empty") }
             return [column.isNumber ? .nan : Float(column.missing)]
         }
-__TEXT__        if let code = column.codes[text] { return [Float(code)] }
+{% if reads_texts %}
+        if !column.words.isEmpty { return counts(text, column) }
+{% endif %}
+        if let code = column.codes[text] { return [Float(code)] }
         if !column.isNumber {
             guard !column.isKnownOnly else {
-                throw __TYPE__Error.badInput("column '\(column.name)' holds '\(text)', which the model was not trained on")
+                throw {{ type }}Error.badInput("column '\(column.name)' holds '\(text)', which the model was not trained on")
             }
             return [Float(column.unknown)]
         }
         guard let number = Float(text.trimmingCharacters(in: .whitespaces)), number.isFinite else {
-            throw __TYPE__Error.badInput("column '\(column.name)' needs a finite number, found '\(text)'")
+            throw {{ type }}Error.badInput("column '\(column.name)' needs a finite number, found '\(text)'")
         }
         return [number]
     }
@@ -53,7 +55,7 @@ __TEXT__        if let code = column.codes[text] { return [Float(code)] }
                 let optional = json["optional"] as? Bool, let knownOnly = json["known_only"] as? Bool,
                 let unknown = json["unknown"] as? Int, let missing = json["missing"] as? Int,
                 let own = json["missing_texts"] as? [String], let pairs = json["vocabulary"] as? [[Any]]
-            else { throw __TYPE__Error.badInput("manifest.json: a column is not described") }
+            else { throw {{ type }}Error.badInput("manifest.json: a column is not described") }
             self.name = name
             isNumber = kind == "number"
             isOptional = optional
@@ -69,4 +71,6 @@ __TEXT__        if let code = column.codes[text] { return [Float(code)] }
             blanks = Set(missingEverywhere + own).subtracting(codes.keys)
         }
     }
-__TERMS__
+{% if reads_texts %}
+{% include "ios_terms.swift" %}
+{% endif %}

@@ -1,0 +1,141 @@
+"""The bodies of requests as values: read within their limits, a few at once."""
+
+import asyncio
+import json
+import zlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import HTTPException, Request
+from pydantic import Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from edgewright.value import Value
+from edgewright.yaml_values import first_fault
+from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
+
+__all__ = ["Bodies", "Question", "Sync", "refusal_text"]
+
+_MAX_BODY_BYTES = 2 << 20
+# An outbox sends up to 512 kB of records, or one of a megabyte; each comma takes two bytes more on the way.
+_MAX_UNPACKED_BYTES = 4 << 20
+_MAX_STATUS_BYTES = 64 << 10  # an operator's list holds those of all devices
+_MAX_RECORDS = 2000
+_MAX_VALUES = 600_000  # of JSON: small ones take many times their bytes in memory
+_MOST_HANDLED_AT_ONCE = 8  # bodies, one of which is parsed: what waits is packed
+_MAX_SAID = 500  # characters of a refusal
+
+
+class _Record(Value):
+    key: str = Field(min_length=1, max_length=64)
+    body: dict[str, Any]
+
+
+class Sync(Value):
+    """What a device tells of itself, and the records that it has kept."""
+
+    status: dict[str, Any]
+    records: tuple[_Record, ...] = Field(max_length=_MAX_RECORDS)
+
+
+class Question(Value):
+    """A raw row for one of the models that answer here."""
+
+    model: str
+    row: Any
+
+
+_Asked = TypeVar("_Asked", Sync, Question)
+
+
+class Bodies:
+    """Reads bodies: a few are handled at once, of which one is parsed."""
+
+    def __init__(self) -> None:
+        self._handling, self._parsing = asyncio.Semaphore(_MOST_HANDLED_AT_ONCE), asyncio.Lock()
+
+    @asynccontextmanager
+    async def read(self, kind: type[_Asked], request: Request) -> AsyncIterator[_Asked]:
+        """The body as a value; within, it counts as handled.
+
+        Raises:
+            HTTPException: it is beyond a limit, cut off, or not what it should be.
+        """
+        packed = await _body(request)
+        async with self._handling:
+            async with self._parsing:
+                encoding = request.headers.get("content-encoding", "identity")
+                asked = await run_in_threadpool(_parsed, kind, packed, encoding)
+            yield asked
+
+
+def refusal_text(error: object) -> str:
+    """A refusal, which may quote what was asked: bounded, and of characters that can be sent."""
+    text = str(error).encode(errors="backslashreplace").decode()
+    return text if len(text) <= _MAX_SAID else f"{text[: _MAX_SAID - 1]}…"
+
+
+async def _body(request: Request) -> bytes:
+    """The request's body as it was sent, within its limit."""
+    packed = bytearray()
+    try:
+        async for block in request.stream():
+            packed += block
+            if len(packed) > _MAX_BODY_BYTES:
+                raise HTTPException(413, f"more than {_MAX_BODY_BYTES} bytes")
+    except ClientDisconnect as e:
+        raise HTTPException(400, "the request broke off") from e
+    return bytes(packed)
+
+
+def _unpacked(packed: bytes, encoding: str) -> bytes:
+    if encoding == "identity":
+        return packed
+    if encoding != "gzip":
+        raise HTTPException(415, "content-encoding: gzip and identity are allowed")
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        content = unpacker.decompress(packed, _MAX_UNPACKED_BYTES + 1)
+    except zlib.error as e:
+        raise HTTPException(400, f"not gzip: {e}") from e
+    if len(content) > _MAX_UNPACKED_BYTES:
+        raise HTTPException(413, f"unpacks to more than {_MAX_UNPACKED_BYTES} bytes")
+    if not unpacker.eof:
+        raise HTTPException(400, "the gzip stream is cut off")
+    return content
+
+
+def _parsed(kind: type[_Asked], packed: bytes, encoding: str) -> _Asked:
+    """The body as a value, within its limits of bytes, values and depth; takes a while, so it has a thread."""
+    content = _unpacked(packed, encoding)
+    if content.count(b",") + content.count(b"[") + content.count(b"{") > _MAX_VALUES:
+        raise HTTPException(413, f"more than {_MAX_VALUES} values")
+    try:
+        value = json.loads(content, parse_constant=_refused)
+        if is_nested_deeper(value, MAX_DEPTH):
+            raise HTTPException(422, f"nested deeper than {MAX_DEPTH}")
+        json.dumps(value, allow_nan=False)  # 1e999 is read as infinite
+        asked = kind.model_validate(value)
+    except ValidationError as e:
+        raise HTTPException(422, refusal_text(first_fault(e, kind))) from e
+    except (ValueError, RecursionError) as e:
+        raise HTTPException(400, f"not JSON: {str(e)[:100]}") from e
+    if isinstance(asked, Sync):
+        _require_listable(asked.status)
+    return asked
+
+
+def _require_listable(status: Mapping[str, Any]) -> None:
+    """A status stands in a list with those of others, which it must neither swell nor break."""
+    try:
+        length = len(json.dumps(status, ensure_ascii=False).encode())
+    except UnicodeEncodeError as e:
+        raise HTTPException(422, f"status: half a character ({e.object[e.start]!a}), which is no Unicode") from e
+    if length > _MAX_STATUS_BYTES:
+        raise HTTPException(413, f"a status of {length} bytes; at most {_MAX_STATUS_BYTES} are kept")
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is not allowed")
