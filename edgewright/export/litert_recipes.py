@@ -11,7 +11,7 @@ from edgewright.artifact import Precision
 from edgewright.export import tflite
 from edgewright.export.int8 import Int8
 from edgewright.export.magnitudes import steps_to_magnitudes
-from edgewright.export.scaling import Step, feature_scaling
+from edgewright.export.scaling import ScalingNode, feature_scaling
 from edgewright.export.softmax_masks import masking_operators
 from edgewright.export.weight_match import weights_of_layers
 from edgewright.export.whole_numbers import steps_to_whole_numbers
@@ -190,11 +190,11 @@ def _calibrated(model: Any) -> set[int]:
     return seen
 
 
-def _step(model: Any, operator: Any) -> Step:
+def _step(model: Any, operator: Any) -> ScalingNode:
     tensors = model.subgraphs[0].tensors
     given = [tensors[i] for i in operator.inputs if i >= 0]
     held = [model.buffers[tensor.buffer].data for tensor in given]
-    return Step(
+    return ScalingNode(
         kind=tflite.operator_name(model, operator),
         values=tuple(tensor.name.decode() for tensor, data in zip(given, held, strict=True) if data is None),
         constants=tuple(

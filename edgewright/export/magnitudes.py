@@ -6,7 +6,7 @@ range is more than most of them. Operators are named as ONNX and LiteRT name the
 
 from collections.abc import Mapping, Sequence
 
-from edgewright.export.scaling import Step
+from edgewright.export.scaling import ScalingNode
 
 __all__ = ["steps_to_magnitudes"]
 
@@ -18,9 +18,9 @@ _PASSED: Mapping[str, frozenset[str]] = {"SQRT": _SQUARES, "LOG": _SQUARES | _FI
 """What is gone through from each, back to what holds the numbers in a range of their own."""
 
 
-def steps_to_magnitudes(steps: Sequence[Step]) -> list[Step]:
+def steps_to_magnitudes(steps: Sequence[ScalingNode]) -> list[ScalingNode]:
     """Those from squares or a filter bank to a root or a logarithm, both ends with them; ``steps`` are in order."""
-    found: list[Step] = []
+    found: list[ScalingNode] = []
     passed: dict[str, frozenset[str]] = {}  # by the value that is read
     for step in reversed(steps):
         kind = step.kind.upper()

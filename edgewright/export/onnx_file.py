@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.export.declaration import Declared
 from edgewright.export.magnitudes import steps_to_magnitudes
-from edgewright.export.scaling import Step
+from edgewright.export.scaling import ScalingNode
 from edgewright.export.small_constants import steps_from_lost_guards
 from edgewright.export.whole_numbers import steps_to_whole_numbers
 from edgewright.failures import one_line
@@ -86,11 +86,11 @@ def nodes_of(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
     return [node.name for node in model.graph.node if node.name in known or known & set(node.output)]
 
 
-def steps(model: onnx.ModelProto) -> list[Step]:
+def steps(model: onnx.ModelProto) -> list[ScalingNode]:
     """The nodes as the rules on what stays float read them."""
     held = {tensor.name: tensor for tensor in model.graph.initializer}
     return [
-        Step(
+        ScalingNode(
             kind=node.op_type,
             values=tuple(name for name in node.input if name and name not in held),
             constants=tuple(
@@ -121,7 +121,7 @@ def nodes_from_lost_guards(model: onnx.ModelProto) -> list[str]:
     return _names(model, steps_from_lost_guards(steps(model)))
 
 
-def _names(model: onnx.ModelProto, found: Iterable[Step]) -> list[str]:
+def _names(model: onnx.ModelProto, found: Iterable[ScalingNode]) -> list[str]:
     names = {node.output[0]: node.name for node in model.graph.node}
     return [names[step.results[0]] for step in found]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Step", "feature_scaling"]
+__all__ = ["ScalingNode", "feature_scaling"]
 
 _ARITHMETIC = {"ADD", "SUB", "MUL", "DIV", "BATCHNORMALIZATION"}
 # As ONNX and as LiteRT call them; what they give is as raw as what they take.
@@ -24,7 +24,7 @@ _PICKING = {
 
 
 @dataclass(frozen=True)
-class Step:
+class ScalingNode:
     """One operator of a graph: its kind, the computed values it reads, its constants, the values that it gives."""
 
     kind: str
@@ -33,12 +33,14 @@ class Step:
     results: tuple[str, ...]
 
 
-def feature_scaling(steps: Iterable[Step], inputs: Iterable[str], features: Iterable[str] = ()) -> list[Step]:
+def feature_scaling(
+    steps: Iterable[ScalingNode], inputs: Iterable[str], features: Iterable[str] = ()
+) -> list[ScalingNode]:
     """Those steps that compute with one constant a feature on nothing but the model's inputs, in order.
 
     ``features`` are the inputs that are rows of features, not images or sequences: what picks among them counts, too.
     """
-    raw, found, of_features = set(inputs), list[Step](), set(features)
+    raw, found, of_features = set(inputs), list[ScalingNode](), set(features)
     for step in steps:
         kind = step.kind.upper()
         if not step.values or not set(step.values) <= raw or kind not in _ARITHMETIC | _PICKING:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.export.scaling import Step
+from edgewright.export.scaling import ScalingNode
 
 __all__ = ["is_lost_guard", "steps_from_lost_guards"]
 
@@ -25,10 +25,10 @@ def is_lost_guard(kind: str, constants: Iterable[NDArray[np.float32]], reader: s
     return reader.upper() == "LOG" and kind.upper() in _GUARDS and is_small
 
 
-def steps_from_lost_guards(steps: Sequence[Step]) -> list[Step]:
+def steps_from_lost_guards(steps: Sequence[ScalingNode]) -> list[ScalingNode]:
     """Those that add such a constant, and the logarithms that read what they give; ``steps`` are in order."""
     made = {name: step for step in steps for name in step.results}
-    found = list[Step]()
+    found = list[ScalingNode]()
     for step in steps:
         givers = [made[name] for name in step.values if name in made]
         lost = [giver for giver in givers if is_lost_guard(giver.kind, giver.constants, step.kind)]

@@ -7,7 +7,7 @@ call them; a layer's result that is rounded to a place is no id.
 
 from collections.abc import Iterable, Sequence
 
-from edgewright.export.scaling import Step
+from edgewright.export.scaling import ScalingNode
 
 __all__ = ["PASSING", "steps_to_whole_numbers"]
 
@@ -20,9 +20,9 @@ PASSING = frozenset({
 })  # fmt: skip
 
 
-def steps_to_whole_numbers(steps: Sequence[Step], rounded: Iterable[str]) -> list[Step]:
+def steps_to_whole_numbers(steps: Sequence[ScalingNode], rounded: Iterable[str]) -> list[ScalingNode]:
     """Those that compute the values ``rounded``, which are cast to whole numbers; ``steps`` are in order."""
-    wanted, found = set(rounded), list[Step]()
+    wanted, found = set(rounded), list[ScalingNode]()
     for step in reversed(steps):
         if wanted & set(step.results) and step.kind.upper() in PASSING:
             found.append(step)

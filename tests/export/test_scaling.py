@@ -20,7 +20,7 @@ from torch import nn
 from edgewright.artifact import Dataset, Format, ImportedModel, ModelTask, Precision
 from edgewright.data import DataSpec
 from edgewright.export import export, tflite
-from edgewright.export.scaling import Step, feature_scaling
+from edgewright.export.scaling import ScalingNode, feature_scaling
 from edgewright.intake import child, torch_graph
 from edgewright.intake.onnx_graph import import_onnx
 from edgewright.profile import Platform
@@ -131,11 +131,11 @@ def test_linear_regressor_takes_fewer_bits_on_an_edge_device(regressor):
 def test_scaling_is_arithmetic_by_feature_before_the_first_layer():
     spreads, same = np.array([1.0, 30.0]), np.full(3, 1 / 255)
     steps = [
-        Step("MUL", ("image",), (same,), ("scaled",)),
-        Step("Sub", ("scaled",), (spreads,), ("centred",)),
-        Step("FULLY_CONNECTED", ("centred",), (spreads,), ("hidden",)),
-        Step("ADD", ("hidden",), (spreads,), ("shifted",)),
-        Step("MUL", ("centred", "hidden"), (spreads,), ("gated",)),
+        ScalingNode("MUL", ("image",), (same,), ("scaled",)),
+        ScalingNode("Sub", ("scaled",), (spreads,), ("centred",)),
+        ScalingNode("FULLY_CONNECTED", ("centred",), (spreads,), ("hidden",)),
+        ScalingNode("ADD", ("hidden",), (spreads,), ("shifted",)),
+        ScalingNode("MUL", ("centred", "hidden"), (spreads,), ("gated",)),
     ]
     assert feature_scaling(steps, ["image"]) == [steps[1]]
 
@@ -143,12 +143,12 @@ def test_scaling_is_arithmetic_by_feature_before_the_first_layer():
 def test_a_batch_norm_over_columns_and_what_picks_them_count_as_scaling():
     spreads = np.array([1e-3, 1e6])
     steps = [
-        Step("Gather", ("row",), (), ("one",)),
-        Step("Gather", ("pixels",), (), ("crop",)),
-        Step("BatchNormalization", ("one",), (spreads, spreads), ("normed",)),
-        Step("Concat", ("one", "normed"), (), ("joined",)),
-        Step("Gemm", ("joined",), (spreads,), ("hidden",)),
-        Step("BatchNormalization", ("hidden",), (spreads,), ("later",)),
+        ScalingNode("Gather", ("row",), (), ("one",)),
+        ScalingNode("Gather", ("pixels",), (), ("crop",)),
+        ScalingNode("BatchNormalization", ("one",), (spreads, spreads), ("normed",)),
+        ScalingNode("Concat", ("one", "normed"), (), ("joined",)),
+        ScalingNode("Gemm", ("joined",), (spreads,), ("hidden",)),
+        ScalingNode("BatchNormalization", ("hidden",), (spreads,), ("later",)),
     ]
     assert feature_scaling(steps, ["row", "pixels"], ["row"]) == [steps[0], steps[2], steps[3]]
 
