@@ -196,6 +196,7 @@ def _inputs(
         raise UnsupportedError(f"{path}: the program takes no tensor")
     names = {node: plain_name(node.name) for node in nodes}
     declared = {name: [s if isinstance(s, int) else "" for s in n.meta["val"].shape] for n, name in names.items()}
+    _refuse_rows_second(declared, path)
     sizes = input_sizes(declared, shapes, path)
     inputs = tuple(TensorSpec(name, sizes[name], _dtype(node)) for node, name in names.items())
     first = {t.shape[0] for t in inputs}
@@ -205,6 +206,17 @@ def _inputs(
             f"{path}: the first axis of every input must be the rows, one size for all; found {said}"
         )
     return inputs
+
+
+def _refuse_rows_second(declared: Mapping[str, list[int | str]], path: Path) -> None:
+    """Refuse an input with the rows on its second axis, as a recurrent state (layers, N, hidden) has them."""
+    second = [name for name, sizes in declared.items() if len(sizes) > 1 and isinstance(sizes[0], int) and not sizes[1]]
+    if second and any(sizes[0] == "" for sizes in declared.values() if sizes):
+        name, layers = second[0], declared[second[0]][0]
+        raise UnsupportedError(
+            f"{path}: the first axis of every input must be the rows; '{name}' has them on the second: take it as "
+            f"(N, {layers}, …) and write its transpose(0, 1) in forward"
+        )
 
 
 def _declared(program: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:

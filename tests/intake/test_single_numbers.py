@@ -11,7 +11,7 @@ from torch import nn
 
 from edgewright.artifact import ModelTask
 from edgewright.data import DataSpec
-from edgewright.errors import InputError
+from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake import child, torch_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -204,3 +204,23 @@ def test_a_number_that_the_export_left_free_is_fixed_at_the_value_of_the_data(tm
     path = exported_number(tmp_path, torch.export.Dim.DYNAMIC)
     first, second = (taken(path, tmp_path, **{"x.x": ROWS, "x.rate": np.array(rate)}) for rate in (2, 6))
     np.testing.assert_allclose(3 * graph_answers(first, ROWS)[0], graph_answers(second, ROWS)[0], rtol=1e-5)
+
+
+class Stateful(nn.Module):
+    """A recurrent layer whose state (layers, N, hidden) is an input."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.GRU(6, 3, 2, batch_first=True)
+
+    def forward(self, x, state):
+        return self.layer(x, state)
+
+
+def test_a_state_of_a_torch_program_with_its_rows_second_is_refused_with_what_to_write(tmp_path):
+    rows = torch.export.Dim("rows")
+    given, shapes = (torch.rand(4, 5, 6), torch.rand(2, 4, 3)), {"x": {0: rows}, "state": {1: rows}}
+    torch.export.save(torch.export.export(Stateful().eval(), given, dynamic_shapes=shapes), tmp_path / "m.pt2")
+    arrays = {"x.x": np.zeros((40, 5, 6), np.float32), "x.state": np.zeros((40, 2, 3), np.float32)}
+    with pytest.raises(UnsupportedError, match=r"'state_' has them on the second: take it as \(N, 2, …\)"):
+        taken(tmp_path / "m.pt2", tmp_path, **arrays)
