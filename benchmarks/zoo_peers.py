@@ -324,10 +324,16 @@ def _quantize_static(source: Path, out: Path) -> Path:
         def get_next(self) -> Any:
             return next(self._rows, None)
 
-    quantize_static(
-        str(prepared), str(path), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-    )  # fmt: skip
+    def quantize(**extra: bool) -> None:
+        quantize_static(
+            str(prepared), str(path), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options=extra,
+        )  # fmt: skip
+
+    try:
+        quantize()
+    except ValueError:  # ONNX Runtime 1.32 compares a vector of scales as one number: in its favour, without that step
+        quantize(QDQDisableWeightAdjustForInt32Bias=True)
     return path
 
 

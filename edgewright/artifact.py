@@ -5,6 +5,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from edgewright.value import Value
 from edgewright_runtime.bundle.manifest import Preprocessing, Processor, TensorSpec
 
@@ -103,7 +105,8 @@ class ImportedModel(Value):
     says which, and only paths that need no restructuring remain. Neither is there of a Keras or TensorFlow model that
     has no way into ONNX: platforms with a converter of TensorFlow's take the source itself. ``float32_only`` marks
     models whose decisions rest on thresholds (trees): half precision would change them. ``float32_reason`` says of
-    other models why their operators compute in float32 only.
+    other models why their operators compute in float32 only. ``single_numbers`` are the values of a SavedModel's inputs
+    that are one number for all rows, by name: whoever loads the source anew gives it these.
     """
 
     name: str
@@ -119,6 +122,7 @@ class ImportedModel(Value):
     preprocessing: Preprocessing = Preprocessing()
     float32_only: bool = False
     float32_reason: str = ""
+    single_numbers: dict[str, bool | int | float] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property

@@ -50,8 +50,8 @@ def export(
     """An `.mlpackage` for iOS 16 and later, batch 1.
 
     float16 computes in half precision (the Neural Engine's own); int8 stores the weights of that in 8 bits per
-    channel, int4 as indices into 16 values of each tensor; activations stay float16. Inputs and outputs are float32 at
-    every precision.
+    channel, int4 as indices into 16 values of each tensor; activations stay float16, or float32 where half precision
+    loses the answers whatever is kept, which a note says. Inputs and outputs are float32 at every precision.
     """
     if precision is Precision.DYNAMIC_INT8:
         raise unsupported_precision(model.name, precision, "Core ML's int8 is of weights only already: use int8")
@@ -61,11 +61,11 @@ def export(
     how = int8_of(model, quantization) if precision is Precision.INT8 else Int8()
     by_tensorflow, said = _way(model, dataset, store, options)
 
-    def computed(kept: Kept) -> Artifact:
+    def computed(kept: Kept, compute: Precision = compute) -> Artifact:
         return _converted(model, compute, store, options, kept, by_tensorflow=by_tensorflow)
 
-    def make(way: Way) -> Artifact:
-        base = computed(way.kept)
+    def make(way: Way, compute: Precision = compute) -> Artifact:
+        base = computed(way.kept, compute)
         if precision is Precision.INT8:
             # Activations stay half precision, so there is no range to calibrate.
             left = how.model_copy(update={"noisy_layers": way.layers})
@@ -76,10 +76,10 @@ def export(
 
     done = converted(model, dataset, precision, lambda kept: make(Way(kept)))
     if precision in _OF_WEIGHTS and is_noisy(done):
-        done = _over_half(done, model, dataset, precision, computed, make)
+        done, compute = _over_half(done, model, dataset, precision, computed, make)
     if precision is Precision.INT8:
-        plain = computed(done.kept)
-        done = with_noisy_layers_float(done, model, dataset, make, float_bytes=plain.size_bytes, weights_only=True)
+        plain, again = computed(done.kept, compute), partial(make, compute=compute)
+        done = with_noisy_layers_float(done, model, dataset, again, float_bytes=plain.size_bytes, weights_only=True)
         refuse_noise(done, model)
     return Exported(
         artifact=done.artifact,
@@ -99,25 +99,32 @@ def _over_half(
     dataset: Dataset,
     precision: Precision,
     computed: Callable[[Kept], Artifact],
-    make: Callable[[Way], Artifact],
-) -> Converted:
-    """Weights in fewer bits over what half precision itself must keep in float32, if there is any.
+    make: Callable[..., Artifact],
+) -> tuple[Converted, Precision]:
+    """Weights in fewer bits over what half precision itself must keep in float32, if there is any; what it computes in.
 
-    Where half precision disagrees whatever is kept, the file stays as it is: fewer bits are judged by themselves.
+    Where half precision disagrees whatever is kept, as beyond its range in most layers, all activations are float32;
+    where that does not help either, the file stays as it is: fewer bits are judged by themselves.
     """
+    half, single = Precision.FLOAT16, Precision.FLOAT32
     try:
-        half = converted(model, dataset, Precision.FLOAT16, computed)
-    except ConversionError:
-        return done
-    if not half.kept:
-        return done
-    made = converted(model, dataset, precision, lambda kept: make(Way(kept | half.kept)))
+        plain = converted(model, dataset, half, computed)
+    except ConversionError as e:
+        made = converted(model, dataset, precision, lambda kept: make(Way(kept), single))
+        if made.is_in_vain:
+            return done, half
+        return dataclasses.replace(
+            made, notes=(f"activations are float32, since float16 fails: {e}", *made.notes)
+        ), single
+    if not plain.kept:
+        return done, half
+    made = converted(model, dataset, precision, lambda kept: make(Way(kept | plain.kept)))
     return dataclasses.replace(
         made,
-        float_layers=(*half.float_layers, *made.float_layers),
-        notes=(*half.notes, *made.notes),
-        kept=made.kept | half.kept,
-    )
+        float_layers=(*plain.float_layers, *made.float_layers),
+        notes=(*plain.notes, *made.notes),
+        kept=made.kept | plain.kept,
+    ), half
 
 
 def _outputs(model: ImportedModel, declared: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:

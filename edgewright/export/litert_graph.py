@@ -12,7 +12,7 @@ from edgewright.errors import UnsupportedError
 from edgewright.export.batch_axes import with_a_batch
 from edgewright.export.convolution_forms import CONVOLUTION_FORMS, transposed_layers_as_operations
 from edgewright.export.few_axes import with_few_axes
-from edgewright.export.lowering import has_factor, lowered
+from edgewright.export.lowering import has_factor, is_outer, lowered
 from edgewright.export.named_operations import with_named_operations
 from edgewright.export.narrow_integers import with_wide_arithmetic
 from edgewright.export.pooling_forms import has_own_divisor, is_ceiling
@@ -53,6 +53,7 @@ def graph_for_litert(
     module.graph = copy.deepcopy(module.graph)
     transposed_layers_as_operations(module)
     _pad_by_numbers(module)
+    _mix_products_in_the_plane(module)
 
     def is_known(node: fx.Node, values: NodeValues) -> bool:
         name = str(node.target)
@@ -66,6 +67,8 @@ def graph_for_litert(
             return "max" not in stem and all(have % want == 0 for have, want in zip(given, made.shape, strict=True))
         if stem in {"pad", "constant_pad_nd"}:
             return all(not isinstance(n, int) or n >= 0 for n in node.args[1])  # type: ignore[union-attr]
+        if stem == "matmul" and is_outer(*(values.env[n] for n in node.args)):  # type: ignore[index]
+            return False  # the converter turns one operand and then finds that their sizes do not match
         if stem == "topk":
             return _is_plain_topk(node, values)
         if stem in {"split", "split_with_sizes", "chunk"} and len(values.env[node]) == 1:
@@ -83,6 +86,36 @@ def graph_for_litert(
     _without_expansions(module, values)
     _copy_shared_heads(module, values)
     return with_few_axes(module, examples, _MOST_AXES)
+
+
+def _mix_products_in_the_plane(module: fx.GraphModule) -> None:
+    """A convolution (N, C, L) of kernel 1 on a product of matrices is one of two axes, (N, C, L, 1).
+
+    The converter makes it a product as well, and joins the two to one of a rank that its own check refuses.
+    """
+    for node in list(module.graph.nodes):
+        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(layer, nn.Conv1d) or operation_stem(str(node.args[0].target)) not in _PRODUCTS:
+            continue
+        if (
+            layer.kernel_size != (1,)
+            or layer.stride != (1,)
+            or layer.groups != 1
+            or layer.padding not in {(0,), "valid"}
+        ):
+            continue
+        # Layers share their weights with the given module.
+        plain = nn.Conv2d(layer.in_channels, layer.out_channels, 1, bias=layer.bias is not None, device="meta")
+        plain.weight = nn.Parameter(layer.weight.detach().unsqueeze(-1), requires_grad=False)
+        plain.bias = layer.bias
+        node.target = free_name(module, f"{str(node.target).replace('.', '_')}_in_the_plane")
+        module.add_submodule(node.target, plain)
+        with module.graph.inserting_before(node):
+            node.args = (module.graph.call_function(torch.ops.aten.unsqueeze.default, (node.args[0], -1)),)
+        with module.graph.inserting_after(node):
+            line = module.graph.call_function(torch.ops.aten.squeeze.dim, (node, -1))
+        node.replace_all_uses_with(line, delete_user_cb=lambda user, line=line: user is not line)
+    module.recompile()
 
 
 def _pad_by_numbers(module: fx.GraphModule) -> None:

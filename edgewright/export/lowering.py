@@ -27,6 +27,7 @@ from edgewright.intake.module_paths import free_name, place
 __all__ = [
     "FORMS",
     "has_factor",
+    "is_outer",
     "lowered",
     "recurrent_layers_as_operations",
 ]
@@ -174,7 +175,9 @@ def _chunk(x: Tensor, chunks: int, dim: int = 0) -> Sequence[Tensor]:
 
 
 def _matmul(x: Tensor, y: Tensor) -> Tensor:
-    """Of batches as one of four axes."""
+    """Of batches as one of four axes; of one column with one row, each number times each."""
+    if is_outer(x, y):
+        return x * y
     if x.dim() != 3 or y.dim() != 3:
         return torch.matmul(x, y)
     return torch.matmul(x.unsqueeze(1), y.unsqueeze(1)).squeeze(1)
@@ -228,6 +231,11 @@ def _unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
     count = (x.shape[dimension] - size) // step + 1
     windows = [x.narrow(dimension, start * step, size) for start in range(count)]
     return torch.stack(windows, dimension).movedim(dimension + 1, -1)
+
+
+def is_outer(x: Tensor, y: Tensor) -> bool:
+    """Whether a product of matrices sums over a single number."""
+    return min(x.dim(), y.dim()) >= 2 and x.shape[-1] == 1
 
 
 def has_factor(node: fx.Node) -> bool:

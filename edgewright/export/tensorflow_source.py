@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from edgewright.artifact import Format, ImportedModel
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, UnsupportedError
@@ -24,12 +26,16 @@ __all__ = [
 
 
 class TensorFlowSource(Value):
-    """A file or folder of Keras or TensorFlow, by which loader of Keras, and the shape of each input, batch 1."""
+    """A file or folder of Keras or TensorFlow, by which loader of Keras, and the shape of each input, batch 1.
+
+    ``numbers``: the values of inputs that are one number for all rows.
+    """
 
     path: Path
     form: Format
     legacy: bool
     shapes: dict[str, tuple[int, ...]]
+    numbers: dict[str, bool | int | float] = Field(default_factory=dict)
 
 
 _LOOPS = {"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"}
@@ -47,6 +53,7 @@ def source_of(model: ImportedModel) -> TensorFlowSource:
         form=model.source.format,
         legacy=_is_legacy(model),
         shapes={spec.name: (1, *spec.shape[1:]) for spec in model.inputs},
+        numbers=model.single_numbers,
     )
 
 
@@ -60,7 +67,7 @@ def loaded_source(source: TensorFlowSource) -> "Loaded":
     from edgewright.intake.keras_child import load
 
     spec = DataSpec(path=source.path, shapes=source.shapes)
-    return load(source.path, source.form, spec, legacy=source.legacy)
+    return load(source.path, source.form, spec, legacy=source.legacy, numbers=source.numbers)
 
 
 def of_one_row(loaded: "Loaded", input_names: list[str], *, without_loops: bool = False) -> Any:

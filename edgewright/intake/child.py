@@ -148,5 +148,6 @@ def _described(
         preprocessing=source.preprocessing,
         float32_only=source.float32_only,
         float32_reason=reason,
+        single_numbers=dict(source.single_numbers),
         notes=tuple(source.notes),
     )

@@ -6,6 +6,7 @@ Runs in a child process: imports torch.
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from edgewright.failures import one_line
 from edgewright.intake.arrays import row_shapes
 from edgewright.intake.companion_files import FactoryFile, read_factory
 from edgewright.intake.example_rows import example, example_dtype
+from edgewright.intake.single_numbers import Number, given_kind, is_given, number_argument
 from edgewright.intake.tensor_files import load_tensors
 from edgewright.intake.torch_save import STATE_DICTS
 from edgewright.intake.torch_source import TorchSource
@@ -35,7 +37,9 @@ class FactorySource(TorchSource):
         notes: tuple[str, ...] = ()
         if description.weights is not None:
             notes = _load_weights(module, path.parent / description.weights)
-        program, said = _exported(module, description, data, path)
+        fixed = _numbers(module, description, data, path)
+        numbers = {name: value for name, (value, _) in fixed.items()}
+        program, said = _exported(module, description, data, path, numbers)
         super().__init__(path, data, program)
         self.notes += (*notes, *said)
 
@@ -105,8 +109,36 @@ def _state_dict(state: Any, path: Path) -> Any:
     return found
 
 
-def _exported(
+def _numbers(
     module: torch.nn.Module, description: FactoryFile, data: DataSpec, path: Path
+) -> dict[str, tuple[Number, str]]:
+    """The arguments of forward beside the described inputs that are Python numbers: value and note of each.
+
+    Those with a default count where it is a number or the data has an array of their name.
+    """
+    rest = list(inspect.signature(module.forward).parameters.values())
+    rest = [a for a in rest if a.kind not in {a.VAR_POSITIONAL, a.VAR_KEYWORD}][len(description.inputs) :]
+    found = {}
+    for argument in rest:
+        default = argument.default if isinstance(argument.default, Number) else None
+        is_needed, is_open = argument.default is argument.empty, argument.annotation is argument.empty
+        kind = _annotated(argument) or (None if default is None else type(default))
+        kind = given_kind(data, argument.name) if kind is None and is_needed and is_open else kind
+        if kind is not None and (is_needed or is_given(data, argument.name)):
+            found[argument.name] = number_argument(data, argument.name, kind, default, path)
+    return found
+
+
+def _annotated(argument: inspect.Parameter) -> type[Number] | None:
+    """The kind of number that an argument is annotated as, be it optional or not."""
+    written = argument.annotation if isinstance(argument.annotation, str) else repr(argument.annotation)
+    words = set(re.findall(r"\w+", written)) - {"class", "typing", "Optional", "Union", "None", "NoneType"}
+    kinds: dict[str, type[Number]] = {"float": float, "int": int, "bool": bool}
+    return next(kind for name, kind in kinds.items() if name in words) if words and words <= set(kinds) else None
+
+
+def _exported(
+    module: torch.nn.Module, description: FactoryFile, data: DataSpec, path: Path, numbers: Mapping[str, Number]
 ) -> tuple[Any, tuple[str, ...]]:
     """The program for any number of rows, and a note on each dtype that nobody wrote.
 
@@ -117,13 +149,13 @@ def _exported(
     plain = dict.fromkeys(description.inputs, torch.float32)
     as_data = {**plain, **found, **written}
     try:
-        program = _program(module, description, as_data)
+        program = _program(module, description, as_data, numbers)
     except Exception as e:  # torch.export raises whatever the module's code meets
         as_real = {**plain, **written}
         if as_real == as_data:
             raise _refused(e, as_data, path) from e
         try:
-            program = _program(module, description, as_real)
+            program = _program(module, description, as_real, numbers)
         except Exception:
             raise _refused(e, as_data, path) from e
         taken = [name for name in plain if as_real[name] != as_data[name]]
@@ -147,13 +179,30 @@ def _dtypes_of_data(module: torch.nn.Module, names: list[str], data: DataSpec) -
     return {name: example_dtype(dtype) for name, (_, dtype) in zip(names, rows, strict=True)}
 
 
-def _program(module: torch.nn.Module, description: FactoryFile, dtypes: Mapping[str, torch.dtype]) -> Any:
+def _program(
+    module: torch.nn.Module,
+    description: FactoryFile,
+    dtypes: Mapping[str, torch.dtype],
+    numbers: Mapping[str, Number],
+) -> Any:
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     examples = tuple(example(given.shape, dtypes[name]) for name, given in description.inputs.items())
     if set(dtypes.values()) != {torch.float32}:  # torch.export lets layers of real numbers take whole ones
         with torch.no_grad():
-            module(*(x.clone() for x in examples))
-    return torch.export.export(module, examples, dynamic_shapes=tuple({0: batch} for _ in examples))
+            module(*(x.clone() for x in examples), **numbers)
+    return torch.export.export(
+        module, examples, dict(numbers), dynamic_shapes=_free_rows(module, examples, batch, numbers)
+    )
+
+
+def _free_rows(
+    module: torch.nn.Module, examples: tuple[torch.Tensor, ...], batch: Any, numbers: Mapping[str, Number]
+) -> Any:
+    rows = tuple({0: batch} for _ in examples)
+    if not numbers:
+        return rows
+    named = dict(zip(inspect.signature(module.forward).parameters, rows, strict=False))
+    return named | dict.fromkeys(numbers)
 
 
 def _refused(error: Exception, dtypes: Mapping[str, torch.dtype], path: Path) -> ConversionError:

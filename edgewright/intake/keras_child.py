@@ -8,7 +8,7 @@ import importlib
 import os
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from edgewright.intake.keras_found import Answer, Described
 from edgewright.intake.keras_guard import inspect_keras_file, inspect_saved_model
 from edgewright.intake.keras_loaded import Loaded
 from edgewright.intake.row_mixing import refuse_mixed_rows
+from edgewright.intake.single_numbers import Number, fixed_note, single_number
 from edgewright.intake.tensor_names import plain_name
 from edgewright_runtime.bundle.manifest import TensorSpec
 
@@ -65,23 +66,34 @@ def convert(path: Path, kind: Format, spec: DataSpec, folder: Path, *, legacy: b
             batch=loaded.inputs[0].shape[0],
         )
         refusal = to_onnx(loaded, outputs, folder / "model.onnx")
+    fixed = [fixed_note(name, np.asarray(value)) for name, value in loaded.numbers.items()]
     described = Described(
-        inputs=loaded.inputs, outputs=tensors, loader=loaded.loader, notes=tuple(notes), refusal=refusal
+        inputs=loaded.inputs,
+        outputs=tensors,
+        loader=loaded.loader,
+        notes=(*notes, *fixed),
+        refusal=refusal,
+        numbers=dict(loaded.numbers),
     )
     return Answer(model=described)
 
 
-def load(path: Path, kind: Format, spec: DataSpec, *, legacy: bool) -> Loaded:
+def load(
+    path: Path, kind: Format, spec: DataSpec, *, legacy: bool, numbers: Mapping[str, Number] | None = None
+) -> Loaded:
     """The model, by Keras 3 and TensorFlow's own loader or, `legacy`, by that of Keras 2; looked into before.
 
+    ``numbers`` are the values of a SavedModel's inputs that are one number for all rows; None: those of the data.
+
     Raises:
+        InputError: the data does not give such a number.
         UntrustedModelError: it may do more than compute; nothing of it has run.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.simplefilter("ignore")
     if kind is Format.SAVED_MODEL:
         inspect_saved_model(path)
-        return _load_saved_model(path, spec, legacy=legacy)
+        return _load_saved_model(path, spec, numbers, legacy=legacy)
     with normalized(path) if zipfile.is_zipfile(path) else nullcontext(path) as file:
         inspect_keras_file(file)
         return _load_keras(file, spec, legacy=legacy)
@@ -126,7 +138,7 @@ def _with_suffix(path: Path) -> Path:
     return link
 
 
-def _load_saved_model(path: Path, spec: DataSpec, *, legacy: bool) -> Loaded:
+def _load_saved_model(path: Path, spec: DataSpec, numbers: Mapping[str, Number] | None, *, legacy: bool) -> Loaded:
     import tensorflow as tf
 
     if legacy:
@@ -142,13 +154,23 @@ def _load_saved_model(path: Path, spec: DataSpec, *, legacy: bool) -> Loaded:
     if signature is None:
         raise InputError(f"{path}: a SavedModel without a serving signature; save it with model.export or signatures=")
     declared = signature.structured_input_signature[1]
-    names = sorted(declared)
+    single = {n: t.dtype for n, t in sorted(declared.items()) if t.shape.rank == 0 and _is_number(t.dtype)}
+    if numbers is None:
+        numbers = {n: single_number(spec, plain_name(n), dtype.name, path).item() for n, dtype in single.items()}
+    fixed = {n: tf.constant(numbers[n], dtype) for n, dtype in single.items()}
+    names = [n for n in sorted(declared) if n not in fixed]
+    if fixed and not names:
+        raise UnsupportedError(f"{path}: it takes single numbers alone; the first axis of an input must be the rows")
     inputs = _inputs([(n, declared[n].shape, declared[n].dtype) for n in names], spec, path)
 
     def function(*tensors: Any) -> Any:
-        return signature(**dict(zip(names, tensors, strict=True)))
+        return signature(**dict(zip(names, tensors, strict=True)), **fixed)
 
-    return Loaded(model, function, inputs, loader)
+    return Loaded(model, function, inputs, loader, numbers=numbers)
+
+
+def _is_number(dtype: Any) -> bool:
+    return bool(dtype.is_floating or dtype.is_integer or dtype.is_bool)
 
 
 def _inputs(declared: Sequence[tuple[str, Any, Any]], spec: DataSpec, path: Path) -> tuple[TensorSpec, ...]:
@@ -160,8 +182,8 @@ def _inputs(declared: Sequence[tuple[str, Any, Any]], spec: DataSpec, path: Path
     single = next((plain_name(name) for name, shape, _ in declared if not len(shape)), None)
     if single is not None:
         raise UnsupportedError(
-            f"{path}: input '{single}' is a single number; the first axis must be the rows: save a signature that "
-            "holds its value as a constant"
+            f"{path}: input '{single}' is a single number; the first axis must be the rows: save a model that holds "
+            "its value as a constant"
         )
     shapes = {plain_name(name): ["" if s is None else int(s) for s in shape] for name, shape, _ in declared}
     sizes = input_sizes(shapes, spec.shapes, path)

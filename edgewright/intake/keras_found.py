@@ -1,5 +1,7 @@
 """What TensorFlow's process tells of a Keras file or SavedModel."""
 
+from pydantic import Field
+
 from edgewright.value import Value
 from edgewright_runtime.bundle.manifest import TensorSpec
 
@@ -7,13 +9,17 @@ __all__ = ["Answer", "Described"]
 
 
 class Described(Value):
-    """A model that was loaded, and by which ``loader``; ``refusal``: why there is no ``model.onnx`` of it."""
+    """A model that was loaded, and by which ``loader``; ``refusal``: why there is no ``model.onnx`` of it.
+
+    ``numbers``: what inputs that are one number for all rows were fixed at.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     loader: str
     notes: tuple[str, ...]
     refusal: str | None
+    numbers: dict[str, bool | int | float] = Field(default_factory=dict)
 
 
 class Answer(Value):

@@ -1,7 +1,7 @@
 """A Keras model or SavedModel in memory. Runs in the child process that loaded it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,8 @@ class Loaded:
     """A model as a function of its input tensors; ``loader`` says what read it.
 
     A function of a SavedModel does not keep the variables alive that it reads: ``owner`` does. ``output_names`` are
-    those of a Keras model's outputs, in their order; a SavedModel's function names them itself.
+    those of a Keras model's outputs, in their order; a SavedModel's function names them itself. ``numbers`` are the
+    values of its inputs that are one number for all rows.
     """
 
     owner: Any
@@ -23,6 +24,7 @@ class Loaded:
     inputs: tuple[TensorSpec, ...]
     loader: str
     output_names: tuple[str, ...] = ()
+    numbers: Mapping[str, bool | int | float] = field(default_factory=dict)
 
     @cached_property
     def asked(self) -> Callable[..., Any]:

@@ -60,6 +60,7 @@ class KerasSource(TensorSource):
             else (f"loaded with {found.loader}, the loader of Keras 2, since today's failed: {failures[0]}",)
         )
         self.notes += found.notes
+        self.single_numbers = found.numbers
 
     def to_onnx(self, name: str) -> onnx.ModelProto:
         """What tf2onnx made.

@@ -126,9 +126,11 @@ class _Copy:
 
     def _input(self, node: fx.Node, spec: Any) -> Any:
         if spec.kind is InputKind.USER_INPUT:
+            is_tensor = isinstance(node.meta.get("val"), torch.Tensor)
             if node.name in self.fixed:
-                return self._held_tensor(node.name, self.fixed[node.name], node)
-            if not isinstance(node.meta.get("val"), torch.Tensor):
+                value = self.fixed[node.name]
+                return self._held_tensor(node.name, value, node) if is_tensor else value.item()
+            if not is_tensor:
                 return node.meta.get("val")  # a number or None that the export fixed
             made = self.graph.placeholder(node.name)
             made.meta = dict(node.meta)

@@ -13,7 +13,10 @@ from edgewright.data import DataSpec
 from edgewright.errors import InputError
 from edgewright.intake.arrays import open_arrays, stored_array
 
-__all__ = ["fixed_note", "single_number"]
+__all__ = ["Number", "exported_number", "fixed_note", "given_kind", "is_given", "number_argument", "single_number"]
+
+Number = int | float | bool
+_DTYPES: dict[type[Number], str] = {bool: "bool", int: "int64", float: "float64"}
 
 
 def single_number(data: DataSpec, name: str, dtype: str, model: Path) -> NDArray[Any]:
@@ -41,6 +44,46 @@ def single_number(data: DataSpec, name: str, dtype: str, model: Path) -> NDArray
     if cast != values[0] and not np.issubdtype(cast.dtype, np.floating):
         raise InputError(f"{wanted}; {data.path} gives {values[0]:g}, which {dtype} cannot hold")
     return np.asarray(cast)
+
+
+def number_argument(
+    data: DataSpec, name: str, kind: type[Number], default: Number | None, model: Path
+) -> tuple[Number, str]:
+    """What an argument of a module's forward that is a Python number is fixed at, and a note that says so.
+
+    The data's value where it has an array of that name, as in `single_number`, else the argument's ``default``.
+
+    Raises:
+        InputError: as `single_number`; there is neither.
+    """
+    if default is not None and not is_given(data, name):
+        return default, f"input '{name}' is a single number and was fixed at {default}, its default"
+    value = single_number(data, name, _DTYPES[kind], model)
+    return kind(value.item()), fixed_note(name, value)
+
+
+def exported_number(data: DataSpec, name: str, value: Number, model: Path) -> None:
+    """Raises InputError: the data gives a number another value than the one that its program was exported for."""
+    if not is_given(data, name):
+        return
+    given = single_number(data, name, _DTYPES[type(value)], model).item()
+    if given != value:
+        raise InputError(
+            f"{model}: the program was exported for {name} = {value} alone; {data.path} gives {given}: export the "
+            f"module again with {name}={given}, or leave the array out"
+        )
+
+
+def is_given(data: DataSpec, name: str) -> bool:
+    """Whether the data has an array of that name."""
+    return any(len(_given(path, name)) for path in (data.path, data.test_path) if path is not None)
+
+
+def given_kind(data: DataSpec, name: str) -> type[Number]:
+    """Whether the data has whole numbers, real ones or flags under that name; int where it has none."""
+    given = [array for path in (data.path, data.test_path) if path is not None for array in [_given(path, name)]]
+    kinds = {array.dtype.kind for array in given if len(array)}
+    return float if "f" in kinds else bool if kinds == {"b"} else int
 
 
 def fixed_note(name: str, value: NDArray[Any]) -> str:

@@ -1,6 +1,8 @@
 """A loaded source model with its data, whatever framework it comes from. Runs in a child process."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -33,6 +35,8 @@ class Source(ABC):
     raw: NDArray[np.str_] | None = None
     """The first test rows as JSON, for tables."""
     notes: tuple[str, ...] = ()
+    single_numbers: Mapping[str, bool | int | float] = MappingProxyType({})
+    """What inputs of a SavedModel that are one number for all rows were fixed at."""
     has_own_converters: bool = False
     """Whether platforms convert the source file itself, so that neither ONNX nor a graph need be made of it."""
 

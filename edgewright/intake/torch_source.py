@@ -22,7 +22,7 @@ from edgewright.intake.given_shapes import input_sizes
 from edgewright.intake.grouped_experts import know_grouped_product
 from edgewright.intake.program_graph import graph_of_program, refuse_training_mode
 from edgewright.intake.pt2_guard import inspect_program
-from edgewright.intake.single_numbers import fixed_note, single_number
+from edgewright.intake.single_numbers import Number, exported_number, fixed_note, single_number
 from edgewright.intake.source import AskedSource
 from edgewright.intake.tensor_names import plain_name
 from edgewright_runtime.bundle.manifest import TensorSpec
@@ -128,32 +128,58 @@ def _call_arguments(
     program: Any, tensors: list[torch.Tensor], fixed: Mapping[str, torch.Tensor]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The program's own call: its tensors in their places, numbers that are fixed beside them."""
-    given = iter(tensors)
-    flat = [
-        spec.arg.value if hasattr(spec.arg, "value") else fixed[n] if (n := spec.arg.name) in fixed else next(given)
-        for spec in program.graph_signature.input_specs
-        if spec.kind is InputKind.USER_INPUT
-    ]
+    given, numbers = iter(tensors), {node.name for node in _number_inputs(program)}
+    flat: list[Any] = []
+    for spec in _input_specs(program):
+        name = spec.arg.name
+        if hasattr(spec.arg, "value"):
+            flat.append(spec.arg.value)
+        elif name in fixed:
+            flat.append(fixed[name].item() if name in numbers else fixed[name])
+        else:
+            flat.append(next(given))
     arguments, named = pytree.tree_unflatten(flat, program.call_spec.in_spec)
     return arguments, named
 
 
+def _input_specs(program: Any) -> list[Any]:
+    return [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+
+
 def _user_inputs(program: Any) -> list[Any]:
     """The placeholders of the tensors that the program is given."""
+    return [node for node in _placeholders(program) if isinstance(node.meta.get("val"), torch.Tensor)]
+
+
+def _number_inputs(program: Any) -> list[Any]:
+    """The placeholders of the Python numbers that the export left free."""
+    return [node for node in _placeholders(program) if isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat)]
+
+
+def _placeholders(program: Any) -> list[Any]:
     by_name = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
-    names = [n for n in program.graph_signature.user_inputs if isinstance(n, str) and n in by_name]
-    return [by_name[n] for n in names if isinstance(by_name[n].meta.get("val"), torch.Tensor)]
+    return [by_name[n] for n in program.graph_signature.user_inputs if isinstance(n, str) and n in by_name]
 
 
 def _fixed_numbers(program: Any, data: DataSpec, path: Path) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """The inputs without an axis and their values in the data; notes."""
+    """The inputs without an axis and their values in the data; notes, and on those that the export itself fixed."""
     fixed, notes = {}, []
-    for node in (n for n in _user_inputs(program) if not n.meta["val"].ndim):
-        dtype = node.meta["val"].dtype
-        value = single_number(data, node.name, str(dtype).removeprefix("torch."), path)
-        fixed[node.name] = torch.from_numpy(value)
-        notes.append(fixed_note(node.name, value))
+    dtypes = {n.name: _dtype(n) for n in _user_inputs(program) if not n.meta["val"].ndim}
+    dtypes |= {n.name: _number_dtype(n) for n in _number_inputs(program)}
+    for name, dtype in dtypes.items():
+        value = single_number(data, name, dtype, path)
+        fixed[name] = torch.from_numpy(value)
+        notes.append(fixed_note(name, value))
+    for spec in _input_specs(program):
+        number = getattr(spec.arg, "value", None)
+        if isinstance(number, Number):
+            exported_number(data, spec.arg.name, number, path)
+            notes.append(f"input '{spec.arg.name}' is a single number that the export fixed at {number}")
     return fixed, tuple(notes)
+
+
+def _number_dtype(node: Any) -> str:
+    return "float64" if isinstance(node.meta["val"], torch.SymFloat) else "int64"
 
 
 def _row_inputs(program: Any, fixed: Mapping[str, torch.Tensor]) -> list[Any]:
@@ -170,6 +196,7 @@ def _inputs(
         raise UnsupportedError(f"{path}: the program takes no tensor")
     names = {node: plain_name(node.name) for node in nodes}
     declared = {name: [s if isinstance(s, int) else "" for s in n.meta["val"].shape] for n, name in names.items()}
+    _refuse_rows_second(declared, path)
     sizes = input_sizes(declared, shapes, path)
     inputs = tuple(TensorSpec(name, sizes[name], _dtype(node)) for node, name in names.items())
     first = {t.shape[0] for t in inputs}
@@ -179,6 +206,17 @@ def _inputs(
             f"{path}: the first axis of every input must be the rows, one size for all; found {said}"
         )
     return inputs
+
+
+def _refuse_rows_second(declared: Mapping[str, list[int | str]], path: Path) -> None:
+    """Refuse an input with the rows on its second axis, as a recurrent state (layers, N, hidden) has them."""
+    second = [name for name, sizes in declared.items() if len(sizes) > 1 and isinstance(sizes[0], int) and not sizes[1]]
+    if second and any(sizes[0] == "" for sizes in declared.values() if sizes):
+        name, layers = second[0], declared[second[0]][0]
+        raise UnsupportedError(
+            f"{path}: the first axis of every input must be the rows; '{name}' has them on the second: take it as "
+            f"(N, {layers}, …) and write its transpose(0, 1) in forward"
+        )
 
 
 def _declared(program: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:

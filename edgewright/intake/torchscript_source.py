@@ -3,18 +3,20 @@
 It does not say the shapes of its inputs; the data does. Runs in a child process: imports torch.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from edgewright.data import DataSpec
-from edgewright.errors import ConversionError, InputError
+from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.failures import one_line
 from edgewright.intake.archives import normalized
 from edgewright.intake.arrays import row_shapes
 from edgewright.intake.example_rows import example, example_dtype
 from edgewright.intake.given_shapes import input_sizes
+from edgewright.intake.single_numbers import Number, is_given, number_argument
 from edgewright.intake.tensor_names import plain_name
 from edgewright.intake.torch_source import TorchSource
 from edgewright.intake.torchscript_guard import inspect_torchscript
@@ -32,21 +34,59 @@ class TorchScriptSource(TorchSource):
                 script = torch.jit.load(copy, map_location="cpu").eval()
             except Exception as e:  # torch.jit.load has no error type of its own
                 raise InputError(f"{path}: torch.jit cannot load it: {one_line(e)}") from e
-        examples = _examples(_inputs_of(script, path), data, path)
+        names, numbers, notes = _arguments(script, data, path)
+        examples = _examples(names, data, path)
         shapes = {name: tuple(example.shape[1:]) for name, example in examples.items()}
+        if numbers:
+            script = _with_numbers(script, names, numbers)
         super().__init__(path, data, _exported(script, examples, data, path), shapes)
-        self.notes += ("a TorchScript archive, exported anew by torch for the shapes of the data",)
+        self.notes += (*notes, "a TorchScript archive, exported anew by torch for the shapes of the data")
 
 
-def _inputs_of(script: Any, path: Path) -> list[str]:
-    """The names of forward's tensors, those without a default."""
-    arguments = script._c._get_method("forward").schema.arguments[1:]
-    needed = [a for a in arguments if not a.has_default_value()]
-    other = next((a for a in needed if str(a.type) != "Tensor"), None)
-    if other is not None or not needed:
-        said = f"'{other.name}' of type {other.type}" if other is not None else "no tensor"
-        raise InputError(f"{path}: forward takes {said}; give a module whose forward takes tensors")
-    return [a.name for a in needed]
+_NUMBERS: dict[str, type[Number]] = {"int": int, "float": float, "bool": bool, "number": float}
+
+
+def _arguments(script: Any, data: DataSpec, path: Path) -> tuple[list[str], dict[str, Number], tuple[str, ...]]:
+    """The names of forward's tensors, those without a default; its numbers and their values; notes."""
+    names, numbers, notes = [], {}, []
+    for argument in script._c._get_method("forward").schema.arguments[1:]:
+        name, kind = argument.name, str(argument.type).removeprefix("Optional[").removesuffix("]")
+        has_default = argument.has_default_value()
+        default = argument.default_value if has_default else None
+        if kind in _NUMBERS and (default is not None or not has_default or is_given(data, name)):
+            numbers[name], note = number_argument(data, name, _NUMBERS[kind], default, path)
+            notes.append(note)
+        elif str(argument.type) == "Tensor" and not has_default:
+            names.append(name)
+        elif not has_default:
+            raise InputError(
+                f"{path}: forward takes '{name}' of type {argument.type}; "
+                "give a module whose forward takes tensors and numbers"
+            )
+    if not names:
+        raise InputError(f"{path}: forward takes no tensor; give a module whose forward takes tensors")
+    return names, numbers, tuple(notes)
+
+
+def _with_numbers(script: Any, names: list[str], numbers: dict[str, Number]) -> Any:
+    """The module as one of its tensors alone: what branches on a number is decided."""
+    holder = torch.nn.Module()
+    holder.module = script
+    wrapper: Any = torch.jit.script(holder)
+    given = ", ".join([*(f"{name}={name}" for name in names), *(f"{n}={_written(v)}" for n, v in numbers.items())])
+    taken = ", ".join(f"{name}: Tensor" for name in names)
+    wrapper.define(f"def forward(self, {taken}):\n    return self.module.forward({given})\n")
+    return wrapper.eval()
+
+
+def _written(value: Number) -> str:
+    return repr(value) if not isinstance(value, float) or math.isfinite(value) else f'float("{value}")'
+
+
+def _states(script: Any) -> list[str]:
+    """The attributes that forward writes."""
+    graph = script.inlined_graph  # owns the nodes
+    return sorted({node.s("name") for node in graph.findAllNodes("prim::SetAttr", recurse=True)})
 
 
 def _examples(names: list[str], data: DataSpec, path: Path) -> dict[str, torch.Tensor]:
@@ -64,6 +104,12 @@ def _exported(script: Any, examples: dict[str, torch.Tensor], data: DataSpec, pa
     try:
         return TS2EPConverter(script, tuple(examples.values())).convert()
     except Exception as e:  # the converter raises whatever it meets
+        states = _states(script)
+        if states:
+            raise UnsupportedError(
+                f"{path}: forward keeps a state of its own (it writes {', '.join(states[:6])}), so that an answer "
+                "depends on the calls before it; give a module that takes its state as an input and returns the new one"
+            ) from e
         if data.shapes:
             shown = ", ".join(f"{name}=1,{','.join(map(str, x.shape[1:]))}" for name, x in examples.items())
             raise InputError(

@@ -2,12 +2,14 @@
 
 import operator
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from edgewright.errors import UnsupportedError
+from edgewright.export import litert
 from edgewright.export.convolution_forms import has_plain_transpose
 from edgewright.export.few_axes import with_few_axes
 from edgewright.export.litert_graph import graph_for_litert, in_float64, refuse_complex
@@ -244,6 +246,38 @@ def test_heads_that_share_keys_have_copies_of_them():
     graph = graph_for_litert(graph_of(module, x), (x,))
     assert not any("expand" in str(n.target) for n in graph.graph.nodes)
     assert_same(module, graph, torch.rand(1, 5, 8))
+
+
+def test_a_product_over_a_single_number_is_one_of_numbers():
+    module, x = Function(lambda v: torch.softmax(v @ v.transpose(1, 2), -1) @ v[:, :1]), torch.rand(1, 1, 7)
+    graph = graph_for_litert(graph_of(module, x), (x,))
+    assert sum("matmul" in str(n.target) for n in graph.graph.nodes) == 1
+    assert_same(module, graph, torch.rand(1, 1, 7))
+
+
+class MixedProduct(nn.Module):
+    """Convolutions of kernel 1 on a product of matrices, as a mixer of hidden states has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.given, self.mix, self.out = nn.Conv1d(16, 18, 1), nn.Conv1d(16, 32, 1), nn.Conv1d(16, 16, 1)
+
+    def forward(self, x):
+        x = x.flatten(2)
+        b, c = torch.split(self.given(x), [9, 9], 1)
+        h, z = torch.split(self.mix(x @ torch.softmax(b, -1).transpose(1, 2)), [16, 16], 1)
+        return self.out(h * z) @ c
+
+
+def test_a_convolution_of_kernel_1_on_a_product_is_one_of_two_axes():
+    module, x = MixedProduct().eval(), torch.rand(1, 16, 4, 4)
+    graph = graph_for_litert(graph_of(module, x), (x,))
+    called = [graph.get_submodule(str(n.target)) for n in graph.graph.nodes if n.op == "call_module"]
+    assert [type(layer) for layer in called] == [nn.Conv1d, nn.Conv2d, nn.Conv1d]
+    assert_same(module, graph, torch.rand(1, 16, 4, 4))
+    with torch.no_grad():
+        converted = litert._converted(graph_of(module, x), (x,))
+        np.testing.assert_allclose(converted(x), module(x).numpy(), atol=1e-5)
 
 
 def test_complex_numbers_are_refused_by_name():

@@ -99,6 +99,22 @@ class Unscaled(nn.Module):
         return self.out(torch.relu(self.wide(self.norm(x))))
 
 
+class Growing(nn.Module):
+    """Positive weights that nothing normalizes: each layer's numbers are larger than the last's, up to 1e18."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8 if i == 0 else 64, 64) for i in range(9))
+        for layer in self.layers:
+            layer.weight.data.abs_().mul_(30)
+
+    def forward(self, x):
+        x = torch.abs(x)
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x / x.mean(1, keepdim=True)
+
+
 def _rows(kind: type[nn.Module]) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
     if kind is Tiny:
@@ -160,6 +176,18 @@ def test_what_half_precision_overflows_stays_float32_on_ios(tmp_path):
     kinds = {o.type: mlpackage.mil().DataType.Name(o.outputs[0].type.tensorType.dataType) for o in program.operations}
     assert kinds["reduce_mean"] == "FLOAT32"
     assert kinds["linear"] == "FLOAT16"
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
+def test_beyond_half_precision_throughout_activations_are_float32_on_ios(tmp_path, precision):
+    case = Case(tmp_path, Growing)
+    exported = case.exported(Platform.IOS, precision)
+    assert any(note.startswith("activations are float32, since float16 fails") for note in exported.notes)
+    rows = np.load(case.dataset.artifact.path)["calibration.x.x"]
+    expected = onnxruntime.InferenceSession(case.model.source.path).run(None, {"x": rows})[0]
+    found = outputs_of(exported.artifact.path, exported.artifact.format, {"x": rows}, ["y"])["y"]
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+    assert exported.artifact.size_bytes < 0.5 * case.exported(Platform.IOS, Precision.FLOAT32).artifact.size_bytes
 
 
 @pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.INT8])

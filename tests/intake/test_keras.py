@@ -1,6 +1,7 @@
 """Keras files and SavedModels, old and new; TensorFlow runs in children only, never in this process."""
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from edgewright.artifact import Format
+from edgewright.artifact import Format, ModelTask, Precision
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UntrustedModelError
+from edgewright.export import export
+from edgewright.export.runs import outputs_of
 from edgewright.intake import child, detect_format, torch_graph
 from edgewright.intake.keras_guard import inspect_keras_file
+from edgewright.profile import Platform
+from edgewright.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -248,6 +253,45 @@ def test_a_saved_model_that_reaches_outside_is_refused(tmp_path, digits_npz, kin
     subprocess.run(command, check=True, capture_output=True, timeout=240)
     with pytest.raises(UntrustedModelError, match=words):
         child.check(tmp_path / "m", DataSpec(path=digits_npz))
+
+
+AT_A_RATE = """
+import sys
+import tensorflow as tf
+class Model(tf.Module):
+    @tf.function(input_signature=[
+        tf.TensorSpec((None, 4), tf.float32, "x"),
+        tf.TensorSpec((), tf.int64, "rate"),
+        tf.TensorSpec((), tf.bool, "up"),
+    ])
+    def call(self, x, rate, up):
+        y = tf.where(rate == 8000, x * 0.5, tf.sin(x))
+        return {"y": tf.where(up, y + 1.0, y)}
+model = Model()
+tf.saved_model.save(model, sys.argv[1], signatures=model.call)
+"""
+
+
+@pytest.mark.slow
+def test_a_single_number_of_a_saved_model_is_fixed_at_the_value_of_the_data(tmp_path):
+    subprocess.run([sys.executable, "-c", AT_A_RATE, str(tmp_path / "m")], check=True, capture_output=True, timeout=240)
+    rows = np.random.default_rng(0).random((40, 4), np.float32)
+    given = {"x.x": rows, "x.rate": np.full(40, 16_000), "x.up": np.array(True)}
+    np.savez(tmp_path / "d.npz", **given)
+    spec = DataSpec(path=tmp_path / "d.npz", task=ModelTask.NONE)
+    store = Store(tmp_path / "s")
+    intake = child.take_in(tmp_path / "m", spec, store.root, "m")
+    assert [t.name for t in intake.model.inputs] == ["x"]
+    assert "input 'rate' is a single number and was fixed at 16000, its value in all of the data" in intake.model.notes
+    found = torch_graph.load(intake.model.graph.path)(torch.from_numpy(rows))
+    np.testing.assert_allclose(found.numpy(), np.sin(rows) + 1, rtol=1e-5)
+    without_graph = intake.model.model_copy(update={"graph": None, "onnx": None, "graph_refusal": "none"})
+    exported = export(without_graph, intake.dataset, Platform.ANDROID, Precision.FLOAT32, store)
+    answered = outputs_of(exported.artifact.path, exported.artifact.format, {"x": rows}, [exported.outputs[0].name])
+    np.testing.assert_allclose(answered[exported.outputs[0].name], np.sin(rows) + 1, rtol=1e-5)
+    np.savez(tmp_path / "d.npz", **{"x.x": rows, "x.rate": np.array(8000)})
+    with pytest.raises(InputError, match=re.escape("add an array 'x.up'")):
+        child.take_in(tmp_path / "m", spec, store.root, "m")
 
 
 CALLING = """

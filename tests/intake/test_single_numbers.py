@@ -11,7 +11,7 @@ from torch import nn
 
 from edgewright.artifact import ModelTask
 from edgewright.data import DataSpec
-from edgewright.errors import InputError
+from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake import child, torch_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -140,3 +140,87 @@ def test_a_number_that_a_torch_program_takes_is_fixed(tmp_path):
     assert any("'rate' is a single number and was fixed at 2.5" in note for note in intake.model.notes)
     with torch.no_grad():
         np.testing.assert_allclose(graph_answers(intake, ROWS)[0], net(rows, torch.tensor(2.5)).numpy(), rtol=1e-5)
+
+
+class Repeated(nn.Module):
+    """Arguments that are Python numbers: one that decides a branch, one with a default."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(6, 4)
+
+    def forward(self, x, times: int, gain=0.5, is_shifted: bool | None = None):
+        y = self.line(x) * gain
+        for _ in range(times):
+            y = torch.sin(y)
+        return y + 1 if is_shifted else y
+
+
+def repeated():
+    torch.manual_seed(0)
+    return Repeated().eval()
+
+
+def factory(folder):
+    path = folder / "m.yaml"
+    path.write_text(f"factory: {__name__}:repeated\ninputs: {{x: [6]}}\n")
+    return path
+
+
+@pytest.mark.parametrize("numbers", [{"times": 3}, {"times": np.full(40, 2), "gain": 2.0, "is_shifted": True}])
+def test_numbers_that_a_factorys_module_takes_are_fixed(tmp_path, numbers):
+    intake = taken(factory(tmp_path), tmp_path, **{"x.x": ROWS, **{f"x.{n}": v for n, v in numbers.items()}})
+    given = {name: np.ravel(value)[0].item() for name, value in numbers.items()}
+    assert [t.name for t in intake.model.inputs] == ["x"]
+    said = [note for note in intake.model.notes if "single number" in note]
+    assert len(said) == len(numbers)
+    assert any(f"'times' is a single number that the export fixed at {given['times']}" in note for note in said)
+    with torch.no_grad():
+        expected = repeated()(torch.from_numpy(ROWS), **given).numpy()
+    np.testing.assert_allclose(graph_answers(intake, ROWS)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_number_that_a_factorys_module_needs_is_asked_for(tmp_path):
+    with pytest.raises(InputError, match=re.escape("add an array 'x.times'")):
+        taken(factory(tmp_path), tmp_path, **{"x.x": ROWS})
+
+
+def exported_number(folder, rate):
+    rows, path = torch.from_numpy(ROWS[:2]), folder / "m.pt2"
+    shapes = {"x": {0: torch.export.Dim("rows")}, "rate": rate}
+    torch.export.save(torch.export.export(Scaled().eval(), (rows, 3), dynamic_shapes=shapes), path)
+    return path
+
+
+def test_a_number_that_the_export_fixed_is_said_and_no_other_is_taken(tmp_path):
+    path = exported_number(tmp_path, None)
+    intake = taken(path, tmp_path, **{"x.x": ROWS, "x.rate": np.array(3)})
+    assert any("'rate' is a single number that the export fixed at 3" in note for note in intake.model.notes)
+    with pytest.raises(InputError, match=r"exported for rate = 3 alone; .* gives 4: export the module again"):
+        taken(path, tmp_path, **{"x.x": ROWS, "x.rate": np.array(4)})
+
+
+def test_a_number_that_the_export_left_free_is_fixed_at_the_value_of_the_data(tmp_path):
+    path = exported_number(tmp_path, torch.export.Dim.DYNAMIC)
+    first, second = (taken(path, tmp_path, **{"x.x": ROWS, "x.rate": np.array(rate)}) for rate in (2, 6))
+    np.testing.assert_allclose(3 * graph_answers(first, ROWS)[0], graph_answers(second, ROWS)[0], rtol=1e-5)
+
+
+class Stateful(nn.Module):
+    """A recurrent layer whose state (layers, N, hidden) is an input."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.GRU(6, 3, 2, batch_first=True)
+
+    def forward(self, x, state):
+        return self.layer(x, state)
+
+
+def test_a_state_of_a_torch_program_with_its_rows_second_is_refused_with_what_to_write(tmp_path):
+    rows = torch.export.Dim("rows")
+    given, shapes = (torch.rand(4, 5, 6), torch.rand(2, 4, 3)), {"x": {0: rows}, "state": {1: rows}}
+    torch.export.save(torch.export.export(Stateful().eval(), given, dynamic_shapes=shapes), tmp_path / "m.pt2")
+    arrays = {"x.x": np.zeros((40, 5, 6), np.float32), "x.state": np.zeros((40, 2, 3), np.float32)}
+    with pytest.raises(UnsupportedError, match=r"'state_' has them on the second: take it as \(N, 2, …\)"):
+        taken(tmp_path / "m.pt2", tmp_path, **arrays)

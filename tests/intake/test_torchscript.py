@@ -10,7 +10,7 @@ from torch import nn
 
 from edgewright.artifact import Format
 from edgewright.data import DataSpec
-from edgewright.errors import UntrustedModelError
+from edgewright.errors import InputError, UnsupportedError, UntrustedModelError
 from edgewright.intake.formats import detect_format
 from edgewright.intake.inside import brought_inside
 from edgewright.intake.torchscript_guard import inspect_torchscript
@@ -79,6 +79,74 @@ def test_several_inputs_are_those_of_forward(tmp_path):
     data = data_for(tmp_path, features=lambda r, n: r.random((n, 2), np.float32), word=lambda r, n: r.integers(0, 9, n))
     source = TorchScriptSource(tmp_path / "m.pt", data)
     assert [(t.dtype, t.shape[1:]) for t in source.inputs] == [("float32", (2,)), ("int64", ())]
+
+
+class AtARate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slow, self.fast = nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x, rate: int, gain: float = 2.0, is_shifted: bool = False, extra: int | None = None):
+        x = self.slow(x) if rate == 8000 else self.fast(x)
+        if is_shifted:
+            x = x + 1
+        if extra is not None:
+            x = x + extra
+        return x * gain
+
+
+def at_a_rate(tmp_path, **numbers):
+    module = AtARate().eval()
+    torch.jit.save(torch.jit.script(module), tmp_path / "m.pt")
+    rows = np.random.default_rng(0).random((12, 4), np.float32)
+    sides = ("x_train", "x_test")
+    arrays = {f"{side}.x": rows for side in sides} | {f"{s}.{n}": v for n, v in numbers.items() for s in sides}
+    np.savez(tmp_path / "d.npz", y_train=rows[:, 0] > 0, y_test=rows[:, 0] > 0, **arrays)
+    return module, TorchScriptSource(tmp_path / "m.pt", DataSpec(path=tmp_path / "d.npz"))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [{"rate": 8000}, {"rate": np.full(12, 16_000), "gain": 0.5}, {"rate": 8000, "is_shifted": True, "extra": 3}],
+)
+def test_numbers_are_fixed_at_the_value_of_the_data_or_their_default(tmp_path, numbers):
+    module, source = at_a_rate(tmp_path, **numbers)
+    assert [t.name for t in source.inputs] == ["x"]
+    answers, _ = source.answers()
+    given = {name: np.ravel(value)[0].item() for name, value in numbers.items()}
+    rows = torch.from_numpy(source.inputs_of("test")[0])
+    with torch.no_grad():
+        np.testing.assert_allclose(answers[0], module(rows, **given).numpy(), atol=1e-6)
+    inside = brought_inside(source, "m", answers)
+    assert inside.graph is not None, inside.refusal
+    said = [note for note in source.notes if "single number" in note]
+    assert f"input 'rate' is a single number and was fixed at {given['rate']}, its value in all of the data" in said
+    assert ("input 'gain' is a single number and was fixed at 2.0, its default" in said) is ("gain" not in given)
+    assert any("'extra'" in note for note in said) is ("extra" in given)
+
+
+def test_a_number_that_neither_data_nor_default_gives_is_asked_for(tmp_path):
+    with pytest.raises(InputError, match=r"input 'rate' is a single number.*add an array 'x\.rate'"):
+        at_a_rate(tmp_path)
+
+
+def test_a_state_that_forward_keeps_is_refused_by_name(tmp_path):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.seen, self.rate = torch.zeros(0), 0
+
+        def forward(self, x, rate: int):
+            if self.rate != rate:
+                self.seen = torch.zeros(2)
+            self.rate = rate
+            self.seen = self.seen + x.sum(0)
+            return x + self.seen
+
+    torch.jit.save(torch.jit.script(Counting().eval()), tmp_path / "m.pt")
+    data = data_for(tmp_path, x=lambda r, n: r.random((n, 2), np.float32), rate=lambda _, n: np.full(n, 8000))
+    with pytest.raises(UnsupportedError, match=r"keeps a state of its own \(it writes rate, seen\)"):
+        TorchScriptSource(tmp_path / "m.pt", data)
 
 
 def test_what_torch_cannot_export_anew_says_how_to(tmp_path):
