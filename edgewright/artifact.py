@@ -183,7 +183,8 @@ class Exported(Value):
     ``runtime`` and ``runtime_floor`` name what loads it on the device and the oldest version that can.
     ``required_operators`` is the text of ONNX Runtime's operator list for a reduced build, of ``.ort`` files only.
     ``sensitivity`` is of static int8, the worst layer first; ``float_layers`` are those that stay in float.
-    ``made_for`` is the processor of int8 for ONNX Runtime.
+    ``made_for`` is the processor of int8 for ONNX Runtime. ``tolerance`` is of outputs whose own float32 rounding is
+    large: the largest difference, in the output's unit, by which another sound kernel's answer may lie from the file's.
     """
 
     artifact: Artifact
@@ -197,6 +198,7 @@ class Exported(Value):
     sensitivity: tuple[LayerNoise, ...] = ()
     float_layers: tuple[str, ...] = ()
     made_for: Processor | None = None
+    tolerance: tuple[tuple[str, float], ...] = ()
 
 
 def digest_of(path: Path) -> str:

@@ -56,8 +56,6 @@ def _is_known(node: fx.Node, values: NodeValues) -> bool:
         return False
     if has_other_scale(node, values):
         return False
-    if has_other_scale(node, values):
-        return False
     if name in {
         "conv_transpose1d",
         "conv_transpose2d",

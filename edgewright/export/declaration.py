@@ -25,7 +25,9 @@ class File:
 class Declared:
     """Inputs and outputs of a file; ``runtime_floor`` where the file decides which runtime loads it;
     ``largest_pair_sum`` of int8 for ONNX Runtime (`edgewright_runtime.bundle.manifest.Processor`); ``snr_db``: signal
-    over the error of fewer bits, of the worst output on real rows, where that was measured."""
+    over the error of fewer bits, of the worst output on real rows, where that was measured; ``tolerance``: of each
+    output whose own float32 rounding asks for more than the fixed limit, the largest difference that is allowed, in
+    the output's unit."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -33,6 +35,7 @@ class Declared:
     notes: tuple[str, ...] = ()
     largest_pair_sum: int | None = None
     snr_db: float | None = None
+    tolerance: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ def export(
         required_operators=needed,
         float_layers=done.float_layers,
         made_for=None if largest is None else Processor(instruction_set, dot_products, largest),
+        tolerance=declared.tolerance,
     )
 
 

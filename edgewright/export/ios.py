@@ -90,6 +90,7 @@ def export(
         runtime=_RUNTIME,
         runtime_floor=_RUNTIME_FLOOR,
         float_layers=done.float_layers,
+        tolerance=done.declared.tolerance,
     )
 
 

@@ -146,6 +146,7 @@ def quantize(
     model = tflite.load(path)
     if precision == Precision.INT8:
         tflite_outputs.read_in_their_width(model)
+        tflite_outputs.point_to_outputs(model)
         tflite.save(model, path)
     if not any(tflite.DTYPES[t.type] == _STORED[precision] for t in model.subgraphs[0].tensors):
         raise unsupported_precision(name, precision, _NO_LAYER)

@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,22 @@ __all__ = ["check"]
 _ROWS_FOR_A_FLOOR = 50  # what is judged by its accuracy later is only looked at for being of any use
 _DIAGNOSED_ROWS = 4
 _COARSE = 1e-3  # from here on a limit leaves room for what float32 rounds
-_ROUNDED_ROWS = 32  # in float64, and only of what is beyond the fixed limit
+_ROUNDED_ROWS = 32  # in float64, of what is beyond the fixed limit
+_LOOKED_AT_ROWS = 8  # of any other: kernels like the model's own agree with it here, a device's may not
 # A comparison within rounding of a threshold may fall on either side: up to this share, such rows are only told.
 _TIES_SHARE = 0.01
 _READERS = {Format.TFLITE: "tflite", Format.MLPACKAGE: "mlpackage", Format.ONNX: "onnx_file"}
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Notes, what is wrong, the least signal over the error where fewer bits are judged by it, and the tolerance of
+    outputs that round by much (`Declared.tolerance`)."""
+
+    notes: list[str] = field(default_factory=list)
+    disagreement: Disagreement | None = None
+    snr_db: float | None = None
+    tolerance: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,11 @@ class _Limits:
 
     largest: float | None
     snr_db: float | None
+
+    @property
+    def knows_rounding(self) -> bool:
+        """Whether the limit is of float32, so that a model's own rounding may be beyond it."""
+        return self.largest is not None and self.largest < _COARSE
 
 
 def check(
@@ -69,19 +86,24 @@ def check(
     rows = real_rows(dataset, inputs, most, splits=splits)
     if limit is None:  # ranges were taken of the calibration rows: these flatter a file of fewer bits
         rows = real_rows(dataset, inputs, most, splits=SPLITS[:1]) or rows
-    notes, found, snr_db = list[str](), None, None
+    compared = _Compared()
     if rows and (limit is not None or least_snr_db is not None):
         try:
-            notes, found, snr_db = _compare(reference, exported, rows, outputs, limits, has_thresholds=has_thresholds)
+            compared = _compare(reference, exported, rows, outputs, limits, has_thresholds=has_thresholds)
         except UnsupportedError as e:
-            notes = [str(e)]
-    return Checked(replace(declared, notes=(*declared.notes, *notes, *about_gpu), snr_db=snr_db), found)
+            compared = _Compared(notes=[str(e)])
+    declared = replace(
+        declared,
+        notes=(*declared.notes, *compared.notes, *about_gpu),
+        snr_db=compared.snr_db,
+        tolerance=tuple(compared.tolerance.items()),
+    )
+    return Checked(declared, compared.disagreement)
 
 
 def _compare(
     reference: File, target: File, rows: Arrays, outputs: list[str], limits: _Limits, *, has_thresholds: bool
-) -> tuple[list[str], Disagreement | None, float | None]:
-    """Notes, what is wrong, and the least signal over the error where fewer bits are judged by it."""
+) -> _Compared:
     found = outputs_of(target.path, target.form, rows, outputs)
     expected = _expected(reference, rows, outputs, found)
     notes: list[str] = []
@@ -97,7 +119,7 @@ def _compare(
             continue
         worst = np.argsort(-np.nan_to_num(off, nan=np.inf), kind="stable")
         batch = fixed_batch(reference)
-        if limits.largest is not None and limits.largest < _COARSE and expected[name].dtype.kind == "f":
+        if limits.knows_rounding and limits.largest is not None and expected[name].dtype.kind == "f":
             if own is None:
                 own = rounding_of(reference.path, reference.form, _telling(rows, worst, batch, _ROUNDED_ROWS), outputs)
             rounding = own.get(name, 0.0)
@@ -106,8 +128,33 @@ def _compare(
                 notes.append(said)
                 continue
         place, diagnosis = _place(reference, target, _telling(rows, worst, batch, _DIAGNOSED_ROWS), outputs)
-        return notes, Disagreement(f"{target.path.name}: {said}; {place}", diagnosis), least
-    return notes, None, least
+        return _Compared(notes, Disagreement(f"{target.path.name}: {said}; {place}", diagnosis), least)
+    if not limits.knows_rounding or limits.largest is None or has_thresholds:
+        return _Compared(notes, None, least)
+    if own is None:
+        every = np.linspace(0, len(next(iter(rows.values()))) - 1, _LOOKED_AT_ROWS).astype(np.int64)
+        batches = _telling(rows, every, fixed_batch(reference), _LOOKED_AT_ROWS)
+        own = rounding_of(reference.path, reference.form, batches, outputs)
+    tolerance, told = _tolerances(own, expected, limits.largest)
+    return _Compared([*notes, *told], None, least, tolerance)
+
+
+def _tolerances(own: dict[str, float], expected: Arrays, limit: float) -> tuple[dict[str, float], list[str]]:
+    """What another kernel's answers may lie from these, of outputs that round beyond the limit; and what to say of
+    those that round so much that no limit tells a defect."""
+    tolerance, told = dict[str, float](), list[str]()
+    for name, rounding in own.items():
+        if expected[name].dtype.kind != "f" or not math.isfinite(rounding):
+            continue
+        allowed = allowed_beside(rounding, limit)
+        if allowed > limit:
+            tolerance[name] = allowed * _magnitude(expected[name])
+        elif rounding > limit:
+            told.append(
+                f"output '{name}': {said_of_rounding(rounding, limit)}, too much to allow for: a device whose kernels "
+                "round otherwise may refuse the golden vectors; scale its inputs or layers so that it cancels less"
+            )
+    return tolerance, told
 
 
 def _judged(
@@ -121,8 +168,16 @@ def _judged(
             f"output '{name}' is NaN or infinite in {lost} of {count} real rows, where the source's is finite:"
             " its precision is too narrow, float32 holds more"
         ), False
+    if limits.largest is None and expected.dtype.kind != "f":
+        differ = int(off.astype(bool).sum())
+        if not differ:
+            return "", False
+        return (
+            f"output '{name}' of {expected.dtype} is the source's in {1 - differ / count:.1%} of {count} real rows:"
+            " it follows from comparisons, which fewer bits turn"
+        ), True
     if limits.largest is None:
-        ratio = difference(expected, found).snr_db if expected.dtype.kind == "f" else math.inf
+        ratio = difference(expected, found).snr_db
         least = limits.snr_db if limits.snr_db is not None else -math.inf
         if ratio <= least:
             return f"output '{name}' is lost in its own error: {ratio:.1f} dB", False
@@ -167,11 +222,15 @@ def _relative(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
         raise ConversionError(f"an output has shape {found.shape}, the source's has {expected.shape}")
     if expected.dtype.kind != "f":
         return np.asarray((a != b).any(axis=1), np.float64)
-    # Over infinity, no difference would count.
-    scale = float(np.abs(a[np.isfinite(a)]).max(initial=0.0)) or 1.0
+    scale = _magnitude(a)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     differences = np.subtract(a, b, out=np.zeros_like(a), where=~same)
     return np.asarray(np.abs(differences).max(axis=1) / scale)
+
+
+def _magnitude(answers: np.ndarray) -> float:
+    """The largest finite one: over infinity, no difference would count."""
+    return float(np.abs(answers[np.isfinite(answers)]).max(initial=0.0)) or 1.0
 
 
 def _not_finite(expected: np.ndarray, found: np.ndarray) -> int:

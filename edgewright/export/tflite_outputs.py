@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgewright.export.tflite import DTYPES, operator_name
 
-__all__ = ["part_outputs", "read_in_their_width"]
+__all__ = ["part_outputs", "point_to_outputs", "read_in_their_width"]
 
 
 def part_outputs(model: Any) -> None:
@@ -33,6 +33,17 @@ def read_in_their_width(model: Any) -> None:
             if operator_name(model, operator) in {"DEQUANTIZE", "QUANTIZE"} or not _is_in_8_bits(graph, operator):
                 continue
             operator.inputs = [before.get(int(i), int(i)) for i in operator.inputs]
+
+
+def point_to_outputs(model: Any) -> None:
+    """Have the signature name the float copy of an output that operators read, too: ai-edge-quantizer leaves it at the
+    tensor in 8 bits, which is no output any more and has no memory once the model has run."""
+    graph = model.subgraphs[0]
+    outputs = {int(i) for i in graph.outputs}
+    copies = {int(o.inputs[0]): int(o.outputs[0]) for o in _of_kind(model, graph, "DEQUANTIZE")}
+    for entry in model.signatureDefs[0].outputs:
+        if entry.tensorIndex not in outputs and copies.get(entry.tensorIndex) in outputs:
+            entry.tensorIndex = copies[entry.tensorIndex]
 
 
 def _of_kind(model: Any, graph: Any, kind: str) -> Iterable[Any]:

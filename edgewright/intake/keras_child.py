@@ -59,7 +59,7 @@ def convert(path: Path, kind: Format, spec: DataSpec, folder: Path, *, legacy: b
             rows = [samples.inputs[t.name][getattr(samples.rows, split)] for t in loaded.inputs]
             answers = answers_of(loaded, outputs, rows)
             np.savez(folder / f"{split}.npz", *answers)
-        refuse_mixed_rows(
+        notes += refuse_mixed_rows(
             lambda some: answers_of(loaded, outputs, [x[some] for x in rows]),
             answers,
             tensors,

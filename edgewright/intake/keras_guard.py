@@ -54,6 +54,10 @@ _OF_CODE = frozenset(
 )
 _OF_VOCABULARY = frozenset({"StringLookup", "IntegerLookup", "TextVectorization"})
 _OF_HASHES = frozenset({"Hashing", "HashedCrossing"})
+_NO_OPERATOR = ", and no platform has an operator for it; apply it to the data, and save the model from its output on"
+# What those layers leave of themselves in a graph.
+_LOOKED_UP = re.compile(r"(Mutable|Anonymous)*(HashTable|DenseHashTable|LookupTable|InitializeTable)\w*")
+_HASHED = re.compile(r"StringToHashBucket\w*|SparseCross\w*")
 _CALLED = re.compile(r"(compat\.v1\.)?((math|nn|linalg|image|signal|bitwise|__operators__)\.\w+|(?P<plain>\w+))")
 
 
@@ -105,11 +109,10 @@ def _inspect_code(config: Any, path: Path) -> None:
     for entry in _objects(config):
         name = str(entry["class_name"])
         if name in _OF_VOCABULARY | _OF_HASHES:
-            why = "hashes texts" if name in _OF_HASHES else "looks its input up in a vocabulary, which may be a file"
-            raise UntrustedModelError(
-                f"{path}: holds a {name}, which {why}, and no platform has an operator for it; apply it to the data, "
-                "and save the model from its output on"
+            why = (
+                "hashes its input" if name in _OF_HASHES else "looks its input up in a vocabulary, which may be a file"
             )
+            raise UntrustedModelError(f"{path}: holds {_article(name)} {name}, which {why}{_NO_OPERATOR}")
         if name in _OF_CODE:
             raise UntrustedModelError(
                 f"{path}: holds a {name}, which carries code or reads files; replace it and save again"
@@ -123,6 +126,10 @@ def _inspect_code(config: Any, path: Path) -> None:
             raise UntrustedModelError(f"{path}: carries code in '{key}'; replace that layer and save again")
         elif key.endswith("activation") and isinstance(value, str) and value not in ACTIVATIONS:
             raise UntrustedModelError(f"{path}: asks for the activation {_shown(value)}, which Keras does not have")
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "AEIOU" else "a"
 
 
 def _is_plain(value: Any) -> bool:
@@ -239,6 +246,10 @@ def _inspect_graph(graph: Any, path: Path) -> None:
     nodes = list(graph.graph_def.node)
     for node in (*nodes, *(node for inner in functions.values() for node in inner)):
         if node.op not in OPERATORS and node.op not in OF_CHECKPOINTS and node.op not in functions:
+            if layers := _layers_with(node.op):
+                raise UntrustedModelError(
+                    f"{path}: the graph holds {node.op} (node '{node.name}'), as {layers}{_NO_OPERATOR}"
+                )
             raise UntrustedModelError(
                 f"{path}: the graph holds {node.op} (node '{node.name}'), which is not known to compute alone; "
                 "nothing of it has run"
@@ -258,6 +269,15 @@ def _inspect_graph(graph: Any, path: Path) -> None:
             f"{path}: reads or writes a file on the way to an answer ({sorted(files | (called & writing))[0]}); "
             "nothing of it has run"
         )
+
+
+def _layers_with(operator: str) -> str:
+    """The layers of Keras that leave such an operator in a graph, and what they do; none for any other."""
+    if _LOOKED_UP.fullmatch(operator):
+        return f"{' or '.join(sorted(_OF_VOCABULARY))} leaves it, which looks its input up in a vocabulary"
+    if _HASHED.fullmatch(operator):
+        return f"{' or '.join(sorted(_OF_HASHES))} leaves it, which hashes its input"
+    return ""
 
 
 def _refuse_names_of_operators(functions: Iterable[str], path: Path) -> None:

@@ -41,6 +41,8 @@ def to_onnx(loaded: "Loaded", outputs: Outputs, target: Path) -> str | None:
     except Exception as e:  # tf2onnx and TensorFlow raise whatever they meet
         at = said.operator or failing_operator(e)
         return f"tf2onnx: {f'operator {at}: ' if at else ''}{one_line(e, 240)}"
+    if said.failed:  # it logs that, too, and leaves the operator as TensorFlow has it
+        return f"tf2onnx: operator {said.operator}: {said.failed}"
     if said.unknown:
         return f"tf2onnx: no ONNX operator for {', '.join(dict.fromkeys(said.unknown))}"
     onnx.save(model, target)
@@ -122,6 +124,47 @@ def _bucketize(context: Any, node: Any, _name: str, _args: Any) -> None:
     context.make_node("Cast", count.output, attr={"to": dtype}, outputs=[result], shapes=[shape], dtypes=[dtype])
 
 
+def _counted(context: Any, node: Any, _name: str, _args: Any) -> None:
+    """How often each id of a row occurs, or whether: what CategoryEncoding and Discretization (multi_hot, count) are
+    made of. tf2onnx itself counts over the batch at once, so that sizes depend on it."""
+    size = _least_and_most(node.inputs[1])
+    if size is None:
+        raise ValueError("counts into a number of bins that depends on the data; say num_tokens or num_bins")
+    nodes = _Nodes(context, node)
+    ids, weights, result = node.input[0], node.input[2], node.output[0]
+    is_weighted = not node.inputs[2].is_const() or bool(node.inputs[2].get_tensor_value(as_list=False).size)
+    only_whether = node.get_attr_value("binary_output")
+    last, across = nodes.constant([-1], np.int64), nodes.constant([-2], np.int64)
+    context.remove_node(node.name)
+    bins = nodes.constant(np.arange(size))
+    wide = nodes.call("Unsqueeze", nodes.call("Cast", ids, to=1), last)
+    found = nodes.call("Cast", nodes.call("Equal", wide, bins), to=1)
+    if is_weighted and not only_whether:
+        found = nodes.call("Mul", found, nodes.call("Unsqueeze", nodes.call("Cast", weights, to=1), last))
+    count = nodes.call("ReduceSum", found, across, keepdims=0)
+    count = nodes.call("Min", count, nodes.constant(1.0)) if only_whether else count
+    context.make_node("Cast", [count], attr={"to": nodes.dtype}, outputs=[result], shapes=[nodes.shape])
+
+
+def _least_and_most(node: Any) -> int | None:
+    """The number of bins where Keras bounds it by one number from both sides; None where the data decides."""
+    bounds = list[int]()
+    while node is not None:
+        if node.is_const():
+            return int(node.get_tensor_value(as_list=False).reshape(-1)[0])
+        if node.type in {"Minimum", "Min", "Maximum", "Max"}:
+            held = [int(np.max(given.get_tensor_value(as_list=False))) for given in node.inputs if given.is_const()]
+            bounds += held[:1]
+            if len(bounds) > 1:
+                return bounds[0] if bounds[0] == bounds[1] else None
+            node = next((given for given in node.inputs if not given.is_const()), None)
+        elif node.type in {"Identity", "Cast"}:
+            node = node.inputs[0]
+        else:
+            return None
+    return None
+
+
 class _Nodes:
     """Adds operators to tf2onnx's graph, of the shape and type of one node."""
 
@@ -152,6 +195,7 @@ _OF_OUR_OWN: dict[str, tuple[Callable[..., None], list[str]]] = {
     "Erfc": (_erfc, []),
     "ReverseV2": (_reverse, []),
     "Bucketize": (_bucketize, []),
+    "DenseBincount": (_counted, []),
     "Log1p": (_written(write_log1p), []),
     "Expm1": (_written(write_expm1), []),
 }
@@ -179,6 +223,7 @@ class _Said(logging.Handler):
         super().__init__(logging.ERROR)
         self.unknown: list[str] = []
         self.operator = ""
+        self.failed = ""
 
     def __enter__(self) -> None:
         logging.getLogger("tf2onnx").addHandler(self)
@@ -194,3 +239,5 @@ class _Said(logging.Handler):
             self.unknown.append(f"{kind.strip()} (node '{name}')")
         elif text.startswith("Failed to convert node"):
             self.operator = text.removeprefix("Failed to convert node").strip().split(" ")[0].strip("'\"")
+            raised = record.exc_info[1] if record.exc_info else None
+            self.failed = one_line(raised, 240) if raised is not None else "not converted"

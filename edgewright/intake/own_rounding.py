@@ -1,8 +1,8 @@
 """How far rounding alone carries a model's float32 answers: the same graph once in float32 and once in float64.
 
 A deep network may amplify the rounding of its first layers beyond the limit that suits most: its float32 answers then
-lie that far from the true ones on any kernel, and another sound kernel's lie as far off, elsewhere. Asked only of what
-is beyond the fixed limit. Runs in a child process: imports torch.
+lie that far from the true ones on any kernel, and another sound kernel's lie as far off, elsewhere. Runs in a child
+process: imports torch.
 """
 
 import copy
@@ -23,16 +23,16 @@ _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 def own_rounding(graph: fx.GraphModule, batches: Iterable[Sequence[torch.Tensor]]) -> list[float] | None:
     """Of each output, the largest difference of float32 from float64 over the largest magnitude.
 
-    None where the graph does not run in float64, or gives numbers that are not finite.
+    None where the graph does not run, as in float64 without a kernel for it, or gives numbers that are not finite.
 
     Args:
         graph: in evaluation mode.
         batches: the inputs (N, ...) of each run, in the model's order.
     """
     given = [list(batch) for batch in batches]
-    narrow = [_answers(graph, batch) for batch in given]
     before = torch.get_default_dtype()
     try:
+        narrow = [_answers(graph, batch) for batch in given]
         torch.set_default_dtype(torch.float64)
         double = _Wide(graph)
         wide = [_answers(double.run, [_widened(tensor) for tensor in batch]) for batch in given]

@@ -34,6 +34,8 @@ LIMIT = 1e-4  # largest difference over the largest magnitude, as for float expo
 # Of a model's own float32 rounding: two kernels each stray by it, and the largest of a few numbers varies by half.
 _ROUNDINGS = 3.0
 _MOST = 1e-3  # beyond it too little is left of a comparison to tell a defect from rounding
+_OF_ROUNDING = 0.1  # share of such a difference that other neighbours make up at most, where rounding is the cause
+_STARTS = 4  # rows that are looked at beside others
 _TIES = 0.01  # share of rows that may stand on the other side of a tree's float32 threshold
 
 
@@ -44,8 +46,11 @@ def refuse_mixed_rows(
     *,
     batch: int = -1,
     float32_only: bool = False,
-) -> None:
-    """Ask a model for 1, 2 and 7 of its rows alone, and compare with what it says of them among many.
+) -> tuple[str, ...]:
+    """Ask a model for 1, 2 and 7 of its rows alone, and compare with what it says of them among many; what to say.
+
+    Kernels for few rows round otherwise than those for many. A model that amplifies this is told from one that mixes
+    its rows by other neighbours: beside them, in a batch of the same size, a row's answer stays as it is.
 
     Args:
         ask: the model's own answers to some of the rows, given to it at once.
@@ -59,7 +64,7 @@ def refuse_mixed_rows(
     """
     count = min(len(together[0]), ROWS)
     if batch == 1 or not count:
-        return
+        return ()
     shares = [tolerated_share(t, float32_only=float32_only) for t in outputs]
     few = _pieces(count)
     far = _asked_in(few, ask, together)
@@ -68,7 +73,7 @@ def refuse_mixed_rows(
         far = _asked_in([slice(row, row + 1) for row in range(count)], ask, together)
     mixed = strict or [place for place, f in enumerate(far) if float((f > LIMIT).mean()) > shares[place]]
     if not mixed:
-        return
+        return ()
     again = [distances(got, expected[:count]) for got, expected in zip(ask(slice(0, count)), together, strict=True)]
     if any(f.max() > LIMIT for f in again):
         raise UnsupportedError(
@@ -78,14 +83,37 @@ def refuse_mixed_rows(
         )
     worst = max(mixed, key=lambda place: float(far[place].max()))
     name = f" in output '{outputs[worst].name}'" if len(outputs) > 1 else ""
+    most = float(far[worst].max())
+    if not any(shares[place] for place in mixed) and most <= _MOST:
+        moved = _moved_by_neighbours(ask, together, count, batch)
+        if moved is not None and moved <= _OF_ROUNDING * min(float(far[place].max()) for place in mixed):
+            return (
+                f"the model answers a row otherwise{name} by up to {most:.2g} of its largest magnitude when given "
+                f"alone than among many (limit {LIMIT:.0e}), and the same beside other rows: its own float32 rounding",
+            )
     takes = f"the model takes {batch} rows at a time, and its" if batch > 0 else "the model's"
     raise UnsupportedError(
         f"{takes} answer to a row depends on the other rows of the batch: {int((far[worst] > LIMIT).sum())} of "
         f"{len(far[worst])} rows are answered otherwise{name} when given alone or in twos and sevens (largest "
-        f"relative difference {float(far[worst].max()):.2g}, allowed {LIMIT:.0e}); a device gives one row at a time: "
+        f"relative difference {most:.2g}, allowed {LIMIT:.0e}); a device gives one row at a time: "
         "export the model in eval mode (model.eval()), without statistics over the batch axis; loops and branches on "
         "the data need a batch of 1"
     )
+
+
+def _moved_by_neighbours(ask: Callable[[slice], Answers], together: Answers, count: int, batch: int) -> float | None:
+    """How far the first row of a batch moves, over the largest magnitude, when the rows behind it are others.
+
+    None where there are too few rows to tell.
+    """
+    sizes = (batch,) if batch > 0 else (*BATCHES[1:], count // 2)
+    moved = None
+    for size in dict.fromkeys(size for size in sizes if size > 1):
+        for start in range(min(_STARTS, count - 2 * size + 2)):
+            beside = ask(slice(start, start + size)), ask(slice(start, start + 2 * size - 1, 2))
+            far = [float(distances(b[:1], a[:1], w[:ROWS]).max()) for a, b, w in zip(*beside, together, strict=True)]
+            moved = max(*far, moved or 0.0)
+    return moved
 
 
 def distances(

@@ -78,7 +78,7 @@ class SklearnSource(Source):
         def asked(some: slice) -> list[NDArray[np.float64]]:
             return [self.check.asked(rows[some] if isinstance(rows, np.ndarray) else rows.iloc[some])]
 
-        refuse_mixed_rows(asked, [self.reference], self.outputs, float32_only=self.float32_only)
+        self.notes += refuse_mixed_rows(asked, [self.reference], self.outputs, float32_only=self.float32_only)
         return [self.reference], self.predicted
 
     def answers_to(self, split: OtherSplit) -> list[NDArray[np.float64]] | None:

@@ -107,7 +107,7 @@ class AskedSource(TensorSource):
         """The model's answers to the test rows, which do not depend on the rows beside them."""
         inputs = self.inputs_of("test")
         found = self.ask(inputs)
-        refuse_mixed_rows(
+        self.notes += refuse_mixed_rows(
             lambda rows: self.ask([x[rows] for x in inputs]),
             found,
             self.outputs,

@@ -418,7 +418,7 @@ def test_jump_of_its_clock_neither_shuts_a_device_out_nor_loses_or_repeats_a_rec
     before = database.devices()[0].last_seen_s
 
     monkeypatch.setattr(time, "time", lambda: clock() + jump_s)
-    offered = client(url, token).post("/v1/sync", content).object("offer").whole("version")
+    offered = client(url, token).post("/v1/sync", content).take("offer")["version"]
     hasty, _ = post(f"{url}/v1/sync", token, json.dumps(content).encode())
     steady[0] += 1.0
     patient, _ = post(f"{url}/v1/sync", token, json.dumps(content).encode())

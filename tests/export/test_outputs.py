@@ -56,3 +56,14 @@ def test_int8_moves_an_output_in_8_bits(what, tmp_path):
     found, expected = exported_outputs(Returning(MOVED[what]), rows, Platform.ANDROID, Precision.INT8, tmp_path)
     for given, wanted in zip(found, expected, strict=True):
         assert abs(given - wanted).max() < 0.1 * abs(wanted).max()
+
+
+def test_int8_compares_an_output_and_keeps_it(tmp_path):
+    """The signature names what is given, not the tensor in 8 bits behind it."""
+    rows = torch.randn(24, 6).numpy()
+    module = Returning(lambda self, x, y: (y, y > 0.1, y.argmax(1)))
+    found, expected = exported_outputs(module, rows, Platform.ANDROID, Precision.INT8, tmp_path)
+    assert [values.dtype.kind for values in found] == ["f", "b", "i"]
+    assert abs(found[0] - expected[0]).max() < 0.1 * abs(expected[0]).max()
+    for given, wanted in zip(found[1:], expected[1:], strict=True):
+        assert (given == wanted).mean() > 0.9

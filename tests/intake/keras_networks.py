@@ -106,6 +106,27 @@ def pixels():
     return scored(i, L.Flatten()(h), RANDOM.integers(0, 256, (ROWS, 20, 24, 3)).astype(np.uint8))
 
 
+def categories():
+    """Ids and numbers in bins, as one place each, as their sum, counted by weights, and as ids of an embedding."""
+    i, numbers = L.Input((3,), dtype="int32", name="ids"), L.Input((3,), name="numbers")
+    values = RANDOM.normal(size=(ROWS, 3)).astype(np.float32)
+    bins = [-0.5, 0.0, 0.5]
+    values[:4] = [bins, [0.5, 9.0, -9.0], [-0.5, -0.5, 0.0], [0.0, 0.49, 0.51]]
+    parts = [
+        L.Flatten()(L.CategoryEncoding(num_tokens=6, output_mode="one_hot")(i)),
+        L.CategoryEncoding(num_tokens=6, output_mode="multi_hot")(i),
+        L.CategoryEncoding(num_tokens=6, output_mode="count")(i, count_weights=numbers),
+        L.Flatten()(L.Embedding(4, 2)(L.Discretization(bin_boundaries=bins)(numbers))),
+        *(
+            keras.ops.cast(L.Discretization(bin_boundaries=bins, output_mode=mode)(numbers), "float32")
+            for mode in ("multi_hot", "count")
+        ),
+    ]
+    h = L.Dense(3, activation="softmax")(L.Concatenate()(parts))
+    rows = {"ids": RANDOM.integers(0, 6, (ROWS, 3)).astype(np.int32), "numbers": values}
+    return keras.Model([i, numbers], h), rows
+
+
 def attention():
     i = L.Input((10,), dtype="int32")
     h = L.Embedding(30, 8)(i)

@@ -123,9 +123,13 @@ def archive(path, config):
         ({"module": "keras.src.utils.file_utils", "class_name": "get_file", "config": {}}, "file_utils"),
         (
             {"module": "keras.layers", "class_name": "StringLookup", "config": {"vocabulary": "/etc/passwd"}},
-            "StringLookup, which looks its input up in a vocabulary, which may be a file, and no platform has",
+            "a StringLookup, which looks its input up in a vocabulary, which may be a file, and no platform has",
         ),
-        ({"class_name": "Hashing", "config": {"num_bins": 5}}, "Hashing, which hashes texts"),
+        ({"class_name": "IntegerLookup", "config": {"vocabulary": [3]}}, "an IntegerLookup, which looks its input up"),
+        (
+            {"class_name": "Hashing", "config": {"num_bins": 5}},
+            "a Hashing, which hashes its input, and no platform has an operator for it; apply it to the data",
+        ),
         ({"module": "kerasevil", "class_name": "Dense", "config": {}}, "kerasevil"),
         ({"module": "keras.layers", "class_name": "Evil", "config": {}}, r"keras\.layers\.Evil"),
         ({"module": "keras.src.ops.numpy", "class_name": "Map", "config": {}}, "Map"),
@@ -327,3 +331,40 @@ def test_an_operator_is_not_reached_as_a_function(tmp_path, way):
     )
     words = {"attribute": "calls WriteFile, which is not a function of the graph", "name": "is called WriteFile, as an"}
     assert words[way] in done.stdout
+
+
+LOOKED_UP = """
+import sys
+from pathlib import Path
+from tensorflow.core.protobuf import saved_model_pb2
+from edgewright.errors import UntrustedModelError
+from edgewright.intake.keras_guard import inspect_saved_model
+for operator in sys.argv[2:]:
+    document = saved_model_pb2.SavedModel()
+    node = document.meta_graphs.add().graph_def.node.add()
+    node.name, node.op = "looked_up", operator
+    Path(sys.argv[1], "saved_model.pb").write_bytes(document.SerializeToString())
+    try:
+        inspect_saved_model(Path(sys.argv[1]))
+    except UntrustedModelError as e:
+        print(e)
+"""
+
+
+@pytest.mark.slow
+def test_a_saved_model_that_looks_up_or_hashes_names_the_layer_and_what_to_do(tmp_path):
+    operators = ["HashTableV2", "LookupTableFindV2", "StringToHashBucketFast", "SparseCross", "WriteFile"]
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKED_UP, str(tmp_path), *operators],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    vocabulary = "as IntegerLookup or StringLookup or TextVectorization leaves it, which looks its input up in a voc"
+    hashed = "as HashedCrossing or Hashing leaves it, which hashes its input"
+    for line, operator, layers in zip(lines, operators, (vocabulary, vocabulary, hashed, hashed), strict=False):
+        assert f"the graph holds {operator} (node 'looked_up'), {layers}" in line
+        assert line.endswith("; apply it to the data, and save the model from its output on")
+    assert "the graph holds WriteFile (node 'looked_up'), which is not known to compute alone" in lines[4]

@@ -29,6 +29,7 @@ KINDS = (
     "attention",
     "volumes",
     "small_numbers",
+    "categories",
 )
 
 

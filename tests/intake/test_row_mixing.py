@@ -176,13 +176,39 @@ def asked(answer, kind="float32", rows=300):
     """Refuse ``answer`` of random rows, given 256 at a time as sources are."""
     x = np.random.default_rng(0).normal(size=(rows, 4))
     together = [np.concatenate([answer(x[at : at + 256]) for at in range(0, rows, 256)])]
-    refuse_mixed_rows(lambda some: [answer(x[some])], together, [TensorSpec("y", (-1, 4), kind)])
+    return refuse_mixed_rows(lambda some: [answer(x[some])], together, [TensorSpec("y", (-1, 4), kind)])
 
 
 def test_rows_that_are_answered_alike_pass():
     asked(lambda x: x * 2)
     asked(lambda x: np.where(x > 0, np.nan, np.inf))
     asked(lambda x: x + len(x) * 1e-8)  # a kernel rounds otherwise on another number of rows
+
+
+def test_what_the_kernels_of_few_rows_round_otherwise_is_told_from_mixing():
+    """A model that amplifies its rounding answers alone otherwise, but alike whatever stands beside a row."""
+    (note,) = asked(lambda x: x + 8e-4 * np.sin(1e6 * x) * (len(x) < 8))
+    assert note.startswith("the model answers a row otherwise by up to 0.000")
+    assert note.endswith("and the same beside other rows: its own float32 rounding")
+    assert asked(lambda x: x * 2) == ()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x: x + 8e-4 * (x - x.mean(0)),  # as little
+        lambda x: x + 5e-3 * np.sin(1e6 * x) * (len(x) < 8),  # more than rounding
+        lambda x: x + 8e-4 * np.sin(1e6 * x) * (len(x) < 8) + 3e-4 * x.max(0),  # both
+    ],
+)
+def test_what_is_as_small_and_comes_of_the_other_rows_is_refused(answer):
+    with pytest.raises(UnsupportedError, match="depends on the other rows"):
+        asked(answer)
+
+
+def test_too_few_rows_tell_no_rounding_from_mixing():
+    with pytest.raises(UnsupportedError, match="depends on the other rows"):
+        asked(lambda x: x + 8e-4 * np.sin(1e6 * x) * (len(x) < 2), rows=2)
 
 
 def test_a_row_that_moves_within_its_batch_is_found():

@@ -86,6 +86,24 @@ def test_golden_vectors_are_real_rows_with_the_files_own_answers(table_bundle: B
     assert check_bundle(folder) == {"scores": 0.0}
 
 
+def test_golden_vectors_allow_what_the_export_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another processor's kernels stray from these as a sound file from its model: by the model's own rounding."""
+    real = run_rows
+    strayed = {"scores": np.float32(5e-4)}
+    monkeypatch.setattr(
+        "edgewright_runtime.update.golden.run_rows", lambda *a: {n: v + strayed[n] for n, v in real(*a).items()}
+    )
+    parts = table_parts(tmp_path)
+    with pytest.raises(IntegrityError, match=r"differs by 0\.0005\d*, allowed are 9"):
+        check_bundle(parts.build().artifact.path)
+
+    wide = replace(parts, exported=parts.exported.model_copy(update={"tolerance": (("scores", 8e-4),)}))
+
+    folder = wide.build().artifact.path
+    assert read_bundle(folder).manifest.golden.tolerance == {"scores": 8e-4}
+    assert check_bundle(folder)["scores"] == pytest.approx(5e-4, rel=1e-3)
+
+
 def test_a_file_for_another_processor_says_so_where_it_does_not_fit(
     tmp_path: Path, table_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
