@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from edgewright.artifact import Format
-from edgewright.errors import EdgewrightError, UnsupportedError
+from edgewright.errors import ConversionError, EdgewrightError, UnsupportedError
 from edgewright.export.calibration import integers_in_width
+from edgewright.export.refusal import other_ways
+from edgewright.failures import one_line
 from edgewright_runtime.bundle.processor import saturates
 
 __all__ = ["Arrays", "outputs_of", "rounding_of"]
@@ -127,7 +129,13 @@ def _tflite_outputs(path: Path, rows: Arrays, outputs: list[str]) -> Arrays:
         # The runner hands out views of the interpreter's own memory, which the next row overwrites.
         return {name: _real(value.copy(), made[name]) for name, value in run(**entered).items()}
 
-    return _joined(outputs, (answer(row) for row in _batches(rows)))
+    try:
+        return _joined(outputs, (answer(row) for row in _batches(rows)))
+    except RuntimeError as e:  # a kernel refuses what the converter wrote
+        raise ConversionError(
+            f"LiteRT does not run what its converter made of the model: {one_line(e, 200)}; "
+            f"{other_ways('ios', 'edge_device')}"
+        ) from e
 
 
 def _entered(column: np.ndarray, details: dict[str, Any], name: str) -> np.ndarray:
