@@ -26,7 +26,7 @@ def is_summing_scatter(node: fx.Node, values: NodeValues) -> bool:
     if str(node.target) not in SCATTER_FORMS:
         return False
     names = ("self", "dim", "index", "src", "reduce")
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     if given.get("reduce", "sum") not in _SUMS or not given.get("include_self", True):
         return False
     x, index = values.env[given["self"]], values.env[given["index"]]
