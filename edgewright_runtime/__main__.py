@@ -163,7 +163,10 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
     from edgewright_runtime.predict.predictor import Predictor
 
     with _held(options.root) if options.bundle is None else nullcontext(options.bundle) as folder:
-        prediction = Predictor(folder, options.threads).predict(_rows(options.rows))
+        predictor = Predictor(folder, options.threads)
+        prediction = predictor.predict(_rows(options.rows))
+    if predictor.manifest.task == "none":
+        return {"outputs": {name: array.tolist() for name, array in prediction.outputs.items()}}
     return {"labels": list(prediction.labels), "scores": prediction.scores.tolist()}
 
 

@@ -49,8 +49,9 @@ class Answer:
 
     ``source``: ``edge``, ``cloud``, ``edge_fallback`` (unsure, and the cloud did not answer in time), ``last_good``
     (the model failed; an earlier answer), ``default``, or ``cache`` (see `offline`). ``scores`` are calibrated
-    probabilities by class, or the value of a regressor, whose confidence is None. ``model`` names what answered.
-    ``latency_ms`` is what the caller waited. ``model_ms``, ``model_label`` and ``model_probability`` are what the model
+    probabilities by class, or the value of a regressor, whose confidence is None. Where the task is none, ``outputs``
+    has every output by its name, as nested lists, and ``scores`` the numbers of the first. ``model`` names what
+    answered. ``latency_ms`` is what the caller waited. ``model_ms``, ``model_label`` and ``model_probability`` are what the model
     on the device itself took and found, None where it did not run or failed: its health is judged by that, whatever
     the cloud said and the network took. ``release`` is that model's.
     """
@@ -65,6 +66,7 @@ class Answer:
     model_label: str | None = None
     model_probability: float | None = None
     release: str | None = None
+    outputs: Mapping[str, Any] | None = None
 
 
 class Hybrid:
@@ -120,8 +122,11 @@ class Hybrid:
 
     def _answer(self, prediction: Prediction, model_ms: float) -> Answer:
         if not prediction.labels:
-            scores = _finite(prediction.scores)
-            return Answer("edge", None, scores, None, 0.0, self._model, model_ms, release=self._model)
+            scores = _finite(prediction.scores.reshape(-1))
+            outputs = None
+            if self._predictor.manifest.task == "none":
+                outputs = {name: array[0].tolist() for name, array in prediction.outputs.items()}
+            return Answer("edge", None, scores, None, 0.0, self._model, model_ms, release=self._model, outputs=outputs)
         shown = calibrated(prediction.scores, self._predictor.manifest.calibration)
         confidence = float(_MEASURES[self._policy.measure](shown)[0])
         scores, label = _finite(shown[0]), prediction.labels[0]

@@ -1,5 +1,8 @@
 """Models that are neither a classifier nor a regressor: without answers, or judged by a metric of the user's own."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import torch
 from torch import nn
 
 from edgewright.pipeline.result import DeploymentResult
+from edgewright_runtime.predict.hybrid import Hybrid
 from edgewright_runtime.predict.predictor import Predictor
 from flows.edge_deployment import deploy
 
@@ -99,6 +103,14 @@ def test_without_answers_the_source_s_own_are_kept(home: Path, detector: Detecto
     assert predicted.scores.shape == (7, 30, 4)
     for name, answer in expected.items():
         assert np.abs(predicted.outputs[name] - answer.numpy()).max() < 0.2 * float(answer.abs().max())
+    answered = Hybrid(Predictor(result.bundle.artifact.path), "detector").predict(pictures[:1])
+    assert answered.outputs is not None
+    np.testing.assert_allclose(answered.outputs["scores"], predicted.outputs["scores"][0], atol=1e-6)
+    assert (answered.label, answered.confidence, len(answered.scores)) == (None, None, 120)
+    np.save(home / "picture.npy", pictures[:2])
+    command = [sys.executable, "-m", "edgewright_runtime", "predict", str(home / "picture.npy"), "--bundle"]
+    done = subprocess.run([*command, result.bundle.artifact.path], capture_output=True, text=True, check=True)
+    np.testing.assert_allclose(json.loads(done.stdout)["outputs"]["boxes"], predicted.outputs["boxes"][:2], atol=1e-6)
 
 
 def test_a_network_of_several_outputs_is_trained_on_its_own_answers(home: Path, detector: Detector) -> None:
