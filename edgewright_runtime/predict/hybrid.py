@@ -51,9 +51,9 @@ class Answer:
     (the model failed; an earlier answer), ``default``, or ``cache`` (see `offline`). ``scores`` are calibrated
     probabilities by class, or the value of a regressor, whose confidence is None. Where the task is none, ``outputs``
     has every output by its name, as nested lists, and ``scores`` the numbers of the first. ``model`` names what
-    answered. ``latency_ms`` is what the caller waited. ``model_ms``, ``model_label`` and ``model_probability`` are what the model
-    on the device itself took and found, None where it did not run or failed: its health is judged by that, whatever
-    the cloud said and the network took. ``release`` is that model's.
+    answered. ``latency_ms`` is what the caller waited. ``model_ms``, ``model_label`` and ``model_probability`` are
+    what the model on the device itself took and found, None where it did not run or failed: its health is judged by
+    that, whatever the cloud said and the network took. ``release`` is that model's.
     """
 
     source: str
