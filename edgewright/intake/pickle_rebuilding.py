@@ -24,6 +24,7 @@ _NEW_OBJECT = re.compile(r"sklearn\.(?:neighbors\._(?:kd|ball)_tree|metrics\._di
 _BUNCH = re.compile(r"sklearn\.utils\.(?:_bunch\.)?Bunch")
 _SCORER = re.compile(r"sklearn\.metrics\._scorer\._(?:Passthrough|Curve|Multimetric)?Scorer")
 _SPECIAL = re.compile(r"__(?!doc__)\w+__")  # distributions keep their description
+_NAMED = {"__module__", "__name__", "__qualname__"}
 
 
 def rebuilding(module: str, name: str) -> Any:
@@ -46,14 +47,15 @@ def rebuilding(module: str, name: str) -> Any:
 
 
 def refuse_special_names(state: Any, path: Path) -> None:
-    """Look at an object's state, a dictionary or that and one of slots: ``__this__`` is an attribute of no model.
+    """Look at an object's state, a dictionary or that and one of slots: ``__this__`` is an attribute of no model, but
+    for the texts by which functions say what they are called.
 
     Raises:
         UntrustedModelError: one of its names is of that kind.
     """
     for names in state if isinstance(state, tuple) and len(state) == 2 else (state,):
-        for name in names if isinstance(names, dict) else ():
-            if isinstance(name, str) and _SPECIAL.fullmatch(name):
+        for name, value in names.items() if isinstance(names, dict) else ():
+            if isinstance(name, str) and _SPECIAL.fullmatch(name) and not (name in _NAMED and type(value) is str):
                 raise UntrustedModelError(f"{path}: sets {name[:80]} of an object; nothing of it has run")
 
 
