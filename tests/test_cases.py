@@ -14,7 +14,12 @@ TAKEN = SimpleNamespace(model=SimpleNamespace(task=ModelTask.CLASSIFICATION, nam
 
 def evaluation(relative: float, percent: float, p_value: float) -> SimpleNamespace:
     drop = SimpleNamespace(
-        percent=percent, low_percent=percent - 1, high_percent=percent + 1, p_value=p_value, test="paired"
+        percent=percent,
+        low_percent=percent - 1,
+        high_percent=percent + 1,
+        p_value=p_value,
+        test="paired",
+        unit="percentage points",
     )
     return SimpleNamespace(
         source_accuracy=SimpleNamespace(value=0.9), parity=SimpleNamespace(max_relative=relative), drop=drop

@@ -123,8 +123,11 @@ def _compare(
             if own is None:
                 own = rounding_of(reference.path, reference.form, _telling(rows, worst, batch, _ROUNDED_ROWS), outputs)
             rounding = own.get(name, 0.0)
-            said += f"; {said_of_rounding(rounding, limits.largest)}" if rounding else ""
-            if bool((off <= allowed_beside(rounding, limits.largest)).all()):
+            allowed = allowed_beside(rounding, limits.largest)
+            # A rounding that allows nothing more explains nothing either, unless it is beyond the limit itself.
+            if allowed > limits.largest or rounding > limits.largest:
+                said += f"; {said_of_rounding(rounding, limits.largest)}"
+            if bool((off <= allowed).all()):
                 notes.append(said)
                 continue
         place, diagnosis = _place(reference, target, _telling(rows, worst, batch, _DIAGNOSED_ROWS), outputs)

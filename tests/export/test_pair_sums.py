@@ -226,7 +226,7 @@ def test_the_file_itself_is_run_exactly_where_kernels_saturate(steep: Steep) -> 
         pytest.skip(reason)
     made = steep.export()
     code = (
-        "import sys, numpy as np\nfrom pathlib import Path\nfrom edgewright_runtime import processor\n"
+        "import sys, numpy as np\nfrom pathlib import Path\nfrom edgewright_runtime.bundle import processor\n"
         "processor._CPUINFO = Path('/nowhere')\nfrom edgewright.artifact import Format\n"
         "from edgewright.export.runs import outputs_of\nrows = dict(np.load(sys.argv[2]))\n"
         "np.save(sys.argv[3], outputs_of(Path(sys.argv[1]), Format.ONNX, rows, [sys.argv[4]])[sys.argv[4]])\n"

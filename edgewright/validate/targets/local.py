@@ -7,13 +7,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgewright.errors import ConversionError
 from edgewright.scratch import scratch_folder, system_scratch
 from edgewright.validate.targets import cgroup
 from edgewright.validate.targets.answers import OutOfMemoryError, TooSlowError, answer_of
 from edgewright_runtime.bench.run import BenchSpec, spec_json
+
+if TYPE_CHECKING:  # run by its name: the graph of imports knows of it by this
+    from edgewright_runtime import bench  # noqa: F401
 
 __all__ = ["LocalTarget", "run_bench"]
 
