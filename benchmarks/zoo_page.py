@@ -26,7 +26,7 @@ where our error only passes a foreign one on. **wrong**: a file was made, does n
 not know makes a cell of ours refused, one of a peer unchecked. Peers are called directly, as their own pages show it, \
 on the very same models.
 - {earlier} of our cells are of earlier code, of 16 training rows instead of 64, or of weights that another machine \
-built by the same recipe, green then; all others are of the present code.
+built by the same recipe; all others are of the present code.
 """
 
 
