@@ -4,7 +4,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from edgewright.artifact import Dataset, Exported, ImportedModel, Precision
+from edgewright.artifact import Dataset, Exported, ImportedModel, ModelTask, Precision
 from edgewright.data import DataSpec
 from edgewright.errors import UnsupportedError
 from edgewright.intake import companion_files
@@ -46,11 +46,12 @@ def optimize(
             done.append(_step(technique, None, kept=False, reason=made.reason))
             continue
         changed, exported, used = made
+        learnt = _learnt(technique, imported)
         verdict, before, after = _judge(
             imported, changed, dataset, device, recipe, technique, (kept, exported), max_size_mb
         )
         keep = verdict.useful or technique.keep == "always"
-        done.append(_step(technique, exported, kept=keep, reason=verdict.cause))
+        done.append(_step(technique, exported, kept=keep, reason=verdict.cause + learnt))
         ledger += [*([] if ledger else [before]), after.model_copy(update={"kept": keep})]
         if keep:
             imported, kept, precision = changed, exported, used
@@ -121,6 +122,17 @@ def _required(exported: Exported | Refusal, device: DeviceProfile) -> Exported:
 def _refuse_if_always(technique: AnyTechnique, refusal: Refusal) -> None:
     if technique.keep == "always":
         raise UnsupportedError(f"{technique.technique} (keep: always): {refusal.reason}")
+
+
+def _learnt(technique: AnyTechnique, model: ImportedModel) -> str:
+    """What a technique that trains had to learn from, where that was not the data's answers."""
+    if getattr(technique, "training", None) is None:
+        return ""
+    if model.task is ModelTask.NONE:
+        return "; it learnt the source's own answers: the data has none that fit"
+    if len(model.outputs) > 1:
+        return f"; it learnt all {len(model.outputs)} outputs of the source, not the data's answers"
+    return ""
 
 
 def _step(technique: AnyTechnique, exported: Exported | None, *, kept: bool, reason: str) -> Step:

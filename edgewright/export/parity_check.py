@@ -135,11 +135,21 @@ def _compare(
     if not limits.knows_rounding or limits.largest is None or has_thresholds:
         return _Compared(notes, None, least)
     if own is None:
-        every = np.linspace(0, len(next(iter(rows.values()))) - 1, _LOOKED_AT_ROWS).astype(np.int64)
-        batches = _telling(rows, every, fixed_batch(reference), _LOOKED_AT_ROWS)
-        own = rounding_of(reference.path, reference.form, batches, outputs)
+        own = _rounding_over(rows, reference, outputs)
     tolerance, told = _tolerances(own, expected, limits.largest)
     return _Compared([*notes, *told], None, least, tolerance)
+
+
+def _rounding_over(rows: Arrays, reference: File, outputs: list[str]) -> dict[str, float]:
+    """The reference's own rounding on a few rows from all over: at once, which costs a fifth, unless the model takes
+    fewer."""
+    every = np.linspace(0, len(next(iter(rows.values()))) - 1, _LOOKED_AT_ROWS).astype(np.int64)
+    batch = fixed_batch(reference)
+    apart = _telling(rows, every, batch, _LOOKED_AT_ROWS)
+    together = [{name: column[every] for name, column in rows.items()}]
+    tries = [together, apart] if batch == 1 else [apart]
+    found = (rounding_of(reference.path, reference.form, batches, outputs) for batches in tries)
+    return next((own for own in found if own), {})
 
 
 def _tolerances(own: dict[str, float], expected: Arrays, limit: float) -> tuple[dict[str, float], list[str]]:

@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.rows import TechniqueRows
-from edgewright.optimize.training import Rows, class_logits, fit, has_several_outputs, joined
+from edgewright.optimize.training import Rows, class_logits, fit, has_several_outputs, joined, spread_of
 from edgewright.recipe import PruneChannels
 
 __all__ = ["apply", "multiply_accumulates", "narrowed", "prune_channels"]
@@ -158,7 +158,9 @@ def _accumulate_gradients(model: nn.Module, rows: Rows) -> None:
     outputs = joined(model(part.inputs))
     if part.targets is None or has_several_outputs(model, part):
         # Against its own answers a network has no error, and no gradient: what moves them most is what matters.
-        outputs.float().pow(2).mean().backward()
+        # Random signs, as the sum of squares of answers of one length does not move (Hutchinson's trick).
+        drawn = torch.randint(0, 2, outputs.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+        (outputs.float() / spread_of(model, part) * drawn).mean().backward()
     elif rows.is_classification:
         nn.functional.cross_entropy(class_logits(model, part)(outputs), part.targets).backward()
     else:

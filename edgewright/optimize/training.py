@@ -25,6 +25,7 @@ __all__ = [
     "kept_zeros",
     "predictions",
     "source_loss",
+    "spread_of",
     "warped",
     "weight_names",
 ]
@@ -215,7 +216,10 @@ def _loss_of(model: nn.Module, teacher: nn.Module | None, rows: Rows, params: Tr
 @torch.no_grad()
 def has_several_outputs(model: nn.Module, rows: Rows) -> bool:
     """Whether it answers with more than one tensor: labels are then of one of them at most."""
-    return not isinstance(model(rows.take(1).inputs), torch.Tensor)
+    was_training = model.training
+    answers = model.eval()(rows.take(1).inputs)  # one row has no statistics of its own for a normalization
+    model.train(was_training)
+    return not isinstance(answers, torch.Tensor)
 
 
 def source_loss(source: nn.Module, rows: Rows) -> Loss:
@@ -223,8 +227,7 @@ def source_loss(source: nn.Module, rows: Rows) -> Loss:
     variance of each element over the first thousand rows: no labels are needed, and no output outweighs another.
     """
     source = copy.deepcopy(source).eval().requires_grad_(False)
-    spread = predictions(source, rows.take(1000).inputs).float().var(dim=0, correction=0)
-    scale = spread.clamp_min(max(1e-3 * float(spread.mean()), 1e-12)).sqrt()
+    scale = spread_of(source, rows)
 
     def loss(inputs: torch.Tensor, outputs: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
         with torch.no_grad():
@@ -232,6 +235,12 @@ def source_loss(source: nn.Module, rows: Rows) -> Loss:
         return nn.functional.mse_loss(outputs / scale, answers / scale)
 
     return loss
+
+
+def spread_of(model: nn.Module, rows: Rows) -> torch.Tensor:
+    """The standard deviation of each element of the outputs over the first thousand rows, as good as never zero."""
+    spread = predictions(model, rows.take(1000).inputs).float().var(dim=0, correction=0)
+    return spread.clamp_min(max(1e-3 * float(spread.mean()), 1e-12)).sqrt()
 
 
 def _without_teacher(model: nn.Module, rows: Rows) -> Loss:

@@ -119,6 +119,7 @@ def test_a_network_of_several_outputs_is_trained_on_its_own_answers(home: Path, 
     pruned = result.optimization.steps[0]
     assert pruned.technique == "prune"
     assert pruned.exported is not None  # it was trained, without a label, and exported
+    assert "it learnt the source's own answers" in pruned.reason
 
 
 def test_the_user_s_own_metric_judges(home: Path, detector: Detector) -> None:
