@@ -127,6 +127,13 @@ class ExportOptions(Value):
             raise ValueError(f"no installed distribution registers it; registered: {', '.join(known) or 'none'}")
         return name
 
+    @model_validator(mode="after")
+    def _exporter_shapes_its_file_itself(self) -> "ExportOptions":
+        ours = {"integer_tensors", "image_inputs", "class_labels", "ort_format"}
+        if self.exporter and (ignored := [name for name in sorted(ours) if getattr(self, name)]):
+            raise ValueError(f"{', '.join(ignored)}: the exporter '{self.exporter}' shapes its file itself; leave out")
+        return self
+
     @property
     def code(self) -> str:
         """The version of another distribution's exporter, for cache keys."""

@@ -33,12 +33,12 @@ else:
     convert_by_tensorflow = deferred("edgewright.export.tensorflow_lite:convert")
     race = deferred("edgewright.export.tensorflow_lite:race")
 
-__all__ = ["export"]
+__all__ = ["RUNTIME", "RUNTIME_FLOOR", "export"]
 
 _CLEARLY_FASTER = 0.95
-_RUNTIME = "litert"
+RUNTIME = "litert"
 # Every operator version that litert-torch and ai-edge-quantizer write is in the runtime of that release.
-_RUNTIME_FLOOR = "1.0.1"
+RUNTIME_FLOOR = "1.0.1"
 
 
 def export(
@@ -84,8 +84,8 @@ def export(
         inputs=done.declared.inputs,
         outputs=done.declared.outputs,
         notes=(*notes, *said, *done.declared.notes, *done.notes),
-        runtime=_RUNTIME,
-        runtime_floor=_RUNTIME_FLOOR,
+        runtime=RUNTIME,
+        runtime_floor=RUNTIME_FLOOR,
         float_layers=done.float_layers,
         tolerance=done.declared.tolerance,
     )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, Precision
 from edgewright.child import run_in_child
 from edgewright.errors import ConversionError
+from edgewright.export import android, edge_device, ios
 from edgewright.export.declared import checked
 from edgewright.export.stored import format_of
 from edgewright.plugins import plugin
@@ -27,9 +28,9 @@ class _Native(NamedTuple):
 
 
 _NATIVE = {
-    Platform.ANDROID: _Native(Format.TFLITE, "litert", "1.0.1"),
-    Platform.IOS: _Native(Format.MLPACKAGE, "coreml", "16.0"),
-    Platform.EDGE_DEVICE: _Native(Format.ONNX, "onnxruntime", "1.14"),
+    Platform.ANDROID: _Native(Format.TFLITE, android.RUNTIME, android.RUNTIME_FLOOR),
+    Platform.IOS: _Native(Format.MLPACKAGE, ios.RUNTIME, ios.RUNTIME_FLOOR),
+    Platform.EDGE_DEVICE: _Native(Format.ONNX, edge_device.RUNTIME, edge_device.RUNTIME_FLOOR),
 }
 
 

@@ -35,11 +35,11 @@ else:
     to_int4 = deferred("edgewright.export.onnx_runtime:to_int4")
     to_ort = deferred("edgewright.export.onnx_runtime:to_ort")
 
-__all__ = ["export"]
+__all__ = ["RUNTIME", "RUNTIME_FLOOR", "export"]
 
 _CHANGES = {Precision.FLOAT16: to_float16, Precision.DYNAMIC_INT8: quantize_dynamically, Precision.INT4: to_int4}
-_RUNTIME = "onnxruntime"
-_RUNTIME_FLOOR = "1.14"
+RUNTIME = "onnxruntime"
+RUNTIME_FLOOR = "1.14"
 
 
 def export(
@@ -113,8 +113,8 @@ def export(
         inputs=declared.inputs,
         outputs=declared.outputs,
         notes=notes,
-        runtime=_RUNTIME,
-        runtime_floor=declared.runtime_floor or _RUNTIME_FLOOR,
+        runtime=RUNTIME,
+        runtime_floor=declared.runtime_floor or RUNTIME_FLOOR,
         required_operators=needed,
         float_layers=done.float_layers,
         made_for=None if largest is None else Processor(instruction_set, dot_products, largest),

@@ -32,11 +32,11 @@ else:
     quantize = deferred("edgewright.export.coreml:quantize")
     convert_by_tensorflow = deferred("edgewright.export.coreml_tensorflow:convert")
 
-__all__ = ["export"]
+__all__ = ["RUNTIME", "RUNTIME_FLOOR", "export"]
 
-_RUNTIME = "coreml"
+RUNTIME = "coreml"
 _OF_WEIGHTS = {Precision.INT8, Precision.INT4}
-_RUNTIME_FLOOR = "16.0"  # iOS 16: the oldest with compressed weights decoded as constexpr operators
+RUNTIME_FLOOR = "16.0"  # iOS 16: the oldest with compressed weights decoded as constexpr operators
 
 
 def export(
@@ -87,8 +87,8 @@ def export(
         inputs=tuple(_of_one_row(s) for s in model.inputs) if options.image_inputs else done.declared.inputs,
         outputs=_outputs(model, done.declared.outputs),
         notes=(*said, *done.declared.notes, *done.notes, *_told(model, options)),
-        runtime=_RUNTIME,
-        runtime_floor=_RUNTIME_FLOOR,
+        runtime=RUNTIME,
+        runtime_floor=RUNTIME_FLOOR,
         float_layers=done.float_layers,
         tolerance=done.declared.tolerance,
     )

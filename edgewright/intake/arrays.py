@@ -157,6 +157,12 @@ def _pool(
         x[tensor.name] = _array(file, path, own[0])
     if y_name is None:
         return x, np.zeros(len(next(iter(x.values()))))
+    if y_name not in file.files:
+        held = ", ".join(sorted(file.files)) or "nothing"
+        raise InputError(
+            f"{path}: no array '{y_name}'; it holds {held}. In a data file, name the answers with target, or write "
+            "task: none where there are none"
+        )
     y = _array(file, path, y_name, kinds="fiubUS")
     y = y.reshape(len(y)) if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1 and not of_any_shape:

@@ -15,7 +15,6 @@ from edgewright.artifact import Artifact, Dataset, Format, ImportedModel, Intake
 from edgewright.data import DataSpec
 from edgewright.errors import EdgewrightError, InputError, UnsupportedError
 from edgewright.failures import one_line
-from edgewright.intake.answers import is_unjudged
 from edgewright.intake.formats import detect_format
 from edgewright.intake.inside import Inside, brought_inside
 from edgewright.intake.onnx_nodes import float32_reason
@@ -120,7 +119,7 @@ def _arrays(
 
 
 def _task(source: Source, data: DataSpec) -> ModelTask:
-    if is_unjudged(data):
+    if not source.samples.known:
         return ModelTask.NONE
     return data.task or (ModelTask.REGRESSION if source.labels is None else ModelTask.CLASSIFICATION)
 

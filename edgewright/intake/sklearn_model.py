@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgewright.artifact import ModelTask
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake import tables
-from edgewright.intake.answers import Answers, answers_of_classifier, answers_of_regressor, is_unjudged
+from edgewright.intake.answers import Answers, answers_of_classifier, answers_of_regressor
 from edgewright.intake.arrays import Samples, read_arrays, rows_of
 from edgewright.intake.category_codes import category_column, spellings
 from edgewright.intake.decision_threshold import decision_threshold
@@ -155,8 +156,8 @@ class SklearnSource(Source):
         )
 
     def _meaning(self, y: NDArray[Any]) -> Answers:
-        if is_unjudged(self.data):
-            return Answers(y, None, known=False)
+        if self.data.task is ModelTask.NONE:
+            return Answers(np.array(y.tolist()), None, known=False)
         classes = classes_of(self.estimator)
         if classes is None:
             return answers_of_regressor(y, type(self.estimator).__name__, self.data)

@@ -73,7 +73,8 @@ def is_table(path: Path) -> bool:
 
 
 def read_table(spec: DataSpec) -> Table:
-    """The rows of ``path`` and of ``test_path``, with the target apart.
+    """The rows of ``path`` and of ``test_path``, with the target apart; zeros where the data file says that there is
+    none.
 
     Raises:
         InputError: missing, unreadable, without a row, no target, or a target that is blank in some row.
@@ -84,7 +85,7 @@ def read_table(spec: DataSpec) -> Table:
     for path in (spec.path, *([spec.test_path] if spec.test_path else [])):
         frame = _read(path, spec)
         answers.append(_target(frame, spec, path))
-        frames.append(frame.drop(columns=[spec.target]))
+        frames.append(frame.drop(columns=[spec.target] if spec.target is not None else []))
         parts.append((path, len(frame)))
     joined = frames[0] if len(frames) == 1 else pd.concat(_alike(frames), ignore_index=True)
     return Table(joined, np.concatenate(answers), tuple(parts))
@@ -209,8 +210,11 @@ def _is_text_file(path: Path) -> bool:
 
 
 def _target(frame: "pd.DataFrame", spec: DataSpec, path: Path) -> NDArray[Any]:
+    if spec.target is None and not spec.has_answers:
+        return np.zeros(len(frame))
     if spec.target is None:
-        raise InputError(f"{path}: which column is the target? Name it: --target COLUMN ({_some(frame)})")
+        without = "" if spec.metric else ". In a data file, task: none needs no answers"
+        raise InputError(f"{path}: which column is the target? Name it: --target COLUMN ({_some(frame)}){without}")
     if spec.target not in frame.columns:
         raise InputError(f"{path}: no column '{spec.target}' to be the target; it holds {_some(frame)}")
     column = [plain(v) for v in frame[spec.target]]

@@ -74,3 +74,8 @@ def test_one_that_is_not_installed_is_named(tmp_path: Path) -> None:
     (tmp_path / "d.yaml").write_text(text)
     with pytest.raises(ProfileError, match=r"exporter.*no installed distribution registers it"):
         load_device(str(tmp_path / "d.yaml"))
+
+
+def test_options_that_it_would_ignore_are_refused(site: Path) -> None:
+    with pytest.raises(ValueError, match=r"class_labels, image_inputs: the exporter 'torch_onnx' shapes its file"):
+        ExportOptions(exporter="torch_onnx", image_inputs=True, class_labels=True)

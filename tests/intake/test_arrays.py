@@ -67,3 +67,11 @@ def test_a_damaged_array_is_one_clear_error(found, put, tmp_path):
     with pytest.raises(InputError, match=r"data\.npz") as e:
         read_arrays(DataSpec(path=path), (TensorSpec("ids", (-1, 1), "float64"),), lambda y: Answers(y, None))
     assert "\n" not in str(e.value)
+
+
+def test_missing_answers_say_how_to_name_them_or_do_without(tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.zeros((20, 1)), labels=np.zeros(20, np.int64))
+    tensor = TensorSpec("ids", (-1, 1), "float32")
+    with pytest.raises(InputError, match=r"no array 'y'; it holds labels, x\. .*target, or write task: none"):
+        read_arrays(DataSpec(path=path), (tensor,), lambda y: Answers(y, None))

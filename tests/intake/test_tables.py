@@ -27,6 +27,7 @@ from sklearn.preprocessing import (
 )
 from sklearn.tree import DecisionTreeClassifier
 
+from edgewright.artifact import ModelTask
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.intake import tables
@@ -356,3 +357,31 @@ def test_a_difference_between_model_and_device_names_rows_and_columns(path, tmp_
     assert said.endswith("column 'city'")
     first = int(re.search(r"\(row (\d+)", said).group(1))
     assert frame["city"][first] == "b"
+
+
+def test_a_table_without_answers_is_taken_where_the_data_file_says_so(path, tmp_path):
+    frame = pd.read_csv(path)
+    model = encoded(OneHotEncoder(**IGNORE), ["garage", "city"]).fit(frame[["garage", "city", "area"]], frame["sold"])
+    bare = tmp_path / "bare.csv"
+    frame[["garage", "city", "area"]].to_csv(bare, index=False)
+
+    found = taken(model, tmp_path, DataSpec(path=bare, task=ModelTask.NONE))
+
+    assert found.model.task is ModelTask.NONE
+    assert_device_agrees(found, model, frame[["garage", "city", "area"]], frame[["garage", "city", "area"]])
+    with pytest.raises(InputError, match="task: none needs no answers"):
+        taken(model, tmp_path, DataSpec(path=bare))
+
+
+def test_a_metric_of_the_user_s_own_gets_the_classes_of_a_table_by_their_places(path, tmp_path):
+    model = encoded(OneHotEncoder(**IGNORE), ["garage", "city"])
+    (tmp_path / "own.py").write_text("def share(outputs, answers):\n    return answers.mean()\n")
+
+    frame, columns = pd.read_csv(path), ["garage", "city", "area"]
+    model.fit(frame[columns], frame["sold"])
+
+    found = taken(model, tmp_path, DataSpec(path=path, target="sold", metric="own:share", folder=str(tmp_path)))
+
+    assert (found.model.task, found.model.labels) == (ModelTask.CLASSIFICATION, ("no", "yes"))
+    with np.load(found.dataset.artifact.path) as arrays:
+        assert arrays["test.y"].mean() == pytest.approx((frame["sold"] == "yes").mean(), abs=0.01)
