@@ -116,7 +116,20 @@ def _exported(script: Any, examples: dict[str, torch.Tensor], data: DataSpec, pa
                 f"{path}: a TorchScript archive that torch cannot export anew for --shape {shown} ({one_line(e)}); "
                 "give sizes that its layers take, and none for what they fix"
             ) from e
+        if refused := _refusal(script, examples):
+            shown = ", ".join(f"{tuple(x.shape[1:])}" for x in examples.values())
+            raise InputError(f"{data.path}: the model refuses rows of shape {shown}: {refused}") from e
         raise ConversionError(
             f"{path}: a TorchScript archive that torch cannot export anew ({one_line(e)}); export the module that it "
             "was made of: torch.export.save(torch.export.export(model.eval(), inputs), 'model.pt2')"
         ) from e
+
+
+@torch.no_grad()
+def _refusal(script: Any, examples: dict[str, torch.Tensor]) -> str:
+    """What the archive itself says against such rows; empty where it takes them."""
+    try:
+        script(*examples.values())
+    except RuntimeError as e:  # a traceback of the interpreter, and what was wrong in its last line
+        return one_line(str(e).strip().splitlines()[-1])
+    return ""
