@@ -82,7 +82,7 @@ _NO_BENEFIT = (
     "|int8 has no benefit here: it holds no convolution or dense layer to quantize$"
     "|int8 would move the thresholds that its decisions rest on; it stays float32$"
 )
-_SHAPED = r"'y_train' has shape \(\d+(, \d+)+\); expected one answer for each row$"
+_SHAPED = r"'y_train' has shape \(\d+(, \d+)+\); expected one answer for each row\. .*task: none needs no answers$"
 _CLASSIFIED = ModelTask.CLASSIFICATION
 _RULES = {
     "avgpool_ceil_and_adaptive": Rule(asked=ModelTask.NONE),
