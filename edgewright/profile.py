@@ -25,8 +25,8 @@ __all__ = [
     "InstructionSet",
     "Kernels",
     "Platform",
-    "Policy",
     "SshConnection",
+    "StepDownPolicy",
     "Timing",
     "find_shipped",
     "load_device",
@@ -51,7 +51,7 @@ class Timing(Value):
     min_seconds: float = Field(1.0, gt=0, description="Seconds of inferences, at least.")
 
 
-class Policy(Value):
+class StepDownPolicy(Value):
     """When a device should do less, and how: the device runtime steps down beyond these; None sets no limit."""
 
     max_temperature_c: float | None = Field(None, gt=0, description="Hottest sensor, degrees Celsius.")
@@ -170,7 +170,7 @@ class DeviceProfile(Value):
     joules_per_instruction: float | None = Field(
         None, gt=0, description="To estimate energy where the device has no meter: joules of one executed instruction."
     )
-    policy: Policy = Policy()
+    policy: StepDownPolicy = StepDownPolicy()
     timing: Timing = Timing()
     ssh: SshConnection | None = Field(None, description="A real board: figures are taken there, over SSH.")
     adb: AdbConnection | None = Field(None, description="A real phone: figures are taken there, over adb.")

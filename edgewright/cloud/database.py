@@ -18,7 +18,7 @@ from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.health.telemetry import TelemetryRecord
 from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
 
-__all__ = ["Database", "Device", "read_telemetry"]
+__all__ = ["Database", "DeviceRecord", "read_telemetry"]
 
 _metadata = sa.MetaData()
 _devices = sa.Table(
@@ -48,7 +48,7 @@ _records = sa.Table(
 _MAX_NAME = 64
 
 
-class Device(Value):
+class DeviceRecord(Value):
     """A device as the cloud knows it; ``status`` is what it said of itself last."""
 
     id: str
@@ -158,7 +158,7 @@ class Database:
             )
         return max(new, 0)
 
-    def devices(self) -> list[Device]:
+    def devices(self) -> list[DeviceRecord]:
         """Every registered device."""
         count = (
             sa.select(sa.func.count()).where(_records.c.device == _devices.c.id).correlate(_devices).scalar_subquery()
@@ -166,7 +166,7 @@ class Database:
         query = sa.select(_devices.c.id, _devices.c.last_seen_s, count, _devices.c.status).order_by(_devices.c.id)
         with self._engine.connect() as connection:
             return [
-                Device(id=i, last_seen_s=seen, records=n, status=_status(status))
+                DeviceRecord(id=i, last_seen_s=seen, records=n, status=_status(status))
                 for i, seen, n, status in connection.execute(query)
             ]
 

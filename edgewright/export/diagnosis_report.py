@@ -4,7 +4,7 @@ import math
 
 from edgewright.value import Value
 
-__all__ = ["Comparison", "Culprit", "Diagnosis", "LayerNoise", "OutputNoise", "Place"]
+__all__ = ["Comparison", "Culprit", "Diagnosis", "LayerDifference", "OutputDifference", "Place"]
 
 
 class Place(Value):
@@ -63,7 +63,7 @@ class Culprit(Value):
         return f"from the model's own values its result is off by {off}"
 
 
-class LayerNoise(Value):
+class LayerDifference(Value):
     """One value of the reference and the one of the file that it is; ``operator`` is empty where a fusion swallowed it.
 
     ``snr_db`` and ``largest`` are of the file as it runs, ``own_…`` of the operator alone, on the reference's inputs.
@@ -80,7 +80,7 @@ class LayerNoise(Value):
     own_largest: float
 
 
-class OutputNoise(Value):
+class OutputDifference(Value):
     """An output of the model: computed operator by operator, and by the runtime as a whole."""
 
     name: str
@@ -97,13 +97,13 @@ class Diagnosis(Value):
     """
 
     dtype: str
-    layers: tuple[LayerNoise, ...]
+    layers: tuple[LayerDifference, ...]
     culprits: tuple[Culprit, ...]
-    outputs: tuple[OutputNoise, ...]
+    outputs: tuple[OutputDifference, ...]
     rows: int
 
     @property
-    def weakest(self) -> LayerNoise | None:
+    def weakest(self) -> LayerDifference | None:
         """The layer whose own operator loses most."""
         found = [layer for layer in self.layers if layer.value and not math.isnan(layer.own_snr_db)]
         return min(found, key=lambda layer: layer.own_snr_db, default=None)

@@ -13,7 +13,7 @@ import torch
 
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.export.mil_operators import OPERATORS, Arguments, Operand
-from edgewright.export.mil_program import Constant, Declared, Operation, Program, Reference, read_program
+from edgewright.export.mil_program import Constant, Operation, Program, Result, Variable, read_program
 from edgewright.export.pixels import as_pixels
 from edgewright.failures import one_line
 
@@ -64,14 +64,14 @@ class Evaluator:
                 self.steps.append(operation)
         self._last_used = self._last_uses()
         # Widened once: a half-precision weight would else be converted anew for every row.
-        self.constants = {name: _operand(Reference(name), self.constants) for name in self.constants}
+        self.constants = {name: _operand(Variable(name), self.constants) for name in self.constants}
 
     def _last_uses(self) -> list[set[str]]:
         """For each step the values, constants and outputs left out, that no later step reads."""
         needed = {*self.constants, *self.program.outputs.values()}
         last: list[set[str]] = []
         for operation in reversed(self.steps):
-            read = {item.name for items in operation.operands.values() for item in items if isinstance(item, Reference)}
+            read = {item.name for items in operation.operands.values() for item in items if isinstance(item, Variable)}
             last.append((read | {result.name for result in operation.results}) - needed)
             needed |= read
         return last[::-1]
@@ -118,7 +118,7 @@ class Evaluator:
         return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
 
 
-def _rows(declared: tuple[Declared, ...], inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def _rows(declared: tuple[Result, ...], inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """Each input as (rows, *declared shape) in the declared dtype."""
     names = [d.name for d in declared]
     if sorted(names) != sorted(inputs):
@@ -157,8 +157,8 @@ def _results(operation: Operation, values: dict[str, Operand]) -> dict[str, Oper
     }
 
 
-def _operand(item: Reference | Constant, values: dict[str, Operand]) -> Operand:
-    value = values[item.name] if isinstance(item, Reference) else item
+def _operand(item: Variable | Constant, values: dict[str, Operand]) -> Operand:
+    value = values[item.name] if isinstance(item, Variable) else item
     if isinstance(value, np.ndarray):
         wide = {"uint16": np.int32, "uint32": np.int64}.get(value.dtype.name)
         value = torch.from_numpy(np.array(value, dtype=wide) if wide else np.array(value))
@@ -167,7 +167,7 @@ def _operand(item: Reference | Constant, values: dict[str, Operand]) -> Operand:
     return value
 
 
-def _as_declared(tensor: torch.Tensor, declared: Declared, kind: str) -> torch.Tensor:
+def _as_declared(tensor: torch.Tensor, declared: Result, kind: str) -> torch.Tensor:
     if declared.shape is not None and tuple(tensor.shape) != declared.shape:
         raise ConversionError(
             f"Core ML operator '{kind}' at '{declared.name}': gives {tuple(tensor.shape)}, declared is {declared.shape}"

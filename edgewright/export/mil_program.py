@@ -22,11 +22,11 @@ __all__ = [
     "SCALE_NOTE",
     "SCORES_NOTE",
     "Constant",
-    "Declared",
     "Operation",
     "Pixels",
     "Program",
-    "Reference",
+    "Result",
+    "Variable",
     "pixels_of",
     "read_program",
 ]
@@ -49,14 +49,14 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class Reference:
+class Variable:
     """An operand that an earlier operation, or an input, gives."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class Declared:
+class Result:
     """A result as the program declares it; ``shape`` is None where an axis is free."""
 
     name: str
@@ -72,8 +72,8 @@ class Operation:
     """
 
     kind: str
-    operands: dict[str, list[Reference | Constant]]
-    results: tuple[Declared, ...]
+    operands: dict[str, list[Variable | Constant]]
+    results: tuple[Result, ...]
     stored_bytes: int = 0
 
 
@@ -93,7 +93,7 @@ class Program:
     as a dictionary by label, stand under the name that they have in the source model.
     """
 
-    inputs: tuple[Declared, ...]
+    inputs: tuple[Result, ...]
     operations: tuple[Operation, ...]
     outputs: dict[str, str]
     pixels: dict[str, Pixels]
@@ -161,7 +161,7 @@ class _Reader:
         self._bytes = 0
         # A constant stands in the attributes, an operand in the inputs.
         operands = {
-            name: [Reference(item.name) if item.WhichOneof("binding") == "name" else self.value(item.value)
+            name: [Variable(item.name) if item.WhichOneof("binding") == "name" else self.value(item.value)
                    for item in argument.arguments]
             for name, argument in operation.inputs.items()
         }  # fmt: skip
@@ -190,7 +190,7 @@ class _Reader:
         self._bytes += flat.nbytes
         return flat.reshape(declared.shape or ())
 
-    def _blob(self, reference: Any, declared: Declared) -> np.ndarray:
+    def _blob(self, reference: Any, declared: Result) -> np.ndarray:
         weights, at = self._weights, reference.offset
         sentinel, code, size, offset = struct.unpack_from("<IIQQ", weights[at : at + 24].tobytes().ljust(24, b"\0"))
         if sentinel != _SENTINEL or offset + size > len(weights):
@@ -207,7 +207,7 @@ class _Reader:
         )
 
 
-def _unpacked(raw: bytes, declared: Declared) -> np.ndarray:
+def _unpacked(raw: bytes, declared: Result) -> np.ndarray:
     """Elements of less than a byte, packed from the least significant bit of each byte upward."""
     width = _PACKED[declared.dtype][1]
     count = math.prod(declared.shape or ())
@@ -219,16 +219,16 @@ def _unpacked(raw: bytes, declared: Declared) -> np.ndarray:
     return shaped
 
 
-def _declared(value: Any) -> Declared:
+def _declared(value: Any) -> Result:
     declared = _tensor_type(value.type)
-    return Declared(value.name, declared.dtype, declared.shape)
+    return Result(value.name, declared.dtype, declared.shape)
 
 
-def _tensor_type(kind: Any) -> Declared:
+def _tensor_type(kind: Any) -> Result:
     if kind.WhichOneof("type") != "tensorType":
         raise UnsupportedError(f"a Core ML value of type '{kind.WhichOneof('type')}' is not evaluated")
     dtype = mlpackage.mil().DataType.Name(kind.tensorType.dataType)
     if dtype not in _DTYPES and dtype not in _PACKED and dtype != "STRING":
         raise UnsupportedError(f"Core ML values of type {dtype} are not evaluated")
     sizes = [d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in kind.tensorType.dimensions]
-    return Declared("", dtype, None if None in sizes else tuple(int(n) for n in sizes if n is not None))
+    return Result("", dtype, None if None in sizes else tuple(int(n) for n in sizes if n is not None))

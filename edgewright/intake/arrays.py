@@ -13,7 +13,7 @@ from edgewright.data import DataSpec
 from edgewright.errors import InputError
 from edgewright.failures import one_line
 from edgewright.intake.answers import Answers, is_unjudged
-from edgewright.intake.splits import Rows, split_rows, thinned
+from edgewright.intake.splits import Splits, split_rows, thinned
 from edgewright.intake.tensor_names import data_names
 from edgewright_runtime.bundle.manifest import TensorSpec
 
@@ -30,7 +30,7 @@ class Samples:
 
     inputs: Mapping[str, NDArray[Any]]
     y: NDArray[Any]
-    rows: Rows
+    rows: Splits
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] | None = None
     decides: int = 0
@@ -91,14 +91,14 @@ def _joined(parts: Sequence[NDArray[Any]], spec: DataSpec) -> NDArray[Any]:
     return np.concatenate(parts)
 
 
-def rows_of(spec: DataSpec, answers: Answers, lengths: Sequence[int]) -> Rows:
+def rows_of(spec: DataSpec, answers: Answers, lengths: Sequence[int]) -> Splits:
     """Which row serves what; ``lengths`` are those of the file and, where there is one, of the test rows' own."""
     y, classes = answers.y, answers.labels is not None
     if len(lengths) == 1:
         training, test = split_rows(y, test_fraction=spec.test_fraction, seed=spec.seed, classes=classes)
     else:
         training, test = np.arange(lengths[0]), np.arange(lengths[0], sum(lengths))
-    return Rows(*thinned(training, y, seed=spec.seed, classes=classes), test)
+    return Splits(*thinned(training, y, seed=spec.seed, classes=classes), test)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from edgewright.intake.archives import normalized
 from edgewright.intake.arrays import read_arrays
 from edgewright.intake.given_shapes import input_sizes
 from edgewright.intake.keras_answers import answers_of, outputs_of
-from edgewright.intake.keras_found import Answer, Described
+from edgewright.intake.keras_found import Described, LoadResult
 from edgewright.intake.keras_guard import inspect_keras_file, inspect_saved_model
 from edgewright.intake.keras_loaded import Loaded
 from edgewright.intake.row_mixing import refuse_mixed_rows
@@ -35,7 +35,7 @@ from edgewright_runtime.bundle.manifest import TensorSpec
 __all__ = ["convert", "load"]
 
 
-def convert(path: Path, kind: Format, spec: DataSpec, folder: Path, *, legacy: bool, checking: bool) -> Answer:
+def convert(path: Path, kind: Format, spec: DataSpec, folder: Path, *, legacy: bool, checking: bool) -> LoadResult:
     """Load and describe a model; unless ``checking``, write ``model.onnx`` and answers (``{split}.npz``) there.
 
     Raises:
@@ -48,7 +48,7 @@ def convert(path: Path, kind: Format, spec: DataSpec, folder: Path, *, legacy: b
     except EdgewrightError:
         raise
     except Exception as e:  # TensorFlow's loaders and kernels raise whatever they meet
-        return Answer(failure=f"{type(e).__name__}: {one_line(e, 240)}")
+        return LoadResult(failure=f"{type(e).__name__}: {one_line(e, 240)}")
     tensors = tuple(t for t, _ in outputs)
     samples = read_arrays(spec, loaded.inputs, lambda y: answers_of_network(y, tensors, spec))
     refusal = None
@@ -75,7 +75,7 @@ def convert(path: Path, kind: Format, spec: DataSpec, folder: Path, *, legacy: b
         refusal=refusal,
         numbers=dict(loaded.numbers),
     )
-    return Answer(model=described)
+    return LoadResult(model=described)
 
 
 def load(

@@ -5,7 +5,7 @@ from pydantic import Field
 from edgewright.value import Value
 from edgewright_runtime.bundle.manifest import TensorSpec
 
-__all__ = ["Answer", "Described"]
+__all__ = ["Described", "LoadResult"]
 
 
 class Described(Value):
@@ -22,7 +22,7 @@ class Described(Value):
     numbers: dict[str, bool | int | float] = Field(default_factory=dict)
 
 
-class Answer(Value):
+class LoadResult(Value):
     """The model, or the ``failure`` of this loader: another may read the file."""
 
     model: Described | None = None

@@ -16,7 +16,7 @@ from edgewright.artifact import Format
 from edgewright.child import deferred, run_in_child
 from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError
-from edgewright.intake.keras_found import Answer
+from edgewright.intake.keras_found import LoadResult
 from edgewright.intake.onnx_nodes import rename_ends
 from edgewright.intake.source import OtherSplit, TensorSource
 
@@ -87,16 +87,16 @@ class KerasSource(TensorSource):
         with np.load(self.folder / f"{split}.npz", allow_pickle=False) as file:
             return [file[f"arr_{place}"] for place in range(len(self.outputs))]
 
-    def _asked(self, job: "partial[Answer]", environment: Mapping[str, str], path: Path) -> Answer:
+    def _asked(self, job: "partial[LoadResult]", environment: Mapping[str, str], path: Path) -> LoadResult:
         try:
             run = run_in_child(
                 job,
-                returns=Answer,
+                returns=LoadResult,
                 what=f"loading {path.name} in TensorFlow",
                 timeout_s=_TIMEOUT_S,
                 environment=environment,
                 writes=[self.folder],
             )
         except ConversionError as e:  # TensorFlow crashed on it
-            return Answer(failure=str(e))
+            return LoadResult(failure=str(e))
         return run.value

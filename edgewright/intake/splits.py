@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edgewright.errors import InputError
 
-__all__ = ["Rows", "split_rows", "thinned"]
+__all__ = ["Splits", "split_rows", "thinned"]
 
 CALIBRATION_ROWS = 1000
 """Static quantization needs the range of activations: some hundred rows settle it."""
@@ -20,7 +20,7 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Rows:
+class Splits:
     """Row numbers of each split; calibration rows are training rows, no others are in two splits."""
 
     train: Indices
@@ -40,7 +40,7 @@ def split_rows(y: NDArray[Any], *, test_fraction: float, seed: int, classes: boo
 
 
 def thinned(training: Indices, y: NDArray[Any], *, seed: int, classes: bool) -> tuple[Indices, Indices, Indices]:
-    """Rows (train, calibration, validation) out of the training rows.
+    """Row numbers (train, calibration, validation) out of the training rows.
 
     A fifth is for validation, at most as many as are needed; calibration is a part of the rest, all of which trains.
     """

@@ -9,14 +9,14 @@ from edgewright.monitor.telemetry import Telemetry, Window, summarize
 from edgewright.value import Value
 from edgewright_runtime.health.confidence import wilson_high
 
-__all__ = ["Health", "Issue", "check_health", "find_issues"]
+__all__ = ["Health", "WindowIssue", "check_health", "find_issues"]
 
 # A p95 of fewer predictions is decided by a single one of them.
 _LEAST_PREDICTIONS = 20
 _CRITICAL_RATIO = 1.5
 
 
-class Issue(Value):
+class WindowIssue(Value):
     """One limit that a window misses; ``validated`` is the figure of the same kind at validation."""
 
     kind: Literal["high_latency", "high_memory", "high_errors", "low_accuracy"]
@@ -35,7 +35,7 @@ class Health(Value):
     records: int
     malformed: int
     windows: tuple[Window, ...]
-    issues: tuple[Issue, ...]
+    issues: tuple[WindowIssue, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -64,15 +64,15 @@ def check_health(
     )
 
 
-def find_issues(windows: Iterable[Window], plan: MonitoringPlan, report: ValidationReport) -> tuple[Issue, ...]:
+def find_issues(windows: Iterable[Window], plan: MonitoringPlan, report: ValidationReport) -> tuple[WindowIssue, ...]:
     """Every limit that a window misses; limits that the plan leaves open come from the report."""
     limits = plan.with_limits_of(report)
     found = [issue for window in windows for issue in _issues_of(window, limits, report)]
     return tuple(found)
 
 
-def _issues_of(window: Window, limits: MonitoringPlan, report: ValidationReport) -> Sequence[Issue]:
-    issues: list[Issue | None] = []
+def _issues_of(window: Window, limits: MonitoringPlan, report: ValidationReport) -> Sequence[WindowIssue]:
+    issues: list[WindowIssue | None] = []
     validated = report.candidate
     if limits.enable_performance_tracking and window.predictions >= _LEAST_PREDICTIONS:
         p95 = validated.latency.p95_ms if validated.latency else None
@@ -92,14 +92,14 @@ def _above(
     window: Window,
     figures: tuple[float | None, float | None, float | None],
     unit: str,
-) -> Issue | None:
+) -> WindowIssue | None:
     """``figures``: the window's value, its limit, and validation's own."""
     value, limit, validated = figures
     if value is None or limit is None or value <= limit:
         return None
     over = f"{value:.4g} {unit} over {window.predictions} predictions, limit {limit:.4g}"
     measured = f"; validated: {validated:.4g}" if validated is not None else ""
-    return Issue(
+    return WindowIssue(
         kind=kind,
         severity="critical" if value > limit * _CRITICAL_RATIO else "warning",
         release=window.release,
@@ -111,12 +111,12 @@ def _above(
     )
 
 
-def _too_wrong(window: Window, limit: float | None, report: ValidationReport) -> Issue | None:
+def _too_wrong(window: Window, limit: float | None, report: ValidationReport) -> WindowIssue | None:
     """Only where the window's rows are enough to say so: the whole 95% interval lies below the limit."""
     if window.accuracy is None or limit is None or wilson_high(window.accuracy, window.labelled) >= limit:
         return None
     validated = report.candidate.accuracy
-    return Issue(
+    return WindowIssue(
         kind="low_accuracy",
         severity="critical",
         release=window.release,

@@ -7,7 +7,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from edgewright.measurement import ValidationReport
-from edgewright.profile import Policy
+from edgewright.profile import StepDownPolicy
 from edgewright_runtime.bundle.monitoring import STEPS, Monitoring, MonitoringLimits, Step
 from edgewright_runtime.wire import rule
 
@@ -28,7 +28,7 @@ class MonitoringPlan(MonitoringLimits):
         metadata=rule("What the device does under heat or with a low battery; its profile's if empty."),
     )
 
-    def with_limits_of(self, report: ValidationReport, policy: Policy | None = None) -> "MonitoringPlan":
+    def with_limits_of(self, report: ValidationReport, policy: StepDownPolicy | None = None) -> "MonitoringPlan":
         """The plan with every open limit filled: the budget's where there is one, else from what was measured; heat,
         battery and what is done then by the device profile's policy.
         """

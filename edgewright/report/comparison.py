@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from edgewright.report.charts import Chart, Point, scatter
 from edgewright.report.figures import FIGURES, formatted
-from edgewright.report.html import Section, Table, page
+from edgewright.report.html import Section, TextTable, page
 from edgewright.value import Value
 
 __all__ = ["ComparedRun", "comparison_html", "pareto"]
@@ -66,7 +66,7 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
         )
         for i, run in enumerate(runs, 1)
     ]
-    table = Section("", (Table(("run", *(_COLUMNS[name][0] for name in _SHOWN)), rows),))
+    table = Section("", (TextTable(("run", *(_COLUMNS[name][0] for name in _SHOWN)), rows),))
     plots = (Section(title, _plot(runs, smaller, unit, title)) for title, smaller, unit in _AGAINST)
     return page(f"{len(runs)} runs compared", (table, *plots))
 

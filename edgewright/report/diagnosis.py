@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator
 
-from edgewright.export.diagnosis_report import LayerNoise
+from edgewright.export.diagnosis_report import LayerDifference
 from edgewright.report import charts
-from edgewright.report.html import Header, Part, Section, Table, page
+from edgewright.report.html import Header, Part, Section, TextTable, page
 from edgewright.validate.diagnosis import Diagnosed, verdict
 
 __all__ = ["HEADS", "cells", "diagnosis_html"]
@@ -14,7 +14,7 @@ HEADS = ("layer", "kind", "operator", "dtype", "SNR dB", "largest difference", "
 _TOP_DB = 160.0  # float32 rounds at 2^-24, 144 dB below
 
 
-def cells(found: Diagnosed, layer: LayerNoise) -> tuple[str, ...]:
+def cells(found: Diagnosed, layer: LayerDifference) -> tuple[str, ...]:
     """A layer's row, as text."""
     return (
         layer.layer,
@@ -47,7 +47,7 @@ def diagnosis_html(found: Diagnosed, title: str) -> str:
         "" if found.holds else found.diagnosis.sentence(),
         (("outputs", [*outputs, *further]), ("notes", found.notes)),
     )
-    figures = Table(HEADS, [cells(found, layer) for layer in found.diagnosis.layers])
+    figures = TextTable(HEADS, [cells(found, layer) for layer in found.diagnosis.layers])
     return page(title, (Section("Layer by layer", tuple(_plot(found))), Section("Figures", (figures,))), header)
 
 

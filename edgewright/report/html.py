@@ -10,12 +10,12 @@ from markupsafe import Markup
 
 from edgewright.report.charts import STYLE, Chart
 
-__all__ = ["Header", "Part", "Section", "Table", "page", "pill"]
+__all__ = ["Header", "Part", "Section", "TextTable", "page", "pill"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-class Table(NamedTuple):
+class TextTable(NamedTuple):
     """Rows of text; the first column names its row. Without ``heads`` it has none, without rows it is left out."""
 
     heads: Sequence[str]
@@ -25,7 +25,7 @@ class Table(NamedTuple):
         return bool(self.rows)
 
 
-Part = Table | Chart | str
+Part = TextTable | Chart | str
 
 
 class Section(NamedTuple):

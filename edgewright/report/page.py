@@ -17,7 +17,7 @@ from edgewright.measurement import (
 )
 from edgewright.report import charts
 from edgewright.report.figures import formatted, metric_title
-from edgewright.report.html import Header, Part, Section, Table, page, pill
+from edgewright.report.html import Header, Part, Section, TextTable, page, pill
 from edgewright.report.ledger import LEDGER_HEADS, ledger_falls, ledger_rows
 
 __all__ = ["report_html"]
@@ -65,7 +65,7 @@ def report_html(
         ("Size", _sizes(steps, report)),
         ("Stage by stage", _ledger(ledger)),
         ("On an Arm core (emulated)", _emulated(report.emulations)),
-        ("Environment", (Table((), report.environment),)),
+        ("Environment", (TextTable((), report.environment),)),
         ("Not measured", _not_measured(report)),
     )
     return page(f"{model} on {device}", [Section(name, tuple(parts)) for name, parts in sections], _verdict(report))
@@ -88,7 +88,7 @@ def _budget(lines: Sequence[BudgetLine]) -> Iterator[Part]:
         )
         for line in lines
     ]
-    yield Table(("figure", "", "measured", "limit", "margin"), rows)
+    yield TextTable(("figure", "", "measured", "limit", "margin"), rows)
 
 
 def _accuracy(report: ValidationReport) -> Iterator[Part]:
@@ -102,7 +102,7 @@ def _accuracy(report: ValidationReport) -> Iterator[Part]:
         if found is not None
     ]
     metric = metric_title(report.source_accuracy or report.candidate.accuracy)
-    yield Table((metric, "value", "95% interval", "test rows"), rows)
+    yield TextTable((metric, "value", "95% interval", "test rows"), rows)
     if report.accuracy_drop_percent is None or report.drop_p_value is None:
         yield "The candidate could not be run here: nothing is claimed of its accuracy."
         return
@@ -127,7 +127,7 @@ def _per_class(report: ValidationReport) -> Iterator[Part]:
         (c.label, f"{c.rows:,}", _share(c.source), _share(c.candidate), f"{100 * (c.candidate - c.source):+.2f}")
         for c in report.per_class
     ]
-    yield Table(("class", "rows", "source", "candidate", "change, points"), rows)
+    yield TextTable(("class", "rows", "source", "candidate", "change, points"), rows)
 
 
 def _parity(candidate: Measurement) -> Iterator[Part]:
@@ -145,9 +145,9 @@ def _parity(candidate: Measurement) -> Iterator[Part]:
         rows.append(("largest, relative to the source's largest output", f"{found.max_relative:.3g}"))
     if found.agreement is not None:
         rows.append(("same decision", f"{100 * found.agreement:.3f}% of rows"))
-    yield Table((), rows)
+    yield TextTable((), rows)
     yield found.explanation
-    yield Table(_OUTPUT_HEADS, [_output_row(output) for output in found.outputs])
+    yield TextTable(_OUTPUT_HEADS, [_output_row(output) for output in found.outputs])
 
 
 def _output_row(found: OutputParity) -> tuple[str, ...]:
@@ -192,7 +192,7 @@ def _latency(report: ValidationReport) -> Iterator[Part]:
         )
     samples = [(name, m.latency.sample_ms, _kind(name)) for name, m in _pairs(report) if m.latency is not None]
     yield charts.distribution(samples, "ms", "Latency of single inferences")
-    yield Table(("ms", "p50", "p90", "p95", "p99", "mean", "min", "load", "first", "runs"), rows)
+    yield TextTable(("ms", "p50", "p90", "p95", "p99", "mean", "min", "load", "first", "runs"), rows)
     yield f"Measured on: {report.candidate.target}, interleaved with the baseline, batch of one."
 
 
@@ -232,7 +232,7 @@ def _memory(report: ValidationReport) -> Iterator[Part]:
     ]
     steps = [(name, m.memory_steps, _kind(name)) for name, m in _pairs(report)]
     yield charts.timeline(steps, "MB", "Resident memory step by step")
-    yield Table(("MB", "added by load and run", "peak of the process"), rows)
+    yield TextTable(("MB", "added by load and run", "peak of the process"), rows)
 
 
 def _operators(candidate: Measurement) -> Iterator[Part]:
@@ -247,8 +247,8 @@ def _compute_plan(plan: ComputePlan | None) -> Iterator[Part]:
     if plan.unplanned:
         counts.append(("nothing is said of", f"{plan.unplanned:,}"))
     costly = [(f"{o.operator} {o.result}", o.device, f"{o.share:.1%}") for o in plan.costliest]
-    yield Table(("preferred device", "operators"), counts)
-    yield Table(("costliest operators", "on", "estimated share of the work"), costly)
+    yield TextTable(("preferred device", "operators"), counts)
+    yield TextTable(("costliest operators", "on", "estimated share of the work"), costly)
     yield f"Core ML's own plan for {plan.units}, on the Mac that ran it: an estimate, not a time."
 
 
@@ -262,7 +262,7 @@ def _sizes(steps: Sequence[tuple[str, int]], report: ValidationReport) -> Iterat
 def _ledger(entries: Sequence[LedgerEntry]) -> Iterator[Part]:
     falls = [(name, before / 1000, after / 1000, kept) for name, before, after, kept in ledger_falls(entries)]
     yield charts.waterfall(falls, "kB", "Bytes to download after each technique")
-    yield Table(LEDGER_HEADS, ledger_rows(entries))
+    yield TextTable(LEDGER_HEADS, ledger_rows(entries))
 
 
 def _emulated(emulations: Sequence[Emulation]) -> Iterator[Part]:
@@ -274,7 +274,7 @@ def _emulated(emulations: Sequence[Emulation]) -> Iterator[Part]:
         classes = (counted.total, counted.simd, counted.load_store, counted.branch, counted.integer)
         rows.append((found.core, _ran(found), *(f"{n:,}" for n in classes)))
     if rows:
-        yield Table(_EMULATED_HEADS, rows)
+        yield TextTable(_EMULATED_HEADS, rows)
         yield "Executed instructions of one inference. They rank models; they are not a time."
 
 

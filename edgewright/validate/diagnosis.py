@@ -12,7 +12,7 @@ from edgewright.errors import DisagreementError, InputError, UnsupportedError
 from edgewright.export import export
 from edgewright.export.declaration import File
 from edgewright.export.declared import LEAST_SNR_DB, PARITY_LIMITS
-from edgewright.export.diagnosis_report import Comparison, LayerNoise
+from edgewright.export.diagnosis_report import Comparison, LayerDifference
 from edgewright.export.stored import format_of
 from edgewright.intake import take_in
 from edgewright.profile import Platform
@@ -84,7 +84,7 @@ def _made(
     return made.artifact, made.notes
 
 
-def verdict(compared: Comparison, layer: LayerNoise) -> str:
+def verdict(compared: Comparison, layer: LayerDifference) -> str:
     """One word or two on a layer: ``wrong``; ``comes in wrong``; ``agrees``; ``rounded``; ``within another``."""
     wrong = {(culprit.layer, culprit.operator.value) for culprit in compared.diagnosis.culprits}
     if (layer.layer, layer.value) in wrong or (not layer.value and layer.layer in {name for name, _ in wrong}):

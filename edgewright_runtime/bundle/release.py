@@ -66,7 +66,7 @@ class Blob:
     @property
     def name(self) -> str:
         """Where the compressed file lies in the repository."""
-        return f"blobs/sha256/{self.blob[:2]}/{self.blob}"
+        return _blob_path(self.blob)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class FileDelta:
     @property
     def name(self) -> str:
         """Where the patch lies in the repository; it is compressed by its codec, and by nothing else."""
-        return f"blobs/sha256/{self.blob[:2]}/{self.blob}"
+        return _blob_path(self.blob)
 
 
 @dataclass(frozen=True)
@@ -257,6 +257,10 @@ def in_cohort(device_id: str, release: ReleaseDocument) -> bool:
     """Whether a release that goes to a share of the devices is for this one; the share differs by release."""
     drawn = hashlib.sha256(f"{release.line}/{release.version}/{device_id}".encode()).digest()
     return int.from_bytes(drawn[:8], "big") % 100 < release.cohort_percent
+
+
+def _blob_path(digest: str) -> str:
+    return f"blobs/sha256/{digest[:2]}/{digest}"
 
 
 def _document(kind: str, content: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from torch import nn
 from edgewright.artifact import Dataset, Exported, Format, ImportedModel, ModelTask, Precision
 from edgewright.errors import DisagreementError
 from edgewright.export import export, kept_float, mlpackage
-from edgewright.export.diagnosis_report import Culprit, Diagnosis, OutputNoise, Place
+from edgewright.export.diagnosis_report import Culprit, Diagnosis, OutputDifference, Place
 from edgewright.export.runs import outputs_of
 from edgewright.intake import torch_graph
 from edgewright.intake.onnx_graph import import_onnx
@@ -250,7 +250,7 @@ def test_reciprocals_of_tiny_numbers_are_exact_on_ios(tmp_path):
 
 
 def _diagnosis(*culprits: Culprit) -> Diagnosis:
-    output = OutputNoise(name="y", snr_db=0.0, largest=1.0, whole_snr_db=0.0, whole_largest=1.0)
+    output = OutputDifference(name="y", snr_db=0.0, largest=1.0, whole_snr_db=0.0, whole_largest=1.0)
     return Diagnosis(dtype="float16", layers=(), culprits=culprits, outputs=(output,), rows=1)
 
 

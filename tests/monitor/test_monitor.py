@@ -9,7 +9,7 @@ from edgewright.artifact import Artifact, Format
 from edgewright.errors import InputError
 from edgewright.measurement import ValidationReport
 from edgewright.monitor import MonitoringPlan, check_health, find_issues, read_telemetry, summarize
-from edgewright.profile import Budget, Policy
+from edgewright.profile import Budget, StepDownPolicy
 from edgewright_runtime.bundle.monitoring import STEPS, Monitoring
 from edgewright_runtime.health.sketch import QuantileSketch
 from edgewright_runtime.health.telemetry import TelemetryRecord
@@ -169,7 +169,7 @@ def test_health_says_what_was_not_readable_and_what_is_not_known(tmp_path: Path,
 
 
 def test_zero_that_is_given_is_no_open_limit(validated: ValidationReport) -> None:
-    policy = Policy(min_battery_percent=20)
+    policy = StepDownPolicy(min_battery_percent=20)
 
     plan = MonitoringPlan(min_accuracy=0, min_battery_percent=0).with_limits_of(validated, policy)
 

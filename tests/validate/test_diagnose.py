@@ -15,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from edgewright.errors import InputError
-from edgewright.export.diagnosis_report import Culprit, Diagnosis, LayerNoise, OutputNoise, Place
+from edgewright.export.diagnosis_report import Culprit, Diagnosis, LayerDifference, OutputDifference, Place
 from edgewright.pipeline.cli import app
 from edgewright.report.diagnosis import cells, diagnosis_html
 from edgewright.validate.diagnosis import Diagnosed, verdict
@@ -124,12 +124,12 @@ def test_what_cannot_be_diagnosed_is_refused_in_one_line(folder, monkeypatch, wo
     assert "\n" not in str(result.exception)
 
 
-def noise(layer: str, **changes) -> LayerNoise:
+def noise(layer: str, **changes) -> LayerDifference:
     plain = {"kind": "Linear", "operator": "Gemm", "value": layer, "dtype": "float32", "snr_db": 140.0, "largest": 1e-7}
-    return LayerNoise(**{"layer": layer, "own_snr_db": INF, "own_largest": 0.0, **plain, **changes})
+    return LayerDifference(**{"layer": layer, "own_snr_db": INF, "own_largest": 0.0, **plain, **changes})
 
 
-def diagnosed(*layers: LayerNoise, dtype: str = "float32") -> Diagnosed:
+def diagnosed(*layers: LayerDifference, dtype: str = "float32") -> Diagnosed:
     culprit = Culprit(
         operator=Place(kind="Gemm", value="b<"),
         layer="b<",
@@ -139,7 +139,7 @@ def diagnosed(*layers: LayerNoise, dtype: str = "float32") -> Diagnosed:
         largest=0.1,
         verified=True,
     )
-    output = OutputNoise(name="y", snr_db=20.0, largest=0.1, whole_snr_db=20.0, whole_largest=0.1)
+    output = OutputDifference(name="y", snr_db=20.0, largest=0.1, whole_snr_db=20.0, whole_largest=0.1)
     found = Diagnosis(dtype=dtype, layers=layers, culprits=(culprit,), outputs=(output,), rows=4)
     return Diagnosed(
         holds=False, limit="0.0001", rows=200, outputs={"y<": "off"}, diagnosis=found, file="f.onnx", notes=("<b>",)

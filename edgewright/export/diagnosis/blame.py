@@ -10,7 +10,7 @@ import numpy as np
 from edgewright.errors import ConversionError
 from edgewright.export.diagnosis.alignment import Alignment
 from edgewright.export.diagnosis.computation import Operator
-from edgewright.export.diagnosis.search import Patch, Search
+from edgewright.export.diagnosis.search import Search, Swap
 from edgewright.export.diagnosis.values import limit_of
 
 __all__ = ["Blame", "blamed"]
@@ -29,27 +29,27 @@ class Blame:
     layers: tuple[str, ...]
 
 
-def blamed(search: Search, patch: Patch) -> Blame:
-    """Who is to blame for a value that was not what the patch says."""
-    operators = search.between(patch.value)
-    misled = _misled(search, patch, operators)
+def blamed(search: Search, swap: Swap) -> Blame:
+    """Who is to blame for a value that was not what the swap says."""
+    operators = search.between(swap.value)
+    misled = _misled(search, swap, operators)
     if misled is not None:
         return misled
     acting = [operator for operator in operators if not operator.moves]
-    return (_finer(search, patch, operators) if len(acting) > 1 else None) or _plain(search, patch)
+    return (_finer(search, swap, operators) if len(acting) > 1 else None) or _plain(search, swap)
 
 
-def _plain(search: Search, patch: Patch) -> Blame:
+def _plain(search: Search, swap: Swap) -> Blame:
     """The first of the operators that loses numbers to infinity or NaN, else the last that computes something."""
-    operators = search.between(patch.value)
+    operators = search.between(swap.value)
     acting = [operator for operator in operators if not operator.moves]
     lost = next((operator for operator in operators if _loses(search.alignment, operator)), None)
     operator = lost or (acting[-1] if acting else operators[-1])
     others = tuple(one for one in operators if one is not operator)
-    if any(patch.name in names for names in search.alignment.frontier[patch.value]):
+    if any(swap.name in names for names in search.alignment.frontier[swap.value]):
         # What should have been left as it is: it is the next layer that is computed wrongly.
-        return Blame(operator, others, patch.proof, (patch.name,))
-    return Blame(operator, others, patch.name, tuple(n for n in search.layers_between(patch.name) if n != patch.name))
+        return Blame(operator, others, swap.proof, (swap.name,))
+    return Blame(operator, others, swap.name, tuple(n for n in search.layers_between(swap.name) if n != swap.name))
 
 
 def _loses(alignment: Alignment, operator: Operator) -> bool:
@@ -62,20 +62,20 @@ def _is_finite(alignment: Alignment, name: str) -> bool:
     return stack is None or bool(np.isfinite(stack).all())
 
 
-def _misled(search: Search, patch: Patch, operators: list[Operator]) -> Blame | None:
+def _misled(search: Search, swap: Swap, operators: list[Operator]) -> Blame | None:
     """The operators are right, and one of the values that they read is another than it should be, or lies in another
     order."""
     given = {name for operator in operators for name in operator.gives}
     reads = dict.fromkeys(name for operator in operators for name in operator.reads if name not in given)
     for value in reads:
         if value in search.alignment.matches:
-            for suspect, chain in _sources(search, value, search.copies(patch.name)):
-                if _mends(search, suspect, (*chain, *operators), patch):
+            for suspect, chain in _sources(search, value, search.copies(swap.name)):
+                if _mends(search, suspect, (*chain, *operators), swap):
                     return _of_source(search, suspect, chain, operators)
     return None
 
 
-def _sources(search: Search, value: str, given: set[str]) -> Iterator[tuple[Patch, tuple[Operator, ...]]]:
+def _sources(search: Search, value: str, given: set[str]) -> Iterator[tuple[Swap, tuple[Operator, ...]]]:
     """What a value that is read could be meant to be, with the moves from it to where it is read.
 
     Not what is ``given`` in the end: an activation leaves what went through it before as it is.
@@ -88,7 +88,7 @@ def _sources(search: Search, value: str, given: set[str]) -> Iterator[tuple[Patc
         stack = at.stack(name, at.clean[name])
         for layout in search.likely(stack, match.names[0]) if stack is not None else ():
             if layout is not match.layout:
-                yield Patch(name, match.names[0], layout), tuple(chain[place + 1 :])
+                yield Swap(name, match.names[0], layout), tuple(chain[place + 1 :])
     match, stack = at.matches[value], at.stack(value, at.clean[value])
     sized = at.reference.by_size.get(stack.size, []) if stack is not None else []
     other = [name for name in sized if name not in match.names and name not in given]
@@ -96,7 +96,7 @@ def _sources(search: Search, value: str, given: set[str]) -> Iterator[tuple[Patc
     elsewhere = [name for name in other if name in search.taken]
     for name in (*nowhere[:_MOST_SOURCES], *elsewhere[-_MOST_SOURCES:]):
         for layout in search.likely(stack, name) if stack is not None else ():
-            yield Patch(value, name, layout), ()
+            yield Swap(value, name, layout), ()
 
 
 def _moves_to(search: Search, value: str) -> list[Operator]:
@@ -113,8 +113,8 @@ def _moves_to(search: Search, value: str) -> list[Operator]:
         value = operator.reads[0]
 
 
-def _mends(search: Search, suspect: Patch, operators: tuple[Operator, ...], patch: Patch) -> bool:
-    """Whether the operators give what the patch says once the value that they read is replaced."""
+def _mends(search: Search, suspect: Swap, operators: tuple[Operator, ...], swap: Swap) -> bool:
+    """Whether the operators give what the swap says once the value that they read is replaced."""
     at = search.alignment
     values = {**at.clean, suspect.value: at.given(suspect.value, suspect.name, suspect.layout)}
     try:
@@ -122,18 +122,18 @@ def _mends(search: Search, suspect: Patch, operators: tuple[Operator, ...], patc
             values |= at.compute(operator, values)
     except (ConversionError, KeyError):
         return False
-    stack = at.stack(patch.value, values[patch.value])
+    stack = at.stack(swap.value, values[swap.value])
     if stack is None:
         return False
-    found = at.arrangement(stack, patch.name, limit_of(at.dtypes[patch.value])) if _tells(at, patch.name) else None
-    return found is not None or search.compared(patch.value, values[patch.value], patch.name) is not None
+    found = at.arrangement(stack, swap.name, limit_of(at.dtypes[swap.value])) if _tells(at, swap.name) else None
+    return found is not None or search.compared(swap.value, values[swap.value], swap.name) is not None
 
 
 def _tells(alignment: Alignment, name: str) -> bool:
     return name in alignment.reference.prints
 
 
-def _of_source(search: Search, suspect: Patch, chain: tuple[Operator, ...], operators: list[Operator]) -> Blame:
+def _of_source(search: Search, suspect: Swap, chain: tuple[Operator, ...], operators: list[Operator]) -> Blame:
     at = search.alignment
     match, moves = at.matches[suspect.value], _moves_to(search, suspect.value)
     if suspect.name == match.names[0]:  # the right numbers in a wrong order: a reshape after it only shows that
@@ -147,16 +147,16 @@ def _of_source(search: Search, suspect: Patch, chain: tuple[Operator, ...], oper
     return Blame(source or operators[0], tuple(moves), suspect.name, ())
 
 
-def _finer(search: Search, patch: Patch, operators: list[Operator]) -> Blame | None:
+def _finer(search: Search, swap: Swap, operators: list[Operator]) -> Blame | None:
     """The same search with the values inside of the layers: the worst of what it finds between the operators."""
     at = search.alignment
-    names = [name for name in search.layers_between(patch.name) if at.reference.node(name).kind != "input"]
+    names = [name for name in search.layers_between(swap.name) if at.reference.node(name).kind != "input"]
     opened = at.reference.opened(names)
     if len(opened.nodes) == len(at.reference.nodes):
         return None
     inner = Search(at.again(opened, operators[0]))
     known, worst, lowest = {operator.name for operator in operators}, None, math.inf
-    while patch.value not in inner.alignment.matches:
+    while swap.value not in inner.alignment.matches:
         found = inner.first()
         part = inner.between(found.value) if found is not None else []
         if found is None or not {operator.name for operator in part} <= known:

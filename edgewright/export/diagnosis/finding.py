@@ -14,7 +14,7 @@ from edgewright.export.diagnosis.blame import blamed
 from edgewright.export.diagnosis.computation import Computation, Operator, narrowest
 from edgewright.export.diagnosis.noise import Run, output_noise
 from edgewright.export.diagnosis.reference import Reference
-from edgewright.export.diagnosis.search import Patch, Search
+from edgewright.export.diagnosis.search import Search, Swap
 from edgewright.export.diagnosis.values import Difference, limit_of
 from edgewright.export.diagnosis_report import Culprit, Diagnosis, Place
 from edgewright.export.runs import Arrays
@@ -92,20 +92,20 @@ def _culprits(alignment: Alignment) -> list[Culprit]:
     found: list[Culprit] = []
     search = Search(alignment)
     while search.wrong_outputs and len(found) < _MOST_CULPRITS:
-        patch = search.first()
-        if patch is None or not search.between(patch.value):
+        swap = search.first()
+        if swap is None or not search.between(swap.value):
             found.append(_unverified(search))
             break
-        culprit = _named(search, patch)
+        culprit = _named(search, swap)
         if (culprit.operator, culprit.layer) not in {(one.operator, one.layer) for one in found}:
             found.append(culprit)  # else another one that reads what it gives
-        search = search.accept(patch)
+        search = search.accept(swap)
     return found
 
 
-def _named(search: Search, patch: Patch) -> Culprit:
-    alignment, blame, own = search.alignment, blamed(search, patch), search.own(patch)
-    reference, segment = alignment.reference, search.between(patch.value)
+def _named(search: Search, swap: Swap) -> Culprit:
+    alignment, blame, own = search.alignment, blamed(search, swap), search.own(swap)
+    reference, segment = alignment.reference, search.between(swap.value)
     node = reference.node(blame.name.partition(" > ")[0])
     told = dict.fromkeys(reference.node(name).layer for name in blame.layers if name in reference.prints)
     failures = (alignment.failures.get(operator.name) for operator in segment)
@@ -113,7 +113,7 @@ def _named(search: Search, patch: Patch) -> Culprit:
         operator=_place(blame.operator),
         layer=node.layer,
         kind=node.kind,
-        dtype=alignment.dtypes[patch.value],
+        dtype=alignment.dtypes[swap.value],
         snr_db=own.snr_db,
         largest=own.largest,
         verified=True,

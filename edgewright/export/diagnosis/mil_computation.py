@@ -10,7 +10,7 @@ import torch
 from edgewright.export.diagnosis.computation import Computation, Operator, Quantization, moving, narrowest
 from edgewright.export.diagnosis.orientation import oriented
 from edgewright.export.mil_evaluator import Evaluator
-from edgewright.export.mil_program import Operation, Reference
+from edgewright.export.mil_program import Operation, Variable
 from edgewright.export.runs import Arrays
 
 __all__ = ["MilComputation"]
@@ -53,7 +53,7 @@ class MilComputation(Computation):
         return {name: dtype for name, dtype in found.items() if name in self._known}
 
     def _operator(self, step: Operation) -> Operator:
-        named = [i.name for items in step.operands.values() for i in items if isinstance(i, Reference)]
+        named = [i.name for items in step.operands.values() for i in items if isinstance(i, Variable)]
         reads = tuple(dict.fromkeys(name for name in named if name not in self._known))
         weights = [self._narrow.get(name, "") for name in named if name in self._known]
         results = [result.dtype.lower() for result in step.results if result.dtype.startswith("FLOAT")]

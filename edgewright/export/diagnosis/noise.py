@@ -11,7 +11,7 @@ from edgewright.export.diagnosis.alignment import Alignment
 from edgewright.export.diagnosis.computation import Operator
 from edgewright.export.diagnosis.layouts import arranged, layouts
 from edgewright.export.diagnosis.values import Difference, difference
-from edgewright.export.diagnosis_report import LayerNoise, OutputNoise
+from edgewright.export.diagnosis_report import LayerDifference, OutputDifference
 
 __all__ = ["Amplified", "Run", "nearest", "output_noise"]
 
@@ -41,14 +41,14 @@ class Run:
 
     def __init__(self, alignment: Alignment) -> None:
         self._at = alignment
-        self._noted: dict[str, LayerNoise] = {}
+        self._noted: dict[str, LayerDifference] = {}
         self._levels: dict[str, float] = {}
         self._amplified: list[Amplified] = []
         entered = [alignment.computation.entered(row) for row in alignment.rows]
         self.values: dict[str, list[Any]] = {name: [row[name] for row in entered] for name in entered[0]}
         self._go()
 
-    def layers(self) -> tuple[LayerNoise, ...]:
+    def layers(self) -> tuple[LayerDifference, ...]:
         """One entry for each value of the reference, in order."""
         telling = self._at.reference.telling
         return tuple(self._noted.get(name) or _swallowed(self._at, name) for name in telling)
@@ -92,7 +92,7 @@ class Run:
             if one in self._noted and (moved or match.own.snr_db <= self._noted[one].own_snr_db):
                 continue
             node = self._at.reference.node(one)
-            self._noted[one] = LayerNoise(
+            self._noted[one] = LayerDifference(
                 layer=node.layer,
                 kind=node.kind,
                 operator=operator.kind if operator is not None else "input",
@@ -105,13 +105,13 @@ class Run:
             )
 
 
-def _swallowed(alignment: Alignment, name: str) -> LayerNoise:
+def _swallowed(alignment: Alignment, name: str) -> LayerDifference:
     node = alignment.reference.node(name)
     figures = dict.fromkeys(("snr_db", "largest", "own_snr_db", "own_largest"), math.nan)
-    return LayerNoise(layer=node.layer, kind=node.kind, operator="", value="", dtype="", **figures)
+    return LayerDifference(layer=node.layer, kind=node.kind, operator="", value="", dtype="", **figures)
 
 
-def output_noise(alignment: Alignment, held: dict[str, list[Any]], names: list[str]) -> tuple[OutputNoise, ...]:
+def output_noise(alignment: Alignment, held: dict[str, list[Any]], names: list[str]) -> tuple[OutputDifference, ...]:
     """Each output as it was computed operator by operator, and as the runtime computes it."""
     computation, found = alignment.computation, []
     wholes = _wholes(alignment)
@@ -120,7 +120,7 @@ def output_noise(alignment: Alignment, held: dict[str, list[Any]], names: list[s
         single = nearest(expected, alignment.stack(value, held[value]) if value in held else None)
         whole = nearest(expected, np.stack([run[number] for run in wholes]) if wholes else None)
         found.append(
-            OutputNoise(
+            OutputDifference(
                 name=names[number],
                 snr_db=single.snr_db,
                 largest=single.largest,

@@ -20,7 +20,7 @@ from edgewright.export.diagnosis.computation import Operator
 from edgewright.export.diagnosis.layouts import Layout, arranged, layouts
 from edgewright.export.diagnosis.values import COPY, Difference, difference, limit_of
 
-__all__ = ["Patch", "Search"]
+__all__ = ["Search", "Swap"]
 
 _DEPTH = 14  # operators that are computed behind a replaced value before it is given up
 _NEAREST = 16  # values of the reference that come next and have the size
@@ -30,7 +30,7 @@ _MOST_SECONDS = 120.0  # of one search: a large network computes long behind eac
 
 
 @dataclass(frozen=True)
-class Patch:
+class Swap:
     """Replacing the exported ``value`` by the reference's ``name`` makes what follows right: ``proof`` is what then
     appears."""
 
@@ -131,21 +131,21 @@ class Search:
         """The reference's values that were found in the file."""
         return {name for match in self.alignment.matches.values() for name in match.names}
 
-    def first(self) -> Patch | None:
+    def first(self) -> Swap | None:
         """The earliest value whose replacement makes what follows right; None where no replacement does."""
         values = [name for operator in self.astray for name in operator.gives if name in self.alignment.clean]
         values += [value for value in self.wrong_outputs if value in self.alignment.matches]
-        trials = (patch for value in values for patch in self._replacements(value))
+        trials = (swap for value in values for swap in self._replacements(value))
         began = time.monotonic()
-        for patch, _ in zip(trials, range(_MOST_TRIALS), strict=False):
+        for swap, _ in zip(trials, range(_MOST_TRIALS), strict=False):
             if time.monotonic() - began > _MOST_SECONDS:
                 return None
-            proof = self._proof(patch)
+            proof = self._proof(swap)
             if proof:
-                return replace(patch, proof=proof)
+                return replace(swap, proof=proof)
         return None
 
-    def _replacements(self, value: str) -> Iterator[Patch]:
+    def _replacements(self, value: str) -> Iterator[Swap]:
         """What a value could be: the reference's values that were not found and come next, the nearest first; the
         output that it should be; what it rests on, unchanged."""
         at = self.alignment
@@ -158,7 +158,7 @@ class Search:
         new = [name for name in sized if name not in self.taken and at.reference.follows_all(name, rests)]
         for name in dict.fromkeys((*new[:_NEAREST], *self.wrong_outputs.get(value, ()), *same)):
             for layout in self.likely(stack, name):
-                yield Patch(value, name, layout)
+                yield Swap(value, name, layout)
 
     def likely(self, stack: np.ndarray, name: str) -> list[Layout]:
         """The arrangements: those that the file has most often first, then those of the nearest likeness."""
@@ -176,15 +176,15 @@ class Search:
     def _usual(self) -> Counter[tuple[int, tuple[int, ...]]]:
         return Counter((len(m.layout.split), m.layout.axes) for m in self.alignment.matches.values())
 
-    def _proof(self, patch: Patch) -> str:
+    def _proof(self, swap: Swap) -> str:
         """A value of the reference that appears behind the replaced one and was not there without it; empty: none."""
-        if patch.name in self.wrong_outputs.get(patch.value, ()):
-            return patch.name
+        if swap.name in self.wrong_outputs.get(swap.value, ()):
+            return swap.name
         at = self.alignment
-        values = {**at.clean, patch.value: at.given(patch.value, patch.name, patch.layout)}
-        changed, depth = {patch.value}, 0
+        values = {**at.clean, swap.value: at.given(swap.value, swap.name, swap.layout)}
+        changed, depth = {swap.value}, 0
         for operator in self.astray:
-            if not changed & set(operator.reads) or patch.value in operator.gives:
+            if not changed & set(operator.reads) or swap.value in operator.gives:
                 continue
             try:
                 given = at.compute(operator, values)
@@ -192,22 +192,22 @@ class Search:
                 return ""
             values |= given
             changed |= set(given)
-            found = [name for value, held in given.items() if (name := self._found(value, held, patch))]
+            found = [name for value, held in given.items() if (name := self._found(value, held, swap))]
             depth += 1
             if found or depth >= _DEPTH:
                 return found[0] if found else ""
         return ""
 
-    def _found(self, value: str, held: list[Any], patch: Patch) -> str:
+    def _found(self, value: str, held: list[Any], swap: Swap) -> str:
         """The value of the reference, behind the one put in, that a value computed from it is; empty: none."""
         at = self.alignment
         stack = at.stack(value, held)
         if stack is None:
             return ""
         # Unknown so far, and not a copy of the one put in: what only moves it would prove nothing.
-        copies = self.copies(patch.name)
+        copies = self.copies(swap.name)
         new = [n for n in at.reference.by_size.get(stack.size, []) if n not in self.taken and n not in copies]
-        later = [n for n in new if at.reference.follows(n, [patch.name])]
+        later = [n for n in new if at.reference.follows(n, [swap.name])]
         match = at.match(stack, frozenset(), limit_of(at.dtypes.get(value, "float32")), among=later)
         if match is not None:
             return match.names[0]
@@ -221,19 +221,19 @@ class Search:
         sized = reference.by_size.get(reference.values[name].size, []) if wanted is not None else []
         return {one for one in sized if wanted is not None and reference.prints[one].near(wanted, COPY)}
 
-    def own(self, patch: Patch) -> Difference:
+    def own(self, swap: Swap) -> Difference:
         """How far the value is from the one that belongs there, computed from right values."""
         at = self.alignment
-        stack = at.stack(patch.value, at.clean[patch.value])
+        stack = at.stack(swap.value, at.clean[swap.value])
         if stack is None:
             return Difference(-np.inf, np.inf)
-        return difference(arranged(at.reference.values[patch.name], patch.layout, stack.shape[1:]), stack)
+        return difference(arranged(at.reference.values[swap.name], swap.layout, stack.shape[1:]), stack)
 
-    def accept(self, patch: Patch) -> "Search":
+    def accept(self, swap: Swap) -> "Search":
         """Go on from the reference's value, as if the operator had been right: the search behind it."""
-        match = Match((patch.name,), patch.layout, self.own(patch))
-        behind = [operator for operator in self.astray if patch.value not in operator.gives]
-        self.alignment.settle(patch.value, match)
+        match = Match((swap.name,), swap.layout, self.own(swap))
+        behind = [operator for operator in self.astray if swap.value not in operator.gives]
+        self.alignment.settle(swap.value, match)
         self.alignment.advance(behind)
         return Search(self.alignment)
 
