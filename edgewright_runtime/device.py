@@ -22,13 +22,13 @@ from edgewright_runtime.errors import (
     IntegrityError,
     RollbackError,
     ShortageError,
-    TransportError,
 )
 from edgewright_runtime.health.event_log import EventLog
 from edgewright_runtime.health.outbox import Outbox
 from edgewright_runtime.health.sensors import Sensors
 from edgewright_runtime.health.telemetry import TelemetryRecord
 from edgewright_runtime.health.watch import Issue
+from edgewright_runtime.polling import UpdatePolling
 from edgewright_runtime.predict.hybrid import Answer
 from edgewright_runtime.predict.offline import Offer, sync
 from edgewright_runtime.settings import Settings, Tick
@@ -37,7 +37,6 @@ from edgewright_runtime.strain import Level, levels_of, step_for
 from edgewright_runtime.trial import Trial
 from edgewright_runtime.update.installation import Installation
 from edgewright_runtime.update.registry import Constraints, Model, Registry
-from edgewright_runtime.update.updater import Outcome, Updater, followed_line
 
 __all__ = ["Device", "Settings", "Tick"]
 
@@ -67,19 +66,18 @@ class Device:
         self._sensors = sensors or Sensors()
         self._levels: tuple[Level, ...] = settings.levels or (Level("normal"),)
         self._level = 0
-        self._polled_s = float("-inf")
         self._pointer: str | None = None
-        self._refused_for: str | None = None
         self._swap = threading.Lock()
         self._retired: list[Active] = []
         self._log = EventLog(self.outbox, self._now)
         self._trial = Trial(self.installation, settings, self._log, self._now)
+        self._updates = UpdatePolling(self.installation, settings, self._log, clock=self._now, steady=steady)
         self._trial.leave_damaged_release()
         if settings.answers:
             self._trial.count_start()
         if self.installation.current() is None:
             errors: list[str] = []
-            if self._fetched_update(errors) is None:
+            if self._updates.taken(errors) is None:
                 raise EdgeRuntimeError("; ".join(errors) or f"{settings.root}: no model is installed")
         try:
             self._active = self._opened_or_before()
@@ -149,7 +147,7 @@ class Device:
         if rolled_back is None:
             self._step(issues, errors)
         sent, offer = self._send(errors)
-        outcome = self._fetched_update(errors) if rolled_back is None and self._asks_for_updates(offer) else None
+        outcome = self._updates.taken(errors) if rolled_back is None and self._updates.are_due(offer) else None
         if outcome is not None:
             rolled_back = self._taken(issues, errors)
         return Tick(
@@ -244,7 +242,7 @@ class Device:
             except RollbackError:
                 if self.settings.repository is None or not isinstance(e, IntegrityError):
                     raise e from None
-                self._updater(self.settings.repository).update(repair=True)
+                self._updates.updater(self.settings.repository).update(repair=True)
             return self._opened()
 
     def _step(self, issues: list[Issue], errors: list[str]) -> None:
@@ -259,21 +257,6 @@ class Device:
             else:
                 return
         self._level = before
-
-    def _asks_for_updates(self, offer: Offer | None) -> bool:
-        """Whether the repository is worth a look now."""
-        if offer is not None and offer.line == self._line_id():
-            known = offer.version <= self.installation.highest_version(offer.line)
-            if known and self.steady() < self._polled_s + self.settings.poll_s:
-                return False
-        self._polled_s = self.steady()
-        return True
-
-    def _line_id(self) -> str | None:
-        """What this device follows; None where that must be asked of the repository."""
-        s = self.settings
-        line = followed_line(self.installation, s.channel, s.model, s.platform)
-        return None if line is None else line.id
 
     def _send(self, errors: list[str]) -> tuple[int, Offer | None]:
         if self.settings.cloud is None:
@@ -291,35 +274,6 @@ class Device:
             errors.append(f"sync: {e}")
             return 0, None
         return synced.records, synced.offer
-
-    def _updater(self, repository: str) -> Updater:
-        s = self.settings
-        return Updater(
-            repository,
-            s.channel,
-            s.root,
-            model=s.model,
-            platform=s.platform,
-            redirect_hosts=s.redirect_hosts,
-            clock=self.clock,
-        )
-
-    def _fetched_update(self, errors: list[str]) -> Outcome | None:
-        """Install what the line offers; None if it is not new. What fails is told and tried again later."""
-        if self.settings.repository is None:
-            return None
-        try:
-            outcome = self._updater(self.settings.repository).update(quota_bytes=self.settings.quota_bytes)
-        except EdgeRuntimeError as e:
-            errors.append(f"update: {e}")
-            reason = str(e)[:500]
-            if not isinstance(e, (RollbackError, TransportError)) and reason != self._refused_for:
-                self._refused_for = reason  # told once, not at every tick for as long as it lasts
-                kind = "postponed" if isinstance(e, ShortageError) else "refused"
-                self._log.add({"kind": kind, "channel": self.settings.channel, "reason": reason})
-            return None
-        self._refused_for = None
-        return outcome if outcome.status == "installed" else None
 
     def _replace(self) -> None:
         """Put the model that belongs to the present level in place of the one that answers."""

@@ -18,8 +18,7 @@ import pytest
 from edgewright.deploy import publish
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
-from edgewright.profile import Budget
-from edgewright.profile import Policy as Policies
+from edgewright.profile import Budget, StepDownPolicy
 from edgewright_runtime.__main__ import _ticked
 from edgewright_runtime.backends.onnx import OnnxBackend
 from edgewright_runtime.bundle.monitoring import Monitoring
@@ -579,7 +578,9 @@ def two_models(tmp_path: Path) -> Path:
         made = report(parts.exported.artifact, p95_ms=p95_ms, accuracy=accuracy)
         figures = made.candidate.model_copy(update={"added_memory_mb": memory_mb})
         steps = ("cheaper_model", "fewer_threads", "longer_interval")
-        board = parts.device.model_copy(update={"threads": 2, "policy": Policies(max_temperature_c=80, steps=steps)})
+        board = parts.device.model_copy(
+            update={"threads": 2, "policy": StepDownPolicy(max_temperature_c=80, steps=steps)}
+        )
         made = replace(parts, report=made.model_copy(update={"candidate": figures}), device=board)
         publish(made.build(EASY), repository, channel)
     Updater(repository, "stable", tmp_path / "device").update()
