@@ -82,7 +82,7 @@ def plain(demo: Path) -> dict[str, float]:
 
 def orchestrated(demo: Path) -> dict[str, float]:
     """The flows, with the embedded server's start apart; then the same again, and a resume after a failed release."""
-    from edgewright.pipeline.cli import configure_orchestration
+    from edgewright.pipeline.orchestration import configure_orchestration
 
     configure_orchestration()
     began = time.perf_counter()

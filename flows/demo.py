@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgewright.child import deferred, run_in_child
 from edgewright.errors import EdgewrightError
-from edgewright.pipeline.cli import configure_orchestration
+from edgewright.pipeline.orchestration import configure_orchestration
 from edgewright.pipeline.result import DeploymentResult
 from edgewright.pipeline.steps_shown import steps_shown
 from edgewright.pipeline.table import explanation, results_markdown, results_table

@@ -12,7 +12,7 @@ import pytest
 from edgewright.recipe import Technique
 
 DOCS = Path(__file__).parents[1] / "docs"
-TUTORIAL = ("first-deployment", "own-model", "own-device", "own-recipe", "own-metric")
+TUTORIAL = ("first-deployment", "own-model", "own-device", "own-recipe", "own-metric", "python")
 _BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PROGRAMS = {"python": [sys.executable], "edgewright": [sys.executable, "-m", "edgewright"]}
 

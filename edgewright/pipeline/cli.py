@@ -4,14 +4,10 @@ store``.
 Exit codes: 0 done; 1 bad input or a failed stage; 2 a budget was exceeded; 130 interrupted.
 """
 
-import importlib
-import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +18,7 @@ from typer.models import ArgumentInfo, OptionInfo
 from edgewright.errors import EdgewrightError, MissingLibraryError, ProfileError
 from edgewright.pipeline.cloud_commands import cloud_app
 from edgewright.pipeline.diagnose_command import diagnose
+from edgewright.pipeline.orchestration import orchestrated, project_module, run_deployments
 from edgewright.pipeline.parameters import DeploymentParameters
 from edgewright.pipeline.shapes import parse_shapes
 from edgewright.pipeline.signature import signature_of_fields
@@ -29,7 +26,6 @@ from edgewright.pipeline.steps_shown import console, errors, steps_shown
 from edgewright.pipeline.store_commands import store_app
 from edgewright.pipeline.target_commands import target_app
 from edgewright.progress import progress
-from edgewright.project import put_on_path
 from edgewright.shortage import require_writable, shortage_of
 from edgewright.store import home, replace_file
 from edgewright.terminal import begun
@@ -37,7 +33,7 @@ from edgewright.terminal import begun
 if TYPE_CHECKING:
     from edgewright.pipeline.result import DeploymentResult
 
-__all__ = ["app", "configure_orchestration", "main"]
+__all__ = ["app", "main"]
 
 SHAPE_HELP = "Sizes of an input's free axes: name=1,3,224; several, for a file of each: name=1,32|64."
 EXIT_FAILED = 1
@@ -68,11 +64,8 @@ def deploy(
     **given: Any,
 ) -> None:
     """Optimize, validate, package, release and monitor one model on one platform."""
-    from edgewright.intake import preflight
-    from edgewright.pipeline.request import resolve
     from edgewright.pipeline.table import explanation, results_table
 
-    # All of this is cheap and writes nothing; only then is an orchestrator started.
     called = given["name"] or given["model"].stem
     each = [
         DeploymentParameters.of(
@@ -80,13 +73,8 @@ def deploy(
         )
         for choice, sizes in parse_shapes(shape or ()).items()
     ]
-    requests = [resolve(parameters) for parameters in each]
-    with steps_shown(), progress.during("Looking into the model and its data"):
-        for request in requests:
-            preflight(request.model, request.data)
     try:
-        with steps_shown(), _orchestrated("flows.edge_deployment") as pipeline:
-            results: list[DeploymentResult] = [pipeline.deploy(**dict(parameters)) for parameters in each]
+        results = run_deployments(each)
     except KeyboardInterrupt:
         errors.print("interrupted; nothing is half-written, the same command goes on where it stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -98,7 +86,7 @@ def deploy(
         console.print(results_table(shown, console.width))
     for result in shown:
         console.print(explanation(result), soft_wrap=True, highlight=False, markup=False)
-    _end_failed({request.name: result for request, result in zip(requests, results, strict=True)})
+    _end_failed({parameters.name or called: result for parameters, result in zip(each, results, strict=True)})
 
 
 def _end_failed(results: "Mapping[str, DeploymentResult]") -> None:
@@ -131,7 +119,7 @@ def validate(
             read_bundle(given)
     with (
         steps_shown(),
-        _orchestrated("flows.validate") as flows,
+        orchestrated("flows.validate") as flows,
         progress.during(f"Measuring on {len(device)} device(s)"),
     ):
         checks = flows.validate_bundle(bundle, device, baseline, quick)
@@ -159,7 +147,7 @@ def compare(
     from edgewright.pipeline.table import comparison_table
     from edgewright.report.comparison import comparison_html
 
-    found = _project_module("tasks.compare").read_runs(runs)
+    found = project_module("tasks.compare").read_runs(runs)
     replace_file(html.absolute(), comparison_html(found).encode())
     console.print(comparison_table(found))
     console.print(f"plots: {html.absolute()}", soft_wrap=True)
@@ -172,7 +160,7 @@ def ui(
 ) -> None:
     """Start the Prefect server, the MLflow server and a worker, with the deployments registered; Ctrl-C stops all."""
     require_writable(home())
-    serve = _project_module("flows.serve").serve
+    serve = project_module("flows.serve").serve
     servers = serve(prefect_port, mlflow_port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -240,49 +228,6 @@ def main() -> None:
         errors.print(begun("error", lacking), soft_wrap=True, highlight=False)
         code = EXIT_FAILED
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _project_module(name: str) -> ModuleType:
-    """A module of the project folder, which is no package of the library (docs/adr/0002-project-folder.md)."""
-    configure_orchestration()
-    put_on_path()
-    return importlib.import_module(name)
-
-
-@contextmanager
-def _orchestrated(name: str) -> Iterator[ModuleType]:
-    """A module of ``flows/``, and a Prefect server for it until this ends.
-
-    Raises:
-        InputError: the home cannot be written.
-    """
-    require_writable(home())
-    with ExitStack() as stack:
-        with progress.during("Starting the orchestrator"):
-            said = stack.enter_context(_project_module("flows.home_server").orchestrator())
-            module = _project_module(name)
-        if said:
-            errors.print(said)
-        yield module
-
-
-def configure_orchestration() -> None:
-    """Before Prefect is imported: quiet, no telemetry, its files beside ours unless the user has a set-up already."""
-    defaults = {
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # A stage that fails says so in the result, in one line; Prefect would print its traceback twice.
-        "PREFECT_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
-        "PREFECT_LOCAL_STORAGE_PATH": str(home() / "results"),
-        "EDGEWRIGHT_HOME": str(home()),
-    }
-    if not (Path.home() / ".prefect" / "profiles.toml").exists():
-        defaults["PREFECT_HOME"] = str(home() / "prefect")
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-    # Its server makes this folder, but not the one above it, and then waits for itself in vain.
-    Path(os.environ.get("PREFECT_HOME", home())).mkdir(parents=True, exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What the pipeline hands back. No ML framework is imported here."""
 
+from html import escape
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgewright.artifact import Artifact, Dataset, Exported, ImportedModel
 from edgewright.deploy import Release
@@ -10,7 +11,11 @@ from edgewright.monitor import Health
 from edgewright.package import Bundle
 from edgewright.pipeline.stages import StageName
 from edgewright.profile import Platform
+from edgewright.report.ledger import ledger_metrics
 from edgewright.value import Value
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["DeploymentResult", "Optimization", "Refusal", "Step", "Tracking"]
 
@@ -108,6 +113,21 @@ class DeploymentResult(Value):
         """Every file that the run made or took, source first."""
         made = self.optimization.artifacts if self.optimization else ()
         return (*made, self.bundle.artifact) if self.bundle else made
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for the float32 baseline and for each step that was exported: size, accuracy and latency."""
+        import pandas as pd
+
+        entries = self.optimization.ledger if self.optimization else ()
+        rows = [{"stage": entry.stage, "kept": entry.kept, **ledger_metrics(entry)} for entry in entries]
+        return pd.DataFrame(rows).set_index("stage") if rows else pd.DataFrame()
+
+    def _repr_html_(self) -> str:
+        """The report, in a frame of its own; one line where the run came to none."""
+        if self.page is None or not self.page.is_file():
+            return f"<p>{escape(self.status)}: {escape(self.error or 'there is no report')}</p>"
+        page = escape(self.page.read_text())
+        return f'<iframe srcdoc="{page}" sandbox="" style="width: 100%; height: 40em; border: 0"></iframe>'
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:

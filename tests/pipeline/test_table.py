@@ -97,7 +97,7 @@ def test_failed_run_prints_what_it_came_to_and_why_it_ended(
     def orchestrated(_: str):
         yield SimpleNamespace(deploy=lambda **_: result)
 
-    monkeypatch.setattr("edgewright.pipeline.cli._orchestrated", orchestrated)
+    monkeypatch.setattr("edgewright.pipeline.orchestration.orchestrated", orchestrated)
     request = SimpleNamespace(name="m", model=None, data=None)
     monkeypatch.setattr("edgewright.pipeline.request.resolve", lambda _: request)
     monkeypatch.setattr("edgewright.intake.preflight", lambda *_: None)

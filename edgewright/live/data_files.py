@@ -1,0 +1,186 @@
+"""Rows in memory as a data file: arrays as ``.npz``, frames as ``.parquet``, and the ``.yaml`` that describes them."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from edgewright.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["DataFile", "write_data"]
+
+_ALLOWED = (
+    "a path; rows; (rows, answers); (training rows, answers, test rows, answers); a DataFrame with target=; a PyTorch "
+    "DataLoader or Dataset. Rows are an array, a tensor, a DataFrame, or a dict of arrays by the model's input names"
+)
+_FRAME, _ARRAYS, _DESCRIPTION = "data.parquet", "data.npz", "data.yaml"
+_OWN_TARGET = "target"  # the column for answers that come without a name
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class DataFile(NamedTuple):
+    """The file, and a few rows of each input in the model's order: what a module is exported with. None: not known."""
+
+    path: Path
+    examples: Arrays | None
+
+
+def write_data(data: Any, folder: Path, **options: Any) -> DataFile:
+    """Write rows into ``folder``; ``options`` are keys of a data file (`edgewright.data.DataSpec`).
+
+    Without answers, and without a metric, the task is none.
+
+    Raises:
+        InputError: no data that is known here, or lengths that differ.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    if callable(options.get("metric")):
+        options |= _metric_keys(options["metric"])
+    if isinstance(data, (str, os.PathLike)):
+        return _of_path(Path(data), folder, options)
+    splits = _splits(data)
+    if _is_frame(splits[0].rows):
+        return _written_frames(splits, folder, options)
+    return _written_arrays(splits, folder, options)
+
+
+class _Split(NamedTuple):
+    rows: Any
+    answers: Any
+
+
+def _of_path(path: Path, folder: Path, options: Mapping[str, Any]) -> DataFile:
+    if path.suffix in {".yaml", ".yml"} and options:
+        raise InputError(f"{path} describes the data already; write {', '.join(sorted(options))} into it")
+    if path.suffix in {".yaml", ".yml"} or not options:
+        return DataFile(path, None)
+    return DataFile(_described(folder, {**options, "path": str(path.absolute())}), None)
+
+
+def _splits(data: Any) -> list[_Split]:
+    """One, or training rows and test rows."""
+    if _is_torch_data(data):
+        data = _collected(data)
+    if not isinstance(data, (tuple, list)):
+        return [_Split(data, None)]
+    parts = list(data)
+    if len(parts) == 2 and all(isinstance(part, (tuple, list)) and len(part) == 2 for part in parts):
+        parts = [*parts[0], *parts[1]]  # Keras' own data sets: ((rows, answers), (rows, answers))
+    if len(parts) not in {2, 4}:
+        raise InputError(f"data: found a {type(data).__name__} of {len(parts)}; allowed: {_ALLOWED}")
+    return [_Split(*parts[place : place + 2]) for place in range(0, len(parts), 2)]
+
+
+def _is_torch_data(data: Any) -> bool:
+    return any(kind.__module__.startswith("torch.utils.data") for kind in type(data).__mro__)
+
+
+def _collected(data: Any) -> tuple[Any, Any]:
+    """All rows and answers of a loader, or of a data set that has one row at a place."""
+    batches: Iterable[Any] = data
+    if not hasattr(data, "batch_size"):
+        from torch.utils.data import DataLoader
+
+        batches = DataLoader(data, batch_size=256)
+    rows, answers = list[Any](), list[Any]()
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise InputError(f"data: a {type(data).__name__} of {type(batch).__name__}; expected (rows, answers)")
+        rows.append(batch[0])
+        answers.append(batch[1])
+    if not rows:
+        raise InputError(f"data: a {type(data).__name__} without rows")
+    return _joined(rows), _joined(answers)
+
+
+def _joined(batches: Sequence[Any]) -> Any:
+    if isinstance(batches[0], Mapping):
+        return {name: _joined([batch[name] for batch in batches]) for name in batches[0]}
+    return np.concatenate([_array(batch) for batch in batches])
+
+
+def _is_frame(rows: Any) -> bool:
+    return type(rows).__name__ == "DataFrame" and hasattr(rows, "to_parquet")
+
+
+def _array(rows: Any) -> NDArray[Any]:
+    """An array, a tensor of PyTorch or TensorFlow, a Series or a list, as an array."""
+    if hasattr(rows, "detach"):
+        rows = rows.detach().cpu()
+    array = np.asarray(rows)
+    if array.dtype == object:  # of texts, as pandas has them
+        array = np.array(array.tolist())
+    if array.dtype.kind not in "fiubUS" or array.ndim == 0:
+        raise InputError(f"data: found {type(rows).__name__} of dtype {array.dtype}; allowed: {_ALLOWED}")
+    return array
+
+
+def _written_arrays(splits: Sequence[_Split], folder: Path, options: dict[str, Any]) -> DataFile:
+    names = ["x"] if len(splits) == 1 else ["x_train", "x_test"]
+    arrays: Arrays = {}
+    for split, name in zip(splits, names, strict=True):
+        named = {f"{name}.{key}": rows for key, rows in split.rows.items()} if isinstance(split.rows, Mapping) else {}
+        of_split = {key: _array(rows) for key, rows in (named or {name: split.rows}).items()}
+        if split.answers is not None:
+            of_split[name.replace("x", "y", 1)] = _array(split.answers)
+        if len({len(array) for array in of_split.values()}) > 1:
+            counts = ", ".join(f"{key} {len(array)}" for key, array in of_split.items())
+            raise InputError(f"data: as many answers as rows are needed; given were {counts}")
+        arrays |= of_split
+    if splits[0].answers is None:
+        options = _without_answers(options)
+    np.savez(folder / _ARRAYS, **arrays)
+    examples = {key: array[:2] for key, array in arrays.items() if key.partition(".")[0] == names[0]}
+    return DataFile(_described(folder, {**options, "path": _ARRAYS}), examples)
+
+
+def _written_frames(splits: Sequence[_Split], folder: Path, options: dict[str, Any]) -> DataFile:
+    target = options.get("target")
+    for number, split in enumerate(splits):
+        frame: pd.DataFrame = split.rows.copy()
+        frame.columns = frame.columns.astype(str)
+        if split.answers is not None:
+            target = target or str(getattr(split.answers, "name", None) or _OWN_TARGET)
+            if target in frame:
+                raise InputError(f"data: the frame has a column '{target}', too; name the answers' otherwise: target=")
+            if len(frame) != len(split.answers):
+                raise InputError(f"data: {len(frame)} rows but {len(split.answers)} answers")
+            frame[target] = _array(split.answers)
+        frame.to_parquet(folder / (_FRAME if number == 0 else f"test_{_FRAME}"), index=False)
+    keys = {**options, "path": _FRAME, **({"test_path": f"test_{_FRAME}"} if len(splits) == 2 else {})}
+    if target is None:
+        keys = _without_answers(keys)
+    else:
+        keys["target"] = target
+    return DataFile(_described(folder, keys), None)
+
+
+def _without_answers(options: dict[str, Any]) -> dict[str, Any]:
+    if options.get("task") not in {None, "none"}:
+        raise InputError(f"data: task '{options['task']}' needs answers: data=(rows, answers), or a frame with target=")
+    return {**options, "task": "none"}
+
+
+def _metric_keys(metric: Callable[..., Any]) -> dict[str, str]:
+    """A function as the data file names it: a child process imports it from its file."""
+    module, name = metric.__module__, metric.__qualname__
+    file = getattr(metric, "__code__", None) and metric.__code__.co_filename
+    if module == "__main__" or not name.isidentifier() or not file or not Path(file).is_file():
+        raise InputError(
+            f"metric: '{module}:{name}' cannot be imported by another process; put the function into a module file"
+        )
+    return {"metric": f"{module}:{name}", "folder": str(Path(file).absolute().parents[module.count(".")])}
+
+
+def _described(folder: Path, keys: Mapping[str, Any]) -> Path:
+    path = folder / _DESCRIPTION
+    path.write_text(yaml.safe_dump(dict(keys), sort_keys=False))
+    return path

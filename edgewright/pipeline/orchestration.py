@@ -1,0 +1,82 @@
+"""From the library to the flows: the project folder on the path, Prefect configured, a server for as long as it is
+needed."""
+
+import importlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from edgewright.pipeline.parameters import DeploymentParameters
+from edgewright.pipeline.steps_shown import errors, steps_shown
+from edgewright.progress import progress
+from edgewright.project import put_on_path
+from edgewright.shortage import require_writable
+from edgewright.store import home
+
+if TYPE_CHECKING:
+    from edgewright.pipeline.result import DeploymentResult
+
+__all__ = ["configure_orchestration", "orchestrated", "project_module", "run_deployments"]
+
+
+def run_deployments(each: Sequence[DeploymentParameters]) -> "list[DeploymentResult]":
+    """Deploy one after another, in one orchestrator; what cannot begin is found before that is started.
+
+    Raises:
+        EdgewrightError: bad input, before anything was written.
+    """
+    from edgewright.intake import preflight
+    from edgewright.pipeline.request import resolve
+
+    requests = [resolve(parameters) for parameters in each]
+    with steps_shown(), progress.during("Looking into the model and its data"):
+        for request in requests:
+            preflight(request.model, request.data)
+    with steps_shown(), orchestrated("flows.edge_deployment") as pipeline:
+        return [pipeline.deploy(**dict(parameters)) for parameters in each]
+
+
+def project_module(name: str) -> ModuleType:
+    """A module of the project folder, which is no package of the library (docs/adr/0002-project-folder.md)."""
+    configure_orchestration()
+    put_on_path()
+    return importlib.import_module(name)
+
+
+@contextmanager
+def orchestrated(name: str) -> Iterator[ModuleType]:
+    """A module of ``flows/``, and a Prefect server for it until this ends.
+
+    Raises:
+        InputError: the home cannot be written.
+    """
+    require_writable(home())
+    with ExitStack() as stack:
+        with progress.during("Starting the orchestrator"):
+            said = stack.enter_context(project_module("flows.home_server").orchestrator())
+            module = project_module(name)
+        if said:
+            errors.print(said)
+        yield module
+
+
+def configure_orchestration() -> None:
+    """Before Prefect is imported: quiet, no telemetry, its files beside ours unless the user has a set-up already."""
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # A stage that fails says so in the result, in one line; Prefect would print its traceback twice.
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+        "PREFECT_LOCAL_STORAGE_PATH": str(home() / "results"),
+        "EDGEWRIGHT_HOME": str(home()),
+    }
+    if not (Path.home() / ".prefect" / "profiles.toml").exists():
+        defaults["PREFECT_HOME"] = str(home() / "prefect")
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    # Its server makes this folder, but not the one above it, and then waits for itself in vain.
+    Path(os.environ.get("PREFECT_HOME", home())).mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,62 @@
+"""A deployment from a Python session: the model and its data as they are there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import edgewright as ew
+from edgewright.errors import InputError
+from edgewright.recipe import Prune, Quantize
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGEWRIGHT_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+def test_a_module_is_deployed_with_a_recipe_of_values(home: Path) -> None:
+    torch.manual_seed(0)
+    network, rows = nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 3)), torch.randn(300, 24)
+    with torch.no_grad():
+        answers = network(rows).argmax(1)
+    recipe = [Prune(ratio=0.3, training=None, keep="always"), Quantize()]
+
+    result = ew.deploy(
+        network, (rows, answers), platform="edge_device", recipe=recipe, name="three", max_accuracy_drop=50
+    )
+
+    assert (result.status, result.error) == ("succeeded", None)
+    assert result.release is not None
+    assert result.release.line.startswith("three.edge_device.")
+    assert [step.technique for step in result.optimization.steps] == ["prune", "quantize"]
+    frame = result.to_frame()
+    assert list(frame.index) == ["float32", "prune", "quantize"]
+    assert (frame["size_bytes"] > 0).all()
+    assert "<iframe srcdoc=" in result._repr_html_()
+    assert "three" in result._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"platform": "toaster"}, "platform: 'toaster' is not allowed; allowed: ios, android, edge_device"),
+        ({"platform": "ios", "max_latency": 3}, "unknown option 'max_latency'; allowed: .*max_latency_ms"),
+        ({"platform": "ios", "name": "a/b"}, "a/b"),
+        ({}, "neither a device nor a platform is given"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(home: Path, options: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        ew.deploy(nn.Linear(4, 2), torch.randn(30, 4), **options)
+    assert "\n" not in str(caught.value)
+    assert not [path for path in (home / "home").rglob("*") if path.is_file() and "scratch" not in path.parts]
+
+
+def test_what_the_package_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'deplo'"):
+        ew.deplo  # noqa: B018
