@@ -32,13 +32,13 @@ from edgewright import export, intake, validate
 from edgewright.artifact import Dataset, Exported, Format, Intake, ModelTask, Precision
 from edgewright.child import deferred, run_in_child
 from edgewright.data import DataSpec, load_data_spec
-from edgewright.deploy.patches import build_patch
 from edgewright.errors import EdgewrightError
 from edgewright.export.runs import outputs_of
 from edgewright.forking import Frameworks
 from edgewright.pipeline.parameters import DeploymentParameters
 from edgewright.profile import Platform
 from edgewright.recipe import load_recipe
+from edgewright.release.patches import build_patch
 from edgewright.store import Store
 from edgewright.validate.machine import machine
 from edgewright.validate.verdict import accuracy_fault

@@ -23,8 +23,8 @@ from pathlib import Path
 from benchmarks.local_cloud import running_cloud
 from benchmarks.power_cuts import power_cuts
 from edgewright.cloud.database import Database
-from edgewright.deploy import publish
 from edgewright.package import Bundle
+from edgewright.release import publish
 from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.errors import EdgeRuntimeError
 from edgewright_runtime.health.outbox import Outbox

@@ -54,14 +54,14 @@ TARGETS = (
     ),
     Target(
         "digests",
-        "edgewright/deploy/repository.py",
+        "edgewright/release/repository.py",
         (
             "ReleaseRepository.exclusive",
             "ReleaseRepository._claimed",
             "ReleaseRepository.holds",
             "ReleaseRepository.keep",
         ),
-        ("tests/deploy/test_release.py",),
+        ("tests/release/test_release.py",),
     ),
     Target(
         "digests",

@@ -45,7 +45,7 @@ def main() -> None:
 
 def plain(demo: Path) -> dict[str, float]:
     """The library alone, in the order of the flows."""
-    from edgewright import deploy, export, intake, monitor, package, validate
+    from edgewright import export, intake, monitor, package, release, validate
     from edgewright.artifact import Precision
     from edgewright.pipeline.parameters import DeploymentParameters
     from edgewright.pipeline.request import resolve
@@ -74,8 +74,8 @@ def plain(demo: Path) -> dict[str, float]:
         bundle = package.build_bundle(
             model, dataset, kept, report, device, store, monitoring=monitor.MonitoringPlan().with_limits_of(report)
         )
-        release = deploy.publish(bundle, str(home() / "releases"), platform)
-        baseline = deploy.current_baseline(release.repository, release.channel)
+        released = release.publish(bundle, str(home() / "releases"), platform)
+        baseline = release.current_baseline(released.repository, released.channel)
         monitor.check_health(monitor.read_telemetry([]), baseline.plan, baseline.report)
     return {"seconds": time.perf_counter() - began}
 

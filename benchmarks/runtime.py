@@ -28,8 +28,8 @@ import numpy as np
 import edgewright_runtime
 from benchmarks.local_cloud import running_cloud
 from edgewright.codec.download import transfer_form
-from edgewright.deploy import publish
-from edgewright.deploy.patches import encoders
+from edgewright.release import publish
+from edgewright.release.patches import encoders
 from edgewright_runtime.bundle.monitoring import Monitoring
 from edgewright_runtime.health.monitor import Monitor
 from edgewright_runtime.health.outbox import Outbox

@@ -5,9 +5,9 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from edgewright.deploy import Release
 from edgewright.package import Bundle
 from edgewright.profile import Platform
+from edgewright.release import Release
 from tasks.caching import run
 from tasks.deploy import publish, roll_back
 

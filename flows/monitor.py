@@ -9,11 +9,11 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
-from edgewright.deploy import current_baseline
 from edgewright.errors import TrackingUnavailableError
 from edgewright.monitor import Health
 from edgewright.pipeline.record import RunRecord, TrackingRecord
 from edgewright.profile import Platform
+from edgewright.release import current_baseline
 from edgewright.store import home
 from tasks.caching import run
 from tasks.monitor import check_release

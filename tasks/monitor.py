@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from edgewright.deploy import ReleaseBaseline
 from edgewright.monitor import Health
+from edgewright.release import ReleaseBaseline
 from tasks.caching import step
 
 __all__ = ["check_release"]

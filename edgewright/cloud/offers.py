@@ -7,9 +7,9 @@ from threading import Lock
 from typing import Any
 
 from edgewright.cloud.refreshed import Refreshed
-from edgewright.deploy.release import current_document
-from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import EdgewrightError
+from edgewright.release.release import current_document
+from edgewright.release.repository import ReleaseRepository
 from edgewright_runtime.bundle.line import checked_line
 from edgewright_runtime.errors import IntegrityError
 

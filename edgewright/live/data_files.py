@@ -23,7 +23,7 @@ _ALLOWED = (
 _FRAME, _ARRAYS, _DESCRIPTION = "data.parquet", "data.npz", "data.yaml"
 _OWN_TARGET = "target"  # the column for answers that come without a name
 
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, Any]
 
 
 class DataFile(NamedTuple):

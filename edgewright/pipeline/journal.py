@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from edgewright.deploy import Release
 from edgewright.errors import BudgetExceededError
 from edgewright.measurement import LedgerEntry, ValidationReport
 from edgewright.monitor import Health
@@ -16,6 +15,7 @@ from edgewright.pipeline.request import DeploymentRequest
 from edgewright.pipeline.result import DeploymentResult, Optimization, Step
 from edgewright.pipeline.stages import StageName
 from edgewright.progress import Event, progress
+from edgewright.release import Release
 from edgewright.report.figures import tracked
 from edgewright.report.ledger import ledger_metrics
 

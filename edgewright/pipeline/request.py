@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgewright.data import DataSpec, load_data_spec
-from edgewright.deploy.lines import checked_names
 from edgewright.errors import InputError, ProfileError
 from edgewright.monitor import MonitoringPlan
 from edgewright.pipeline.parameters import DeploymentParameters
 from edgewright.profile import Budget, DeviceProfile, Platform, load_device
 from edgewright.recipe import Recipe, load_recipe
+from edgewright.release.lines import checked_names
 from edgewright.value import Value
 
 __all__ = ["DeploymentRequest", "resolve"]

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgewright.artifact import Artifact, Dataset, Exported, ImportedModel
-from edgewright.deploy import Release
 from edgewright.measurement import LedgerEntry, Measurement, ValidationReport
 from edgewright.monitor import Health
 from edgewright.package import Bundle
 from edgewright.pipeline.stages import StageName
 from edgewright.profile import Platform
+from edgewright.release import Release
 from edgewright.report.ledger import ledger_metrics
 from edgewright.value import Value
 

@@ -26,7 +26,7 @@ _Limit = Annotated[float | None, typer.Option(help="Remove what is oldest until 
 @store_app.command("check")
 def check(repository: _Repository = None) -> None:
     """Compare every file with its digest; a line for each that is damaged, and exit code 1 where there is one."""
-    from edgewright.deploy.upkeep import check_repository
+    from edgewright.release.upkeep import check_repository
     from edgewright.upkeep import check_home
 
     found = check_repository(repository) if repository else check_home(Store())
@@ -38,7 +38,7 @@ def check(repository: _Repository = None) -> None:
 @store_app.command("repair")
 def repair(repository: _Repository = None) -> None:
     """Make whole what can be, remove what is damaged or left of killed runs; exit code 1 where something stays bad."""
-    from edgewright.deploy.upkeep import repair_repository
+    from edgewright.release.upkeep import repair_repository
     from edgewright.upkeep import repair_home
 
     done, left = repair_repository(repository, Store()) if repository else (repair_home(Store()), [])
@@ -50,7 +50,7 @@ def repair(repository: _Repository = None) -> None:
 @store_app.command("gc")
 def collect(max_gb: _Limit = None, repository: _Repository = None) -> None:
     """Remove what nothing needs; with a limit also what was of no use for longest, or the oldest releases."""
-    from edgewright.deploy.upkeep import collect_repository
+    from edgewright.release.upkeep import collect_repository
     from edgewright.upkeep import collect_home
 
     if max_gb is not None and not 0 <= max_gb < float("inf"):

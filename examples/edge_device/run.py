@@ -27,12 +27,12 @@ from edgewright.artifact import Precision  # noqa: E402
 from edgewright.child import deferred, run_in_child  # noqa: E402
 from edgewright.cloud.database import Database  # noqa: E402
 from edgewright.data import DataSpec  # noqa: E402
-from edgewright.deploy import publish  # noqa: E402
 from edgewright.export import export  # noqa: E402
 from edgewright.intake import take_in  # noqa: E402
 from edgewright.monitor import MonitoringPlan  # noqa: E402
 from edgewright.package import Bundle, build_bundle  # noqa: E402
 from edgewright.profile import load_device  # noqa: E402
+from edgewright.release import publish  # noqa: E402
 from edgewright.store import Store  # noqa: E402
 
 _PLAN = MonitoringPlan(window_s=2, max_latency_p95_ms=3.0, max_memory_mb=500)

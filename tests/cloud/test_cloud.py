@@ -16,12 +16,12 @@ from edgewright.cloud import app
 from edgewright.cloud.database import Database, read_telemetry
 from edgewright.cloud.offers import Offers
 from edgewright.cloud.rates import Bucket, Rates
-from edgewright.deploy import publish
-from edgewright.deploy.release import current_document
-from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
 from edgewright.monitor import MonitoringPlan, check_health
 from edgewright.package import Bundle
+from edgewright.release import publish
+from edgewright.release.release import current_document
+from edgewright.release.repository import ReleaseRepository
 from edgewright_runtime.bundle.monitoring import Monitoring
 from edgewright_runtime.errors import RefusedError
 from edgewright_runtime.health.monitor import Monitor, TelemetryFile

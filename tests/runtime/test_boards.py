@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import edgewright_runtime
-from edgewright.deploy import publish
 from edgewright.package import Bundle
+from edgewright.release import publish
 from edgewright.validate.targets import arm_system
 from edgewright_runtime.predict.predictor import Predictor
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from edgewright.deploy import publish
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
+from edgewright.release import publish
 from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.errors import ShortageError
 from edgewright_runtime.update.installation import Installation

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgewright.deploy import publish
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
 from edgewright.profile import Budget, StepDownPolicy
+from edgewright.release import publish
 from edgewright_runtime.__main__ import _ticked
 from edgewright_runtime.backends.onnx import OnnxBackend
 from edgewright_runtime.bundle.monitoring import Monitoring

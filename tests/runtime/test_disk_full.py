@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.deploy import publish
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
+from edgewright.release import publish
 from edgewright_runtime.bundle.release import parse_release
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import EdgeRuntimeError

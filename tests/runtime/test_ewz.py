@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from edgewright.codec.rans import RansEncoder
 from edgewright.codec.wide import plan_wide, wide_stream
 from edgewright.codec.writer import TensorSpan, encode
-from edgewright.deploy import publish
 from edgewright.package import Bundle
+from edgewright.release import publish
 from edgewright_runtime.codec import huffman
 from edgewright_runtime.codec.ewz import MAGIC, is_ewz, rebuild
 from edgewright_runtime.codec.rans import RansDecoder

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.deploy import publish
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
+from edgewright.release import publish
 from edgewright_runtime.bundle.monitoring import Monitoring
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.health.monitor import Monitor, TelemetryFile

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgewright.deploy import publish
-from edgewright.deploy.patches import build_patch, build_patches, encoders, patch_kind, tensor_ranges
 from edgewright.package import Bundle
+from edgewright.release import publish
+from edgewright.release.patches import build_patch, build_patches, encoders, patch_kind, tensor_ranges
 from edgewright_runtime.bundle.manifest import Column
 from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.bundle.release import parse_release

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.deploy import publish
 from edgewright.package import Bundle
+from edgewright.release import publish
 from edgewright_runtime.errors import EdgeRuntimeError
 from edgewright_runtime.update.installation import Installation
 from edgewright_runtime.update.registry import Constraints, Registry

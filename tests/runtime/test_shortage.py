@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgewright.deploy import publish
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
+from edgewright.release import publish
 from edgewright_runtime.backends.onnx import OnnxBackend
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import (

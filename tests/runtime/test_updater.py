@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
-from edgewright.deploy import publish, rollback
 from edgewright.package import Bundle, read_bundle
+from edgewright.release import publish, rollback
 from edgewright_runtime.__main__ import main
 from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.bundle.release import LINES_PATH, MAX_INDEX_BYTES, in_cohort, parse_release

@@ -19,10 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import edgewright_runtime
 from edgewright.artifact import Dataset, Exported
-from edgewright.deploy import publish
 from edgewright.errors import ConversionError, DeviceUnreachableError, InputError
 from edgewright.package import Bundle
 from edgewright.profile import load_device
+from edgewright.release import publish
 from edgewright.validate import measure
 from edgewright.validate.targets import cgroup
 from edgewright.validate.targets.choice import opened

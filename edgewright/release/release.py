@@ -5,12 +5,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from edgewright.codec.download import transfer_form
-from edgewright.deploy.deltas import patch_from
-from edgewright.deploy.lines import find_line, line_of, list_line, no_release, require_same_model
-from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
 from edgewright.monitor.plan import MonitoringPlan
 from edgewright.package import Bundle, read_bundle
+from edgewright.release.deltas import patch_from
+from edgewright.release.lines import find_line, line_of, list_line, no_release, require_same_model
+from edgewright.release.repository import ReleaseRepository
 from edgewright.value import Value
 from edgewright_runtime.bundle.line import Line
 from edgewright_runtime.bundle.manifest import MANIFEST_NAME, FileEntry

@@ -3,9 +3,9 @@
 import hashlib
 
 from edgewright.codec.download import unpacked
-from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
 from edgewright.progress import progress
+from edgewright.release.repository import ReleaseRepository
 from edgewright_runtime.bundle.line import Line, checked_channel, checked_model
 from edgewright_runtime.bundle.manifest import Manifest
 from edgewright_runtime.bundle.release import LINES_PATH, ReleaseDocument, lines_json, parse_lines

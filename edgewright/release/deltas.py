@@ -5,9 +5,9 @@ from pathlib import Path
 
 from edgewright.artifact import Format
 from edgewright.codec.download import unpacked
-from edgewright.deploy.patches import BuiltPatch, build_patches, patch_kind
-from edgewright.deploy.repository import ReleaseRepository
 from edgewright.progress import progress
+from edgewright.release.patches import BuiltPatch, build_patches, patch_kind
+from edgewright.release.repository import ReleaseRepository
 from edgewright_runtime.bundle.manifest import Manifest
 from edgewright_runtime.bundle.release import Blob, FileDelta, Patch, ReleaseDocument
 from edgewright_runtime.codec.patch import MAX_PATCHED_BYTES

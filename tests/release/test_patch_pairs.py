@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.deploy import publish
-from edgewright.deploy.patches import build_patch, build_patches, encoders
 from edgewright.package import Bundle
 from edgewright.progress import Event, progress
+from edgewright.release import publish
+from edgewright.release.patches import build_patch, build_patches, encoders
 from edgewright_runtime.bundle.release import parse_release
 from edgewright_runtime.codec.patch import apply_patch, readable_codecs
 from edgewright_runtime.update.updater import Updater
-from tests.deploy.patch_pairs import _report, pair
+from tests.release.patch_pairs import _report, pair
 from tests.runtime.patchable import bundle
 
 PAIRS = int(os.environ.get("PATCH_PAIRS", "20000"))
@@ -67,7 +67,7 @@ def test_codec_that_fails_is_left_out_and_told(monkeypatch: pytest.MonkeyPatch, 
         raise fault
 
     real = encoders()
-    monkeypatch.setattr("edgewright.deploy.patches.encoders", lambda: {**real, "tensor": broken})
+    monkeypatch.setattr("edgewright.release.patches.encoders", lambda: {**real, "tensor": broken})
     _, base, new = pair(1)
     said: list[Event] = []
 
@@ -93,7 +93,7 @@ def test_release_is_made_whatever_the_codecs_raise(
     Updater(repository, "stable", root).update()
     newer = bundle(tmp_path / "new")
     said: list[Event] = []
-    monkeypatch.setattr(f"edgewright.deploy.patches.{where}", broken)
+    monkeypatch.setattr(f"edgewright.release.patches.{where}", broken)
 
     with progress.listening(said.append):
         assert publish(newer, repository, "stable").version == 2
@@ -106,7 +106,7 @@ def test_release_is_made_whatever_the_codecs_raise(
 
 
 def test_no_patch_at_all_is_an_empty_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewright.deploy.patches.encoders", dict)
+    monkeypatch.setattr("edgewright.release.patches.encoders", dict)
     assert build_patches("f", b"a", b"b") == []
 
 

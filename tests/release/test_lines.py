@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from edgewright.deploy import current_baseline, current_release, publish, rollback
-from edgewright.deploy.upkeep import check_repository, repair_repository
 from edgewright.errors import InputError
 from edgewright.package import Bundle, read_bundle
 from edgewright.profile import load_device
+from edgewright.release import current_baseline, current_release, publish, rollback
+from edgewright.release.upkeep import check_repository, repair_repository
 from edgewright.store import Store
 from edgewright_runtime.bundle.line import Line, checked_line
 from edgewright_runtime.bundle.release import parse_lines

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from edgewright.deploy import publish, rollback
 from edgewright.errors import EdgewrightError
 from edgewright.package import Bundle
+from edgewright.release import publish, rollback
 from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.errors import EdgeRuntimeError
 from edgewright_runtime.update.installation import Installation

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from edgewright.artifact import digest_of
 from edgewright.codec.download import transfer_form
-from edgewright.deploy.lines import known_lines
-from edgewright.deploy.release import announce, current_document, read_release
-from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
 from edgewright.package import read_bundle
+from edgewright.release.lines import known_lines
+from edgewright.release.release import announce, current_document, read_release
+from edgewright.release.repository import ReleaseRepository
 from edgewright.store import Store
 from edgewright.upkeep import Findings, size_said
 from edgewright_runtime.bundle.line import Line

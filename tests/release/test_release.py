@@ -11,12 +11,12 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from edgewright.deploy import Release, current_release, publish, rollback
-from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError, TransientError
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
 from edgewright.progress import Event, progress
+from edgewright.release import Release, current_release, publish, rollback
+from edgewright.release.repository import ReleaseRepository
 from edgewright_runtime.update.updater import Updater
 
 
@@ -200,7 +200,7 @@ def test_damaged_release_that_cannot_be_made_again_byte_for_byte_is_followed_by_
     for blob in _blobs(tmp_path):
         _spoil(blob)
     monkeypatch.setattr(
-        "edgewright.deploy.release.transfer_form", lambda file: lzma.compress(file.read_bytes(), preset=0)
+        "edgewright.release.release.transfer_form", lambda file: lzma.compress(file.read_bytes(), preset=0)
     )
 
     assert publish(table_bundle, str(tmp_path), "stable").version == 2

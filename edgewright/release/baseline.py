@@ -3,13 +3,13 @@
 import hashlib
 
 from edgewright.codec.download import unpacked
-from edgewright.deploy.lines import no_release
-from edgewright.deploy.release import Release, current_document, current_release
-from edgewright.deploy.repository import ReleaseRepository
 from edgewright.errors import InputError
 from edgewright.measurement import ValidationReport
 from edgewright.monitor.plan import MonitoringPlan
 from edgewright.package import REPORT_NAME
+from edgewright.release.lines import no_release
+from edgewright.release.release import Release, current_document, current_release
+from edgewright.release.repository import ReleaseRepository
 from edgewright.value import Value
 
 __all__ = ["ReleaseBaseline", "current_baseline"]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from edgewright.artifact import Format
-from edgewright.deploy import publish
 from edgewright.errors import InputError
 from edgewright.package import Bundle
+from edgewright.release import publish
 from edgewright.store import Store
 from edgewright.upkeep import check_home
 from edgewright_runtime.update.updater import Updater

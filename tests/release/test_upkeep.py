@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.deploy import current_release, publish, rollback
-from edgewright.deploy.upkeep import check_repository, collect_repository, repair_repository
 from edgewright.errors import InputError
 from edgewright.package import Bundle
+from edgewright.release import current_release, publish, rollback
+from edgewright.release.upkeep import check_repository, collect_repository, repair_repository
 from edgewright.store import Store
 from edgewright_runtime.bundle.release import LINES_PATH, parse_release
 from edgewright_runtime.errors import EdgeRuntimeError

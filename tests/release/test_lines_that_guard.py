@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from edgewright.artifact import Format
 from edgewright.cloud.database import Database
-from edgewright.deploy import publish
-from edgewright.deploy.repository import ReleaseRepository
 from edgewright.package import Bundle
+from edgewright.release import publish
+from edgewright.release.repository import ReleaseRepository
 from edgewright.store import Store
 from edgewright_runtime.bundle.manifest import FileEntry
 from edgewright_runtime.bundle.release import ChannelIndex, FileDelta, check_release, parse_release
