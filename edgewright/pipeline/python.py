@@ -14,6 +14,7 @@ from edgewright.pipeline.orchestration import run_deployments
 from edgewright.pipeline.parameters import DeploymentParameters
 from edgewright.profile import DeviceProfile
 from edgewright.recipe import Recipe, Technique
+from edgewright.release.lines import checked_names
 from edgewright.store import Store
 from edgewright.value import Value
 
@@ -61,27 +62,25 @@ def deploy(
     >>> import edgewright as ew
     >>> ew.deploy("model.pt2", "data.npz", platform="toaster")
     Traceback (most recent call last):
-    edgewright.errors.InputError: platform: 'toaster' is not allowed; allowed: ios, android, edge_device
+    edgewright.errors.InputError: platform = 'toaster': input should be 'ios', 'android' or 'edge_device'
     """
     of_data = {key: options.pop(key) for key in [*options] if key in _OF_DATA}
     if unknown := sorted(set(options) - _OF_DEPLOYMENT):
         allowed = ", ".join(sorted(_OF_DATA | _OF_DEPLOYMENT))
         raise InputError(f"unknown option '{unknown[0]}'; allowed: {allowed}")
     name = name or model_name(model)
+    # All that is not a model or rows is looked at before these are written.
+    parameters = DeploymentParameters.of({**options, "model": "", "data": "", "platform": platform, "name": name})
+    checked_names(name, parameters.channel)
     with Store().workspace() as folder:
         rows = write_data(data, folder, metric=metric, **of_data)
-        parameters = DeploymentParameters.of(
-            {
-                **options,
-                "model": write_model(model, name, folder, rows.examples),
-                "data": rows.path,
-                "platform": platform,
-                "device": _file_of(device, folder / "device.yaml"),
-                "recipe": _file_of(_as_recipe(recipe), folder / "recipe.yaml"),
-                "name": name,
-            }
-        )
-        return run_deployments([parameters])[0]
+        files = {
+            "model": write_model(model, name, folder, rows.examples),
+            "data": rows.path,
+            "device": _file_of(device, folder / "device.yaml"),
+            "recipe": _file_of(_as_recipe(recipe), folder / "recipe.yaml"),
+        }
+        return run_deployments([parameters.model_copy(update=files)])[0]
 
 
 def _as_recipe(recipe: str | Path | Recipe | Sequence[Technique]) -> str | Path | Recipe:

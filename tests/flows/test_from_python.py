@@ -24,7 +24,7 @@ def test_a_module_is_deployed_with_a_recipe_of_values(home: Path) -> None:
     network, rows = nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 3)), torch.randn(300, 24)
     with torch.no_grad():
         answers = network(rows).argmax(1)
-    recipe = [Prune(ratio=0.3, training=None, keep="always"), Quantize()]
+    recipe = [Prune(sparsity=0.3, training=None, keep="always"), Quantize()]
 
     result = ew.deploy(
         network, (rows, answers), platform="edge_device", recipe=recipe, name="three", max_accuracy_drop=50
@@ -44,7 +44,7 @@ def test_a_module_is_deployed_with_a_recipe_of_values(home: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"platform": "toaster"}, "platform: 'toaster' is not allowed; allowed: ios, android, edge_device"),
+        ({"platform": "toaster"}, "platform = 'toaster': input should be 'ios', 'android' or 'edge_device'"),
         ({"platform": "ios", "max_latency": 3}, "unknown option 'max_latency'; allowed: .*max_latency_ms"),
         ({"platform": "ios", "name": "a/b"}, "a/b"),
         ({}, "neither a device nor a platform is given"),
