@@ -37,6 +37,7 @@ R = TypeVar("R")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_LINES = 30
+_CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 # Threads that wait for one another by spinning were measured to double the work of a training on a busy machine.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -152,7 +153,10 @@ def run_in_child(
         if code is None:
             raise errors.ConversionError(f"{what}: no result after {timeout_s:.0f} s; stopped")
         if not response.exists():
-            raise errors.ConversionError(f"{what}: {_cause_of_death(code, log)}")
+            message = f"{what}: {_cause_of_death(code, log)}"
+            if -code in _CRASHES:
+                raise errors.CrashError(message, signal.Signals(-code).name)
+            raise errors.ConversionError(message)
         answer = json.loads(response.read_text())
     for note in answer["notes"]:
         progress.note(note)

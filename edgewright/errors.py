@@ -65,6 +65,14 @@ class ConversionError(EdgewrightError):
     """A converter rejected the graph, crashed, or produced a model that disagrees with its source."""
 
 
+class CrashError(ConversionError):
+    """Code of a library ended its process: by a fault of memory or of arithmetic, or of its own accord."""
+
+    def __init__(self, message: str, signal: str = "") -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 class DisagreementError(ConversionError):
     """An exported file answers otherwise than its model; ``exported`` and ``diagnosis`` tell which, and where."""
 

@@ -15,7 +15,7 @@ import pytest
 
 from edgewright import forking
 from edgewright.child import run_in_child
-from edgewright.errors import ConversionError, InputError
+from edgewright.errors import ConversionError, CrashError, InputError
 from edgewright.forking import Frameworks
 from edgewright.progress import Event, progress
 
@@ -106,7 +106,7 @@ def test_errors_and_ends_are_told_as_those_of_an_interpreter(imports) -> None:
         job(refuse)
     with pytest.raises(ConversionError, match=r"a job: KeyError: .*'spam'"):
         job(raise_foreign)
-    with pytest.raises(ConversionError, match=r"ended by SIGSEGV \(.*crash"):
+    with pytest.raises(CrashError, match=r"ended by SIGSEGV \(.*crash"):
         job(crash)
     with pytest.raises(ConversionError, match="ended with exit code 3 and no result"):
         job(leave)

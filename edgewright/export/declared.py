@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from edgewright.artifact import Artifact, Dataset, ImportedModel, Precision
 from edgewright.child import deferred
-from edgewright.errors import DisagreementError
+from edgewright.errors import CrashError, DisagreementError, UnsupportedError
 from edgewright.export.converter import convert_in_child
 from edgewright.export.declaration import Checked, Declared, File
 
@@ -41,6 +41,7 @@ def checked(
     Raises:
         DisagreementError: the file's outputs are farther off than `PARITY_LIMITS`, or, of fewer bits than they name,
             not above ``least_snr_db``; names the first operator and layer that are wrong.
+        UnsupportedError: the runtime crashes on it.
     """
     reference = model.inside or dataset.artifact
     job = partial(
@@ -54,7 +55,13 @@ def checked(
         least_snr_db=least_snr_db if is_judged and precision not in PARITY_LIMITS else None,
         has_thresholds=model.float32_only,
     )
-    answer = convert_in_child(job, returns=Checked, what=f"checking {exported.path.name}").value
+    try:
+        answer = convert_in_child(job, returns=Checked, what=f"checking {exported.path.name}").value
+    except CrashError as e:
+        raise UnsupportedError(
+            f"{exported.path.name}: the platform's own runtime crashes on this file in {precision} "
+            f"({e.signal}), and would on a device; another precision or platform may do"
+        ) from e
     if answer.disagreement is not None:
         raise DisagreementError(answer.disagreement.said, exported, answer.disagreement.diagnosis)
     return answer.declared

@@ -1,14 +1,16 @@
 """A conversion that went wrong is refused, and the layer where it went wrong is named."""
 
 import dataclasses
+import os
 import shutil
 
 import numpy as np
 import pytest
 
 from edgewright.artifact import Format, Precision
-from edgewright.errors import ConversionError, DisagreementError
+from edgewright.errors import ConversionError, DisagreementError, UnsupportedError
 from edgewright.export import mlpackage, parity_check, tflite
+from edgewright.export.declaration import Checked
 from edgewright.export.declared import checked
 from edgewright.profile import Platform
 from edgewright.store import Store
@@ -82,6 +84,18 @@ def test_a_right_conversion_is_accepted_against_the_graph_too(digits):
     declared = checked(changed, right, digits.dataset, Precision.FLOAT32)
     assert not [note for note in declared.notes if "differ" in note]
     assert [t.name for t in declared.outputs] == ["probabilities"]
+
+
+def crash(**_: object) -> Checked:
+    """In a child process: what LiteRT does to some int8 files."""
+    os.abort()
+
+
+def test_a_file_that_its_runtime_crashes_on_is_refused_in_words(digits, monkeypatch):
+    monkeypatch.setattr("edgewright.export.declared.check", crash)
+    right = digits.exported(Platform.ANDROID, Precision.FLOAT32).artifact
+    with pytest.raises(UnsupportedError, match=r"\.tflite: .* runtime crashes on this file in int8 \(SIGABRT\)"):
+        checked(digits.model, right, digits.dataset, Precision.INT8)
 
 
 def test_a_missing_output_is_refused(digits):
