@@ -152,10 +152,10 @@ def _install(options: argparse.Namespace) -> dict[str, Any]:
 def _check(options: argparse.Namespace) -> dict[str, Any]:
     from edgewright_runtime.bundle.opening import open_bundle
     from edgewright_runtime.bundle.processor import misfit
-    from edgewright_runtime.update.golden import check_bundle
+    from edgewright_runtime.update.golden import LOADING, check_bundle
 
     with _held(options.root) if options.folder is None else nullcontext(options.folder) as folder:
-        largest = check_bundle(folder)
+        largest = check_bundle(folder, loading=lambda: print(LOADING, file=sys.stderr, flush=True))
         return {"status": "ok", "largest_difference": largest, "warning": misfit(open_bundle(folder).runtime.processor)}
 
 

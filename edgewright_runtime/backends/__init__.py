@@ -12,7 +12,7 @@ import numpy as np
 from edgewright_runtime.bundle.manifest import Kernels, TensorSpec
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError
 
-__all__ = ["Arrays", "Backend", "installed_runtimes", "load", "run_rows"]
+__all__ = ["Arrays", "Backend", "import_runtime", "installed_runtimes", "load", "run_rows"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -45,6 +45,20 @@ def installed_runtimes() -> frozenset[str]:
     )
 
 
+def import_runtime(fmt: str) -> None:
+    """Import the runtime of a format now, as `load` would; raises as `load`."""
+    if fmt == "onnx":
+        from edgewright_runtime.backends import onnx
+
+        onnx.import_runtime()
+    elif fmt == "tflite":
+        from edgewright_runtime.backends import litert
+
+        litert.import_runtime()
+    else:
+        raise _unknown(fmt)
+
+
 def load(
     path: str | Path,
     fmt: str,
@@ -72,7 +86,11 @@ def load(
         from edgewright_runtime.backends.litert import LiteRTBackend
 
         return LiteRTBackend(Path(path), threads, *names, kernels or Kernels())
-    raise BackendUnavailableError(f"no runtime here loads the format '{fmt}'; known: onnx, tflite")
+    raise _unknown(fmt)
+
+
+def _unknown(fmt: str) -> BackendUnavailableError:
+    return BackendUnavailableError(f"no runtime here loads the format '{fmt}'; known: onnx, tflite")
 
 
 def run_rows(backend: Backend, feeds: Mapping[str, np.ndarray]) -> Arrays:

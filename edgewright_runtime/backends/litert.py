@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # either is imported by its name
     import ai_edge_litert  # noqa: F401
     import tflite_runtime  # noqa: F401
 
-__all__ = ["LiteRTBackend"]
+__all__ = ["LiteRTBackend", "import_runtime"]
 
 # tflite-runtime is the name of LiteRT's predecessor: the only one with wheels for 32-bit Arm.
 _PACKAGES = (("ai_edge_litert", "ai-edge-litert", "litert"), ("tflite_runtime", "tflite-runtime", "tflite_runtime"))
@@ -38,7 +38,7 @@ class LiteRTBackend:
         output_names: Sequence[str] | None = None,
         kernels: Kernels = Kernels(),  # noqa: B008 - frozen
     ) -> None:
-        interpreter_of, self.name, self.version, without_delegates = _runtime()
+        interpreter_of, self.name, self.version, without_delegates = import_runtime()
         options = {"experimental_op_resolver_type": without_delegates} if kernels.xnnpack is False else {}
         try:
             self._interpreter = interpreter_of(model_path=str(path), num_threads=threads, **options)
@@ -81,8 +81,13 @@ class LiteRTBackend:
         self._interpreter.allocate_tensors()
 
 
-def _runtime() -> tuple[Any, str, str, Any]:
-    """The interpreter class, the name and version of the package it came from, and its choice without XNNPACK."""
+def import_runtime() -> tuple[Any, str, str, Any]:
+    """The interpreter class, the name and version of the package it came from, and its choice without XNNPACK.
+
+    Raises:
+        BackendUnavailableError: not installed.
+        ShortageError: too little memory to load it.
+    """
     for module, distribution, name in _PACKAGES:
         try:
             found = importlib.import_module(f"{module}.interpreter")

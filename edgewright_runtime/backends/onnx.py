@@ -19,7 +19,7 @@ from edgewright_runtime.errors import (
 )
 from edgewright_runtime.shortage import is_shortage, shortage_or
 
-__all__ = ["OnnxBackend"]
+__all__ = ["OnnxBackend", "import_runtime"]
 
 _DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool", "string": "str"}
 _SEVERITY_ERROR = 3
@@ -39,14 +39,7 @@ class OnnxBackend:
         output_names: Sequence[str] | None = None,
         kernels: Kernels = Kernels(),  # noqa: B008 - frozen
     ) -> None:
-        try:
-            import onnxruntime
-        except ImportError as e:
-            if is_shortage(e):
-                raise ShortageError(f"ONNX Runtime cannot be loaded: {e}") from e
-            raise BackendUnavailableError(
-                "ONNX Runtime is not installed: pip install 'edgewright-runtime[onnx]'"
-            ) from e
+        onnxruntime = import_runtime()
         self.version: str = onnxruntime.__version__
         providers, own_threads = _providers(onnxruntime.get_available_providers(), threads, kernels)
         options = onnxruntime.SessionOptions()
@@ -84,6 +77,22 @@ class OnnxBackend:
             reason = (str(e).splitlines() or [type(e).__name__])[0][:300]
             raise shortage_or(kind, e, f"{self.name}: the inference failed: {reason}") from e
         return {spec.name: result for spec, result in zip(self.outputs, results)}
+
+
+def import_runtime() -> Any:
+    """The package.
+
+    Raises:
+        BackendUnavailableError: not installed.
+        ShortageError: too little memory to load it.
+    """
+    try:
+        import onnxruntime
+    except ImportError as e:
+        if is_shortage(e):
+            raise ShortageError(f"ONNX Runtime cannot be loaded: {e}") from e
+        raise BackendUnavailableError("ONNX Runtime is not installed: pip install 'edgewright-runtime[onnx]'") from e
+    return onnxruntime
 
 
 def _providers(available: Sequence[str], threads: int, kernels: Kernels) -> tuple[list[Any], int]:

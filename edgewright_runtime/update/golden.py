@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from edgewright_runtime.backends import run_rows
+from edgewright_runtime.backends import import_runtime, run_rows
 from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.bundle.processor import misfit
 from edgewright_runtime.errors import DamagedError, EdgeRuntimeError, IntegrityError, ShortageError, UnsuitableError
@@ -22,10 +23,12 @@ from edgewright_runtime.health.monitor import resident_memory_mb
 from edgewright_runtime.predict.predictor import Predictor
 from edgewright_runtime.shortage import reads_as_shortage, shortage_or
 
-__all__ = ["FAULTY", "check_bundle", "check_bundle_in_child", "load_golden"]
+__all__ = ["FAULTY", "LOADING", "check_bundle", "check_bundle_in_child", "load_golden"]
 
 # How the check of a bundle ends that is at fault itself; whatever else ends it says nothing of the bundle.
 FAULTY = 3
+# What it prints on stderr before it loads the model: a crash without it is the interpreter's or the runtime's.
+LOADING = "loading the model"
 
 _TIMEOUT_S = 300.0
 _TIMED_RUNS = 30
@@ -36,12 +39,18 @@ _FROM_OUTSIDE = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 # What code of the model, or a library that gave up on it, ends by. Every other signal is sent by somebody, or by the
 # kernel where memory or a limit of time ran out.
 _OF_CODE = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP}
+# On a smaller stack than this, a crash says nothing of the model.
+_MIN_STACK_BYTES = 1 << 20
 # A child that had less of the processor than this share of its time was starved.
 _BUSY_SHARE = 0.5
 
 
-def check_bundle(folder: Path, threads: int | None = None) -> dict[str, float]:
+def check_bundle(
+    folder: Path, threads: int | None = None, loading: Callable[[], None] | None = None
+) -> dict[str, float]:
     """Open a bundle, run its golden vectors, and return the largest difference by output, in stored units.
+
+    ``loading`` is called once everything but the model itself is loaded: a crash from then on is the model's own.
 
     Raises:
         DamagedError: a file is missing or changed.
@@ -50,10 +59,13 @@ def check_bundle(folder: Path, threads: int | None = None) -> dict[str, float]:
         ShortageError: memory is short just now, or the device too busy to tell how fast the model is.
     """
     try:
-        open_bundle(folder)
+        manifest = open_bundle(folder)
     except IntegrityError as e:
         raise DamagedError(str(e)) from e
     try:
+        import_runtime(manifest.format)
+        if loading is not None:
+            loading()
         return _checked(folder, threads)
     except (EdgeRuntimeError, OSError, MemoryError):
         raise
@@ -141,14 +153,20 @@ def check_bundle_in_child(folder: Path, timeout_s: float = _TIMEOUT_S) -> None:
 
 def _judged(code: int, stderr: str) -> EdgeRuntimeError:
     """Whose fault it was that the child ended so."""
-    last = (stderr.strip().splitlines() or ["no message"])[-1][:400]
+    lines = [line for line in stderr.strip().splitlines() if line != LOADING]
+    last = (lines or ["no message"])[-1][:400]
     if -code in _FROM_OUTSIDE:
         return EdgeRuntimeError(f"the bundle's trial was ended by signal {-code}; it is tried again")
     cause = f"ended by signal {-code}: " if code < 0 else ""
-    crashed = -code in _OF_CODE and not reads_as_shortage(stderr)
+    crashed = -code in _OF_CODE and LOADING in stderr and not (_stack_is_small() or reads_as_shortage(stderr))
     if code == FAULTY or crashed:
         return IntegrityError(f"the bundle does not work on this device: {cause}{last}")
     return ShortageError(f"the bundle could not be tried: {cause}{last}")
+
+
+def _stack_is_small() -> bool:
+    limit, _ = resource.getrlimit(resource.RLIMIT_STACK)  # the child inherited it
+    return limit != resource.RLIM_INFINITY and limit < _MIN_STACK_BYTES
 
 
 def _children_s() -> float:

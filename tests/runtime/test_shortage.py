@@ -2,10 +2,12 @@
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +61,12 @@ def test_child_that_lacks_memory_never_says_that_the_bundle_is_at_fault(
 
 
 @pytest.fixture
-def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
-    """Lets this process's interpreter have so little memory from now on; None: as much as there is."""
+def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
+    """Puts this process's interpreter under a limit of ``ulimit`` from now on; None: under none."""
     real = sys.executable
 
-    def apply(kilobytes: int | None) -> None:
-        limit = "" if kilobytes is None else f"ulimit -v {kilobytes}; "
+    def apply(option: str | None) -> None:
+        limit = "" if option is None else f"ulimit {option}; "
         child = tmp_path / "python"
         child.write_text(f'#!/bin/sh\n{limit}exec {real} "$@"\n')
         child.chmod(0o755)
@@ -73,13 +75,13 @@ def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int | No
     return apply
 
 
-@pytest.mark.parametrize("kilobytes", [40_000, 80_000])
-def test_release_that_found_no_memory_is_tried_again_with_backoff_and_taken(
-    repository: str, tmp_path: Path, short: Callable[[int | None], None], kilobytes: int
+@pytest.mark.parametrize("option", ["-v 40000", "-v 80000", "-s 16", "-s 64", "-d 50000", "-n 4"])
+def test_release_that_found_too_little_is_tried_again_with_backoff_and_taken(
+    repository: str, tmp_path: Path, short: Callable[[str | None], None], option: str
 ) -> None:
     now = [1e9]
     updater = Updater(repository, "stable", tmp_path / "d", clock=lambda: now[0])
-    short(kilobytes)
+    short(option)
     with pytest.raises(ShortageError, match="could not be tried"):
         updater.update()
     short(None)
@@ -92,9 +94,24 @@ def test_release_that_found_no_memory_is_tried_again_with_backoff_and_taken(
     assert not list((tmp_path / "d" / "postponed").iterdir())
 
 
-def test_waits_double_and_end_at_six_hours(
-    repository: str, tmp_path: Path, short: Callable[[int | None], None]
+@pytest.mark.parametrize("option", ["-s 128", "-n 5", "-n 6", "-n 7", "-n 16", "-f 0", "-l 0"])
+def test_limit_that_some_models_can_do_with_condemns_none(
+    repository: str, tmp_path: Path, short: Callable[[str | None], None], option: str
 ) -> None:
+    short(option)
+    with suppress(ShortageError):
+        Updater(repository, "stable", tmp_path / "d").update()
+    assert Installation(tmp_path / "d").refusals() == {}
+
+
+def test_crash_on_a_small_stack_says_nothing_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    crash = (-signal.SIGSEGV, golden.LOADING)
+    assert isinstance(golden._judged(*crash), IntegrityError)
+    monkeypatch.setattr(golden.resource, "getrlimit", lambda _: (256 << 10, resource.RLIM_INFINITY))
+    assert isinstance(golden._judged(*crash), ShortageError)
+
+
+def test_waits_double_and_end_at_six_hours(tmp_path: Path) -> None:
     installation, waits, now = Installation(tmp_path / "d"), [], 1e9
     for _ in range(12):
         installation.postpone(NAME, "out of memory", now)
@@ -104,7 +121,7 @@ def test_waits_double_and_end_at_six_hours(
     assert waits[-1] == max(waits) == 6 * 3600
 
 
-def test_who_asks_by_hand_does_not_wait(repository: str, tmp_path: Path, short: Callable[[int | None], None]) -> None:
+def test_who_asks_by_hand_does_not_wait(repository: str, tmp_path: Path) -> None:
     Installation(tmp_path / "d").postpone(NAME, "out of memory", time.time())
     command = [sys.executable, "-m", "edgewright_runtime", "install", repository, "--root", str(tmp_path / "d")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -153,16 +170,18 @@ def _child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
     ("script", "condemned"),
     [
         ("echo 'error: golden vectors: differs' >&2; exit 3", True),
-        ("kill -SEGV $$", True),
-        ("kill -ABRT $$", True),
-        ("kill -ILL $$", True),
-        ("kill -FPE $$", True),
-        ("kill -QUIT $$", False),
+        ("echo 'loading the model' >&2; kill -SEGV $$", True),
+        ("echo 'loading the model' >&2; kill -ABRT $$", True),
+        ("echo 'loading the model' >&2; kill -ILL $$", True),
+        ("echo 'loading the model' >&2; kill -FPE $$", True),
+        ("kill -SEGV $$", False),
+        ("kill -ILL $$", False),
+        ("echo 'loading the model' >&2; kill -QUIT $$", False),
         ("kill -USR1 $$", False),
         ("kill -ALRM $$", False),
         ("kill -PIPE $$", False),
         ("kill -STOP $$", False),
-        ("echo 'terminate called after std::bad_alloc' >&2; kill -ABRT $$", False),
+        ("echo 'loading the model' >&2; echo 'terminate called after std::bad_alloc' >&2; kill -ABRT $$", False),
         ("kill -KILL $$", False),
         ("kill -XCPU $$", False),
         ("exit 1", False),
