@@ -131,6 +131,8 @@ class Builder:
 
     root: nn.Module = field(default_factory=nn.Module)
     graph: fx.Graph = field(default_factory=fx.Graph)
+    rounds: int = 0
+    """Of loops, written out so far; those of a loop within another are as many as both together."""
     _sizes: ShapeEnv = field(default_factory=ShapeEnv)
     _of_kernels: set[Any] = field(default_factory=set)
     _constants: dict[int, tuple[torch.Tensor, fx.Node]] = field(default_factory=dict)

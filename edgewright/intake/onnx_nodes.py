@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from edgewright.intake.tensor_names import plain_name
 
-__all__ = ["drop_unused", "fix_input", "float32_reason", "has_trees", "needed_nodes", "rename_ends"]
+__all__ = ["constant_value", "drop_unused", "fix_input", "float32_reason", "has_trees", "needed_nodes", "rename_ends"]
 
 
 def needed_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -22,6 +23,20 @@ def needed_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
             kept.append(node)
             wanted.update(_reads(node))
     return kept[::-1]
+
+
+def constant_value(node: onnx.NodeProto, known: Mapping[str, NDArray[np.generic]]) -> NDArray[np.generic] | None:
+    """What a Constant holds, or an Identity of a ``known`` value; None of any other node."""
+    if node.domain not in {"", "ai.onnx"}:
+        return None
+    if node.op_type == "Identity":
+        return known.get(node.input[0])
+    given = {a.name: helper.get_attribute_value(a) for a in node.attribute} if node.op_type == "Constant" else {}
+    if "value" in given:
+        return np.asarray(numpy_helper.to_array(given["value"]))
+    names = ("value_float", "value_floats", "value_int", "value_ints")
+    found = next((given[name] for name in names if name in given), None)
+    return None if found is None else np.asarray(found)
 
 
 def has_trees(model: onnx.ModelProto) -> bool:

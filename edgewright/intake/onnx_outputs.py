@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.failures import one_line
+from edgewright.intake.onnx_loops import limit_s, run_within
 from edgewright.intake.onnx_nodes import drop_unused
 from edgewright.intake.onnx_rows import put_output_rows_first, rows_first_note
 from edgewright_runtime.bundle.manifest import TensorSpec
@@ -78,6 +79,8 @@ class Asked:
         rows = fixed if fixed > 0 else _ROWS
         try:
             return rows, self._run(rows)
+        except UnsupportedError as e:
+            raise UnsupportedError(f"{self.path}: {e}") from e
         except Exception as e:  # ONNX Runtime's errors share no base that it exports
             if fixed > 0:
                 raise InputError(f"{self.path}: ONNX Runtime cannot run it: {one_line(e, 200)}") from e
@@ -85,13 +88,16 @@ class Asked:
             self._fix_batch(f"the batch is declared free, but only one row at a time is answered ({why})")
         try:
             return 1, self._run(1)
+        except UnsupportedError as e:
+            raise UnsupportedError(f"{self.path}: {e}") from e
         except Exception as e:
             raise InputError(f"{self.path}: ONNX Runtime cannot run it: {one_line(e, 200)}") from e
 
     def _run(self, rows: int) -> dict[str, NDArray[Any]]:
         zeros = {t.name: np.zeros((rows, *t.shape[1:]), dtype=t.dtype) for t in self.inputs}
         names = [entry.name for entry in self.session.get_outputs()]
-        return {n: np.asarray(a) for n, a in zip(names, self.session.run(None, zeros), strict=True)}
+        found = run_within(self.session, zeros, limit_s(self.model))
+        return {n: np.asarray(a) for n, a in zip(names, found, strict=True)}
 
     def _fix_batch(self, why: str) -> None:
         self.notes += (f"{why}: taken as 1",)

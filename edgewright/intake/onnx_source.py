@@ -13,6 +13,7 @@ from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.failures import one_line
 from edgewright.intake.given_shapes import input_sizes
+from edgewright.intake.onnx_loops import limit_s, refuse_endless_loops, run_within
 from edgewright.intake.onnx_nodes import fix_input, has_trees, rename_ends
 from edgewright.intake.onnx_outputs import Asked, keep_numbers
 from edgewright.intake.onnx_rows import put_input_rows_first
@@ -36,6 +37,7 @@ class OnnxSource(AskedSource):
 
     def __init__(self, path: Path, data: DataSpec) -> None:
         self.model = load_onnx(path)
+        refuse_endless_loops(self.model, str(path))
         notes = keep_numbers(self.model, path)
         rename_ends(self.model)
         notes += _fix_numbers(self.model, data, path)
@@ -54,7 +56,10 @@ class OnnxSource(AskedSource):
     def ask(self, inputs: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
         """ONNX Runtime's answers."""
         try:
-            return run_onnx(self.session, dict(zip((t.name for t in self.inputs), inputs, strict=True)))
+            feeds = dict(zip((t.name for t in self.inputs), inputs, strict=True))
+            return run_onnx(self.session, feeds, limit_s(self.model))
+        except UnsupportedError as e:
+            raise UnsupportedError(f"the model does not end on its own data: {e}") from e
         except Exception as e:  # ONNX Runtime's errors share no base that it exports
             raise InputError(f"the model refuses its own data: ONNX Runtime: {one_line(e)}") from e
 
@@ -107,8 +112,10 @@ def external_files(path: Path) -> tuple[Path, ...]:
     return _external_files(_parsed(path), path)
 
 
-def run_onnx(session: Any, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float64]]:
-    """Each output for all rows; a fixed batch is fed piece by piece."""
+def run_onnx(
+    session: Any, inputs: Mapping[str, NDArray[Any]], seconds: float | None = None
+) -> list[NDArray[np.float64]]:
+    """Each output for all rows; a fixed batch is fed piece by piece, each within so many seconds."""
     rows = len(next(iter(inputs.values())))
     fixed = session.get_inputs()[0].shape[0]
     step = fixed if isinstance(fixed, int) else _ROWS_AT_ONCE
@@ -118,7 +125,7 @@ def run_onnx(session: Any, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[n
         kept = len(next(iter(piece.values())))
         if isinstance(fixed, int) and kept < fixed:
             piece = {n: np.concatenate([x, np.repeat(x[-1:], fixed - kept, axis=0)]) for n, x in piece.items()}
-        found.append([np.asarray(result)[:kept].astype(np.float64) for result in session.run(None, piece)])
+        found.append([np.asarray(result)[:kept].astype(np.float64) for result in run_within(session, piece, seconds)])
     return [np.concatenate(column) for column in zip(*found, strict=True)]
 
 

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from edgewright.errors import InputError
+from edgewright.intake.onnx_nodes import constant_value
 
 __all__ = ["refuse_training_mode"]
 
@@ -54,12 +55,9 @@ def _training(nodes: Iterable[onnx.NodeProto], outer: Constants, opset: int) -> 
     for node in nodes:
         if node.domain not in {"", "ai.onnx"}:
             continue
-        if node.op_type == "Constant":
-            value = _value(node)
-            if value is not None:
-                known[node.output[0]] = value
-        elif node.op_type == "Identity" and node.input[0] in known:
-            known[node.output[0]] = known[node.input[0]]
+        value = constant_value(node, known)
+        if value is not None:
+            known[node.output[0]] = value
         elif (node.op_type == "Dropout" and _drops(node, known)) or (
             node.op_type == "BatchNormalization" and _normalizes_by_batch(node, known, opset)
         ):
@@ -71,14 +69,6 @@ def _training(nodes: Iterable[onnx.NodeProto], outer: Constants, opset: int) -> 
                 if found is not None:
                     return found
     return None
-
-
-def _value(node: onnx.NodeProto) -> NDArray[np.generic] | None:
-    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if "value" in given:
-        return np.asarray(numpy_helper.to_array(given["value"]))
-    found = next((given[name] for name in ("value_float", "value_floats", "value_int") if name in given), None)
-    return None if found is None else np.asarray(found)
 
 
 def _drops(node: onnx.NodeProto, known: Constants) -> bool:

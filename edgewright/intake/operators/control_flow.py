@@ -14,6 +14,8 @@ __all__ = ["HANDLERS"]
 
 _MOST_ROUNDS = 256
 """What a loop does stands in the graph as often as it goes round."""
+_MOST_ROUNDS_OF_ALL = 8192
+"""Loops within loops: each round takes some milliseconds to write."""
 
 Inner = Callable[[Any, Sequence[Argument]], list[Argument]]
 """Takes a graph in another one and what it is given; returns what it returns."""
@@ -35,6 +37,7 @@ def loop(b: Builder, op: Op, inner: Inner) -> Result:
     while going and (most is None or rounds < most):
         if rounds == _MOST_ROUNDS:
             raise refuse(op, f"more than {_MOST_ROUNDS} rounds; so many are written out")
+        _count_round(b, op)
         condition, *results = inner(op.attributes["body"], (torch.tensor(rounds), torch.tensor(True), *carried))
         going, rounds = _constant(op, condition), rounds + 1
         carried = results[: len(carried)]
@@ -59,6 +62,7 @@ def scan(b: Builder, op: Op, inner: Inner) -> Result:
         raise refuse(op, f"{steps} steps; up to {_MOST_ROUNDS} are written out")
     gathered: list[list[Operand]] = [[] for _ in range(len(op.outputs) - len(states))]
     for step in range(steps):
+        _count_round(b, op)
         parts = [
             b.call(torch.select, x, axis, steps - 1 - step if backward else step)
             for x, axis, backward in zip(sequences, axes, backwards, strict=True)
@@ -68,6 +72,12 @@ def scan(b: Builder, op: Op, inner: Inner) -> Result:
         for column, value in zip(gathered, results[len(states) :], strict=True):
             column.append(cast(Operand, value))
     return (*states, *_stacked(b, op, gathered))
+
+
+def _count_round(b: Builder, op: Op) -> None:
+    if b.rounds == _MOST_ROUNDS_OF_ALL:
+        raise refuse(op, f"more than {_MOST_ROUNDS_OF_ALL} rounds of all loops together; so many are written out")
+    b.rounds += 1
 
 
 def _stacked(b: Builder, op: Op, gathered: list[list[Operand]]) -> list[Operand]:
