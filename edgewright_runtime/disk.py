@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
+    "check_plain",
     "discard",
     "kept_once",
     "lock_file",
@@ -114,6 +115,20 @@ def read_plain(path: Path, at_most: int) -> bytes:
     if len(content) > at_most:
         raise _NotPlainError(errno.EFBIG, f"longer than {at_most} bytes", str(path))
     return content
+
+
+def check_plain(path: Path) -> None:
+    """Nothing, of a file whose bytes end.
+
+    Raises:
+        OSError: missing, or no plain file: a pipe, which would be waited for, a device or a folder.
+    """
+    try:
+        mode = path.stat().st_mode
+    except ValueError as e:  # of a NUL
+        raise _NotPlainError(errno.EINVAL, "a name that no file can have", str(path)) from e
+    if not stat.S_ISREG(mode):
+        raise _NotPlainError(errno.EINVAL, "a folder, a pipe or a device, and no file", str(path))
 
 
 def open_lock(path: Path) -> int:

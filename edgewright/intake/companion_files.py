@@ -8,11 +8,13 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from edgewright.artifact import Format
 from edgewright.code_version import source_version
+from edgewright.errors import InputError
 from edgewright.intake.formats import detect_format
 from edgewright.value import Value
 from edgewright.yaml_values import read_value
+from edgewright_runtime.disk import check_plain
 
-__all__ = ["FactoryFile", "FactoryInput", "companion_files", "read_factory"]
+__all__ = ["FactoryFile", "FactoryInput", "companion_files", "read_factory", "weights_file"]
 
 _FORM = (
     "write `factory: package.module:function`, `weights: file` where there are any, and `inputs: {x: [3, 224, 224]}` "
@@ -83,10 +85,23 @@ def companion_files(model: Path) -> tuple[tuple[Path, ...], str]:
         return external_files(model), ""
     if kind is Format.TORCH_FACTORY:
         made = read_factory(model)
-        weights = model.parent / made.weights if made.weights else None
-        files = (weights,) if weights and weights.is_file() else ()
+        files = (weights_file(model.parent / made.weights),) if made.weights else ()
         return files, source_version(made.factory.partition(":")[0], model.parent)
     return (), ""
+
+
+def weights_file(path: Path) -> Path:
+    """The path, of a factory's weights.
+
+    Raises:
+        InputError: missing, or not a file.
+    """
+    try:
+        check_plain(path)
+    except OSError as e:
+        reason = "no such file" if isinstance(e, FileNotFoundError) else f"cannot be read: {e.strerror}"
+        raise InputError(f"{path}: {reason}") from e
+    return path
 
 
 def _mentions_external_data(model: Path) -> bool:

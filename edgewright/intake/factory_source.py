@@ -18,7 +18,7 @@ from edgewright.data import DataSpec
 from edgewright.errors import ConversionError, InputError, UntrustedModelError
 from edgewright.failures import one_line
 from edgewright.intake.arrays import row_shapes
-from edgewright.intake.companion_files import FactoryFile, read_factory
+from edgewright.intake.companion_files import FactoryFile, read_factory, weights_file
 from edgewright.intake.example_rows import example, example_dtype
 from edgewright.intake.single_numbers import Number, given_kind, is_given, number_argument
 from edgewright.intake.tensor_files import load_tensors
@@ -36,7 +36,7 @@ class FactorySource(TorchSource):
         module = _made(description, path)
         notes: tuple[str, ...] = ()
         if description.weights is not None:
-            notes = _load_weights(module, path.parent / description.weights)
+            notes = _load_weights(module, weights_file(path.parent / description.weights))
         fixed = _numbers(module, description, data, path)
         numbers = {name: value for name, (value, _) in fixed.items()}
         program, said = _exported(module, description, data, path, numbers)
@@ -67,8 +67,6 @@ def _load_weights(module: torch.nn.Module, path: Path) -> tuple[str, ...]:
         state: Any = load_file(path) if path.suffix == ".safetensors" else load_tensors(path, f"{path}:")
         weights, prefix = _without_prefix(_state_dict(state, path), module)
         module.load_state_dict(weights)
-    except FileNotFoundError as e:
-        raise InputError(f"{path}: no such file") from e
     except UntrustedModelError as e:
         raise UntrustedModelError(f"{e}; save the weights alone: torch.save(model.state_dict(), 'weights.pt')") from e
     except (SafetensorError, OSError) as e:

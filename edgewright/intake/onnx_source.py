@@ -21,6 +21,7 @@ from edgewright.intake.onnx_training import refuse_training_mode
 from edgewright.intake.single_numbers import fixed_note, single_number
 from edgewright.intake.source import AskedSource
 from edgewright_runtime.bundle.manifest import TensorSpec
+from edgewright_runtime.disk import check_plain
 
 __all__ = ["OnnxSource", "external_files", "load_onnx", "run_onnx"]
 
@@ -157,17 +158,26 @@ def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
     folder = path.parent.resolve()
     if not isinstance(location, str) or "\0" in location:
         raise InputError(f"{path}: tensor '{tensor.name}' lies in a file whose name is no text: refused")
-    file: Path = (folder / location).resolve()
-    if not location or Path(location).is_absolute() or not file.is_relative_to(folder):
-        raise InputError(f"{path}: tensor '{tensor.name}' lies in '{location}', outside the model's folder: refused")
-    if not file.is_file():
-        raise InputError(f"{path}: its external data '{location}' is missing")
+    shown = one_line(location, 80)
     try:
-        end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+        file: Path = (folder / location).resolve()
+        if not location or Path(location).is_absolute() or not file.is_relative_to(folder):
+            raise InputError(f"{path}: tensor '{tensor.name}' lies in '{shown}', outside the model's folder: refused")
+        check_plain(file)
+    except FileNotFoundError as e:
+        raise InputError(f"{path}: its external data '{shown}' is missing") from e
+    except (OSError, RuntimeError) as e:  # a link to itself is a RuntimeError of pathlib's
+        reason = e.strerror if isinstance(e, OSError) else "a link that leads to itself"
+        raise InputError(f"{path}: its external data '{shown}' cannot be read: {reason}") from e
+    try:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
     except ValueError as e:
         raise InputError(f"{path}: tensor '{tensor.name}' has a damaged offset or length") from e
+    end = offset + length
+    if min(offset, length) < 0:
+        raise InputError(f"{path}: tensor '{tensor.name}' has the offset {offset} and the length {length}: damaged")
     if end > file.stat().st_size:
-        raise InputError(f"{path}: its external data '{location}' is truncated: {file.stat().st_size} of {end} bytes")
+        raise InputError(f"{path}: its external data '{shown}' is truncated: {file.stat().st_size} of {end} bytes")
     return file
 
 

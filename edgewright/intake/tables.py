@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
 from edgewright_runtime.bundle.manifest import Column, Preprocessing
+from edgewright_runtime.disk import check_plain
 from edgewright_runtime.errors import InputRejectedError
 from edgewright_runtime.predict.cells import ColumnReader
 from edgewright_runtime.predict.encoding import as_json
@@ -172,11 +173,13 @@ def _read(path: Path, spec: DataSpec) -> "pd.DataFrame":
     import pandas as pd
 
     try:
+        check_plain(path)
         frame = _parsed(path, spec)
     except FileNotFoundError as e:
         raise InputError(f"{path}: no such file") from e
     except (OSError, ValueError, TypeError, ImportError) as e:  # pandas' own parser errors are ValueErrors
-        raise InputError(f"{path}: cannot be read as a table: {(str(e) or type(e).__name__).splitlines()[0]}") from e
+        reason = (isinstance(e, OSError) and e.strerror) or str(e) or type(e).__name__
+        raise InputError(f"{path}: cannot be read as a table: {reason.splitlines()[0]}") from e
     if len(frame) == 0:
         raise InputError(f"{path}: no rows")
     frame.columns = pd.Index([str(c) for c in frame.columns])

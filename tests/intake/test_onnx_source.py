@@ -1,3 +1,6 @@
+import os
+import stat
+
 import numpy as np
 import onnx
 import pytest
@@ -6,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
-from edgewright.intake import child, preflight, torch_graph
+from edgewright.intake import child, companion_files, preflight, torch_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WEIGHT = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
@@ -101,6 +104,49 @@ def test_external_data_in_a_file_whose_name_is_no_text_is_refused(tmp_path, digi
     path, _ = external(tmp_path, "weights.bin")
     path.write_bytes(path.read_bytes().replace(b"weights.bin", name.ljust(11, b"x")))
     refused(path, DataSpec(path=digits_npz), "is no text|no readable ONNX model")
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("a" * 300, "'a{79}.' cannot be read: File name too long"),
+        ("/".join(["abc"] * 2000), "cannot be read: File name too long"),
+        ("pipe", "'pipe' cannot be read: a folder, a pipe or a device, and no file"),
+        ("device", "'device' cannot be read: a folder, a pipe or a device, and no file"),
+        ("folder", "'folder' cannot be read: a folder, a pipe or a device, and no file"),
+        ("m.onnx/x", "'m.onnx/x' cannot be read: Not a directory"),
+        ("loop", "'loop' cannot be read: a link that leads to itself"),
+        ("link", "'link', outside the model's folder"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_external_data_that_no_plain_file_holds_is_refused_in_words_of_ours(tmp_path, digits_npz, location, said):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    if location == "device":
+        try:
+            os.mknod(tmp_path / "device", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+        except PermissionError:
+            pytest.skip("only root may make a device")
+    path, _ = external(tmp_path, location)
+    refused(path, DataSpec(path=digits_npz), said)
+    with pytest.raises(InputError, match=said):
+        companion_files(path)
+
+
+@pytest.mark.parametrize("key", ["offset", "length"])
+def test_external_data_of_a_negative_place_or_size_is_refused(tmp_path, digits_npz, key):
+    path, data = external(tmp_path, "weights.bin")
+    (tmp_path / "weights.bin").write_bytes(data)
+    model = onnx.load(path, load_external_data=False)
+    entry = model.graph.initializer[0].external_data.add()
+    entry.key, entry.value = key, "-5"
+    onnx.save(model, path)
+    refused(path, DataSpec(path=digits_npz), "damaged$")
+    with pytest.raises(InputError, match=r"damaged$"):
+        companion_files(path)
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path, digits_npz):
