@@ -173,9 +173,11 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
 def _rows(source: str) -> Any:
     import numpy as np
 
+    from edgewright_runtime.npy import read_npy
+
     try:
         if source.endswith(".npy"):
-            return np.load(source, allow_pickle=False)
+            return read_npy(Path(source))
         content = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text())
         table = isinstance(content, dict) or (isinstance(content, list) and content and isinstance(content[0], dict))
         return content if table else np.asarray(content, dtype=np.float32)

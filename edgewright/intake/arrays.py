@@ -1,7 +1,8 @@
 """Data in ``.npz`` files: read, checked against the model's inputs, normalized. No ML framework is imported here."""
 
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from edgewright.intake.answers import Answers, is_unjudged
 from edgewright.intake.splits import Splits, split_rows, thinned
 from edgewright.intake.tensor_names import data_names
 from edgewright_runtime.bundle.manifest import TensorSpec
+from edgewright_runtime.npy import MAGIC, Npz
 
 __all__ = ["Samples", "open_arrays", "read_arrays", "row_shapes", "rows_of", "stored_array"]
 
@@ -102,36 +104,39 @@ def rows_of(spec: DataSpec, answers: Answers, lengths: Sequence[int]) -> Splits:
 
 
 @contextmanager
-def open_arrays(path: Path) -> Iterator[Any]:
+def open_arrays(path: Path) -> Iterator[Npz]:
     """A ``.npz`` file.
 
     Raises:
         InputError: missing, or not one.
     """
-    with ExitStack() as stack:
-        try:
-            file = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
-        except Exception as e:  # a damaged header raises whatever the parser of its text raises
-            reason = "no such file" if isinstance(e, FileNotFoundError) else one_line(e)
-            raise InputError(f"{path}: cannot be read as arrays (.npz): {reason}") from e
-        if not hasattr(file, "files"):
-            raise InputError(f"{path}: one bare array; expected a .npz with x_train, y_train, x_test, y_test or x, y")
-        yield stack.enter_context(file)
+    try:
+        file = Npz(path)
+    except (ValueError, OSError, zipfile.BadZipFile, NotImplementedError) as e:
+        if isinstance(e, zipfile.BadZipFile) and _is_bare(path):
+            said = "one bare array; expected a .npz with x_train, y_train, x_test, y_test or x, y"
+            raise InputError(f"{path}: {said}") from e
+        reason = (isinstance(e, OSError) and e.strerror) or one_line(e)
+        raise InputError(f"{path}: cannot be read as arrays (.npz): {reason}") from e
+    with file:
+        yield file
 
 
-def stored_array(file: Any, path: Path, name: str) -> NDArray[Any]:
+def _is_bare(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(MAGIC)) == MAGIC
+
+
+def stored_array(file: Npz, path: Path, name: str) -> NDArray[Any]:
     """An array that the file names.
 
     Raises:
         InputError: damaged.
     """
     try:
-        array: NDArray[Any] = file[name]
-    except Exception as e:  # a damaged header raises whatever the parser of its text raises
+        return file[name]
+    except Exception as e:  # what unpacks it raises errors of many kinds
         raise InputError(f"{path}: array '{name}' cannot be read: {one_line(e)}") from e
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path}: '{name}' is no array of NumPy's format")
-    return array
 
 
 def row_shapes(spec: DataSpec, names: Sequence[str]) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -148,7 +153,7 @@ def row_shapes(spec: DataSpec, names: Sequence[str]) -> list[tuple[tuple[int, ..
 
 
 def _pool(
-    file: Any, path: Path, x_name: str, y_name: str | None, inputs: Sequence[TensorSpec], *, of_any_shape: bool
+    file: Npz, path: Path, x_name: str, y_name: str | None, inputs: Sequence[TensorSpec], *, of_any_shape: bool
 ) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
     x = {}
     for tensor in inputs:
@@ -176,7 +181,7 @@ def _pool(
     return x, y
 
 
-def _array(file: Any, path: Path, name: str, kinds: str = "fiub") -> NDArray[Any]:
+def _array(file: Npz, path: Path, name: str, kinds: str = "fiub") -> NDArray[Any]:
     if name not in file.files:
         raise InputError(f"{path}: no array '{name}'; it holds {', '.join(sorted(file.files)) or 'nothing'}")
     array = stored_array(file, path, name)

@@ -20,6 +20,7 @@ from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.bundle.processor import misfit
 from edgewright_runtime.errors import DamagedError, EdgeRuntimeError, IntegrityError, ShortageError, UnsuitableError
 from edgewright_runtime.health.monitor import resident_memory_mb
+from edgewright_runtime.npy import Npz
 from edgewright_runtime.predict.predictor import Predictor
 from edgewright_runtime.shortage import reads_as_shortage, shortage_or
 
@@ -184,11 +185,11 @@ def load_golden(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
     inputs: dict[str, np.ndarray] = {}
     outputs: dict[str, np.ndarray] = {}
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with Npz(path) as stored:
             for key in stored.files:
                 kind, _, name = key.partition(".")
                 {"input": inputs, "output": outputs}[kind][name] = stored[key]
-    except Exception as e:  # a damaged header raises whatever the parser of its text raises
+    except Exception as e:  # what unpacks it raises errors of many kinds
         raise shortage_or(IntegrityError, e, f"golden vectors {path.name}: cannot be read: {str(e)[:200]}") from e
     return inputs, outputs
 

@@ -1,5 +1,6 @@
 """Rows that an input's dtype cannot hold are refused, not cut or wrapped round."""
 
+import os
 import zipfile
 
 import numpy as np
@@ -9,6 +10,7 @@ from edgewright.data import DataSpec
 from edgewright.errors import InputError
 from edgewright.intake.answers import Answers
 from edgewright.intake.arrays import read_arrays
+from edgewright.intake.tables import read_table
 from edgewright_runtime.bundle.manifest import TensorSpec
 
 
@@ -75,3 +77,19 @@ def test_missing_answers_say_how_to_name_them_or_do_without(tmp_path):
     tensor = TensorSpec("ids", (-1, 1), "float32")
     with pytest.raises(InputError, match=r"no array 'y'; it holds labels, x\. .*target, or write task: none"):
         read_arrays(DataSpec(path=path), (tensor,), lambda y: Answers(y, None))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".parquet"])
+def test_data_that_is_no_plain_file_is_not_waited_for(suffix, tmp_path):
+    path = tmp_path / f"data{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="a folder, a pipe or a device, and no file"):
+        rows(DataSpec(path=path, target="y"))
+    with pytest.raises(InputError, match="File name too long"):
+        rows(DataSpec(path=tmp_path / f"{'a' * 300}{suffix}", target="y"))
+
+
+def rows(spec):
+    if spec.path.suffix == ".npz":
+        return read_arrays(spec, (TensorSpec("ids", (-1, 1), "float64"),), lambda y: Answers(y, None))
+    return read_table(spec)
