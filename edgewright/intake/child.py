@@ -42,6 +42,7 @@ def take_in(model: Path, data: DataSpec, store: Path, name: str) -> Intake:
         dataclasses.replace(tensor, shape=(*tensor.shape[:1], *found.shape[1:]))
         for tensor, found in zip(source.outputs, reference, strict=True)
     )
+    source.notes += _not_finite(source, reference)
     inside = brought_inside(source, name, reference)
     with place.workspace() as scratch:
         data_file = scratch / "data.npz"
@@ -60,6 +61,19 @@ def take_in(model: Path, data: DataSpec, store: Path, name: str) -> Intake:
             notes=source.samples.notes,
         ),
     )
+
+
+def _not_finite(source: Source, reference: Sequence[NDArray[np.float64]]) -> tuple[str, ...]:
+    """A note on each output in which the source itself answers test rows with NaN or infinity."""
+    notes = []
+    for tensor, answers in zip(source.outputs, reference, strict=True):
+        rows = int((~np.isfinite(answers.reshape(len(answers), -1))).any(axis=1).sum())
+        if rows:
+            notes.append(
+                f"the source itself answers NaN or infinity in {rows} of {len(answers)} test rows (output "
+                f"'{tensor.name}'): a value counts as agreeing there only where both are NaN, or the same infinity"
+            )
+    return tuple(notes)
 
 
 def _stored(

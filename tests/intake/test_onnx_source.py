@@ -181,3 +181,20 @@ def test_a_damaged_model_does_not_take_this_process_with_it(tmp_path, digits_npz
     (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(InputError):
         preflight(tmp_path / "m.onnx", DataSpec(path=digits_npz))
+
+
+def test_rows_that_the_source_answers_with_no_number_are_counted_in_a_note(tmp_path):
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 2]) for n in ("logs", "doubled")]
+    nodes = [helper.make_node("Log", ["x"], ["logs"]), helper.make_node("Add", ["x", "x"], ["doubled"])]
+    graph = helper.make_graph(nodes, "g", [x], outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "m.onnx")
+    test = np.ones((20, 2), np.float32)
+    test[:3, 1], test[3, 0] = -1, 0  # NaN and minus infinity
+    rows = {"x_train": np.ones((40, 2), np.float32), "y_train": np.arange(40) % 2, "x_test": test}
+    np.savez(tmp_path / "d.npz", **rows, y_test=np.arange(20) % 2)
+    notes = taken(tmp_path / "m.onnx", DataSpec(path=tmp_path / "d.npz"), tmp_path / "s").model.notes
+    said = [note for note in notes if "NaN or infinity" in note]
+    assert [note[:92] for note in said] == [
+        "the source itself answers NaN or infinity in 4 of 20 test rows (output 'logs'): a value coun"
+    ]
