@@ -25,6 +25,7 @@ import numpy as np
 from edgewright.errors import InputError, UnsupportedError, UntrustedModelError
 from edgewright.failures import one_line
 from edgewright.intake.archives import normalized
+from edgewright.intake.fitted_counts import inspect_counts
 from edgewright.intake.fitted_trees import inspect_if_tree
 from edgewright.intake.pickle_names import ESTIMATOR_PACKAGES, EXACT, FUNCTIONS, FUNCTIONS_WITHOUT_PATH
 from edgewright.intake.pickle_rebuilding import inspect_if_sparse, rebuilding, refuse_special_names
@@ -293,6 +294,7 @@ def _inspected(model: Any, path: Path) -> Any:
         seen[id(thing)] = thing
         inspect_if_tree(thing, path)
         inspect_if_sparse(thing, path)
+        inspect_counts(thing, path)
         held = getattr(thing, "__dict__", None) if not isinstance(thing, type) else None
         if not is_function(thing):  # those have their own: of their name, of what they wrap
             refuse_special_names(held, path)
