@@ -25,6 +25,7 @@ import numpy as np
 from edgewright.errors import InputError, UnsupportedError, UntrustedModelError
 from edgewright.failures import one_line
 from edgewright.intake.archives import normalized
+from edgewright.intake.booster_text import inspect_booster
 from edgewright.intake.fitted_counts import inspect_counts
 from edgewright.intake.fitted_trees import inspect_if_tree
 from edgewright.intake.pickle_names import ESTIMATOR_PACKAGES, EXACT, FUNCTIONS, FUNCTIONS_WITHOUT_PATH
@@ -196,6 +197,7 @@ class GuardedUnpickler(_PythonUnpickler):
             self._build_dtype()
             return
         refuse_special_names(self.stack[-1], self.path)
+        inspect_booster(self.stack[-2], self.stack[-1], self.path)
         _OPCODES[pickle.BUILD[0]](self)
         if isinstance(self.stack[-1], _JoblibArray):
             self.stack[-1] = self.stack[-1].read(self)

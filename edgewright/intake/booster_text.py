@@ -1,0 +1,130 @@
+"""LightGBM's text of a model, looked at before the library reads it: its parser trusts every count and every child."""
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgewright.errors import InputError
+
+__all__ = ["inspect_booster"]
+
+_OF_NODES = ("split_feature", "threshold", "decision_type", "left_child", "right_child")
+_BY_CATEGORY = 1  # of decision_type, a bit
+
+
+def inspect_booster(thing: Any, state: Any, path: Path) -> None:
+    """Look at the text in the state of a LightGBM booster; pass on other things.
+
+    Raises:
+        InputError: a count that does not fit, or a node, feature or category that is not there.
+    """
+    if type(thing).__name__ != "Booster" or not isinstance(state, dict):
+        return
+    for text in (state.get("_handle"), state.get("handle")):
+        if isinstance(text, str):
+            try:
+                sound = _is_sound(text.encode())
+            except (ValueError, KeyError, IndexError, OverflowError) as e:
+                raise InputError(f"{path}: damaged: LightGBM's text of the model cannot be read: {e}") from e
+            if not sound:
+                raise InputError(f"{path}: damaged: a tree of LightGBM whose counts or branches lead nowhere")
+
+
+def _is_sound(text: bytes) -> bool:
+    start = text.find(b"\nTree=") + 1
+    head = _fields(text[: start or len(text)])
+    features, each = int(head["max_feature_idx"]) + 1, int(head["num_tree_per_iteration"])
+    trees = list(_trees(text[start:], head)) if start else []
+    return (
+        features > 0
+        and each > 0
+        and each == int(head["num_class"])
+        and len(trees) % each == 0
+        and all(_is_tree(tree, features) for tree in trees)
+    )
+
+
+def _trees(body: bytes, head: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+    """The fields of each tree; LightGBM finds them by their sizes, where the head names those."""
+    sizes = [int(size) for size in head.get("tree_sizes", "").split()]
+    at = [0, *(int(end) for end in np.cumsum(sizes))] if sizes else _starts(body)
+    for place, (start, end) in enumerate(pairwise(at)):
+        if not body[start:end].startswith(b"Tree=%d\n" % place) or min(sizes, default=1) < 1 or end > len(body):
+            raise ValueError(f"no tree {place} where its size puts it")
+        yield _fields(body[start:end])
+
+
+def _starts(body: bytes) -> list[int]:
+    places = [0]
+    while (found := body.find(b"\nTree=", places[-1])) >= 0:
+        places.append(found + 1)
+    end = body.find(b"\nend of trees")
+    return [*places, end if end >= 0 else len(body)]
+
+
+def _fields(block: bytes) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in re.split(r"[\r\n]", block.decode()):
+        name, sign, value = line.partition("=")
+        if sign and name in found:
+            raise ValueError(f"two lines '{name[:40]}'")
+        if sign:
+            found[name] = value.strip()
+    return found
+
+
+def _is_tree(tree: Mapping[str, str], features: int) -> bool:
+    leaves, categories = int(tree["num_leaves"]), int(tree["num_cat"])
+    if leaves < 1 or _numbers(tree["leaf_value"]).shape != (leaves,):
+        return False
+    if leaves == 1:
+        return True
+    nodes = {name: _numbers(tree[name]) for name in _OF_NODES}
+    own = np.arange(leaves - 1)
+    return bool(
+        all(values.shape == own.shape for values in nodes.values())
+        and ((nodes["split_feature"] >= 0) & (nodes["split_feature"] < features)).all()
+        and all(_lead_on(nodes[side], own, leaves) for side in ("left_child", "right_child"))
+        and _are_sets(tree, categories, nodes["threshold"][nodes["decision_type"].astype(int) & _BY_CATEGORY != 0])
+        and _is_linear(tree, leaves, features)
+    )
+
+
+def _lead_on(children: NDArray[np.float64], own: NDArray[Any], leaves: int) -> bool:
+    """To a later node, or to a leaf, which counts from -1 downwards."""
+    return bool((((children > own) & (children < leaves - 1)) | ((children < 0) & (children >= -leaves))).all())
+
+
+def _are_sets(tree: Mapping[str, str], count: int, asked: NDArray[np.float64]) -> bool:
+    """Sets of categories: ``cat_boundaries`` says where each begins in ``cat_threshold``."""
+    if not count:
+        return not len(asked)
+    bounds, words = _numbers(tree["cat_boundaries"]), tree["cat_threshold"].split()
+    return bool(
+        bounds.shape == (count + 1,)
+        and bounds[0] == 0
+        and (np.diff(bounds) >= 0).all()
+        and bounds[-1] == len(words)
+        and ((asked >= 0) & (asked < count)).all()
+    )
+
+
+def _is_linear(tree: Mapping[str, str], leaves: int, features: int) -> bool:
+    if tree.get("is_linear", "0") == "0":
+        return True
+    counts, asked = _numbers(tree["num_features"]), _numbers(tree["leaf_features"])
+    return bool(
+        counts.shape == (leaves,) == _numbers(tree["leaf_const"]).shape
+        and (counts >= 0).all()
+        and counts.sum() == len(asked) == len(_numbers(tree["leaf_coeff"]))
+        and ((asked >= 0) & (asked < features)).all()
+    )
+
+
+def _numbers(text: str) -> NDArray[np.float64]:
+    return np.array([float(word) for word in text.split()])
