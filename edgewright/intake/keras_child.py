@@ -27,6 +27,7 @@ from edgewright.intake.keras_answers import answers_of, outputs_of
 from edgewright.intake.keras_found import Described, LoadResult
 from edgewright.intake.keras_guard import inspect_keras_file, inspect_saved_model
 from edgewright.intake.keras_loaded import Loaded
+from edgewright.intake.keras_resizing import check_resizing
 from edgewright.intake.row_mixing import refuse_mixed_rows
 from edgewright.intake.single_numbers import Number, fixed_note, single_number
 from edgewright.intake.tensor_names import plain_name
@@ -108,6 +109,7 @@ def _load_keras(path: Path, spec: DataSpec, *, legacy: bool) -> Loaded:
     if getattr(model, "inputs", None) is None:
         raise InputError(f"{path}: the model does not say what it takes; build it with an Input before saving")
     if not legacy:
+        check_resizing(model, keras.__version__)
         _keep_batch_normalization(keras)
     declared = [(getattr(t, "name", f"input_{i}"), t.shape, t.dtype) for i, t in enumerate(model.inputs)]
     inputs = _inputs(declared, spec, path)

@@ -11,6 +11,7 @@ import numpy as np
 from edgewright.failures import failing_operator, one_line
 from edgewright.intake.accurate_nodes import write_expm1, write_log1p
 from edgewright.intake.keras_answers import Outputs, flat
+from edgewright.intake.keras_resizing import RESIZERS
 from edgewright.intake.keras_unrolled import unrolled
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ _OF_OUR_OWN: dict[str, tuple[Callable[..., None], list[str]]] = {
     "DenseBincount": (_counted, []),
     "Log1p": (_written(write_log1p), []),
     "Expm1": (_written(write_expm1), []),
+    **RESIZERS,
 }
 """Handlers of TensorFlow's operators that tf2onnx lacks, or writes in a way that no platform takes."""
 

@@ -106,6 +106,25 @@ def pixels():
     return scored(i, L.Flatten()(h), RANDOM.integers(0, 256, (ROWS, 20, 24, 3)).astype(np.uint8))
 
 
+def resized():
+    """The ways of which ONNX has none as TensorFlow computes them; one axis grows, the other shrinks."""
+    i = L.Input((12, 10, 3))
+    ways = ["bicubic", "area", "lanczos3", "lanczos5"]
+    parts = [L.Resizing(17, 6, interpolation=way)(i) for way in ways]
+    h = L.Flatten()(L.Conv2D(4, 3)(L.Concatenate()(parts)))
+    larger = L.Flatten()(L.UpSampling2D((2, 1), interpolation="bicubic")(i))
+    return scored(i, L.Concatenate()([h, larger]), images(12, 10, 3))
+
+
+def blurred():
+    """As Keras 2 knew it and Keras 3 does not; it is the model's first call that fails there."""
+    i = L.Input((12, 10, 3))
+    resizing = L.Resizing(17, 6, interpolation="bicubic", name="smaller")
+    model, rows = scored(i, L.Flatten()(resizing(i)), images(12, 10, 3))
+    resizing.interpolation = "gaussian"
+    return model, rows
+
+
 def categories():
     """Ids and numbers in bins, as one place each, as their sum, counted by weights, and as ids of an embedding."""
     i, numbers = L.Input((3,), dtype="int32", name="ids"), L.Input((3,), name="numbers")

@@ -10,7 +10,7 @@ import torch
 
 from edgewright.artifact import Format, Precision
 from edgewright.data import DataSpec
-from edgewright.errors import ConversionError, UnsupportedError
+from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.export import export, ios
 from edgewright.export.kept_float import converted
 from edgewright.intake import child, torch_graph
@@ -26,6 +26,7 @@ KINDS = (
     "transposed",
     "named",
     "pixels",
+    "resized",
     "attention",
     "volumes",
     "small_numbers",
@@ -42,7 +43,7 @@ def made(folder, *names):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("keras")
-    made(folder, "same_stride", "heads", "no_onnx", "no_way")
+    made(folder, "same_stride", "heads", "no_onnx", "no_way", "blurred")
     return folder
 
 
@@ -124,6 +125,18 @@ def test_masked_steps_are_written_out_with_each_weight_once(others, tmp_path):
     graph = assert_agrees(taken(others, "masked.keras", tmp_path))
     layers = [m for m in graph.modules() if isinstance(m, torch.nn.Linear)]
     assert len(layers) < 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", list(Platform))
+def test_every_way_of_resizing_comes_through(others, tmp_path, platform):
+    intake = taken(others, "resized.keras", tmp_path)
+    export(intake.model, intake.dataset, platform, Precision.FLOAT32, Store(tmp_path / "store"))
+
+
+def test_a_way_of_resizing_that_keras_3_does_not_know_is_named_with_its_layer(plain, tmp_path):
+    with pytest.raises(InputError, match=r"layer 'smaller' resizes by 'gaussian', which Keras 3.* does not compute: "):
+        taken(plain, "blurred.keras", tmp_path)
 
 
 @pytest.mark.slow

@@ -1,0 +1,104 @@
+"""TensorFlow's ways of resizing that ONNX lacks or computes otherwise, as a product with a matrix for each axis.
+
+TensorFlow itself gives the matrices, asked to resize the rows of a unit matrix. Runs in the child process that loaded
+the model.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["RESIZERS", "check_resizing"]
+
+_OF_KERAS_2_ALONE = ("gaussian", "mitchellcubic")
+
+
+def check_resizing(model: Any, version: str) -> None:
+    """Nothing, of a model whose layers resize in ways that Keras 3 computes.
+
+    Raises:
+        ValueError: names the layer; a file of Keras 2 may still be read by the loader of its time.
+    """
+    for layer in model._flatten_layers():
+        way = getattr(layer, "interpolation", None)
+        if way in _OF_KERAS_2_ALONE:
+            raise ValueError(
+                f"layer '{layer.name}' resizes by '{way}', which Keras {version} does not compute: set its "
+                "interpolation to bicubic, bilinear, nearest, area, lanczos3 or lanczos5 and save the model anew"
+            )
+
+
+def _resized(context: Any, node: Any, _name: str, _args: Any) -> None:
+    """Images (N, H, W, C) to (N, height, width, C) float32."""
+    rows, columns = context.get_shape(node.input[0])[1:3]
+    if min(rows, columns) < 1 or not node.inputs[1].is_const():
+        raise ValueError(
+            "resizes images whose height or width is free, or computed as pad_to_aspect_ratio does; give the model's "
+            "input a fixed height and width, and resize without pad_to_aspect_ratio or crop_to_aspect_ratio"
+        )
+    options = [_option(given, (rows, columns), node) for given in node.inputs[1:]]
+    upright, across = (_matrix(node, options, axis, length) for axis, length in enumerate((rows, columns)))
+    shape, dtype = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
+    given, result, name = node.input[0], node.output[0], node.name
+    context.remove_node(name)
+    value = context.make_node("Cast", [given], attr={"to": 1}).output[0]
+    for suffix, matrix, order in (("columns", across, None), ("rows", upright, [0, 2, 1, 3])):
+        held = context.make_const(f"{name}_{suffix}", matrix).output[0]
+        if order:
+            value = context.make_node("Transpose", [value], attr={"perm": order}).output[0]
+        value = context.make_node("MatMul", [held, value]).output[0]
+        if order:
+            value = context.make_node("Transpose", [value], attr={"perm": order}).output[0]
+    context.make_node("Identity", [value], outputs=[result], shapes=[shape], dtypes=[dtype])
+
+
+def _option(given: Any, lengths: tuple[int, int], node: Any) -> NDArray[Any]:
+    """Size, scale or translation; a scale that the graph computes is the new size by the old."""
+    if given.is_const():
+        return np.asarray(given.get_tensor_value(as_list=False))
+    size = np.asarray(node.inputs[1].get_tensor_value(as_list=False))
+    return (size / np.array(lengths)).astype(np.float32)
+
+
+def _matrix(node: Any, options: list[NDArray[Any]], axis: int, length: int) -> NDArray[np.float32]:
+    """(new length, length): what each new place takes of each old one along an axis, 0 for height or 1 for width."""
+    import tensorflow as tf
+
+    rest = 1 - axis
+    of_axis = [np.array(option) for option in options]
+    of_axis[0][rest] = 1  # the other axis has one place, and keeps it
+    for option, kept in zip(of_axis[1:], (1.0, 0.0), strict=False):  # scale and translation
+        option[rest] = kept
+    units = np.eye(length, dtype=np.float32)  # one channel for each place
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        resized = _CALLS[node.type](tf.raw_ops, node, np.expand_dims(units, (0, 1 + rest)), of_axis)
+        found: NDArray[np.float32] = session.run(resized)
+    return found.reshape(-1, length)
+
+
+def _bicubic(ops: Any, node: Any, images: NDArray[Any], options: list[NDArray[Any]]) -> Any:
+    centers = bool(node.get_attr_value("half_pixel_centers"))
+    aligned = bool(node.get_attr_value("align_corners"))
+    return ops.ResizeBicubic(images=images, size=options[0], align_corners=aligned, half_pixel_centers=centers)
+
+
+def _area(ops: Any, node: Any, images: NDArray[Any], options: list[NDArray[Any]]) -> Any:
+    return ops.ResizeArea(images=images, size=options[0], align_corners=bool(node.get_attr_value("align_corners")))
+
+
+def _by_kernel(ops: Any, node: Any, images: NDArray[Any], options: list[NDArray[Any]]) -> Any:
+    size, scale, translation = options
+    return ops.ScaleAndTranslate(
+        images=images,
+        size=size,
+        scale=scale,
+        translation=translation,
+        kernel_type=node.get_attr_str("kernel_type"),
+        antialias=bool(node.get_attr_value("antialias")),
+    )
+
+
+_CALLS = {"ResizeBicubic": _bicubic, "ResizeArea": _area, "ScaleAndTranslate": _by_kernel}
+RESIZERS = {kind: (_resized, list[str]()) for kind in _CALLS}
+"""Handlers for tf2onnx."""
