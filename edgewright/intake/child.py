@@ -121,10 +121,10 @@ def _arrays(
             arrays[f"{split}.x.{name}"] = values[rows]
         arrays[f"{split}.{'y' if samples.known else 'answers'}"] = samples.y[rows]
     for split in _OTHER_SPLITS:
-        found = source.answers_to(split)
-        if found is not None:
-            arrays |= {f"{split}.reference.{t.name}": own for t, own in zip(source.outputs, found, strict=True)}
-    arrays |= {f"test.reference.{t.name}": found for t, found in zip(source.outputs, reference, strict=True)}
+        answers = source.answers_to(split)
+        if answers is not None:
+            arrays |= {f"{split}.reference.{t.name}": answer for t, answer in zip(source.outputs, answers, strict=True)}
+    arrays |= {f"test.reference.{t.name}": answer for t, answer in zip(source.outputs, reference, strict=True)}
     if predicted is not None:
         arrays["test.predicted"] = predicted
     if source.raw is not None:

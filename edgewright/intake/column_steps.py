@@ -40,7 +40,7 @@ class Picked(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 class Filled(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Missing values filled in column by column, and behind them 1 where one was missing.
 
-    ``missing`` is the number that counts as such, or NaN. ``values`` fill the columns, of which those at ``kept`` are
+    ``missing`` is the number that counts as such, or NaN. ``values`` fill the columns, of which those at ``places`` are
     handed on; ``flagged`` are the columns whose missing values are told.
     """
 
@@ -48,18 +48,18 @@ class Filled(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self,
         missing: float = math.nan,
         values: Sequence[float] = (),
-        kept: Sequence[int] = (),
+        places: Sequence[int] = (),
         flagged: Sequence[int] = (),
     ) -> None:
-        self.missing, self.values, self.kept, self.flagged = missing, values, kept, flagged
+        self.missing, self.values, self.places, self.flagged = missing, values, places, flagged
 
     @classmethod
     def of_imputer(cls, imputer: Any) -> "Filled":
         """A SimpleImputer over numbers."""
         values = np.asarray(imputer.statistics_, dtype=np.float64)
-        kept = np.arange(len(values)) if imputer.keep_empty_features else np.flatnonzero(~np.isnan(values))
+        places = np.arange(len(values)) if imputer.keep_empty_features else np.flatnonzero(~np.isnan(values))
         flagged = [] if imputer.indicator_ is None else imputer.indicator_.features_.tolist()
-        return cls(_missing(imputer), np.nan_to_num(values).tolist(), kept.tolist(), flagged)
+        return cls(_missing(imputer), np.nan_to_num(values).tolist(), places.tolist(), flagged)
 
     @classmethod
     def of_indicator(cls, indicator: Any) -> "Filled":
@@ -69,7 +69,7 @@ class Filled(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def width(self) -> int:
         """Columns of the output."""
-        return len(self.kept) + len(self.flagged)
+        return len(self.places) + len(self.flagged)
 
     def written(self, nodes: Nodes, x: str) -> str:
         """(N, columns) to (N, width)."""
@@ -77,9 +77,9 @@ class Filled(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             nodes.call("IsNaN", x) if math.isnan(self.missing) else nodes.call("Equal", x, nodes.constant(self.missing))
         )
         blocks = []
-        if self.kept:
+        if self.places:
             filled = nodes.call("Where", blank, nodes.constant([self.values]), x)
-            blocks.append(_chosen(nodes, filled, self.kept, len(self.values)))
+            blocks.append(_chosen(nodes, filled, self.places, len(self.values)))
         if self.flagged:
             flags = nodes.call("Cast", blank, to=_FLOAT)
             blocks.append(nodes.call("Gather", flags, nodes.constant(self.flagged, np.int64), axis=1))

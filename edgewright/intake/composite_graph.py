@@ -76,8 +76,8 @@ class Conversion:
         if composition is not None and not decision:
             return composition(self, estimator)
         if composition is not None and not hasattr(estimator, "predict_proba"):
-            made = composition(self, estimator)
-            return with_decision(made, single=True) if len(estimator.classes_) == 2 else made
+            graph = composition(self, estimator)
+            return with_decision(graph, single=True) if len(estimator.classes_) == 2 else graph
         return estimator_graph(
             self.whole(estimator), self.types, decimals=self.decimals, decision=decision, scalings=self.scalings
         )

@@ -50,7 +50,8 @@ def _by_sigmoid(made: Assembly, calibrator: Any, score: str) -> str:
 def _by_temperature(made: Assembly, beta: float, scores: str, classes: int, *, decision: bool) -> str:
     """Softmax of the logits over a temperature (Guo et al., "On Calibration of Modern Neural Networks", 2017)."""
     if not decision:
-        logits = made.call("Log", made.call("Add", scores, made.constant(1e-12)))  # as scikit-learn keeps off log(0)
+        # As scikit-learn keeps off log(0).
+        logits = made.call("Log", made.call("Add", scores, made.constant(1e-12)))
     elif classes == 2:
         logits = made.call("Concat", made.call("Neg", scores), scores, axis=1)
     else:

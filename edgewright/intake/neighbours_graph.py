@@ -86,8 +86,8 @@ def _refined(made: Assembly, features: str, rows: Any, count: int) -> tuple[str,
     """The nearest among a few more candidates, by exact distances."""
     centre = rows.mean(axis=0)
     middle = made.constant(rows - centre)
-    rough = made.call("CDist", made.call("Sub", features, made.constant(centre)), middle, domain="com.microsoft",
-                      metric="sqeuclidean")  # fmt: skip
+    centred = made.call("Sub", features, made.constant(centre))
+    rough = made.call("CDist", centred, middle, domain="com.microsoft", metric="sqeuclidean")
     _, candidates = _nearest(made, rough, min(2 * count + _SPARE, len(rows)))
     chosen = made.call("Gather", made.constant(rows), candidates, axis=0)
     apart = made.call("Sub", made.call("Unsqueeze", features, made.constant([1], np.int64)), chosen)

@@ -122,7 +122,7 @@ def keep_numbers(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
         UnsupportedError: no output is a tensor of numbers.
     """
     kinds = {o.name: o.type.tensor_type.elem_type for o in model.graph.output if o.type.HasField("tensor_type")}
-    kept = [name for name, kind in kinds.items() if kind in _REAL] or [n for n, kind in kinds.items() if kind in _WHOLE]
+    kept = [n for n, kind in kinds.items() if kind in _REAL] or [n for n, kind in kinds.items() if kind in _WHOLE]
     if not kept:
         shown = ", ".join(o.name for o in model.graph.output)
         raise UnsupportedError(

@@ -225,9 +225,9 @@ def _dtype_of(plain: Any, state: Any, path: Path) -> Any:
     try:
         order, shape, names, fields, size = state[1:6]
         if plain.kind == "V" and shape is not None and names is None and fields is None:
-            made = np.dtype((shape[0], tuple(int(n) for n in shape[1])))
-            if isinstance(shape[0], np.dtype) and not made.hasobject:
-                return made
+            dtype = np.dtype((shape[0], tuple(int(n) for n in shape[1])))
+            if isinstance(shape[0], np.dtype) and not dtype.hasobject:
+                return dtype
         elif order in "<>|=" and len(order) == 1 and shape is None and names is None and fields is None:
             if plain.kind in "mM":
                 unit, count = state[8][1][:2]
@@ -237,10 +237,10 @@ def _dtype_of(plain: Any, state: Any, path: Path) -> Any:
             return plain if order in "|=" else plain.newbyteorder(order)
         elif plain.kind == "V" and shape is None and set(names) == set(fields):
             parts = [fields[name] for name in names]
-            made = np.dtype({"names": list(names), "formats": [p[0] for p in parts], "offsets": [p[1] for p in parts],
-                             "itemsize": size})  # fmt: skip
-            if not made.hasobject:
-                return made
+            dtype = np.dtype({"names": list(names), "formats": [p[0] for p in parts], "offsets": [p[1] for p in parts],
+                              "itemsize": size})  # fmt: skip
+            if not dtype.hasobject:
+                return dtype
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as e:
         raise InputError(f"{path}: damaged: an array of no known type: {one_line(e, 200)}") from e
     raise InputError(f"{path}: damaged: an array of no known type: {str(state)[:100]}")

@@ -106,15 +106,15 @@ class AskedSource(TensorSource):
     def answers(self) -> tuple[list[NDArray[np.float64]], NDArray[np.int64] | None]:
         """The model's answers to the test rows, which do not depend on the rows beside them."""
         inputs = self.inputs_of("test")
-        found = self.ask(inputs)
+        answers = self.ask(inputs)
         self.notes += refuse_mixed_rows(
             lambda rows: self.ask([x[rows] for x in inputs]),
-            found,
+            answers,
             self.outputs,
             batch=self.inputs[0].shape[0],
             float32_only=self.float32_only,
         )
-        return self.judged(found)
+        return self.judged(answers)
 
     def answers_to(self, split: OtherSplit) -> list[NDArray[np.float64]]:
         """The model's answers to the rows of another split."""

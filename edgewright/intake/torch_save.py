@@ -48,8 +48,8 @@ def refuse_torch_save(path: Path, pickled: bytes) -> NoReturn:
     if module is not None:
         key, made = module
         raise InputError(
-            f"{path}: a checkpoint that holds a whole module under {key!r} ({_dotted(made.name)}): loading it runs its "
-            f"code, so it is not taken. {_exported(path.name, f'[{key!r}]', stem)}"
+            f"{path}: a checkpoint that holds a whole module under {key!r} ({_dotted(made.name)}): loading it runs "
+            f"its code, so it is not taken. {_exported(path.name, f'[{key!r}]', stem)}"
         )
     key = next((k for k in STATE_DICTS if isinstance(found.built.get(k), dict)), None)
     loaded = f"torch.load({path.name!r}, map_location='cpu', weights_only=False)"

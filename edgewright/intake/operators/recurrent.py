@@ -153,7 +153,7 @@ def _rnn_step(b: Builder, d: Direction, shared: Any, gates: Operand, state: Stat
 def _lstm_step(b: Builder, d: Direction, shared: Any, gates: Operand, state: State) -> State:
     hidden, cell = state
     total = gates if hidden is None else b.call(torch.add, gates, shared[1](hidden))
-    entering, leaving, kept, candidate = b.several(4, torch.chunk, total, 4, 1)  # ONNX orders them i, o, f, c
+    entering, leaving, kept, candidate = b.several(4, torch.chunk, total, 4, 1)  # ONNX's order: i, o, f, c
     f, g, h = d.functions
     to_enter, to_leave, to_keep = (None,) * 3 if d.peephole is None else d.peephole.chunk(3)
 
