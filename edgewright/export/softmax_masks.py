@@ -177,15 +177,18 @@ def _masking(
 
     masking = _reaching(range(len(kinds)), kinds.__getitem__, users)
     masks = {name: values for name, values in low.items() if values and masking & set(readers.get(name, ()))}
-    found = {number for name in masks for number in readers[name] if number in masking}
-    pending = list(found)
+    numbers = {number for name in masks for number in readers[name] if number in masking}
+    pending = list(numbers)
     while pending:
-        behind = {n for n in users(pending.pop()) if n in masking or kinds[n] in _SOFTMAX} - found
-        found |= behind
+        behind = {n for n in users(pending.pop()) if n in masking or kinds[n] in _SOFTMAX} - numbers
+        numbers |= behind
         pending += [n for n in behind if n in masking]
-    told = _told(value for values in masks.values() for value in values)
-    said = f"masks of {told} stay float32, and {len(found)} operators up to the softmax: fewer bits have no such number"
-    return sorted(found), said if found else ""
+    mask_text = _told(value for values in masks.values() for value in values)
+    note = (
+        f"masks of {mask_text} stay float32, and {len(numbers)} operators up to the softmax:"
+        " fewer bits have no such number"
+    )
+    return sorted(numbers), note if numbers else ""
 
 
 def _reaching(nodes: Iterable[Any], kind: Callable[[Any], str], users: Callable[[Any], Iterable[Any]]) -> set[Any]:

@@ -50,14 +50,18 @@ class TfliteComputation(Computation):
             self._names[i] for i in _in_order(signature and signature.outputs, self._graph.outputs, outputs)
         ]
         self.quantized = {
-            name: found for name, t in zip(self._names, self._graph.tensors, strict=True) if (found := _quantization(t))
+            name: quantization
+            for name, t in zip(self._names, self._graph.tensors, strict=True)
+            if (quantization := _quantization(t))
         }
         self._whole: Interpreter | None = None
         self._interpreters: dict[str, Interpreter] = {}
         self._constants: dict[str, Any] = {}
         self._narrowed: dict[str, str] = {}
         self._of: dict[str, tuple[Any, str | None]] = {}
-        self.operators = [operator for found in self._graph.operators for operator in self._operators_of(found)]
+        self.operators = [
+            operator for tflite_operator in self._graph.operators for operator in self._operators_of(tflite_operator)
+        ]
 
     def _operators_of(self, found: Any) -> list[Operator]:
         """One, or two where an activation is split off; none where it depends on constants alone."""
