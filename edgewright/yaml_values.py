@@ -62,13 +62,13 @@ def validated(kind: type[V], content: Mapping[str, Any], where: str = "", *, err
 def first_fault(error: ValidationError, kind: ValueKind) -> str:
     """The first thing that pydantic found wrong with a value of ``kind``: the key, the value, what is allowed."""
     # A misspelt key is also a missing one: the misspelling says more.
-    fault = min(error.errors(), key=lambda found: found["type"] not in _UNKNOWN)
+    fault = min(error.errors(), key=lambda detail: detail["type"] not in _UNKNOWN)
     key = ".".join(str(part) for part in fault["loc"])
     if not key:  # two keys that contradict each other
         return fault["msg"].removeprefix("Value error, ")
     if fault["type"] in _UNKNOWN:
         *way, written = fault["loc"]
-        known = sorted({field for found in _at((kind,), way) for field in fields_of(found)})
+        known = sorted({field for parent in _at((kind,), way) for field in fields_of(parent)})
         near = difflib.get_close_matches(str(written), known, n=1)
         return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(known)}")
     if fault["type"] == "missing":

@@ -18,5 +18,6 @@ def package(
     optimization: Optimization, report: ValidationReport, device: DeviceProfile, monitoring: MonitoringPlan
 ) -> Bundle:
     """The same model, report and plan give the same bundle, byte for byte."""
-    made = optimization
-    return run(build_bundle, made.model, made.dataset, made.candidate, report, device, monitoring)
+    return run(
+        build_bundle, optimization.model, optimization.dataset, optimization.candidate, report, device, monitoring
+    )

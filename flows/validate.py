@@ -36,20 +36,24 @@ def validate(
     optimization: Optimization, device: DeviceProfile, budget: Budget, max_accuracy_drop_percent: float
 ) -> ValidationReport:
     """A report whether passed or not; the gate is the pipeline's. The report stands in the Prefect UI too."""
-    made = optimization
-    if reasons := unmet(made.candidate, device):
+    if reasons := unmet(optimization.candidate, device):
         raise UnsupportedError("; ".join(reasons))
-    baseline = run(steps.evaluate, made.model, made.dataset, made.baseline)
-    candidate = run(steps.evaluate, made.model, made.dataset, made.candidate)
-    performance = run(steps.measure, made.baseline, made.candidate, made.dataset, device, measured_by(device))
-    emulations, notes = _emulated(made, device)
+    baseline = run(steps.evaluate, optimization.model, optimization.dataset, optimization.baseline)
+    candidate = run(steps.evaluate, optimization.model, optimization.dataset, optimization.candidate)
+    performance = run(
+        steps.measure, optimization.baseline, optimization.candidate, optimization.dataset, device, measured_by(device)
+    )
+    emulations, notes = _emulated(optimization, device)
     energy = energy_of(performance.sustained, emulations, device)
     limits = (budget, max_accuracy_drop_percent)
-    warnings = run(steps.source_doubts, made.model, made.dataset)
+    warnings = run(steps.source_doubts, optimization.model, optimization.dataset)
     report = run(steps.judge, baseline, candidate, performance, *limits, emulations, notes, energy, warnings)
-    title = re.sub(r"[^a-z0-9]+", "-", f"{made.model.name}-{device.name}".lower())  # all that Prefect's keys may hold
+    pair = f"{optimization.model.name}-{device.name}".lower()
+    title = re.sub(r"[^a-z0-9]+", "-", pair)  # all that Prefect's keys may hold
     create_table_artifact(key=f"budget-{title}", table=budget_rows(report), description="Limits and figures")
-    create_markdown_artifact(key=f"report-{title}", markdown=report_markdown(report, made.model.name, device.title))
+    create_markdown_artifact(
+        key=f"report-{title}", markdown=report_markdown(report, optimization.model.name, device.title)
+    )
     return report
 
 

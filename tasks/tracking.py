@@ -174,9 +174,9 @@ def _uploaded(client: "MlflowClient", record: TrackingRecord) -> str:
 
 def _run_of(client: "MlflowClient", record_id: str) -> str:
     """The run that another run of this home sent this record as."""
-    experiments = [str(found.experiment_id) for found in client.search_experiments()]
-    for experiment in experiments:
-        if run_id := _complete_run(client, experiment, record_id):
+    experiment_ids = [str(experiment.experiment_id) for experiment in client.search_experiments()]
+    for experiment_id in experiment_ids:
+        if run_id := _complete_run(client, experiment_id, record_id):
             return run_id
     raise TrackingUnavailableError(f"record {record_id} is not here, nor at {tracking_uri()}")
 

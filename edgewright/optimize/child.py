@@ -22,7 +22,7 @@ _NOISE_ROWS = 256  # as many as the exporters calibrate with
 
 
 def apply_to_file(graph: Path, technique: AnyTechnique, dataset: Path, made: Path) -> None:
-    """Transform the network in file ``graph`` and write it to ``made``; see `edgewright.optimize.apply`."""
+    """Transform the network in file ``graph`` and write it to ``destination``; see `edgewright.optimize.apply`."""
     after = transformed(torch_graph.load(graph), technique, dataset)
     torch_graph.save(after.eval(), made)
 

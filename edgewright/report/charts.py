@@ -105,7 +105,7 @@ def bars(rows: Sequence[tuple[str, float, str]], unit: str, title: str) -> Chart
 
 
 def waterfall(falls: Sequence[tuple[str, float, float, bool]], unit: str, title: str) -> Chart:
-    """Steps from one size to the next: (label, before, after, kept) each, the first from nothing.
+    """Steps from one size to the next: (label, before, after, is_kept) each, the first from nothing.
 
     A bar spans what the step took away or added; its end is what is left. A step that was not kept is drawn pale.
     """

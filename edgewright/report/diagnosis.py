@@ -54,7 +54,8 @@ def diagnosis_html(found: Diagnosed, title: str) -> str:
 def _plot(found: Diagnosed) -> Iterator[Part]:
     yield (
         "Bars: signal over error of the file as it runs, dB. Marks: of the operator alone, from the model's own "
-        f"values. On the {found.diagnosis.rows} of {found.rows} rows that are farthest off; limit: {found.limit}."
+        f"values. On the {found.diagnosis.rows} of {found.rows} rows that are farthest off; limit: "
+        f"{found.limit}."
     )
     drawn = [
         (layer.layer, layer.snr_db, layer.own_snr_db, "wrong" if verdict(found, layer) == "wrong" else "candidate")

@@ -55,7 +55,7 @@ def confidence_bins(top: np.ndarray) -> np.ndarray:
 def population_stability_index(reference: np.ndarray, found: np.ndarray) -> float:
     """How far a histogram has moved from its reference; 0.1 is little, 0.25 is much (Siddiqi, Credit Risk Scorecards).
 
-    ``reference`` holds counts or shares, ``found`` counts of the same bins; an empty bin there counts as half a row.
+    ``reference`` holds counts or shares; ``counts`` is of the same bins, and an empty one is taken as half a row.
     """
     rows = float(np.sum(found))
     expected = np.maximum(np.asarray(reference, float) / np.sum(reference), _LEAST_SHARE)
