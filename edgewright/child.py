@@ -172,8 +172,8 @@ def _plain(value: Any) -> Any:
 
 
 def _function(module: str, name: str) -> Callable[..., Any]:
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return found
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def called(target: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -62,10 +62,10 @@ def _imports() -> Any:
 
 
 def _reached(modules: tuple[str, ...]) -> set[str]:
-    graph, found = _imports(), set[str]()
+    graph, closure = _imports(), set[str]()
     for module in modules:
-        found |= {module, *graph.find_descendants(module), *graph.find_upstream_modules(module, as_package=True)}
-    return found
+        closure |= {module, *graph.find_descendants(module), *graph.find_upstream_modules(module, as_package=True)}
+    return closure
 
 
 def _source(module: str) -> Path:
@@ -79,13 +79,13 @@ def _distributions(packages: set[str]) -> set[str]:
     brought = metadata.packages_distributions()
     foreign = packages - set(_PACKAGES) - sys.stdlib_module_names
     waiting = [distribution for package in foreign for distribution in brought.get(package, [package])]
-    found = set[str]()
+    names = set[str]()
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()  # https://peps.python.org/pep-0503/#normalized-names
-        if name not in found:
-            found.add(name)
+        if name not in names:
+            names.add(name)
             waiting += _required(name)
-    return found
+    return names
 
 
 def _required(distribution: str) -> Iterator[str]:

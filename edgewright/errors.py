@@ -53,8 +53,8 @@ class UntrustedModelError(InputError):
 class MissingLibraryError(EdgewrightError):
     """A library that the work needs is not installed; ``str`` names it and how to get it."""
 
-    def __init__(self, said: str) -> None:
-        super().__init__(f"{said}; edgewright[all] has every library that is used (docs/install.md)")
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message}; edgewright[all] has every library that is used (docs/install.md)")
 
 
 class UnsupportedError(EdgewrightError):

@@ -42,17 +42,17 @@ def one_line(error: object, limit: int = 300) -> str:
 
 
 def _telling_line(error: object) -> str:
-    said = str(error)
+    message = str(error)
     if isinstance(error, KeyError) and error.args:
-        said = f"nothing is known of {error.args[0]!r}"
+        message = f"nothing is known of {error.args[0]!r}"
     elif isinstance(error, RecursionError):  # its own words name a decoder's parts
-        said = "it is nested too deeply"
-    plain = _UNPRINTABLE.sub("", _TERMINAL_CODES.sub("", said))
+        message = "it is nested too deeply"
+    plain = _UNPRINTABLE.sub("", _TERMINAL_CODES.sub("", message))
     lines = [line.strip() for line in plain.splitlines() if line.strip() and not _FRAMES.match(line)]
     lines = [_ONNX_RUNTIME_PLACE.sub("", _MLIR_PLACE.sub("", line)) for line in lines]
     if lines and lines[0] == _COMPILED:
-        lines = [found[1] for line in lines if (found := _NAMED.match(line))] or lines[1:]
-    telling = next((found[1] for line in lines if (found := _TELLING.search(line))), None)
+        lines = [match[1] for line in lines if (match := _NAMED.match(line))] or lines[1:]
+    telling = next((match[1] for line in lines if (match := _TELLING.search(line))), None)
     return telling or next(iter(lines), "") or type(error).__name__
 
 
@@ -97,7 +97,7 @@ def _described(thing: Any) -> str:
         return ""
     if _text(thing, "op").startswith("call_"):  # of torch.fx
         return f"{getattr(thing, 'target', '')} (node '{name}')"
-    kind = next((found for attribute in _KINDS if (found := _text(thing, attribute))), "")
+    kind = next((text for attribute in _KINDS if (text := _text(thing, attribute))), "")
     return f"{kind} (node '{name}')" if kind else ""
 
 

@@ -42,7 +42,7 @@ def _serve(control: socket.socket) -> None:
     gc.freeze()  # shared pages stay shared
     jobs: dict[int, _Job] = {}
     with selectors.EpollSelector() as selector:
-        kept = _descriptors() - {control.fileno(), selector.fileno()}
+        inherited_fds = _descriptors() - {control.fileno(), selector.fileno()}
         selector.register(control, selectors.EVENT_READ)
         while True:
             for ready, _ in selector.select():
@@ -55,7 +55,7 @@ def _serve(control: socket.socket) -> None:
                         _tell(asker, refusal.encode())
                         asker.close()
                         continue
-                    job = _fork(json.loads(message), asker, kept)
+                    job = _fork(json.loads(message), asker, inherited_fds)
                     jobs[job.watch] = job
                     selector.register(job.watch, selectors.EVENT_READ)
                     selector.register(job.asker, selectors.EVENT_READ, job)
@@ -107,13 +107,13 @@ def _tell(asker: socket.socket, message: bytes) -> None:
         asker.send(message)
 
 
-def _fork(job: Mapping[str, Any], asker: socket.socket, kept: set[int]) -> _Job:
+def _fork(job: Mapping[str, Any], asker: socket.socket, inherited_fds: set[int]) -> _Job:
     server = os.getpid()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            code = _become(job, server, kept)
+            code = _become(job, server, inherited_fds)
         except SystemExit as e:
             code = e.code if isinstance(e.code, int) else 1
         except BaseException:
@@ -127,7 +127,7 @@ def _fork(job: Mapping[str, Any], asker: socket.socket, kept: set[int]) -> _Job:
     return _Job(pid, os.pidfd_open(pid), asker)
 
 
-def _become(job: Mapping[str, Any], server: int, kept: set[int]) -> int:
+def _become(job: Mapping[str, Any], server: int, inherited_fds: set[int]) -> int:
     """The child: as a fresh interpreter with ``job``'s environment would be, but for what is imported."""
     child.die_with_parent(signal.SIGKILL)
     if os.getppid() != server:
@@ -135,7 +135,7 @@ def _become(job: Mapping[str, Any], server: int, kept: set[int]) -> int:
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    for descriptor in _descriptors() - kept - {0, 1, 2}:  # the server's own: a job must not ask for jobs
+    for descriptor in _descriptors() - inherited_fds - {0, 1, 2}:  # the server's own: a job must not ask for jobs
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(job["folder"])

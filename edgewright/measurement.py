@@ -361,10 +361,10 @@ class BudgetLine(Value):
         """The line in words: which figure, which limit, by how much."""
         if self.measured is None:
             return f"{self.figure}: not measured, limit {self.limit:.4g} {self.unit}"
-        said = f"{self.figure} {self.measured:.4g} {self.unit}"
+        subject = f"{self.figure} {self.measured:.4g} {self.unit}"
         if self.status == "missed":
-            return f"{said} misses its limit of {self.limit:.4g} {self.unit} by {self.measured - self.limit:.3g}"
-        return f"{said} is within its limit of {self.limit:.4g} {self.unit}"
+            return f"{subject} misses its limit of {self.limit:.4g} {self.unit} by {self.measured - self.limit:.3g}"
+        return f"{subject} is within its limit of {self.limit:.4g} {self.unit}"
 
 
 class Benefit(Value):

@@ -26,12 +26,12 @@ def plugin(group: str, name: str, is_right: Callable[[Any], bool], what: str) ->
     (entry, *_) = entry_points(group=group, name=name)
     kind = group.rpartition(".")[2].removesuffix("s")
     try:
-        found = entry.load()
+        extension = entry.load()
     except Exception as e:  # another's code
         raise ProfileError(f"{kind} '{name}' ({entry.value}) cannot be imported: {type(e).__name__}: {e}") from e
-    if not is_right(found):
+    if not is_right(extension):
         raise ProfileError(f"{kind} '{name}' ({entry.value}) is not {what}")
-    return found
+    return extension
 
 
 def plugin_code(group: str, name: str) -> str:

@@ -155,8 +155,8 @@ class Prune(Technique):
     @field_validator("scope")
     @classmethod
     def _some_must_go(cls, scope: str) -> str:
-        kept, _, group = scope.partition(":")
-        if group and int(kept) >= int(group):
+        nonzero, _, group = scope.partition(":")
+        if group and int(nonzero) >= int(group):
             raise ValueError(f"{scope} keeps every weight; allowed: N:M with N below M, such as 2:4")
         return scope
 
@@ -341,8 +341,8 @@ def _load_registered() -> None:
         plugin("edgewright.techniques", name, _is_technique, "a class of edgewright.recipe.Technique")
 
 
-def _is_technique(found: object) -> bool:
-    return isinstance(found, type) and issubclass(found, Technique)
+def _is_technique(extension: object) -> bool:
+    return isinstance(extension, type) and issubclass(extension, Technique)
 
 
 _load_registered()

@@ -52,7 +52,9 @@ def confine(writable: Sequence[Path], *, seconds: float) -> str:
     if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return f"the kernel refuses to give up new privileges ({_reason()})"
     abi = max(_LIBC.syscall(_CREATE_RULESET, None, 0, 1), 0)
-    missing = "; ".join(said for said in (_landlock(abi, writable), _seccomp(own_signals=abi < _SCOPED)) if said)
+    missing = "; ".join(
+        limitation for limitation in (_landlock(abi, writable), _seccomp(own_signals=abi < _SCOPED)) if limitation
+    )
     os.environ[_CONFINED] = missing
     _confined.set()
     return missing

@@ -28,8 +28,8 @@ def system_scratch() -> Path:
     """
     folder = Path(tempfile.gettempdir()) / f"edgewright-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or folder.is_symlink():
+    stat = folder.lstat()
+    if stat.st_uid != os.getuid() or folder.is_symlink():
         raise InputError(f"{folder} belongs to somebody else; name another folder for temporary files in TMPDIR")
     return folder
 

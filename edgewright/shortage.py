@@ -33,9 +33,9 @@ def shortage_of(error: BaseException) -> str | None:
 
     An error of another process, as a server's, does not tell: there a full disk of the home counts as its cause.
     """
-    for found in _chain(error):
-        if isinstance(found, OSError) and (said := _said_of(found)):
-            return said
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and (message := _said_of(cause)):
+            return message
     with suppress(OSError):
         if shutil.disk_usage(home()).free < _FULL_BELOW_BYTES:
             return _full(home(), "No space left on device")

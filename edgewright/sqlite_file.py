@@ -20,11 +20,11 @@ def damage_of(path: Path) -> str | None:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_WAIT_S)) as database:
             # https://www.sqlite.org/pragma.html#pragma_quick_check: every page, but not each index against its table
-            found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+            verdict = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
     except sqlite3.DatabaseError as e:
         # Its subclasses tell of a lock, a full disk or missing permission: the file itself may be sound.
         return str(e) if type(e) is sqlite3.DatabaseError else None
-    return None if found == "ok" else " ".join(found.split())
+    return None if verdict == "ok" else " ".join(verdict.split())
 
 
 def set_aside_if_damaged(path: Path, of: str) -> Path | None:

@@ -65,14 +65,14 @@ class Store:
 
     def ancestors(self, digest: str) -> list[str]:
         """Digests of what an artifact was made of, nearest first; empty where the store did not make it."""
-        found: list[str] = []
-        while (record := self.root / "lineage" / digest).is_file() and len(found) < _MOST_ANCESTORS:
+        digests: list[str] = []
+        while (record := self.root / "lineage" / digest).is_file() and len(digests) < _MOST_ANCESTORS:
             digest = record.read_bytes().decode(errors="replace")
             if not DIGEST.fullmatch(digest):
                 progress.note(f"{record}: holds no digest, a disk error perhaps; what came before is not known")
                 break
-            found.append(digest)
-        return found
+            digests.append(digest)
+        return digests
 
     def holds(self, artifact: Artifact) -> bool:
         """Whether the artifact's content is still there, unchanged."""

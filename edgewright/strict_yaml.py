@@ -39,10 +39,10 @@ def parse_yaml(text: str) -> Any:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as e:
-        said = ": ".join(part for part in (e.context, e.problem) if part)
+        message = ": ".join(part for part in (e.context, e.problem) if part)
         if e.problem and r"'\t'" in e.problem:  # JSON may have them
-            said = "a tab, where YAML takes spaces only"
-        raise YamlError(f"{_line(e.problem_mark)}{' '.join(said.split())}") from e
+            message = "a tab, where YAML takes spaces only"
+        raise YamlError(f"{_line(e.problem_mark)}{' '.join(message.split())}") from e
     except yaml.YAMLError as e:
         raise YamlError(str(e).splitlines()[0]) from e
 

@@ -11,6 +11,6 @@ def terminal(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, emoji=False)
 
 
-def begun(word: str, said: str, style: str = "red") -> Text:
+def begun(word: str, message: str, style: str = "red") -> Text:
     """A line that begins with a word in a colour."""
-    return Text.assemble((word, style), " ", said)
+    return Text.assemble((word, style), " ", message)

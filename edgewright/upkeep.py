@@ -45,9 +45,9 @@ def check_home(store: Store) -> Findings:
     damaged = list(_damaged(store))
     left = abandoned(store.root / "scratch")
     objects = list(store.root.glob("objects/*/*/*"))
-    said = f"{len(objects)} objects, {size_said(sum(_size(path) for path in objects))}, {len(damaged)} damaged files"
+    summary = f"{len(objects)} objects, {size_said(sum(_size(path) for path in objects))}, {len(damaged)} damaged files"
     leftovers = f"; {len(left)} scratch folders of killed runs, which the next run removes" if left else ""
-    return Findings(tuple(f"{path}: {why}" for path, why in damaged), f"home {store.root}: {said}{leftovers}")
+    return Findings(tuple(f"{path}: {why}" for path, why in damaged), f"home {store.root}: {summary}{leftovers}")
 
 
 def repair_home(store: Store) -> list[str]:
@@ -169,8 +169,8 @@ def _half_written(root: Path) -> list[Path]:
     """Files that `replace_file` was writing when it was killed."""
     before = time.time() - _LONGEST_WRITE_S
     ours = [path for path in root.iterdir() if path.name not in _OF_OTHERS] if root.is_dir() else []
-    found = (path for folder in ours if folder.is_dir() for path in folder.rglob(".*"))
-    files = (path for path in found if _HALF_WRITTEN.fullmatch(path.name) and path.is_file())
+    dotfiles = (path for folder in ours if folder.is_dir() for path in folder.rglob(".*"))
+    files = (path for path in dotfiles if _HALF_WRITTEN.fullmatch(path.name) and path.is_file())
     return sorted(path for path in files if path.stat().st_mtime < before)
 
 

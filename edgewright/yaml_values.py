@@ -73,8 +73,8 @@ def first_fault(error: ValidationError, kind: ValueKind) -> str:
         return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(known)}")
     if fault["type"] == "missing":
         return f"key '{key}' is missing"
-    said = fault["msg"].removeprefix("Value error, ")
-    return f"{key} = {_shown(fault['input'])}: {said[0].lower() if said == fault['msg'] else said[0]}{said[1:]}"
+    reason = fault["msg"].removeprefix("Value error, ")
+    return f"{key} = {_shown(fault['input'])}: {reason[0].lower() if reason == fault['msg'] else reason[0]}{reason[1:]}"
 
 
 def _shown(value: Any) -> str:

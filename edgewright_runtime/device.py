@@ -330,8 +330,8 @@ class Device:
 
     def _current_model(self) -> Model:
         current = self.installation.current()
-        found = next((m for m in self.registry.models() if current is not None and m.release == current.name), None)
-        if found is None:
+        model = next((m for m in self.registry.models() if current is not None and m.release == current.name), None)
+        if model is None:
             kind = EdgeRuntimeError if current is None else IntegrityError
             raise kind(f"{self.settings.root}: no usable model is installed")
-        return found
+        return model

@@ -39,9 +39,9 @@ def opener(
     return urllib.request.build_opener(_Http(connect), _Https(connect), redirects)
 
 
-def plain_line(said: object) -> str:
+def plain_line(message: object) -> str:
     """The beginning of what a server said, as one line that a terminal can show."""
-    text = str(said)[:_MAX_SAID]
+    text = str(message)[:_MAX_SAID]
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
@@ -54,10 +54,10 @@ class Reply:
     def read1(self, size: int) -> bytes:
         """At most ``size`` bytes, as soon as there are any; none at the end."""
         try:
-            found: bytes = self._response.read1(size)
+            chunk: bytes = self._response.read1(size)
         except http.client.HTTPException as e:
             raise OSError(plain_line(e) or type(e).__name__) from e
-        return found
+        return chunk
 
     def close(self) -> None:
         """Close the connection."""
@@ -82,9 +82,9 @@ def opened(url: str, timeout_s: float, *, grace_s: float, bytes_per_s: float, re
 
 
 def _connection(kind: Any, host: str, *, grace_s: float, bytes_per_s: float, **options: Any) -> Any:
-    made = kind(host, **options)
-    made.response_class = functools.partial(_Response, grace_s=grace_s, bytes_per_s=bytes_per_s)
-    return made
+    connection = kind(host, **options)
+    connection.response_class = functools.partial(_Response, grace_s=grace_s, bytes_per_s=bytes_per_s)
+    return connection
 
 
 class _Http(urllib.request.HTTPHandler):

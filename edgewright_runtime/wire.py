@@ -69,8 +69,8 @@ def read(kind: type[T], value: Any, what: str) -> T:
     Raises:
         IntegrityError: an unknown or missing key, a wrong type or range, or values that contradict each other.
     """
-    made: T = _object_reader(kind)(value, what)
-    return made
+    instance: T = _object_reader(kind)(value, what)
+    return instance
 
 
 def _object_reader(kind: Any) -> _ReadObject:
@@ -93,10 +93,10 @@ def _new_object_reader(kind: Any) -> _ReadObject:
                 raise IntegrityError(f"{what}: unknown keys {unknown[:5]}")
             missing = next(name for name in readers if name not in value)
             raise IntegrityError(f"{what}: key '{missing}' is missing")
-        made = kind(**{name: reader(value[name], what, name) for name, reader in readers.items()})
+        instance = kind(**{name: reader(value[name], what, name) for name, reader in readers.items()})
         if check is not None:
-            check(made, what)
-        return made
+            check(instance, what)
+        return instance
 
     return read_object
 
@@ -192,9 +192,9 @@ def _number(rules: _Rule) -> _Read:
         return within
 
     def read_above(value: Any, what: str, key: str) -> float:
-        found: float = within(value, what, key)
-        if found <= above:
+        number: float = within(value, what, key)
+        if number <= above:
             raise fault(value, what, key, f"a number above {above}")
-        return found
+        return number
 
     return read_above

@@ -68,10 +68,10 @@ def deploy(**parameters: Any) -> DeploymentResult:
         state = cast("State[DeploymentResult]", edge_deployment(**dict(given), return_state=True))
     except Exception as e:
         raise _foreseen(e) or e from e
-    found = state.result(raise_on_failure=False)
-    if isinstance(found, DeploymentResult):
-        return found
-    raise found if isinstance(found, BaseException) else EdgewrightError(f"the flow ended without a result: {state}")
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, DeploymentResult):
+        return result
+    raise result if isinstance(result, BaseException) else EdgewrightError(f"the flow ended without a result: {state}")
 
 
 def _attempt(journal: Journal) -> None:
@@ -91,8 +91,8 @@ def _attempt(journal: Journal) -> None:
 def _foreseen(error: Exception) -> EdgewrightError | None:
     if isinstance(error, EdgewrightError):
         return error
-    said = shortage_of(error)
-    return EdgewrightError(said) if said else None
+    shortage = shortage_of(error)
+    return EdgewrightError(shortage) if shortage else None
 
 
 def _run_stages(journal: Journal) -> None:
@@ -100,16 +100,16 @@ def _run_stages(journal: Journal) -> None:
     parameters = request.parameters
     device, recipe = request.device, request.recipe
     with journal.stage("optimize"):
-        journal.optimization = made = optimize(
+        journal.optimization = optimization = optimize(
             request.model, request.data, device, recipe, request.name, request.budget.max_size_mb
         )
     with journal.stage("validate"):
-        report = validate(made, device, request.budget, recipe.max_accuracy_drop_percent)
-        journal.optimization, journal.report = made, report = _or_float32(made, report, request)
+        report = validate(optimization, device, request.budget, recipe.max_accuracy_drop_percent)
+        journal.optimization, journal.report = optimization, report = _or_float32(optimization, report, request)
     _gate(report, allow_poor_source=parameters.allow_poor_source)
     with journal.stage("package"):
         plan = request.monitoring.with_limits_of(report)
-        journal.bundle = bundle = package(made, report, device, plan)
+        journal.bundle = bundle = package(optimization, report, device, plan)
     with journal.stage("deploy"):
         repository = parameters.repository or str(home() / "releases")
         journal.release = release = deploy_stage(bundle, repository, request.channel)
@@ -120,7 +120,7 @@ def _run_stages(journal: Journal) -> None:
 
 
 def _or_float32(
-    made: Optimization, report: ValidationReport, request: DeploymentRequest
+    optimization: Optimization, report: ValidationReport, request: DeploymentRequest
 ) -> tuple[Optimization, ValidationReport]:
     """What to release where the candidate misses a limit on the test rows: the float32 file, if it meets them all.
 
@@ -129,15 +129,15 @@ def _or_float32(
     such fallback.
     """
     always = any(technique.keep == "always" for technique in request.recipe.techniques)
-    if report.passed or always or made.candidate.artifact.digest == made.baseline.artifact.digest:
-        return made, report
+    if report.passed or always or optimization.candidate.artifact.digest == optimization.baseline.artifact.digest:
+        return optimization, report
     missed = _missed(report)
-    plain = made.in_float32(f"not released: {missed}")
+    plain = optimization.in_float32(f"not released: {missed}")
     held = validate(plain, request.device, request.budget, request.recipe.max_accuracy_drop_percent)
     if not held.passed:
-        return made, report
-    kept = " and ".join(step.technique for step in made.steps if step.kept)
-    note = f"released in float32, without {kept}, which misses a limit on the test rows: {missed}"
+        return optimization, report
+    technique_names = " and ".join(step.technique for step in optimization.steps if step.kept)
+    note = f"released in float32, without {technique_names}, which misses a limit on the test rows: {missed}"
     progress.note(note)
     return plain, held.model_copy(update={"notes": (note, *held.notes)})
 
@@ -163,8 +163,8 @@ def _tracked(journal: Journal) -> Tracking | None:
         foreseen = _foreseen(e)
         if foreseen is None:
             get_run_logger().critical("the run's record failed in a way that is not foreseen", exc_info=True)
-        said = foreseen or f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
-        journal.notes.append(f"the run is not in MLflow: {said}")
+        reason = foreseen or f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+        journal.notes.append(f"the run is not in MLflow: {reason}")
         return None
 
 

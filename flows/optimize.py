@@ -38,30 +38,30 @@ def optimize(
     first = imported = taken.model.model_copy(update={"name": name or model.stem, "metric": data.own_metric})
     dataset, precision = taken.dataset, Precision.FLOAT32
     baseline = _required(run(steps.export, imported, dataset, device, precision, device.export.code), device)
-    kept, done, ledger = baseline, list[Step](), list[LedgerEntry]()
+    candidate, done, ledger = baseline, list[Step](), list[LedgerEntry]()
     for technique in recipe.techniques:
-        made = _apply(imported, dataset, device, precision, technique, recipe.max_accuracy_drop_percent)
-        if isinstance(made, Refusal):
-            _refuse_if_always(technique, made)
-            done.append(_step(technique, None, kept=False, reason=made.reason))
+        outcome = _apply(imported, dataset, device, precision, technique, recipe.max_accuracy_drop_percent)
+        if isinstance(outcome, Refusal):
+            _refuse_if_always(technique, outcome)
+            done.append(_step(technique, None, kept=False, reason=outcome.reason))
             continue
-        changed, exported, used = made
+        changed, exported, used = outcome
         learnt = _learnt(technique, imported)
         verdict, before, after = _judge(
-            imported, changed, dataset, device, recipe, technique, (kept, exported), max_size_mb
+            imported, changed, dataset, device, recipe, technique, (candidate, exported), max_size_mb
         )
         keep = verdict.useful or technique.keep == "always"
         done.append(_step(technique, exported, kept=keep, reason=verdict.cause + learnt))
         ledger += [*([] if ledger else [before]), after.model_copy(update={"kept": keep})]
         if keep:
-            imported, kept, precision = changed, exported, used
+            imported, candidate, precision = changed, exported, used
     if not ledger:  # no technique to compare it with: the report has its accuracy and its latency
         ledger.append(ledger_entry("float32", run(weigh, baseline), None, None, kept=True))
     return Optimization(
         model=imported,
         dataset=dataset,
         baseline=baseline,
-        candidate=kept,
+        candidate=candidate,
         steps=tuple(done),
         ledger=tuple(ledger),
         taken_in=first if imported != first else None,
@@ -106,8 +106,8 @@ def _judge(
     verdict = run(benefit, old, new, performance, recipe, technique, pair[1].precision, weights, max_size_mb)
     # Only a recipe's first step calls what was before it by this name.
     first = ledger_entry("float32", weights[0], old, performance.baseline, kept=True)
-    made = ledger_entry(technique.technique, weights[1], new, performance.candidate, kept=verdict.useful)
-    return verdict, first, made
+    entry = ledger_entry(technique.technique, weights[1], new, performance.candidate, kept=verdict.useful)
+    return verdict, first, entry
 
 
 def _required(exported: Exported | Refusal, device: DeviceProfile) -> Exported:

@@ -94,23 +94,23 @@ def _checks(bundle: Path, profiles: list[DeviceProfile], baseline: Path | None, 
 
 def _settled(future: PrefectFuture[DeviceCheck], device: DeviceProfile) -> DeviceCheck:
     """A check that could not be made, after its retries, is a failed one: the release manager must see it."""
-    found = future.result(raise_on_failure=False)
-    if isinstance(found, DeviceCheck):
-        return found
-    if isinstance(found, EdgewrightError):
-        return DeviceCheck(device=device.name, target=device.target_kind, failure=str(found))
-    raise found
+    result = future.result(raise_on_failure=False)
+    if isinstance(result, DeviceCheck):
+        return result
+    if isinstance(result, EdgewrightError):
+        return DeviceCheck(device=device.name, target=device.target_kind, failure=str(result))
+    raise result
 
 
-def _emulated(made: Optimization, device: DeviceProfile) -> tuple[tuple[Emulation, ...], tuple[str, ...]]:
+def _emulated(optimization: Optimization, device: DeviceProfile) -> tuple[tuple[Emulation, ...], tuple[str, ...]]:
     """The candidate on what stands for the device: its core, its memory; where that was set up, and what to say."""
-    notes = advice(made.candidate, device)
+    notes = advice(optimization.candidate, device)
     core = device.emulated_core
     if core is None:
         return (), notes
     if core == HASWELL:
-        return _emulated_x86(made, notes)
-    architecture, form = CORES[core].architecture, made.candidate.artifact.format.value
+        return _emulated_x86(optimization, notes)
+    architecture, form = CORES[core].architecture, optimization.candidate.artifact.format.value
     if form not in SYSTEMS[architecture].formats:
         return (), (
             *notes,
@@ -119,22 +119,24 @@ def _emulated(made: Optimization, device: DeviceProfile) -> tuple[tuple[Emulatio
     if not arm_system.is_set_up(architecture):
         reason = arm_system.missing_tools() or f"`edgewright target setup {architecture}` makes it"
         return (), (*notes, f"not run on an emulated {core}: {reason}")
-    found = run(steps.emulate, made.candidate, made.dataset, core)
+    emulations = run(steps.emulate, optimization.candidate, optimization.dataset, core)
     if architecture == "arm64" and device_image.is_set_up():
-        found = (*found, run(steps.emulate_device, made.candidate, made.dataset, device))
+        emulations = (*emulations, run(steps.emulate_device, optimization.candidate, optimization.dataset, device))
     elif architecture == "arm64":
         notes = (*notes, "not run in the device's memory: `edgewright target setup device` makes a whole one")
-    return found, notes
+    return emulations, notes
 
 
-def _emulated_x86(made: Optimization, notes: tuple[str, ...]) -> tuple[tuple[Emulation, ...], tuple[str, ...]]:
+def _emulated_x86(optimization: Optimization, notes: tuple[str, ...]) -> tuple[tuple[Emulation, ...], tuple[str, ...]]:
     """The candidate on an x86 core that saturates where this machine may not; in float32 both compute alike."""
-    if made.candidate.precision not in {Precision.INT8, Precision.DYNAMIC_INT8}:
+    if optimization.candidate.precision not in {Precision.INT8, Precision.DYNAMIC_INT8}:
         return (), notes
     if reason := missing_tool():
         return (), (*notes, f"not run on an emulated {HASWELL}, x86 without VNNI: {reason}")
-    found = run(steps.emulate, made.candidate, made.dataset, HASWELL)
+    emulations = run(steps.emulate, optimization.candidate, optimization.dataset, HASWELL)
     slow = (
-        () if found else (f"not run on an emulated {HASWELL}, x86 without VNNI: too large to be emulated in a minute",)
+        ()
+        if emulations
+        else (f"not run on an emulated {HASWELL}, x86 without VNNI: too large to be emulated in a minute",)
     )
-    return found, (*notes, *slow)
+    return emulations, (*notes, *slow)

@@ -30,7 +30,7 @@ def read_runs(run_ids: Sequence[str]) -> list[ComparedRun]:
     names = {
         name: run for run in pipelines for name in (str(run.info.run_id), run.data.tags.get("deployment_id")) if name
     }
-    found = [names[_whole(asked, list(names))] for asked in run_ids]
+    selection = [names[_whole(asked, list(names))] for asked in run_ids]
     return [
         ComparedRun(
             run_id=str(run.info.run_id),
@@ -38,7 +38,7 @@ def read_runs(run_ids: Sequence[str]) -> list[ComparedRun]:
             tags={k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")},
             metrics=dict(run.data.metrics),
         )
-        for run in found
+        for run in selection
     ]
 
 

@@ -17,7 +17,7 @@ def check_release(baseline: ReleaseBaseline, telemetry: Path, database: str | No
     if database:
         from edgewright.cloud.database import read_telemetry
 
-        found = read_telemetry(database)
+        fleet_telemetry = read_telemetry(database)
     else:
-        found = monitor.read_telemetry(telemetry if telemetry.exists() else [])
-    return monitor.check_health(found, baseline.plan, baseline.report, baseline.release.line)
+        fleet_telemetry = monitor.read_telemetry(telemetry if telemetry.exists() else [])
+    return monitor.check_health(fleet_telemetry, baseline.plan, baseline.report, baseline.release.line)

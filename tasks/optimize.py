@@ -72,21 +72,23 @@ def quantize_within(
 ) -> Exported | Refusal:
     """Run `quantize`; where int8 costs more accuracy than allowed on the validation rows, leave the most sensitive
     layers in float, as few as it takes. Where no number of them helps, the file is that of all layers in int8."""
-    made = run(quantize, model, params, dataset, device, device.export.code)
-    if isinstance(made, Refusal) or Precision(params.dtype) is not Precision.INT8:
-        return made
+    quantized = run(quantize, model, params, dataset, device, device.export.code)
+    if isinstance(quantized, Refusal) or Precision(params.dtype) is not Precision.INT8:
+        return quantized
     noise = run(sensitivity, model, params, dataset)
     if isinstance(noise, Refusal):
-        return made.model_copy(update={"notes": (*made.notes, f"layers were not measured in int8: {noise.reason}")})
-    tried = {0: made}
+        return quantized.model_copy(
+            update={"notes": (*quantized.notes, f"layers were not measured in int8: {noise.reason}")}
+        )
+    tried = {0: quantized}
 
     def passes(count: int) -> bool:
         if count not in tried:
-            kept = params.model_copy(update={"float_layers": tuple(n.layer for n in noise[:count])})
-            found = run(quantize, model, kept, dataset, device, device.export.code)
-            if isinstance(found, Refusal):  # nothing is left to quantize
+            trial_params = params.model_copy(update={"float_layers": tuple(n.layer for n in noise[:count])})
+            exported = run(quantize, model, trial_params, dataset, device, device.export.code)
+            if isinstance(exported, Refusal):  # nothing is left to quantize
                 return False
-            tried[count] = found
+            tried[count] = exported
         evaluation = run(evaluate, model, dataset, tried[count], split="validation")
         return not accuracy_fault(evaluation, evaluation, max_drop_percent)
 
@@ -95,9 +97,9 @@ def quantize_within(
         chosen = fewest(len(noise) - 1, passes) or 0
     names = tuple(n.layer for n in noise[:chosen]) if params.float_layers == "auto" else params.float_layers
     notes = (f"left in float for accuracy: {', '.join(names)}",) if chosen else ()
-    kept = tuple(dict.fromkeys((*names, *tried[chosen].float_layers)))
-    told = {"sensitivity": tuple(noise), "float_layers": kept, "notes": (*tried[chosen].notes, *notes)}
-    return tried[chosen].model_copy(update=told)
+    float_layers = tuple(dict.fromkeys((*names, *tried[chosen].float_layers)))
+    update = {"sensitivity": tuple(noise), "float_layers": float_layers, "notes": (*tried[chosen].notes, *notes)}
+    return tried[chosen].model_copy(update=update)
 
 
 def prune_to_latency(model: ImportedModel, params: PruneChannels, dataset: Dataset, device: DeviceProfile) -> Changed:
@@ -130,11 +132,11 @@ def prune_to_latency(model: ImportedModel, params: PruneChannels, dataset: Datas
         return ratio is not None and ratio <= 1 - params.ratio
 
     try:
-        found = fewest(len(_SHARES), fast)
-        while found is not None and found <= len(_SHARES):
-            if params.training is None or fast(found, trained=True):
-                return tried[found, params.training is not None]
-            found += 1  # what training removed differs a little
+        level = fewest(len(_SHARES), fast)
+        while level is not None and level <= len(_SHARES):
+            if params.training is None or fast(level, trained=True):
+                return tried[level, params.training is not None]
+            level += 1  # what training removed differs a little
     except UnsupportedError as e:
         return Refusal(reason=f"prune_channels to a latency: {e}")
     wanted, least = 1 - params.ratio, min(ratios.values(), default=1.0)

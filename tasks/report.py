@@ -23,27 +23,31 @@ def write_report(result: DeploymentResult) -> list[Path]:
     from edgewright.report.picture import report_svg
     from edgewright.report.sensitivity import sensitivity_csv, sensitivity_svg
 
-    report, made = result.report, result.optimization
-    if report is None or made is None:
+    report, optimization = result.report, result.optimization
+    if report is None or optimization is None:
         return []
     folder = home() / "reports" / result.deployment_id
     files = {
         "report.json": report.model_dump_json(indent=2).encode(),
-        "report.md": report_markdown(report, made.model.name, result.device, made.ledger).encode(),
+        "report.md": report_markdown(report, optimization.model.name, result.device, optimization.ledger).encode(),
         PAGE_NAME: report_html(
-            report, model=made.model.name, device=result.device, sizes=made.sizes(), ledger=made.ledger
+            report,
+            model=optimization.model.name,
+            device=result.device,
+            sizes=optimization.sizes(),
+            ledger=optimization.ledger,
         ).encode(),
-        "report.svg": report_svg(report, made.sizes(), made.ledger),
+        "report.svg": report_svg(report, optimization.sizes(), optimization.ledger),
     }
-    if made.ledger:
-        files["ledger.csv"] = ledger_csv(made.ledger)
-    measured = next((step.exported for step in made.steps if step.exported and step.exported.sensitivity), None)
+    if optimization.ledger:
+        files["ledger.csv"] = ledger_csv(optimization.ledger)
+    measured = next((step.exported for step in optimization.steps if step.exported and step.exported.sensitivity), None)
     if measured is not None:
         files |= {"sensitivity.csv": sensitivity_csv(measured), "sensitivity.svg": sensitivity_svg(measured)}
     for name, content in files.items():
         replace_file(folder / name, content)
     create_link_artifact(
-        key=re.sub(r"[^a-z0-9]+", "-", f"page-{made.model.name}-{result.device}".lower()),
+        key=re.sub(r"[^a-z0-9]+", "-", f"page-{optimization.model.name}-{result.device}".lower()),
         link=(folder / PAGE_NAME).as_uri(),
         link_text=PAGE_NAME,
         description="One self-contained page; also in the bundle, and in MLflow beside this run's figures.",

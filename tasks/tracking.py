@@ -52,11 +52,11 @@ def keep_record(record: TrackingRecord) -> Path:
 
 def pending_records() -> list[Path]:
     """Records that no tracking server has taken yet, oldest first."""
-    found = []
+    records = []
     for path in (home() / "tracking").glob("*.json"):
         with suppress(FileNotFoundError):  # another run has sent it meanwhile
-            found.append((path.stat().st_mtime_ns, path))
-    return [path for _, path in sorted(found)]
+            records.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(records)]
 
 
 @step("Recording the run in MLflow")
@@ -186,9 +186,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _experiment_id(client: "MlflowClient", name: str, uri: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
     # Without a server there is nobody to proxy artifacts: name the folder, or they land in the working folder.
     location = None if uri.startswith("http") else (home() / "mlflow" / "artifacts" / name).as_uri()
     return str(client.create_experiment(name, artifact_location=location))
@@ -196,10 +196,10 @@ def _experiment_id(client: "MlflowClient", name: str, uri: str) -> str:
 
 def _complete_run(client: "MlflowClient", experiment: str, record_id: str) -> str | None:
     runs = client.search_runs([experiment], filter_string=f"tags.`{_RECORD_TAG}` = '{record_id}'")
-    for found in runs:
-        if found.data.tags.get(_COMPLETE_TAG) == "true":
-            return str(found.info.run_id)
-        client.delete_run(found.info.run_id)
+    for run in runs:
+        if run.data.tags.get(_COMPLETE_TAG) == "true":
+            return str(run.info.run_id)
+        client.delete_run(run.info.run_id)
     return None
 
 

@@ -77,12 +77,12 @@ class _Callers:
         """The device that asks; everybody else is refused."""
         self._refuse_haste(self._rates.wait_of_all())  # who has no token makes the database look, too
         token = _token(authorization)
-        found = await run_in_threadpool(self._database.device_of, token) if token else None
-        if found is None:
+        device_id = await run_in_threadpool(self._database.device_of, token) if token else None
+        if device_id is None:
             self._counted["refused"] += 1
             raise HTTPException(401, "an Authorization header with this device's token is needed")
-        self._refuse_haste(self._rates.wait_of(found))
-        return found
+        self._refuse_haste(self._rates.wait_of(device_id))
+        return device_id
 
     def _refuse_haste(self, wait_s: float) -> None:
         if wait_s:
@@ -185,7 +185,7 @@ def _operator_routes(database: Database, callers: _Callers, figures: _Figures) -
 
     @router.get("/v1/devices")
     def devices(only: Annotated[str | None, Depends(callers.visible)]) -> list[dict[str, Any]]:
-        return [found.model_dump() for found in database.devices() if only is None or found.id == only]
+        return [device.model_dump() for device in database.devices() if only is None or device.id == only]
 
     @router.get("/healthz")
     def health() -> JSONResponse:
@@ -212,8 +212,8 @@ def _tell_failures(app: FastAPI) -> None:
         if isinstance(error, _OUR_FAULT):
             raise error
         _log.warning("the database does not answer: %s", one_line(getattr(error, "orig", error)))
-        said = {"detail": "the database does not answer; send it again later"}
-        return JSONResponse(said, 503, {"Retry-After": str(_RETRY_AFTER_S)})
+        body = {"detail": "the database does not answer; send it again later"}
+        return JSONResponse(body, 503, {"Retry-After": str(_RETRY_AFTER_S)})
 
     @app.exception_handler(EdgeRuntimeError)
     def failed(_: Request, error: EdgeRuntimeError) -> JSONResponse:

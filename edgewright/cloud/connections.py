@@ -81,7 +81,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().set_exception_handler(_told)
         await super().startup(sockets)
-        for listener in (found for running in self.servers for found in running.sockets):
+        for listener in (sock for running in self.servers for sock in running.sockets):
             # The loop takes as many clients at once as its backlog; more of them may wait in the kernel.
             with socket.socket(fileno=os.dup(listener.fileno())) as same:
                 same.listen(_MOST_WAITING)

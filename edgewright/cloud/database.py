@@ -93,11 +93,11 @@ class Database:
             return  # PostgreSQL checks its own pages
         try:
             with self._engine.connect() as connection:
-                found = str(connection.execute(sa.text("PRAGMA quick_check(1)")).scalar_one())
+                verdict = str(connection.execute(sa.text("PRAGMA quick_check(1)")).scalar_one())
         except sa.exc.DatabaseError as e:
             raise InputError(self._damaged(e.orig)) from e
-        if found != "ok":
-            raise InputError(self._damaged(" ".join(found.split())))
+        if verdict != "ok":
+            raise InputError(self._damaged(" ".join(verdict.split())))
 
     def add_device(self, device: str) -> str:
         """Register a device and return its token, which is kept as a hash only.
@@ -125,14 +125,14 @@ class Database:
     def device_of(self, token: str) -> str | None:
         """The device that a token belongs to."""
         with self._engine.connect() as connection:
-            found = connection.execute(sa.select(_devices.c.id).where(_devices.c.token_sha256 == _hashed(token)))
-            return found.scalar_one_or_none()
+            rows = connection.execute(sa.select(_devices.c.id).where(_devices.c.token_sha256 == _hashed(token)))
+            return rows.scalar_one_or_none()
 
     def is_operator(self, token: str) -> bool:
         """Whether a token is an operator's."""
         with self._engine.connect() as connection:
-            found = connection.execute(sa.select(_operators.c.name).where(_operators.c.token_sha256 == _hashed(token)))
-            return found.scalar_one_or_none() is not None
+            rows = connection.execute(sa.select(_operators.c.name).where(_operators.c.token_sha256 == _hashed(token)))
+            return rows.scalar_one_or_none() is not None
 
     def receive(self, device: str, status: Mapping[str, Any], records: Sequence[tuple[str, Mapping[str, Any]]]) -> int:
         """Keep what a device sent, each key once; returns how many were new. Committed when this returns."""
@@ -187,8 +187,8 @@ class Database:
         """
         query = sa.select(_records.c.device, _records.c.body).where(_records.c.kind == kind)
         with self._engine.connect() as connection:
-            found = connection.execute(query.order_by(_records.c.received_s, _records.c.key)).all()
-        return [{**json.loads(body), "device": device} for device, body in found]
+            rows = connection.execute(query.order_by(_records.c.received_s, _records.c.key)).all()
+        return [{**json.loads(body), "device": device} for device, body in rows]
 
     def telemetry(self) -> Telemetry:
         """The windows that devices sent, as the monitoring flow reads them; bad ones are counted."""

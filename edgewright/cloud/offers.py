@@ -49,12 +49,12 @@ class Offers:
 
     def _read(self, repository: ReleaseRepository, line: str) -> dict[str, Any] | None:
         try:
-            found = current_document(repository, line)
+            document = current_document(repository, line)
         except EdgewrightError:
             # A repository that fails must not keep devices from delivering their records.
             self._counted["offer_failures"] += 1
             return None
-        return {"line": line, "version": found.version} if found else None
+        return {"line": line, "version": document.version} if document else None
 
 
 def _line_in(status: Mapping[str, Any]) -> str | None:

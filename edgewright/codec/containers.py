@@ -29,13 +29,13 @@ def find_tensors(content: bytes) -> list[TensorSpan]:
         InputError: the file is of no known kind.
     """
     if content[4:8] == b"TFL3":
-        found = _in_tflite(content)
+        tensors = _in_tflite(content)
     elif _is_mil(content):
-        found = _in_mil(content)
+        tensors = _in_mil(content)
     else:
-        found = _in_onnx(content)
+        tensors = _in_onnx(content)
     spans: list[TensorSpan] = []
-    for span in sorted(found, key=lambda s: s.start):
+    for span in sorted(tensors, key=lambda s: s.start):
         if span.rows * span.columns >= _FEWEST_ELEMENTS and (not spans or span.start >= spans[-1].stop):
             spans.append(span)
     return spans

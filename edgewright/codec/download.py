@@ -43,14 +43,14 @@ def download_bytes(path: Path) -> int:
 
 def footprint(path: Path) -> Footprint:
     """What a model file, or all files of a package, weigh on disk and in transfer, and how the weights are coded."""
-    found = [_packed(file)[1] for file in _files(path)]
+    file_parts = [_packed(file)[1] for file in _files(path)]
     return Footprint(
         size_bytes=sum(file.stat().st_size for file in _files(path)),
-        download_bytes=sum(parts.size_bytes for parts in found),
-        weights=sum(parts.weights for parts in found),
-        non_zero=sum(parts.non_zero for parts in found),
-        codebook_bytes=sum(parts.codebook_bytes for parts in found),
-        index_bytes=sum(parts.index_bytes for parts in found),
+        download_bytes=sum(parts.size_bytes for parts in file_parts),
+        weights=sum(parts.weights for parts in file_parts),
+        non_zero=sum(parts.non_zero for parts in file_parts),
+        codebook_bytes=sum(parts.codebook_bytes for parts in file_parts),
+        index_bytes=sum(parts.index_bytes for parts in file_parts),
     )
 
 
@@ -79,12 +79,12 @@ def _packed(path: Path) -> tuple[bytes, _Parts]:
         packed = lzma.compress(content, preset=_XZ_PRESET)
         return packed, _Parts(packed=_digest(packed), size_bytes=len(packed))
     folder = home() / "transfer" / _digest(content)
-    kept = _kept(folder)
-    if kept is None:
-        kept = _coded(content)
-        replace_file(folder / "packed", kept[0])
-        replace_file(folder / "parts.json", kept[1].model_dump_json().encode())
-    return kept
+    entry = _kept(folder)
+    if entry is None:
+        entry = _coded(content)
+        replace_file(folder / "packed", entry[0])
+        replace_file(folder / "parts.json", entry[1].model_dump_json().encode())
+    return entry
 
 
 def _kept(folder: Path) -> tuple[bytes, _Parts] | None:
@@ -109,17 +109,17 @@ def _coded(content: bytes) -> tuple[bytes, _Parts]:
         tensors = find_tensors(content)
     except InputError:  # named like a model, and none
         return packed, _Parts(packed=_digest(packed), size_bytes=len(packed))
-    made = encode(content, tensors)
+    encoded = encode(content, tensors)
     stored = [np.frombuffer(content[t.start : t.stop], t.dtype) for t in tensors]
-    if len(made.data) <= (1 - _LEAST_SAVING) * len(packed):
-        packed = made.data
+    if len(encoded.data) <= (1 - _LEAST_SAVING) * len(packed):
+        packed = encoded.data
     parts = _Parts(
         packed=_digest(packed),
         size_bytes=len(packed),
         weights=sum(len(numbers) for numbers in stored),
         non_zero=sum(int(np.count_nonzero(numbers)) for numbers in stored),
-        codebook_bytes=made.codebook_bytes,
-        index_bytes=made.index_bytes,
+        codebook_bytes=encoded.codebook_bytes,
+        index_bytes=encoded.index_bytes,
     )
     return packed, parts
 

@@ -92,16 +92,16 @@ def encode(
     """
     spans = [t for t in tensors if t.stop > t.start]
     parts = [_code_tensor(original, span, coder, context_levels) for span in spans]
-    made = _assembled(original, spans, parts)
+    encoded = _assembled(original, spans, parts)
     if spans and coder == "auto":
         # Many small tensors code shorter together; what repeats across tensors only the whole file shows.
         large = [k for k, span in enumerate(spans) if span.stop - span.start >= _SMALL_BYTES]
-        for kept in [large, []] if 0 < len(large) < len(spans) else [[]]:
-            other = _assembled(original, [spans[k] for k in kept], [parts[k] for k in kept])
-            made = other if len(other.data) < len(made.data) else made
-    if rebuild(made.data, limit_bytes=len(original)) != original:
+        for indices in [large, []] if 0 < len(large) < len(spans) else [[]]:
+            other = _assembled(original, [spans[k] for k in indices], [parts[k] for k in indices])
+            encoded = other if len(other.data) < len(encoded.data) else encoded
+    if rebuild(encoded.data, limit_bytes=len(original)) != original:
         raise RuntimeError("the coded file does not decode to its original: a defect of the coder")
-    return made
+    return encoded
 
 
 def _assembled(original: bytes, spans: list[TensorSpan], parts: list[_Part]) -> Encoded:

@@ -59,21 +59,26 @@ def export(
     if precision is Precision.INT8:
         quantizing = partial(quantizing, dataset=dataset.artifact.path, integer_tensors=options.integer_tensors)
 
-    said: list[str] = []
+    change_notes: list[str] = []
 
     def make(way: Way) -> Artifact:
         if precision is Precision.FLOAT32:
             return base
         left = how.model_copy(update={"noisy_layers": way.layers})
-        change = partial(quantizing, kept=sorted(way.kept), layers_only=way.layers_only, how=left)
-        made, said[:] = _quantized(model, base, store, change)
-        return made
+        change = partial(quantizing, float_values=sorted(way.float_values), layers_only=way.layers_only, how=left)
+        artifact, change_notes[:] = _quantized(model, base, store, change)
+        return artifact
 
-    done = converted(model, dataset, precision, lambda kept: make(Way(kept)))
+    done = converted(model, dataset, precision, lambda float_values: make(Way(float_values)))
     if precision is Precision.INT8:
         first = done.artifact
         done = with_layers_only(
-            done, model, dataset, precision, lambda kept: make(Way(kept, layers_only=True)), below_db=AIM_DB
+            done,
+            model,
+            dataset,
+            precision,
+            lambda float_values: make(Way(float_values, layers_only=True)),
+            below_db=AIM_DB,
         )
         only = done.artifact.digest != first.digest
         done = with_noisy_layers_float(done, model, dataset, make, float_bytes=base.size_bytes, is_layers_only=only)
@@ -83,7 +88,7 @@ def export(
         precision=precision,
         inputs=done.declared.inputs,
         outputs=done.declared.outputs,
-        notes=(*notes, *said, *done.declared.notes, *done.notes),
+        notes=(*notes, *change_notes, *done.declared.notes, *done.notes),
         runtime=RUNTIME,
         runtime_floor=RUNTIME_FLOOR,
         float_layers=done.float_layers,
@@ -99,34 +104,34 @@ def _fastest_float32(model: ImportedModel, dataset: Dataset, store: Store) -> tu
     """
     if not is_tensorflow(model):
         return _float32(model, store), ()
-    made: dict[str, Artifact] = {}
+    artifacts: dict[str, Artifact] = {}
     refusals: dict[str, str] = {}
     for way, make in (("torch", _float32), ("tensorflow", _by_tensorflow)):
         if way == "torch" and model.graph is None:
             refusals[way] = str(model.graph_refusal)
             continue
         try:
-            made[way] = make(model, store)
+            artifacts[way] = make(model, store)
         except (ConversionError, UnsupportedError) as e:
             refusals[way] = str(e)
-    way, said = _decided(model, dataset, store, made, refusals)
-    return made[way], (said,)
+    way, reason = _decided(model, dataset, store, artifacts, refusals)
+    return artifacts[way], (reason,)
 
 
 def _decided(
-    model: ImportedModel, dataset: Dataset, store: Store, made: dict[str, Artifact], refusals: dict[str, str]
+    model: ImportedModel, dataset: Dataset, store: Store, artifacts: dict[str, Artifact], refusals: dict[str, str]
 ) -> tuple[str, str]:
     """The way whose file is kept, and why. Times decide once: a repeated export must give the same file."""
-    note = store.root / "exports" / f"race-{'-'.join(artifact.digest[:16] for artifact in made.values())}.json"
-    if len(made) > 1 and note.exists():
-        way, said = json.loads(note.read_text())
-        return way, said
-    for way, artifact in made.items():
+    note = store.root / "exports" / f"race-{'-'.join(artifact.digest[:16] for artifact in artifacts.values())}.json"
+    if len(artifacts) > 1 and note.exists():
+        way, reason = json.loads(note.read_text())
+        return way, reason
+    for way, artifact in artifacts.items():
         try:
             checked(model, artifact, dataset, Precision.FLOAT32)
         except (ConversionError, UnsupportedError) as e:
             refusals[way] = str(e)
-    match [way for way in made if way not in refusals]:
+    match [way for way in artifacts if way not in refusals]:
         case []:
             raise UnsupportedError(
                 f"{model.name} has no path to android: {refusals['torch']}; nor by TensorFlow's own converter: "
@@ -136,7 +141,7 @@ def _decided(
             return "torch", f"TensorFlow's own converter was not used: {refusals['tensorflow']}"
         case ["tensorflow"]:
             return "tensorflow", f"made by TensorFlow's own converter of the source: {refusals['torch']}"
-    racing = partial(race, [made[way].path for way in ("torch", "tensorflow")])
+    racing = partial(race, [artifacts[way].path for way in ("torch", "tensorflow")])
     times = run_in_child(racing, returns=list[float], what=f"timing two forms of {model.name}").value
     by_torch_ms, by_tensorflow_ms = times
     figures = (
@@ -190,8 +195,8 @@ def _quantized(
     with store.workspace() as folder:
         path = folder / f"{model.name}.tflite"
         job = partial(change, source=base.path, name=model.name, path=path)
-        said = convert_in_child(job, returns=list[str], what=f"quantizing {model.name} for LiteRT").value
-        return store.put(path, Format.TFLITE, parent=base.digest), said
+        notes = convert_in_child(job, returns=list[str], what=f"quantizing {model.name} for LiteRT").value
+        return store.put(path, Format.TFLITE, parent=base.digest), notes
 
 
 def _description(model: ImportedModel) -> Description:

@@ -37,6 +37,6 @@ def _batch(graph: fx.Graph, node: fx.Node, *, is_single: bool) -> None:
     node.args = (given, *node.args[1:])
     for result in [node] if is_single else list(node.users):
         with graph.inserting_after(result):
-            made = graph.call_function(torch.ops.aten.squeeze.dim, (result, 0))
-        for user in [user for user in result.users if user is not made]:
-            user.replace_input_with(result, made)
+            squeeze = graph.call_function(torch.ops.aten.squeeze.dim, (result, 0))
+        for user in [user for user in result.users if user is not squeeze]:
+            user.replace_input_with(result, squeeze)

@@ -47,12 +47,12 @@ def export(
     native = _NATIVE[platform]
     with store.workspace() as scratch:
         job = partial(_run, name, model, dataset, precision, scratch)
-        said = f"exporter {name} on {model.name}"
-        written = Path(run_in_child(job, returns=str, what=said, timeout_s=_LIMIT_S, writes=[scratch]).value)
+        job_name = f"exporter {name} on {model.name}"
+        written = Path(run_in_child(job, returns=str, what=job_name, timeout_s=_LIMIT_S, writes=[scratch]).value)
         if not written.exists() or not written.resolve().is_relative_to(scratch.resolve()):
-            raise ConversionError(f"{said}: '{written}' is no file in the folder that it was given")
-        if (found := format_of(written)) is not native.form:
-            raise ConversionError(f"{said}: wrote {found}, {platform} loads {native.form}")
+            raise ConversionError(f"{job_name}: '{written}' is no file in the folder that it was given")
+        if (form := format_of(written)) is not native.form:
+            raise ConversionError(f"{job_name}: wrote {form}, {platform} loads {native.form}")
         artifact: Artifact = store.put(written, native.form, parent=(model.inside or model.source).digest)
     declared = checked(model, artifact, dataset, precision)
     return Exported(

@@ -73,8 +73,10 @@ def _conv_transpose(
     stride, padding, output_padding, dilation = (_each(v, axes) for v in (stride, padding, output_padding, dilation))
     weight = _dilated(weight, dilation)
     each = x.shape[1] // groups
-    made = [_plain(x.narrow(1, n * each, each), weight.narrow(0, n * each, each), stride) for n in range(groups)]
-    full = made[0] if groups == 1 else torch.cat(made, 1)
+    group_outputs = [
+        _plain(x.narrow(1, n * each, each), weight.narrow(0, n * each, each), stride) for n in range(groups)
+    ]
+    full = group_outputs[0] if groups == 1 else torch.cat(group_outputs, 1)
     for axis in range(axes):
         kernel = weight.shape[2 + axis]
         size = (x.shape[2 + axis] - 1) * stride[axis] - 2 * padding[axis] + kernel + output_padding[axis]

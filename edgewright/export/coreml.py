@@ -44,7 +44,7 @@ def convert(
     path: Path,
     pixels: dict[str, float] | None = None,
     labels: Sequence[str] | None = None,
-    kept: Sequence[str] = (),
+    float_values: Sequence[str] = (),
 ) -> None:
     """Torch graph to an ML program that computes in float32 or float16, tensors named as the source's.
 
@@ -57,7 +57,7 @@ def convert(
         path: the package to write.
         pixels: ``scale`` and ``mean`` of ``(pixel - mean) * scale``, to type image inputs as images; None: tensors.
         labels: the class names, to make a classifier of it; None: scores as they are.
-        kept: names of values that stay float32 in a program that computes in float16.
+        float_values: names of values that stay float32 in a program that computes in float16.
     """
     ct = coremltools_alone()
     import torch
@@ -88,7 +88,7 @@ def convert(
             outputs=[tensor_type(ct, spec) for spec in outputs],
             classifier_config=_classifier(ct, outputs, labels),
             convert_to="mlprogram",
-            compute_precision=half_but(ct, frozenset(kept)) if is_half else ct.precision.FLOAT32,
+            compute_precision=half_but(ct, frozenset(float_values)) if is_half else ct.precision.FLOAT32,
             minimum_deployment_target=ct.target.iOS16,
             skip_model_load=True,
         )
@@ -100,8 +100,8 @@ def convert(
         # The program, the traced network and what the converter made of both hold the weights three times over.
         del model, traced, module, fused
         gc.collect()
-        said = description | ({"masks": masks} if masks else {})
-        finish(plain, inputs, outputs, said, path)
+        texts = description | ({"masks": masks} if masks else {})
+        finish(plain, inputs, outputs, texts, path)
 
 
 def finish(
@@ -115,7 +115,7 @@ def finish(
     mlpackage.make_reproducible(path)
 
 
-def half_but(ct: Any, kept: frozenset[str]) -> Any:
+def half_but(ct: Any, float_values: frozenset[str]) -> Any:
     """Half precision, left out the operators that give one of these values, numbers that become whole ones, or what
     half precision does not keep from zero (see `edgewright.export.whole_numbers`, `edgewright.export.small_constants`).
     """
@@ -136,7 +136,7 @@ def half_but(ct: Any, kept: frozenset[str]) -> Any:
             return False
         # Of a model's output the value bears the output's name, and the half that is cast to it the operator's.
         names = (operator.name, *(value.name for value in operator.outputs))
-        return not any(_saved_name(name) in kept for name in names)
+        return not any(_saved_name(name) in float_values for name in names)
 
     return ct.transform.FP16ComputePrecision(op_selector=is_half)
 
@@ -166,10 +166,10 @@ def quantize(
     name: str,
     path: Path,
     how: Int8 = Int8(),  # noqa: B008 - frozen
-    kept: Sequence[str] = (),
+    float_values: Sequence[str] = (),
 ) -> None:
     """An ML program with its weights in 8 bits: linear, symmetric, one scale per output channel; those of the
-    layers of the torch graph that stay float, and of the operators that give the ``kept`` values, stay as they are, and
+    layers of the torch graph that stay float, and of the operators that give ``float_values``, stay as they are, and
     small ones where they are few.
 
     Raises:
@@ -182,7 +182,7 @@ def quantize(
     config = compression.OpLinearQuantizerConfig(
         mode="linear_symmetric", dtype="int8", weight_threshold=_least_quantized(model)
     )
-    plain = _weights_of(model, kept)
+    plain = _weights_of(model, float_values)
     if how.graph is not None and (how.float_layers or how.noisy_layers):
         values = {at: weight.value for at, weight in weights_of_program(model).items()}
         plain |= set().union(*weights_of_layers(how.graph, how.float_layers, values, how.noisy_layers).values())
@@ -204,16 +204,16 @@ def _least_quantized(model: Any) -> int:
     return _OWN_LEAST_QUANTIZED if small < _WORTH_QUANTIZING * sum(sizes) else _LEAST_QUANTIZED_ELEMENTS
 
 
-def _weights_of(model: Any, kept: Sequence[str]) -> set[str]:
+def _weights_of(model: Any, float_values: Sequence[str]) -> set[str]:
     """The names of the weights of the operators that give one of these values, in float32 or cast from half."""
-    named = {f"{name}{added}" for name in kept for added in ("", "_cast_fp16")}
-    weights = weights_of_program(model) if kept else {}
+    named = {f"{name}{added}" for name in float_values for added in ("", "_cast_fp16")}
+    weights = weights_of_program(model) if float_values else {}
     return {at for at, weight in weights.items() if named & set(weight.readers)}
 
 
-def palettize(source: Path, name: str, path: Path, kept: Sequence[str] = ()) -> None:
+def palettize(source: Path, name: str, path: Path, float_values: Sequence[str] = ()) -> None:
     """An ML program with each weight in 4 bits: an index into the 16 values of its tensor that fit it best; those of
-    the operators that give the ``kept`` values stay as they are.
+    the operators that give ``float_values`` stay as they are.
 
     iOS 16 has no linear 4-bit weights; a palette of 16 values takes the same size.
 
@@ -227,7 +227,7 @@ def palettize(source: Path, name: str, path: Path, kept: Sequence[str] = ()) -> 
     config = compression.OpPalettizerConfig(
         mode="custom", lut_function=_best_palette, weight_threshold=_LEAST_QUANTIZED_ELEMENTS
     )
-    plain = dict.fromkeys(sorted(_weights_of(model, kept)))
+    plain = dict.fromkeys(sorted(_weights_of(model, float_values)))
     choices = compression.OptimizationConfig(global_config=config, op_name_configs=plain)
     compression.palettize_weights(model, choices).save(str(path))
     mlpackage.make_reproducible(path)

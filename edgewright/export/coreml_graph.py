@@ -66,8 +66,8 @@ def _is_known(node: fx.Node, values: NodeValues) -> bool:
         # What a window that hangs over the edge is divided by, Core ML's specification does not say.
         return not has_own_divisor(node) and not is_ceiling(node)
     if name in _WINDOWED:
-        given, made = values.env[node.args[0]].shape, values.env[node].shape  # type: ignore[index]
-        return all(have % want == 0 for have, want in zip(given, made, strict=True))
+        input_shape, output_shape = values.env[node.args[0]].shape, values.env[node].shape  # type: ignore[index]
+        return all(have % want == 0 for have, want in zip(input_shape, output_shape, strict=True))
     if name in {"pad", "constant_pad_nd"}:
         if "circular" in node.args:
             return False

@@ -26,7 +26,7 @@ def convert(
     path: Path,
     pixels: dict[str, float] | None = None,
     labels: Sequence[str] | None = None,
-    kept: Sequence[str] = (),
+    float_values: Sequence[str] = (),
 ) -> None:
     """The source to an ML program, as `edgewright.export.coreml.convert` makes one of the torch graph.
 
@@ -50,7 +50,9 @@ def convert(
             inputs=[tensor_type(ct, spec, (1, *spec.shape[1:])) for spec in inputs],
             outputs=[tensor_type(ct, replace(spec, name=end)) for spec, end in zip(outputs, ends, strict=True)],
             convert_to="mlprogram",
-            compute_precision=ct.precision.FLOAT32 if compute == Precision.FLOAT32 else half_but(ct, frozenset(kept)),
+            compute_precision=ct.precision.FLOAT32
+            if compute == Precision.FLOAT32
+            else half_but(ct, frozenset(float_values)),
             minimum_deployment_target=ct.target.iOS16,
             skip_model_load=True,
         )

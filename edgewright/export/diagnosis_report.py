@@ -105,8 +105,8 @@ class Diagnosis(Value):
     @property
     def weakest(self) -> LayerDifference | None:
         """The layer whose own operator loses most."""
-        found = [layer for layer in self.layers if layer.value and not math.isnan(layer.own_snr_db)]
-        return min(found, key=lambda layer: layer.own_snr_db, default=None)
+        measured_layers = [layer for layer in self.layers if layer.value and not math.isnan(layer.own_snr_db)]
+        return min(measured_layers, key=lambda layer: layer.own_snr_db, default=None)
 
     @property
     def is_fusion(self) -> bool:

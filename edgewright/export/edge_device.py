@@ -57,7 +57,7 @@ def export(
 
     int8 weights have as many bits as `edgewright.profile.weight_bits` says.
     """
-    base, said = _float32(model, store), list[str]()
+    base, change_notes = _float32(model, store), list[str]()
     how = int8_of(model, quantization) if precision is Precision.INT8 else Int8()
     bits = weight_bits(instruction_set, dot_products, options)
 
@@ -68,13 +68,14 @@ def export(
                     quantize,
                     instruction_set=instruction_set,
                     weight_bits=bits,
-                    kept=sorted(way.kept),
+                    float_values=sorted(way.float_values),
                     layers_only=way.layers_only,
                     how=how.model_copy(update={"noisy_layers": way.layers}),
                 )
                 _quantize(model.name, source, path, dataset.artifact.path, how, quantizing, scratch)
             else:
-                job = partial(_CHANGES[precision], source=source, name=model.name, path=path, kept=sorted(way.kept))
+                plain = sorted(way.float_values)
+                job = partial(_CHANGES[precision], source=source, name=model.name, path=path, float_values=plain)
                 convert_in_child(job, what=f"making {model.name}'s ONNX smaller")
 
         return change
@@ -84,13 +85,15 @@ def export(
         def make(way: Way) -> Artifact:
             if precision is Precision.FLOAT32:
                 return base
-            made, said[:] = _smaller(model, base, store, changing(way, scratch))
-            return made
+            onnx_artifact, change_notes[:] = _smaller(model, base, store, changing(way, scratch))
+            return onnx_artifact
 
-        done = converted(model, dataset, precision, lambda kept: make(Way(kept)))
+        done = converted(model, dataset, precision, lambda float_values: make(Way(float_values)))
         if precision is Precision.INT8:
             first = done.artifact
-            done = with_layers_only(done, model, dataset, precision, lambda kept: make(Way(kept, layers_only=True)))
+            done = with_layers_only(
+                done, model, dataset, precision, lambda float_values: make(Way(float_values, layers_only=True))
+            )
             done = with_noisy_layers_float(
                 done,
                 model,
@@ -101,7 +104,7 @@ def export(
             )
             refuse_noise(done, model)
     artifact, declared, needed = done.artifact, done.declared, ""
-    notes = (*declared.notes, *said, *done.notes)
+    notes = (*declared.notes, *change_notes, *done.notes)
     if options.ort_format:
         artifact, needed = _ort(artifact, model.name, store, instruction_set)
         notes = (*notes, *checked(model, artifact, dataset, precision).notes)
@@ -132,8 +135,8 @@ def _smaller(
         if model.graph is None or base.parent == model.graph.digest:
             raise
     by_graph = _float32(model, store, by_graph=True)
-    made = _made_of(by_graph, model.name, store, change)
-    return made, ["made by way of the torch graph: the source's own ONNX operators take no fewer bits"]
+    artifact = _made_of(by_graph, model.name, store, change)
+    return artifact, ["made by way of the torch graph: the source's own ONNX operators take no fewer bits"]
 
 
 def _float32(model: ImportedModel, store: Store, *, by_graph: bool = False) -> Artifact:
@@ -171,17 +174,17 @@ def _quantize(
     What does not depend on which operators stay float is kept in ``scratch`` for the next file of the same source.
     """
     what = f"quantizing {name} for ONNX Runtime"
-    kept, beside = scratch / source.parent.name, path.parent / "prepared"  # a step writes only beside what it reads
-    if not kept.exists():
+    cache, beside = scratch / source.parent.name, path.parent / "prepared"  # a step writes only beside what it reads
+    if not cache.exists():
         beside.mkdir()
         prepared, ranges = beside / "model.onnx", beside / "ranges.json"
         convert_in_child(partial(prepare, source=source, name=name, path=prepared), what=what)
         convert_in_child(partial(calibrate, source=prepared, dataset=rows, how=how, path=ranges), what=what)
-        kept.mkdir()
+        cache.mkdir()
         for file in (prepared, ranges):
-            shutil.copyfile(file, kept / file.name)
+            shutil.copyfile(file, cache / file.name)
     else:
-        shutil.copytree(kept, beside)
+        shutil.copytree(cache, beside)
     prepared, ranges = beside / "model.onnx", beside / "ranges.json"
     convert_in_child(partial(quantizing, source=prepared, name=name, ranges=ranges, rows=rows, path=path), what=what)
 

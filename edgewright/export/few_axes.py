@@ -118,8 +118,8 @@ class _Rewriter:
 
     def _whole(self, node: fx.Node) -> Any:
         """An old node as an operation without a rule takes it."""
-        made = self.made[node]
-        return self._reshape(made, self.shape(node)) if _rank(self.values.env[node]) > self.most else made
+        counterpart = self.made[node]
+        return self._reshape(counterpart, self.shape(node)) if _rank(self.values.env[node]) > self.most else counterpart
 
     def _given(self, result: fx.Node, node: fx.Node) -> fx.Node:
         """A result in its own shape, or, with too many axes, in whichever it has."""
@@ -282,12 +282,12 @@ def _runs(axes: int, shapes: Sequence[Sequence[int]]) -> list[list[int]]:
     runs: list[list[int]] = []
     pattern: tuple[bool, ...] | None = None
     for axis in range(axes):
-        found = tuple(shape[axis] == full[axis] for shape in shapes)
+        axis_pattern = tuple(shape[axis] == full[axis] for shape in shapes)
         if full[axis] == 1 and runs:
             runs[-1].append(axis)  # moves nothing
-        elif found == pattern:
+        elif axis_pattern == pattern:
             runs[-1].append(axis)
         else:
             runs.append([axis])
-            pattern = found if full[axis] != 1 else None
+            pattern = axis_pattern if full[axis] != 1 else None
     return runs

@@ -59,26 +59,26 @@ def export(
         refuse_other_than_pixels(model, dataset)
     compute = Precision.FLOAT32 if precision is Precision.FLOAT32 else Precision.FLOAT16
     how = int8_of(model, quantization) if precision is Precision.INT8 else Int8()
-    by_tensorflow, said = _way(model, dataset, store, options)
+    by_tensorflow, notes = _way(model, dataset, store, options)
 
-    def computed(kept: Kept, compute: Precision = compute) -> Artifact:
-        return _converted(model, compute, store, options, kept, by_tensorflow=by_tensorflow)
+    def computed(float_values: Kept, compute: Precision = compute) -> Artifact:
+        return _converted(model, compute, store, options, float_values, by_tensorflow=by_tensorflow)
 
     def make(way: Way, compute: Precision = compute) -> Artifact:
-        base = computed(way.kept, compute)
+        base = computed(way.float_values, compute)
         if precision is Precision.INT8:
             # Activations stay half precision, so there is no range to calibrate.
             left = how.model_copy(update={"noisy_layers": way.layers})
-            return _smaller(model, base, store, partial(quantize, how=left, kept=sorted(way.kept)))
+            return _smaller(model, base, store, partial(quantize, how=left, float_values=sorted(way.float_values)))
         if precision is Precision.INT4:
-            return _smaller(model, base, store, partial(palettize, kept=sorted(way.kept)))
+            return _smaller(model, base, store, partial(palettize, float_values=sorted(way.float_values)))
         return base
 
-    done = converted(model, dataset, precision, lambda kept: make(Way(kept)))
+    done = converted(model, dataset, precision, lambda float_values: make(Way(float_values)))
     if precision in _OF_WEIGHTS and is_noisy(done):
         done, compute = _over_half(done, model, dataset, precision, computed, make)
     if precision is Precision.INT8:
-        plain, again = computed(done.kept, compute), partial(make, compute=compute)
+        plain, again = computed(done.float_values, compute), partial(make, compute=compute)
         done = with_noisy_layers_float(done, model, dataset, again, float_bytes=plain.size_bytes, weights_only=True)
         refuse_noise(done, model)
     return Exported(
@@ -86,7 +86,7 @@ def export(
         precision=precision,
         inputs=tuple(_of_one_row(s) for s in model.inputs) if options.image_inputs else done.declared.inputs,
         outputs=_outputs(model, done.declared.outputs),
-        notes=(*said, *done.declared.notes, *done.notes, *_told(model, options)),
+        notes=(*notes, *done.declared.notes, *done.notes, *_told(model, options)),
         runtime=RUNTIME,
         runtime_floor=RUNTIME_FLOOR,
         float_layers=done.float_layers,
@@ -111,20 +111,20 @@ def _over_half(
     try:
         plain = converted(model, dataset, half, computed)
     except ConversionError as e:
-        made = converted(model, dataset, precision, lambda kept: make(Way(kept), single))
-        if made.is_in_vain:
+        conversion = converted(model, dataset, precision, lambda float_values: make(Way(float_values), single))
+        if conversion.is_in_vain:
             return done, half
         return dataclasses.replace(
-            made, notes=(f"activations are float32, since float16 fails: {e}", *made.notes)
+            conversion, notes=(f"activations are float32, since float16 fails: {e}", *conversion.notes)
         ), single
-    if not plain.kept:
+    if not plain.float_values:
         return done, half
-    made = converted(model, dataset, precision, lambda kept: make(Way(kept | plain.kept)))
+    conversion = converted(model, dataset, precision, lambda float_values: make(Way(float_values | plain.float_values)))
     return dataclasses.replace(
-        made,
-        float_layers=(*plain.float_layers, *made.float_layers),
-        notes=(*plain.notes, *made.notes),
-        kept=made.kept | plain.kept,
+        conversion,
+        float_layers=(*plain.float_layers, *conversion.float_layers),
+        notes=(*plain.notes, *conversion.notes),
+        float_values=conversion.float_values | plain.float_values,
     ), half
 
 
@@ -139,13 +139,13 @@ def _of_one_row(spec: TensorSpec) -> TensorSpec:
 
 
 def _told(model: ImportedModel, options: ExportOptions) -> list[str]:
-    said = []
+    notes = []
     if options.image_inputs:
-        said.append("inputs are images: an app gives 8-bit pixels, normalization stands in the file")
+        notes.append("inputs are images: an app gives 8-bit pixels, normalization stands in the file")
     if options.class_labels:
         given = f"a classifier: an app gets the class and the score of each of {len(model.labels)} labels"
-        said.append(given if model.labels else "class_labels has no effect: the model has no class labels")
-    return said
+        notes.append(given if model.labels else "class_labels has no effect: the model has no class labels")
+    return notes
 
 
 def _way(model: ImportedModel, dataset: Dataset, store: Store, options: ExportOptions) -> tuple[bool, tuple[str, ...]]:
@@ -159,14 +159,19 @@ def _way(model: ImportedModel, dataset: Dataset, store: Store, options: ExportOp
     exact = Precision.FLOAT32
     if model.graph is not None:
         try:
-            converted(model, dataset, exact, lambda kept: _converted(model, exact, store, options, kept))
+            converted(
+                model, dataset, exact, lambda float_values: _converted(model, exact, store, options, float_values)
+            )
         except (ConversionError, UnsupportedError) as e:
             refusal = str(e)
         else:
             return False, ()
     try:
         converted(
-            model, dataset, exact, lambda kept: _converted(model, exact, store, options, kept, by_tensorflow=True)
+            model,
+            dataset,
+            exact,
+            lambda float_values: _converted(model, exact, store, options, float_values, by_tensorflow=True),
         )
     except (ConversionError, UnsupportedError) as e:
         raise UnsupportedError(f"{model.name} has no path to ios: {refusal}; nor by way of TensorFlow: {e}") from e
@@ -178,7 +183,7 @@ def _converted(
     compute: Precision,
     store: Store,
     options: ExportOptions,
-    kept: Kept,
+    float_values: Kept,
     *,
     by_tensorflow: bool = False,
 ) -> Artifact:
@@ -197,7 +202,7 @@ def _converted(
             description=description,
             pixels=pixels,
             labels=labels,
-            kept=sorted(kept),
+            float_values=sorted(float_values),
             path=path,
         )
         environment = environment_of(model) if graph is None else None
@@ -205,7 +210,7 @@ def _converted(
 
     parent = model.graph.digest if model.graph and not by_tensorflow else model.source.digest
     tensors = [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)]
-    key = ("coreml", compute.value, parent, tensors, description, pixels, labels, sorted(kept))
+    key = ("coreml", compute.value, parent, tensors, description, pixels, labels, sorted(float_values))
     return reuse(store, key, write, name=f"{model.name}.mlpackage", form=Format.MLPACKAGE, parent=parent)
 
 

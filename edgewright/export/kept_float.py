@@ -40,13 +40,13 @@ class Converted:
     declared: Declared
     float_layers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    kept: Kept = frozenset()
+    float_values: Kept = frozenset()
     is_in_vain: bool = False
 
 
 @dataclass(frozen=True)
 class _Round:
-    kept: Kept = frozenset()
+    float_values: Kept = frozenset()
     layers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -65,29 +65,29 @@ def converted(
         DisagreementError: float32 disagrees, or float16 does whatever is kept.
     """
     last = _Round()
-    original = make(last.kept)
+    original = make(last.float_values)
     try:
         return Converted(original, checked(model, original, dataset, precision))
     except DisagreementError as e:
-        first = found = e
+        first = disagreement = e
     for _ in range(_ROUNDS if precision is not Precision.FLOAT32 else 0):
-        wider = _wider(last, found.diagnosis, precision)
+        wider = _wider(last, disagreement.diagnosis, precision)
         if wider is None:
             break
         last = wider
         try:
-            artifact = make(last.kept)
+            artifact = make(last.float_values)
             declared = checked(model, artifact, dataset, precision)
-            return Converted(artifact, declared, last.layers, last.notes, last.kept)
+            return Converted(artifact, declared, last.layers, last.notes, last.float_values)
         except DisagreementError as e:
-            found = e
+            disagreement = e
         except UnsupportedError:  # nothing is left to be stored in fewer bits
             break
-    said = f"{first}; tried in vain: {'; '.join(last.notes)}" if last.notes else str(first)
+    message = f"{first}; tried in vain: {'; '.join(last.notes)}" if last.notes else str(first)
     if precision in {Precision.FLOAT32, Precision.FLOAT16}:
-        raise DisagreementError(said, first.exported, first.diagnosis) from first
+        raise DisagreementError(message, first.exported, first.diagnosis) from first
     declared = checked(model, original, dataset, precision, is_judged=False)
-    return Converted(original, declared, notes=(said,), is_in_vain=True)
+    return Converted(original, declared, notes=(message,), is_in_vain=True)
 
 
 def with_layers_only(
@@ -105,7 +105,7 @@ def with_layers_only(
     if before >= below_db:
         return done
     try:
-        artifact = make(done.kept)
+        artifact = make(done.float_values)
         declared = checked(model, artifact, dataset, precision)
     except (DisagreementError, UnsupportedError) as e:
         return replace(
@@ -124,22 +124,22 @@ def _wider(last: _Round, diagnosis: object, precision: Precision) -> _Round | No
     """What else must stay float32 by a diagnosis; None where it names nothing new."""
     if not isinstance(diagnosis, Diagnosis) or diagnosis.is_fusion:
         return None
-    kept, layers, notes = last.kept, last.layers, last.notes
+    float_values, layers, notes = last.float_values, last.layers, last.notes
     for culprit in diagnosis.culprits:
-        if not _acting(culprit.segment) <= kept:
-            kept |= _names(culprit.segment)
+        if not _acting(culprit.segment) <= float_values:
+            float_values |= _names(culprit.segment)
             layers += (culprit.layer, *culprit.layers)
             notes += (_note(culprit, precision),)
-        elif not _acting(culprit.before) <= kept:  # it loses numbers that had not come to it whole
-            kept |= _names(culprit.before)
+        elif not _acting(culprit.before) <= float_values:  # it loses numbers that had not come to it whole
+            float_values |= _names(culprit.before)
             notes += (f"what feeds layer '{culprit.layer}' stays float32 too: in {precision} it lost numbers before",)
     worst = diagnosis.weakest
-    if not diagnosis.culprits and worst is not None and _plain(worst.value) not in kept:
-        kept |= {_plain(worst.value)}
+    if not diagnosis.culprits and worst is not None and _plain(worst.value) not in float_values:
+        float_values |= {_plain(worst.value)}
         layers += (worst.layer,)
         lost = f"in {precision} it loses most, {worst.own_snr_db:.1f} dB are left"
         notes += (f"layer '{worst.layer}' ({worst.operator}) stays float32: {lost}",)
-    return _Round(kept, tuple(dict.fromkeys(layers)), notes) if kept != last.kept else None
+    return _Round(float_values, tuple(dict.fromkeys(layers)), notes) if float_values != last.float_values else None
 
 
 def _acting(places: Sequence[Place]) -> Kept:

@@ -63,11 +63,11 @@ def _converted(module: Any, examples: tuple[Any, ...]) -> Any:
             with torch.no_grad():
                 return litert_torch.convert(form, examples)
         except Exception as e:  # it has no error of its own
-            said = " ".join(_ANSI.sub("", str(e)).split())
-            missing = _MISSING.search(said)
-            stem = operation_stem(missing[1]) if missing else next((s for k, s in _KERNELS.items() if k in said), "")
+            message = " ".join(_ANSI.sub("", str(e)).split())
+            missing = _MISSING.search(message)
+            stem = operation_stem(missing[1]) if missing else next((s for k, s in _KERNELS.items() if k in message), "")
             if not stem or stem in refused or len(refused) >= _MOST_REFUSED:
-                what = in_float64(form, examples) or (f"no lowering for {stem}" if stem else said[:240])
+                what = in_float64(form, examples) or (f"no lowering for {stem}" if stem else message[:240])
                 raise UnsupportedError(
                     f"LiteRT's converter does not take the graph: {what}; {other_ways('ios', 'edge_device')}"
                 ) from e
@@ -98,15 +98,15 @@ def quantize(
     dataset: Path | None = None,
     integer_tensors: bool = False,
     how: Int8 = Int8(),  # noqa: B008 - frozen
-    kept: Sequence[str] = (),
+    float_values: Sequence[str] = (),
     layers_only: bool = False,
 ) -> list[str]:
     """A float32 `.tflite` in fewer bits; inputs and outputs stay float unless `integer_tensors`.
 
     int8 is static_wi8_ai8 of ai-edge-quantizer: weights per channel and symmetric, activations per tensor, whose
-    ranges ``how`` finds. Its layers of the torch graph stay float, operators that give a value that is
-    ``kept``, and what masks a softmax; if ``layers_only``, whatever is not a convolution or dense layer. Returns what
-    is to be said of it.
+    ranges ``how`` finds. Its layers of the torch graph stay float, operators that give one of ``float_values``, and
+    what masks a softmax; if ``layers_only``, whatever is not a convolution or dense layer. Returns what is to be said
+    of it.
 
     Raises:
         UnsupportedError: the quantizer found no operator to quantize, or fails on one.
@@ -124,7 +124,7 @@ def quantize(
         keep_between_layers_float(work, source)
     if how.graph is not None and (how.float_layers or how.noisy_layers):
         keep_layers_float(work, source, how.graph, how)
-    said = keep_values_float(work, source, frozenset(kept), masks=precision == Precision.INT8)
+    notes = keep_values_float(work, source, frozenset(float_values), masks=precision == Precision.INT8)
     ranges = None
     if work.need_calibration:
         if dataset is None:
@@ -151,7 +151,7 @@ def quantize(
     if not any(tflite.DTYPES[t.type] == _STORED[precision] for t in model.subgraphs[0].tensors):
         raise unsupported_precision(name, precision, _NO_LAYER)
     tflite_metadata.attach_labels(path, labels if tflite_metadata.has_labels(model) else [])
-    return said
+    return notes
 
 
 def _has_layers(path: Path) -> bool:

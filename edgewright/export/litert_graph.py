@@ -62,10 +62,12 @@ def graph_for_litert(
         if name in CONVOLUTION_FORMS:
             return _is_plain_transpose(node)
         if stem in _WINDOWED:
-            made = values.env[node]
-            made = made[0] if isinstance(made, (tuple, list)) else made
-            given = values.env[node.args[0]].shape  # type: ignore[index]
-            return "max" not in stem and all(have % want == 0 for have, want in zip(given, made.shape, strict=True))
+            output = values.env[node]
+            output = output[0] if isinstance(output, (tuple, list)) else output
+            input_shape = values.env[node.args[0]].shape  # type: ignore[index]
+            return "max" not in stem and all(
+                have % want == 0 for have, want in zip(input_shape, output.shape, strict=True)
+            )
         if stem in {"pad", "constant_pad_nd"}:
             return all(not isinstance(n, int) or n >= 0 for n in node.args[1])  # type: ignore[union-attr]
         if stem == "matmul" and is_outer(*(values.env[n] for n in node.args)):  # type: ignore[index]

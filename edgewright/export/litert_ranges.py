@@ -36,7 +36,7 @@ def calibrated_ranges(work: Any, source: Path, dataset: Path) -> Any:
     calibrator.calibrate(rows, recipes)
     ranges = calibrator.get_model_qsvs()
     # A branch that is not taken may be NaN, and is the range of what is left.
-    partly = {name: found for name, found in ranges.items() if np.isnan(found["min"]).any()}
+    partly = {name: bounds for name, bounds in ranges.items() if np.isnan(bounds["min"]).any()}
     if partly:
         clip_ranges(partly, source, dataset, "min_max", 100.0)
     return _ranked(_without_infinities(ranges, model.subgraphs[0]), model.subgraphs[0])
@@ -85,25 +85,25 @@ def use_learnt_ranges(ranges: dict[str, Any], source: Path, graph: Path | None) 
         for operator in operators:
             given = int(operator.inputs[2 if tflite.operator_name(model, operator) == "TRANSPOSE_CONV" else 0])
             while True:
-                found = ranges[tensors[given].name.decode()]
-                found["min"] = np.full_like(found["min"], -zero * step)
-                found["max"] = np.full_like(found["max"], (255 - zero) * step)
+                bounds = ranges[tensors[given].name.decode()]
+                bounds["min"] = np.full_like(bounds["min"], -zero * step)
+                bounds["max"] = np.full_like(bounds["max"], (255 - zero) * step)
                 # What only moves values, or averages them, has one scale on both sides.
                 if given not in made_by or tflite.operator_name(model, made_by[given]) not in _SAME_SCALE:
                     break
                 given = int(made_by[given].inputs[0])
 
 
-def _widest(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    return {"min": np.minimum(known["min"], found["min"]), "max": np.maximum(known["max"], found["max"])}
+def _widest(known: dict[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
+    return {"min": np.minimum(known["min"], bounds["min"]), "max": np.maximum(known["max"], bounds["max"])}
 
 
 def _ranked(ranges: dict[str, Any], graph: Any) -> dict[str, Any]:
     """Each bound with as many axes as its tensor; where a constant takes it over, the quantizer refuses another."""
     for tensor in graph.tensors:
-        found = ranges.get(tensor.name.decode(), {})
-        for side, bound in found.items():
-            found[side] = bound.reshape((1,) * len(tensor.shape))
+        bounds = ranges.get(tensor.name.decode(), {})
+        for side, bound in bounds.items():
+            bounds[side] = bound.reshape((1,) * len(tensor.shape))
     return ranges
 
 
@@ -111,14 +111,14 @@ def _without_infinities(ranges: dict[str, Any], graph: Any) -> dict[str, Any]:
     """A tensor padded with minus infinity before a maximum has the range of what was padded."""
     for operator in graph.operators:
         for result in operator.outputs:
-            found = ranges.get(graph.tensors[result].name.decode())
-            if found is not None and not all(np.isfinite(found[side]).all() for side in ("min", "max")):
-                found.update(_finite_range(found, ranges.get(graph.tensors[operator.inputs[0]].name.decode())))
+            bounds = ranges.get(graph.tensors[result].name.decode())
+            if bounds is not None and not all(np.isfinite(bounds[side]).all() for side in ("min", "max")):
+                bounds.update(_finite_range(bounds, ranges.get(graph.tensors[operator.inputs[0]].name.decode())))
     return ranges
 
 
-def _finite_range(found: dict[str, Any], source: dict[str, Any] | None) -> dict[str, Any]:
+def _finite_range(bounds: dict[str, Any], source: dict[str, Any] | None) -> dict[str, Any]:
     """The range of what was padded or masked; where that is not known, what of the own one is finite."""
     if source is not None and all(np.isfinite(source[side]).all() for side in ("min", "max")):
         return {side: source[side] for side in ("min", "max")}
-    return {side: np.nan_to_num(found[side], nan=0.0, posinf=0.0, neginf=0.0) for side in ("min", "max")}
+    return {side: np.nan_to_num(bounds[side], nan=0.0, posinf=0.0, neginf=0.0) for side in ("min", "max")}

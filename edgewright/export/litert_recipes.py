@@ -58,19 +58,19 @@ def keep_layers_float(work: Any, source: Path, graph: Path, how: Int8) -> None:
             _leave_float(work, output, tflite.operator_name(model, operator))
 
 
-def keep_values_float(work: Any, source: Path, kept: frozenset[str], *, masks: bool) -> list[str]:
+def keep_values_float(work: Any, source: Path, float_values: frozenset[str], *, masks: bool) -> list[str]:
     """The operators that give one of these values, and those that mask a softmax, stay as they are."""
     from ai_edge_quantizer.qtyping import TFLOperationName
 
     model = tflite.load(source)
-    masking, said = masking_operators(model) if masks else ([], "")
+    masking, note = masking_operators(model) if masks else ([], "")
     for operator in model.subgraphs[0].operators:
         output = model.subgraphs[0].tensors[operator.outputs[0]].name.decode()
         kind = tflite.operator_name(model, operator)
-        stays = output in kept or any(operator is one for one in masking)
+        stays = output in float_values or any(operator is one for one in masking)
         if stays and _OPERATION.get(kind, kind) in TFLOperationName.__members__:  # others are never quantized
             _leave_float(work, output, kind)
-    return [said] if said else []
+    return [note] if note else []
 
 
 def give_left_constants_one_scale(work: Any, source: Path, precision: Precision) -> None:
@@ -117,8 +117,8 @@ def operators_by_layer(
             name = constant.name.decode()
             weights[name] = np.asarray(model.buffers[constant.buffer].data).view("<f4")
             places.setdefault(name, []).append(operator)
-    found = weights_of_layers(graph, layers, weights, noisy)
-    return {layer: [op for name in sorted(names) for op in places[name]] for layer, names in found.items()}
+    names_by_layer = weights_of_layers(graph, layers, weights, noisy)
+    return {layer: [op for name in sorted(names) for op in places[name]] for layer, names in names_by_layer.items()}
 
 
 def _keep_scaling_float(work: Any, source: Path) -> None:

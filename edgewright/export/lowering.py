@@ -96,20 +96,20 @@ def _inline(
     module: fx.GraphModule, node: fx.Node, inner: fx.GraphModule, given: Sequence[fx.Node], values: NodeValues
 ) -> None:
     operands = iter(given)
-    made: dict[fx.Node, Any] = {}
+    counterparts: dict[fx.Node, Any] = {}
     result: Any = None
     with module.graph.inserting_before(node):
         for step in inner.graph.nodes:
             if step.op == "placeholder":
-                made[step] = next(operands)
+                counterparts[step] = next(operands)
             elif step.op == "get_attr":
                 path = free_name(module, f"{node.name}_{step.target}")
                 place(module, path, getattr(inner, str(step.target)).detach())
-                made[step] = module.graph.get_attr(path)
+                counterparts[step] = module.graph.get_attr(path)
             elif step.op == "output":
-                result = fx.node.map_arg(step.args[0], lambda n: made[n])
+                result = fx.node.map_arg(step.args[0], lambda n: counterparts[n])
             else:
-                made[step] = module.graph.node_copy(step, lambda n: made[n])
+                counterparts[step] = module.graph.node_copy(step, lambda n: counterparts[n])
     if isinstance(result, fx.Node):
         values.env[result] = values.env[node]
         node.replace_all_uses_with(result)

@@ -20,7 +20,7 @@ _PASSED: Mapping[str, frozenset[str]] = {"SQRT": _SQUARES, "LOG": _SQUARES | _FI
 
 def steps_to_magnitudes(steps: Sequence[ScalingNode]) -> list[ScalingNode]:
     """Those from squares or a filter bank to a root or a logarithm, both ends with them; ``steps`` are in order."""
-    found: list[ScalingNode] = []
+    selected_steps: list[ScalingNode] = []
     passed: dict[str, frozenset[str]] = {}  # by the value that is read
     for step in reversed(steps):
         kind = step.kind.upper()
@@ -28,7 +28,7 @@ def steps_to_magnitudes(steps: Sequence[ScalingNode]) -> list[ScalingNode]:
         if kind in _PASSED:
             ways.append(_PASSED[kind])
         if ways:
-            found.append(step)
+            selected_steps.append(step)
             for value in step.values:
                 passed[value] = passed.get(value, frozenset()).union(*ways)
-    return found[::-1]
+    return selected_steps[::-1]

@@ -36,7 +36,7 @@ class Way:
     """What int8 leaves in float: names of values, layers of the torch graph, and, if ``layers_only``, whatever is not
     a convolution or dense layer."""
 
-    kept: Kept = frozenset()
+    float_values: Kept = frozenset()
     layers: tuple[str, ...] = ()
     layers_only: bool = False
 
@@ -74,15 +74,17 @@ def with_noisy_layers_float(
     except (ConversionError, UnsupportedError) as e:
         return replace(done, notes=(*done.notes, f"which layers bring the noise of int8 was not found: {e}"))
     best, tried = done, list[str]()
-    for way in _ways(noise, before, done.kept, is_layers_only=is_layers_only):
-        found = _tried(way, model, dataset, make, float_bytes)
-        tried.append(f"{_said(way, noise)}: {found if isinstance(found, str) else f'{_snr_of(found) or 0.0:.1f} dB'}")
-        if isinstance(found, str):
+    for way in _ways(noise, before, done.float_values, is_layers_only=is_layers_only):
+        attempt = _tried(way, model, dataset, make, float_bytes)
+        tried.append(
+            f"{_said(way, noise)}: {attempt if isinstance(attempt, str) else f'{_snr_of(attempt) or 0.0:.1f} dB'}"
+        )
+        if isinstance(attempt, str):
             continue
-        if (_snr_of(found) or LEAST_SNR_DB) > (_snr_of(best) or LEAST_SNR_DB):
+        if (_snr_of(attempt) or LEAST_SNR_DB) > (_snr_of(best) or LEAST_SNR_DB):
             layers = tuple(dict.fromkeys((*done.float_layers, *way.layers)))
             note = f"{tried[-1]} of signal over the error of int8, {before:.1f} dB without"
-            best = replace(found, float_layers=layers, notes=(*done.notes, note), kept=done.kept)
+            best = replace(attempt, float_layers=layers, notes=(*done.notes, note), float_values=done.float_values)
         if (_snr_of(best) or LEAST_SNR_DB) >= AIM_DB:
             return best
     return replace(best, notes=(*best.notes, f"{AIM_DB:.0f} dB were not reached: {'; '.join(tried)}"))
@@ -90,8 +92,8 @@ def with_noisy_layers_float(
 
 def is_noisy(done: Converted) -> bool:
     """Whether less of the signal is left than is looked for."""
-    found = _snr_of(done)
-    return found is not None and found < AIM_DB
+    snr_db = _snr_of(done)
+    return snr_db is not None and snr_db < AIM_DB
 
 
 def refuse_noise(done: Converted, model: ImportedModel) -> None:
@@ -101,17 +103,17 @@ def refuse_noise(done: Converted, model: ImportedModel) -> None:
         UnsupportedError: below 3 dB of signal over the error; where no accuracy will be measured that could speak for
             the file, below 10 dB.
     """
-    found = _snr_of(done)
+    snr_db = _snr_of(done)
     is_judged = model.task is not ModelTask.NONE
     limit = _FLOOR_DB if is_judged else LOUD_SNR_DB
-    if found is None or found >= limit:
+    if snr_db is None or snr_db >= limit:
         return
     tried = "; ".join(done.notes)
     rule = f"{limit:.0f} dB are the least" + ("" if is_judged else " where the data has no answers to measure accuracy")
     raise unsupported_precision(
         model.name,
         Precision.INT8,
-        f"int8 leaves {found:.1f} dB of signal over its error ({rule}); use float32, or train_int8 before quantize"
+        f"int8 leaves {snr_db:.1f} dB of signal over its error ({rule}); use float32, or train_int8 before quantize"
         + (f"; tried: {tried}" if tried else ""),
     )
 
@@ -121,7 +123,7 @@ def _snr_of(done: Converted) -> float | None:
     return LEAST_SNR_DB if done.is_in_vain else done.declared.snr_db
 
 
-def _ways(noise: list[CarriedNoise], before_db: float, kept: Kept, *, is_layers_only: bool | None) -> list[Way]:
+def _ways(noise: list[CarriedNoise], before_db: float, float_values: Kept, *, is_layers_only: bool | None) -> list[Way]:
     """More layers in float each time, and from the second on layers only where the platform has that."""
     total = sum(one.noise for one in noise)
     aimed = 10 ** (-AIM_DB / 10) / max(1.0, 10 ** (-before_db / 10) / total)
@@ -130,7 +132,7 @@ def _ways(noise: list[CarriedNoise], before_db: float, kept: Kept, *, is_layers_
     if is_layers_only is False:
         counts, modes = [counts[0], *counts[:-1]], [False, *[True] * (_TRIES - 1)]
     chosen = dict.fromkeys(zip(counts, modes, strict=True))
-    return [Way(kept, tuple(one.layer for one in noise[:n]), mode) for n, mode in chosen if n < len(noise)]
+    return [Way(float_values, tuple(one.layer for one in noise[:n]), mode) for n, mode in chosen if n < len(noise)]
 
 
 def _least_count(noise: list[CarriedNoise], limit: float) -> int:

@@ -107,8 +107,8 @@ def steps(model: onnx.ModelProto) -> list[ScalingNode]:
 def nodes_to_whole_numbers(model: onnx.ModelProto) -> list[str]:
     """The names of the nodes that compute what is cast to whole numbers, and of those casts."""
     casts = [n for n in model.graph.node if n.op_type == "Cast" and n.attribute[0].i in _WHOLE]
-    found = steps_to_whole_numbers(steps(model), [node.input[0] for node in casts])
-    return _names(model, found) + [node.name for node in casts]
+    selected_steps = steps_to_whole_numbers(steps(model), [node.input[0] for node in casts])
+    return _names(model, selected_steps) + [node.name for node in casts]
 
 
 def nodes_to_magnitudes(model: onnx.ModelProto) -> list[str]:
@@ -121,9 +121,9 @@ def nodes_from_lost_guards(model: onnx.ModelProto) -> list[str]:
     return _names(model, steps_from_lost_guards(steps(model)))
 
 
-def _names(model: onnx.ModelProto, found: Iterable[ScalingNode]) -> list[str]:
+def _names(model: onnx.ModelProto, selected_steps: Iterable[ScalingNode]) -> list[str]:
     names = {node.output[0]: node.name for node in model.graph.node}
-    return [names[step.results[0]] for step in found]
+    return [names[step.results[0]] for step in selected_steps]
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
@@ -170,9 +170,9 @@ def strip(model: onnx.ModelProto) -> None:
     del model.metadata_props[:]
     _strip_graph(model.graph)
     used = {"", "ai.onnx", *_domains(model.graph), *(n.domain for f in model.functions for n in f.node)}
-    kept = sorted((o.domain, o.version) for o in model.opset_import if o.domain in used)
+    opsets = sorted((o.domain, o.version) for o in model.opset_import if o.domain in used)
     del model.opset_import[:]
-    model.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in kept)
+    model.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in opsets)
     for function in model.functions:
         _clear(function)
         for node in function.node:

@@ -36,13 +36,13 @@ _NOT_TAKEN = {
 def graph_for_onnx(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
     """An equal graph for the examples' sizes, and for any other batch."""
     module = with_wide_arithmetic(with_a_batch(module, examples), examples)
-    made = lowered(with_four_axes(module, examples), examples, _is_known)
-    made = with_own_outputs(made, examples, are_constants_held=True)
-    for node in made.graph.nodes:
+    lowered_module = lowered(with_four_axes(module, examples), examples, _is_known)
+    lowered_module = with_own_outputs(lowered_module, examples, are_constants_held=True)
+    for node in lowered_module.graph.nodes:
         if str(node.target) == "aten.lstm.input" and _is_projected(*node.args[2:]):
             node.target = _projected_lstm
-    made.recompile()
-    return made
+    lowered_module.recompile()
+    return lowered_module
 
 
 def _is_projected(
@@ -53,8 +53,8 @@ def _is_projected(
 
 def _projected_lstm(*arguments: Any) -> tuple[torch.Tensor, ...]:
     """Step by step: ONNX's LSTM does not project its hidden state; torch's exporter (2.13) writes one all the same."""
-    found: tuple[torch.Tensor, ...] = RECURRENT_FORMS["aten.lstm.input"](*arguments)
-    return found
+    tensors: tuple[torch.Tensor, ...] = RECURRENT_FORMS["aten.lstm.input"](*arguments)
+    return tensors
 
 
 def _is_known(node: fx.Node, values: NodeValues) -> bool:

@@ -143,16 +143,16 @@ def quantize(
     weight_bits: int,
     path: Path,
     how: Int8 = Int8(),  # noqa: B008 - frozen
-    kept: Sequence[str] = (),
+    float_values: Sequence[str] = (),
     *,
     layers_only: bool = False,
 ) -> None:
     """Static int8 in QDQ form: weights signed per channel, activations as the processor multiplies them fastest.
 
     Of ``weight_bits`` 7, weights lie within -64..64: no processor then saturates, see `edgewright.export.pair_sums`.
-    Layers of the torch graph that it names stay float, nodes that are ``kept``, what is infinite or NaN for a row of
-    calibration (a branch that is not taken), roots and logarithms (`edgewright.export.magnitudes`), and what masks a
-    softmax: beside such numbers scores would be rounded to one. If ``layers_only``, so does whatever is not a
+    Layers of the torch graph that it names stay float, the nodes of ``float_values``, what is infinite or NaN for a row
+    of calibration (a branch that is not taken), roots and logarithms (`edgewright.export.magnitudes`), and what masks
+    a softmax: beside such numbers scores would be rounded to one. If ``layers_only``, so does whatever is not a
     convolution or dense layer.
 
     Raises:
@@ -167,7 +167,7 @@ def quantize(
         *unbounded,
         *onnx_file.nodes_to_whole_numbers(onnx_file.load(source)),
         *_nodes_of(source, how),
-        *onnx_file.nodes_of(onnx_file.load(source, with_data=False), kept),
+        *onnx_file.nodes_of(onnx_file.load(source, with_data=False), float_values),
     ]
     signed, narrow = instruction_set in onnx_file.SIGNED_ACTIVATIONS, weight_bits == 7
     opset = opset_of(onnx_file.load(source, with_data=False))
@@ -200,9 +200,11 @@ def quantize(
     onnx_file.strip(model)
     given = CalibrationRows(rows, onnx_file.tensors(source).inputs)
     _prove(model, name, given)
-    said = {onnx_file.PAIR_SUM: str(largest_pair_sum(model, given))} | ({onnx_file.MASKS_NOTE: masks} if masks else {})
-    said |= {} if has_channels else {onnx_file.SCALES_NOTE: _WHOLE_SCALES.format(opset=opset)}
-    onnx.helper.set_model_props(model, said)
+    properties = {onnx_file.PAIR_SUM: str(largest_pair_sum(model, given))} | (
+        {onnx_file.MASKS_NOTE: masks} if masks else {}
+    )
+    properties |= {} if has_channels else {onnx_file.SCALES_NOTE: _WHOLE_SCALES.format(opset=opset)}
+    onnx.helper.set_model_props(model, properties)
     onnx.save(model, path)
 
 
@@ -217,9 +219,9 @@ def _prove(model: onnx.ModelProto, name: str, rows: Iterable[dict[str, np.ndarra
         for _, row in zip(range(1), rows, strict=False):
             session.run(None, row)
     except _FAILURES as e:
-        said = one_line(_PREAMBLE.sub("", one_line(e, limit=2000)))
+        cause = one_line(_PREAMBLE.sub("", one_line(e, limit=2000)))
         raise UnsupportedError(
-            f"{name}: ONNX Runtime cannot run int8 of this graph: {_failing(model, str(e))}: {said}; float32 works"
+            f"{name}: ONNX Runtime cannot run int8 of this graph: {_failing(model, str(e))}: {cause}; float32 works"
         ) from e
 
 
@@ -263,8 +265,8 @@ def _without_range(path: Path, ranges: Path) -> tuple[list[str], Path]:
     unbounded = {name for name, data in known.data.items() if not np.isfinite(data.range_value).all()}
     nodes = onnx_file.load(path, with_data=False).graph.node
     bounded = ranges.with_suffix(".bounded.json")
-    kept = {name: data for name, data in known.data.items() if name not in unbounded}
-    save_tensors_data(TensorsData(known.calibration_method, kept), bounded)
+    finite_ranges = {name: data for name, data in known.data.items() if name not in unbounded}
+    save_tensors_data(TensorsData(known.calibration_method, finite_ranges), bounded)
     return [node.name for node in nodes if unbounded & {*node.input, *node.output}], bounded
 
 
@@ -284,8 +286,8 @@ def _nodes_of(path: Path, how: Int8) -> list[str]:
     """The names of the nodes that compute the layers which stay float."""
     if how.graph is None or not (how.float_layers or how.noisy_layers):
         return []
-    found = _by_layer(onnx_file.load(path), how.graph, how.float_layers, how.noisy_layers)
-    return sorted({node.name for nodes in found.values() for node in nodes})
+    nodes_by_layer = _by_layer(onnx_file.load(path), how.graph, how.float_layers, how.noisy_layers)
+    return sorted({node.name for nodes in nodes_by_layer.values() for node in nodes})
 
 
 def _by_layer(
@@ -299,8 +301,8 @@ def _by_layer(
             if name in initializers:
                 nodes.setdefault(name, []).append(node)
     weights = {name: onnx.numpy_helper.to_array(initializers[name]) for name in nodes}
-    found = weights_of_layers(graph, layers, weights, noisy)
-    return {layer: [node for name in sorted(names) for node in nodes[name]] for layer, names in found.items()}
+    names_by_layer = weights_of_layers(graph, layers, weights, noisy)
+    return {layer: [node for name in sorted(names) for node in nodes[name]] for layer, names in names_by_layer.items()}
 
 
 def _learnt(path: Path, graph: Path | None, *, signed: bool) -> dict[str, list[dict[str, Any]]]:

@@ -47,22 +47,22 @@ def _nearest_of_resized(model: onnx.ModelProto) -> dict[str, str]:
     if opset_of(model) >= 11:
         return {}
     held = {tensor.name: tensor for tensor in model.graph.initializer}
-    found: dict[str, str] = {}
+    modes: dict[str, str] = {}
     for node in (node for graph in _graphs(model.graph) for node in graph.node):
         if node.op_type == "Upsample":
-            found[node.output[0]] = "floor"
+            modes[node.output[0]] = "floor"
         elif node.op_type == "Resize":
             scales = onnx.numpy_helper.to_array(held[node.input[1]]) if node.input[1] in held else np.array([0.5, 2.0])
-            found[node.output[0]] = "floor" if (scales >= 1).all() else "ceil" if (scales <= 1).all() else ""
-    return found
+            modes[node.output[0]] = "floor" if (scales >= 1).all() else "ceil" if (scales <= 1).all() else ""
+    return modes
 
 
 def _place(node: onnx.NodeProto, nearest: str) -> None:
     """As before opset 11; from there on Resize places values otherwise unless it is told to."""
     chosen = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": nearest}
-    kept = [a for a in node.attribute if a.name not in chosen]
+    attributes = [a for a in node.attribute if a.name not in chosen]
     del node.attribute[:]
-    node.attribute.extend([*kept, *(onnx.helper.make_attribute(name, value) for name, value in chosen.items())])
+    node.attribute.extend([*attributes, *(onnx.helper.make_attribute(name, value) for name, value in chosen.items())])
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -70,13 +70,13 @@ def _operators_named() -> Iterator[None]:
         yield
     except torch.onnx.OnnxExporterError as e:
         cause: BaseException | None = e
-        found = None
-        while cause is not None and found is None:
-            found, cause = _NO_OPERATOR.search(str(cause)), cause.__cause__
-        if found is None:
+        match = None
+        while cause is not None and match is None:
+            match, cause = _NO_OPERATOR.search(str(cause)), cause.__cause__
+        if match is None:
             raise
         raise UnsupportedError(
-            f"ONNX has no operator for {found[1]}, nor does torch's exporter write it in others; "
+            f"ONNX has no operator for {match[1]}, nor does torch's exporter write it in others; "
             f"{other_ways('android', 'ios')}"
         ) from e
 
@@ -126,8 +126,8 @@ def optimize(source: Path, path: Path) -> None:
     onnx.save(model, path)
 
 
-def quantize_dynamically(source: Path, name: str, path: Path, kept: Sequence[str] = ()) -> None:
-    """Weights of dense layers in 8 bits, activations quantized at run time; nodes that are ``kept`` stay as they are.
+def quantize_dynamically(source: Path, name: str, path: Path, float_values: Sequence[str] = ()) -> None:
+    """Weights of dense layers in 8 bits, activations quantized at run time; nodes of ``float_values`` stay as they are.
 
     Weights lie within -64..64, so that no processor saturates: see `edgewright.export.pair_sums`. Convolutions stay
     float: ONNX Runtime's ConvInteger was measured six times slower than a float convolution.
@@ -141,7 +141,7 @@ def quantize_dynamically(source: Path, name: str, path: Path, kept: Sequence[str
     onnx_file.require(source, _DENSE, refusal)
     float32 = onnx_file.load(source)
     onnx_file.name_nodes(float32)
-    left_out = onnx_file.nodes_of(float32, kept)
+    left_out = onnx_file.nodes_of(float32, float_values)
     quantize_dynamic(
         float32,
         str(path),
@@ -158,9 +158,9 @@ def quantize_dynamically(source: Path, name: str, path: Path, kept: Sequence[str
     onnx.save(model, path)
 
 
-def to_int4(source: Path, name: str, path: Path, kept: Sequence[str] = ()) -> None:
-    """Weights of dense layers in 4 bits, one symmetric scale for each 32 inputs (operator ``MatMulNBits``); nodes that
-    are ``kept`` stay as they are.
+def to_int4(source: Path, name: str, path: Path, float_values: Sequence[str] = ()) -> None:
+    """Weights of dense layers in 4 bits, one symmetric scale for each 32 inputs (operator ``MatMulNBits``); the nodes
+    of ``float_values`` stay as they are.
 
     Raises:
         UnsupportedError: there is no dense layer; ONNX Runtime's convolutions take no 4-bit weights.
@@ -173,7 +173,7 @@ def to_int4(source: Path, name: str, path: Path, kept: Sequence[str] = ()) -> No
     prepared = ONNXModel(onnx_file.load(source))
     prepared.replace_gemm_with_matmul()
     onnx_file.name_nodes(prepared.model)
-    left_out = onnx_file.nodes_of(prepared.model, kept)
+    left_out = onnx_file.nodes_of(prepared.model, float_values)
     quantizer = MatMulNBitsQuantizer(prepared.model, block_size=_BLOCK, is_symmetric=True, nodes_to_exclude=left_out)
     quantizer.process()
     model = quantizer.model.model
@@ -183,8 +183,8 @@ def to_int4(source: Path, name: str, path: Path, kept: Sequence[str] = ()) -> No
     onnx.save(model, path)
 
 
-def to_float16(source: Path, name: str, path: Path, kept: Sequence[str] = ()) -> None:
-    """Weights and operators in half precision; inputs and outputs, and nodes that are ``kept``, stay float32.
+def to_float16(source: Path, name: str, path: Path, float_values: Sequence[str] = ()) -> None:
+    """Weights and operators in half precision; inputs and outputs, and the nodes of ``float_values``, stay float32.
 
     Raises:
         UnsupportedError: nothing is stored in float32, or an operator's outputs are of a type that ONNX does not tell.
@@ -199,7 +199,7 @@ def to_float16(source: Path, name: str, path: Path, kept: Sequence[str] = ()) ->
     masking, masks = masking_nodes(model, is_int8=False)
     whole = onnx_file.nodes_to_whole_numbers(model)
     guards = onnx_file.nodes_from_lost_guards(model)
-    plain = [*_moved_inputs(model), *masking, *whole, *guards, *onnx_file.nodes_of(model, kept)]
+    plain = [*_moved_inputs(model), *masking, *whole, *guards, *onnx_file.nodes_of(model, float_values)]
     model = convert_float_to_float16(model, keep_io_types=True, node_block_list=plain)
     _join_float32(model)
     if not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
@@ -225,9 +225,9 @@ def _join_float32(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         node.input[:] = [widened.get(name, name) for name in node.input]
     read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
-    kept = [node for node in model.graph.node if node.op_type != "Cast" or node.output[0] in read]
+    nodes = [node for node in model.graph.node if node.op_type != "Cast" or node.output[0] in read]
     del model.graph.node[:]
-    model.graph.node.extend(kept)
+    model.graph.node.extend(nodes)
 
 
 def _moved_inputs(model: onnx.ModelProto) -> list[str]:

@@ -15,12 +15,12 @@ def padded(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float |
         axis = x.dim() - 1 - place_ // 2
         if count < 0:
             x = x.narrow(axis, -count if place_ % 2 == 0 else 0, x.shape[axis] + count)
-    kept = [max(0, count) for count in pad]
+    positive_pads = [max(0, count) for count in pad]
     if mode == "circular":
-        for place_ in range(0, len(kept), 2):
-            x = _around(x, x.dim() - 1 - place_ // 2, *kept[place_ : place_ + 2])
+        for place_ in range(0, len(positive_pads), 2):
+            x = _around(x, x.dim() - 1 - place_ // 2, *positive_pads[place_ : place_ + 2])
         return x
-    return torch.ops.aten.pad.default(x, kept, mode, value) if any(kept) else x
+    return torch.ops.aten.pad.default(x, positive_pads, mode, value) if any(positive_pads) else x
 
 
 def _around(x: Tensor, axis: int, before: int, behind: int) -> Tensor:

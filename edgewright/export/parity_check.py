@@ -104,18 +104,18 @@ def check(
 def _compare(
     reference: File, target: File, rows: Arrays, outputs: list[str], limits: _Limits, *, has_thresholds: bool
 ) -> _Compared:
-    found = outputs_of(target.path, target.form, rows, outputs)
-    expected = _expected(reference, rows, outputs, found)
+    actual = outputs_of(target.path, target.form, rows, outputs)
+    expected = _expected(reference, rows, outputs, actual)
     notes: list[str] = []
     real = [name for name in outputs if limits.snr_db is not None and expected[name].dtype.kind == "f"]
-    least = min((difference(expected[name], found[name]).snr_db for name in real), default=None)
+    least = min((difference(expected[name], actual[name]).snr_db for name in real), default=None)
     own: dict[str, float] | None = None
     for name in outputs:
-        off = _relative(expected[name], found[name])
-        said, is_told = _judged(name, expected[name], found[name], off, limits, has_thresholds=has_thresholds)
+        off = _relative(expected[name], actual[name])
+        message, is_told = _judged(name, expected[name], actual[name], off, limits, has_thresholds=has_thresholds)
         if is_told:
-            notes.append(said)
-        if is_told or not said:
+            notes.append(message)
+        if is_told or not message:
             continue
         worst = np.argsort(-np.nan_to_num(off, nan=np.inf), kind="stable")
         batch = fixed_batch(reference)
@@ -126,18 +126,18 @@ def _compare(
             allowed = allowed_beside(rounding, limits.largest)
             # A rounding that allows nothing more explains nothing either, unless it is beyond the limit itself.
             if allowed > limits.largest or rounding > limits.largest:
-                said += f"; {said_of_rounding(rounding, limits.largest)}"
+                message += f"; {said_of_rounding(rounding, limits.largest)}"
             if bool((off <= allowed).all()):
-                notes.append(said)
+                notes.append(message)
                 continue
         place, diagnosis = _place(reference, target, _telling(rows, worst, batch, _DIAGNOSED_ROWS), outputs)
-        return _Compared(notes, Disagreement(f"{target.path.name}: {said}; {place}", diagnosis), least)
+        return _Compared(notes, Disagreement(f"{target.path.name}: {message}; {place}", diagnosis), least)
     if not limits.knows_rounding or limits.largest is None or has_thresholds:
         return _Compared(notes, None, least)
     if own is None:
         own = _rounding_over(rows, reference, outputs)
-    tolerance, told = _tolerances(own, expected, limits.largest)
-    return _Compared([*notes, *told], None, least, tolerance)
+    tolerance, rounding_notes = _tolerances(own, expected, limits.largest)
+    return _Compared([*notes, *rounding_notes], None, least, tolerance)
 
 
 def _rounding_over(rows: Arrays, reference: File, outputs: list[str]) -> dict[str, float]:
@@ -148,14 +148,14 @@ def _rounding_over(rows: Arrays, reference: File, outputs: list[str]) -> dict[st
     apart = _telling(rows, every, batch, _LOOKED_AT_ROWS)
     together = [{name: column[every] for name, column in rows.items()}]
     tries = [together, apart] if batch == 1 else [apart]
-    found = (rounding_of(reference.path, reference.form, batches, outputs) for batches in tries)
-    return next((own for own in found if own), {})
+    roundings = (rounding_of(reference.path, reference.form, batches, outputs) for batches in tries)
+    return next((own for own in roundings if own), {})
 
 
 def _tolerances(own: dict[str, float], expected: Arrays, limit: float) -> tuple[dict[str, float], list[str]]:
     """What another kernel's answers may lie from these, of outputs that round beyond the limit; and what to say of
     those that round so much that no limit tells a defect."""
-    tolerance, told = dict[str, float](), list[str]()
+    tolerance, notes = dict[str, float](), list[str]()
     for name, rounding in own.items():
         if expected[name].dtype.kind != "f" or not math.isfinite(rounding):
             continue
@@ -163,19 +163,19 @@ def _tolerances(own: dict[str, float], expected: Arrays, limit: float) -> tuple[
         if allowed > limit:
             tolerance[name] = allowed * _magnitude(expected[name])
         elif rounding > limit:
-            told.append(
+            notes.append(
                 f"output '{name}': {said_of_rounding(rounding, limit)}, too much to allow for: a device whose kernels "
                 "round otherwise may refuse the golden vectors; scale its inputs or layers so that it cancels less"
             )
-    return tolerance, told
+    return tolerance, notes
 
 
 def _judged(
-    name: str, expected: np.ndarray, found: np.ndarray, off: np.ndarray, limits: _Limits, *, has_thresholds: bool
+    name: str, expected: np.ndarray, actual: np.ndarray, off: np.ndarray, limits: _Limits, *, has_thresholds: bool
 ) -> tuple[str, bool]:
     """What is wrong with an output, empty where nothing is; and whether it is only to be told: a tie at a threshold, or
     much noise."""
-    count, lost = len(off), _not_finite(expected, found)
+    count, lost = len(off), _not_finite(expected, actual)
     if lost and not has_thresholds:
         return (
             f"output '{name}' is NaN or infinite in {lost} of {count} real rows, where the source's is finite:"
@@ -190,7 +190,7 @@ def _judged(
             " it follows from comparisons, which fewer bits turn"
         ), True
     if limits.largest is None:
-        ratio = difference(expected, found).snr_db
+        ratio = difference(expected, actual).snr_db
         least = limits.snr_db if limits.snr_db is not None else -math.inf
         if ratio <= least:
             return f"output '{name}' is lost in its own error: {ratio:.1f} dB", False
@@ -218,21 +218,21 @@ def _telling(rows: Arrays, worst: np.ndarray, batch: int, most: int) -> list[Arr
     return [{name: column[start : start + batch] for name, column in rows.items()} for start in starts]
 
 
-def _expected(reference: File, rows: Arrays, outputs: list[str], found: Arrays) -> Arrays:
+def _expected(reference: File, rows: Arrays, outputs: list[str], actual: Arrays) -> Arrays:
     if reference.form is not Format.DATASET:
         return outputs_of(reference.path, reference.form, rows, outputs)
     most = len(next(iter(rows.values())))
     answers = real_rows(reference.path, outputs, most, kind="reference", splits=SPLITS[:1])
     # They are kept as float64, whole numbers too.
-    whole = {name: found[name].dtype.kind in "iub" for name in outputs}
+    whole = {name: actual[name].dtype.kind in "iub" for name in outputs}
     return {name: a.astype(np.int64) if whole[name] else a for name, a in answers.items()}
 
 
-def _relative(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+def _relative(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """For each row the largest difference, over the largest finite magnitude of all; labels: 1 where they differ."""
-    a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (expected, found))
+    a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (expected, actual))
     if a.shape != b.shape:
-        raise ConversionError(f"an output has shape {found.shape}, the source's has {expected.shape}")
+        raise ConversionError(f"an output has shape {actual.shape}, the source's has {expected.shape}")
     if expected.dtype.kind != "f":
         return np.asarray((a != b).any(axis=1), np.float64)
     scale = _magnitude(a)
@@ -246,11 +246,11 @@ def _magnitude(answers: np.ndarray) -> float:
     return float(np.abs(answers[np.isfinite(answers)]).max(initial=0.0)) or 1.0
 
 
-def _not_finite(expected: np.ndarray, found: np.ndarray) -> int:
+def _not_finite(expected: np.ndarray, actual: np.ndarray) -> int:
     """In how many rows only the exported file's numbers are none."""
     if expected.dtype.kind != "f":
         return 0
-    lost = np.isfinite(expected) & ~np.isfinite(found)
+    lost = np.isfinite(expected) & ~np.isfinite(actual)
     return int(lost.reshape(len(lost), -1).any(axis=1).sum())
 
 
@@ -262,7 +262,7 @@ def _place(reference: File, target: File, rows: list[Arrays], outputs: list[str]
     if reference.form is Format.DATASET:
         return "the source is known by its answers alone here, so no layer can be named", None
     try:
-        found = find((reference.path, reference.form), (target.path, target.form), rows, outputs)
+        diagnosis = find((reference.path, reference.form), (target.path, target.form), rows, outputs)
     except Exception as e:  # that they disagree is what matters, and must not be lost
         return f"where was not found ({type(e).__name__}: {(str(e) or 'no message').splitlines()[0][:200]})", None
-    return found.sentence(), found
+    return diagnosis.sentence(), diagnosis

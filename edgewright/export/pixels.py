@@ -44,10 +44,10 @@ def _check(spec: TensorSpec, rows: np.ndarray, model: ImportedModel) -> None:
     whole = bool((np.abs(raw - np.rint(raw)) <= _ROUNDING).all())
     if whole and low >= -_ROUNDING and high <= _LARGEST + _ROUNDING:
         return
-    found = f"{'whole' if whole else 'fractional'} numbers from {low:.4g} to {high:.4g}"
+    extent = f"{'whole' if whole else 'fractional'} numbers from {low:.4g} to {high:.4g}"
     raise UnsupportedError(
         f"image_inputs: an app gives whole pixels from 0 to 255; the data's rows of '{spec.name}', before"
-        f" (raw - {done.mean:g}) * {done.scale:g}, are {found}: give pixels in the data, and their scale and mean in"
+        f" (raw - {done.mean:g}) * {done.scale:g}, are {extent}: give pixels in the data, and their scale and mean in"
         " its .yaml, or leave image_inputs off"
     )
 

@@ -94,8 +94,8 @@ class _Writer:
     def _pair(self, node: Any) -> _Pair:
         if not isinstance(node, fx.Node) or not isinstance(self.values.env[node], torch.Tensor):
             raise _Unknown
-        made = self.made[node]
-        return made if isinstance(made, _Pair) else _Pair(made, None)
+        counterpart = self.made[node]
+        return counterpart if isinstance(counterpart, _Pair) else _Pair(counterpart, None)
 
     def _transform(self, node: fx.Node, kind: "_Kind") -> _Pair | fx.Node:
         named = dict(zip(kind.arguments, node.args[1:], strict=False)) | dict(node.kwargs)
@@ -126,8 +126,8 @@ class _Writer:
         real, imaginary = (self._along(pair.real, part, axis) for part in (cosines, sines))
         if pair.imaginary is None:
             return _Pair(real, imaginary)
-        turned, kept = (self._along(pair.imaginary, part, axis) for part in (sines, cosines))
-        return _Pair(self.call(_ATEN.sub.Tensor, real, turned), self.call(_ATEN.add.Tensor, imaginary, kept))
+        sine_part, cosine_part = (self._along(pair.imaginary, part, axis) for part in (sines, cosines))
+        return _Pair(self.call(_ATEN.sub.Tensor, real, sine_part), self.call(_ATEN.add.Tensor, imaginary, cosine_part))
 
     def _along(self, value: fx.Node, matrix: fx.Node, axis: int) -> fx.Node:
         turned = self.call(_ATEN.transpose.int, value, axis, -1)

@@ -28,7 +28,7 @@ def real_rows(
     dataset: Path, inputs: list[str], most: int = ROWS, *, kind: str = "x", splits: tuple[str, ...] = SPLITS
 ) -> Arrays:
     """Rows of the first split, the rest of the next where it is too short, each spread evenly."""
-    found: list[Arrays] = []
+    parts: list[Arrays] = []
     lacking = most
     with np.load(dataset, allow_pickle=False) as arrays:
         for split in splits:
@@ -37,6 +37,6 @@ def real_rows(
             columns = {name: arrays[f"{split}.{kind}.{name}"] for name in inputs}
             count = len(next(iter(columns.values())))
             chosen = np.unique(np.linspace(0, count - 1, lacking).astype(int)) if count else np.arange(0)
-            found.append({name: column[chosen] for name, column in columns.items()})
+            parts.append({name: column[chosen] for name, column in columns.items()})
             lacking -= len(chosen)
-    return {name: np.concatenate([part[name] for part in found]) for name in inputs} if lacking < most else {}
+    return {name: np.concatenate([part[name] for part in parts]) for name in inputs} if lacking < most else {}

@@ -55,9 +55,13 @@ def _layer(
     step: CellStep, x: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor], *, biased: bool, backwards: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One layer in one direction over x (steps, batch, inputs)."""
-    given, kept, *rest = weights
-    gates = _linear(x, given, rest[0] if biased else None)
-    own = [kept, *rest[1:]] if biased else [kept, kept.new_zeros(kept.shape[0]), *rest]
+    input_weight, hidden_weight, *rest = weights
+    gates = _linear(x, input_weight, rest[0] if biased else None)
+    own = (
+        [hidden_weight, *rest[1:]]
+        if biased
+        else [hidden_weight, hidden_weight.new_zeros(hidden_weight.shape[0]), *rest]
+    )
     outputs: list[Tensor] = []
     for place in range(x.shape[0] - 1, -1, -1) if backwards else range(x.shape[0]):
         state = step(gates[place], state, own)

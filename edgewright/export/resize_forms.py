@@ -49,8 +49,8 @@ def _of_one_axis(
     count, length = lines.shape
     along = lines.reshape(count, 1, *(length if place == axis else 1 for place in range(axes)))
     image = along.expand(count, 1, *(length if place == axis else 2 for place in range(axes))).contiguous()
-    made = operation(image, **{name: given.get(name) for name in names})
-    return made.movedim(axis + 2, -1).reshape(count, -1, made.shape[axis + 2])[:, 0]
+    resized_image = operation(image, **{name: given.get(name) for name in names})
+    return resized_image.movedim(axis + 2, -1).reshape(count, -1, resized_image.shape[axis + 2])[:, 0]
 
 
 def _nearest(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -87,16 +87,16 @@ def has_other_scale(node: fx.Node, values: NodeValues) -> bool:
 
 def _sizes(node: fx.Node, values: NodeValues) -> list[tuple[int, int]]:
     """Of each axis of the image: before and after."""
-    given, made = values.env[node.args[0]].shape, values.env[node].shape  # type: ignore[index]
-    return list(zip(given[2:], made[2:], strict=True))
+    input_shape, output_shape = values.env[node.args[0]].shape, values.env[node].shape  # type: ignore[index]
+    return list(zip(input_shape[2:], output_shape[2:], strict=True))
 
 
 def _scales(node: fx.Node) -> Sequence[float] | None:
     if str(node.target) not in _LINEAR | _NEAREST:
         return None
     place = 3 if str(node.target) in _LINEAR else 2
-    found: Sequence[float] | None = node.args[place] if len(node.args) > place else node.kwargs.get("scale_factors")  # type: ignore[assignment]
-    return found
+    scales: Sequence[float] | None = node.args[place] if len(node.args) > place else node.kwargs.get("scale_factors")  # type: ignore[assignment]
+    return scales
 
 
 def is_uneven_nearest(node: fx.Node, values: NodeValues) -> bool:

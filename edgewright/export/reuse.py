@@ -28,9 +28,9 @@ def reuse(
         return known
     with store.workspace() as folder:
         convert(folder / name)
-        made = store.put(folder / name, form, parent=parent)
-    replace_file(note, made.model_dump_json().encode())
-    return made
+        artifact = store.put(folder / name, form, parent=parent)
+    replace_file(note, artifact.model_dump_json().encode())
+    return artifact
 
 
 def _noted(note: Path) -> Artifact | None:

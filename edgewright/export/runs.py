@@ -122,12 +122,12 @@ def _tflite_outputs(path: Path, rows: Arrays, outputs: list[str]) -> Arrays:
     from ai_edge_litert.interpreter import Interpreter
 
     run = Interpreter(str(path), num_threads=2).get_signature_runner()
-    inputs, made = run.get_input_details(), run.get_output_details()
+    input_details, output_details = run.get_input_details(), run.get_output_details()
 
     def answer(row: Arrays) -> Arrays:
-        entered = {name: _entered(column, inputs[name], name) for name, column in row.items()}
+        entered = {name: _entered(column, input_details[name], name) for name, column in row.items()}
         # The runner hands out views of the interpreter's own memory, which the next row overwrites.
-        return {name: _real(value.copy(), made[name]) for name, value in run(**entered).items()}
+        return {name: _real(value.copy(), output_details[name]) for name, value in run(**entered).items()}
 
     try:
         return _joined(outputs, (answer(row) for row in _batches(rows)))

@@ -40,7 +40,7 @@ def feature_scaling(
 
     ``features`` are the inputs that are rows of features, not images or sequences: what picks among them counts, too.
     """
-    raw, found, of_features = set(inputs), list[ScalingNode](), set(features)
+    raw, selected_steps, of_features = set(inputs), list[ScalingNode](), set(features)
     for step in steps:
         kind = step.kind.upper()
         if not step.values or not set(step.values) <= raw or kind not in _ARITHMETIC | _PICKING:
@@ -52,5 +52,5 @@ def feature_scaling(
         if set(step.values) <= of_features:
             of_features.update(step.results)
         if picked or any(np.unique(constant).size > 1 for constant in step.constants):
-            found.append(step)
-    return found
+            selected_steps.append(step)
+    return selected_steps

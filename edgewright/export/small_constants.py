@@ -27,10 +27,10 @@ def is_lost_guard(kind: str, constants: Iterable[NDArray[np.float32]], reader: s
 
 def steps_from_lost_guards(steps: Sequence[ScalingNode]) -> list[ScalingNode]:
     """Those that add such a constant, and the logarithms that read what they give; ``steps`` are in order."""
-    made = {name: step for step in steps for name in step.results}
-    found = list[ScalingNode]()
+    steps_by_result = {name: step for step in steps for name in step.results}
+    selected_steps = list[ScalingNode]()
     for step in steps:
-        givers = [made[name] for name in step.values if name in made]
+        givers = [steps_by_result[name] for name in step.values if name in steps_by_result]
         lost = [giver for giver in givers if is_lost_guard(giver.kind, giver.constants, step.kind)]
-        found += [*lost, step] if lost else []
-    return found
+        selected_steps += [*lost, step] if lost else []
+    return selected_steps

@@ -134,8 +134,8 @@ def masking_nodes(model: "onnx.ModelProto", *, is_int8: bool) -> tuple[list[str]
         if tensor.data_type == TensorProto.FLOAT
     }
     nodes = model.graph.node
-    found, said = _masking([n.op_type for n in nodes], [n.input for n in nodes], [n.output for n in nodes], low)
-    return [nodes[number].name for number in found], said
+    numbers, note = _masking([n.op_type for n in nodes], [n.input for n in nodes], [n.output for n in nodes], low)
+    return [nodes[number].name for number in numbers], note
 
 
 def masking_operators(model: Any) -> tuple[list[Any], str]:
@@ -150,8 +150,8 @@ def masking_operators(model: Any) -> tuple[list[Any], str]:
             low[number] = _low(np.asarray(data).view("<f4"), with_infinity=True)
     kinds = [tflite.operator_name(model, operator) for operator in graph.operators]
     sides = [[list(map(int, side)) for side in (o.inputs, o.outputs)] for o in graph.operators]
-    found, said = _masking(kinds, [given for given, _ in sides], [made for _, made in sides], low)
-    return [graph.operators[number] for number in found], said
+    numbers, note = _masking(kinds, [reads for reads, _ in sides], [gives for _, gives in sides], low)
+    return [graph.operators[number] for number in numbers], note
 
 
 def _low(values: np.ndarray, *, with_infinity: bool) -> list[float]:
@@ -193,8 +193,8 @@ def _masking(
 
 def _reaching(nodes: Iterable[Any], kind: Callable[[Any], str], users: Callable[[Any], Iterable[Any]]) -> set[Any]:
     """The nodes from which a softmax is reached by what passes a mask on, the softmax left out."""
-    found: set[Any] = set()
+    mask_nodes: set[Any] = set()
     for node in reversed(list(nodes)):
-        if kind(node) in _PASSES and any(user in found or kind(user) in _SOFTMAX for user in users(node)):
-            found.add(node)
-    return found
+        if kind(node) in _PASSES and any(user in mask_nodes or kind(user) in _SOFTMAX for user in users(node)):
+            mask_nodes.add(node)
+    return mask_nodes

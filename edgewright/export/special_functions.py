@@ -140,8 +140,8 @@ def _erfinv(x: Tensor) -> Tensor:
         -0.00367342844, 0.00134934322, 0.000100950558, -0.000200214257,
     )
     # fmt: on
-    found = torch.where(w < 5.0, middle, tails) * x
-    return torch.where(x.abs() == 1.0, x / (1.0 - x.abs()), found)
+    inverse = torch.where(w < 5.0, middle, tails) * x
+    return torch.where(x.abs() == 1.0, x / (1.0 - x.abs()), inverse)
 
 
 def _xlogy(x: Tensor, y: Tensor) -> Tensor:

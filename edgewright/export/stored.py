@@ -74,19 +74,19 @@ def describe(path: Path) -> StoredModel:
         UnsupportedError: a format that is read by the intake only.
     """
     form = format_of(path)
-    found = run_in_child(_reading(path, form), returns=Contents, what=f"reading {path.name}").value
-    parameters = found.parameters
+    contents = run_in_child(_reading(path, form), returns=Contents, what=f"reading {path.name}").value
+    parameters = contents.parameters
     return StoredModel(
         format=form,
         digest=digest_of(path),
         size_bytes=size_of(path),
-        inputs=found.inputs,
-        outputs=found.outputs,
-        weights=found.weights,
+        inputs=contents.inputs,
+        outputs=contents.outputs,
+        weights=contents.weights,
         parameters=parameters,
-        sparsity=found.parameter_zeros / parameters if parameters else None,
-        operators=dict(sorted(found.operators.items(), key=lambda item: (-item[1], item[0]))),
-        notes=found.notes,
+        sparsity=contents.parameter_zeros / parameters if parameters else None,
+        operators=dict(sorted(contents.operators.items(), key=lambda item: (-item[1], item[0]))),
+        notes=contents.notes,
     )
 
 

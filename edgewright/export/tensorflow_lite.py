@@ -60,4 +60,4 @@ def race(paths: Sequence[Path]) -> list[float]:
             runner(**rows)
             if turn >= _WARM_UP:
                 times[i].append(1000 * (time.perf_counter() - began))
-    return [statistics.median(found) for found in times]
+    return [statistics.median(file_times) for file_times in times]

@@ -55,8 +55,8 @@ def load(path: Path) -> Any:
     except (struct.error, ValueError, TypeError, IndexError, AttributeError) as e:
         # flatbuffers raises the first two for an offset that leads nowhere, in words of its own code.
         leads_nowhere = isinstance(e, (struct.error, TypeError))
-        said = f"it refers to what lies outside its {len(content):,} bytes" if leads_nowhere else one_line(e, 200)
-        raise InputError(f"{path}: a truncated or damaged .tflite: {said}") from e
+        cause = f"it refers to what lies outside its {len(content):,} bytes" if leads_nowhere else one_line(e, 200)
+        raise InputError(f"{path}: a truncated or damaged .tflite: {cause}") from e
 
 
 def save(model: Any, path: Path) -> None:

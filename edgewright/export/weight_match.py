@@ -48,7 +48,7 @@ def weights_of_layers(
     tensors = [dict(m.named_parameters()) for m in (model, fuse(model))]
     known = [name.removesuffix(".weight") for name in weight_names(model)]
     prints = {name: _fingerprint(values) for name, values in weights.items()}
-    found: dict[str, set[str]] = {}
+    names_by_layer: dict[str, set[str]] = {}
     wanted = tuple(layers)
     for layer in (*wanted, *noisy):
         if layer not in known:
@@ -57,8 +57,8 @@ def weights_of_layers(
         alike = {name for name, other in prints.items() if any(_alike(form, other) for form in forms)}
         if not alike and layer in wanted:
             raise UnsupportedError(f"the converted file holds no weight with the values of '{layer}'")
-        found[layer] = alike
-    return found
+        names_by_layer[layer] = alike
+    return names_by_layer
 
 
 def _fingerprint(values: NDArray[Any]) -> tuple[int, NDArray[np.float64]]:

@@ -22,9 +22,9 @@ PASSING = frozenset({
 
 def steps_to_whole_numbers(steps: Sequence[ScalingNode], rounded: Iterable[str]) -> list[ScalingNode]:
     """Those that compute the values ``rounded``, which are cast to whole numbers; ``steps`` are in order."""
-    wanted, found = set(rounded), list[ScalingNode]()
+    wanted, selected_steps = set(rounded), list[ScalingNode]()
     for step in reversed(steps):
         if wanted & set(step.results) and step.kind.upper() in PASSING:
-            found.append(step)
+            selected_steps.append(step)
             wanted.update(step.values)
-    return found[::-1]
+    return selected_steps[::-1]

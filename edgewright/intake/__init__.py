@@ -82,21 +82,21 @@ def _is_foreign(model: Path) -> bool:
     return detect_format(model) is not Format.TORCH_FACTORY
 
 
-def _kept(made: Intake, store: Store, unconfined: str) -> Intake:
+def _kept(intake: Intake, store: Store, unconfined: str) -> Intake:
     """The same with its files in the store: what opens a source writes into no store itself."""
 
-    def kept(artifact: Artifact) -> Artifact:
-        found = store.put(artifact.path, artifact.format, parent=artifact.parent)
-        if found.digest != artifact.digest:
+    def in_store(artifact: Artifact) -> Artifact:
+        copy = store.put(artifact.path, artifact.format, parent=artifact.parent)
+        if copy.digest != artifact.digest:
             raise InputError(f"{artifact.path.name}: changed while it was taken in; try again when nobody writes it")
-        return found
+        return copy
 
-    model = made.model
+    model = intake.model
     files = {"source": model.source, "onnx": model.onnx, "graph": model.graph}
-    changed: dict[str, Any] = {name: kept(file) for name, file in files.items() if file is not None}
+    changed: dict[str, Any] = {name: in_store(file) for name, file in files.items() if file is not None}
     if unconfined:
-        said = f"the source was opened without all of the sandbox: {unconfined}"
-        progress.note(said)
-        changed["notes"] = (*model.notes, said)
-    dataset = made.dataset.model_copy(update={"artifact": kept(made.dataset.artifact)})
-    return made.model_copy(update={"model": model.model_copy(update=changed), "dataset": dataset})
+        note = f"the source was opened without all of the sandbox: {unconfined}"
+        progress.note(note)
+        changed["notes"] = (*model.notes, note)
+    dataset = intake.dataset.model_copy(update={"artifact": in_store(intake.dataset.artifact)})
+    return intake.model_copy(update={"model": model.model_copy(update=changed), "dataset": dataset})

@@ -39,15 +39,15 @@ def compare_graph(graph: Any, source: Source, reference: Answers, what: str) -> 
 
     rows = source.samples.rows.test[:ROWS]
     inputs = _tensors(source)
-    found: list[list[NDArray[np.float64]]] = []
+    batch_answers: list[list[NDArray[np.float64]]] = []
     with torch.no_grad():
         for start, size in _pieces(len(rows), source.inputs[0].shape[0]):
             # Cloned, since nothing proves of a graph's operations that they leave their inputs alone.
             piece = [_filled(x[start : start + size].clone(), size, source.inputs[0].shape[0]) for x in inputs]
             results = _run(graph, piece, what)
-            kept = min(size, len(rows) - start)
-            found.append([r[:kept].double().numpy() if r.ndim else r.double().numpy() for r in results])
-    answers = [_joined(column, what) for column in zip(*found, strict=True)]
+            row_count = min(size, len(rows) - start)
+            batch_answers.append([r[:row_count].double().numpy() if r.ndim else r.double().numpy() for r in results])
+    answers = [_joined(column, what) for column in zip(*batch_answers, strict=True)]
     _compare(answers, source, reference, what, lambda: _rounding(graph, source))
 
 
@@ -65,14 +65,14 @@ def compare_onnx(model: "onnx.ModelProto", source: Source, reference: Answers, w
     options.log_severity_level = 3
     rows = source.samples.rows.test[:ROWS]
     inputs = {name: x[rows] for name, x in source.samples.inputs.items()}
-    found = []
+    batch_answers = []
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         for start, size in _pieces(len(rows), source.inputs[0].shape[0]):
-            found.append(run_onnx(session, {name: x[start : start + size] for name, x in inputs.items()}))
+            batch_answers.append(run_onnx(session, {name: x[start : start + size] for name, x in inputs.items()}))
     except Exception as e:  # ONNX Runtime's errors share no base that it exports
         raise ConversionError(f"{what}: ONNX Runtime cannot run what was exported: {one_line(e, 240)}") from e
-    answers = [_joined(column, what) for column in zip(*found, strict=True)]
+    answers = [_joined(column, what) for column in zip(*batch_answers, strict=True)]
     _compare(answers, source, reference, what, lambda: _rounding_of_onnx(model, source))
 
 
@@ -154,17 +154,17 @@ def _joined(column: Sequence[NDArray[np.float64]], what: str) -> NDArray[np.floa
 
 
 def _compare(
-    found: Answers, source: Source, reference: Answers, what: str, rounding: Callable[[], list[float] | None]
+    answers: Answers, source: Source, reference: Answers, what: str, rounding: Callable[[], list[float] | None]
 ) -> None:
     """Each output, row by row; ``rounding`` is asked only where one is beyond the fixed limit.
 
     Raises:
         ConversionError: one differs; the message says by how much.
     """
-    if len(found) != len(reference):
-        raise ConversionError(f"{what} returns {len(found)} tensors, the source model {len(reference)}")
+    if len(answers) != len(reference):
+        raise ConversionError(f"{what} returns {len(answers)} tensors, the source model {len(reference)}")
     own: list[float] | None = None
-    for place, (tensor, got, whole) in enumerate(zip(source.outputs, found, reference, strict=True)):
+    for place, (tensor, got, whole) in enumerate(zip(source.outputs, answers, reference, strict=True)):
         expected = whole[: len(got)]
         name = f" in output '{tensor.name}'" if len(reference) > 1 else ""
         if got.shape != expected.shape:
@@ -173,13 +173,13 @@ def _compare(
         share, tolerated = _beyond(far, LIMIT), tolerated_share(tensor, float32_only=source.float32_only)
         if share <= tolerated:
             continue
-        own = (rounding() or [0.0] * len(found)) if own is None else own
-        said = f"{what} disagrees with the source model{name} on {share:.1%} of {len(got)} rows "
-        said += f"(largest relative difference {float(far.max()):.2g}, allowed {LIMIT:.0e}"
+        own = (rounding() or [0.0] * len(answers)) if own is None else own
+        message = f"{what} disagrees with the source model{name} on {share:.1%} of {len(got)} rows "
+        message += f"(largest relative difference {float(far.max()):.2g}, allowed {LIMIT:.0e}"
         about = f"; {said_of_rounding(own[place], LIMIT)}" if own[place] else ""
         if _beyond(far, allowed_beside(own[place])) > tolerated:
-            raise ConversionError(f"{said}{about})")
-        source.notes += (f"{said}{about})",)
+            raise ConversionError(f"{message}{about})")
+        source.notes += (f"{message}{about})",)
 
 
 def _beyond(far: NDArray[np.float64], limit: float) -> float:

@@ -109,8 +109,8 @@ def answers_of_network(y: NDArray[Any], outputs: Sequence[TensorSpec], spec: Dat
     if is_unjudged(spec):
         return Answers(y, None, known=False)
     decides = _deciding(y, outputs, spec)
-    made = _of_output(y, outputs[decides], spec)
-    return dataclasses.replace(made, decides=decides, notes=(*made.notes, *_alike_note(outputs, decides)))
+    answers = _of_output(y, outputs[decides], spec)
+    return dataclasses.replace(answers, decides=decides, notes=(*answers.notes, *_alike_note(outputs, decides)))
 
 
 def _alike_note(outputs: Sequence[TensorSpec], decides: int) -> tuple[str, ...]:
@@ -157,10 +157,10 @@ def _of_scores(y: NDArray[Any], width: int, spec: DataSpec) -> Answers:
         return Answers(_positions(y, np.array(spec.labels, dtype=object), spec), names)
     numbers = _whole(y)
     if numbers is None:
-        found = next(v for v in y.tolist() if not _is_whole(v))
-        what = "is text" if isinstance(found, str) else "is no class number"
+        answer = next(v for v in y.tolist() if not _is_whole(v))
+        what = "is text" if isinstance(answer, str) else "is no class number"
         raise InputError(
-            f"{spec.path}: the answer {found!r} {what}, but the model has scores for the classes 0-{width - 1}: give "
+            f"{spec.path}: the answer {answer!r} {what}, but the model has scores for the classes 0-{width - 1}: give "
             "class numbers, or name the classes in the order of the scores: labels: [...] in the data file"
         )
     if numbers.min() < 0 or numbers.max() >= width:
@@ -179,18 +179,18 @@ def _of_one_output(y: NDArray[Any], spec: DataSpec) -> Answers:
     if spec.labels:
         return Answers(_positions(y, np.array(spec.labels, dtype=object), spec), _names(spec, ("0", "1")))
     numbers = _whole(y)
-    found = set() if numbers is None else set(np.unique(numbers).tolist())
-    if spec.task is None and found != {0, 1}:
+    distinct_answers = set() if numbers is None else set(np.unique(numbers).tolist())
+    if spec.task is None and distinct_answers != {0, 1}:
         _refuse_two_others(y, spec)
-    if spec.task is ModelTask.REGRESSION or (spec.task is None and found != {0, 1}):
+    if spec.task is ModelTask.REGRESSION or (spec.task is None and distinct_answers != {0, 1}):
         return Answers(_values(y, spec.path), None)
-    if numbers is None or not found <= {0, 1}:
+    if numbers is None or not distinct_answers <= {0, 1}:
         raise InputError(
             f"{spec.path}: task: classification with one output a row needs the answers 0 and 1, found "
             f"{_some(list(dict.fromkeys(y.tolist())))}; name two other ones in their order: labels: [first, second]"
         )
-    said = "one output a row and the answers 0 and 1: a classification of two classes"
-    return Answers(numbers, ("0", "1"), () if spec.task else (f"{said}; task: regression says otherwise",))
+    note = "one output a row and the answers 0 and 1: a classification of two classes"
+    return Answers(numbers, ("0", "1"), () if spec.task else (f"{note}; task: regression says otherwise",))
 
 
 def _refuse_two_others(y: NDArray[Any], spec: DataSpec) -> None:
@@ -282,16 +282,16 @@ def _is_whole(value: Any) -> bool:
 
 
 def _values(y: NDArray[Any], path: Path) -> NDArray[np.float64]:
-    found = np.empty(len(y), dtype=np.float64)
+    targets = np.empty(len(y), dtype=np.float64)
     for row, value in enumerate(y.tolist()):
         try:
-            found[row] = number_in(value) if isinstance(value, str) else float(value)
+            targets[row] = number_in(value) if isinstance(value, str) else float(value)
         except (TypeError, ValueError) as e:
             raise InputError(f"{path}: the target in row {row} is {value!r}; a regressor needs numbers") from e
-    if not np.isfinite(found).all():
-        row = int(np.flatnonzero(~np.isfinite(found))[0])
-        raise InputError(f"{path}: the target in row {row} is {found[row]}; a regressor needs finite numbers")
-    return found
+    if not np.isfinite(targets).all():
+        row = int(np.flatnonzero(~np.isfinite(targets))[0])
+        raise InputError(f"{path}: the target in row {row} is {targets[row]}; a regressor needs finite numbers")
+    return targets
 
 
 def _some(values: Sequence[Any] | NDArray[Any]) -> str:

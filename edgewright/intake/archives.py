@@ -85,9 +85,9 @@ def normalized(path: Path) -> Iterator[Path]:
             for entry in archive.infolist():
                 with (
                     archive.open(entry) as source,
-                    clean.open(zipfile.ZipInfo(entry.filename), "w", force_zip64=True) as made,
+                    clean.open(zipfile.ZipInfo(entry.filename), "w", force_zip64=True) as target,
                 ):
-                    shutil.copyfileobj(source, made)
+                    shutil.copyfileobj(source, target)
         try:
             yield copy
         except EdgewrightError as e:

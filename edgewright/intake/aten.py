@@ -70,5 +70,5 @@ def named_operation(name: str) -> Any:
     """The operation of that name, None where there is none that `is_pure`."""
     parts = _NAME.fullmatch(name)
     packet = getattr(torch.ops.aten, parts[1], None) if parts else None
-    found = getattr(packet, parts[2], None) if parts else None
-    return found if is_pure(found) else None
+    operation = getattr(packet, parts[2], None) if parts else None
+    return operation if is_pure(operation) else None

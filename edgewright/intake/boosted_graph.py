@@ -43,8 +43,8 @@ def boosted_trees(
     except UnsupportedError:
         raise
     except Exception as e:  # converters raise whatever they meet
-        said = (str(e).strip() or type(e).__name__).splitlines()[0][:240]
-        raise ConversionError(f"onnxmltools failed on {type(model).__name__}: {said}") from e
+        message = (str(e).strip() or type(e).__name__).splitlines()[0][:240]
+        raise ConversionError(f"onnxmltools failed on {type(model).__name__}: {message}") from e
     if decision:
         for node in graph.graph.node:
             for attribute in node.attribute:

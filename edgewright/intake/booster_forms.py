@@ -66,9 +66,9 @@ def _of_even_weight(booster: Any) -> Any:
             if child == -1:  # a leaf's value stands where others have their threshold
                 tree["split_conditions"][node] *= weight
     text["learner"]["gradient_booster"] = {"name": "gbtree", "model": model}
-    made = xgboost.Booster()
-    made.load_model(bytearray(json.dumps(text).encode()))
-    return made
+    plain_booster = xgboost.Booster()
+    plain_booster.load_model(bytearray(json.dumps(text).encode()))
+    return plain_booster
 
 
 def finished_xgboost(graph: onnx.ModelProto, model: Any) -> onnx.ModelProto:

@@ -61,21 +61,21 @@ def _trees(body: bytes, head: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
 
 def _starts(body: bytes) -> list[int]:
     places = [0]
-    while (found := body.find(b"\nTree=", places[-1])) >= 0:
-        places.append(found + 1)
+    while (start := body.find(b"\nTree=", places[-1])) >= 0:
+        places.append(start + 1)
     end = body.find(b"\nend of trees")
     return [*places, end if end >= 0 else len(body)]
 
 
 def _fields(block: bytes) -> dict[str, str]:
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in re.split(r"[\r\n]", block.decode()):
         name, sign, value = line.partition("=")
-        if sign and name in found:
+        if sign and name in fields:
             raise ValueError(f"two lines '{name[:40]}'")
         if sign:
-            found[name] = value.strip()
-    return found
+            fields[name] = value.strip()
+    return fields
 
 
 def _is_tree(tree: Mapping[str, str], features: int) -> bool:

@@ -26,13 +26,13 @@ def category_column(name: str, tables: Sequence[ColumnTable], *, optional: bool)
 
     def code(rows: Sequence[Row | None]) -> int | None:
         """The code of what the tables answer; None where one of them refuses the value."""
-        told = [row for row in rows if row is not None]
-        if len(told) < len(rows):
+        accepted_rows = [row for row in rows if row is not None]
+        if len(accepted_rows) < len(rows):
             return None
-        key = tuple(_key(row) for row in told)
+        key = tuple(_key(row) for row in accepted_rows)
         if key not in codes:
             codes[key] = len(codes)
-            answers.append(told)
+            answers.append(accepted_rows)
         return codes[key]
 
     known = {value: code([table.row(value) for table in tables]) for value in _known(tables)}

@@ -138,7 +138,7 @@ def _without_sets(tree: Mapping[str, str], features: int, splits: dict[Split, in
     return changed | {"num_cat": "0"} | {key: " ".join(values) for key, values in joined.items()}
 
 
-def with_set_features(made: Assembly, features: str, splits: Sequence[Split], *, whole: bool = False) -> str:
+def with_set_features(assembly: Assembly, features: str, splits: Sequence[Split], *, whole: bool = False) -> str:
     """The features, and for each split 0 where it goes left and 1 where it goes right, side by side.
 
     ``whole``: a fraction counts as the whole number towards zero from it, as LightGBM takes it.
@@ -148,23 +148,25 @@ def with_set_features(made: Assembly, features: str, splits: Sequence[Split], *,
         by_feature.setdefault(split.feature, []).append(place)
     blocks, placed = [], list[int]()
     for feature, places in by_feature.items():
-        cell = made.call("Gather", features, made.constant([feature], np.int64), axis=1)
+        cell = assembly.call("Gather", features, assembly.constant([feature], np.int64), axis=1)
         if whole:
-            cell = made.call("Mul", made.call("Sign", cell), made.call("Floor", made.call("Abs", cell)))
-        blocks.append(_sides(made, cell, [splits[p] for p in places]))
+            cell = assembly.call("Mul", assembly.call("Sign", cell), assembly.call("Floor", assembly.call("Abs", cell)))
+        blocks.append(_sides(assembly, cell, [splits[p] for p in places]))
         placed += places
-    order = made.constant(np.argsort(placed, kind="stable"), np.int64)
-    sides = blocks[0] if len(blocks) == 1 else made.call("Concat", *blocks, axis=1)
-    return made.call("Concat", features, made.call("Gather", sides, order, axis=1), axis=1)
+    order = assembly.constant(np.argsort(placed, kind="stable"), np.int64)
+    sides = blocks[0] if len(blocks) == 1 else assembly.call("Concat", *blocks, axis=1)
+    return assembly.call("Concat", features, assembly.call("Gather", sides, order, axis=1), axis=1)
 
 
-def _sides(made: Assembly, cell: str, splits: Sequence[Split]) -> str:
+def _sides(assembly: Assembly, cell: str, splits: Sequence[Split]) -> str:
     """(N, 1) to (N, splits): the side of anything else, and what a hit on a known code changes in it. All exact."""
     codes = sorted(set().union(*(s.left | s.right for s in splits)))
     others = np.array([0.0 if s.others_left else 1.0 for s in splits])
     side = np.array([[_side(s, code, other) for s, other in zip(splits, others, strict=True)] for code in codes])
-    hits = made.call("Cast", made.call("Equal", cell, made.constant([codes])), to=1)
-    return made.call("Add", made.call("MatMul", hits, made.constant(side - others)), made.constant([others]))
+    hits = assembly.call("Cast", assembly.call("Equal", cell, assembly.constant([codes])), to=1)
+    return assembly.call(
+        "Add", assembly.call("MatMul", hits, assembly.constant(side - others)), assembly.constant([others])
+    )
 
 
 def _side(split: Split, code: int, other: float) -> float:
@@ -196,8 +198,8 @@ def _category_codes(model: Any) -> Any:
 
     booster, count = model.booster_, model.n_features_in_
     # A booster out of a pickle remembers its parameters in its text only.
-    told = re.search(r"^\[categorical_feature: ([0-9,]*)\]$", booster.model_to_string(num_iteration=1), re.MULTILINE)
-    columns = [int(place) for place in told.group(1).split(",") if place] if told else []
+    match = re.search(r"^\[categorical_feature: ([0-9,]*)\]$", booster.model_to_string(num_iteration=1), re.MULTILINE)
+    columns = [int(place) for place in match.group(1).split(",") if place] if match else []
     if len(columns) != len(booster.pandas_categorical):
         raise UnsupportedError(
             f"{type(model).__name__}: {len(columns)} categorical features, {len(booster.pandas_categorical)} of them "

@@ -39,8 +39,8 @@ def take_in(model: Path, data: DataSpec, store: Path, name: str) -> Intake:
     reference, predicted = source.answers()
     # What depends on another size that was free is known only by what the model answers.
     source.outputs = tuple(
-        dataclasses.replace(tensor, shape=(*tensor.shape[:1], *found.shape[1:]))
-        for tensor, found in zip(source.outputs, reference, strict=True)
+        dataclasses.replace(tensor, shape=(*tensor.shape[:1], *answer.shape[1:]))
+        for tensor, answer in zip(source.outputs, reference, strict=True)
     )
     source.notes += _not_finite(source, reference)
     inside = brought_inside(source, name, reference)
@@ -48,11 +48,11 @@ def take_in(model: Path, data: DataSpec, store: Path, name: str) -> Intake:
         data_file = scratch / "data.npz"
         np.savez(data_file, **_arrays(source, reference, predicted))
         origin = place.put(model, detect_format(model))
-        made, graph, refusal = _stored(inside, place, origin, scratch)
+        onnx_artifact, graph, refusal = _stored(inside, place, origin, scratch)
         rows = place.put(data_file, Format.DATASET, parent=origin.digest)
     reason = "" if inside.onnx is None else float32_reason(inside.onnx)
     return Intake(
-        model=_described(name, source, (origin, made, graph), refusal, reason, data),
+        model=_described(name, source, (origin, onnx_artifact, graph), refusal, reason, data),
         dataset=Dataset(
             artifact=rows,
             calibration_rows=len(source.samples.rows.calibration),
@@ -81,23 +81,23 @@ def _stored(
 ) -> tuple[Artifact | None, Artifact | None, str | None]:
     """ONNX and the torch graph, each where there is one, and why there is no graph."""
     onnx_file, graph_file = scratch / "model.onnx", scratch / "graph.safetensors"
-    made = None
+    onnx_artifact = None
     if inside.onnx is not None:
         import onnx
 
         onnx.save(inside.onnx, onnx_file)
-        made = store.put(onnx_file, Format.ONNX, parent=origin.digest)
+        onnx_artifact = store.put(onnx_file, Format.ONNX, parent=origin.digest)
     if inside.graph is None:
-        return made, None, inside.refusal
+        return onnx_artifact, None, inside.refusal
     from edgewright.intake import torch_graph
 
     try:
         torch_graph.save(inside.graph, graph_file)
     except UnsupportedError as e:
-        if made is None:
+        if onnx_artifact is None:
             raise
-        return made, None, str(e)
-    return made, store.put(graph_file, Format.TORCH_GRAPH, parent=(made or origin).digest), None
+        return onnx_artifact, None, str(e)
+    return onnx_artifact, store.put(graph_file, Format.TORCH_GRAPH, parent=(onnx_artifact or origin).digest), None
 
 
 def _opened(path: Path, spec: DataSpec, *, checking: bool) -> Source:
@@ -146,12 +146,12 @@ def _described(
     reason: str,
     data: DataSpec,
 ) -> ImportedModel:
-    origin, made, inside = artifacts
+    origin, onnx_artifact, graph = artifacts
     return ImportedModel(
         name=name,
         source=origin,
-        onnx=made,
-        graph=inside,
+        onnx=onnx_artifact,
+        graph=graph,
         graph_refusal=refusal,
         inputs=source.inputs,
         outputs=source.outputs,

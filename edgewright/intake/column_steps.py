@@ -201,13 +201,15 @@ class Splined(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             turns = nodes.call("Sub", x, nodes.constant(first))
             whole = nodes.call("Floor", nodes.call("Div", turns, nodes.constant(last - first)))
             inside = nodes.call("Sub", x, nodes.call("Mul", whole, nodes.constant(last - first)))
-        made = self._polynomials(nodes, inside, spline, count)
+        splines = self._polynomials(nodes, inside, spline, count)
         if self.extrapolation == "linear":
             beyond = nodes.call("Sub", x, inside)
             sides = [nodes.call(kind, beyond, nodes.constant(0.0)) for kind in ("Min", "Max")]
             both = nodes.call("Concat", *sides, axis=1)
-            made = nodes.call("Add", made, nodes.call("MatMul", both, nodes.constant(self._slopes(spline)[:, :count])))
-        return nodes.call("Where", nodes.call("IsNaN", x), nodes.constant(0.0), made)
+            splines = nodes.call(
+                "Add", splines, nodes.call("MatMul", both, nodes.constant(self._slopes(spline)[:, :count]))
+            )
+        return nodes.call("Where", nodes.call("IsNaN", x), nodes.constant(0.0), splines)
 
     def _polynomials(self, nodes: Nodes, x: str, spline: Any, count: int) -> str:
         knots = spline.t[self.degree : len(spline.t) - self.degree]

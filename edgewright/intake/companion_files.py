@@ -62,8 +62,8 @@ class FactoryFile(Value):
             raise ValueError(f"'factory' stands under '{outer}': {_FORM}, none of them under another key")
         given = content.get("inputs")
         if "factory" in content and (not isinstance(given, dict) or not given):
-            said = "is missing" if "inputs" not in content else f"= {given!r} names no input"
-            raise ValueError(f"key 'inputs' {said}: {_FORM}")
+            fault = "is missing" if "inputs" not in content else f"= {given!r} names no input"
+            raise ValueError(f"key 'inputs' {fault}: {_FORM}")
         return content
 
 
@@ -84,9 +84,9 @@ def companion_files(model: Path) -> tuple[tuple[Path, ...], str]:
 
         return external_files(model), ""
     if kind is Format.TORCH_FACTORY:
-        made = read_factory(model)
-        files = (weights_file(model.parent / made.weights),) if made.weights else ()
-        return files, source_version(made.factory.partition(":")[0], model.parent)
+        description = read_factory(model)
+        files = (weights_file(model.parent / description.weights),) if description.weights else ()
+        return files, source_version(description.factory.partition(":")[0], model.parent)
     return (), ""
 
 

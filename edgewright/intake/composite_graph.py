@@ -87,9 +87,9 @@ class Conversion:
         threshold = decision_threshold(estimator)
         if threshold is None:
             return self.graph(estimator)
-        made = self.assembly()
-        given = made.part(self.graph(estimator, decision=threshold.method == "decision_function"))
-        return made.finish(threshold.written(made, given), SCORES, 2)
+        assembly = self.assembly()
+        given = assembly.part(self.graph(estimator, decision=threshold.method == "decision_function"))
+        return assembly.finish(threshold.written(assembly, given), SCORES, 2)
 
     def _over_codes(self, encoders: Any, trees: Any, *, decision: bool) -> onnx.ModelProto:
         """Trees over a ColumnTransformer's codes and the columns that it lets pass, whose scalers meet the trees."""
@@ -110,11 +110,11 @@ class Conversion:
     def _in_two(self, estimator: Any, cut: int, *, decision: bool) -> onnx.ModelProto:
         """The steps before the ``cut``, and the rest over their features: skl2onnx forgets how many these are."""
         head = replace(self, before=self.before[:cut])
-        made, encoded = self.assembly(), head.encoded()
+        assembly, encoded = self.assembly(), head.encoded()
         types = [("features", FloatTensorType([None, columns_of_output(encoded)]))]
         rest = Conversion(types, self.decimals, self.before[cut:], self.scalings).graph(estimator, decision=decision)
-        output = made.part(rest, {"features": made.part(encoded)})
-        return made.finish(output, rest.graph.output[0].name, columns_of_output(rest))
+        output = assembly.part(rest, {"features": assembly.part(encoded)})
+        return assembly.finish(output, rest.graph.output[0].name, columns_of_output(rest))
 
     def encoded(self) -> onnx.ModelProto:
         """The steps before the model by themselves."""
@@ -135,29 +135,29 @@ class Conversion:
         number = onnx.TensorProto.FLOAT
         return Assembly([onnx.helper.make_tensor_value_info(n, number, list(kind.shape)) for n, kind in self.types])
 
-    def features(self, made: Assembly) -> str:
+    def features(self, assembly: Assembly) -> str:
         """What the steps before the model make of the inputs, (N, features)."""
-        return made.part(self.encoded()) if self.before else str(self.types[0][0])
+        return assembly.part(self.encoded()) if self.before else str(self.types[0][0])
 
 
 def _voting_classifier(how: Conversion, model: Any) -> onnx.ModelProto:
     """Weighted means of probabilities, or of votes by heads."""
-    made, weights = how.assembly(), _weights(model)
+    assembly, weights = how.assembly(), _weights(model)
     soft = model.voting == "soft"
     answers = [
-        made.part(how.graph(part)) if soft else _heads(made, how, part, len(model.classes_))
+        assembly.part(how.graph(part)) if soft else _heads(assembly, how, part, len(model.classes_))
         for part in model.estimators_
     ]
-    total = _weighted_sum(made, answers, weights / weights.sum() if soft else weights)
+    total = _weighted_sum(assembly, answers, weights / weights.sum() if soft else weights)
     if not soft:
-        total = _one_hot(made, made.call("ArgMax", total, axis=1, keepdims=1), len(model.classes_))
-    return made.finish(total, SCORES, len(model.classes_))
+        total = _one_hot(assembly, assembly.call("ArgMax", total, axis=1, keepdims=1), len(model.classes_))
+    return assembly.finish(total, SCORES, len(model.classes_))
 
 
 def _voting_regressor(how: Conversion, model: Any) -> onnx.ModelProto:
-    made, weights = how.assembly(), _weights(model)
-    answers = [made.part(how.graph(part)) for part in model.estimators_]
-    return made.finish(_weighted_sum(made, answers, weights / weights.sum()), PREDICTION, 1)
+    assembly, weights = how.assembly(), _weights(model)
+    answers = [assembly.part(how.graph(part)) for part in model.estimators_]
+    return assembly.finish(_weighted_sum(assembly, answers, weights / weights.sum()), PREDICTION, 1)
 
 
 def _weights(model: Any) -> Any:
@@ -165,80 +165,88 @@ def _weights(model: Any) -> Any:
     return np.ones(len(model.estimators_)) if given is None else np.asarray(given, dtype=np.float64)
 
 
-def _heads(made: Assembly, how: Conversion, part: Any, classes: int) -> str:
+def _heads(assembly: Assembly, how: Conversion, part: Any, classes: int) -> str:
     """1 for the class that a part predicts: by its decision where it has one, from which probabilities may part."""
     decision = hasattr(part, "decision_function") and decision_threshold(part) is None
-    scores = made.part(how.graph(part, decision=True) if decision else how.deciding(part))
+    scores = assembly.part(how.graph(part, decision=True) if decision else how.deciding(part))
     if decision and classes == 2:
-        scores = made.call("Concat", made.call("Neg", scores), scores, axis=1)
-    return _one_hot(made, made.call("ArgMax", scores, axis=1, keepdims=1), classes)
+        scores = assembly.call("Concat", assembly.call("Neg", scores), scores, axis=1)
+    return _one_hot(assembly, assembly.call("ArgMax", scores, axis=1, keepdims=1), classes)
 
 
-def _one_hot(made: Assembly, position: str, classes: int) -> str:
-    return made.call("Cast", made.call("Equal", position, made.constant([range(classes)], np.int64)), to=1)
+def _one_hot(assembly: Assembly, position: str, classes: int) -> str:
+    return assembly.call("Cast", assembly.call("Equal", position, assembly.constant([range(classes)], np.int64)), to=1)
 
 
-def _weighted_sum(made: Assembly, answers: Sequence[str], weights: Any) -> str:
-    scaled = [made.call("Mul", a, made.constant(w)) for a, w in zip(answers, weights, strict=True)]
-    return scaled[0] if len(scaled) == 1 else made.call("Sum", *scaled)
+def _weighted_sum(assembly: Assembly, answers: Sequence[str], weights: Any) -> str:
+    scaled = [assembly.call("Mul", a, assembly.constant(w)) for a, w in zip(answers, weights, strict=True)]
+    return scaled[0] if len(scaled) == 1 else assembly.call("Sum", *scaled)
 
 
 def _stacking(how: Conversion, model: Any) -> onnx.ModelProto:
     """The final estimator over what the parts say, as `StackingClassifier.transform` lays it out."""
-    made = how.assembly()
-    found = [_stacked(made, how, p, m) for p, m in zip(model.estimators_, model.stack_method_, strict=True)]
+    assembly = how.assembly()
+    blocks = [_stacked(assembly, how, p, m) for p, m in zip(model.estimators_, model.stack_method_, strict=True)]
     if model.passthrough:
-        found.append(how.features(made))
-    joined = found[0] if len(found) == 1 else made.call("Concat", *found, axis=1)
+        blocks.append(how.features(assembly))
+    joined = blocks[0] if len(blocks) == 1 else assembly.call("Concat", *blocks, axis=1)
     final = model.final_estimator_
     types = [("stacked", FloatTensorType([None, final.n_features_in_]))]
     last = Conversion(types, decimals=False).graph(final)
     classes = classes_of(model)
-    output = made.part(last, {"stacked": joined})
-    return made.finish(output, PREDICTION if classes is None else SCORES, 1 if classes is None else len(classes))
+    output = assembly.part(last, {"stacked": joined})
+    return assembly.finish(output, PREDICTION if classes is None else SCORES, 1 if classes is None else len(classes))
 
 
-def _stacked(made: Assembly, how: Conversion, part: Any, method: str) -> str:
+def _stacked(assembly: Assembly, how: Conversion, part: Any, method: str) -> str:
     classes = classes_of(part)
     if classes is None:
-        return made.part(how.graph(part))
+        return assembly.part(how.graph(part))
     if method == "predict":
         if list(classes) != list(range(len(classes))):
             raise UnsupportedError(f"stacking over the labels of {type(part).__name__}, which are no positions")
-        return made.call("Cast", made.call("ArgMax", made.part(how.deciding(part)), axis=1, keepdims=1), to=1)
-    scores = made.part(how.graph(part, decision=method == "decision_function"))
+        return assembly.call(
+            "Cast", assembly.call("ArgMax", assembly.part(how.deciding(part)), axis=1, keepdims=1), to=1
+        )
+    scores = assembly.part(how.graph(part, decision=method == "decision_function"))
     if method == "predict_proba" and len(classes) == 2:
-        return made.call("Gather", scores, made.constant([1], np.int64), axis=1)
+        return assembly.call("Gather", scores, assembly.constant([1], np.int64), axis=1)
     return scores
 
 
 def _calibrated(how: Conversion, model: Any) -> onnx.ModelProto:
     """The mean over the folds' calibrated classifiers (Platt 1999; Zadrozny and Elkan 2002)."""
-    made, folds = how.assembly(), []
+    assembly, folds = how.assembly(), []
     for fold in model.calibrated_classifiers_:
         decision = hasattr(fold.estimator, "decision_function")
-        folds.append(calibrated(made, fold, made.part(how.graph(fold.estimator, decision=decision)), decision=decision))
-    total = _weighted_sum(made, folds, np.full(len(folds), 1 / len(folds)))
-    return made.finish(total, SCORES, len(model.classes_))
+        folds.append(
+            calibrated(assembly, fold, assembly.part(how.graph(fold.estimator, decision=decision)), decision=decision)
+        )
+    total = _weighted_sum(assembly, folds, np.full(len(folds), 1 / len(folds)))
+    return assembly.finish(total, SCORES, len(model.classes_))
 
 
 def _one_against_rest(how: Conversion, model: Any) -> onnx.ModelProto:
     """A column from each binary model: its decision, or its probability over the sum of all."""
-    made, classes = how.assembly(), len(model.classes_)
+    assembly, classes = how.assembly(), len(model.classes_)
     probable = hasattr(model, "predict_proba")
     columns = []
     for part in model.estimators_:
         if not hasattr(part, "classes_"):
             raise UnsupportedError("OneVsRestClassifier: a class without examples in training")
-        scores = made.part(how.graph(part, decision=not probable))
-        columns.append(made.call("Gather", scores, made.constant([1], np.int64), axis=1) if probable else scores)
-    joined = columns[0] if len(columns) == 1 else made.call("Concat", *columns, axis=1)
+        scores = assembly.part(how.graph(part, decision=not probable))
+        columns.append(
+            assembly.call("Gather", scores, assembly.constant([1], np.int64), axis=1) if probable else scores
+        )
+    joined = columns[0] if len(columns) == 1 else assembly.call("Concat", *columns, axis=1)
     if len(columns) == 1:
-        against = made.call("Sub", made.constant(1.0), joined) if probable else made.call("Neg", joined)
-        joined = made.call("Concat", against, joined, axis=1)
+        against = assembly.call("Sub", assembly.constant(1.0), joined) if probable else assembly.call("Neg", joined)
+        joined = assembly.call("Concat", against, joined, axis=1)
     elif probable:
-        joined = made.call("Div", joined, made.call("ReduceSum", joined, made.constant([1], np.int64), keepdims=1))
-    return made.finish(joined, SCORES, classes)
+        joined = assembly.call(
+            "Div", joined, assembly.call("ReduceSum", joined, assembly.constant([1], np.int64), keepdims=1)
+        )
+    return assembly.finish(joined, SCORES, classes)
 
 
 def _transformed_target(how: Conversion, model: Any) -> onnx.ModelProto:
@@ -247,48 +255,50 @@ def _transformed_target(how: Conversion, model: Any) -> onnx.ModelProto:
         return how.graph(model.regressor_)
     back = model.transformer_
     kind = type(back).__name__
-    made = how.assembly()
+    assembly = how.assembly()
     if model._training_dim == 1 and kind == "FunctionTransformer" and not back.inv_kw_args:
         name = function_name(back.inverse_func, "TransformedTargetRegressor")
-        return made.finish(write_function(made, name, made.part(how.graph(model.regressor_))), PREDICTION, 1)
+        return assembly.finish(
+            write_function(assembly, name, assembly.part(how.graph(model.regressor_))), PREDICTION, 1
+        )
     if model._training_dim > 1 or kind not in {"StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler"}:
         raise UnsupportedError(
             f"TransformedTargetRegressor with a {kind}: functions of numpy and linear scalers of one target can be "
             "inverted"
         )
     zero, one = (float(back.inverse_transform([[v]])[0, 0]) for v in (0.0, 1.0))
-    scaled = made.call("Mul", made.part(how.graph(model.regressor_)), made.constant(one - zero))
-    return made.finish(made.call("Add", scaled, made.constant(zero)), PREDICTION, 1)
+    scaled = assembly.call("Mul", assembly.part(how.graph(model.regressor_)), assembly.constant(one - zero))
+    return assembly.finish(assembly.call("Add", scaled, assembly.constant(zero)), PREDICTION, 1)
 
 
 def _neighbours(how: Conversion, model: Any) -> onnx.ModelProto:
-    made = how.assembly()
-    answers, columns = neighbours(made, model, how.features(made))
-    return made.finish(answers, PREDICTION if classes_of(model) is None else SCORES, columns)
+    assembly = how.assembly()
+    answers, columns = neighbours(assembly, model, how.features(assembly))
+    return assembly.finish(answers, PREDICTION if classes_of(model) is None else SCORES, columns)
 
 
 def _boosted(how: Conversion, model: Any, *, decision: bool = False) -> onnx.ModelProto:
     before, scalings = _without_scaler(how)
-    made = how.assembly()
-    features = replace(how, before=before).features(made)
+    assembly = how.assembly()
+    features = replace(how, before=before).features(assembly)
     missing = model.missing if type(model).__name__.startswith("XGB") else np.nan
     if not np.isnan(missing):
-        hit = made.call("Equal", how.features(made), made.constant(missing))
-        features = made.call("Where", hit, made.constant(np.nan), features)
+        hit = assembly.call("Equal", how.features(assembly), assembly.constant(missing))
+        features = assembly.call("Where", hit, assembly.constant(np.nan), features)
     if type(model).__name__.startswith("XGB") and before and sparse_output(before[-1]):
         # XGBoost takes what a sparse row does not hold for missing; a dense one holds zeros, which scaling may make.
-        zero = made.call("Equal", how.features(made), made.constant(0.0))
-        features = made.call("Where", zero, made.constant(np.nan), features)
+        zero = assembly.call("Equal", how.features(assembly), assembly.constant(0.0))
+        features = assembly.call("Where", zero, assembly.constant(np.nan), features)
     classes = classes_of(model)
     trees, splits = boosted_trees(model, scalings, decimals=how.decimals, decision=decision)
     if splits:
-        features = with_set_features(made, features, splits, whole=True)
-    scores = made.part(trees, {"features": features})
+        features = with_set_features(assembly, features, splits, whole=True)
+    scores = assembly.part(trees, {"features": features})
     if classes is None:
-        return made.finish(scores, PREDICTION, 1)
+        return assembly.finish(scores, PREDICTION, 1)
     if decision and len(classes) == 2:
-        return made.finish(made.call("Gather", scores, made.constant([1], np.int64), axis=1), SCORES, 1)
-    return made.finish(scores, SCORES, len(classes))
+        return assembly.finish(assembly.call("Gather", scores, assembly.constant([1], np.int64), axis=1), SCORES, 1)
+    return assembly.finish(scores, SCORES, len(classes))
 
 
 def _without_scaler(how: Conversion) -> tuple[tuple[Any, ...], dict[int, Scaling]]:
@@ -299,20 +309,20 @@ def _without_scaler(how: Conversion) -> tuple[tuple[Any, ...], dict[int, Scaling
 def _histogram(how: Conversion, model: Any, *, decision: bool) -> onnx.ModelProto:
     """Histogram boosting that splits on sets of categories."""
     before, scalings = _without_scaler(how)
-    made = how.assembly()
-    features = replace(how, before=before).features(made)
+    assembly = how.assembly()
+    features = replace(how, before=before).features(assembly)
     plain, splits = histogram_without_sets(model, model.n_features_in_)
     if any(split.feature in scalings for split in splits):
         raise UnsupportedError(
             f"{type(model).__name__}: a categorical feature that is scaled before; leave it as it is"
         )
     if splits:
-        features = with_set_features(made, features, splits)
+        features = with_set_features(assembly, features, splits)
     types = [("features", FloatTensorType([None, plain.n_features_in_]))]
     trees = replace(how, types=types, before=(), scalings=scalings).graph(plain, decision=decision)
-    scores = made.part(trees, {"features": features})
+    scores = assembly.part(trees, {"features": features})
     columns = columns_of_output(trees)
-    return made.finish(scores, PREDICTION if classes_of(model) is None else SCORES, columns)
+    return assembly.finish(scores, PREDICTION if classes_of(model) is None else SCORES, columns)
 
 
 def _exponential(how: Conversion, model: Any) -> onnx.ModelProto:
@@ -322,8 +332,8 @@ def _exponential(how: Conversion, model: Any) -> onnx.ModelProto:
     graph = estimator_graph(how.whole(plain), how.types, decimals=how.decimals, scalings=how.scalings)
     if model.loss not in {"poisson", "gamma"}:
         return graph
-    made = how.assembly()
-    return made.finish(made.call("Exp", made.part(graph)), PREDICTION, columns_of_output(graph))
+    assembly = how.assembly()
+    return assembly.finish(assembly.call("Exp", assembly.part(graph)), PREDICTION, columns_of_output(graph))
 
 
 _COMPOSITIONS: dict[str, Callable[[Conversion, Any], onnx.ModelProto]] = {

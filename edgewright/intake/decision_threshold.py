@@ -49,15 +49,15 @@ class DecisionThreshold:
     def _reached(self) -> float:
         return self.value - _ROUNDING * max(abs(self.value), _ROUNDING)
 
-    def written(self, made: Assembly, given: str) -> str:
+    def written(self, assembly: Assembly, given: str) -> str:
         """The same in a graph, of (N, 1) decisions or (N, 2) probabilities."""
         if self.method == "decision_function":
-            chosen = given if self.positive else made.call("Neg", given)
+            chosen = given if self.positive else assembly.call("Neg", given)
         else:
-            chosen = made.call("Gather", given, made.constant([self.positive], np.int64), axis=1)
-        beyond = made.call("Sub", chosen, made.constant(self._reached))
-        below = made.call("Neg", beyond)
-        return made.call("Concat", *((below, beyond) if self.positive else (beyond, below)), axis=1)
+            chosen = assembly.call("Gather", given, assembly.constant([self.positive], np.int64), axis=1)
+        beyond = assembly.call("Sub", chosen, assembly.constant(self._reached))
+        below = assembly.call("Neg", beyond)
+        return assembly.call("Concat", *((below, beyond) if self.positive else (beyond, below)), axis=1)
 
 
 def decides_at_threshold(estimator: Any) -> bool:

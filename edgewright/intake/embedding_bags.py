@@ -46,10 +46,10 @@ class _Bags:
 
     def opened(self) -> fx.Node | None:
         """(B, D); None where the size of the bags depends on the batch in a way that is not known here."""
-        found = self._even() or self._listed()
-        if found is None:
+        bags = self._even() or self._listed()
+        if bags is None:
             return None
-        ids, members = found
+        ids, members = bags
         vectors = self._call(_ATEN.embedding.default, self.given["weight"], ids)  # (B or 1, L, D)
         counted = self._counted(ids, members)
         if self.given.get("mode", _SUM) not in {_SUM, _MEAN}:
@@ -112,12 +112,12 @@ class _Bags:
         if counted is None:
             return self._call(_ATEN.amax.default, vectors, [1])
         least = self._call(_ATEN.amin.default, vectors, [1], True)
-        found = self._call(_ATEN.amax.default, self._call(_ATEN.where.self, counted, vectors, least), [1])
-        taken = self._call(_ATEN.to.dtype, self._call(_ATEN.any.dim, counted, 1), found.meta["val"].dtype)
-        return self._call(_ATEN.mul.Tensor, found, taken)
+        largest = self._call(_ATEN.amax.default, self._call(_ATEN.where.self, counted, vectors, least), [1])
+        taken = self._call(_ATEN.to.dtype, self._call(_ATEN.any.dim, counted, 1), largest.meta["val"].dtype)
+        return self._call(_ATEN.mul.Tensor, largest, taken)
 
     def _call(self, target: Any, *arguments: Any) -> fx.Node:
-        made = self.graph.call_function(target, arguments)
-        made.meta = {key: value for key, value in self.node.meta.items() if key != "val"}
-        made.meta["val"] = target(*fx.node.map_arg(arguments, lambda n: n.meta["val"]))
-        return made
+        call = self.graph.call_function(target, arguments)
+        call.meta = {key: value for key, value in self.node.meta.items() if key != "val"}
+        call.meta["val"] = target(*fx.node.map_arg(arguments, lambda n: n.meta["val"]))
+        return call

@@ -100,8 +100,8 @@ def _converted(estimator: Any, types: Any, *, decision: bool) -> onnx.ModelProto
     except UnsupportedError:
         raise
     except (MissingConverter, MissingShapeCalculator) as e:
-        found = _CLASS.search(str(e))
-        missing = found.group(1) if found else _line(e)
+        match = _CLASS.search(str(e))
+        missing = match.group(1) if match else _line(e)
         raise UnsupportedError(f"{name}: {missing} has no path to ONNX; train with another kind in its place") from e
     except Exception as e:  # converters raise whatever they meet
         raise ConversionError(f"skl2onnx failed on {name}: {type(e).__name__}: {_line(e)}") from e
@@ -161,34 +161,34 @@ def with_decision(model: onnx.ModelProto, *, single: bool) -> onnx.ModelProto:
         shape = [None, columns]
         model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(SCORES, onnx.TensorProto.FLOAT, shape))
         return model
-    made = Assembly(model.graph.input)
-    scores = made.call("Reshape", made.part(model), made.constant([-1, columns], np.int64))
+    assembly = Assembly(model.graph.input)
+    scores = assembly.call("Reshape", assembly.part(model), assembly.constant([-1, columns], np.int64))
     if single:
-        return made.finish(made.call("Gather", scores, made.constant([1], np.int64), axis=1), SCORES, 1)
-    return made.finish(made.call("Concat", made.call("Neg", scores), scores, axis=1), SCORES, 2)
+        return assembly.finish(assembly.call("Gather", scores, assembly.constant([1], np.int64), axis=1), SCORES, 1)
+    return assembly.finish(assembly.call("Concat", assembly.call("Neg", scores), scores, axis=1), SCORES, 2)
 
 
 def keep_one_output(model: onnx.ModelProto, *, classifier: bool) -> None:
     """Scores for a classifier (labels follow from them), values for anything else, under a fixed name."""
-    kept = model.graph.output[1 if classifier else 0]
+    output = model.graph.output[1 if classifier else 0]
     for entry in list(model.graph.output):
-        if entry.name != kept.name:
+        if entry.name != output.name:
             model.graph.output.remove(entry)
-    wanted, tensor = SCORES if classifier else PREDICTION, kept.type.tensor_type
+    wanted, tensor = SCORES if classifier else PREDICTION, output.type.tensor_type
     if not classifier and (tensor.elem_type != onnx.TensorProto.FLOAT or len(tensor.shape.dim) != 2):
         # A cluster or an outlier's sign is a whole number (N,); every target takes a column of float32.
         shape = onnx.helper.make_tensor("column_shape", onnx.TensorProto.INT64, [2], [-1, 1])
         model.graph.initializer.append(shape)
-        model.graph.node.append(onnx.helper.make_node("Cast", [kept.name], ["as_float"], name="as_float", to=1))
+        model.graph.node.append(onnx.helper.make_node("Cast", [output.name], ["as_float"], name="as_float", to=1))
         model.graph.node.append(onnx.helper.make_node("Reshape", ["as_float", "column_shape"], [wanted], name=wanted))
-        kept.CopyFrom(onnx.helper.make_tensor_value_info(wanted, onnx.TensorProto.FLOAT, [None, 1]))
-    elif kept.name != wanted:
+        output.CopyFrom(onnx.helper.make_tensor_value_info(wanted, onnx.TensorProto.FLOAT, [None, 1]))
+    elif output.name != wanted:
         rename_ends(model, {wanted: f"{wanted}_of_model"})
-        model.graph.node.append(onnx.helper.make_node("Identity", [kept.name], [wanted], name=wanted))
-        kept.name = wanted
+        model.graph.node.append(onnx.helper.make_node("Identity", [output.name], [wanted], name=wanted))
+        output.name = wanted
     drop_unused(model)
 
 
 def _line(error: Exception) -> str:
-    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return _ADVICE.split(said)[0].strip(" ,.;")[:300] or type(error).__name__
+    message = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return _ADVICE.split(message)[0].strip(" ,.;")[:300] or type(error).__name__

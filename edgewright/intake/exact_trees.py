@@ -122,17 +122,17 @@ def _taken_out_of(steps: Sequence[Any]) -> dict[int, Scaling]:
     if not steps:
         return {}
     last = steps[-1]
-    if (kept := places_kept(last)) is not None:
-        scalings = _taken_out_of(steps[:-1])
-        return {feature: scalings[place] for feature, place in enumerate(kept) if place in scalings}
+    if (places := places_kept(last)) is not None:
+        earlier_scalings = _taken_out_of(steps[:-1])
+        return {feature: earlier_scalings[place] for feature, place in enumerate(places) if place in earlier_scalings}
     if not hasattr(last, "transformers_"):
         return _scalings(last, range(getattr(last, "n_features_in_", 0)))
-    found: dict[int, Scaling] = {}
+    scalings: dict[int, Scaling] = {}
     for name, part, _ in last.transformers_:
         where = last.output_indices_[name]
         end = part.steps[-1][1] if hasattr(part, "steps") else part
-        found.update(_scalings(end, range(where.start, where.stop)))
-    return found
+        scalings.update(_scalings(end, range(where.start, where.stop)))
+    return scalings
 
 
 def _scalings(step: Any, features: range) -> dict[int, Scaling]:
@@ -141,22 +141,22 @@ def _scalings(step: Any, features: range) -> dict[int, Scaling]:
         case "StandardScaler":
             mean = step.mean_ if step.with_mean else None
             scale = step.scale_ if step.with_std else None
-            made = {f: _shift_then_divide(_at(mean, i), _at(scale, i)) for i, f in enumerate(features)}
+            scalings = {f: _shift_then_divide(_at(mean, i), _at(scale, i)) for i, f in enumerate(features)}
             step.mean_, step.scale_ = np.zeros(len(features)), np.ones(len(features))
         case "RobustScaler":
             centre = step.center_ if step.with_centering else None
             scale = step.scale_ if step.with_scaling else None
-            made = {f: _shift_then_divide(_at(centre, i), _at(scale, i)) for i, f in enumerate(features)}
+            scalings = {f: _shift_then_divide(_at(centre, i), _at(scale, i)) for i, f in enumerate(features)}
             step.center_, step.scale_ = np.zeros(len(features)), np.ones(len(features))
         case "MaxAbsScaler":
-            made = {f: _shift_then_divide(None, step.scale_[i]) for i, f in enumerate(features)}
+            scalings = {f: _shift_then_divide(None, step.scale_[i]) for i, f in enumerate(features)}
             step.scale_ = np.ones(len(features))
         case "MinMaxScaler" if not step.clip:
-            made = {f: _multiply_then_shift(step.scale_[i], step.min_[i]) for i, f in enumerate(features)}
+            scalings = {f: _multiply_then_shift(step.scale_[i], step.min_[i]) for i, f in enumerate(features)}
             step.scale_, step.min_ = np.ones(len(features)), np.zeros(len(features))
         case _:
             return {}
-    return made
+    return scalings
 
 
 def _at(values: Any, index: int) -> float | None:

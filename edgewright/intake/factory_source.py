@@ -39,23 +39,23 @@ class FactorySource(TorchSource):
             notes = _load_weights(module, weights_file(path.parent / description.weights))
         fixed = _numbers(module, description, data, path)
         numbers = {name: value for name, (value, _) in fixed.items()}
-        program, said = _exported(module, description, data, path, numbers)
+        program, dtype_notes = _exported(module, description, data, path, numbers)
         super().__init__(path, data, program)
-        self.notes += (*notes, *said)
+        self.notes += (*notes, *dtype_notes)
 
 
 def _made(description: FactoryFile, path: Path) -> torch.nn.Module:
-    module, _, function = description.factory.partition(":")
+    module_name, _, function = description.factory.partition(":")
     sys.path.insert(0, str(path.parent.absolute()))
     try:
-        made = getattr(importlib.import_module(module), function)()
+        module = getattr(importlib.import_module(module_name), function)()
     except (ImportError, AttributeError, TypeError) as e:
         raise InputError(f"{path}: {description.factory} cannot be called: {one_line(e, 200)}") from e
     finally:
         sys.path.pop(0)
-    if not isinstance(made, torch.nn.Module):
-        raise InputError(f"{path}: {description.factory} returned a {type(made).__name__}, not a torch.nn.Module")
-    return made.eval()
+    if not isinstance(module, torch.nn.Module):
+        raise InputError(f"{path}: {description.factory} returned a {type(module).__name__}, not a torch.nn.Module")
+    return module.eval()
 
 
 def _load_weights(module: torch.nn.Module, path: Path) -> tuple[str, ...]:
@@ -72,8 +72,8 @@ def _load_weights(module: torch.nn.Module, path: Path) -> tuple[str, ...]:
     except (SafetensorError, OSError) as e:
         raise InputError(f"{path}: damaged weights: {one_line(e)}") from e
     except (RuntimeError, TypeError, AttributeError) as e:
-        said = " ".join(str(e).split())[:240]
-        raise InputError(f"{path}: the weights do not fit the module: {said}") from e
+        message = " ".join(str(e).split())[:240]
+        raise InputError(f"{path}: the weights do not fit the module: {message}") from e
     return (f"the weights' names begin with '{prefix}', which was left off",) if prefix else ()
 
 
@@ -98,13 +98,13 @@ def _state_dict(state: Any, path: Path) -> Any:
     """
     if not isinstance(state, dict) or not state or all(isinstance(v, torch.Tensor) for v in state.values()):
         return state
-    found = next((state[key] for key in STATE_DICTS if isinstance(state.get(key), dict)), None)
-    if found is None:
+    state_dict = next((state[key] for key in STATE_DICTS if isinstance(state.get(key), dict)), None)
+    if state_dict is None:
         raise InputError(
             f"{path}: a checkpoint that holds {', '.join(map(str, list(state)[:6]))}, and no state dict under one of "
             f"{', '.join(STATE_DICTS)}; save model.state_dict() alone"
         )
-    return found
+    return state_dict
 
 
 def _numbers(
@@ -116,15 +116,15 @@ def _numbers(
     """
     rest = list(inspect.signature(module.forward).parameters.values())
     rest = [a for a in rest if a.kind not in {a.VAR_POSITIONAL, a.VAR_KEYWORD}][len(description.inputs) :]
-    found = {}
+    arguments = {}
     for argument in rest:
         default = argument.default if isinstance(argument.default, Number) else None
         is_needed, is_open = argument.default is argument.empty, argument.annotation is argument.empty
         kind = _annotated(argument) or (None if default is None else type(default))
         kind = given_kind(data, argument.name) if kind is None and is_needed and is_open else kind
         if kind is not None and (is_needed or is_given(data, argument.name)):
-            found[argument.name] = number_argument(data, argument.name, kind, default, path)
-    return found
+            arguments[argument.name] = number_argument(data, argument.name, kind, default, path)
+    return arguments
 
 
 def _annotated(argument: inspect.Parameter) -> type[Number] | None:
@@ -143,9 +143,11 @@ def _exported(
     Whole numbers and masks of the data are first given as such, then, where the module does not take them, as float32.
     """
     written = {name: getattr(torch, i.dtype) for name, i in description.inputs.items() if i.dtype is not None}
-    found = _dtypes_of_data(module, list(description.inputs), data) if len(written) < len(description.inputs) else {}
+    data_dtypes = (
+        _dtypes_of_data(module, list(description.inputs), data) if len(written) < len(description.inputs) else {}
+    )
     plain = dict.fromkeys(description.inputs, torch.float32)
-    as_data = {**plain, **found, **written}
+    as_data = {**plain, **data_dtypes, **written}
     try:
         program = _program(module, description, as_data, numbers)
     except Exception as e:  # torch.export raises whatever the module's code meets

@@ -34,8 +34,8 @@ def _replaced(part: Any) -> Any:
     if hasattr(part, "transformer_list"):
         part.transformer_list = [(name, _replaced(step)) for name, step in part.transformer_list]
         return part
-    if (kept := places_kept(part)) is not None:
-        return Picked(kept)
+    if (places := places_kept(part)) is not None:
+        return Picked(places)
     own = _OWN.get(type(part).__name__)
     return part if own is None else own(part)
 

@@ -82,9 +82,9 @@ def _known_shapes(model: onnx.ModelProto) -> dict[str, NDArray[np.int64]]:
     }
     for node in model.graph.node:
         if node.op_type in _OF_SHAPES and all(name in known for name in node.input):
-            found = _computed(node, known)
-            if isinstance(found, np.ndarray) and found.dtype == np.int64 and found.ndim < 2:
-                known[node.output[0]] = found
+            constant = _computed(node, known)
+            if isinstance(constant, np.ndarray) and constant.dtype == np.int64 and constant.ndim < 2:
+                known[node.output[0]] = constant
     return known
 
 
@@ -93,7 +93,7 @@ def _computed(node: onnx.NodeProto, known: dict[str, NDArray[np.int64]]) -> obje
     from onnx.reference import ReferenceEvaluator
 
     try:
-        (found,) = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})
+        (constant,) = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})
     except Exception:  # it raises whatever numpy does
         return None
-    return found
+    return constant

@@ -202,9 +202,9 @@ class _Sorted:
                 others = self._call(_ATEN.unsqueeze.default, self._call(_ATEN.ne.Scalar, choice, expert), 1)
                 own = self._call(_ATEN.masked_fill.Scalar, rows, others, 0.0)
                 held = self._call(_ATEN.transpose.int, self._call(_ATEN.select.int, weight, 0, expert), 0, 1)
-                found = self._call(_ATEN.linear.default, own, held)
-                found.meta |= {k: v for k, v in node.meta.items() if k != "val"}
-                total = found if total is None else self._call(_ATEN.add.Tensor, total, found)
+                product = self._call(_ATEN.linear.default, own, held)
+                product.meta |= {k: v for k, v in node.meta.items() if k != "val"}
+                total = product if total is None else self._call(_ATEN.add.Tensor, total, product)
         if total is None:
             raise self._refused(node, "it has no group")
         return total
@@ -218,10 +218,10 @@ class _Sorted:
             return self._call(_ATEN.reshape.default, spread, [-1, width])
 
     def _call(self, target: Any, *arguments: Any) -> fx.Node:
-        made = self.graph.call_function(target, arguments)
+        call = self.graph.call_function(target, arguments)
         values = fx.node.map_arg(arguments, lambda n: n.meta["val"])
-        made.meta["val"] = target(*values)
-        return made
+        call.meta["val"] = target(*values)
+        return call
 
     def _refused(self, node: Any, why: str) -> UnsupportedError:
         name = f"{node.target} (node '{node.name}')" if isinstance(node, fx.Node) else str(node)

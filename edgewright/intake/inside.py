@@ -116,16 +116,16 @@ def _with_free_batch(exported: "onnx.ModelProto", source: Source, name: str, ref
     if size is None or free is None or any(t.shape[:1] != (size,) for t in source.inputs):
         return None
     fixed = _with_free_axes(source)
-    found: Inside | None = None
+    inside: Inside | None = None
     try:
         compare_onnx(free, source, reference, "freed")
-        found = Inside(free, *_imported(free, source, name, reference))
-        refusal = found.refusal
+        inside = Inside(free, *_imported(free, source, name, reference))
+        refusal = inside.refusal
     except ConversionError as e:
         refusal = str(e)
-    if found is not None and (refusal is None or size > 1):
+    if inside is not None and (refusal is None or size > 1):
         source.notes += (_freed_note(size),)
-        return found
+        return inside
     source.inputs, source.outputs = fixed
     _keep_fixed(source, size, str(refusal))
     return None

@@ -36,19 +36,19 @@ def outputs_of(loaded: "Loaded") -> tuple[Outputs, tuple[str, ...]]:
     batch = loaded.inputs[0].shape[0]
     rows = batch if batch > 0 else _ROWS
     zeros = [np.zeros((rows, *t.shape[1:]), t.dtype) for t in loaded.inputs]
-    found = [(name, np.asarray(value)) for name, value in flat(loaded.asked(*zeros))]
-    kept: list[tuple[TensorSpec, int]] = []
+    arrays = [(name, np.asarray(value)) for name, value in flat(loaded.asked(*zeros))]
+    outputs: list[tuple[TensorSpec, int]] = []
     left_out = []
-    for place, (name, array) in enumerate(found):
+    for place, (name, array) in enumerate(arrays):
         if array.dtype.kind in "fiub" and array.ndim and len(array) == rows:
-            plain = _name(loaded, name, place, len(found), {t.name for t, _ in kept})
-            kept.append((TensorSpec(plain, (batch, *array.shape[1:]), array.dtype.name), place))
+            plain = _name(loaded, name, place, len(arrays), {t.name for t, _ in outputs})
+            outputs.append((TensorSpec(plain, (batch, *array.shape[1:]), array.dtype.name), place))
         else:
             left_out.append(f"{name or place} {array.dtype.name}{array.shape}")
-    if not kept:
+    if not outputs:
         raise UnsupportedError(f"no output has numbers with the rows on its first axis ({'; '.join(left_out)})")
-    said = f"outputs without numbers whose first axis is the rows were left out: {'; '.join(left_out)}"
-    return kept, (said,) if left_out else ()
+    note = f"outputs without numbers whose first axis is the rows were left out: {'; '.join(left_out)}"
+    return outputs, (note,) if left_out else ()
 
 
 def flat(result: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -71,18 +71,18 @@ def answers_of(loaded: "Loaded", outputs: Outputs, inputs: Sequence[NDArray[Any]
     """
     fixed = loaded.inputs[0].shape[0]
     step = fixed if fixed > 0 else _ROWS_AT_ONCE
-    found: list[list[NDArray[np.float64]]] = []
+    batch_answers: list[list[NDArray[np.float64]]] = []
     for start in range(0, max(len(inputs[0]), 1), step):
         piece = [x[start : start + step] for x in inputs]
-        kept = len(piece[0])
-        if fixed > 0 and kept < fixed:
-            piece = [np.concatenate([x, np.repeat(x[-1:], fixed - kept, axis=0)]) for x in piece]
+        row_count = len(piece[0])
+        if fixed > 0 and row_count < fixed:
+            piece = [np.concatenate([x, np.repeat(x[-1:], fixed - row_count, axis=0)]) for x in piece]
         try:
             results = [value for _, value in flat(loaded.asked(*piece))]
         except Exception as e:  # TensorFlow's kernels have errors of their own, for an id that no table holds
             raise InputError(f"the model refuses its own data: TensorFlow: {one_line(e)}") from e
-        found.append([np.asarray(results[place])[:kept].astype(np.float64) for _, place in outputs])
-    return [np.concatenate(column) for column in zip(*found, strict=True)]
+        batch_answers.append([np.asarray(results[place])[:row_count].astype(np.float64) for _, place in outputs])
+    return [np.concatenate(column) for column in zip(*batch_answers, strict=True)]
 
 
 def _name(loaded: "Loaded", key: str, place: int, count: int, taken: set[str]) -> str:

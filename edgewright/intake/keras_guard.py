@@ -291,16 +291,16 @@ def _refuse_names_of_operators(functions: Iterable[str], path: Path) -> None:
 
 def _reaching_files(functions: dict[str, list[Any]]) -> set[str]:
     """The functions that read or write files, themselves or by what they call."""
-    found: set[str] = set()
+    names: set[str] = set()
     while True:
         more = {
             name
             for name, nodes in functions.items()
-            if name not in found and any(n.op in OF_CHECKPOINTS or _calls(n) & found for n in nodes)
+            if name not in names and any(n.op in OF_CHECKPOINTS or _calls(n) & names for n in nodes)
         }
         if not more:
-            return found
-        found |= more
+            return names
+        names |= more
 
 
 def _calls(node: Any) -> set[str]:
@@ -321,14 +321,14 @@ def _answers(graph: Any) -> set[str]:
 def _ancestors(nodes: list[Any], wanted: set[str]) -> list[Any]:
     """These nodes, and all that they are computed from or wait for."""
     by_name = {node.name: node for node in nodes}
-    found: dict[str, Any] = {}
+    ancestors: dict[str, Any] = {}
     waiting = list(wanted)
     while waiting:
         name = waiting.pop()
-        if name in by_name and name not in found:
-            found[name] = by_name[name]
+        if name in by_name and name not in ancestors:
+            ancestors[name] = by_name[name]
             waiting += [given.lstrip("^").partition(":")[0] for given in by_name[name].input]
-    return list(found.values())
+    return list(ancestors.values())
 
 
 def _notes_of_keras(path: Path) -> list[str]:

@@ -33,19 +33,19 @@ def to_onnx(loaded: "Loaded", outputs: Outputs, target: Path) -> str | None:
     """
     import onnx
 
-    said = _Said()
+    log = _Said()
     try:
-        with said:
+        with log:
             model = _converted(loaded, outputs)
             if _loops(model) and unrolled(loaded.owner):
                 model = _converted(loaded, outputs)
     except Exception as e:  # tf2onnx and TensorFlow raise whatever they meet
-        at = said.operator or failing_operator(e)
+        at = log.operator or failing_operator(e)
         return f"tf2onnx: {f'operator {at}: ' if at else ''}{one_line(e, 240)}"
-    if said.failed:  # it logs that, too, and leaves the operator as TensorFlow has it
-        return f"tf2onnx: operator {said.operator}: {said.failed}"
-    if said.unknown:
-        return f"tf2onnx: no ONNX operator for {', '.join(dict.fromkeys(said.unknown))}"
+    if log.failed:  # it logs that, too, and leaves the operator as TensorFlow has it
+        return f"tf2onnx: operator {log.operator}: {log.failed}"
+    if log.unknown:
+        return f"tf2onnx: no ONNX operator for {', '.join(dict.fromkeys(log.unknown))}"
     onnx.save(model, target)
     return None
 
@@ -139,10 +139,10 @@ def _counted(context: Any, node: Any, _name: str, _args: Any) -> None:
     context.remove_node(node.name)
     bins = nodes.constant(np.arange(size))
     wide = nodes.call("Unsqueeze", nodes.call("Cast", ids, to=1), last)
-    found = nodes.call("Cast", nodes.call("Equal", wide, bins), to=1)
+    hits = nodes.call("Cast", nodes.call("Equal", wide, bins), to=1)
     if is_weighted and not only_whether:
-        found = nodes.call("Mul", found, nodes.call("Unsqueeze", nodes.call("Cast", weights, to=1), last))
-    count = nodes.call("ReduceSum", found, across, keepdims=0)
+        hits = nodes.call("Mul", hits, nodes.call("Unsqueeze", nodes.call("Cast", weights, to=1), last))
+    count = nodes.call("ReduceSum", hits, across, keepdims=0)
     count = nodes.call("Min", count, nodes.constant(1.0)) if only_whether else count
     context.make_node("Cast", [count], attr={"to": nodes.dtype}, outputs=[result], shapes=[nodes.shape])
 
@@ -174,8 +174,8 @@ class _Nodes:
         self.shape, self.dtype = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
 
     def call(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        made = self._context.make_node(kind, list(inputs), attr=attributes)
-        return str(made.output[0])
+        node = self._context.make_node(kind, list(inputs), attr=attributes)
+        return str(node.output[0])
 
     def constant(self, values: Any, dtype: Any = np.float32) -> str:
         self._count += 1

@@ -68,13 +68,13 @@ def _matrix(node: Any, options: list[NDArray[Any]], axis: int, length: int) -> N
     rest = 1 - axis
     of_axis = [np.array(option) for option in options]
     of_axis[0][rest] = 1  # the other axis has one place, and keeps it
-    for option, kept in zip(of_axis[1:], (1.0, 0.0), strict=False):  # scale and translation
-        option[rest] = kept
+    for option, neutral in zip(of_axis[1:], (1.0, 0.0), strict=False):  # scale and translation
+        option[rest] = neutral
     units = np.eye(length, dtype=np.float32)  # one channel for each place
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         resized = _CALLS[node.type](tf.raw_ops, node, np.expand_dims(units, (0, 1 + rest)), of_axis)
-        found: NDArray[np.float32] = session.run(resized)
-    return found.reshape(-1, length)
+        weights: NDArray[np.float32] = session.run(resized)
+    return weights.reshape(-1, length)
 
 
 def _bicubic(ops: Any, node: Any, images: NDArray[Any], options: list[NDArray[Any]]) -> Any:

@@ -38,29 +38,29 @@ class KerasSource(TensorSource):
     def __init__(self, path: Path, kind: Format, data: DataSpec, *, checking: bool) -> None:
         self.folder = Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        found, failures = None, []
+        model, failures = None, []
         for legacy in (False, True):
             job = partial(convert, path.absolute(), kind, data, self.folder, legacy=legacy, checking=checking)
             environment = {"TF_USE_LEGACY_KERAS": "1" if legacy else "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
             answer = self._asked(job, environment, path)
             if answer.model is not None:
-                found = answer.model
+                model = answer.model
                 break
             failures.append(answer.failure)
-        if found is None:
+        if model is None:
             raise InputError(
                 f"{path}: cannot be loaded, neither by today's loader ({failures[0]}) "
                 f"nor by that of Keras 2 ({failures[1]})"
             )
-        super().__init__(found.inputs, found.outputs, data)
-        self.refusal = found.refusal
+        super().__init__(model.inputs, model.outputs, data)
+        self.refusal = model.refusal
         self.notes = (
-            (f"loaded with {found.loader}",)
+            (f"loaded with {model.loader}",)
             if not failures
-            else (f"loaded with {found.loader}, the loader of Keras 2, since today's failed: {failures[0]}",)
+            else (f"loaded with {model.loader}, the loader of Keras 2, since today's failed: {failures[0]}",)
         )
-        self.notes += found.notes
-        self.single_numbers = found.numbers
+        self.notes += model.notes
+        self.single_numbers = model.numbers
 
     def to_onnx(self, name: str) -> onnx.ModelProto:
         """What tf2onnx made.

@@ -18,7 +18,7 @@ _BROADCAST = 1 << 16
 _SPARE = 8
 
 
-def neighbours(made: Assembly, model: Any, features: str) -> tuple[str, int]:
+def neighbours(assembly: Assembly, model: Any, features: str) -> tuple[str, int]:
     """Shares of the classes among the nearest training rows, or the mean of their targets; and its columns.
 
     Raises:
@@ -32,15 +32,15 @@ def neighbours(made: Assembly, model: Any, features: str) -> tuple[str, int]:
     power = _power(model)
     if rows.size <= _BROADCAST or power != 2:
         _refuse_too_many(model, rows)
-        every = made.call("Unsqueeze", features, made.constant([1], np.int64))
-        distances = _distances(made, made.call("Sub", every, made.constant(rows[None])), power)
-        near, index = _nearest(made, distances, model.n_neighbors)
+        every = assembly.call("Unsqueeze", features, assembly.constant([1], np.int64))
+        distances = _distances(assembly, assembly.call("Sub", every, assembly.constant(rows[None])), power)
+        near, index = _nearest(assembly, distances, model.n_neighbors)
     else:
-        near, index = _refined(made, features, rows, model.n_neighbors)
-    weights = None if model.weights != "distance" else _inverse(made, near)
+        near, index = _refined(assembly, features, rows, model.n_neighbors)
+    weights = None if model.weights != "distance" else _inverse(assembly, near)
     if hasattr(model, "classes_"):
-        return _shares(made, model, index, weights)
-    return _mean(made, model, index, weights)
+        return _shares(assembly, model, index, weights)
+    return _mean(assembly, model, index, weights)
 
 
 def _power(model: Any) -> float:
@@ -64,64 +64,64 @@ def _refuse_too_many(model: Any, rows: Any) -> None:
         )
 
 
-def _distances(made: Assembly, apart: str, power: float) -> str:
+def _distances(assembly: Assembly, apart: str, power: float) -> str:
     """(N, V, F) -> (N, V)."""
-    axis = made.constant([2], np.int64)
+    axis = assembly.constant([2], np.int64)
     if power == 2:
-        return made.call("Sqrt", made.call("ReduceSum", made.call("Mul", apart, apart), axis, keepdims=0))
-    apart = made.call("Abs", apart)
+        return assembly.call("Sqrt", assembly.call("ReduceSum", assembly.call("Mul", apart, apart), axis, keepdims=0))
+    apart = assembly.call("Abs", apart)
     if power == np.inf:
-        return made.call("ReduceMax", apart, axis, keepdims=0)
+        return assembly.call("ReduceMax", apart, axis, keepdims=0)
     if power == 1:
-        return made.call("ReduceSum", apart, axis, keepdims=0)
-    total = made.call("ReduceSum", made.call("Pow", apart, made.constant(power)), axis, keepdims=0)
-    return made.call("Pow", total, made.constant(1 / power))
+        return assembly.call("ReduceSum", apart, axis, keepdims=0)
+    total = assembly.call("ReduceSum", assembly.call("Pow", apart, assembly.constant(power)), axis, keepdims=0)
+    return assembly.call("Pow", total, assembly.constant(1 / power))
 
 
-def _nearest(made: Assembly, distances: str, count: int) -> tuple[str, ...]:
-    return made.several(2, "TopK", distances, made.constant([count], np.int64), axis=1, largest=0, sorted=1)
+def _nearest(assembly: Assembly, distances: str, count: int) -> tuple[str, ...]:
+    return assembly.several(2, "TopK", distances, assembly.constant([count], np.int64), axis=1, largest=0, sorted=1)
 
 
-def _refined(made: Assembly, features: str, rows: Any, count: int) -> tuple[str, str]:
+def _refined(assembly: Assembly, features: str, rows: Any, count: int) -> tuple[str, str]:
     """The nearest among a few more candidates, by exact distances."""
     centre = rows.mean(axis=0)
-    middle = made.constant(rows - centre)
-    centred = made.call("Sub", features, made.constant(centre))
-    rough = made.call("CDist", centred, middle, domain="com.microsoft", metric="sqeuclidean")
-    _, candidates = _nearest(made, rough, min(2 * count + _SPARE, len(rows)))
-    chosen = made.call("Gather", made.constant(rows), candidates, axis=0)
-    apart = made.call("Sub", made.call("Unsqueeze", features, made.constant([1], np.int64)), chosen)
-    near, position = _nearest(made, _distances(made, apart, 2), count)
-    return near, made.call("GatherElements", candidates, position, axis=1)
+    middle = assembly.constant(rows - centre)
+    centred = assembly.call("Sub", features, assembly.constant(centre))
+    rough = assembly.call("CDist", centred, middle, domain="com.microsoft", metric="sqeuclidean")
+    _, candidates = _nearest(assembly, rough, min(2 * count + _SPARE, len(rows)))
+    chosen = assembly.call("Gather", assembly.constant(rows), candidates, axis=0)
+    apart = assembly.call("Sub", assembly.call("Unsqueeze", features, assembly.constant([1], np.int64)), chosen)
+    near, position = _nearest(assembly, _distances(assembly, apart, 2), count)
+    return near, assembly.call("GatherElements", candidates, position, axis=1)
 
 
-def _inverse(made: Assembly, near: str) -> str:
+def _inverse(assembly: Assembly, near: str) -> str:
     """1 / distance; where a neighbour is at no distance at all, such neighbours alone count."""
-    zero = made.call("Equal", near, made.constant(0.0))
-    same = made.call("Cast", zero, to=1)
-    any_same = made.call("ReduceMax", same, made.constant([1], np.int64), keepdims=1)
-    inverse = made.call("Div", made.constant(1.0), made.call("Where", zero, made.constant(1.0), near))
-    return made.call("Where", made.call("Greater", any_same, made.constant(0.0)), same, inverse)
+    zero = assembly.call("Equal", near, assembly.constant(0.0))
+    same = assembly.call("Cast", zero, to=1)
+    any_same = assembly.call("ReduceMax", same, assembly.constant([1], np.int64), keepdims=1)
+    inverse = assembly.call("Div", assembly.constant(1.0), assembly.call("Where", zero, assembly.constant(1.0), near))
+    return assembly.call("Where", assembly.call("Greater", any_same, assembly.constant(0.0)), same, inverse)
 
 
-def _shares(made: Assembly, model: Any, index: str, weights: str | None) -> tuple[str, int]:
+def _shares(assembly: Assembly, model: Any, index: str, weights: str | None) -> tuple[str, int]:
     classes = len(model.classes_)
-    hot = made.constant(np.eye(classes)[model._y])
-    return _normalized(made, made.call("Gather", hot, index, axis=0), weights, model.n_neighbors), classes
+    hot = assembly.constant(np.eye(classes)[model._y])
+    return _normalized(assembly, assembly.call("Gather", hot, index, axis=0), weights, model.n_neighbors), classes
 
 
-def _mean(made: Assembly, model: Any, index: str, weights: str | None) -> tuple[str, int]:
+def _mean(assembly: Assembly, model: Any, index: str, weights: str | None) -> tuple[str, int]:
     targets = np.asarray(model._y, dtype=np.float64).reshape(len(model._y), -1)
-    found = made.call("Gather", made.constant(targets), index, axis=0)
-    return _normalized(made, found, weights, model.n_neighbors), targets.shape[1]
+    nearest_targets = assembly.call("Gather", assembly.constant(targets), index, axis=0)
+    return _normalized(assembly, nearest_targets, weights, model.n_neighbors), targets.shape[1]
 
 
-def _normalized(made: Assembly, found: str, weights: str | None, count: int) -> str:
+def _normalized(assembly: Assembly, values: str, weights: str | None, count: int) -> str:
     """(N, k, columns) and weights (N, k) -> their mean (N, columns)."""
-    axis = made.constant([1], np.int64)
+    axis = assembly.constant([1], np.int64)
     if weights is None:
-        total = made.call("ReduceSum", found, axis, keepdims=0)
-        return made.call("Mul", total, made.constant(1 / count))
-    wide = made.call("Unsqueeze", weights, made.constant([2], np.int64))
-    total = made.call("ReduceSum", made.call("Mul", found, wide), axis, keepdims=0)
-    return made.call("Div", total, made.call("ReduceSum", weights, axis, keepdims=1))
+        total = assembly.call("ReduceSum", values, axis, keepdims=0)
+        return assembly.call("Mul", total, assembly.constant(1 / count))
+    wide = assembly.call("Unsqueeze", weights, assembly.constant([2], np.int64))
+    total = assembly.call("ReduceSum", assembly.call("Mul", values, wide), axis, keepdims=0)
+    return assembly.call("Div", total, assembly.call("ReduceSum", weights, axis, keepdims=1))

@@ -195,8 +195,8 @@ def _takes_sizes_alone(op: Op) -> bool:
 
 
 def _of_sizes(op: Op) -> Result:
-    found = dims.HANDLERS_OF_DIMS[op.kind](op)
-    return tuple(map(shape.dims_or_constant, found)) if isinstance(found, list) else shape.dims_or_constant(found)
+    sizes = dims.HANDLERS_OF_DIMS[op.kind](op)
+    return tuple(map(shape.dims_or_constant, sizes)) if isinstance(sizes, list) else shape.dims_or_constant(sizes)
 
 
 def _op(node: onnx.NodeProto, values: Mapping[str, Argument], opsets: Mapping[str, int]) -> Op:

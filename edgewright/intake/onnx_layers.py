@@ -31,15 +31,15 @@ class Layers:
 
     def earlier(self, op: Op) -> fx.Node | None:
         """The call of a layer with the same weights and settings, which may be called again on what ``op`` is given."""
-        found = self._made.get(_identity(op))
-        if found is None or not isinstance(op.input(0), fx.Node):
+        entry = self._made.get(_identity(op))
+        if entry is None or not isinstance(op.input(0), fx.Node):
             return None
-        called, _ = found
-        if str(called.target) in self._with_fused_bias:
+        call, _ = entry
+        if str(call.target) in self._with_fused_bias:
             return None
-        if self.builder.rank(op.inputs[0]) != self.builder.rank(called.args[0]):  # type: ignore[arg-type]
+        if self.builder.rank(op.inputs[0]) != self.builder.rank(call.args[0]):  # type: ignore[arg-type]
             return None
-        return called
+        return call
 
     def note(self, op: Op, result: Result) -> None:
         """Remember a layer that was made of constants and called on what ``op`` is given, as it is."""
@@ -55,16 +55,16 @@ class Layers:
         if node.op_type != "Add" or len(node.input) != 2:
             return
         for product, addend in (tuple(node.input), tuple(reversed(node.input))):
-            made, bias = values[product], values[addend]
-            if not isinstance(made, fx.Node) or made.op != "call_module" or not isinstance(bias, torch.Tensor):
+            call, bias = values[product], values[addend]
+            if not isinstance(call, fx.Node) or call.op != "call_module" or not isinstance(bias, torch.Tensor):
                 continue
-            layer = self.builder.root.get_submodule(str(made.target))
-            weight = self._weights.get(str(made.target), "")
+            layer = self.builder.root.get_submodule(str(call.target))
+            weight = self._weights.get(str(call.target), "")
             alone = self.users[product] == 1 and self.users[weight] == 1 and not self.is_repeating
-            if alone and _is_bias_of(layer, bias, self.builder.rank(made)):
+            if alone and _is_bias_of(layer, bias, self.builder.rank(call)):
                 layer.bias = nn.Parameter(bias.detach().clone().reshape(-1))
-                self._with_fused_bias.add(str(made.target))
-                values[node.output[0]] = made
+                self._with_fused_bias.add(str(call.target))
+                values[node.output[0]] = call
                 return
 
 

@@ -32,10 +32,10 @@ def refuse_endless_loops(model: onnx.ModelProto, what: str) -> None:
     for nodes, known in [(model.graph.node, _held(model.graph)), *((f.node, {}) for f in model.functions)]:
         for node, rounds in _loops(nodes, known):
             if rounds > _MOST_ROUNDS:
-                said = "never ends" if math.isinf(rounds) else f"goes round {rounds:,.0f} times"
+                fault = "never ends" if math.isinf(rounds) else f"goes round {rounds:,.0f} times"
                 raise UnsupportedError(
-                    f"{what}: Loop '{node.name or node.output[0]}' {said}, by its own constants and those of the loops "
-                    f"around it; up to {_MOST_ROUNDS:,} rounds are taken: give it a trip count or a condition that "
+                    f"{what}: Loop '{node.name or node.output[0]}' {fault}, by its own constants and those of the "
+                    f"loops around it; up to {_MOST_ROUNDS:,} rounds are taken: give it a trip count or a condition that "
                     "ends it"
                 )
 
@@ -119,8 +119,8 @@ def _goes_on(body: onnx.GraphProto, outer: Constants) -> bool:
         value = constant_value(node, known)
         if value is not None:
             known[node.output[0]] = value
-    told = known.get(body.output[0].name) if body.output else None
-    return told is not None and bool(told.all())
+    condition = known.get(body.output[0].name) if body.output else None
+    return condition is not None and bool(condition.all())
 
 
 def _told_to_go_on(body: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:

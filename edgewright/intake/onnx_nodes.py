@@ -17,12 +17,12 @@ __all__ = ["constant_value", "drop_unused", "fix_input", "float32_reason", "has_
 def needed_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes that an output depends on, in their order; a subgraph's reads of outer names count."""
     wanted = {entry.name for entry in graph.output}
-    kept = []
+    nodes = []
     for node in reversed(graph.node):
         if wanted.intersection(node.output):
-            kept.append(node)
+            nodes.append(node)
             wanted.update(_reads(node))
-    return kept[::-1]
+    return nodes[::-1]
 
 
 def constant_value(node: onnx.NodeProto, known: Mapping[str, NDArray[np.generic]]) -> NDArray[np.generic] | None:
@@ -35,8 +35,8 @@ def constant_value(node: onnx.NodeProto, known: Mapping[str, NDArray[np.generic]
     if "value" in given:
         return np.asarray(numpy_helper.to_array(given["value"]))
     names = ("value_float", "value_floats", "value_int", "value_ints")
-    found = next((given[name] for name in names if name in given), None)
-    return None if found is None else np.asarray(found)
+    value = next((given[name] for name in names if name in given), None)
+    return None if value is None else np.asarray(value)
 
 
 def has_trees(model: onnx.ModelProto) -> bool:
@@ -95,12 +95,12 @@ def _free(name: str, taken: set[str]) -> str:
 
 def _names(graph: onnx.GraphProto) -> set[str]:
     """Of every value in it and in its subgraphs."""
-    found = {entry.name for entry in (*graph.input, *graph.output, *graph.initializer)}
+    names = {entry.name for entry in (*graph.input, *graph.output, *graph.initializer)}
     for node in graph.node:
-        found.update(node.input, node.output)
+        names.update(node.input, node.output)
         for inner in _inner_graphs(node):
-            found |= _names(inner)
-    return found
+            names |= _names(inner)
+    return names
 
 
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:

@@ -54,15 +54,15 @@ class Asked:
         dynamic = next((n.op_type for n in model.graph.node if n.op_type in _QUANTIZED_BY_BATCH), None)
         if dynamic is not None and inputs[0].shape[0] < 0:
             self._fix_batch(f"the batch is declared free, but {dynamic} takes one scale for all rows at once")
-        rows, found = self._answered()
+        rows, arrays = self._answered()
         batch = self.inputs[0].shape[0]
-        kept = {name: array for name, array in found.items() if array.ndim and len(array) == rows}
-        if not kept:
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in found.items())
+        row_arrays = {name: array for name, array in arrays.items() if array.ndim and len(array) == rows}
+        if not row_arrays:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
             raise UnsupportedError(f"{path}: no output has the rows on its first axis ({shapes} of {rows} rows)")
-        if len(kept) < len(found):
-            self._leave_out([name for name in found if name not in kept])
-        self.outputs = tuple(TensorSpec(n, (batch, *a.shape[1:]), a.dtype.name) for n, a in kept.items())
+        if len(row_arrays) < len(arrays):
+            self._leave_out([name for name in arrays if name not in row_arrays])
+        self.outputs = tuple(TensorSpec(n, (batch, *a.shape[1:]), a.dtype.name) for n, a in row_arrays.items())
 
     def _follow(self, moved: Sequence[str]) -> None:
         outputs: list[str] = []
@@ -96,8 +96,8 @@ class Asked:
     def _run(self, rows: int) -> dict[str, NDArray[Any]]:
         zeros = {t.name: np.zeros((rows, *t.shape[1:]), dtype=t.dtype) for t in self.inputs}
         names = [entry.name for entry in self.session.get_outputs()]
-        found = run_within(self.session, zeros, limit_s(self.model))
-        return {n: np.asarray(a) for n, a in zip(names, found, strict=True)}
+        answers = run_within(self.session, zeros, limit_s(self.model))
+        return {n: np.asarray(a) for n, a in zip(names, answers, strict=True)}
 
     def _fix_batch(self, why: str) -> None:
         self.notes += (f"{why}: taken as 1",)
@@ -122,18 +122,18 @@ def keep_numbers(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
         UnsupportedError: no output is a tensor of numbers.
     """
     kinds = {o.name: o.type.tensor_type.elem_type for o in model.graph.output if o.type.HasField("tensor_type")}
-    kept = [n for n, kind in kinds.items() if kind in _REAL] or [n for n, kind in kinds.items() if kind in _WHOLE]
-    if not kept:
+    names = [n for n, kind in kinds.items() if kind in _REAL] or [n for n, kind in kinds.items() if kind in _WHOLE]
+    if not names:
         shown = ", ".join(o.name for o in model.graph.output)
         raise UnsupportedError(
             f"{path}: outputs {shown}: none is a tensor of numbers (export scikit-learn models with zipmap off)"
         )
-    dropped = [o.name for o in model.graph.output if o.name not in kept]
+    dropped = [o.name for o in model.graph.output if o.name not in names]
     if not dropped:
         return ()
     _without_outputs(model, dropped)
     return (
-        f"of the outputs, {', '.join(kept)} {'is' if len(kept) == 1 else 'are'} kept; left out: {', '.join(dropped)}",
+        f"of the outputs, {', '.join(names)} {'is' if len(names) == 1 else 'are'} kept; left out: {', '.join(dropped)}",
     )
 
 

@@ -31,9 +31,9 @@ def put_input_rows_first(model: onnx.ModelProto) -> list[str]:
     rows = free or set(first[:1])
     moved = [entry for entry in inputs if _are_second(_sizes(entry), rows)]
     for entry in moved:
-        made = _swapped(entry)
-        model.graph.node.insert(0, _transpose(made.name, entry.name, len(_sizes(entry))))
-        entry.CopyFrom(made)
+        replacement = _swapped(entry)
+        model.graph.node.insert(0, _transpose(replacement.name, entry.name, len(_sizes(entry))))
+        entry.CopyFrom(replacement)
     return _with_own_names(model, moved)
 
 
@@ -42,21 +42,23 @@ def put_output_rows_first(
 ) -> list[str]:
     """The same for outputs; ``answered`` gives the outputs for so many rows, ``batch`` is their number where fixed."""
     probes = (batch,) if batch > 0 else _PROBES
-    found = [{name: array.shape for name, array in answered(rows).items()} for rows in probes]
-    moved = [entry for entry in model.graph.output if _were_second([shapes[entry.name] for shapes in found], probes)]
+    probe_shapes = [{name: array.shape for name, array in answered(rows).items()} for rows in probes]
+    moved = [
+        entry for entry in model.graph.output if _were_second([shapes[entry.name] for shapes in probe_shapes], probes)
+    ]
     for entry in moved:
-        axes = len(found[0][entry.name])
-        made = f"{entry.name}_rows_first"
+        axes = len(probe_shapes[0][entry.name])
+        new_name = f"{entry.name}_rows_first"
         sizes = [batch if batch > 0 else None, *[None] * (axes - 1)]
-        model.graph.node.append(_transpose(entry.name, made, axes))
-        entry.CopyFrom(helper.make_tensor_value_info(made, entry.type.tensor_type.elem_type, sizes))
+        model.graph.node.append(_transpose(entry.name, new_name, axes))
+        entry.CopyFrom(helper.make_tensor_value_info(new_name, entry.type.tensor_type.elem_type, sizes))
     return _with_own_names(model, moved)
 
 
 def rows_first_note(names: Iterable[str]) -> str:
     """For the notes of an imported model."""
-    said = ", ".join(f"'{name}'" for name in names)
-    return f"the model has the rows of {said} on the second axis; here they are on the first, as everywhere else"
+    names_text = ", ".join(f"'{name}'" for name in names)
+    return f"the model has the rows of {names_text} on the second axis; here they are on the first, as everywhere else"
 
 
 def _are_second(sizes: list[int | str], rows: set[int | str]) -> bool:

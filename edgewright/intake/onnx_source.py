@@ -120,14 +120,16 @@ def run_onnx(
     rows = len(next(iter(inputs.values())))
     fixed = session.get_inputs()[0].shape[0]
     step = fixed if isinstance(fixed, int) else _ROWS_AT_ONCE
-    found: list[list[NDArray[np.float64]]] = []
+    batch_answers: list[list[NDArray[np.float64]]] = []
     for start in range(0, rows, step):
         piece = {name: x[start : start + step] for name, x in inputs.items()}
-        kept = len(next(iter(piece.values())))
-        if isinstance(fixed, int) and kept < fixed:
-            piece = {n: np.concatenate([x, np.repeat(x[-1:], fixed - kept, axis=0)]) for n, x in piece.items()}
-        found.append([np.asarray(result)[:kept].astype(np.float64) for result in run_within(session, piece, seconds)])
-    return [np.concatenate(column) for column in zip(*found, strict=True)]
+        row_count = len(next(iter(piece.values())))
+        if isinstance(fixed, int) and row_count < fixed:
+            piece = {n: np.concatenate([x, np.repeat(x[-1:], fixed - row_count, axis=0)]) for n, x in piece.items()}
+        batch_answers.append(
+            [np.asarray(result)[:row_count].astype(np.float64) for result in run_within(session, piece, seconds)]
+        )
+    return [np.concatenate(column) for column in zip(*batch_answers, strict=True)]
 
 
 def _parsed(path: Path) -> onnx.ModelProto:

@@ -65,9 +65,9 @@ def _training(nodes: Iterable[onnx.NodeProto], outer: Constants, opset: int) -> 
         for attribute in node.attribute:
             for inner in [attribute.g, *attribute.graphs]:
                 constants = {i.name: numpy_helper.to_array(i) for i in _small(inner)}
-                found = _training(inner.node, known | constants, opset)
-                if found is not None:
-                    return found
+                training_node = _training(inner.node, known | constants, opset)
+                if training_node is not None:
+                    return training_node
     return None
 
 

@@ -40,11 +40,11 @@ def own_rounding(graph: fx.GraphModule, batches: Iterable[Sequence[torch.Tensor]
         return None
     finally:
         torch.set_default_dtype(before)
-    found = []
+    roundings = []
     for part, exact in zip(zip(*narrow, strict=True), zip(*wide, strict=True), strict=True):
         a, b = (torch.cat([t.reshape(-1).double() for t in parts]).numpy() for parts in (part, exact))
-        found.append(float(distances(a, b).max(initial=0.0)))
-    return found
+        roundings.append(float(distances(a, b).max(initial=0.0)))
+    return roundings
 
 
 def _answers(call: Any, batch: Sequence[torch.Tensor]) -> list[torch.Tensor]:

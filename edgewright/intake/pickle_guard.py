@@ -208,10 +208,10 @@ class GuardedUnpickler(_PythonUnpickler):
     def _build_dtype(self) -> None:
         """A dtype made anew of its state: numpy takes flags as they are, and by wrong ones reads memory as objects."""
         state, plain = self.stack.pop(), self.stack[-1]
-        self.stack[-1] = made = _dtype_of(plain, state, self.path)
+        self.stack[-1] = dtype = _dtype_of(plain, state, self.path)
         for place, held in self.memo.items():
             if held is plain:
-                self.memo[place] = made
+                self.memo[place] = dtype
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -345,16 +345,16 @@ def _permitted(module: str, name: str, path: Path) -> Any:
     if not all(_IDENTIFIER.fullmatch(p) for p in [*parts, name]) or not (exact or estimator):
         raise UntrustedModelError(f"{path}: asks for {asked}, {_hint(parts[0])}; nothing of it has run")
     try:
-        found = getattr(importlib.import_module(module), name)
+        member = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as e:
         if e.name == parts[0]:
             raise InputError(f"{path}: needs {parts[0]}, which is not installed; install it and try again") from e
         raise InputError(f"{path}: needs {asked}, which the installed version does not have") from e
     except (ImportError, AttributeError) as e:
         raise InputError(f"{path}: needs {asked}, which the installed version does not have") from e
-    if not exact and not _is_estimator(found):
+    if not exact and not _is_estimator(member):
         raise UntrustedModelError(f"{path}: asks for {asked}, which is no estimator class; nothing of it has run")
-    return found
+    return member
 
 
 def _hint(package: str) -> str:

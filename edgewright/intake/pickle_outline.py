@@ -110,10 +110,10 @@ class _Reader:
             held.update(items)
 
     def _to_mark(self) -> list[Any]:
-        found = []
+        items = []
         while (top := self.stack.pop()) is not _MARK:
-            found.append(top)
-        return found[::-1]
+            items.append(top)
+        return items[::-1]
 
     def _other(self, opcode: Any, argument: Any) -> None:
         """By what the opcode is declared to take and leave; what it leaves is told of texts alone."""
@@ -143,8 +143,8 @@ class _Reader:
 def _source(reference: Any) -> Any:
     """The class that torch.save, before its zip archives, kept beside its source text; None for a storage."""
     match reference:
-        case ("module", Made() as made, *_):
-            return made
+        case ("module", Made() as module_class, *_):
+            return module_class
         case _:
             return None
 

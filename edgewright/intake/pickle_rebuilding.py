@@ -110,12 +110,12 @@ def _random_numbers(name: str) -> Callable[..., Any]:
     """What numpy calls ``__randomstate_ctor`` or ``__generator_ctor``."""
     drawing: type[Any] = np.random.RandomState if "randomstate" in name else np.random.Generator
 
-    def made(bits: Any = "MT19937", maker: Any = _random_bits) -> Any:
+    def construct(bits: Any = "MT19937", maker: Any = _random_bits) -> Any:
         if maker is not _random_bits:
             raise UntrustedModelError("asks for random numbers of no generator of numpy; nothing of it has run")
         return drawing(bits if isinstance(bits, np.random.BitGenerator) else _random_bits(bits))
 
-    return made
+    return construct
 
 
 def _masked(kind: Any, base: Any, shape: Any, dtype: Any) -> Any:
@@ -146,9 +146,9 @@ def _silent(module: str, name: str) -> Any:
 
     None where the installed version has no such class; the guard then says so.
     """
-    found = getattr(importlib.import_module(module), name, None)
+    scorer = getattr(importlib.import_module(module), name, None)
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise UntrustedModelError(f"calls {module}.{name}, which a model only holds; nothing of it has run")
 
-    return found and type(name, (found,), {"__call__": refuse, "_score": refuse, "__module__": module})
+    return scorer and type(name, (scorer,), {"__call__": refuse, "_score": refuse, "__module__": module})

@@ -97,9 +97,9 @@ class _Unused:
 class _Score:
     """Stand-in for a function of scikit-learn that scores in training: it can be named and asked for its signature."""
 
-    def __init__(self, found: Any, asked: str) -> None:
-        self.__name__, self._asked = found.__name__, asked
-        self.__signature__ = inspect.signature(found)
+    def __init__(self, function: Any, asked: str) -> None:
+        self.__name__, self._asked = function.__name__, asked
+        self.__signature__ = inspect.signature(function)
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         raise UntrustedModelError(f"calls {self._asked}, which a model only holds; nothing of it has run")
@@ -107,10 +107,10 @@ class _Score:
 
 def _score(module: str, name: str) -> Any:
     try:
-        found = getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         return None  # the guard says what is missing
-    return _Score(found, f"{module}.{name}") if inspect.isfunction(found) else None
+    return _Score(function, f"{module}.{name}") if inspect.isfunction(function) else None
 
 
 def _as_array(values: Any) -> Any:

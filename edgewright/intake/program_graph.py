@@ -132,9 +132,9 @@ class _Copy:
                 return self._held_tensor(node.name, value, node) if is_tensor else value.item()
             if not is_tensor:
                 return node.meta.get("val")  # a number or None that the export fixed
-            made = self.graph.placeholder(node.name)
-            made.meta = dict(node.meta)
-            return made
+            placeholder = self.graph.placeholder(node.name)
+            placeholder.meta = dict(node.meta)
+            return placeholder
         if spec.kind is InputKind.PARAMETER or (
             spec.kind is InputKind.BUFFER and spec.target in self.program.state_dict
         ):
@@ -148,9 +148,9 @@ class _Copy:
     def _held_tensor(self, name: str, tensor: torch.Tensor, node: fx.Node) -> fx.Node:
         name = plain_path(name)
         place(self.root, name, tensor if isinstance(tensor, nn.Parameter) else tensor.detach())
-        made = self.graph.get_attr(name)
-        made.meta = dict(node.meta)
-        return made
+        attribute = self.graph.get_attr(name)
+        attribute.meta = dict(node.meta)
+        return attribute
 
     def _step(self, node: fx.Node, values: dict[fx.Node, Any], owner: fx.GraphModule) -> None:
         if node.op == "get_attr":
@@ -175,9 +175,9 @@ class _Copy:
         if not (is_pure(target) or target in _SIZE_FUNCTIONS or str(target) in GROUPED):
             raise UnsupportedError(f"operator {target} (node '{node.name}') is not one of torch's own on tensors")
         named = {k: v for k, v in named.items() if k not in _PLACES}
-        made = self.graph.call_function(target, fx.node.map_aggregate(arguments, _on_cpu), named)
-        made.meta = dict(node.meta)
-        return made
+        call = self.graph.call_function(target, fx.node.map_aggregate(arguments, _on_cpu), named)
+        call.meta = dict(node.meta)
+        return call
 
     def _region(self, node: fx.Node, arguments: Any) -> list[Any]:
         """What a region without gradient, or without autocast, computes, written out."""
@@ -200,8 +200,8 @@ class _Copy:
         raise UnsupportedError(f"operator {name} (node '{node.name}') returns nothing")
 
     def _output(self, results: list[Any]) -> None:
-        kept = results if self.outputs is None else [results[place] for place in self.outputs]
-        tensors = [r for r in kept if isinstance(r, fx.Node) and isinstance(r.meta.get("val"), torch.Tensor)]
+        outputs = results if self.outputs is None else [results[place] for place in self.outputs]
+        tensors = [r for r in outputs if isinstance(r, fx.Node) and isinstance(r.meta.get("val"), torch.Tensor)]
         if not tensors:
             raise UnsupportedError("the program returns no tensor")
         self.graph.output(tensors[0] if len(tensors) == 1 else tuple(tensors))

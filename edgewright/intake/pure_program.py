@@ -56,8 +56,8 @@ def _renamed(node: fx.Node) -> Any:
     """The operation that gives the same result anew, of the same overload; None where torch has none."""
     name, _, overload = str(node.target).removeprefix("aten.").partition(".")
     packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
-    found = getattr(packet, overload, None)
-    return found if found is not None and not found._schema.is_mutable else None
+    operation = getattr(packet, overload, None)
+    return operation if operation is not None and not operation._schema.is_mutable else None
 
 
 def _bases(graph: fx.Graph) -> dict[fx.Node, fx.Node]:

@@ -25,7 +25,7 @@ def raise_layers(module: fx.GraphModule) -> None:
     """Replace each call that has a layer by it, in place."""
     _fold_weights(module)
     _drop_unread(module)
-    made: dict[tuple[Any, ...], str] = {}
+    layer_paths: dict[tuple[Any, ...], str] = {}
     for node in list(module.graph.nodes):
         if node.op != "call_function":
             continue
@@ -34,7 +34,7 @@ def raise_layers(module: fx.GraphModule) -> None:
         elif str(node.target) in MAKERS:
             form = MAKERS[str(node.target)](Call(node))
             if form is not None and _is_layer(form):
-                _replace(module, node, form, made)
+                _replace(module, node, form, layer_paths)
         elif node.target is _RESHAPE:
             _without_sizes(node)
     module.graph.eliminate_dead_code()
@@ -47,13 +47,13 @@ def _is_layer(form: Form) -> bool:
     return all(n.op == "get_attr" for n in given) and (bool(given) or form.kind is nn.Dropout)
 
 
-def _replace(module: fx.GraphModule, node: fx.Node, form: Form, made: dict[tuple[Any, ...], str]) -> None:
+def _replace(module: fx.GraphModule, node: fx.Node, form: Form, layer_paths: dict[tuple[Any, ...], str]) -> None:
     held = {own: str(n.target) for own, n in form.tensors.items() if n is not None}
     key = (form.kind, repr(form.settings), tuple(held.items()))
-    if not held or key not in made:
-        made[key] = _install(module, node, form, held)
+    if not held or key not in layer_paths:
+        layer_paths[key] = _install(module, node, form, held)
     with module.graph.inserting_before(node):
-        call = module.graph.call_module(made[key], form.operands)
+        call = module.graph.call_module(layer_paths[key], form.operands)
     call.meta = dict(node.meta)
     if form.first:
         call.meta["val"] = node.meta["val"][0]
@@ -76,8 +76,8 @@ def _install(module: fx.GraphModule, node: fx.Node, form: Form, held: dict[str, 
     for own, name in held.items():
         _give(layer, own, tensor_at(module, name))
     names = {*holder._parameters, *holder._buffers} - {"num_batches_tracked"}
-    kept = {name.rpartition(".")[2] for own, name in held.items() if name == f"{owner}.{own}"}
-    if owner and names <= kept and not holder._modules and type(holder) is nn.Module:
+    own_names = {name.rpartition(".")[2] for own, name in held.items() if name == f"{owner}.{own}"}
+    if owner and names <= own_names and not holder._modules and type(holder) is nn.Module:
         path = owner
     else:
         stem = leaf.removesuffix("weight").rstrip("_") or "layer"

@@ -114,10 +114,10 @@ class _Walk:
             return _chain([term_weights(first), *rest]), [self._text(first, names)]
         count = leading_encoders(steps)
         if count:
-            made = tabulate(steps[:count], self._given(names), names)
-            for name, table in zip(names, made.tables, strict=True):
+            encoder = tabulate(steps[:count], self._given(names), names)
+            for name, table in zip(names, encoder.tables, strict=True):
                 self.tables.setdefault(name, []).append(table)
-            return _chain([made, *steps[count:]]), [Use(name, "category") for name in names]
+            return _chain([encoder, *steps[count:]]), [Use(name, "category") for name in names]
         if not rest and (decides_at_threshold(first) or any(hasattr(first, part) for part in _PARTS)):
             return self._parts(first, names)
         return estimator, self._numbers(names, type(first).__name__)
@@ -134,34 +134,34 @@ class _Walk:
     def _columns(self, transformer: Any, names: tuple[str, ...]) -> tuple[Any, list[Use]]:
         """A ColumnTransformer: each part takes its columns by their number among all uses."""
         fitted_on = tuple(str(n) for n in getattr(transformer, "feature_names_in_", names))
-        parts, found = [], list[Use]()
+        parts, all_uses = [], list[Use]()
         for name, part, chosen in transformer.transformers_:
             columns = tuple(_chosen(chosen, fitted_on))
             if (isinstance(part, str) and part == "drop") or not columns:
                 continue
             left, uses = (part, self._numbers(columns, name)) if isinstance(part, str) else self.model(part, columns)
-            found += [use for use in uses if use not in found]
+            all_uses += [use for use in uses if use not in all_uses]
             parts.append((name, left, uses))
-        transformer.transformers_ = [(name, left, _places(uses, found)) for name, left, uses in parts]
-        return transformer, found
+        transformer.transformers_ = [(name, left, _places(uses, all_uses)) for name, left, uses in parts]
+        return transformer, all_uses
 
     def _union(self, union: Any, names: tuple[str, ...]) -> tuple[Any, list[Use]]:
         parts = [(name, *self.model(part, names)) for name, part in union.transformer_list if part != "drop"]
-        found = list(dict.fromkeys(use for _, _, uses in parts for use in uses))
-        union.transformer_list = [(name, _picking(part, uses, found)) for name, part, uses in parts]
-        return union, found
+        all_uses = list(dict.fromkeys(use for _, _, uses in parts for use in uses))
+        union.transformer_list = [(name, _picking(part, uses, all_uses)) for name, part, uses in parts]
+        return union, all_uses
 
     def _parts(self, estimator: Any, names: tuple[str, ...]) -> tuple[Any, list[Use]]:
         """A model made of models, each of which gets the table."""
-        made = [(place, *self.model(part, names)) for place, part in _parts_of(estimator)]
-        found = list(dict.fromkeys(use for _, _, uses in made for use in uses))
-        if all(use.kind == "number" for use in found):
+        parts = [(place, *self.model(part, names)) for place, part in _parts_of(estimator)]
+        all_uses = list(dict.fromkeys(use for _, _, uses in parts for use in uses))
+        if all(use.kind == "number" for use in all_uses):
             return estimator, self._numbers(names, type(estimator).__name__)
         if getattr(estimator, "passthrough", False):
             raise UnsupportedError(f"{type(estimator).__name__} with passthrough over text; encode the text before it")
-        for place, part, uses in made:
-            _put(estimator, place, _picking(part, uses, found))
-        return estimator, found
+        for place, part, uses in parts:
+            _put(estimator, place, _picking(part, uses, all_uses))
+        return estimator, all_uses
 
     def _given(self, names: Sequence[str]) -> Any:
         """Cells by column as what the steps were fitted on."""
@@ -172,15 +172,15 @@ class _Walk:
                 rows = np.empty((len(cells[0]), len(cells)), dtype=object)
                 rows[:] = list(zip(*cells, strict=True))
                 return rows
-            made = {}
+            columns = {}
             for name, values in zip(names, cells, strict=True):
                 kind = self.frame[name].dtype
                 if isinstance(kind, pd.CategoricalDtype):
                     more = [v for v in dict.fromkeys(values) if v not in kind.categories and not is_blank(v)]
-                    made[name] = pd.Series(pd.Categorical(values, categories=[*kind.categories, *more]))
+                    columns[name] = pd.Series(pd.Categorical(values, categories=[*kind.categories, *more]))
                 else:  # of numbers, what is asked need not be whole, or of two values
-                    made[name] = pd.Series(values, dtype=None if kind.kind in "iufb" else kind)
-            return pd.DataFrame(made)
+                    columns[name] = pd.Series(values, dtype=None if kind.kind in "iufb" else kind)
+            return pd.DataFrame(columns)
 
         return given
 

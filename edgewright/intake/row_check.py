@@ -82,15 +82,15 @@ class RowCheck:
         if not len(agreeing):
             return "no row agrees"
         scale = float(np.nanmax(np.abs(reference)))
-        found = []
+        causes = []
         for name in self.columns:
             rows = self.changed(int(agreeing[0]), row, name)
             try:
                 if _apart(answer(self.encoded(rows)), self.asked(rows), scale).any():
-                    found.append(f"'{name}'")
+                    causes.append(f"'{name}'")
             except Exception:  # noqa: S112 - a mixed row that one side refuses tells nothing
                 continue
-        return f"column {', '.join(found)}" if found else "no single column does it"
+        return f"column {', '.join(causes)}" if causes else "no single column does it"
 
 
 def _apart(got: Floats, expected: Floats, scale: float | None = None) -> NDArray[np.bool_]:

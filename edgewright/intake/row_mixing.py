@@ -161,7 +161,7 @@ def _pieces(count: int) -> list[slice]:
 
 def _asked_in(pieces: Sequence[slice], ask: Callable[[slice], Answers], together: Answers) -> Answers:
     """For each output the distance of each row from what is said of it among many."""
-    found: list[list[NDArray[np.float64]]] = [[] for _ in together]
+    output_parts: list[list[NDArray[np.float64]]] = [[] for _ in together]
     for piece in pieces:
         size = piece.stop - piece.start
         try:
@@ -171,7 +171,7 @@ def _asked_in(pieces: Sequence[slice], ask: Callable[[slice], Answers], together
                 f"the model answers {min(len(together[0]), ROWS)} rows at once, but fails on {size}, and a device "
                 f"gives one row at a time: {one_line(e, 200)}"
             ) from e
-        for parts, got, whole in zip(found, answers, together, strict=True):
+        for parts, got, whole in zip(output_parts, answers, together, strict=True):
             if got.shape != whole[piece].shape:
                 raise UnsupportedError(
                     f"the model returns {got.shape} for {size} rows that are {whole[piece].shape} among many: keep "
@@ -180,5 +180,5 @@ def _asked_in(pieces: Sequence[slice], ask: Callable[[slice], Answers], together
             parts.append(got)
     return [
         distances(np.concatenate(parts), whole[: sum(map(len, parts))], whole[:ROWS])
-        for parts, whole in zip(found, together, strict=True)
+        for parts, whole in zip(output_parts, together, strict=True)
     ]

@@ -35,9 +35,9 @@ def single_number(data: DataSpec, name: str, dtype: str, model: Path) -> NDArray
         )
     values = np.unique(given)
     if len(values) > 1:
-        said = ", ".join(f"{v:g}" for v in values[:3])
+        values_text = ", ".join(f"{v:g}" for v in values[:3])
         raise InputError(
-            f"{wanted}; {data.path} gives it {len(values)} values ({said}{', …' if len(values) > 3 else ''}): "
+            f"{wanted}; {data.path} gives it {len(values)} values ({values_text}{', …' if len(values) > 3 else ''}): "
             "take the model in once for each value, with rows of that one"
         )
     cast = values[0].astype(dtype)

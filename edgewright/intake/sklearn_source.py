@@ -36,8 +36,8 @@ def answers(estimator: Any, rows: Any) -> tuple[NDArray[np.float64], NDArray[Any
             predicted = np.asarray(estimator.predict(rows))
             scores = _scores(estimator, rows)
         except Exception as e:  # what the parts of a model raise has no limit
-            said = (str(e).strip() or type(e).__name__).splitlines()[0]
-            raise InputError(f"the model refuses its own data: {said}") from e
+            message = (str(e).strip() or type(e).__name__).splitlines()[0]
+            raise InputError(f"the model refuses its own data: {message}") from e
     if scores is None and classes_of(estimator) is not None:
         scores = predicted[:, None] == classes_of(estimator)  # a vote by heads has no scores but its outcome
     elif scores is None:

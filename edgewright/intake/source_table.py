@@ -124,8 +124,8 @@ def _text_column(held: Sequence[str], table: Table, spec: DataSpec) -> str:
     if spec.text_column is None and len(held) == 1:
         return held[0]
     if spec.text_column is None or spec.text_column not in held:
-        said = "which column holds the text" if spec.text_column is None else f"no column '{spec.text_column}'"
-        raise InputError(f"{table.path}: {said}? It holds {_some(held)}; write text_column: NAME in the data file")
+        question = "which column holds the text" if spec.text_column is None else f"no column '{spec.text_column}'"
+        raise InputError(f"{table.path}: {question}? It holds {_some(held)}; write text_column: NAME in the data file")
     return spec.text_column
 
 
@@ -183,7 +183,7 @@ def _refuse_other_kinds(frame: Any, used: UsedColumns, table: Table) -> None:
         if not strange:
             continue
         # One word in a column makes text of all its numbers: that word is what to name.
-        row, cell = next((found for found in strange if not _is_number(found[1])), strange[0])
+        row, cell = next((pair for pair in strange if not _is_number(pair[1])), strange[0])
         path, at = table.place(row)
         shown = ", ".join(repr(value) for value in known[:_SHOWN])
         raise InputError(

@@ -109,8 +109,8 @@ def tabulate(steps: Sequence[Any], given: Given, columns: Sequence[str]) -> Tabu
     ]
     owned = _owned(answers, ordinary, width, columns)
     tables = [
-        _table(features, values, bool(other), found)
-        for features, values, other, found in zip(owned, known, unknown, answers, strict=True)
+        _table(features, values, bool(other), column_rows)
+        for features, values, other, column_rows in zip(owned, known, unknown, answers, strict=True)
     ]
     return Tabulated(tables, owned, bool(getattr(steps[-1], "sparse_output", False)))
 
@@ -124,8 +124,8 @@ def tabulate_numbers(step: Any) -> Tabulated:
     names = [str(i) for i in range(step.n_features_in_)]
     # Beside a column of booleans an encoder was fitted on objects, and compares with nothing else.
     kind = object if any(np.asarray(known).dtype == object for known in step.categories_) else np.float64
-    made = tabulate([step], lambda cells: np.array(cells, dtype=kind).T, names)
-    for column, table in enumerate(made.tables):
+    encoder = tabulate([step], lambda cells: np.array(cells, dtype=kind).T, names)
+    for column, table in enumerate(encoder.tables):
         values = [v for v, row in table.rows.items() if row is not None]
         keys = np.array(values, dtype=np.float32).tolist()
         if len(set(keys)) != len(keys):
@@ -137,16 +137,16 @@ def tabulate_numbers(step: Any) -> Tabulated:
         if table.missing is not None and repr(table.missing) != repr(table.unknown):  # NaN equals not even itself
             keys, rows = [*keys, math.nan], [*rows, table.missing]
         table.answer(keys, rows, table.unknown)
-    return made
+    return encoder
 
 
 def _known_values(steps: Sequence[Any], place: int, columns: int) -> list[Any]:
     """The values that some step compares cells of the column with, the first encoder's first."""
-    found: dict[Any, None] = {}
+    known_values: dict[Any, None] = {}
     for step in sorted(steps, key=lambda s: type(s).__name__ not in _ENCODERS):
         for values in _compared(step, place, columns):
-            found.update((plain(v), None) for v in values if not is_blank(v))
-    return list(found)
+            known_values.update((plain(v), None) for v in values if not is_blank(v))
+    return list(known_values)
 
 
 def _compared(step: Any, place: int, columns: int) -> Iterator[Any]:
@@ -177,14 +177,14 @@ def _unknown_of(values: Sequence[Any]) -> list[Any]:
 def _answered(steps: Sequence[Any], given: Given, base: list[Any], column: int, values: list[Any]) -> list[Row | None]:
     """What each value of a column leads to, all others at their base."""
     rows = [[*base[:column], value, *base[column + 1 :]] for value in values]
-    found: list[Row | None] = []
+    answers: list[Row | None] = []
     for start in range(0, len(rows), _ASKED_AT_ONCE):
         piece = rows[start : start + _ASKED_AT_ONCE]
         try:
-            found += _transformed(steps, given, piece)[0]
+            answers += _transformed(steps, given, piece)[0]
         except (ValueError, TypeError):  # some value is refused: each by itself tells which
-            found += [_alone(steps, given, row) for row in piece]
-    return found
+            answers += [_alone(steps, given, row) for row in piece]
+    return answers
 
 
 def _alone(steps: Sequence[Any], given: Given, row: list[Any]) -> Row | None:
@@ -202,15 +202,15 @@ def _transformed(steps: Sequence[Any], given: Given, rows: list[list[Any]]) -> t
         for step in steps:
             cells = step.transform(cells)
     dense: NDArray[np.float64] = np.asarray(cells.toarray() if hasattr(cells, "toarray") else cells, dtype=np.float64)
-    made = [{int(j): float(row[j]) for j in np.flatnonzero(row)} for row in dense]  # NaN is not zero
-    return made, dense.shape[1]
+    sparse_rows = [{int(j): float(row[j]) for j in np.flatnonzero(row)} for row in dense]  # NaN is not zero
+    return sparse_rows, dense.shape[1]
 
 
 def _owned(answers: Sequence[Sequence[Row | None]], base: Row, width: int, columns: Sequence[str]) -> list[list[int]]:
     """For each column the features that depend on it; those that never change go with the first."""
     owner: dict[int, int] = {}
-    for column, found in enumerate(answers):
-        for row in (told for told in found if told is not None):
+    for column, rows in enumerate(answers):
+        for row in (r for r in rows if r is not None):
             for feature in row.keys() | base.keys():
                 if _same(row.get(feature, 0.0), base.get(feature, 0.0)):
                     continue
@@ -226,9 +226,9 @@ def _same(first: float, second: float) -> bool:
     return first == second or (math.isnan(first) and math.isnan(second))
 
 
-def _table(features: list[int], values: list[Any], asked_unknown: bool, found: Sequence[Row | None]) -> ColumnTable:
+def _table(features: list[int], values: list[Any], asked_unknown: bool, rows: Sequence[Row | None]) -> ColumnTable:
     place = {feature: i for i, feature in enumerate(features)}
-    own = [None if row is None else {place[f]: v for f, v in row.items() if f in place} for row in found]
+    own = [None if row is None else {place[f]: v for f, v in row.items() if f in place} for row in rows]
     return ColumnTable(
         width=len(features),
         rows=dict(zip(values, own, strict=False)),

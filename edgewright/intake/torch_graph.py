@@ -102,10 +102,10 @@ def _built(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> fx.Gra
     for name, original in shared.items():
         _tie(root, name, original)
     graph = fx.Graph()
-    made: dict[str, fx.Node] = {}
+    nodes: dict[str, fx.Node] = {}
     known = set(document["layers"]) | set(tensors)
     for description in document["nodes"]:
-        made[description["name"]] = _node_from_json(graph, description, made, known)
+        nodes[description["name"]] = _node_from_json(graph, description, nodes, known)
     module = fx.GraphModule(root, graph)
     module.graph.lint()
     # A layer remembers on its own whether it trains; the flag of the whole is not handed down here.
@@ -122,10 +122,10 @@ def _as_parameter(tensor: torch.Tensor) -> nn.Parameter:
 
 def _tie(root: nn.Module, name: str, original: str) -> None:
     """Make one tensor of two names."""
-    (holder, leaf), (owner, kept) = (
+    (holder, leaf), (owner, original_leaf) = (
         (root.get_submodule(n.rpartition(".")[0]), n.rpartition(".")[2]) for n in (name, original)
     )
-    setattr(holder, leaf, getattr(owner, kept))
+    setattr(holder, leaf, getattr(owner, original_leaf))
 
 
 def _layer_to_json(name: str, layer: nn.Module) -> dict[str, Any]:
@@ -189,7 +189,9 @@ def _node_to_json(node: fx.Node) -> dict[str, Any]:
     return described | ({"kwargs": _to_json(node.kwargs)} if node.kwargs else {})
 
 
-def _node_from_json(graph: fx.Graph, description: dict[str, Any], made: dict[str, fx.Node], known: set[str]) -> fx.Node:
+def _node_from_json(
+    graph: fx.Graph, description: dict[str, Any], nodes: dict[str, fx.Node], known: set[str]
+) -> fx.Node:
     op, target, name = description["op"], description["target"], description["name"]
     if op not in {"placeholder", "get_attr", "call_function", "call_module", "output"}:
         raise ValueError(f"node kind {op!r}")
@@ -198,8 +200,8 @@ def _node_from_json(graph: fx.Graph, description: dict[str, Any], made: dict[str
         raise ValueError(f"name {name!r} or target {target!r}")
     if op in {"get_attr", "call_module"} and target not in known:
         raise ValueError(f"{op} of unknown {target!r}")
-    args = _from_json(description["args"], made)
-    kwargs = _from_json(description.get("kwargs", {"dict": {}}), made)
+    args = _from_json(description["args"], nodes)
+    kwargs = _from_json(description.get("kwargs", {"dict": {}}), nodes)
     function = FUNCTIONS.get(target) or named_operation(target) if op == "call_function" else target
     if function is None:
         raise ValueError(f"function {target!r}")
@@ -229,21 +231,21 @@ def _to_json(value: Any) -> Any:
     raise UnsupportedError(f"a value of type {type(value).__name__} has no place in an Edgewright graph file")
 
 
-def _from_json(value: Any, made: dict[str, fx.Node]) -> Any:
+def _from_json(value: Any, nodes: dict[str, fx.Node]) -> Any:
     if isinstance(value, list):
-        return [_from_json(v, made) for v in value]
+        return [_from_json(v, nodes) for v in value]
     if not isinstance(value, dict):
         return value
     ((tag, content),) = value.items()
     match tag:
         case "node":
-            return made[content]
+            return nodes[content]
         case "tuple":
-            return tuple(_from_json(v, made) for v in content)
+            return tuple(_from_json(v, nodes) for v in content)
         case "dict":
-            return {k: _from_json(v, made) for k, v in content.items()}
+            return {k: _from_json(v, nodes) for k, v in content.items()}
         case "slice":
-            return slice(*(_from_json(v, made) for v in content))
+            return slice(*(_from_json(v, nodes) for v in content))
         case "dtype":
             kind = getattr(torch, content)
             if not isinstance(kind, torch.dtype):

@@ -30,34 +30,34 @@ def refuse_torch_save(path: Path, pickled: bytes) -> NoReturn:
     Raises:
         InputError: always: a state dict needs the code of its module, a pickled module runs code when it is loaded.
     """
-    found = outline(pickled, _PICKLES)
-    foreign = next((name for name in found.names if not _OF_TENSORS.fullmatch(name)), None)
+    contents = outline(pickled, _PICKLES)
+    foreign = next((name for name in contents.names if not _OF_TENSORS.fullmatch(name)), None)
     stem = path.stem if path.stem.isidentifier() else "model"
     if foreign is None:
         raise InputError(
             f"{path}: a state dict of torch.save: weights without the module that they belong to. {_described(stem)}, "
             f"`weights: {path.name}`, {_INPUTS}, and give that file"
         )
-    if not isinstance(found.built, dict):
-        named = found.built.name if isinstance(found.built, Made) and _is_module(found.built) else foreign
+    if not isinstance(contents.built, dict):
+        named = contents.built.name if isinstance(contents.built, Made) and _is_module(contents.built) else foreign
         raise InputError(
             f"{path}: a whole module pickled by torch.save ({_dotted(named)}): loading it runs its code, so it is not "
             f"taken. {_exported(path.name, '', stem)}"
         )
-    module = next(((k, v) for k, v in found.built.items() if isinstance(v, Made) and _is_module(v)), None)
+    module = next(((k, v) for k, v in contents.built.items() if isinstance(v, Made) and _is_module(v)), None)
     if module is not None:
-        key, made = module
+        key, instance = module
         raise InputError(
-            f"{path}: a checkpoint that holds a whole module under {key!r} ({_dotted(made.name)}): loading it runs "
+            f"{path}: a checkpoint that holds a whole module under {key!r} ({_dotted(instance.name)}): loading it runs "
             f"its code, so it is not taken. {_exported(path.name, f'[{key!r}]', stem)}"
         )
-    key = next((k for k in STATE_DICTS if isinstance(found.built.get(k), dict)), None)
+    key = next((k for k in STATE_DICTS if isinstance(contents.built.get(k), dict)), None)
     loaded = f"torch.load({path.name!r}, map_location='cpu', weights_only=False)"
-    kept = f"{{k: v for k, v in {loaded}.items() if isinstance(v, torch.Tensor)}}"
+    tensors = f"{{k: v for k, v in {loaded}.items() if isinstance(v, torch.Tensor)}}"
     raise InputError(
         f"{path}: a checkpoint that holds more than tensors ({_dotted(foreign)}): loading it runs code, so it is not "
         "taken. Where you trust it, take its weights out in its folder: `import torch; torch.save("
-        f"{f'{loaded}[{key!r}]' if key else kept}, '{stem}_weights.pt')`. {_described(stem)}, "
+        f"{f'{loaded}[{key!r}]' if key else tensors}, '{stem}_weights.pt')`. {_described(stem)}, "
         f"`weights: {stem}_weights.pt`, {_INPUTS}, and give that file"
     )
 
@@ -77,8 +77,8 @@ def _described(stem: str) -> str:
     return f"Write a {stem}.yaml beside it: `factory: package.module:function` (a function that returns the module)"
 
 
-def _is_module(made: Made) -> bool:
-    return made.state is not None and {"_modules", "_parameters"} <= made.state.keys()
+def _is_module(instance: Made) -> bool:
+    return instance.state is not None and {"_modules", "_parameters"} <= instance.state.keys()
 
 
 def _dotted(name: str) -> str:

@@ -83,7 +83,7 @@ class TorchSource(AskedSource):
         """What the program itself says, one array for each output that is kept; a fixed batch piece by piece."""
         module, rows = self._module, len(inputs[0])
         step = self.program_batch if self.program_batch > 0 else _ROWS_AT_ONCE
-        found: list[list[NDArray[np.float64]]] = []
+        batch_answers: list[list[NDArray[np.float64]]] = []
         with torch.no_grad():
             for start in range(0, rows, step):
                 # Cloned, since a program may write into its inputs.
@@ -93,9 +93,9 @@ class TorchSource(AskedSource):
                     piece = [torch.cat([p, p[-1:].expand(short, *p.shape[1:])]) for p in piece]
                 arguments, named = _call_arguments(self.program, piece, self.fixed)
                 results = pytree.tree_leaves(module(*arguments, **named))
-                kept = len(piece[0]) - max(short, 0)
-                found.append([results[place][:kept].double().numpy() for place in self.kept])
-        return [np.concatenate(column) for column in zip(*found, strict=True)]
+                row_count = len(piece[0]) - max(short, 0)
+                batch_answers.append([results[place][:row_count].double().numpy() for place in self.kept])
+        return [np.concatenate(column) for column in zip(*batch_answers, strict=True)]
 
     @cached_property
     def _module(self) -> Any:
@@ -201,9 +201,9 @@ def _inputs(
     inputs = tuple(TensorSpec(name, sizes[name], _dtype(node)) for node, name in names.items())
     first = {t.shape[0] for t in inputs}
     if len(first) > 1:
-        said = ", ".join(f"{t.name} {t.shape}" for t in inputs)
+        shapes_text = ", ".join(f"{t.name} {t.shape}" for t in inputs)
         raise UnsupportedError(
-            f"{path}: the first axis of every input must be the rows, one size for all; found {said}"
+            f"{path}: the first axis of every input must be the rows, one size for all; found {shapes_text}"
         )
     return inputs
 
@@ -236,7 +236,7 @@ def _outputs(
     batch, entered = inputs[0].shape[0], {spec.name for spec in inputs}
     by_name = {n.name: n for n in program.graph.nodes}
     results = [s for s in program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
-    kept: dict[int, TensorSpec] = {}
+    outputs: dict[int, TensorSpec] = {}
     left_out = []
     for place, (spec, key) in enumerate(zip(results, _output_keys(program, len(results)), strict=True)):
         value = by_name[spec.arg.name].meta.get("val") if getattr(spec.arg, "name", None) in by_name else None
@@ -244,18 +244,18 @@ def _outputs(
         if isinstance(value, torch.Tensor) and len(value.shape) and _has_rows(value, batch):
             name = plain_name(name)
             name = f"{name}_output" if name in entered else name  # files have one space of names for both
-            known = {t.name for t in kept.values()}
+            known = {t.name for t in outputs.values()}
             name = name if name not in known else f"{name}_{place}"
-            kept[place] = TensorSpec(name, _sizes(value, batch), str(value.dtype).removeprefix("torch."))
+            outputs[place] = TensorSpec(name, _sizes(value, batch), str(value.dtype).removeprefix("torch."))
         elif isinstance(value, torch.Tensor):
             left_out.append(f"{name} {tuple(s if isinstance(s, int) else -1 for s in value.shape)}")
-    if not kept:
+    if not outputs:
         raise UnsupportedError(
             f"{path}: no output has the rows on its first axis{f' ({left_out[0]})' if left_out else ''}; "
             "return a tensor whose first axis is the batch"
         )
     notes = (f"outputs without the rows on their first axis were left out: {', '.join(left_out)}",) if left_out else ()
-    return list(kept), tuple(kept.values()), notes
+    return list(outputs), tuple(outputs.values()), notes
 
 
 def _output_keys(program: Any, count: int) -> list[str]:

@@ -67,8 +67,8 @@ def check_health(
 def find_issues(windows: Iterable[Window], plan: MonitoringPlan, report: ValidationReport) -> tuple[WindowIssue, ...]:
     """Every limit that a window misses; limits that the plan leaves open come from the report."""
     limits = plan.with_limits_of(report)
-    found = [issue for window in windows for issue in _issues_of(window, limits, report)]
-    return tuple(found)
+    issues = [issue for window in windows for issue in _issues_of(window, limits, report)]
+    return tuple(issues)
 
 
 def _issues_of(window: Window, limits: MonitoringPlan, report: ValidationReport) -> Sequence[WindowIssue]:

@@ -32,14 +32,14 @@ class MonitoringPlan(MonitoringLimits):
         """The plan with every open limit filled: the budget's where there is one, else from what was measured; heat,
         battery and what is done then by the device profile's policy.
         """
-        budget, found = report.budget, report.candidate
+        budget, candidate = report.budget, report.candidate
         # Below the interval that validation's own rows allow, the loss is real.
-        accuracy = found.accuracy.low if found.accuracy and found.accuracy.metric == "accuracy" else None
+        accuracy = candidate.accuracy.low if candidate.accuracy and candidate.accuracy.metric == "accuracy" else None
         derived: dict[str, Any] = {
             "max_latency_p95_ms": budget.max_latency_ms
-            or (found.latency.p95_ms * _LATENCY_HEADROOM if found.latency else None),
+            or (candidate.latency.p95_ms * _LATENCY_HEADROOM if candidate.latency else None),
             "max_memory_mb": budget.max_memory_mb
-            or (found.added_memory_mb * _MEMORY_HEADROOM if found.added_memory_mb else None),
+            or (candidate.added_memory_mb * _MEMORY_HEADROOM if candidate.added_memory_mb else None),
             "min_accuracy": accuracy,
             "max_temperature_c": policy.max_temperature_c if policy else None,
             "min_battery_percent": policy.min_battery_percent if policy else None,

@@ -33,14 +33,14 @@ def apply(graph: Artifact, technique: AnyTechnique, dataset: Dataset, store: Sto
     if isinstance(technique, Quantize):
         raise UnsupportedError("quantize is done by the platform's own quantizer, when the model is exported")
     with store.workspace() as scratch:
-        made = scratch / "network.safetensors"
+        destination = scratch / "network.safetensors"
         run_in_child(
-            partial(apply_to_file, graph.path, technique, dataset.artifact.path, made),
+            partial(apply_to_file, graph.path, technique, dataset.artifact.path, destination),
             what=f"{technique.technique} on {graph.path.name}",
             timeout_s=_TIMEOUT_S,
             writes=[scratch],
         )
-        return store.put(made, Format.TORCH_GRAPH, parent=graph.digest)
+        return store.put(destination, Format.TORCH_GRAPH, parent=graph.digest)
 
 
 def layer_noise(graph: Artifact, params: Quantize, dataset: Dataset) -> tuple[LayerNoise, ...]:

@@ -40,8 +40,8 @@ def noisiest_layers(graph: Path, dataset: Path, inputs: Sequence[str], *, weight
         raise UnsupportedError("there are no calibration rows")
     chosen = np.unique(np.linspace(0, count - 1, _ROWS).astype(int))
     rows = [{n: torch.from_numpy(c[i : i + 1]) for n, c in columns.items() if c is not None} for i in chosen]
-    found = carried_noise(fuse(torch_graph.load(graph)), rows, weights_only=weights_only)
-    return sorted(found, key=lambda one: one.noise / one.numbers, reverse=True)
+    noises = carried_noise(fuse(torch_graph.load(graph)), rows, weights_only=weights_only)
+    return sorted(noises, key=lambda one: one.noise / one.numbers, reverse=True)
 
 
 def carried_noise(model: fx.GraphModule, rows: Sequence[Row], *, weights_only: bool) -> list[CarriedNoise]:

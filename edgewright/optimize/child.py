@@ -21,10 +21,10 @@ __all__ = ["apply_to_file", "layer_noise", "of_the_exporter", "transformed"]
 _NOISE_ROWS = 256  # as many as the exporters calibrate with
 
 
-def apply_to_file(graph: Path, technique: AnyTechnique, dataset: Path, made: Path) -> None:
+def apply_to_file(graph: Path, technique: AnyTechnique, dataset: Path, destination: Path) -> None:
     """Transform the network in file ``graph`` and write it to ``destination``; see `edgewright.optimize.apply`."""
     after = transformed(torch_graph.load(graph), technique, dataset)
-    torch_graph.save(after.eval(), made)
+    torch_graph.save(after.eval(), destination)
 
 
 def layer_noise(graph: Path, dataset: Path, calibration: Calibration, percentile: float) -> list[LayerNoise]:

@@ -131,8 +131,8 @@ def _inputs_of(model: nn.Module, name: str, inputs: torch.Tensor, seed: int) -> 
             # The same positions for the same name and seed, so that two models' inputs can be compared.
             generator = torch.Generator().manual_seed(seed)
             each = max(1, _POSITIONS // len(inputs))
-            kept = torch.randperm(columns.shape[2], generator=generator)[:each]
-            seen.append(columns[:, :, kept].movedim(1, 2).flatten(0, 1))
+            positions = torch.randperm(columns.shape[2], generator=generator)[:each]
+            seen.append(columns[:, :, positions].movedim(1, 2).flatten(0, 1))
 
     with _watched(model, watch):
         for batch in inputs.split(_BATCH):

@@ -82,20 +82,20 @@ def decompose_within(
     Raises:
         UnsupportedError: none does, or as for `decompose`.
     """
-    made: dict[int, fx.GraphModule] = {}
+    models: dict[int, fx.GraphModule] = {}
 
     def passes(count: int) -> bool:
         attempt = params.model_copy(update={"rank": "ratio", "ratio": _RATIOS[count - 1]})
-        made[count] = decompose(model, attempt, example, rows)
-        return allowed(made[count])
+        models[count] = decompose(model, attempt, example, rows)
+        return allowed(models[count])
 
-    found = fewest(len(_RATIOS), passes)
-    if found is None:
+    level = fewest(len(_RATIOS), passes)
+    if level is None:
         raise UnsupportedError(
             f"decompose: even {_RATIOS[-1]:.0%} fewer operations a layer cost more accuracy than "
             f"{params.max_accuracy_drop_percent:g} percentage points on the validation rows; leave this technique out"
         )
-    return made[found]
+    return models[level]
 
 
 def _sizes(model: nn.Module, example: torch.Tensor) -> dict[str, tuple[Shape, Shape]]:
@@ -159,8 +159,8 @@ class _Splitting:
     def _rank(self, values: torch.Tensor, full: int, one: int) -> int | None:
         """The rank by energy or ratio, where ``rank * one`` operations are fewer than ``full``."""
         if self.params.rank == "energy":
-            kept = values.square().cumsum(0) / values.square().sum()
-            rank = int((kept < self.params.energy).sum()) + 1
+            energy = values.square().cumsum(0) / values.square().sum()
+            rank = int((energy < self.params.energy).sum()) + 1
         else:
             rank = max(1, min(len(values), int((1 - self.params.ratio) * full / one)))
         return rank if rank * one < full else None
@@ -174,20 +174,20 @@ class _Splitting:
         return (left[:, :rank] * root).float(), (root[:, None] * right[:rank]).float()
 
     def _linear(self, layer: nn.Linear) -> Layers | None:
-        found = self._factors(layer.weight, layer.weight.numel(), sum(layer.weight.shape))
-        if found is None:
+        factors = self._factors(layer.weight, layer.weight.numel(), sum(layer.weight.shape))
+        if factors is None:
             return None
-        expand, reduce = found
+        expand, reduce = factors
         first = nn.Linear(layer.in_features, len(reduce), bias=False)
         second = nn.Linear(len(reduce), layer.out_features, bias=layer.bias is not None)
         return _filled(first, reduce), _filled(second, expand, layer.bias)
 
     def _channel(self, layer: nn.Conv2d) -> Layers | None:
         matrix = layer.weight.flatten(1)
-        found = self._factors(matrix, matrix.numel(), sum(matrix.shape))
-        if found is None:
+        factors = self._factors(matrix, matrix.numel(), sum(matrix.shape))
+        if factors is None:
             return None
-        expand, reduce = found
+        expand, reduce = factors
         first = nn.Conv2d(
             layer.in_channels, len(reduce), *_geometry(layer), bias=False, padding_mode=layer.padding_mode
         )
@@ -201,10 +201,10 @@ class _Splitting:
         matrix = layer.weight.permute(1, 2, 0, 3).reshape(inputs * high, outputs * wide)
         # The column runs on rows as they come out and columns as they come in.
         one = self.made[0] * self.given[1] * inputs * high + self.made[0] * self.made[1] * outputs * wide
-        found = self._factors(matrix, self._operations(layer), one)
-        if found is None:
+        factors = self._factors(matrix, self._operations(layer), one)
+        if factors is None:
             return None
-        column, row = found
+        column, row = factors
         rank = len(row)
         _, (sh, sw), (ph, pw), (dh, dw) = _geometry(layer)
         mode, biased = layer.padding_mode, layer.bias is not None

@@ -71,14 +71,14 @@ def _made_by(factory: str, example: torch.Tensor, teacher: nn.Module, seed: int)
     module, _, function = factory.partition(":")
     torch.manual_seed(seed)
     try:
-        made = getattr(importlib.import_module(module), function)()
+        student = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError, TypeError) as e:
         raise InputError(f"distill: student {factory} cannot be called: {str(e).splitlines()[0]}") from e
-    if not isinstance(made, nn.Module):
-        raise InputError(f"distill: student {factory} returned a {type(made).__name__}, not a torch.nn.Module")
+    if not isinstance(student, nn.Module):
+        raise InputError(f"distill: student {factory} returned a {type(student).__name__}, not a torch.nn.Module")
     with torch.no_grad():
         try:
-            answers = made.eval()(example)
+            answers = student.eval()(example)
         except (RuntimeError, ValueError, TypeError) as e:
             raise InputError(
                 f"distill: student {factory} does not take an input of {tuple(example.shape)}: {str(e).splitlines()[0]}"
@@ -88,5 +88,5 @@ def _made_by(factory: str, example: torch.Tensor, teacher: nn.Module, seed: int)
         shape = tuple(answers.shape) if isinstance(answers, torch.Tensor) else type(answers).__name__
         raise InputError(f"distill: student {factory} answers with {shape}; the model with {tuple(wanted.shape)}")
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
-    program = torch.export.export(made, (example.clone(),), dynamic_shapes=({0: batch},))
+    program = torch.export.export(student, (example.clone(),), dynamic_shapes=({0: batch},))
     return graph_of_program(program)

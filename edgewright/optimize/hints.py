@@ -103,7 +103,7 @@ def _last_of_each_size(model: fx.GraphModule, example: torch.Tensor) -> dict[tup
     return {tuple(feature.shape[2:]): name for name, feature in features.items()}
 
 
-def _watch(model: nn.Module, names: list[str], kept: dict[str, torch.Tensor]) -> list[Any]:
+def _watch(model: nn.Module, names: list[str], features: dict[str, torch.Tensor]) -> list[Any]:
     known = dict(model.named_modules())
     absent = [name for name in names if name not in known]
     if absent:
@@ -112,7 +112,7 @@ def _watch(model: nn.Module, names: list[str], kept: dict[str, torch.Tensor]) ->
 
     def keep(name: str) -> Any:
         def hook(_: nn.Module, __: Any, output: torch.Tensor) -> None:
-            kept[name] = output
+            features[name] = output
 
         return hook
 

@@ -123,9 +123,9 @@ def optimal_means(sums: _Sums, clusters: int) -> Array:
             return sums.means(known)
         limit = cost + rounding
         bins = [
-            _halved(sums, low[kept], high[kept])
+            _halved(sums, low[mask], high[mask])
             for (low, high), total in zip(bins, totals, strict=True)
-            for kept in [np.minimum(total[: len(low)], total[len(low) :]) <= limit]
+            for mask in [np.minimum(total[: len(low)], total[len(low) :]) <= limit]
         ]
         places = [_Places.of(sums, low, high) for low, high in bins]
 

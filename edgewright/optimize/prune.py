@@ -95,8 +95,8 @@ class _Masks:
         """Choose anew: ``sparsity`` of the weights, which hold zeros where they are masked already, shall fall."""
         if ":" in self._scope:
             # The pattern is all or nothing: it holds from the first step.
-            kept, group = (int(part) for part in self._scope.split(":"))
-            self.of = {n: _some_of_each(w, kept, group) for n, w in weights.items()}
+            nonzero, group = (int(part) for part in self._scope.split(":"))
+            self.of = {n: _some_of_each(w, nonzero, group) for n, w in weights.items()}
         elif self._scope == "layer":
             self.of = {n: (w.abs() > _threshold(w.abs().flatten(), sparsity)).float() for n, w in weights.items()}
         else:
@@ -127,11 +127,11 @@ def _bits_of_places(weight: torch.Tensor) -> torch.Tensor:
     return bits.clamp_min(1.0).reshape(weight.shape)
 
 
-def _some_of_each(weight: torch.Tensor, kept: int, group: int) -> torch.Tensor:
+def _some_of_each(weight: torch.Tensor, nonzero: int, group: int) -> torch.Tensor:
     rows = weight.abs().flatten(1)
     whole = rows.shape[1] // group * group
     groups = rows[:, :whole].reshape(len(rows), -1, group)
-    best = groups.topk(kept, dim=2).indices
+    best = groups.topk(nonzero, dim=2).indices
     mask = torch.zeros_like(groups).scatter_(2, best, 1.0).reshape(len(rows), whole)
     # Inputs beyond the last whole group stay.
     return torch.cat([mask, torch.ones_like(rows[:, whole:])], 1).reshape(weight.shape)

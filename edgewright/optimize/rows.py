@@ -45,10 +45,10 @@ def validation_rows(dataset: Path) -> Rows:
     Raises:
         UnsupportedError: there is none, or as for `training_rows`.
     """
-    found = _rows(dataset, "validation")
-    if found is None or not len(found.inputs):
+    rows = _rows(dataset, "validation")
+    if rows is None or not len(rows.inputs):
         raise UnsupportedError("a search needs validation rows; give more data, or a fixed ratio")
-    return found
+    return rows
 
 
 def _rows(dataset: Path, split: str) -> Rows | None:

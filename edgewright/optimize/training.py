@@ -254,8 +254,10 @@ def _loss(rows: Rows) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Ten
     def loss(outputs: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         if targets is None:
             raise ValueError("a loss against labels was asked for without any")
-        found: torch.Tensor = measure(outputs, targets if rows.is_classification else targets.reshape(outputs.shape))
-        return found
+        loss_value: torch.Tensor = measure(
+            outputs, targets if rows.is_classification else targets.reshape(outputs.shape)
+        )
+        return loss_value
 
     return loss
 

@@ -122,8 +122,8 @@ def read_bundle(path: Path) -> BundleContent:
         manifest = open_bundle(path)
     except IntegrityError as e:
         raise InputError(f"bundle {path}: {e}") from e
-    found = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
-    extra = found - {entry.path for entry in manifest.files} - {MANIFEST_NAME}
+    paths = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
+    extra = paths - {entry.path for entry in manifest.files} - {MANIFEST_NAME}
     if extra:
         raise InputError(f"bundle {path}: holds files that its manifest does not list: {sorted(extra)[:3]}")
     try:
@@ -191,9 +191,9 @@ def _bundle(artifact: Artifact) -> Bundle:
 
 
 def _figures(report: ValidationReport) -> Figures:
-    found, accuracy, latency = report.candidate, report.candidate.accuracy, report.candidate.latency
+    candidate, accuracy, latency = report.candidate, report.candidate.accuracy, report.candidate.latency
     return Figures(
-        target=found.target,
+        target=candidate.target,
         metric=accuracy.metric if accuracy else None,
         accuracy=accuracy.value if accuracy else None,
         accuracy_low=accuracy.low if accuracy else None,
@@ -203,10 +203,10 @@ def _figures(report: ValidationReport) -> Figures:
         latency_p50_ms=latency.p50_ms if latency else None,
         latency_p95_ms=latency.p95_ms if latency else None,
         latency_p99_ms=latency.p99_ms if latency else None,
-        load_ms=found.load_ms,
-        added_memory_mb=found.added_memory_mb,
-        size_bytes=found.artifact.size_bytes,
-        download_bytes=found.download_bytes,
+        load_ms=candidate.load_ms,
+        added_memory_mb=candidate.added_memory_mb,
+        size_bytes=candidate.artifact.size_bytes,
+        download_bytes=candidate.download_bytes,
     )
 
 

@@ -47,8 +47,8 @@ def calibrate(
     if truth.min() < 0 or truth.max() >= shown.shape[1]:
         return None
     temperature = round(_best_temperature(shown, truth), 4)
-    found = calibrated(shown, Calibration(temperature, (), len(truth)))
-    counts = confidence_bins(found.max(axis=1))
+    posteriors = calibrated(shown, Calibration(temperature, (), len(truth)))
+    counts = confidence_bins(posteriors.max(axis=1))
     return Calibration(temperature, tuple(float(c) for c in counts / counts.sum()), len(truth))
 
 
@@ -65,5 +65,5 @@ def _best_temperature(shown: NDArray[np.float64], truth: NDArray[np.int64]) -> f
 
 
 def _loss(shown: NDArray[np.float64], truth: NDArray[np.int64], temperature: float) -> float:
-    found = calibrated(shown, Calibration(temperature, (), len(truth)))
-    return float(-np.log(np.maximum(found[np.arange(len(truth)), truth], 1e-12)).mean())
+    posteriors = calibrated(shown, Calibration(temperature, (), len(truth)))
+    return float(-np.log(np.maximum(posteriors[np.arange(len(truth)), truth], 1e-12)).mean())

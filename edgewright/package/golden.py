@@ -106,8 +106,8 @@ def answers_of(exported: Exported, rows: Arrays, scratch: Path) -> tuple[Arrays,
             return None
     else:
         made_by = _run_in_runtime(exported, asked, answered)
-    found = read_arrays(answered)
-    return {spec.name: found[spec.name].astype(spec.dtype) for spec in exported.outputs}, made_by
+    outputs = read_arrays(answered)
+    return {spec.name: outputs[spec.name].astype(spec.dtype) for spec in exported.outputs}, made_by
 
 
 def run_rows(
@@ -118,8 +118,8 @@ def run_rows(
     from edgewright_runtime.backends import run_rows as run
 
     backend = load(path, form.value, input_names=inputs, output_names=outputs, kernels=kernels)
-    found: Mapping[str, NDArray[np.generic]] = run(backend, read_arrays(rows))
-    write_arrays(answers, {name: found[name] for name in outputs})
+    arrays: Mapping[str, NDArray[np.generic]] = run(backend, read_arrays(rows))
+    write_arrays(answers, {name: arrays[name] for name in outputs})
     return f"{backend.name} {backend.version}"
 
 

@@ -129,10 +129,10 @@ def _tensor(spec: TensorSpec, argument: str, manifest: Manifest) -> _Tensor:
 
 def _reads_texts(manifest: Manifest) -> bool:
     """Whether a column is text; how it is cut must be one that the app's language can follow."""
-    found = [column.words for column in manifest.preprocessing.columns if column.words is not None]
-    for words in found:
+    rules = [column.words for column in manifest.preprocessing.columns if column.words is not None]
+    for words in rules:
         refuse_unportable(words, manifest.platform)
-    return bool(found)
+    return bool(rules)
 
 
 def _columns(manifest: Manifest) -> str:

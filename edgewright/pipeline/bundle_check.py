@@ -126,7 +126,7 @@ def check_bundle(
     if reasons := unmet(bundle.exported, device):
         return DeviceCheck(device=device.name, target="not tried", failure="; ".join(reasons))
     with opened(device) as target:
-        found = DeviceCheck(device=device.name, target=target.name)
+        check = DeviceCheck(device=device.name, target=target.name)
         try:
             difference, checked_by = _difference(target, bundle)
             seconds = None if target.emulated else (QUICK_SUSTAINED_S if quick else SUSTAINED_S)
@@ -135,9 +135,9 @@ def check_bundle(
                 first, bundle.exported, bundle.golden, device, target=target, sustained_seconds=seconds
             )
         except (ConversionError, UnsupportedError) as e:
-            return found.model_copy(update={"failure": str(e)})
+            return check.model_copy(update={"failure": str(e)})
     too_far = difference is not None and not difference <= 1
-    return found.model_copy(
+    return check.model_copy(
         update={
             "failure": f"golden outputs differ by {difference:.2g} times what is allowed" if too_far else "",
             "difference": difference,
@@ -166,9 +166,9 @@ def _difference(target: Target, bundle: ValidatedBundle) -> tuple[float | None, 
                 checked_by = _outputs(target, model, names, (rows, answers))
         except UnsupportedError:
             return None, ""
-        found = read_arrays(answers)
+        outputs = read_arrays(answers)
         shares = [
-            _share(_largest(found[name], stored[f"test.reference.{name}"]), allowed)
+            _share(_largest(outputs[name], stored[f"test.reference.{name}"]), allowed)
             for name, allowed in bundle.tolerance
         ]
         return max(shares), checked_by
@@ -192,11 +192,11 @@ def _share(difference: float, allowed: float) -> float:
     return float("inf") if difference else 0.0
 
 
-def _largest(found: np.ndarray, expected: np.ndarray) -> float:
+def _largest(actual: np.ndarray, expected: np.ndarray) -> float:
     """Infinite where shapes differ or a number is missing, so that it exceeds every tolerance."""
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return float("inf")
-    largest = float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
+    largest = float(np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
     return largest if np.isfinite(largest) else float("inf")
 
 

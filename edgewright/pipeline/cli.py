@@ -79,8 +79,8 @@ def deploy(
         errors.print("interrupted; nothing is half-written, the same command goes on where it stopped")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if json_file is not None:
-        told = [result.model_dump_json(indent=2) for result in results]
-        text = told[0] if len(told) == 1 else f"[{','.join(told)}]"
+        documents = [result.model_dump_json(indent=2) for result in results]
+        text = documents[0] if len(documents) == 1 else f"[{','.join(documents)}]"
         replace_file(json_file.absolute(), text.encode())
     if shown := [result for result in results if result.optimization]:
         console.print(results_table(shown, console.width))
@@ -147,9 +147,9 @@ def compare(
     from edgewright.pipeline.table import comparison_table
     from edgewright.report.comparison import comparison_html
 
-    found = project_module("tasks.compare").read_runs(runs)
-    replace_file(html.absolute(), comparison_html(found).encode())
-    console.print(comparison_table(found))
+    compared_runs = project_module("tasks.compare").read_runs(runs)
+    replace_file(html.absolute(), comparison_html(compared_runs).encode())
+    console.print(comparison_table(compared_runs))
     console.print(f"plots: {html.absolute()}", soft_wrap=True)
 
 
@@ -211,9 +211,9 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
     except typer.TyperException as e:
-        said = e.format_message() if hasattr(e, "format_message") else str(e)
-        said = said.replace("Value error, ", "")  # the validator's own words
-        errors.print(begun("error", said), soft_wrap=True, highlight=False)
+        message = e.format_message() if hasattr(e, "format_message") else str(e)
+        message = message.replace("Value error, ", "")  # the validator's own words
+        errors.print(begun("error", message), soft_wrap=True, highlight=False)
         code = EXIT_FAILED
     except EdgewrightError as e:
         errors.print(begun("error", str(e)), soft_wrap=True, highlight=False)

@@ -55,21 +55,21 @@ def diagnose(
         raise InputError(f"--shape {' '.join(shape or ())}: diagnose looks at one choice of sizes")
     spec = spec.model_copy(update={"shapes": next(iter(choices.values()))} if shape else {})
     with tempfile.TemporaryDirectory() as folder, steps_shown(), progress.during(f"Diagnosing {model.name}"):
-        found = run(model.absolute(), spec, platform, _precision(precision), exported, Store(Path(folder)))
-    console.print(_table(found))
-    for name, told in found.outputs.items():
-        console.print(f"output {name}: {told}", highlight=False)
-    for note in found.notes:
+        comparison = run(model.absolute(), spec, platform, _precision(precision), exported, Store(Path(folder)))
+    console.print(_table(comparison))
+    for name, difference in comparison.outputs.items():
+        console.print(f"output {name}: {difference}", highlight=False)
+    for note in comparison.notes:
         console.print(note, style="dim", soft_wrap=True, highlight=False)
     if html is not None:
-        replace_file(html.absolute(), diagnosis_html(found, f"{found.file}, made of {model.name}").encode())
+        replace_file(html.absolute(), diagnosis_html(comparison, f"{comparison.file}, made of {model.name}").encode())
         console.print(f"plot: {html.absolute()}", soft_wrap=True, highlight=False)
-    if found.holds:
-        said = f"on {found.rows} rows (limit: {found.limit})"
-        console.print(begun("agrees", said, "green"), soft_wrap=True, highlight=False)
+    if comparison.holds:
+        message = f"on {comparison.rows} rows (limit: {comparison.limit})"
+        console.print(begun("agrees", message, "green"), soft_wrap=True, highlight=False)
         return
-    place = found.diagnosis.sentence()
-    console.print(begun("disagrees", f"(limit: {found.limit}): {place}"), soft_wrap=True, highlight=False)
+    place = comparison.diagnosis.sentence()
+    console.print(begun("disagrees", f"(limit: {comparison.limit}): {place}"), soft_wrap=True, highlight=False)
     raise typer.Exit(1)
 
 
@@ -80,11 +80,11 @@ def _precision(name: str) -> Precision:
     return Precision(name)
 
 
-def _table(found: "Diagnosed") -> Table:
+def _table(comparison: "Diagnosed") -> Table:
     from edgewright.report.diagnosis import HEADS, cells
 
-    table = Table(*HEADS, title=found.file)
-    for layer in found.diagnosis.layers:
-        row = cells(found, layer)
+    table = Table(*HEADS, title=comparison.file)
+    for layer in comparison.diagnosis.layers:
+        row = cells(comparison, layer)
         table.add_row(*row, style=_STYLES.get(row[-1]))
     return table

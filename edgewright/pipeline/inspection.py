@@ -89,5 +89,5 @@ def _model_rows(model: StoredModel) -> Iterable[tuple[str, str]]:
 
 def _tensor(spec: TensorSpec) -> str:
     shape = ", ".join("N" if size < 0 else str(size) for size in spec.shape)
-    said = f"{spec.name} ({shape}) {spec.dtype}"
-    return said if spec.scale is None else f"{said}, scale {spec.scale:.6g}, zero point {spec.zero_point}"
+    description = f"{spec.name} ({shape}) {spec.dtype}"
+    return description if spec.scale is None else f"{description}, scale {spec.scale:.6g}, zero point {spec.zero_point}"

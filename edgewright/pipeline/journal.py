@@ -78,8 +78,8 @@ class Journal:
 
     def record(self, files: tuple[Path, ...]) -> TrackingRecord:
         """The run for experiment tracking: a parent, a child per stage, a grandchild per technique."""
-        made = self.optimization
-        name = made.model.name if made else self.request.model.stem
+        optimization = self.optimization
+        name = optimization.model.name if optimization else self.request.model.stem
         bundle = (self.bundle.artifact.path,) if self.bundle else ()
         children = tuple(self._stage_record(stage, *times) for stage, times in self._times.items())
         run = RunRecord(
@@ -180,9 +180,9 @@ def _step_record(step: Step, entry: LedgerEntry | None, baseline_bytes: int, beg
 
 
 def _one_line(error: Exception) -> str:
-    said = " ".join(str(error).split()) or repr(error)
+    message = " ".join(str(error).split()) or repr(error)
     from_us = type(error).__module__.startswith(("edgewright", "edgewright_runtime"))
-    return said if from_us else f"{type(error).__name__}: {said}"
+    return message if from_us else f"{type(error).__name__}: {message}"
 
 
 def _now_ms() -> int:

@@ -56,10 +56,10 @@ def orchestrated(name: str) -> Iterator[ModuleType]:
     require_writable(home())
     with ExitStack() as stack:
         with progress.during("Starting the orchestrator"):
-            said = stack.enter_context(project_module("flows.home_server").orchestrator())
+            warning = stack.enter_context(project_module("flows.home_server").orchestrator())
             module = project_module(name)
-        if said:
-            errors.print(said)
+        if warning:
+            errors.print(warning)
         yield module
 
 

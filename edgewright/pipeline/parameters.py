@@ -35,10 +35,10 @@ class _Offered:
     kind: Literal["device", "recipe"]
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        made = handler(schema)
-        text = made["anyOf"][0] if "anyOf" in made else made
+        json_schema = handler(schema)
+        text = json_schema["anyOf"][0] if "anyOf" in json_schema else json_schema
         text["enum"] = shipped_names(self.kind)
-        return made
+        return json_schema
 
 
 class DeploymentParameters(Value):

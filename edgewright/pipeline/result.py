@@ -61,9 +61,9 @@ class Optimization(Value):
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
         """Every file that the stage made, source first."""
-        made = [self.model.source, self.model.onnx, self.model.graph, self.dataset.artifact, self.baseline.artifact]
-        made += [step.exported.artifact for step in self.steps if step.exported]
-        return tuple(dict.fromkeys(a for a in made if a is not None))
+        files = [self.model.source, self.model.onnx, self.model.graph, self.dataset.artifact, self.baseline.artifact]
+        files += [step.exported.artifact for step in self.steps if step.exported]
+        return tuple(dict.fromkeys(a for a in files if a is not None))
 
     def sizes(self) -> tuple[tuple[str, int], ...]:
         """Bytes on disk after each step that was exported, the float32 baseline first."""
@@ -111,8 +111,8 @@ class DeploymentResult(Value):
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
         """Every file that the run made or took, source first."""
-        made = self.optimization.artifacts if self.optimization else ()
-        return (*made, self.bundle.artifact) if self.bundle else made
+        files = self.optimization.artifacts if self.optimization else ()
+        return (*files, self.bundle.artifact) if self.bundle else files
 
     def to_frame(self) -> "pd.DataFrame":
         """A row for the float32 baseline and for each step that was exported: size, accuracy and latency."""

@@ -63,8 +63,8 @@ def _allowed(info: FieldInfo) -> str:
         if getattr(limit, name, None) is not None
     )
     pattern = next((limit.pattern for limit in info.metadata if getattr(limit, "pattern", None)), None)
-    said = f"{_kind(info.annotation)} {bounds}".strip() if pattern is None else f"text like {pattern}"
-    return said if info.is_required() else f"{said}; may be left out"
+    description = f"{_kind(info.annotation)} {bounds}".strip() if pattern is None else f"text like {pattern}"
+    return description if info.is_required() else f"{description}; may be left out"
 
 
 def _kind(annotation: Any) -> str:

@@ -28,16 +28,16 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, dict[str, tuple[int, ...]]]:
             f"--shape {' '.join(texts)}: sizes change together, first with first, so each needs as many; found "
             f"{' and '.join(str(count) for count in counts)}"
         )
-    found = {}
+    shapes = {}
     for number in range(counts[0] if counts else 1):
         varied = [choices[number] for sizes in given.values() for choices in sizes if len(choices) > 1]
-        found["x".join(str(size) for size in dict.fromkeys(varied))] = {
+        shapes["x".join(str(size) for size in dict.fromkeys(varied))] = {
             name: tuple(choices[number if len(choices) > 1 else 0] for choices in sizes)
             for name, sizes in given.items()
         }
-    if counts and len(found) < counts[0]:
+    if counts and len(shapes) < counts[0]:
         raise InputError(f"--shape {' '.join(texts)}: the same sizes stand there twice")
-    return found
+    return shapes
 
 
 def _sizes(text: str) -> tuple[str, list[list[int]]]:

@@ -29,9 +29,9 @@ def check(repository: _Repository = None) -> None:
     from edgewright.release.upkeep import check_repository
     from edgewright.upkeep import check_home
 
-    found = check_repository(repository) if repository else check_home(Store())
-    _say([*found.damaged, found.summary])
-    if found.damaged:
+    findings = check_repository(repository) if repository else check_home(Store())
+    _say([*findings.damaged, findings.summary])
+    if findings.damaged:
         raise typer.Exit(EXIT_DAMAGED)
 
 

@@ -85,11 +85,11 @@ def comparison_table(runs: Sequence[ComparedRun]) -> Table:
 
 def result_cells(result: DeploymentResult) -> tuple[str, ...]:
     """The cells of one row; "-" where a stage was not reached, "not measured" where it could not be."""
-    made, report = result.optimization, result.report
-    before, after = (made.baseline, made.candidate) if made else (None, None)
+    optimization, report = result.optimization, result.report
+    before, after = (optimization.baseline, optimization.candidate) if optimization else (None, None)
     measured = report.candidate if report else None
     return (
-        made.model.name if made else _NOT_REACHED,
+        optimization.model.name if optimization else _NOT_REACHED,
         result.platform.value,
         f"{after.artifact.format.value} {after.precision.value}" if after else _NOT_REACHED,
         kilobytes(before.artifact.size_bytes) if before else _NOT_REACHED,
@@ -113,7 +113,7 @@ def explanation(result: DeploymentResult) -> str:
         sizes = (f"{name} {kilobytes(size)}" for name, size in result.optimization.sizes())
         lines.append(f"on disk: {', '.join(sizes)}")
     if result.report:
-        lines += [f"warning: {said}" for said in result.report.warnings]
+        lines += [f"warning: {warning}" for warning in result.report.warnings]
         lines.append(f"parity: {_parity(result.report.candidate)}")
         lines += [f"budget: {line.sentence()}" for line in result.report.lines]
         lines += [f"not measured: {reason}" for reason in result.report.candidate.not_measured]
@@ -138,8 +138,8 @@ def _parity(measured: Measurement) -> str:
     if parity.checked_by is None:
         return f"not checked: {parity.explanation}"
     agreed = "" if parity.agreement is None else f", same class on {parity.agreement:.4%} of rows"
-    said = f"{parity.rows} rows by {parity.checked_by}, largest difference {parity.max_absolute:.3g}{agreed}"
-    return f"{said}; {parity.explanation}" if parity.explanation else said
+    summary = f"{parity.rows} rows by {parity.checked_by}, largest difference {parity.max_absolute:.3g}{agreed}"
+    return f"{summary}; {parity.explanation}" if parity.explanation else summary
 
 
 def _verdict(result: DeploymentResult) -> str:

@@ -27,8 +27,8 @@ def _group() -> None:
 def set_up(kind: Annotated[Literal["arm64", "armv7", "device"], typer.Argument(help=_KINDS)]) -> None:
     """Fetch the system that a target runs; done once, no root rights needed."""
     with console.status(f"Setting up {kind}"):
-        said = _made(kind)
-    console.print(said, soft_wrap=True)
+        message = _made(kind)
+    console.print(message, soft_wrap=True)
 
 
 def _made(kind: Literal["arm64", "armv7", "device"]) -> str:

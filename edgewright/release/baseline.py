@@ -33,9 +33,9 @@ def current_baseline(
             says.
     """
     files = ReleaseRepository(repository)
-    found = current_release(repository, channel, model=model, platform=platform)
-    document = current_document(files, found[0].line) if found else None
-    if found is None or document is None:
+    current = current_release(repository, channel, model=model, platform=platform)
+    document = current_document(files, current[0].line) if current else None
+    if current is None or document is None:
         raise InputError(f"{no_release(files, channel, model, platform)}; nothing to watch")
     blob = next((file for file in document.files if file.path == REPORT_NAME), None)
     packed = files.read(blob.name) if blob else None
@@ -44,4 +44,4 @@ def current_baseline(
     if hashlib.sha256(packed).hexdigest() != blob.blob:
         raise InputError(f"release repository {repository}: {blob.name} is not what its digest says")
     report = ValidationReport.model_validate_json(unpacked(packed, blob.bytes))
-    return ReleaseBaseline(release=found[0], plan=found[1], report=report)
+    return ReleaseBaseline(release=current[0], plan=current[1], report=report)

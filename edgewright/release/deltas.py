@@ -33,12 +33,12 @@ def patch_from(
         if base is None or hashlib.sha256(base).hexdigest() != old[blob.path].blob:
             continue  # a damaged base costs its devices a full download, nothing else
         try:
-            found, built = _built(old[blob.path], blob, base, folder)
+            file_kind, built = _built(old[blob.path], blob, base, folder)
         except Exception as e:  # whatever a reader of models or a codec raises: see the docstring
-            said = (str(e) or type(e).__name__).splitlines()[0][:200]
-            progress.note(f"no patch for {blob.path}, which devices download in full: {said}")
+            reason = (str(e) or type(e).__name__).splitlines()[0][:200]
+            progress.note(f"no patch for {blob.path}, which devices download in full: {reason}")
             continue
-        kind = found if blob.path == manifest.model else kind
+        kind = file_kind if blob.path == manifest.model else kind
         deltas += [_kept(patch, old[blob.path], blob, files) for patch in built]
     model_stays = any(blob.path == manifest.model and blob not in changed and blob.path in old for blob in blobs)
     return Patch(before.manifest.sha256, kind, tuple(deltas)) if deltas or model_stays else None

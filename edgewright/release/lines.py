@@ -61,15 +61,15 @@ def find_line(
     Raises:
         InputError: there are several; the message names them.
     """
-    found = [
+    matches = [
         line
         for line in known_lines(files)
         if line.channel == channel and model in {None, line.model} and platform in {None, line.platform}
     ]
-    if len(found) > 1:
-        names = "; ".join(sorted(map(str, found))[:10])
+    if len(matches) > 1:
+        names = "; ".join(sorted(map(str, matches))[:10])
         raise InputError(f"release repository {files.url}: {names}: say which, by model and platform")
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
 def no_release(files: ReleaseRepository, channel: str, model: str | None, platform: str | None) -> str:
@@ -104,7 +104,7 @@ def _difference(old: Manifest, new: Manifest) -> str:
         return f"{old.task}, this is {new.task}"
     columns = [{column.name for column in m.preprocessing.columns} for m in (old, new)]
     if bool(columns[0]) != bool(columns[1]):
-        kinds = ["table rows" if found else "arrays" for found in columns]
+        kinds = ["table rows" if names else "arrays" for names in columns]
         return f"it takes {kinds[0]}, this takes {kinds[1]}"
     if columns[0] and not columns[0] & columns[1]:
         return f"no column in common: {_some(columns[0])}; here: {_some(columns[1])}"

@@ -70,10 +70,10 @@ def _checked(codec: str, path: str, base: bytes, new: bytes) -> BuiltPatch | Non
         content = encoders()[codec](path, base, new)
         if apply_patch(codec, base, content, len(new)) == new:
             return BuiltPatch(codec, content)
-        said = "it does not give the new file"
+        reason = "it does not give the new file"
     except Exception as e:  # libraries' own, damaged models, too little memory: whatever it is, it costs bytes only
-        said = (str(e) or type(e).__name__).splitlines()[0][:200]
-    progress.note(f"no {codec} patch for {path}: {said}")
+        reason = (str(e) or type(e).__name__).splitlines()[0][:200]
+    progress.note(f"no {codec} patch for {path}: {reason}")
     return None
 
 
@@ -91,14 +91,14 @@ def tensor_ranges(path: str, content: bytes) -> list[TensorRange]:
     tensors = {".onnx": _onnx_tensors, ".tflite": _tflite_tensors}.get(suffix)
     if tensors is None:
         return []
-    found: list[TensorRange] = []
+    ranges: list[TensorRange] = []
     for name, raw, width, is_float in tensors(content):
         start = content.find(raw) if len(raw) >= _LEAST_TENSOR_BYTES else -1
         if start >= 0:
-            found.append(TensorRange(name, start, start + len(raw), width, is_float))
-    found.sort(key=lambda r: (r.start, r.name))
+            ranges.append(TensorRange(name, start, start + len(raw), width, is_float))
+    ranges.sort(key=lambda r: (r.start, r.name))
     apart: list[TensorRange] = []
-    for tensor in found:  # equal tensors are found at the same place: one of them is enough
+    for tensor in ranges:  # equal tensors are found at the same place: one of them is enough
         if not apart or tensor.start >= apart[-1].stop:
             apart.append(tensor)
     return apart

@@ -101,10 +101,10 @@ class ReleaseRepository:
     def holds(self, name: str, sha256: str) -> bool:
         """Whether a file is there, and is what its digest says: one of the right length may still be rotten."""
         try:
-            found = self.read(name)
+            content = self.read(name)
         except InputError:  # on local disk: a bad sector, or no file at all
             return False
-        return found is not None and hashlib.sha256(found).hexdigest() == sha256
+        return content is not None and hashlib.sha256(content).hexdigest() == sha256
 
     def keep(self, name: str, content: bytes, sha256: str) -> None:
         """Write a file that is named by its content, unless it is there; one that is damaged is replaced, and told."""
@@ -118,9 +118,9 @@ class ReleaseRepository:
         """The names of all files below a folder of the repository, sorted; half-written ones are left out."""
         with self._explained("listed"):
             self._fs.invalidate_cache()
-            found = self._fs.find(self._path(below))
+            paths = self._fs.find(self._path(below))
         start = len(self._path(""))
-        names = (str(path)[start:] for path in found)
+        names = (str(path)[start:] for path in paths)
         return sorted(name for name in names if not name.rpartition("/")[2].startswith("."))
 
     def size(self, name: str) -> int:

@@ -50,7 +50,7 @@ def check_repository(url: str) -> Findings:
     for name in sorted(blobs):
         if not files.holds(name, name.rpartition("/")[2]):
             damaged[name] = "is not what its digest says"
-    lines = tuple(f"{name}: {said}" for name, said in damaged.items())
+    lines = tuple(f"{name}: {fault}" for name, fault in damaged.items())
     unused = len(blobs - used)
     summary = (
         f"{len(content.releases)} releases, {len(blobs)} files, {unused} of them of no release, {len(lines)} damaged"
@@ -85,10 +85,10 @@ def repair_repository(url: str, store: Store) -> tuple[list[str], list[str]]:
         if LINES_PATH in _content(files).damaged:
             files.write(LINES_PATH, lines_json(_lines(_content(files))))
             done.append(f"{LINES_PATH}: written again")
-        for name, said in _content(files).damaged.items():
+        for name, fault in _content(files).damaged.items():
             if name.startswith("releases/"):  # no index names it any more, and its number is spent
                 files.remove(name)
-                done.append(f"{name}: removed, it {said}")
+                done.append(f"{name}: removed, it {fault}")
     return done, left
 
 
@@ -104,56 +104,56 @@ def collect_repository(url: str, limit_bytes: int | None) -> list[str]:
     with files.exclusive():
         content = _content(files)
         if content.damaged:
-            name, said = next(iter(content.damaged.items()))
+            name, fault = next(iter(content.damaged.items()))
             raise InputError(
-                f"release repository {url}: {name} {said}; run `edgewright store repair --repository` first"
+                f"release repository {url}: {name} {fault}; run `edgewright store repair --repository` first"
             )
         sizes = {name: files.size(name) for name in files.names("blobs")}
-        kept = dict(content.releases)
+        releases = dict(content.releases)
         for key in _oldest_first(files, content):
-            if limit_bytes is None or sum(sizes[name] for name in _named(kept) & sizes.keys()) <= limit_bytes:
+            if limit_bytes is None or sum(sizes[name] for name in _named(releases) & sizes.keys()) <= limit_bytes:
                 break
-            del kept[key]
-        for line, version in content.releases.keys() - kept.keys():
+            del releases[key]
+        for line, version in content.releases.keys() - releases.keys():
             files.remove(f"releases/{line}/{version}.json")
-        unused = sizes.keys() - _named(kept)
+        unused = sizes.keys() - _named(releases)
         for name in unused:
             files.remove(name)
     freed, stays = (sum(sizes[n] for n in names) for names in (unused, sizes.keys() - unused))
     over = limit_bytes is not None and stays > limit_bytes
     return [
-        f"removed {len(content.releases) - len(kept)} releases and {len(unused)} files, {size_said(freed)}",
-        f"kept {len(kept)} releases, {size_said(stays)}{': the newest of each line, which stay' if over else ''}",
+        f"removed {len(content.releases) - len(releases)} releases and {len(unused)} files, {size_said(freed)}",
+        f"kept {len(releases)} releases, {size_said(stays)}{': the newest of each line, which stay' if over else ''}",
     ]
 
 
 def _content(files: ReleaseRepository) -> _Content:
-    found = _Content({}, {}, {})
+    content = _Content({}, {}, {})
     for name in files.names("releases"):
         matched = _RELEASE.fullmatch(name)
         if matched is None:
             continue  # not of our making
         line, version = matched.groups()
-        found.versions.setdefault(line, []).append(int(version))
+        content.versions.setdefault(line, []).append(int(version))
         try:
-            found.releases[line, int(version)] = read_release(files, line, int(version))
+            content.releases[line, int(version)] = read_release(files, line, int(version))
         except InputError as e:
-            found.damaged[name] = f"cannot be read: {e}"
+            content.damaged[name] = f"cannot be read: {e}"
     indexed = (matched.group(1) for name in files.names("channels") if (matched := _INDEX.fullmatch(name)))
-    for line in {*found.versions, *indexed}:
+    for line in {*content.versions, *indexed}:
         try:
             if current_document(files, line) is None:
-                found.damaged[index_path(line)] = "is gone"
+                content.damaged[index_path(line)] = "is gone"
         except InputError as e:
-            found.damaged[index_path(line)] = f"cannot be used: {e}"
+            content.damaged[index_path(line)] = f"cannot be used: {e}"
     try:
         listed = set(known_lines(files))
     except InputError as e:
-        found.damaged[LINES_PATH] = f"cannot be used: {e}"
+        content.damaged[LINES_PATH] = f"cannot be used: {e}"
     else:
-        if missing := _lines(found) - listed:
-            found.damaged[LINES_PATH] = f"does not list {'; '.join(sorted(map(str, missing)))}"
-    return found
+        if missing := _lines(content) - listed:
+            content.damaged[LINES_PATH] = f"does not list {'; '.join(sorted(map(str, missing)))}"
+    return content
 
 
 def _lines(content: _Content) -> set[Line]:
@@ -185,15 +185,15 @@ def _oldest_first(files: ReleaseRepository, content: _Content) -> list[tuple[str
 
 def _sources(store: Store) -> dict[str, Path]:
     """Files of the home's whole bundles, by their SHA-256."""
-    found: dict[str, Path] = {}
+    sources: dict[str, Path] = {}
     for manifest in store.root.glob(f"objects/*/*/*/{MANIFEST_NAME}"):
         try:
             content = read_bundle(manifest.parent)
         except InputError:
             continue  # a damaged one is no source
-        found[digest_of(manifest)] = manifest
-        found |= {entry.sha256: manifest.parent / entry.path for entry in content.manifest.files}
-    return found
+        sources[digest_of(manifest)] = manifest
+        sources |= {entry.sha256: manifest.parent / entry.path for entry in content.manifest.files}
+    return sources
 
 
 def _made_again(blob: Blob | FileDelta | None, sources: dict[str, Path]) -> bytes | None:

@@ -111,24 +111,24 @@ def waterfall(falls: Sequence[tuple[str, float, float, bool]], unit: str, title:
     """
     if not falls:
         return Chart()
-    said = [
+    captions = [
         f"{number(after)} {unit}" + (f" ({100 * (after / before - 1):+.1f}%)" if before else "")
         for _, before, after, _ in falls
     ]
-    height, left, right = 34, _room([label for label, *_ in falls]), _room(said)
+    height, left, right = 34, _room([label for label, *_ in falls]), _room(captions)
     longest = max(max(before, after) for _, before, after, _ in falls) or 1.0
     scale = (_WIDTH - left - right) / longest
     parts = []
-    for i, (label, before, after, kept) in enumerate(falls):
+    for i, (label, before, after, is_kept) in enumerate(falls):
         start, end = sorted((before, after))
-        y, kind = i * height, "baseline" if i == 0 else "candidate" if kept else "baseline overlaid"
+        y, kind = i * height, "baseline" if i == 0 else "candidate" if is_kept else "baseline overlaid"
         parts.append(
             f"{_label(label, left, y + 22)}"
             f'<rect class="{kind}" x="{left + start * scale:.1f}" y="{y + 6}" '
             f'width="{max(1.0, (end - start) * scale):.1f}" height="22" rx="3"/>'
-            f'<text class="value" x="{left + end * scale + 8:.1f}" y="{y + 22}">{escape(said[i])}</text>'
+            f'<text class="value" x="{left + end * scale + 8:.1f}" y="{y + 22}">{escape(captions[i])}</text>'
         )
-        if kept and i + 1 < len(falls):
+        if is_kept and i + 1 < len(falls):
             at = left + after * scale
             parts.append(f'<line x1="{at:.1f}" y1="{y + 28}" x2="{at:.1f}" y2="{y + height + 6}"/>')
     return Chart(len(falls) * height, title, "".join(parts))
@@ -151,13 +151,13 @@ def levels(rows: Sequence[tuple[str, float, float, str]], top: float, unit: str,
     for i, (label, level, mark, kind) in enumerate(rows):
         y = 24 + i * height
         end, at = (left + scale * min(max(value, 0.0), top) for value in (level, mark))
-        told = f"{level:.0f} {unit}" if np.isfinite(level) else "exact" if level > 0 else "lost"
+        caption = f"{level:.0f} {unit}" if np.isfinite(level) else "exact" if level > 0 else "lost"
         width = max(2.0, end - left)
         parts.append(
             f"{_label(label, left, y + 14)}"
             f'<rect class="{escape(kind)}" x="{left}" y="{y + 4}" width="{width:.1f}" height="12" rx="2"/>'
             f'<rect class="mark" x="{at - 1.5:.1f}" y="{y + 1}" width="3" height="18"/>'
-            f'<text class="value" x="{left + scale * top + 10:.1f}" y="{y + 14}">{escape(told)}</text>'
+            f'<text class="value" x="{left + scale * top + 10:.1f}" y="{y + 14}">{escape(caption)}</text>'
         )
     return Chart(24 + len(rows) * height, title, "".join(parts))
 
@@ -226,8 +226,8 @@ def scatter(points: Sequence[Point], units: tuple[str, str], title: str) -> Char
     ]
     ends = ((min(costs), "start", -20), (max(costs), "end", 40))
     for value, anchor, aside in ends if len(set(costs)) > 1 else ends[:1]:
-        x, said = across(value) + aside, f"{number(value)} {escape(units[0])}"
-        parts.append(f'<text x="{x:.1f}" y="{floor + 24}" text-anchor="{anchor}">{said}</text>')
+        x, caption = across(value) + aside, f"{number(value)} {escape(units[0])}"
+        parts.append(f'<text x="{x:.1f}" y="{floor + 24}" text-anchor="{anchor}">{caption}</text>')
     parts += [
         f'<text x="{left - 6}" y="{up(value) + 5:.1f}" text-anchor="end">{value:.4f}</text>'
         for value in dict.fromkeys((min(gains), max(gains)))
@@ -238,9 +238,11 @@ def scatter(points: Sequence[Point], units: tuple[str, str], title: str) -> Char
     for point in points:
         x, y = places[point.number]
         kind = "candidate" if point.best else "baseline"
-        said = f"{point.label}: {point.up:.4f} {units[1]}".rstrip() + f", {number(point.across)} {units[0]}"
-        parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="6"><title>{escape(said)}</title></circle>')
-    parts += [f'<text x="{x:.1f}" y="{y:.1f}">{escape(said)}</text>' for x, y, said in _numbered(places)]
+        caption = f"{point.label}: {point.up:.4f} {units[1]}".rstrip() + f", {number(point.across)} {units[0]}"
+        parts.append(
+            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="6"><title>{escape(caption)}</title></circle>'
+        )
+    parts += [f'<text x="{x:.1f}" y="{y:.1f}">{escape(caption)}</text>' for x, y, caption in _numbered(places)]
     return Chart(300, title, "".join(parts))
 
 

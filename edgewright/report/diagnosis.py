@@ -14,7 +14,7 @@ HEADS = ("layer", "kind", "operator", "dtype", "SNR dB", "largest difference", "
 _TOP_DB = 160.0  # float32 rounds at 2^-24, 144 dB below
 
 
-def cells(found: Diagnosed, layer: LayerDifference) -> tuple[str, ...]:
+def cells(comparison: Diagnosed, layer: LayerDifference) -> tuple[str, ...]:
     """A layer's row, as text."""
     return (
         layer.layer,
@@ -24,7 +24,7 @@ def cells(found: Diagnosed, layer: LayerDifference) -> tuple[str, ...]:
         _ratio(layer.snr_db),
         "" if math.isnan(layer.largest) else f"{layer.largest:.2g}",
         _ratio(layer.own_snr_db),
-        verdict(found, layer),
+        verdict(comparison, layer),
     )
 
 
@@ -36,30 +36,30 @@ def _ratio(snr_db: float) -> str:
     return f"{snr_db:.1f}"
 
 
-def diagnosis_html(found: Diagnosed, title: str) -> str:
+def diagnosis_html(comparison: Diagnosed, title: str) -> str:
     """The page, without script and without anything from the network."""
-    kind, word = ("met", "agrees with its model") if found.holds else ("missed", "disagrees with its model")
-    outputs = [f"output {name}: {told}" for name, told in found.outputs.items()]
-    further = [culprit.sentence() for culprit in found.diagnosis.culprits[1:]]
+    kind, word = ("met", "agrees with its model") if comparison.holds else ("missed", "disagrees with its model")
+    outputs = [f"output {name}: {difference}" for name, difference in comparison.outputs.items()]
+    further = [culprit.sentence() for culprit in comparison.diagnosis.culprits[1:]]
     header = Header(
         kind,
         word,
-        "" if found.holds else found.diagnosis.sentence(),
-        (("outputs", [*outputs, *further]), ("notes", found.notes)),
+        "" if comparison.holds else comparison.diagnosis.sentence(),
+        (("outputs", [*outputs, *further]), ("notes", comparison.notes)),
     )
-    figures = TextTable(HEADS, [cells(found, layer) for layer in found.diagnosis.layers])
-    return page(title, (Section("Layer by layer", tuple(_plot(found))), Section("Figures", (figures,))), header)
+    figures = TextTable(HEADS, [cells(comparison, layer) for layer in comparison.diagnosis.layers])
+    return page(title, (Section("Layer by layer", tuple(_plot(comparison))), Section("Figures", (figures,))), header)
 
 
-def _plot(found: Diagnosed) -> Iterator[Part]:
+def _plot(comparison: Diagnosed) -> Iterator[Part]:
     yield (
         "Bars: signal over error of the file as it runs, dB. Marks: of the operator alone, from the model's own "
-        f"values. On the {found.diagnosis.rows} of {found.rows} rows that are farthest off; limit: "
-        f"{found.limit}."
+        f"values. On the {comparison.diagnosis.rows} of {comparison.rows} rows that are farthest off; limit: "
+        f"{comparison.limit}."
     )
     drawn = [
-        (layer.layer, layer.snr_db, layer.own_snr_db, "wrong" if verdict(found, layer) == "wrong" else "candidate")
-        for layer in found.diagnosis.layers
+        (layer.layer, layer.snr_db, layer.own_snr_db, "wrong" if verdict(comparison, layer) == "wrong" else "candidate")
+        for layer in comparison.diagnosis.layers
         if layer.value
     ]
     yield charts.levels(drawn, _TOP_DB, "dB", "Signal over error of each layer")

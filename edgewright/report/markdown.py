@@ -37,12 +37,12 @@ def report_markdown(report: ValidationReport, model: str, device: str, ledger: S
     lines = [
         f"# {markdown_text(f'{model} on {device}: {verdict}')}",
         "",
-        *(f"**Warning:** {markdown_text(said)}\n" for said in report.warnings),
+        *(f"**Warning:** {markdown_text(warning)}\n" for warning in report.warnings),
         *("| figure | limit | measured | margin | status |", "|---|---|---|---|---|", *rows, ""),
         *("| figure | float32 baseline | candidate |", "|---|---|---|", *figures, ""),
         *_ledger(ledger),
         f"Source model: {accuracy_text(report.source_accuracy)}. Latency: {report.latency_verdict}.",
-        *(f"- {_emulated(found)}" for found in report.emulations if not found.failure),
+        *(f"- {_emulated(emulation)}" for emulation in report.emulations if not emulation.failure),
         *([f"- {_energy(report.energy)}"] if report.energy else []),
         *([f"- {_planned(report.compute_plan)}"] if report.compute_plan else []),
         *(f"- not measured: {markdown_text(reason)}" for reason in unknown),
@@ -51,18 +51,20 @@ def report_markdown(report: ValidationReport, model: str, device: str, ledger: S
     return "\n".join(lines) + "\n"
 
 
-def _emulated(found: Emulation) -> str:
-    said = f"emulated {found.core}: runs, largest difference {found.max_relative or 0:.2g} of the largest output"
-    if found.instructions is not None:
-        said += f", {found.instructions.total:,} instructions an inference"
-    if found.peak_memory_mb is not None:
-        said += f", {found.peak_memory_mb:.0f} MB of {found.device_memory_mb} MB"
-    return said
+def _emulated(emulation: Emulation) -> str:
+    summary = (
+        f"emulated {emulation.core}: runs, largest difference {emulation.max_relative or 0:.2g} of the largest output"
+    )
+    if emulation.instructions is not None:
+        summary += f", {emulation.instructions.total:,} instructions an inference"
+    if emulation.peak_memory_mb is not None:
+        summary += f", {emulation.peak_memory_mb:.0f} MB of {emulation.device_memory_mb} MB"
+    return summary
 
 
-def _energy(found: Energy) -> str:
-    kind = "estimated from" if found.estimated else "measured by"
-    return f"energy of one inference: {1000 * found.joules:.3g} mJ, {kind} {found.source}"
+def _energy(energy: Energy) -> str:
+    kind = "estimated from" if energy.estimated else "measured by"
+    return f"energy of one inference: {1000 * energy.joules:.3g} mJ, {kind} {energy.source}"
 
 
 def _planned(plan: ComputePlan) -> str:

@@ -93,13 +93,13 @@ def _budget(lines: Sequence[BudgetLine]) -> Iterator[Part]:
 
 def _accuracy(report: ValidationReport) -> Iterator[Part]:
     rows = [
-        (name, _share(found.value), f"{_share(found.low)} to {_share(found.high)}", f"{found.rows:,}")
-        for name, found in (
+        (name, _share(accuracy.value), f"{_share(accuracy.low)} to {_share(accuracy.high)}", f"{accuracy.rows:,}")
+        for name, accuracy in (
             ("source model", report.source_accuracy),
             ("float32 baseline", report.baseline.accuracy),
             ("candidate", report.candidate.accuracy),
         )
-        if found is not None
+        if accuracy is not None
     ]
     metric = metric_title(report.source_accuracy or report.candidate.accuracy)
     yield TextTable((metric, "value", "95% interval", "test rows"), rows)
@@ -131,33 +131,33 @@ def _per_class(report: ValidationReport) -> Iterator[Part]:
 
 
 def _parity(candidate: Measurement) -> Iterator[Part]:
-    found = candidate.parity
-    if found.checked_by is None or found.max_absolute is None:
+    parity = candidate.parity
+    if parity.checked_by is None or parity.max_absolute is None:
         yield "The exported file was not run here: nothing is claimed."
         return
     rows = [
-        ("run by", found.checked_by),
-        ("rows", f"{found.rows:,}"),
-        ("largest difference", f"{found.max_absolute:.3g}"),
-        ("mean difference", formatted(found.mean_absolute)),
+        ("run by", parity.checked_by),
+        ("rows", f"{parity.rows:,}"),
+        ("largest difference", f"{parity.max_absolute:.3g}"),
+        ("mean difference", formatted(parity.mean_absolute)),
     ]
-    if found.max_relative is not None:
-        rows.append(("largest, relative to the source's largest output", f"{found.max_relative:.3g}"))
-    if found.agreement is not None:
-        rows.append(("same decision", f"{100 * found.agreement:.3f}% of rows"))
+    if parity.max_relative is not None:
+        rows.append(("largest, relative to the source's largest output", f"{parity.max_relative:.3g}"))
+    if parity.agreement is not None:
+        rows.append(("same decision", f"{100 * parity.agreement:.3f}% of rows"))
     yield TextTable((), rows)
-    yield found.explanation
-    yield TextTable(_OUTPUT_HEADS, [_output_row(output) for output in found.outputs])
+    yield parity.explanation
+    yield TextTable(_OUTPUT_HEADS, [_output_row(output) for output in parity.outputs])
 
 
-def _output_row(found: OutputParity) -> tuple[str, ...]:
+def _output_row(parity: OutputParity) -> tuple[str, ...]:
     return (
-        found.name,
-        f"{found.fidelity:.6f}",
-        _figure(found.cosine, "{:.6f}"),
-        f"{found.max_absolute:.3g}",
-        _figure(found.max_relative, "{:.3g}"),
-        _figure(found.agreement, "{:.3%}"),
+        parity.name,
+        f"{parity.fidelity:.6f}",
+        _figure(parity.cosine, "{:.6f}"),
+        f"{parity.max_absolute:.3g}",
+        _figure(parity.max_relative, "{:.3g}"),
+        _figure(parity.agreement, "{:.3%}"),
     )
 
 
@@ -171,10 +171,10 @@ def _latency(report: ValidationReport) -> Iterator[Part]:
         return
     rows = []
     for name, measured in _pairs(report):
-        if (found := measured.latency) is not None:
-            figures = (found.p50_ms, found.p90_ms, found.p95_ms, found.p99_ms, found.mean_ms, found.min_ms)
+        if (latency := measured.latency) is not None:
+            figures = (latency.p50_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms, latency.mean_ms, latency.min_ms)
             cold = (measured.load_ms, measured.first_ms)
-            rows.append((name, *(_figure(v) for v in (*figures, *cold)), f"{found.runs:,}"))
+            rows.append((name, *(_figure(v) for v in (*figures, *cold)), f"{latency.runs:,}"))
     for name, measured in _pairs(report):
         if (one := measured.one_thread) is not None:
             figures = (one.p50_ms, one.p90_ms, one.p95_ms, one.p99_ms, one.mean_ms, one.min_ms)
@@ -208,20 +208,22 @@ def _figure(value: float | None, form: str = "{:.4g}") -> str:
     return "-" if value is None else form.format(value)
 
 
-def _sustained(found: Sustained | None) -> Iterator[Part]:
-    if found is None:
+def _sustained(sustained: Sustained | None) -> Iterator[Part]:
+    if sustained is None:
         return
-    points = [(f"{(i + 1) * found.seconds / len(found.low_ms):.3g} s", ms) for i, ms in enumerate(found.low_ms)]
+    points = [
+        (f"{(i + 1) * sustained.seconds / len(sustained.low_ms):.3g} s", ms) for i, ms in enumerate(sustained.low_ms)
+    ]
     yield charts.timeline([("candidate", points, "candidate")], "ms", "Latency over a sustained run")
-    heat = found.temperature_c
+    heat = sustained.temperature_c
     hottest = f" Hottest sensor: {heat[0]:.0f} to {heat[-1]:.0f} °C." if heat else ""
-    yield f"The last window took {found.drift:.3f} of the first one's time.{hottest}"
+    yield f"The last window took {sustained.drift:.3f} of the first one's time.{hottest}"
 
 
-def _energy(found: Energy | None) -> Iterator[Part]:
-    if found is not None:
-        kind = "Estimate, not measured:" if found.estimated else "Measured by"
-        yield Markup("<b>{:.3g} mJ</b> for one inference. {} {}.").format(1000 * found.joules, kind, found.source)
+def _energy(energy: Energy | None) -> Iterator[Part]:
+    if energy is not None:
+        kind = "Estimate, not measured:" if energy.estimated else "Measured by"
+        yield Markup("<b>{:.3g} mJ</b> for one inference. {} {}.").format(1000 * energy.joules, kind, energy.source)
 
 
 def _memory(report: ValidationReport) -> Iterator[Part]:
@@ -260,33 +262,33 @@ def _sizes(steps: Sequence[tuple[str, int]], report: ValidationReport) -> Iterat
 
 
 def _ledger(entries: Sequence[LedgerEntry]) -> Iterator[Part]:
-    falls = [(name, before / 1000, after / 1000, kept) for name, before, after, kept in ledger_falls(entries)]
+    falls = [(name, before / 1000, after / 1000, is_kept) for name, before, after, is_kept in ledger_falls(entries)]
     yield charts.waterfall(falls, "kB", "Bytes to download after each technique")
     yield TextTable(LEDGER_HEADS, ledger_rows(entries))
 
 
 def _emulated(emulations: Sequence[Emulation]) -> Iterator[Part]:
     rows = []
-    for found in emulations:
-        if (counted := found.instructions) is None:
-            rows.append((found.core, _ran(found), *[""] * 5))
+    for emulation in emulations:
+        if (counted := emulation.instructions) is None:
+            rows.append((emulation.core, _ran(emulation), *[""] * 5))
             continue
         classes = (counted.total, counted.simd, counted.load_store, counted.branch, counted.integer)
-        rows.append((found.core, _ran(found), *(f"{n:,}" for n in classes)))
+        rows.append((emulation.core, _ran(emulation), *(f"{n:,}" for n in classes)))
     if rows:
         yield TextTable(_EMULATED_HEADS, rows)
         yield "Executed instructions of one inference. They rank models; they are not a time."
 
 
-def _ran(found: Emulation) -> str:
-    if found.failure:
-        return pill(found.failure, "missed wide")
+def _ran(emulation: Emulation) -> str:
+    if emulation.failure:
+        return pill(emulation.failure, "missed wide")
     memory = (
-        f"; took {found.peak_memory_mb:.0f} MB of {found.device_memory_mb}"
-        if found.peak_memory_mb is not None and found.device_memory_mb is not None
+        f"; took {emulation.peak_memory_mb:.0f} MB of {emulation.device_memory_mb}"
+        if emulation.peak_memory_mb is not None and emulation.device_memory_mb is not None
         else ""
     )
-    return f"{_figure(found.max_relative)}{memory}"
+    return f"{_figure(emulation.max_relative)}{memory}"
 
 
 def _not_measured(report: ValidationReport) -> Iterator[Part]:

@@ -29,18 +29,18 @@ def fidelity_of(reference: Arrays, outputs: Arrays) -> Accuracy:
     Raises:
         InputError: no rows.
     """
-    found = _fidelity(reference, outputs)
-    return Accuracy(metric=FIDELITY, rows=len(next(iter(reference.values()))), **found.model_dump())
+    fidelity = _fidelity(reference, outputs)
+    return Accuracy(metric=FIDELITY, rows=len(next(iter(reference.values()))), **fidelity.model_dump())
 
 
 def fidelity_drop(reference: Arrays, outputs: Arrays) -> AccuracyDrop:
     """What is lost of the source's answers, percentage points of fidelity: the source has all of its own."""
-    found = _fidelity(reference, outputs)
-    exact = found.value == 1
+    fidelity = _fidelity(reference, outputs)
+    exact = fidelity.value == 1
     return AccuracyDrop(
-        percent=100 * (1 - found.value),
-        low_percent=100 * (1 - found.high),
-        high_percent=100 * (1 - found.low),
+        percent=100 * (1 - fidelity.value),
+        low_percent=100 * (1 - fidelity.high),
+        high_percent=100 * (1 - fidelity.low),
         p_value=1.0 if exact else 1 / (_DRAWS + 1),
         test="bootstrap of the fidelity",
     )
@@ -51,9 +51,9 @@ def output_parity(reference: Arrays, outputs: Arrays) -> tuple[OutputParity, ...
     return tuple(_compared(name, reference[name], outputs[name]) for name in reference)
 
 
-def _compared(name: str, expected: NDArray[np.float64], found: NDArray[np.float64]) -> OutputParity:
-    error, variation = _of_rows(expected, found)
-    a, b = _finite(expected, found)
+def _compared(name: str, expected: NDArray[np.float64], actual: NDArray[np.float64]) -> OutputParity:
+    error, variation = _of_rows(expected, actual)
+    a, b = _finite(expected, actual)
     norms = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
     difference, largest = np.abs(a - b), float(np.abs(a).max(initial=0))
     return OutputParity(
@@ -62,15 +62,15 @@ def _compared(name: str, expected: NDArray[np.float64], found: NDArray[np.float6
         cosine=min(1.0, float((a * b).sum()) / norms) if norms else None,
         max_absolute=float(difference.max(initial=0)),
         max_relative=float(difference.max(initial=0)) / largest if largest else None,
-        agreement=_agreement(expected, found),
+        agreement=_agreement(expected, actual),
     )
 
 
-def _agreement(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float | None:
+def _agreement(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> float | None:
     """How often the largest along the last axis is at the same place; None where that axis has no choice."""
     if expected.ndim < 2 or expected.shape[-1] < 2:
         return None
-    return float((expected.argmax(axis=-1) == found.reshape(expected.shape).argmax(axis=-1)).mean())
+    return float((expected.argmax(axis=-1) == actual.reshape(expected.shape).argmax(axis=-1)).mean())
 
 
 def _fidelity(reference: Arrays, outputs: Arrays) -> Interval:
@@ -86,9 +86,9 @@ def _fidelity(reference: Arrays, outputs: Arrays) -> Interval:
     return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
-def _of_rows(expected: NDArray[np.float64], found: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+def _of_rows(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
     """Squared error and variation of each row, (N,) both."""
-    a, b = _finite(expected, found)
+    a, b = _finite(expected, actual)
     scale = float(np.abs(a).max(initial=0)) or 1.0  # squares of 1e200 would be infinite
     a, b = a / scale, b / scale
     error = ((a - b) ** 2).sum(axis=1)
@@ -97,9 +97,9 @@ def _of_rows(expected: NDArray[np.float64], found: NDArray[np.float64]) -> tuple
     return error, centred if centred.sum() > _CONSTANT**2 * whole.sum() else whole
 
 
-def _finite(expected: NDArray[np.float64], found: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+def _finite(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
     """Rows of both, (N, elements); where the source's own answer is not finite nothing is compared."""
-    a, b = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (expected, found))
+    a, b = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (expected, actual))
     known = np.isfinite(a)
     return np.where(known, a, 0), np.where(known, b, 0)
 
@@ -107,5 +107,5 @@ def _finite(expected: NDArray[np.float64], found: NDArray[np.float64]) -> tuple[
 def _share(error: NDArray[np.float64], variation: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 - error / variation; an output that is zero throughout is kept whole or not at all."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        kept = 1 - np.asarray(error) / np.asarray(variation)
-    return np.where(np.asarray(variation) > 0, kept, np.where(np.asarray(error) > 0, 0.0, 1.0))
+        share = 1 - np.asarray(error) / np.asarray(variation)
+    return np.where(np.asarray(variation) > 0, share, np.where(np.asarray(error) > 0, 0.0, 1.0))

@@ -51,18 +51,18 @@ def load_metric(metric: Metric) -> Function:
         if metric.name not in plugin_names(METRIC_PLUGINS):
             known = ", ".join(plugin_names(METRIC_PLUGINS)) or "none here"
             raise InputError(f"metric {metric.name}: give package.module:function, or a plugin's name ({known})")
-        found: Function = plugin(METRIC_PLUGINS, metric.name, callable, "a function")
-        return found
+        function: Function = plugin(METRIC_PLUGINS, metric.name, callable, "a function")
+        return function
     sys.path.insert(0, str(Path(metric.folder).absolute()))
     try:
-        found = getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except Exception as e:  # the user's own code
         raise InputError(f"metric {metric.name}: cannot be imported: {type(e).__name__}: {one_line(e)}") from e
     finally:
         sys.path.pop(0)
-    if not callable(found):
-        raise InputError(f"metric {metric.name}: is of type {type(found).__name__}, not a function")
-    return found
+    if not callable(function):
+        raise InputError(f"metric {metric.name}: is of type {type(function).__name__}, not a function")
+    return function
 
 
 def check_metric(metric: Metric) -> None:

@@ -33,8 +33,8 @@ class Decision(NamedTuple):
         """Class indices, (N,)."""
         if self.is_class:
             return np.rint(outputs[self.output].reshape(-1)).astype(np.int64)
-        found: NDArray[np.int64] = self.scores(outputs).argmax(axis=1)
-        return found
+        indices: NDArray[np.int64] = self.scores(outputs).argmax(axis=1)
+        return indices
 
 
 def decision_of(

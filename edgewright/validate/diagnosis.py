@@ -46,8 +46,8 @@ def diagnose(
         ConversionError: a converter failed.
     """
     form = _FORMATS[platform]
-    if exported is not None and (found := format_of(exported)) is not form:
-        raise InputError(f"{exported}: a {found} file; {platform} takes {form}: give --platform that fits it")
+    if exported is not None and (file_form := format_of(exported)) is not form:
+        raise InputError(f"{exported}: a {file_form} file; {platform} takes {form}: give --platform that fits it")
     taken = take_in(model, data, store)
     notes: tuple[str, ...] = ()
     path = exported
@@ -76,12 +76,12 @@ def _made(
 ) -> tuple[Artifact, tuple[str, ...]]:
     """The exported file, also where it disagrees: that is what is looked into."""
     try:
-        made: Exported = export(model, dataset, platform, precision, store)
+        exported: Exported = export(model, dataset, platform, precision, store)
     except DisagreementError as e:
         if not isinstance(e.exported, Artifact):
             raise
         return e.exported, (f"the export refuses this file: {e}",)
-    return made.artifact, made.notes
+    return exported.artifact, exported.notes
 
 
 def verdict(compared: Comparison, layer: LayerDifference) -> str:

@@ -56,13 +56,13 @@ def emulate(
     """
     _refuse_core_ml(exported)
     held_out = read_rows(dataset)
-    found = (
+    emulations = (
         _emulate_x86(EmulatedX86(), exported, held_out, min(timeout_s, _X86_S))
         if core == HASWELL
         else _emulate_core(EmulatedArm(core, set_up(CORES[core].architecture)), exported, held_out, timeout_s)
         for core in cores
     )
-    return tuple(emulation for emulation in found if emulation is not None)
+    return tuple(emulation for emulation in emulations if emulation is not None)
 
 
 def emulate_device(exported: Exported, dataset: Dataset, device: DeviceProfile, *, timeout_s: float = 300) -> Emulation:
@@ -75,7 +75,7 @@ def emulate_device(exported: Exported, dataset: Dataset, device: DeviceProfile, 
     _refuse_core_ml(exported)
     held_out = read_rows(dataset)
     core = f"{device.cores} x {device.emulated_core}, whole device"
-    found = Emulation(core=core, rows=min(_ROWS, held_out.count), device_memory_mb=device.memory_mb)
+    emulation = Emulation(core=core, rows=min(_ROWS, held_out.count), device_memory_mb=device.memory_mb)
     with booted_as(device) as target:
         what = f"running {exported.artifact.path.name} on {target.name}"
 
@@ -86,9 +86,9 @@ def emulate_device(exported: Exported, dataset: Dataset, device: DeviceProfile, 
         try:
             largest, cold = _compared(run, "outputs", exported, held_out, what, timeout_s)
         except ConversionError as e:
-            return found.model_copy(update={"failure": str(e)})
+            return emulation.model_copy(update={"failure": str(e)})
     update = {"max_relative": largest, "peak_memory_mb": cold["peak_memory_mb"]}
-    return found.model_copy(update={**update, "failure": _disagreement(largest, exported.precision)})
+    return emulation.model_copy(update={**update, "failure": _disagreement(largest, exported.precision)})
 
 
 def _refuse_core_ml(exported: Exported) -> None:
@@ -121,14 +121,14 @@ def _emulate_x86(target: EmulatedX86, exported: Exported, held_out: HeldOut, tim
     def run(spec: BenchSpec) -> dict[str, Any]:
         return target.run(spec, what, timeout_s)
 
-    found = Emulation(core=f"{target.core} (x86 without VNNI)", rows=min(_ROWS_X86, held_out.count))
+    emulation = Emulation(core=f"{target.core} (x86 without VNNI)", rows=min(_ROWS_X86, held_out.count))
     try:
         largest, _ = _compared(run, "outputs", exported, held_out, what, timeout_s, _ROWS_X86)
     except TooSlowError:  # says nothing of the file
         return None
     except ConversionError as e:
-        return found.model_copy(update={"failure": str(e)})
-    return found.model_copy(update={"max_relative": largest, "failure": _disagreement(largest, exported.precision)})
+        return emulation.model_copy(update={"failure": str(e)})
+    return emulation.model_copy(update={"max_relative": largest, "failure": _disagreement(largest, exported.precision)})
 
 
 def _compared(
@@ -153,10 +153,10 @@ def _compared(
         spec = BenchSpec("outputs", (model,), str(rows), outputs=str(here), kernels=exact_kernels(exported.made_for))
         LocalTarget().run(spec, what, timeout_s)
         answer = run(BenchSpec(task, (model,), str(rows), outputs=str(there), min_runs=_COUNTED_RUNS))
-        expected, found = read_arrays(here), read_arrays(there)
-    check_outputs(expected, found, what)
+        expected, actual = read_arrays(here), read_arrays(there)
+    check_outputs(expected, actual, what)
     largest = max(float(np.abs(expected[name]).max()) for name in expected)
-    difference = max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
+    difference = max(float(np.abs(actual[name] - expected[name]).max()) for name in expected)
     return (difference / largest if largest else difference), answer
 
 

@@ -12,7 +12,7 @@ def energy_of(sustained: Sustained | None, emulations: Sequence[Emulation], devi
     """The meter's answer; else executed instructions times the profile's joules of one, said to be an estimate."""
     if sustained is not None and sustained.energy is not None:
         return sustained.energy
-    counted = next((found.instructions for found in emulations if found.instructions is not None), None)
+    counted = next((emulation.instructions for emulation in emulations if emulation.instructions is not None), None)
     if counted is None or device.joules_per_instruction is None:
         return None
     each = device.joules_per_instruction

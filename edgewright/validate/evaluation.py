@@ -66,14 +66,14 @@ def evaluate(
             not_measured=(f"accuracy and parity: {e}",),
         )
     check_outputs(held_out.reference, outputs, exported.artifact.path.name)
-    found = judged(model, held_out, decision, outputs, timeout_s)
+    judgement = judged(model, held_out, decision, outputs, timeout_s)
     return Evaluation(
         artifact=exported.artifact,
-        source_accuracy=found.source,
-        accuracy=found.accuracy,
-        drop=found.drop,
+        source_accuracy=judgement.source,
+        accuracy=judgement.accuracy,
+        drop=judgement.drop,
         parity=parity(held_out.reference, outputs, checked_by, decision),
-        per_class=found.per_class,
+        per_class=judgement.per_class,
     )
 
 

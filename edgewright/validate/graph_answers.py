@@ -26,16 +26,16 @@ def run_graph(
     graph = torch_graph.load(path).eval()
     held = read_arrays(rows)
     count, step = len(held[input_names[0]]), batch if batch > 0 else _ROWS_AT_ONCE
-    found: list[list[np.ndarray]] = []
+    batches: list[list[np.ndarray]] = []
     with torch.no_grad():
         for start in range(0, count, step):
             pieces = [held[name][start : start + step] for name in input_names]
-            kept = len(pieces[0])
-            if batch > 0 and kept < batch:
-                pieces = [np.concatenate([p, np.repeat(p[-1:], batch - kept, axis=0)]) for p in pieces]
+            valid_rows = len(pieces[0])
+            if batch > 0 and valid_rows < batch:
+                pieces = [np.concatenate([p, np.repeat(p[-1:], batch - valid_rows, axis=0)]) for p in pieces]
             given = graph(*(torch.from_numpy(np.ascontiguousarray(p)) for p in pieces))
             results = given if isinstance(given, (tuple, list)) else (given,)
-            found.append([r[:kept].double().numpy() for r in results])
-    columns = (np.concatenate(column) for column in zip(*found, strict=True))
+            batches.append([r[:valid_rows].double().numpy() for r in results])
+    columns = (np.concatenate(column) for column in zip(*batches, strict=True))
     write_arrays(answers, dict(zip(output_names, columns, strict=False)))
     return f"torch {torch.__version__}"

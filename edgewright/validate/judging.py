@@ -98,20 +98,20 @@ def _by_metric(metric: Metric, held_out: HeldOut, outputs: Arrays | None, timeou
             write_arrays(files[1], outputs)
         job = partial(judged_by, metric, files[0], files[1] if outputs is not None else None, files[2])
         what = f"judging by the metric {metric.name}"
-        found = run_in_child(job, returns=MetricFigures, what=what, timeout_s=timeout_s).value
-    source = _accuracy(metric, found.source, held_out.count)
-    if found.candidate is None or found.loss is None or found.p_value is None:
+        figures = run_in_child(job, returns=MetricFigures, what=what, timeout_s=timeout_s).value
+    source = _accuracy(metric, figures.source, held_out.count)
+    if figures.candidate is None or figures.loss is None or figures.p_value is None:
         return Judgement(source)
     drop = AccuracyDrop(
-        percent=100 * found.loss.value,
-        low_percent=100 * found.loss.low,
-        high_percent=100 * found.loss.high,
-        p_value=found.p_value,
+        percent=100 * figures.loss.value,
+        low_percent=100 * figures.loss.low,
+        high_percent=100 * figures.loss.high,
+        p_value=figures.p_value,
         test=f"paired bootstrap of {metric.name}",
         unit="percent of the source's",
     )
-    return Judgement(source, _accuracy(metric, found.candidate, held_out.count), drop)
+    return Judgement(source, _accuracy(metric, figures.candidate, held_out.count), drop)
 
 
-def _accuracy(metric: Metric, found: Interval, rows: int) -> Accuracy:
-    return Accuracy(metric=metric.name, rows=rows, **found.model_dump())
+def _accuracy(metric: Metric, interval: Interval, rows: int) -> Accuracy:
+    return Accuracy(metric=metric.name, rows=rows, **interval.model_dump())

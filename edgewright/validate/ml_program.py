@@ -27,8 +27,8 @@ def run_ml_program(
     """
     held = read_arrays(rows)
     feeds = {name: held[name] for name in input_names}
-    found = _predict(path, feeds) if native else _interpret(path, feeds)
-    write_arrays(answers, {name: np.asarray(found[name], np.float64) for name in output_names})
+    outputs = _predict(path, feeds) if native else _interpret(path, feeds)
+    write_arrays(answers, {name: np.asarray(outputs[name], np.float64) for name in output_names})
     return "Core ML" if native else "the ML Program evaluator of Edgewright, not Core ML itself"
 
 

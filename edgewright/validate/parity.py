@@ -28,17 +28,17 @@ def check_outputs(reference: Arrays, outputs: Arrays, name: str) -> None:
     for key, expected in reference.items():
         if key not in outputs:
             raise ConversionError(f"{name}: output '{key}' is missing; the exported file has {sorted(outputs)}")
-        found = outputs[key]
-        if found.size != expected.size or len(found) != len(expected):
+        actual = outputs[key]
+        if actual.size != expected.size or len(actual) != len(expected):
             raise ConversionError(
-                f"{name}: output '{key}' has shape {list(found.shape[1:])} a row, the source model's has "
+                f"{name}: output '{key}' has shape {list(actual.shape[1:])} a row, the source model's has "
                 f"{list(expected.shape[1:])}"
             )
-        broken = ~np.isfinite(found.reshape(len(found), -1)) & np.isfinite(expected.reshape(len(expected), -1))
+        broken = ~np.isfinite(actual.reshape(len(actual), -1)) & np.isfinite(expected.reshape(len(expected), -1))
         rows = broken.any(axis=1)
         if rows.any():
             raise ConversionError(
-                f"{name}: output '{key}' is NaN or infinite in {int(rows.sum())} of {len(found)} test rows "
+                f"{name}: output '{key}' is NaN or infinite in {int(rows.sum())} of {len(actual)} test rows "
                 f"(first: row {int(rows.argmax())}), where the source model's is finite"
             )
 
@@ -51,10 +51,10 @@ def parity(reference: Arrays, outputs: Arrays, checked_by: str, decision: Decisi
     """
     names = [decision.output] if decision else list(reference)
     expected = np.concatenate([reference[n].reshape(len(reference[n]), -1) for n in names], axis=1)
-    found = np.concatenate([outputs[n].reshape(len(outputs[n]), -1) for n in names], axis=1)
-    difference = np.abs(found - expected)
+    actual = np.concatenate([outputs[n].reshape(len(outputs[n]), -1) for n in names], axis=1)
+    difference = np.abs(actual - expected)
     largest = float(np.abs(expected).max())
-    norms = np.linalg.norm(expected) * np.linalg.norm(found)
+    norms = np.linalg.norm(expected) * np.linalg.norm(actual)
     agreement, disagreements, explanation = None, None, ""
     if decision:
         differ = decision.classes(reference) != decision.classes(outputs)
@@ -67,7 +67,7 @@ def parity(reference: Arrays, outputs: Arrays, checked_by: str, decision: Decisi
         max_absolute=float(difference.max()),
         mean_absolute=float(difference.mean()),
         max_relative=float(difference.max()) / largest if largest else None,
-        cosine=min(1.0, float((expected * found).sum()) / float(norms)) if norms else None,
+        cosine=min(1.0, float((expected * actual).sum()) / float(norms)) if norms else None,
         agreement=agreement,
         disagreements=disagreements,
         explanation=explanation,

@@ -104,26 +104,28 @@ def _measured(
         cold["baseline" if same else "candidate"]["operators"] = operators
         warm = session.warm((before, before) if same else (before, after, before))
         threads = "its own threads" if in_core_ml else f"{device.threads} thread(s)"
-        found = performance_of(baseline, candidate, cold, warm, f"{target.name}, {threads}")
+        performance = performance_of(baseline, candidate, cold, warm, f"{target.name}, {threads}")
         plan, unplanned = session.compute_plan(after) if in_core_ml else (None, "")
         if device.threads > 1 and not in_core_ml:
-            found = _with_one_thread(found, replace(session, threads=1), before, after)
+            performance = _with_one_thread(performance, replace(session, threads=1), before, after)
         if sustained_seconds is None and device.target_kind == "ssh":
             sustained_seconds = _BOARD_SECONDS
         sustained, cool = session.sustained(after, sustained_seconds) if sustained_seconds else (None, _NO_HEAT)
-    missing = tuple(filter(None, (_too_few(found, timing), reason, unplanned, cool)))
-    return found.model_copy(update={"not_measured": missing, "sustained": sustained, "compute_plan": plan})
+    missing = tuple(filter(None, (_too_few(performance, timing), reason, unplanned, cool)))
+    return performance.model_copy(update={"not_measured": missing, "sustained": sustained, "compute_plan": plan})
 
 
-def _with_one_thread(found: Performance, session: "_Session", before: BenchModel, after: BenchModel) -> Performance:
+def _with_one_thread(
+    performance: Performance, session: "_Session", before: BenchModel, after: BenchModel
+) -> Performance:
     """Both models again with one thread: what is left where the other cores are busy."""
     same = before == after
     series = session.warm((before,) if same else (before, after))["series"]
     one = [_latency(taken) for taken in series]
-    return found.model_copy(
+    return performance.model_copy(
         update={
-            "baseline": found.baseline.model_copy(update={"one_thread": one[0]}),
-            "candidate": found.candidate.model_copy(update={"one_thread": one[-1]}),
+            "baseline": performance.baseline.model_copy(update={"one_thread": one[0]}),
+            "candidate": performance.candidate.model_copy(update={"one_thread": one[-1]}),
         }
     )
 
@@ -133,9 +135,9 @@ def _memory_alone(
 ) -> Performance:
     """An emulated target: what a model holds there is real where the whole machine is emulated, time never is."""
     target = session.target
-    found = _unmeasured(baseline, candidate, f"latency: time on {target.name} means nothing", target.name)
+    performance = _unmeasured(baseline, candidate, f"latency: time on {target.name} means nothing", target.name)
     if not target.own_memory:
-        return found
+        return performance
     cold = [session.cold(before), session.cold(after)]
     costs = [
         cost.model_copy(
@@ -145,10 +147,10 @@ def _memory_alone(
                 "memory_steps": tuple((moment, held) for moment, held in taken["memory_steps"]),
             }
         )
-        for cost, taken in zip((found.baseline, found.candidate), cold, strict=True)
+        for cost, taken in zip((performance.baseline, performance.candidate), cold, strict=True)
     ]
     update = {"baseline": costs[0], "candidate": costs[1], "environment": _environment(cold[1])}
-    return found.model_copy(update={**update, "runtime": f"{cold[1]['runtime']} {cold[1]['version']}"})
+    return performance.model_copy(update={**update, "runtime": f"{cold[1]['runtime']} {cold[1]['version']}"})
 
 
 @dataclass(frozen=True)
@@ -194,13 +196,13 @@ class _Session:
             return None, str(e)
         windows = answer["windows"]
         metered = "joules" in answer
-        found = Sustained(
+        sustained_run = Sustained(
             seconds=seconds,
             low_ms=tuple(window["low_ms"] for window in windows),
             temperature_c=tuple(window["temperature_c"] for window in windows if "temperature_c" in window),
             energy=Energy(joules=answer["joules"], source=answer["meter"]) if metered else None,
         )
-        return found, ""
+        return sustained_run, ""
 
     def _spec(self, task: str, files: tuple[BenchModel, ...]) -> BenchSpec:
         return BenchSpec(
@@ -217,9 +219,9 @@ class _Session:
         return self.target.run(spec, what, self.timeout_s)
 
 
-def _too_few(found: Performance, timing: Timing) -> str:
+def _too_few(performance: Performance, timing: Timing) -> str:
     """What is missing of the runs that the profile asks for; empty where nothing is."""
-    runs = min(cost.latency.runs for cost in (found.baseline, found.candidate) if cost.latency is not None)
+    runs = min(cost.latency.runs for cost in (performance.baseline, performance.candidate) if cost.latency is not None)
     return "" if runs >= timing.min_runs else f"latency of {timing.min_runs} runs: {runs} had to do, for want of time"
 
 
@@ -249,14 +251,14 @@ def performance_of(
 
 def _environment(warm: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """The machine, and its temperature, frequency and governor before and after, where it shows them."""
-    said = {"runtime": f"{warm['runtime']} {warm['version']}"}
-    said |= {key: str(value) for key, value in warm["machine"].items()}
+    environment = {"runtime": f"{warm['runtime']} {warm['version']}"}
+    environment |= {key: str(value) for key, value in warm["machine"].items()}
     for moment in ("before", "after"):
-        said.update({f"{key} {moment}": str(value) for key, value in warm.get(moment, {}).items()})
+        environment.update({f"{key} {moment}": str(value) for key, value in warm.get(moment, {}).items()})
     before, after = (warm.get(moment, {}).get("frequency_mhz") for moment in ("before", "after"))
     if before and after and after < _THROTTLED * before:
-        said["throttled"] = f"yes: from {before:.0f} to {after:.0f} MHz"
-    return tuple(said.items())
+        environment["throttled"] = f"yes: from {before:.0f} to {after:.0f} MHz"
+    return tuple(environment.items())
 
 
 def _unmeasured(baseline: Exported, candidate: Exported, reason: str, target: str) -> Performance:

@@ -16,33 +16,35 @@ def unmet(exported: Exported, device: DeviceProfile) -> tuple[str, ...]:
 
     A device's floor is the oldest version in the field, so a file that needs a newer one fails on some of them.
     """
-    found = []
+    reasons = []
     expected = _FORMATS[device.platform]
     if exported.artifact.format is not expected:
-        found.append(f"{device.name} takes {expected.value} files; this is {exported.artifact.format.value}")
+        reasons.append(f"{device.name} takes {expected.value} files; this is {exported.artifact.format.value}")
     if _version(exported.runtime_floor) > _version(device.runtime_floor):
-        found.append(
+        reasons.append(
             f"needs {exported.runtime} {exported.runtime_floor}; {device.name} may have {device.runtime_floor}: raise "
             "its runtime_floor, or export for an older version"
         )
     memory_mb = device.app_memory_mb or device.memory_mb
     size_mb = exported.artifact.size_bytes / _MB
     if size_mb > memory_mb:
-        found.append(f"the file alone has {size_mb:.0f} MB; an application on {device.name} may hold {memory_mb} MB")
-    return tuple(found)
+        reasons.append(f"the file alone has {size_mb:.0f} MB; an application on {device.name} may hold {memory_mb} MB")
+    return tuple(reasons)
 
 
 def advice(exported: Exported, device: DeviceProfile) -> tuple[str, ...]:
     """What will run, and will disappoint or ask for more."""
-    said = []
+    notes = []
     if device.instruction_set == "armv7" and exported.artifact.format is Format.ONNX:
-        said.append(f"{device.name} is 32-bit Arm, for which no ONNX Runtime is published: it needs a build of its own")
+        notes.append(
+            f"{device.name} is 32-bit Arm, for which no ONNX Runtime is published: it needs a build of its own"
+        )
     if exported.precision is Precision.INT8 and device.extensions and not device.dot_products:
-        said.append(
+        notes.append(
             f"{device.name} has no 8-bit dot product ({', '.join(device.extensions)}): int8 shrinks the file, and may "
             "not be faster; `emulate` counts what it executes"
         )
-    return tuple(said)
+    return tuple(notes)
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -55,12 +55,12 @@ def doubts(
     reached = accuracy_of(task, *test)
     if task is ModelTask.CLASSIFICATION:
         share, majority = _majority(test[0])
-        found = _near_chance(*test, reached, _label(labels, majority), share)
+        skill_doubt = _near_chance(*test, reached, _label(labels, majority), share)
     else:
         share = 0.0
-        found = _near_the_mean(reached)
+        skill_doubt = _near_the_mean(reached)
     far = _far_from_training(task, reached, training, share)
-    return tuple(said for said in (found, far) if said)
+    return tuple(doubt for doubt in (skill_doubt, far) if doubt)
 
 
 def mean_recall(truth: NDArray[np.int64], answers: NDArray[np.int64]) -> Interval:
@@ -70,9 +70,9 @@ def mean_recall(truth: NDArray[np.int64], answers: NDArray[np.int64]) -> Interva
     """
     own = [answers[truth == index] == index for index in np.unique(truth)]
     each = [wilson(int(right.sum()), len(right)) for right in own]
-    value = float(np.mean([found.value for found in each]))
-    below = math.hypot(*(found.value - found.low for found in each)) / len(each)
-    above = math.hypot(*(found.high - found.value for found in each)) / len(each)
+    value = float(np.mean([interval.value for interval in each]))
+    below = math.hypot(*(interval.value - interval.low for interval in each)) / len(each)
+    above = math.hypot(*(interval.high - interval.value for interval in each)) / len(each)
     return Interval(value=value, low=value - below, high=value + above)
 
 

@@ -44,7 +44,7 @@ def judge(
     """
     limit = budget.max_accuracy_drop_percent or max_accuracy_drop_percent
     measured = measurement_of(candidate, performance, of_baseline=False)
-    lines = (*_lines(measured, candidate, budget, limit), *(_emulated_line(found) for found in emulations))
+    lines = (*_lines(measured, candidate, budget, limit), *(_emulated_line(emulation) for emulation in emulations))
     drop, ratio = candidate.drop, performance.ratio
     return ValidationReport(
         source_accuracy=candidate.source_accuracy,
@@ -115,8 +115,8 @@ def benefit(
     size_ratio = after.artifact.size_bytes / before.artifact.size_bytes
     download_ratio = after.download_bytes / before.download_bytes
     gains = [
-        said
-        for said, gained in (
+        phrase
+        for phrase, gained in (
             (f"{_saving(size_ratio)} smaller on disk", size_ratio <= 1 - _LEAST_SAVING),
             (f"{_saving(download_ratio)} smaller to download", download_ratio <= 1 - _LEAST_SAVING),
             ("faster", performance.verdict == "faster"),
@@ -129,7 +129,7 @@ def benefit(
         or _size_fault(before, after, max_size_mb)
     )
     useful = not cause and bool(gains)
-    why = "".join(f"; {said}" for said in (*_growth(before, after), *causes))
+    why = "".join(f"; {phrase}" for phrase in (*_growth(before, after), *causes))
     return Benefit(
         useful=useful,
         cause=(", ".join(gains) if useful else cause or _no_gain(size_ratio, download_ratio, performance)) + why,
@@ -178,8 +178,8 @@ def _growth(before: Cost, after: Cost) -> list[str]:
     }
     if all(new <= old * (1 + _LEAST_SAVING) for old, new in sizes.values()):
         return []
-    said = (f"{name} {new / old - 1:+.0%} ({old:,} B, then {new:,} B)" for name, (old, new) in sizes.items())
-    return [f"it grew: {', '.join(said)}"]
+    growths = (f"{name} {new / old - 1:+.0%} ({old:,} B, then {new:,} B)" for name, (old, new) in sizes.items())
+    return [f"it grew: {', '.join(growths)}"]
 
 
 def _no_gain(size_ratio: float, download_ratio: float, performance: Performance) -> str:
@@ -225,10 +225,10 @@ def budget_lines(cost: Cost | Measurement, budget: Budget) -> tuple[BudgetLine, 
     return tuple(_line(figure, limit, value, unit) for figure, limit, value, unit in held if limit is not None)
 
 
-def _emulated_line(found: Emulation) -> BudgetLine:
-    failures = 1 if found.failure else 0
+def _emulated_line(emulation: Emulation) -> BudgetLine:
+    failures = 1 if emulation.failure else 0
     return BudgetLine(
-        figure=f"emulated {found.core}",
+        figure=f"emulated {emulation.core}",
         limit=0,
         measured=failures,
         unit="failures",

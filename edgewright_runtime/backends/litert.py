@@ -45,8 +45,8 @@ class LiteRTBackend:
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError, MemoryError) as e:
             reason = (str(e).splitlines() or [type(e).__name__])[0][:300]
-            said = f"{path.name}: {self.name} {self.version} cannot load it: {reason}"
-            raise shortage_or(IntegrityError, e, said) from e
+            message = f"{path.name}: {self.name} {self.version} cannot load it: {reason}"
+            raise shortage_or(IntegrityError, e, message) from e
         inputs, outputs = _ordered(self._interpreter)
         self.inputs = renamed([_spec(name, detail) for name, detail in inputs], input_names, "input")
         self.outputs = renamed([_spec(name, detail) for name, detail in outputs], output_names, "output")
@@ -90,13 +90,13 @@ def import_runtime() -> tuple[Any, str, str, Any]:
     """
     for module, distribution, name in _PACKAGES:
         try:
-            found = importlib.import_module(f"{module}.interpreter")
+            interpreter = importlib.import_module(f"{module}.interpreter")
         except ImportError as e:
             if is_shortage(e):
                 raise ShortageError(f"{distribution} cannot be loaded: {e}") from e
             continue
-        without = found.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        return found.Interpreter, name, metadata.version(distribution), without
+        without = interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        return interpreter.Interpreter, name, metadata.version(distribution), without
     raise BackendUnavailableError("LiteRT is not installed: pip install 'edgewright-runtime[litert]'")
 
 

@@ -54,8 +54,8 @@ class OnnxBackend:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as e:  # the runtime's exceptions share no base of their own
             reason = (str(e).splitlines() or [type(e).__name__])[0][:300]
-            said = f"{path.name}: ONNX Runtime {self.version} cannot load it: {reason}"
-            raise shortage_or(IntegrityError, e, said) from e
+            message = f"{path.name}: ONNX Runtime {self.version} cannot load it: {reason}"
+            raise shortage_or(IntegrityError, e, message) from e
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.inputs = renamed([_spec(node) for node in inputs], input_names, "input")
         self.outputs = renamed([_spec(node) for node in outputs], output_names, "output")

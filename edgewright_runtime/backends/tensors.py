@@ -22,8 +22,10 @@ def renamed(specs: Sequence[TensorSpec], names: Sequence[str] | None, kind: str)
     if names is None:
         return tuple(specs)
     if len(names) != len(specs):
-        found = [spec.name for spec in specs]
-        raise IntegrityError(f"the model file has {len(specs)} {kind}s {found}, {len(names)} were named: {list(names)}")
+        own_names = [spec.name for spec in specs]
+        raise IntegrityError(
+            f"the model file has {len(specs)} {kind}s {own_names}, {len(names)} were named: {list(names)}"
+        )
     if set(names) == {spec.name for spec in specs}:
         return tuple(specs)
     return tuple(

@@ -47,9 +47,9 @@ def _by_operator(profile: Path, runs: int) -> list[dict[str, Any]]:
     for event in json.loads(profile.read_text()):
         if event.get("cat") == _NODE and event["name"].endswith(_KERNEL):
             spent[event["args"]["op_name"]].append(float(event["dur"]))
-    found = []
+    rows = []
     for name, durations in spent.items():
         calls = len(durations) // (runs + 1)
         # Events come in the order of the runs; the first run of each node is the warm-up.
-        found.append({"operator": name, "calls": calls, "mean_us": sum(durations[calls:]) / runs})
-    return sorted(found, key=lambda row: -row["mean_us"])
+        rows.append({"operator": name, "calls": calls, "mean_us": sum(durations[calls:]) / runs})
+    return sorted(rows, key=lambda row: -row["mean_us"])

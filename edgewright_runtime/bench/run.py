@@ -231,12 +231,12 @@ def _state(look: Sensors) -> dict[str, Any]:
     """Temperature, frequency and governor; what a machine does not show is left out."""
     now = look.read()
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    found = {
+    state = {
         "temperature_c": now.temperature_c,
         "frequency_mhz": now.frequency_mhz,
         "governor": governor.read_text().strip() if governor.exists() else None,
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in state.items() if value is not None}
 
 
 def _limit_memory(spec: BenchSpec) -> None:
@@ -256,8 +256,8 @@ def _processor() -> str | None:
     """As the system names it: a model on x86, the board on Arm Linux; None where it says neither."""
     if sys.platform == "darwin":
         asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
-        return said.strip() or None
+        stdout = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+        return stdout.strip() or None
     info, board = Path("/proc/cpuinfo"), Path("/proc/device-tree/model")
     for line in info.read_text().splitlines() if info.exists() else ():
         if line.startswith("model name"):

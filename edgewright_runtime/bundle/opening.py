@@ -27,8 +27,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = read_plain(path, MAX_DOCUMENT_BYTES)
     except OSError as e:
-        said = f"{folder} is not a bundle: {MANIFEST_NAME} cannot be read ({e.strerror})"
-        raise shortage_or(IntegrityError, e, said) from e
+        message = f"{folder} is not a bundle: {MANIFEST_NAME} cannot be read ({e.strerror})"
+        raise shortage_or(IntegrityError, e, message) from e
     return Manifest.from_json(content)
 
 

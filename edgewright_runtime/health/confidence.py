@@ -52,14 +52,14 @@ def confidence_bins(top: np.ndarray) -> np.ndarray:
     return np.bincount(bins, minlength=CONFIDENCE_BINS)
 
 
-def population_stability_index(reference: np.ndarray, found: np.ndarray) -> float:
+def population_stability_index(reference: np.ndarray, counts: np.ndarray) -> float:
     """How far a histogram has moved from its reference; 0.1 is little, 0.25 is much (Siddiqi, Credit Risk Scorecards).
 
     ``reference`` holds counts or shares; ``counts`` is of the same bins, and an empty one is taken as half a row.
     """
-    rows = float(np.sum(found))
+    rows = float(np.sum(counts))
     expected = np.maximum(np.asarray(reference, float) / np.sum(reference), _LEAST_SHARE)
-    actual = np.maximum(np.asarray(found, float), 0.5) / rows
+    actual = np.maximum(np.asarray(counts, float), 0.5) / rows
     return float(((actual - expected) * np.log(actual / expected)).sum())
 
 

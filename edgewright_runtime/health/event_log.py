@@ -40,5 +40,5 @@ class EventLog:
         self._standing = standing
 
     def _add_issue(self, issue: Issue, severity: str, release: str) -> None:
-        found = {"issue": issue.kind, "severity": severity, "value": issue.value, "limit": issue.limit}
-        self.add({"kind": "issue", "release": release, **found})
+        fields = {"issue": issue.kind, "severity": severity, "value": issue.value, "limit": issue.limit}
+        self.add({"kind": "issue", "release": release, **fields})

@@ -47,10 +47,10 @@ class TelemetryFile:
         """Write one window."""
         line = window.to_line().encode() + b"\n"
         try:
-            kept = self._append(line)
+            is_written = self._append(line)
         except OSError:  # a full disk must not keep the model from answering
-            kept = False
-        self.dropped_windows += not kept
+            is_written = False
+        self.dropped_windows += not is_written
 
     def _append(self, line: bytes) -> bool:
         if self._path.exists() and not self._path.is_file():  # a pipe would be waited for

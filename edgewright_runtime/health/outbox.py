@@ -115,21 +115,21 @@ class Outbox:
     def batch(self, most: int = 500, most_bytes: int = 512 << 10) -> list[Record]:
         """The oldest records, up to a number and a size; at least one if there is any."""
         while True:
-            found: list[Record] = []
+            records: list[Record] = []
             rotten: list[int] = []
             size = 0
             with self._file.reading() as db:
                 query = "SELECT seq, CAST(key AS BLOB), CAST(body AS BLOB) FROM records ORDER BY seq LIMIT ?"
                 for seq, key, body in db.execute(query, (most,)):
                     size += len(body)
-                    if found and size > most_bytes:
+                    if records and size > most_bytes:
                         break
                     if _is_object(body):
-                        found.append(Record(_known_key(db, seq, key), bytes(body)))
+                        records.append(Record(_known_key(db, seq, key), bytes(body)))
                     else:
                         rotten.append(seq)
             if not rotten:
-                return found
+                return records
             with self._file.transaction() as db:
                 for seq in rotten:
                     _drop(db, seq)
@@ -146,9 +146,9 @@ class Outbox:
     def counters(self) -> dict[str, int]:
         """``waiting`` records, their ``bytes``, and how many were ever ``added`` and ``dropped``."""
         with self._file.reading() as db:
-            found = dict(db.execute("SELECT name, value FROM counters").fetchall())
-            found["waiting"] = db.execute("SELECT count(*) FROM records").fetchall()[0][0]
-        return found
+            counts = dict(db.execute("SELECT name, value FROM counters").fetchall())
+            counts["waiting"] = db.execute("SELECT count(*) FROM records").fetchall()[0][0]
+        return counts
 
     def close(self) -> None:
         """Write what waits, and close the file."""

@@ -195,9 +195,9 @@ class OutboxFile:
 
 
 def _check(db: Any) -> None:
-    found = db.execute("PRAGMA quick_check").fetchall()
-    if found != [("ok",)]:
-        raise sqlite3.DatabaseError(f"the file fails its own check: {found[0][0]}")
+    verdict = db.execute("PRAGMA quick_check").fetchall()
+    if verdict != [("ok",)]:
+        raise sqlite3.DatabaseError(f"the file fails its own check: {verdict[0][0]}")
     for table, columns in (("records", ["seq", "key", "body"]), ("counters", ["name", "value"])):
         there = [row[1] for row in db.execute(f"PRAGMA table_info({table})").fetchall()]
         if there not in ([], columns):

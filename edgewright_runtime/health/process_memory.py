@@ -42,8 +42,8 @@ def _ps_mb() -> float | None:
     """POSIX ps(1): ``rss`` in units of 1024 bytes, on macOS as on Linux."""
     command = ["ps", "-o", "rss=", "-p", str(os.getpid())]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
-        return int(said) / 1024
+        stdout = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+        return int(stdout) / 1024
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
 

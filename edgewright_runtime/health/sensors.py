@@ -116,8 +116,8 @@ class Sensors:
                 charge = self._number(name / "capacity")
             elif kind in {"Mains", "USB"} and (online := self._number(name / "online")) is not None:
                 mains = bool(online) or bool(mains)
-        if charge is None and (found := self._battery_by_psutil()) is not None:
-            return float(found.percent), bool(found.power_plugged)
+        if charge is None and (battery := self._battery_by_psutil()) is not None:
+            return float(battery.percent), bool(battery.power_plugged)
         return charge, mains
 
     def _battery_by_psutil(self) -> Any:
@@ -129,9 +129,9 @@ class Sensors:
     def _temperature_c(self) -> float | None:
         """The hottest thermal zone (kernel: millidegrees)."""
         zones = self._matching("sys/class/thermal", "thermal_zone*")
-        found = [self._number(zone.relative_to(self._root) / "temp") for zone in zones]
+        readings = [self._number(zone.relative_to(self._root) / "temp") for zone in zones]
         # Zones without a sensor report 0 or below -40.
-        plausible = [value / 1000 for value in found if value is not None and value / 1000 > 0]
+        plausible = [value / 1000 for value in readings if value is not None and value / 1000 > 0]
         return max(plausible, default=None)
 
     def _matching(self, folder: str, pattern: str) -> list[Path]:

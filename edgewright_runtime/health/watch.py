@@ -139,8 +139,8 @@ class Watch:
         """How far confidence has moved beyond what chance explains in a window of this size."""
         if self.calibration is None or not self.plan.enable_accuracy_monitoring or not sum(window.confidence):
             return None
-        found = population_stability_index(np.array(self.calibration.histogram), np.array(window.confidence))
-        return max(found - stability_index_by_chance(self.calibration.rows, sum(window.confidence)), 0.0)
+        index = population_stability_index(np.array(self.calibration.histogram), np.array(window.confidence))
+        return max(index - stability_index_by_chance(self.calibration.rows, sum(window.confidence)), 0.0)
 
     def _count(self, state: _State, figure: _Figure, value: float, limit: float) -> None:
         bad = value < limit if figure.below else value > limit

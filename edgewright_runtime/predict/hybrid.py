@@ -181,10 +181,10 @@ class Hybrid:
 
 
 def _finite(scores: np.ndarray) -> tuple[float, ...]:
-    found = tuple(float(score) for score in scores)
-    if not math.isfinite(sum(found)):
+    numbers = tuple(float(score) for score in scores)
+    if not math.isfinite(sum(numbers)):
         raise EdgeRuntimeError("the model answered with NaN or infinity")
-    return found
+    return numbers
 
 
 def _since(began: float) -> float:

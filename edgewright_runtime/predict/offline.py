@@ -127,8 +127,8 @@ class OfflineModel:
             "latency_ms": answer.latency_ms,
         }
         if user is not None and self._privacy.user != "omit":
-            kept = self._privacy.user == "keep"
-            entry["user"] = user if kept else self._hashed(user.encode("utf-8", "surrogatepass"))
+            in_clear = self._privacy.user == "keep"
+            entry["user"] = user if in_clear else self._hashed(user.encode("utf-8", "surrogatepass"))
         if self._privacy.inputs == "keep":
             entry["input"] = as_json(needed(raw, self._manifest.preprocessing))
         elif self._privacy.inputs == "hash":

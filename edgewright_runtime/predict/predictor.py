@@ -123,8 +123,8 @@ def _check_version(backend: Backend, minimum: str) -> None:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    found = [int(n) for n in re.findall(r"\d+", version.partition("+")[0])[:3]]
-    return (*found, *([0] * (3 - len(found))))
+    numbers = [int(n) for n in re.findall(r"\d+", version.partition("+")[0])[:3]]
+    return (*numbers, *([0] * (3 - len(numbers))))
 
 
 def _check_tensors(backend: Backend, manifest: Manifest) -> None:
@@ -132,7 +132,7 @@ def _check_tensors(backend: Backend, manifest: Manifest) -> None:
         ("input", manifest.inputs, backend.inputs),
         ("output", manifest.outputs, backend.outputs),
     ):
-        found = {spec.name: (spec.dtype, len(spec.shape)) for spec in own}
+        actual = {spec.name: (spec.dtype, len(spec.shape)) for spec in own}
         stated = {spec.name: (spec.dtype, len(spec.shape)) for spec in declared}
-        if found != stated:
-            raise IntegrityError(f"{manifest.model}: its {kind}s are {found}, the manifest says {stated}")
+        if actual != stated:
+            raise IntegrityError(f"{manifest.model}: its {kind}s are {actual}, the manifest says {stated}")

@@ -124,10 +124,10 @@ def _check_latency(predictor: Predictor, inputs: dict[str, np.ndarray], limit_ms
     median, median_used = (sorted(series)[_TIMED_RUNS // 2] for series in (times, used))
     if median <= limit_ms:
         return
-    said = f"one inference takes {median:.3g} ms here (median of {_TIMED_RUNS}), its budget is {limit_ms:g} ms"
+    message = f"one inference takes {median:.3g} ms here (median of {_TIMED_RUNS}), its budget is {limit_ms:g} ms"
     if median_used > limit_ms:
-        raise UnsuitableError(said)
-    raise ShortageError(f"{said}, of which the model had the processor for {median_used:.3g} ms: the device is busy")
+        raise UnsuitableError(message)
+    raise ShortageError(f"{message}, of which the model had the processor for {median_used:.3g} ms: the device is busy")
 
 
 def check_bundle_in_child(folder: Path, timeout_s: float = _TIMEOUT_S) -> None:
@@ -194,10 +194,10 @@ def load_golden(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
     return inputs, outputs
 
 
-def _largest_difference(found: np.ndarray, expected: np.ndarray, name: str) -> float:
-    if found.shape != expected.shape or found.dtype != expected.dtype:
+def _largest_difference(actual: np.ndarray, expected: np.ndarray, name: str) -> float:
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
         raise IntegrityError(
-            f"golden vectors: output '{name}' is {found.dtype} {list(found.shape)}, "
+            f"golden vectors: output '{name}' is {actual.dtype} {list(actual.shape)}, "
             f"expected {expected.dtype} {list(expected.shape)}"
         )
-    return float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
+    return float(np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))

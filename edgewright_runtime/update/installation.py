@@ -130,10 +130,10 @@ class Installation:
         """The highest version of a line that was ever installed here; 0 before the first."""
         path = self.root / "highest" / line
         # What is installed counts, too: a kill may have come between the pointer's flip and this file.
-        kept = [int(name.rpartition(".")[2]) for name in self.names() if name.rpartition(".")[0] == line]
+        versions = [int(name.rpartition(".")[2]) for name in self.names() if name.rpartition(".")[0] == line]
         with suppress(ValueError):  # a damaged file must not end all updates
-            kept.append(int(_text(path)))
-        return max(kept, default=0)
+            versions.append(int(_text(path)))
+        return max(versions, default=0)
 
     def bundle_folder(self, manifest_sha256: str) -> Path:
         """Where a bundle lies once it is complete."""
@@ -149,8 +149,8 @@ class Installation:
 
     def refusals(self) -> dict[str, str]:
         """Every release that is not taken again, and why."""
-        found = sorted(p for p in (self.root / "refused").iterdir() if not p.name.startswith("."))
-        return {path.name: _text(path) for path in found}
+        paths = sorted(p for p in (self.root / "refused").iterdir() if not p.name.startswith("."))
+        return {path.name: _text(path) for path in paths}
 
     def refuse(self, name: str, reason: str) -> None:
         """Never take that release again."""
@@ -224,8 +224,8 @@ class Installation:
         if now is None or name is None:
             raise RollbackError(f"{self.root}: no earlier release is kept here")
         if name == now.name or name not in self.names():
-            kept = ", ".join(other for other in self.names() if other != now.name) or "none"
-            raise RollbackError(f"release '{name}' is no other release that is kept here; there are: {kept}")
+            others = ", ".join(other for other in self.names() if other != now.name) or "none"
+            raise RollbackError(f"release '{name}' is no other release that is kept here; there are: {others}")
         try:
             target = self.installed(name)
             open_bundle(target.bundle)
@@ -246,12 +246,12 @@ class Installation:
             if self.is_refused(name):
                 continue
             try:
-                found = self.installed(name)
-                open_bundle(found.bundle)
+                release = self.installed(name)
+                open_bundle(release.bundle)
             except IntegrityError:
                 continue
             self._point_to(name)
-            return found
+            return release
         remove(self.root / "current")
         sync_folder(self.root)
         return None

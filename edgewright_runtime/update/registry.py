@@ -79,15 +79,15 @@ class Registry:
 
     def models(self) -> list[Model]:
         """Every release whose bundle is here and readable, oldest first; a damaged one is left out."""
-        found = []
+        usable_models = []
         for name in self._installation.names():
             try:
                 folder = self._installation.installed(name).bundle
                 manifest = read_manifest(folder)
             except IntegrityError:
                 continue
-            found.append(Model(name, folder, manifest, sum(entry.bytes for entry in manifest.files)))
-        return found
+            usable_models.append(Model(name, folder, manifest, sum(entry.bytes for entry in manifest.files)))
+        return usable_models
 
     def candidates(self) -> list[Model]:
         """The models that may be chosen: not those that this device went back from, unless one was made current."""

@@ -157,8 +157,8 @@ class Updater:
                 with self._postponing(release.name), self._room_given_back():
                     return self._updated(before, release, content, wanted)
         except OSError as e:
-            said = f"{self._installation.root}: the update cannot be written: {e}"
-            raise shortage_or(EdgeRuntimeError, e, said) from e
+            message = f"{self._installation.root}: the update cannot be written: {e}"
+            raise shortage_or(EdgeRuntimeError, e, message) from e
         except MemoryError as e:
             raise ShortageError(f"{self._installation.root}: too little memory for the update") from e
 
@@ -233,17 +233,17 @@ class Updater:
         """The only line that the repository has for this platform and channel."""
         channel, _, platform = self._asked
         lines = parse_lines(self._repository.read(LINES_PATH, MAX_DOCUMENT_BYTES))
-        found = [line for line in lines if (line.platform, line.channel) == (platform or _PLATFORM, channel)]
-        if len(found) == 1:
-            return found[0]
-        if not found:
+        matches = [line for line in lines if (line.platform, line.channel) == (platform or _PLATFORM, channel)]
+        if len(matches) == 1:
+            return matches[0]
+        if not matches:
             there = "; ".join(str(line) for line in lines[:5]) or "nothing"
             raise TransportError(
                 f"{self._repository.url}: nothing for {platform or _PLATFORM} on channel '{channel}'; there is: {there}"
             )
-        names = ", ".join(sorted(line.model for line in found)[:10])
+        names = ", ".join(sorted(line.model for line in matches)[:10])
         raise EdgeRuntimeError(
-            f"{self._repository.url}: {len(found)} models for {found[0].platform} on '{channel}': {names}; "
+            f"{self._repository.url}: {len(matches)} models for {matches[0].platform} on '{channel}': {names}; "
             "say which this device follows (--model)"
         )
 

@@ -249,7 +249,7 @@ def test_a_dense_layer_that_is_kept_stays_float_in_dynamic_int8(tmp_path):
     }"""
     weights = {"dense": numbers(5, 7), "second": numbers(5, 5, seed=1), "bias": numbers(5, seed=2)}
     onnx.save(model_of(text, **weights), tmp_path / "model.onnx")
-    onnx_runtime.quantize_dynamically(tmp_path / "model.onnx", "model", tmp_path / "dynamic.onnx", kept=["a"])
+    onnx_runtime.quantize_dynamically(tmp_path / "model.onnx", "model", tmp_path / "dynamic.onnx", float_values=["a"])
     made = onnx.load(tmp_path / "dynamic.onnx").graph
     assert [node.op_type for node in made.node].count("MatMulInteger") == 1
     assert {t.data_type for t in made.initializer if t.name.startswith("dense")} == {onnx.TensorProto.FLOAT}

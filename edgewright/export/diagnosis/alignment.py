@@ -85,9 +85,9 @@ class Alignment:
         matches, clean = state
         frontier = {k: v for k, v in self.frontier.items() if k not in behind}
         dtypes = {k: v for k, v in self.dtypes.items() if k not in behind}
-        made = Alignment(reference, self.computation, self.rows, matches, clean, frontier, dtypes)  # type: ignore[arg-type]
-        made.advance(operators[place:])
-        return made
+        alignment = Alignment(reference, self.computation, self.rows, matches, clean, frontier, dtypes)  # type: ignore[arg-type]
+        alignment.advance(operators[place:])
+        return alignment
 
     def _learn_all(self, operator: Operator, given: dict[str, list[Any]]) -> None:
         rests = frozenset().union(*(self.seen_from(name) for name in operator.reads))
@@ -102,13 +102,17 @@ class Alignment:
         if len(read) != 1 or len(operator.gives) != 1 or operator.moves:
             return
         name, result, match = read[0], operator.name, self.matches[read[0]]
-        kept = {part: dict(getattr(self, part)) for part in ("matches", "clean", "frontier", "dtypes")}
+        snapshot = {part: dict(getattr(self, part)) for part in ("matches", "clean", "frontier", "dtypes")}
         del self.matches[name]
         self.clean[name] = self.doubtful[name]
         self._learn_all(operator, self.compute(operator, self.clean))
-        found = self.matches.get(result)
-        if found is None or found.names[0] not in match.names or found.own.snr_db <= match.own.snr_db:
-            for part, values in kept.items():
+        result_match = self.matches.get(result)
+        if (
+            result_match is None
+            or result_match.names[0] not in match.names
+            or result_match.own.snr_db <= match.own.snr_db
+        ):
+            for part, values in snapshot.items():
                 setattr(self, part, values)
 
     def compute(self, operator: Operator, values: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -177,30 +181,30 @@ class Alignment:
         known = reference.by_size.get(stack.size, []) if among is None else among
         near = [n for n in known if reference.prints[n].near(figures, limit)]
         after = [n for n in near if reference.follows_all(n, rests)]
-        found = self._best(stack, after, limit)
-        if found is None and among is None and _is_exact(limit):
+        best_match = self._best(stack, after, limit)
+        if best_match is None and among is None and _is_exact(limit):
             return self._best(stack, [n for n in near if n not in after], limit)
-        return found
+        return best_match
 
     def _best(self, stack: np.ndarray, names: Sequence[str], limit: Limit) -> Match | None:
         """The nearest, and those that are equal to it."""
-        found: list[tuple[Difference, str, Layout]] = []
+        candidates: list[tuple[Difference, str, Layout]] = []
         for name in names:
             compared = self.arrangement(stack, name, limit)
             if compared is not None:
-                found.append((compared[0], name, compared[1]))
-            if len(found) >= _MOST_COMPARED:
+                candidates.append((compared[0], name, compared[1]))
+            if len(candidates) >= _MOST_COMPARED:
                 break
-        if not found:
+        if not candidates:
             return None
-        highest = max(own.snr_db for own, _, _ in found)
+        highest = max(own.snr_db for own, _, _ in candidates)
         # A value that comes again later, but for rounding, is the earlier one.
-        best = next(one for one in found if one[0].snr_db >= highest - _SAME_DB)
+        best = next(one for one in candidates if one[0].snr_db >= highest - _SAME_DB)
         value = self.reference.values[best[1]]
-        alike = [(own, name) for own, name, _ in found if own.largest <= max(4 * best[0].largest, COPY.largest)]
+        alike = [(own, name) for own, name, _ in candidates if own.largest <= max(4 * best[0].largest, COPY.largest)]
         equal = [name for _, name in alike if name == best[1] or self._is_copy(name, value, limit)]
         # The earliest of the equal ones stands for them; all have the same numbers in some arrangement.
-        own = {name: (own, layout) for own, name, layout in found}
+        own = {name: (own, layout) for own, name, layout in candidates}
         return Match(tuple(equal), own[equal[0]][1], own[equal[0]][0])
 
     def _is_copy(self, name: str, value: np.ndarray, limit: Limit) -> bool:
@@ -215,9 +219,9 @@ class Alignment:
         for layout in layouts(value.shape[1:], stack.shape[1:]):
             if not _could_hold(limit, one[:, layout.origins], other[:, layout.places], peak):
                 continue
-            found = difference(arranged(value, layout, stack.shape[1:]), stack)
-            if limit.holds(found) and (best is None or found.snr_db > best[0].snr_db):
-                best = found, layout
+            deviation = difference(arranged(value, layout, stack.shape[1:]), stack)
+            if limit.holds(deviation) and (best is None or deviation.snr_db > best[0].snr_db):
+                best = deviation, layout
         return best
 
 

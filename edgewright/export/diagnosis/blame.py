@@ -125,8 +125,8 @@ def _mends(search: Search, suspect: Swap, operators: tuple[Operator, ...], swap:
     stack = at.stack(swap.value, values[swap.value])
     if stack is None:
         return False
-    found = at.arrangement(stack, swap.name, limit_of(at.dtypes[swap.value])) if _tells(at, swap.name) else None
-    return found is not None or search.compared(swap.value, values[swap.value], swap.name) is not None
+    arrangement = at.arrangement(stack, swap.name, limit_of(at.dtypes[swap.value])) if _tells(at, swap.name) else None
+    return arrangement is not None or search.compared(swap.value, values[swap.value], swap.name) is not None
 
 
 def _tells(alignment: Alignment, name: str) -> bool:
@@ -157,12 +157,12 @@ def _finer(search: Search, swap: Swap, operators: list[Operator]) -> Blame | Non
     inner = Search(at.again(opened, operators[0]))
     known, worst, lowest = {operator.name for operator in operators}, None, math.inf
     while swap.value not in inner.alignment.matches:
-        found = inner.first()
-        part = inner.between(found.value) if found is not None else []
-        if found is None or not {operator.name for operator in part} <= known:
+        inner_swap = inner.first()
+        part = inner.between(inner_swap.value) if inner_swap is not None else []
+        if inner_swap is None or not {operator.name for operator in part} <= known:
             break
-        own = inner.own(found).snr_db
+        own = inner.own(inner_swap).snr_db
         if own < lowest and len(part) < len(operators):
-            lowest, worst = own, _plain(inner, found)
-        inner = inner.accept(found)
+            lowest, worst = own, _plain(inner, inner_swap)
+        inner = inner.accept(inner_swap)
     return worst

@@ -73,18 +73,18 @@ def _offs(
 ) -> list[list[Difference]]:
     """For each row and output how far the file is off, relative to the largest magnitude over all rows."""
     peaks = [max(map(_height, wanted)) or 1.0 for wanted in expected]
-    found = []
+    deviations = []
     for number, row in enumerate(rows):
         try:
             given = computation.whole(row)
         except ConversionError:  # the diagnosis says which operator does not run
-            found.append([Difference(-math.inf, math.inf)] * len(expected))
+            deviations.append([Difference(-math.inf, math.inf)] * len(expected))
             continue
         if len(given) != len(expected):
             raise InputError(f"the file has {len(given)} outputs, the model {len(expected)}")
         pairs = zip(given, expected, peaks, strict=True)
-        found.append([_off(value, wanted[number], peak) for value, wanted, peak in pairs])
-    return found
+        deviations.append([_off(value, wanted[number], peak) for value, wanted, peak in pairs])
+    return deviations
 
 
 def _height(value: np.ndarray) -> float:

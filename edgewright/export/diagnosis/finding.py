@@ -89,25 +89,25 @@ def computation_of(path: Path, form: Format, inputs: Sequence[str], outputs: Seq
 
 def _culprits(alignment: Alignment) -> list[Culprit]:
     """One after the other: each is replaced by what is right, and the search goes on behind it."""
-    found: list[Culprit] = []
+    culprits: list[Culprit] = []
     search = Search(alignment)
-    while search.wrong_outputs and len(found) < _MOST_CULPRITS:
+    while search.wrong_outputs and len(culprits) < _MOST_CULPRITS:
         swap = search.first()
         if swap is None or not search.between(swap.value):
-            found.append(_unverified(search))
+            culprits.append(_unverified(search))
             break
         culprit = _named(search, swap)
-        if (culprit.operator, culprit.layer) not in {(one.operator, one.layer) for one in found}:
-            found.append(culprit)  # else another one that reads what it gives
+        if (culprit.operator, culprit.layer) not in {(one.operator, one.layer) for one in culprits}:
+            culprits.append(culprit)  # else another one that reads what it gives
         search = search.accept(swap)
-    return found
+    return culprits
 
 
 def _named(search: Search, swap: Swap) -> Culprit:
     alignment, blame, own = search.alignment, blamed(search, swap), search.own(swap)
     reference, segment = alignment.reference, search.between(swap.value)
     node = reference.node(blame.name.partition(" > ")[0])
-    told = dict.fromkeys(reference.node(name).layer for name in blame.layers if name in reference.prints)
+    layers = dict.fromkeys(reference.node(name).layer for name in blame.layers if name in reference.prints)
     failures = (alignment.failures.get(operator.name) for operator in segment)
     return Culprit(
         operator=_place(blame.operator),
@@ -118,7 +118,7 @@ def _named(search: Search, swap: Swap) -> Culprit:
         largest=own.largest,
         verified=True,
         others=tuple(map(_place, blame.others)),
-        layers=tuple(layer for layer in told if layer != node.layer),
+        layers=tuple(layer for layer in layers if layer != node.layer),
         segment=tuple(map(_place, segment)),
         before=tuple(map(_place, search.makers(segment))),
         failure=next((failure for failure in failures if failure), ""),
@@ -127,23 +127,23 @@ def _named(search: Search, swap: Swap) -> Culprit:
 
 def _amplifier(search: Search, run: Run) -> list[Culprit]:
     """The operator that makes most of the rounding that comes to it; none where it only adds up."""
-    alignment, found = search.alignment, run.amplified()
-    if found is None or found.loss_db < _AMPLIFIED_DB:
+    alignment, amplifier = search.alignment, run.amplified()
+    if amplifier is None or amplifier.loss_db < _AMPLIFIED_DB:
         return []
-    match = alignment.matches[found.operator.name]
-    node, makers = alignment.reference.node(match.names[0]), search.makers([found.operator])
-    levels = f"{found.incoming_db:.1f} dB of signal over error come in, {found.outgoing_db:.1f} dB go out"
+    match = alignment.matches[amplifier.operator.name]
+    node, makers = alignment.reference.node(match.names[0]), search.makers([amplifier.operator])
+    levels = f"{amplifier.incoming_db:.1f} dB of signal over error come in, {amplifier.outgoing_db:.1f} dB go out"
     culprit = Culprit(
-        operator=_place(found.operator),
+        operator=_place(amplifier.operator),
         layer=node.layer,
         kind=node.kind,
-        dtype=alignment.dtypes[found.operator.name],
+        dtype=alignment.dtypes[amplifier.operator.name],
         snr_db=match.own.snr_db,
         largest=match.own.largest,
         verified=False,
-        segment=tuple(map(_place, (*makers, found.operator))),
+        segment=tuple(map(_place, (*makers, amplifier.operator))),
         before=tuple(map(_place, search.makers(makers))),
-        failure=f"operator {_place(found.operator)} is right, and makes more of the rounding before it: {levels}",
+        failure=f"operator {_place(amplifier.operator)} is right, and makes more of the rounding before it: {levels}",
     )
     return [culprit]
 

@@ -40,14 +40,14 @@ def layouts(one: Shape, other: Shape) -> tuple[Layout, ...]:
     if prod(one) != prod(other):
         return ()
     a, b = (tuple(n for n in shape if n != 1) for shape in (one, other))
-    found: dict[bytes, Layout] = {}
+    unique_layouts: dict[bytes, Layout] = {}
     size = prod(a)
     places = np.unique(np.linspace(0, max(size - 1, 0), _SAMPLES).astype(np.int64)) if size else np.empty(0, np.int64)
     numbers = np.arange(size)
     for split, axes in _orders(a, b):
         origins = numbers.reshape(split).transpose(axes).reshape(-1)[places]
-        found.setdefault(origins.tobytes(), Layout(split, axes, places, origins))
-    return tuple(found.values())
+        unique_layouts.setdefault(origins.tobytes(), Layout(split, axes, places, origins))
+    return tuple(unique_layouts.values())
 
 
 def _orders(a: Shape, b: Shape) -> list[tuple[Shape, tuple[int, ...]]]:

@@ -46,11 +46,11 @@ class MilComputation(Computation):
                 self._narrow |= dict.fromkeys(operator.gives, operator.dtype)
 
     def _dtypes_of_constants(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+        dtypes: dict[str, str] = {}
         for operation in self._evaluator.program.operations:
             for result in operation.results:
-                found[result.name] = _STORED.get(operation.kind, result.dtype.lower())
-        return {name: dtype for name, dtype in found.items() if name in self._known}
+                dtypes[result.name] = _STORED.get(operation.kind, result.dtype.lower())
+        return {name: dtype for name, dtype in dtypes.items() if name in self._known}
 
     def _operator(self, step: Operation) -> Operator:
         named = [i.name for items in step.operands.values() for i in items if isinstance(i, Variable)]

@@ -81,11 +81,11 @@ class Run:
         if match is None or stack is None:
             return
         value = self._at.reference.values[match.names[0]]
-        found = difference(arranged(value, match.layout, stack.shape[1:]), stack)
+        deviation = difference(arranged(value, match.layout, stack.shape[1:]), stack)
         if operator is not None:
             explained = min(self._levels[name], match.own.snr_db)
-            self._amplified.append(Amplified(operator, explained, found.snr_db))
-        self._levels[name] = found.snr_db
+            self._amplified.append(Amplified(operator, explained, deviation.snr_db))
+        self._levels[name] = deviation.snr_db
         moved = operator is None or bool(operator.moves)
         for one in match.names:
             # Several may be recognized as one: it is the nearest, or the first, where what follows only moves it.
@@ -98,8 +98,8 @@ class Run:
                 operator=operator.kind if operator is not None else "input",
                 value=name,
                 dtype=self._at.dtypes[name],
-                snr_db=found.snr_db,
-                largest=found.largest,
+                snr_db=deviation.snr_db,
+                largest=deviation.largest,
                 own_snr_db=match.own.snr_db,
                 own_largest=match.own.largest,
             )
@@ -113,13 +113,13 @@ def _swallowed(alignment: Alignment, name: str) -> LayerDifference:
 
 def output_noise(alignment: Alignment, held: dict[str, list[Any]], names: list[str]) -> tuple[OutputDifference, ...]:
     """Each output as it was computed operator by operator, and as the runtime computes it."""
-    computation, found = alignment.computation, []
+    computation, differences = alignment.computation, []
     wholes = _wholes(alignment)
     for number, (value, wanted) in enumerate(zip(computation.outputs, alignment.reference.outputs, strict=True)):
         expected = alignment.reference.values.get(wanted)
         single = nearest(expected, alignment.stack(value, held[value]) if value in held else None)
         whole = nearest(expected, np.stack([run[number] for run in wholes]) if wholes else None)
-        found.append(
+        differences.append(
             OutputDifference(
                 name=names[number],
                 snr_db=single.snr_db,
@@ -128,7 +128,7 @@ def output_noise(alignment: Alignment, held: dict[str, list[Any]], names: list[s
                 whole_largest=whole.largest,
             )
         )
-    return tuple(found)
+    return tuple(differences)
 
 
 def _wholes(alignment: Alignment) -> list[list[np.ndarray]]:
@@ -143,5 +143,5 @@ def nearest(wanted: np.ndarray | None, stack: np.ndarray | None) -> Difference:
     if wanted is None or stack is None or wanted.size != stack.size:
         return _LOST
     ways = layouts(wanted.shape[1:], stack.shape[1:])
-    found = [difference(arranged(wanted, way, stack.shape[1:]), stack) for way in ways]
-    return max(found, key=lambda one: one.snr_db, default=_LOST)
+    deviations = [difference(arranged(wanted, way, stack.shape[1:]), stack) for way in ways]
+    return max(deviations, key=lambda one: one.snr_db, default=_LOST)

@@ -108,19 +108,19 @@ class OnnxComputation(Computation):
     def _operator(self, node: onnx.NodeProto) -> Operator:
         weights = [self._nodes.stored_as.get(name, "") for name in node.input]
         results = tuple(name for name in node.output if name)
-        made = ["int8" for name in results if name in self.quantized]
+        result_dtypes = ["int8" for name in results if name in self.quantized]
         return Operator(
             kind=node.op_type,
             reads=self._nodes.reads(node),
             gives=results,
-            dtype=narrowest(made + weights),
+            dtype=narrowest(result_dtypes + weights),
             node=node.name,
             moves=moving(node.op_type, _SHAPES, _ORDERS),
         )
 
     def _quantizations(self) -> list[tuple[str, Quantization]]:
         """Of the values that stand in 8 bits with a scale that does not depend on the row."""
-        found = []
+        quantizations = []
         for node in self._nodes.nodes:
             if node.op_type == "QuantizeLinear":
                 name, (scale, *zero) = node.output[0], node.input[1:]
@@ -133,8 +133,8 @@ class OnnxComputation(Computation):
             if factor is not None:
                 axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
                 shift = np.zeros(factor.shape) if point is None else point.astype(np.float64)
-                found.append((name, Quantization(factor.astype(np.float64), shift, axis)))
-        return found
+                quantizations.append((name, Quantization(factor.astype(np.float64), shift, axis)))
+        return quantizations
 
     def entered(self, row: Arrays) -> dict[str, Any]:
         """See `Computation`."""
@@ -166,13 +166,13 @@ def _first_line(error: Exception) -> str:
 def _in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes so that each comes after those that it reads: ONNX Runtime's half precision appends its casts."""
     waiting = list(graph.node)
-    made = {name for node in waiting for name in node.output}
+    output_names = {name for node in waiting for name in node.output}
     known: set[str] = set()
     ordered: list[onnx.NodeProto] = []
     while waiting:
         left = []
         for node in waiting:
-            if all(name in known for name in _read_by(node) if name in made):
+            if all(name in known for name in _read_by(node) if name in output_names):
                 ordered.append(node)
                 known.update(node.output)
             else:

@@ -24,11 +24,11 @@ def onnx_reference(path: Path, rows: Sequence[Arrays], outputs: Sequence[str]) -
     entries = list(rows[0])
     nodes = [Node(name, name, "input", ()) for name in entries]
     by_name: dict[str, onnx.NodeProto] = {}
-    for found in single.nodes:
-        reads = single.reads(found)
-        results = [name for name in found.output if name]
-        nodes += [Node(name, found.name or name, found.op_type, reads) for name in results]
-        by_name |= dict.fromkeys(results, found)
+    for onnx_node in single.nodes:
+        reads = single.reads(onnx_node)
+        results = [name for name in onnx_node.output if name]
+        nodes += [Node(name, onnx_node.name or name, onnx_node.op_type, reads) for name in results]
+        by_name |= dict.fromkeys(results, onnx_node)
     values = _stacks(model, [node.name for node in nodes if node.kind != "input"], rows)
     values |= {name: np.stack([row[name] for row in rows]) for name in entries}
 
@@ -54,7 +54,7 @@ def _stacks(model: onnx.ModelProto, names: list[str], rows: Sequence[Arrays]) ->
 
 
 def _inside(
-    node: Node, found: onnx.NodeProto, single: SingleNodes, values: dict[str, np.ndarray]
+    node: Node, onnx_node: onnx.NodeProto, single: SingleNodes, values: dict[str, np.ndarray]
 ) -> tuple[list[Node], dict[str, np.ndarray]]:
     """By way of torch: the importer knows what an ONNX operator is made of."""
     import torch
@@ -62,13 +62,13 @@ def _inside(
     from edgewright.export.diagnosis.inside import inside_of
     from edgewright.intake.onnx_graph import import_onnx
 
-    alone = single.alone(found, {name: values[name][0] for name in node.reads})
+    alone = single.alone(onnx_node, {name: values[name][0] for name in node.reads})
     for entry in alone.graph.input:
         shape = values[entry.name].shape[1:]
         entry.CopyFrom(onnx.helper.make_tensor_value_info(entry.name, entry.type.tensor_type.elem_type, shape))
-    kept = [value for value in alone.graph.output if value.name == node.name]
+    node_outputs = [value for value in alone.graph.output if value.name == node.name]
     del alone.graph.output[:]
-    alone.graph.output.extend(kept)
+    alone.graph.output.extend(node_outputs)
     try:
         graph: Any = import_onnx(alone).eval()
     except (UnsupportedError, InputError):

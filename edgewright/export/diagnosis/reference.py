@@ -60,21 +60,21 @@ class Reference:
     @cached_property
     def by_size(self) -> dict[int, list[str]]:
         """The telling values by how many numbers they have, in order of computation."""
-        found: dict[int, list[str]] = {}
+        names_by_size: dict[int, list[str]] = {}
         for name in self.telling:
-            found.setdefault(self.values[name].size, []).append(name)
-        return found
+            names_by_size.setdefault(self.values[name].size, []).append(name)
+        return names_by_size
 
     @cached_property
     def rests_on(self) -> dict[str, int]:
         """For each value the set of those that it rests on, itself among them, as bits by `place`."""
-        found: dict[str, int] = {}
+        ancestors: dict[str, int] = {}
         for node in self.nodes:
             bits = 1 << self.place[node.name]
             for name in node.reads:
-                bits |= found.get(name, 0)
-            found[node.name] = bits
-        return found
+                bits |= ancestors.get(name, 0)
+            ancestors[node.name] = bits
+        return ancestors
 
     def follows(self, name: str, earlier: Iterable[str]) -> bool:
         """Whether a value rests on one of the earlier ones, or is one of them."""
@@ -96,11 +96,11 @@ class Reference:
         """With the values inside of these nodes, where they can be told: a layer's own steps, finest first."""
         nodes, values = list(self.nodes), dict(self.values)
         for name in names:
-            inner, found = self._inside(self.node(name))
+            inner, inner_values = self._inside(self.node(name))
             if not inner:
                 continue
             at = next(i for i, node in enumerate(nodes) if node.name == name)
             last = Node(name, nodes[at].layer, nodes[at].kind, (*nodes[at].reads, *(n.name for n in inner)))
             nodes[at : at + 1] = [*inner, last]
-            values |= found
+            values |= inner_values
         return Reference(nodes, values, self.outputs, self._inside)

@@ -54,11 +54,11 @@ class Search:
         """{exported value: the reference's outputs that it should be} where it is not, though computed from right
         values."""
         at = self.alignment
-        found: dict[str, list[str]] = {}
+        expected_outputs: dict[str, list[str]] = {}
         for value, name in zip(at.computation.outputs, at.reference.outputs, strict=True):
             if not self._agrees(value, name):
-                found.setdefault(value, []).append(name)
-        return found
+                expected_outputs.setdefault(value, []).append(name)
+        return expected_outputs
 
     def _agrees(self, value: str, name: str) -> bool:
         at = self.alignment
@@ -74,11 +74,11 @@ class Search:
         if stack is None or name not in at.reference.values:
             return None
         wanted, limit = at.reference.values[name], limit_of(at.dtypes[value])
-        found = [
+        deviations = [
             difference(arranged(wanted, layout, stack.shape[1:]), stack)
             for layout in layouts(wanted.shape[1:], stack.shape[1:])
         ]
-        return next((one for one in found if limit.holds(one)), None)
+        return next((one for one in deviations if limit.holds(one)), None)
 
     @cached_property
     def astray(self) -> list[Operator]:
@@ -91,40 +91,40 @@ class Search:
         return [] if operator is None else self._behind([value], ends=self.alignment.matches.keys() - {value})
 
     def _behind(self, values: list[str], ends: Any) -> list[Operator]:
-        found: dict[str, Operator] = {}
+        upstream: dict[str, Operator] = {}
         pending = list(values)
         while pending:
             name = pending.pop()
             operator = self.made_by.get(name)
-            if operator is not None and name not in ends and operator.name not in found:
-                found[operator.name] = operator
+            if operator is not None and name not in ends and operator.name not in upstream:
+                upstream[operator.name] = operator
                 pending += operator.reads
-        return sorted(found.values(), key=lambda operator: self._order[operator.name])
+        return sorted(upstream.values(), key=lambda operator: self._order[operator.name])
 
     def makers(self, operators: list[Operator]) -> list[Operator]:
         """The operators that compute what these read from before them, what only moves a value left out."""
         own = {operator.name for operator in operators}
-        found: dict[str, Operator] = {}
+        upstream: dict[str, Operator] = {}
         pending = [name for operator in operators for name in operator.reads]
         while pending:
             maker = self.made_by.get(pending.pop())
-            if maker is None or maker.name in own or maker.name in found:
+            if maker is None or maker.name in own or maker.name in upstream:
                 continue
-            found[maker.name] = maker
+            upstream[maker.name] = maker
             pending += maker.reads if maker.moves else ()
-        return sorted(found.values(), key=lambda operator: self._order[operator.name])
+        return sorted(upstream.values(), key=lambda operator: self._order[operator.name])
 
     def layers_between(self, name: str) -> list[str]:
         """The reference's values from those that both have to this one, in order."""
         reference, known = self.alignment.reference, self.taken - {name}
-        found: set[str] = set()
+        names: set[str] = set()
         pending = [name]
         while pending:
             one = pending.pop()
-            if one not in found and one not in known and one in reference.place:
-                found.add(one)
+            if one not in names and one not in known and one in reference.place:
+                names.add(one)
                 pending += reference.node(one).reads
-        return sorted(found, key=reference.place.__getitem__)
+        return sorted(names, key=reference.place.__getitem__)
 
     @cached_property
     def taken(self) -> set[str]:
@@ -163,14 +163,14 @@ class Search:
     def likely(self, stack: np.ndarray, name: str) -> list[Layout]:
         """The arrangements: those that the file has most often first, then those of the nearest likeness."""
         value = self.alignment.reference.values.get(name)
-        found = layouts(value.shape[1:], stack.shape[1:]) if value is not None else ()
-        if value is None or len(found) <= 1:
-            return list(found)
+        candidates = layouts(value.shape[1:], stack.shape[1:]) if value is not None else ()
+        if value is None or len(candidates) <= 1:
+            return list(candidates)
         one, other = value.reshape(len(value), -1), stack.reshape(len(stack), -1)
-        likeness = [_correlation(one[:, layout.origins], other[:, layout.places]) for layout in found]
-        often = [self._usual[len(layout.split), layout.axes] for layout in found]
-        order = sorted(range(len(found)), key=lambda i: (-often[i], -likeness[i]))
-        return [found[i] for i in order[:_MOST_LAYOUTS]]
+        likeness = [_correlation(one[:, layout.origins], other[:, layout.places]) for layout in candidates]
+        often = [self._usual[len(layout.split), layout.axes] for layout in candidates]
+        order = sorted(range(len(candidates)), key=lambda i: (-often[i], -likeness[i]))
+        return [candidates[i] for i in order[:_MOST_LAYOUTS]]
 
     @cached_property
     def _usual(self) -> Counter[tuple[int, tuple[int, ...]]]:
@@ -192,10 +192,10 @@ class Search:
                 return ""
             values |= given
             changed |= set(given)
-            found = [name for value, held in given.items() if (name := self._found(value, held, swap))]
+            names = [name for value, held in given.items() if (name := self._found(value, held, swap))]
             depth += 1
-            if found or depth >= _DEPTH:
-                return found[0] if found else ""
+            if names or depth >= _DEPTH:
+                return names[0] if names else ""
         return ""
 
     def _found(self, value: str, held: list[Any], swap: Swap) -> str:

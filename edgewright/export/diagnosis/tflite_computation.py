@@ -63,18 +63,18 @@ class TfliteComputation(Computation):
             operator for tflite_operator in self._graph.operators for operator in self._operators_of(tflite_operator)
         ]
 
-    def _operators_of(self, found: Any) -> list[Operator]:
+    def _operators_of(self, tflite_operator: Any) -> list[Operator]:
         """One, or two where an activation is split off; none where it depends on constants alone."""
-        kind = tflite.operator_name(self._model, found)
-        given = [int(i) for i in found.inputs if i >= 0]
-        results = [int(i) for i in found.outputs]
+        kind = tflite.operator_name(self._model, tflite_operator)
+        given = [int(i) for i in tflite_operator.inputs if i >= 0]
+        results = [int(i) for i in tflite_operator.outputs]
         reads = tuple(dict.fromkeys(self._names[i] for i in given if not self._holds(i)))
         dtype = narrowest([self._stored_as(i) for i in (*given, *results) if self._holds(i) or self._is_rounded(i)])
         names = tuple(self._names[i] for i in results)
-        activation = _ACTIVATIONS.get(getattr(found.builtinOptions, "fusedActivationFunction", 0))
+        activation = _ACTIVATIONS.get(getattr(tflite_operator.builtinOptions, "fusedActivationFunction", 0))
         splits = activation is not None and tflite.DTYPES[self._graph.tensors[results[0]].type] == "float32"
         first = f"{names[0]} (before {activation})" if splits else names[0]
-        self._of[first] = found, activation if splits else None
+        self._of[first] = tflite_operator, activation if splits else None
         whole = Operator(kind, reads, (first, *names[1:]), dtype, moves=moving(kind, _SHAPES, _ORDERS))
         if not reads:
             self._constants.update(self.computed(whole, {}))
@@ -112,8 +112,8 @@ class TfliteComputation(Computation):
         try:
             return self._run(operator, {name: values[name] for name in operator.reads})
         except (ValueError, RuntimeError) as e:
-            said = one_line(e, 200)
-            raise ConversionError(f"LiteRT operator '{operator.kind}' at '{operator.name}': {said}") from e
+            cause = one_line(e, 200)
+            raise ConversionError(f"LiteRT operator '{operator.kind}' at '{operator.name}': {cause}") from e
 
     def _run(self, operator: Operator, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
         interpreter = self._interpreters.get(operator.name)
@@ -133,33 +133,39 @@ class TfliteComputation(Computation):
         given = interpreter.get_output_details()
         return {name: interpreter.get_tensor(d["index"]) for name, d in zip(operator.gives, given, strict=True)}
 
-    def _alone(self, found: Any, activation: str | None) -> Any:
+    def _alone(self, tflite_operator: Any, activation: str | None) -> Any:
         """A model of one operator, its constants with it; without its activation where that is split off."""
-        operator, graph = copy.copy(found), schema.SubGraphT()
+        operator, graph = copy.copy(tflite_operator), schema.SubGraphT()
         if activation is not None:
-            operator.builtinOptions = copy.copy(found.builtinOptions)
+            operator.builtinOptions = copy.copy(tflite_operator.builtinOptions)
             operator.builtinOptions.fusedActivationFunction = 0
         used = list(
-            dict.fromkeys(int(i) for i in (*found.inputs, *found.outputs, *(found.intermediates or ())) if i >= 0)
+            dict.fromkeys(
+                int(i)
+                for i in (*tflite_operator.inputs, *tflite_operator.outputs, *(tflite_operator.intermediates or ()))
+                if i >= 0
+            )
         )
         at = {index: place for place, index in enumerate(used)}
-        reads = list(dict.fromkeys(int(i) for i in found.inputs if i >= 0 and not self._holds(int(i))))
-        calls = any(hasattr(o, a) for o in (found.builtinOptions, found.builtinOptions2) for a in _SUBGRAPHS)
+        reads = list(dict.fromkeys(int(i) for i in tflite_operator.inputs if i >= 0 and not self._holds(int(i))))
+        calls = any(
+            hasattr(o, a) for o in (tflite_operator.builtinOptions, tflite_operator.builtinOptions2) for a in _SUBGRAPHS
+        )
         buffers = list(self._model.buffers) if calls else [schema.BufferT()]
         graph.tensors = [self._tensor(index, reads, buffers) for index in used]
         operator.inputs, operator.outputs = (
-            [at.get(int(i), -1) for i in side] for side in (found.inputs, found.outputs)
+            [at.get(int(i), -1) for i in side] for side in (tflite_operator.inputs, tflite_operator.outputs)
         )
-        if found.intermediates is not None:
-            operator.intermediates = [at[int(i)] for i in found.intermediates]
+        if tflite_operator.intermediates is not None:
+            operator.intermediates = [at[int(i)] for i in tflite_operator.intermediates]
         operator.opcodeIndex = 0
         graph.inputs, graph.outputs, graph.operators = [at[i] for i in reads], list(operator.outputs), [operator]
         model = schema.ModelT()
         model.version, model.buffers = self._model.version, buffers
-        model.operatorCodes = [self._model.operatorCodes[found.opcodeIndex]]
+        model.operatorCodes = [self._model.operatorCodes[tflite_operator.opcodeIndex]]
         model.subgraphs = [graph]
         if calls:  # it names other subgraphs by their number, and those their operators
-            operator.opcodeIndex = found.opcodeIndex
+            operator.opcodeIndex = tflite_operator.opcodeIndex
             model.operatorCodes = self._model.operatorCodes
             model.subgraphs = [graph if g is self._graph else g for g in self._model.subgraphs]
         return model
@@ -180,11 +186,11 @@ class TfliteComputation(Computation):
         """See `Computation`."""
         values = self.entered(row)
         try:
-            found = self._by_runtime({index: values[self._names[index]] for index in self._entries})
+            outputs = self._by_runtime({index: values[self._names[index]] for index in self._entries})
         except (ValueError, RuntimeError) as e:
-            said = one_line(e, 200)
-            raise ConversionError(f"{self._path.name}: LiteRT does not run it: {said}") from e
-        return [self._as_real(name, found[name]) for name in self.outputs]
+            cause = one_line(e, 200)
+            raise ConversionError(f"{self._path.name}: LiteRT does not run it: {cause}") from e
+        return [self._as_real(name, outputs[name]) for name in self.outputs]
 
     def _by_runtime(self, given: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
         if self._whole is None:
@@ -218,12 +224,17 @@ def _in_order(maps: Any, places: Sequence[int], names: Sequence[str]) -> list[in
 
 
 def _quantization(tensor: Any) -> Quantization | None:
-    found = tensor.quantization
-    if found is None or found.scale is None or not len(found.scale) or tflite.DTYPES[tensor.type].startswith("float"):
+    parameters = tensor.quantization
+    if (
+        parameters is None
+        or parameters.scale is None
+        or not len(parameters.scale)
+        or tflite.DTYPES[tensor.type].startswith("float")
+    ):
         return None
-    scale = np.asarray(found.scale, np.float64)
-    zero = np.zeros(scale.shape) if found.zeroPoint is None else np.asarray(found.zeroPoint, np.float64)
-    return Quantization(scale, zero, int(found.quantizedDimension))
+    scale = np.asarray(parameters.scale, np.float64)
+    zero = np.zeros(scale.shape) if parameters.zeroPoint is None else np.asarray(parameters.zeroPoint, np.float64)
+    return Quantization(scale, zero, int(parameters.quantizedDimension))
 
 
 def _interpreter(content: bytes) -> Interpreter:

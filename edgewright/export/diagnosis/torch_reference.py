@@ -30,10 +30,10 @@ def graph_reference(graph: fx.GraphModule, rows: Sequence[Arrays]) -> Reference:
     values = stacked([run.noted(row) for row in given])
 
     def inside(node: Node) -> tuple[list[Node], dict[str, np.ndarray]]:
-        found = run.sources[node.name]
-        if found.op == "placeholder":
+        fx_node = run.sources[node.name]
+        if fx_node.op == "placeholder":
             return [], {}
-        function, inputs, reads = run.alone(found, given)
+        function, inputs, reads = run.alone(fx_node, given)
         return inside_of(replace(node, reads=reads), function, inputs)
 
     return Reference(run.nodes, values, run.outputs, inside)

@@ -25,9 +25,9 @@ EXACT = Difference(math.inf, 0.0)
 _LOST = Difference(-math.inf, math.inf)
 
 
-def difference(expected: Reals, found: Reals) -> Difference:
+def difference(expected: Reals, actual: Reals) -> Difference:
     """Of arrays of one size; where both are the same infinity, or both NaN, they agree."""
-    a, b = expected.reshape(-1).astype(np.float64), found.reshape(-1).astype(np.float64)
+    a, b = expected.reshape(-1).astype(np.float64), actual.reshape(-1).astype(np.float64)
     finite = np.isfinite(a)
     if not np.isfinite(b[finite]).all():
         return _LOST
@@ -53,9 +53,9 @@ class Limit:
     largest: float = math.inf
     snr_db: float = -math.inf
 
-    def holds(self, found: Difference) -> bool:
+    def holds(self, deviation: Difference) -> bool:
         """Whether a difference is within it."""
-        return found.largest <= self.largest and found.snr_db >= self.snr_db
+        return deviation.largest <= self.largest and deviation.snr_db >= self.snr_db
 
     def reach(self, other: "Print") -> float:
         """How far the figures of a print may lie from those of a value within this limit of the reference."""

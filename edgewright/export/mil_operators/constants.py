@@ -54,10 +54,10 @@ def _looked_up(indices: Tensor, lut: Tensor, axis: int) -> Tensor:
         (torch.arange(size) // (size // count)).reshape([-1 if i == at else 1 for i in range(indices.dim())])
         for at, (size, count) in enumerate(zip(indices.shape, lut.shape, strict=False))
     ]
-    found = lut[(*groups, indices.long())]
+    entries = lut[(*groups, indices.long())]
     if lut.shape[-1] == 1:
-        return found.squeeze(-1)
-    return found.movedim(-1, axis + 1).flatten(axis, axis + 1)
+        return entries.squeeze(-1)
+    return entries.movedim(-1, axis + 1).flatten(axis, axis + 1)
 
 
 def _scattered(mask: Tensor, values: Tensor) -> Tensor:

@@ -28,11 +28,11 @@ def _lstm(a: Arguments) -> list[Tensor]:
     both = direction == "bidirectional"
     hidden, cell = (a.tensor(name) for name in ("initial_h", "initial_c"))
     states = [t.chunk(2, dim=1) if both else (t,) for t in (hidden, cell)]
-    found = [_one_way(a, "", states[0][0], states[1][0], backwards=direction == "reverse")]
+    directions = [_one_way(a, "", states[0][0], states[1][0], backwards=direction == "reverse")]
     if both:
-        found.append(_one_way(a, "_back", states[0][1], states[1][1], backwards=True))
-    every = torch.cat([way[0] for way in found], dim=-1)
-    last = [torch.cat([way[place] for way in found], dim=-1) for place in (1, 2)]
+        directions.append(_one_way(a, "_back", states[0][1], states[1][1], backwards=True))
+    every = torch.cat([way[0] for way in directions], dim=-1)
+    last = [torch.cat([way[place] for way in directions], dim=-1) for place in (1, 2)]
     return [every if a.flag("output_sequence") else last[0].unsqueeze(0), *last]
 
 
@@ -43,12 +43,12 @@ def _one_way(
         _activation(a, name, default)
         for name, default in (("recurrent_activation", "sigmoid"), ("cell_activation", "tanh"), ("activation", "tanh"))
     )
-    x, given, kept = a.tensor("x"), a.tensor(f"weight_ih{side}"), a.tensor(f"weight_hh{side}")
+    x, input_weight, hidden_weight = a.tensor("x"), a.tensor(f"weight_ih{side}"), a.tensor(f"weight_hh{side}")
     bias = a.optional(f"bias{side}")
     steps = range(len(x) - 1, -1, -1) if backwards else range(len(x))
     outputs: dict[int, Tensor] = {}
     for step in steps:
-        sums = x[step] @ given.T + hidden @ kept.T
+        sums = x[step] @ input_weight.T + hidden @ hidden_weight.T
         sums = sums if bias is None else sums + bias
         enters, forgets, leaves, new = sums.chunk(4, dim=-1)
         cell = gate(forgets) * cell + gate(enters) * inner(new)

@@ -135,9 +135,13 @@ def _by_batch_statistics(b: Builder, op: Op) -> Result:
     inverse = b.call(torch.rsqrt, b.call(torch.add, own_variance, op.get("epsilon", 1e-5)))
     wide = [-1] + [1] * (b.rank(x) - 2)
     y = b.call(torch.mul, b.call(torch.mul, centred, inverse), b.call(torch.reshape, scale, wide))
-    y, kept = b.call(torch.add, y, b.call(torch.reshape, shift, wide)), op.get("momentum", 0.9)
+    y, momentum = b.call(torch.add, y, b.call(torch.reshape, shift, wide)), op.get("momentum", 0.9)
     running = [
-        b.call(torch.add, b.call(torch.mul, old, kept), b.call(torch.mul, b.call(torch.reshape, own, [-1]), 1 - kept))
+        b.call(
+            torch.add,
+            b.call(torch.mul, old, momentum),
+            b.call(torch.mul, b.call(torch.reshape, own, [-1]), 1 - momentum),
+        )
         for old, own in ((mean, own_mean), (variance, own_variance))
     ]
     return (y, *running)[: len(op.outputs)]
@@ -233,8 +237,8 @@ def _seeded_dropout(b: Builder, op: Op, x: Operand, ratio: float) -> Result:
     if seed is None or not isinstance(training, torch.Tensor) or not is_static(shape):
         raise refuse(op, "training_mode without a seed, or with free sizes: what it leaves out is random")
     mask = torch.from_numpy(np.random.RandomState(seed).uniform(0, 1.0, shape) >= ratio)
-    kept = torch.where(mask, 1 / (1 - ratio), 0.0).to(b.dtype(x))
-    return (b.call(torch.mul, x, kept), mask)[: len(op.outputs)]
+    scale = torch.where(mask, 1 / (1 - ratio), 0.0).to(b.dtype(x))
+    return (b.call(torch.mul, x, scale), mask)[: len(op.outputs)]
 
 
 def local_response_normalization(b: Builder, op: Op) -> Result:

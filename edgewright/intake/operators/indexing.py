@@ -72,8 +72,8 @@ def gather_nd(b: Builder, op: Op) -> Result:
     flat = b.call(torch.reshape, flat, [count, -1])
     flat = b.call(torch.add, flat, torch.arange(count).reshape(-1, 1) * rows)
     table = b.call(torch.reshape, x, [count * rows, int(np.prod(inner))])
-    found = b.call(torch.index_select, table, 0, b.call(torch.reshape, flat, [-1]))
-    return b.call(torch.reshape, found, [*wanted[:-1], *inner])
+    slices = b.call(torch.index_select, table, 0, b.call(torch.reshape, flat, [-1]))
+    return b.call(torch.reshape, slices, [*wanted[:-1], *inner])
 
 
 def _flat_positions(b: Builder, indices: Operand, shape: Any, depth: int) -> Operand:
@@ -104,8 +104,8 @@ def triangle(b: Builder, op: Op) -> Result:
     if not isinstance(rows, int) or not isinstance(columns, int):
         raise refuse(op, "free sizes")
     ones = torch.ones((rows, columns), dtype=torch.bool)
-    kept = torch.triu(ones, offset) if op.get("upper", 1) else torch.tril(ones, offset)
-    return b.call(torch.where, kept, x, torch.zeros((), dtype=b.dtype(x)))
+    mask = torch.triu(ones, offset) if op.get("upper", 1) else torch.tril(ones, offset)
+    return b.call(torch.where, mask, x, torch.zeros((), dtype=b.dtype(x)))
 
 
 def eye_like(b: Builder, op: Op) -> Result:
@@ -126,10 +126,10 @@ def non_zero(b: Builder, op: Op) -> Result:
 
 def compress(b: Builder, op: Op) -> Result:
     """Compress by a known condition."""
-    x, kept = operand(op, 0), torch.nonzero(tensor(op, 1)).reshape(-1)
+    x, indices = operand(op, 0), torch.nonzero(tensor(op, 1)).reshape(-1)
     if op.get("axis") is None:
-        return b.call(torch.index_select, reshaped(b, op, x, [-1]), 0, kept)
-    return b.call(torch.index_select, x, op.get("axis") % b.rank(x), kept)
+        return b.call(torch.index_select, reshaped(b, op, x, [-1]), 0, indices)
+    return b.call(torch.index_select, x, op.get("axis") % b.rank(x), indices)
 
 
 def cumulative_product(b: Builder, op: Op) -> Result:

@@ -51,9 +51,9 @@ class _Shared:
     def __call__(self, x: Operand) -> Operand:
         if isinstance(self.first, fx.Node):
             return self.b.again(self.first, x)
-        made = linear(self.b, self.name, x, self.weight, self.bias)
-        self.first = made
-        return made
+        call = linear(self.b, self.name, x, self.weight, self.bias)
+        self.first = call
+        return call
 
 
 def _unrolled(gates: int, step: Cell, states: int) -> Callable[[Builder, Op], Result]:
@@ -115,14 +115,14 @@ def _direction(op: Op, position: int, gates: int) -> Direction:
 
 def _initial(b: Builder, op: Op, position: int, states: int, *, batch_first: bool) -> State:
     """The state before the first step, (N, H) each; None stands for zeros."""
-    found: list[Operand | None] = []
+    state: list[Operand | None] = []
     for index in (5, 6)[:states]:
         value = op.input(index)
         if value is None or (isinstance(value, torch.Tensor) and not value.any()):
-            found.append(None)
+            state.append(None)
         else:
-            found.append(b.call(torch.select, operand(op, index), 1 if batch_first else 0, position))
-    return tuple(found)
+            state.append(b.call(torch.select, operand(op, index), 1 if batch_first else 0, position))
+    return tuple(state)
 
 
 def _run(
@@ -153,7 +153,7 @@ def _rnn_step(b: Builder, d: Direction, shared: Any, gates: Operand, state: Stat
 def _lstm_step(b: Builder, d: Direction, shared: Any, gates: Operand, state: State) -> State:
     hidden, cell = state
     total = gates if hidden is None else b.call(torch.add, gates, shared[1](hidden))
-    entering, leaving, kept, candidate = b.several(4, torch.chunk, total, 4, 1)  # ONNX's order: i, o, f, c
+    input_gate, output_gate, forget_gate, candidate = b.several(4, torch.chunk, total, 4, 1)  # ONNX's order: i, o, f, c
     f, g, h = d.functions
     to_enter, to_leave, to_keep = (None,) * 3 if d.peephole is None else d.peephole.chunk(3)
 
@@ -161,10 +161,10 @@ def _lstm_step(b: Builder, d: Direction, shared: Any, gates: Operand, state: Sta
         looked = gate if weight is None or seen is None else b.call(torch.add, gate, b.call(torch.mul, seen, weight))
         return b.call(f, looked)
 
-    new = b.call(torch.mul, opened(entering, to_enter, cell), b.call(g, candidate))
+    new = b.call(torch.mul, opened(input_gate, to_enter, cell), b.call(g, candidate))
     if cell is not None:
-        new = b.call(torch.add, new, b.call(torch.mul, opened(kept, to_keep, cell), cell))
-    return b.call(torch.mul, opened(leaving, to_leave, new), b.call(h, new)), new
+        new = b.call(torch.add, new, b.call(torch.mul, opened(forget_gate, to_keep, cell), cell))
+    return b.call(torch.mul, opened(output_gate, to_leave, new), b.call(h, new)), new
 
 
 def _gru_layers(reset_after: bool) -> Callable[[Builder, Direction, Operand], Any]:

@@ -199,7 +199,7 @@ def _by_matrices(b: Builder, x: Operand, trees: Trees) -> Operand:
     values = np.zeros((count, leaves, trees.values.shape[2]), np.float32)
     for tree in range(count):
         branch_at: dict[int, int] = {}
-        found = 0
+        leaf = 0
         for node, path in _walk(trees, tree):
             if not trees.is_leaf[tree, node]:
                 at = branch_at[node] = len(branch_at)
@@ -207,10 +207,10 @@ def _by_matrices(b: Builder, x: Operand, trees: Trees) -> Operand:
                 missing[tree, at] = trees.missing_true[tree, node]
                 continue
             for ancestor, taken in path:
-                paths[tree, branch_at[ancestor], found] = 1 if taken else -1
-            wanted[tree, found] = sum(taken for _, taken in path)
-            values[tree, found] = trees.values[tree, node]
-            found += 1
+                paths[tree, branch_at[ancestor], leaf] = 1 if taken else -1
+            wanted[tree, leaf] = sum(taken for _, taken in path)
+            values[tree, leaf] = trees.values[tree, node]
+            leaf += 1
     picked = b.call(torch.index_select, x, 1, torch.from_numpy(feature.reshape(-1)))
     decided = _decided(b, trees, picked, torch.from_numpy(threshold.reshape(-1)), torch.from_numpy(missing.reshape(-1)))
     decisions = b.call(torch.reshape, b.call(torch.Tensor.to, decided, torch.float32), [-1, count, inner])
@@ -224,14 +224,14 @@ def _by_matrices(b: Builder, x: Operand, trees: Trees) -> Operand:
 
 def _walk(trees: Trees, tree: int) -> list[tuple[int, list[tuple[int, bool]]]]:
     """Every reachable node with the decisions that lead to it, parents first."""
-    found, open_ = [], [(0, list[tuple[int, bool]]())]
+    nodes, open_ = [], [(0, list[tuple[int, bool]]())]
     while open_:
         node, path = open_.pop()
-        found.append((node, path))
+        nodes.append((node, path))
         if not trees.is_leaf[tree, node]:
             open_.append((int(trees.false[tree, node]), [*path, (node, False)]))
             open_.append((int(trees.true[tree, node]), [*path, (node, True)]))
-    return found
+    return nodes
 
 
 def _by_walking(b: Builder, x: Operand, trees: Trees) -> Operand:

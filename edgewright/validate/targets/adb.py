@@ -57,13 +57,13 @@ class AdbTarget:
             return self._cold(self._benchmark(program, paths[0], spec, what, timeout_s))
         return self._warm(program, paths, spec, what, timeout_s)
 
-    def _cold(self, found: dict[str, Any]) -> dict[str, Any]:
+    def _cold(self, figures: dict[str, Any]) -> dict[str, Any]:
         return {
-            **self._named(found),
-            "load_ms": found["init_us"] / 1000,
-            "first_ms": found["first_us"] / 1000,
+            **self._named(figures),
+            "load_ms": figures["init_us"] / 1000,
+            "first_ms": figures["first_us"] / 1000,
             "peak_memory_mb": None,
-            "added_memory_mb": found["memory_mb"],
+            "added_memory_mb": figures["memory_mb"],
             "memory_steps": [],
         }
 
@@ -75,19 +75,19 @@ class AdbTarget:
                 taken[i].append(self._benchmark(program, paths[i], spec, what, timeout_s))
         return {**self._named(taken[0][0]), "series": [_series(runs) for runs in taken]}
 
-    def _named(self, found: dict[str, Any]) -> dict[str, Any]:
-        machine = {"machine": "Android", "delegate": found["delegate"] or "none (CPU, XNNPACK)"}
+    def _named(self, figures: dict[str, Any]) -> dict[str, Any]:
+        machine = {"machine": "Android", "delegate": figures["delegate"] or "none (CPU, XNNPACK)"}
         return {"runtime": "LiteRT benchmark_model", "version": "as given", "machine": machine}
 
     def _benchmark(self, program: str, path: str, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
         runs = max(1, -(-spec.min_runs // _ROUNDS))
-        said = self._shell(
+        log = self._shell(
             f"{program} --graph={path} --num_threads={spec.threads} --num_runs={runs} "
             f"--min_secs={spec.min_seconds / _ROUNDS:.3f}",
             what,
             timeout_s,
         )
-        return parse_benchmark(said, what)
+        return parse_benchmark(log, what)
 
     def _pushed(self, file: Path, what: str) -> str:
         """The file's path on the phone; pushed unless it is there already, whole: flash rots, too."""
@@ -118,12 +118,12 @@ class AdbTarget:
             raise ConversionError(f"{what}: no answer after {timeout_s:g} s; the process was stopped") from e
         except FileNotFoundError as e:
             raise InputError(f"{what}: no adb command here (Debian: apt-get install adb)") from e
-        said = f"{done.stdout}\n{done.stderr}"
-        if done.returncode and _GONE.search(said):
-            raise DeviceUnreachableError(f"{what}: {self.name}: {_last_line(said)}")
+        log = f"{done.stdout}\n{done.stderr}"
+        if done.returncode and _GONE.search(log):
+            raise DeviceUnreachableError(f"{what}: {self.name}: {_last_line(log)}")
         if done.returncode:
-            raise ConversionError(f"{what}: {self.name}: exit code {done.returncode}: {_last_line(said)}")
-        return said
+            raise ConversionError(f"{what}: {self.name}: exit code {done.returncode}: {_last_line(log)}")
+        return log
 
 
 @dataclass(frozen=True)
@@ -157,20 +157,20 @@ class AdbPythonTarget(ShellTarget):
         return None
 
 
-def parse_benchmark(said: str, what: str) -> dict[str, Any]:
+def parse_benchmark(log: str, what: str) -> dict[str, Any]:
     """The figures of one invocation of benchmark_model, microseconds and MB.
 
     Raises:
         ConversionError: no timings: the program failed on this model.
         UnsupportedError: the program is too old to print percentiles.
     """
-    timings, counts = _TIMINGS.search(said), _COUNT.findall(said)
+    timings, counts = _TIMINGS.search(log), _COUNT.findall(log)
     if timings is None:
-        raise ConversionError(f"{what}: benchmark_model gave no timings: {_last_line(said)}")
+        raise ConversionError(f"{what}: benchmark_model gave no timings: {_last_line(log)}")
     if not counts:
         raise UnsupportedError(f"{what}: this benchmark_model prints no median and p95: build one of 2024 or later")
     runs, least, mean, _, median, p95 = counts[-1]  # the warm-up's counts come before the measured ones
-    memory, delegate = _MEMORY.search(said), _DELEGATE.search(said)
+    memory, delegate = _MEMORY.search(log), _DELEGATE.search(log)
     return {
         "init_us": float(timings.group(1)),
         "first_us": float(timings.group(2)),
@@ -199,6 +199,6 @@ def _series(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _last_line(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _last_line(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "no reason given"

@@ -66,9 +66,11 @@ def missing_tools() -> str | None:
 @cache
 def qemu_major() -> int:
     """qemu's major version; 0 where it says none."""
-    said = subprocess.run([debian.tool("qemu-aarch64"), "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"version (\d+)", said)
-    return int(found.group(1)) if found else 0
+    stdout = subprocess.run(
+        [debian.tool("qemu-aarch64"), "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    match = re.search(r"version (\d+)", stdout)
+    return int(match.group(1)) if match else 0
 
 
 def is_set_up(architecture: Architecture) -> bool:

@@ -96,7 +96,7 @@ def uv() -> str:
         UnsupportedError: neither is there.
     """
     beside = Path(sys.executable).with_name("uv")
-    found = str(beside) if beside.exists() else shutil.which("uv")
-    if found is None:
+    program = str(beside) if beside.exists() else shutil.which("uv")
+    if program is None:
         raise UnsupportedError("emulated Arm target: uv is not installed (make setup installs it)")
-    return found
+    return program

@@ -127,7 +127,7 @@ def _make_keys(image: DeviceImage, system: Path) -> None:
     _run([debian.tool("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "edgewright", "-f", str(image.key)])
     (system / "etc/dropbear").mkdir(parents=True)
     host_key = system / "etc/dropbear/host_key"
-    said = _run(
+    stdout = _run(
         [
             debian.tool("qemu-aarch64"),
             "-L",
@@ -136,7 +136,7 @@ def _make_keys(image: DeviceImage, system: Path) -> None:
             *("-t", "ed25519", "-f", str(host_key)),
         ]
     )
-    public = next(line for line in said.splitlines() if line.startswith("ssh-ed25519 "))
+    public = next(line for line in stdout.splitlines() if line.startswith("ssh-ed25519 "))
     (image.folder / "host_key.pub").write_text(" ".join(public.split()[:2]) + "\n")
 
 
@@ -214,6 +214,8 @@ def _padded(content: bytes) -> bytes:
 def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise UnsupportedError(f"emulated device: {Path(command[0]).name} failed: {said[-1] if said else 'no reason'}")
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise UnsupportedError(
+            f"emulated device: {Path(command[0]).name} failed: {lines[-1] if lines else 'no reason'}"
+        )
     return done.stdout

@@ -91,8 +91,8 @@ class ShellTarget(ABC):
         done = self._call(command, what, timeout_s + CONNECT_S * 3, spec_json(there).encode())
         if done.returncode == _TIMED_OUT:
             raise ConversionError(f"{what}: no answer after {timeout_s:g} s; the process was stopped")
-        said = done.stdout.decode(errors="replace")
-        answer = answer_of(said or None, done.returncode, done.stderr.decode(errors="replace"), what)
+        stdout = done.stdout.decode(errors="replace")
+        answer = answer_of(stdout or None, done.returncode, done.stderr.decode(errors="replace"), what)
         if spec.outputs:
             Path(spec.outputs).write_bytes(self._call(f"cat {folder}/outputs.npz", what, _TRANSFER_S).stdout)
         return answer
@@ -111,9 +111,9 @@ class ShellTarget(ABC):
         needed = {_name(file): digest_of(file) for file in files} | {_runtime_name(): _runtime_digest()}
         # A device without sha256sum holds nothing: everything is sent, which is slow and right.
         folder, names = f"{self._folder}/files", " ".join(needed)
-        said = self._said(f"mkdir -p {folder} && cd {folder} && {{ sha256sum {names} 2>/dev/null || true; }}", what)
-        found = (line.split() for line in said.splitlines())
-        return {name for digest, name in (words for words in found if len(words) == 2) if needed.get(name) == digest}
+        stdout = self._said(f"mkdir -p {folder} && cd {folder} && {{ sha256sum {names} 2>/dev/null || true; }}", what)
+        entries = (line.split() for line in stdout.splitlines())
+        return {name for digest, name in (words for words in entries if len(words) == 2) if needed.get(name) == digest}
 
     def _pushed_model(self, model: BenchModel, held: set[str], what: str) -> BenchModel:
         return replace(model, path=self._pushed(Path(model.path), held, what))

@@ -41,13 +41,13 @@ class SshTarget(ShellTarget):
     def _lost(self, code: int, stderr: bytes, what: str) -> EdgewrightError | None:
         if code != _UNREACHABLE:
             return None
-        said = stderr.decode(errors="replace")
-        if re.search(r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED", said):
+        message = stderr.decode(errors="replace")
+        if re.search(r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED", message):
             return InputError(
                 f"{what}: the host key of {self.name} is not the trusted one; if the board was set up anew, mend its "
                 "entry in known_hosts"
             )
-        if "Permission denied" in said:
+        if "Permission denied" in message:
             return InputError(f"{what}: {self.name} does not accept the key of user '{self.connection.user}'")
         return DeviceUnreachableError(f"{what}: {self.name}: {last_line(stderr)}")
 
