@@ -109,7 +109,7 @@ def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], int
 
 
 def _fill(stream: Any, into: np.ndarray) -> None:
-    view, at = memoryview(into), 0
+    view, at = into.data, 0
     while at < len(view):
         count = stream.readinto(view[at : at + _CHUNK_BYTES])
         if not count:

@@ -116,7 +116,8 @@ def open_arrays(path: Path) -> Iterator[Npz]:
         if isinstance(e, zipfile.BadZipFile) and _is_bare(path):
             expected = "one bare array; expected a .npz with x_train, y_train, x_test, y_test or x, y"
             raise InputError(f"{path}: {expected}") from e
-        reason = (isinstance(e, OSError) and e.strerror) or one_line(e)
+        missing = isinstance(e, FileNotFoundError)
+        reason = "no such file" if missing else (isinstance(e, OSError) and e.strerror) or one_line(e)
         raise InputError(f"{path}: cannot be read as arrays (.npz): {reason}") from e
     with file:
         yield file

@@ -58,7 +58,7 @@ def _option(given: Any, lengths: tuple[int, int], node: Any) -> NDArray[Any]:
     if given.is_const():
         return np.asarray(given.get_tensor_value(as_list=False))
     size = np.asarray(node.inputs[1].get_tensor_value(as_list=False))
-    return (size / np.array(lengths)).astype(np.float32)
+    return np.asarray(size / np.array(lengths), np.float32)
 
 
 def _matrix(node: Any, options: list[NDArray[Any]], axis: int, length: int) -> NDArray[np.float32]:
