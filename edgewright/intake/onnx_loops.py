@@ -35,8 +35,8 @@ def refuse_endless_loops(model: onnx.ModelProto, what: str) -> None:
                 fault = "never ends" if math.isinf(rounds) else f"goes round {rounds:,.0f} times"
                 raise UnsupportedError(
                     f"{what}: Loop '{node.name or node.output[0]}' {fault}, by its own constants and those of the "
-                    f"loops around it; up to {_MOST_ROUNDS:,} rounds are taken: give it a trip count or a condition that "
-                    "ends it"
+                    f"loops around it; up to {_MOST_ROUNDS:,} rounds are taken: give it a trip count or a condition "
+                    "that ends it"
                 )
 
 
