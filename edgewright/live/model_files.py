@@ -5,6 +5,7 @@ import inspect
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,10 @@ def _exported(model: Any, examples: Mapping[str, NDArray[Any]]) -> Any:
     error: Exception | None = None
     for rows in _as_tensors(arrays):
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch.export's, about how recurrent layers keep their weights
                 module(*(one.clone() for one in rows))  # torch.export lets layers of real numbers take whole ones
-            return torch.export.export(module, rows, dynamic_shapes=free)
+                return torch.export.export(module, rows, dynamic_shapes=free)
         except Exception as e:  # whatever the module's code raises
             error = error or e
     shapes = ", ".join(str(("N", *array.shape[1:])) for array in arrays)
