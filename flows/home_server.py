@@ -5,6 +5,7 @@ The first run starts it, others that come meanwhile use it, and it ends when the
 """
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -31,8 +32,8 @@ _STATE, _USERS = ".edgewright-server.json", ".edgewright-server.users"
 
 @contextlib.contextmanager
 def orchestrator() -> Iterator[str | None]:
-    """Before Prefect is imported: what the user has configured; else the servers of `edgewright ui`, where they run for
-    this home; else the home's own, until this ends. Yields what to tell the user, if anything.
+    """What the user has configured; else the servers of `edgewright ui`, where they run for this home; else the home's
+    own, until this ends. Yields what to tell the user, if anything. A session may come here again.
 
     Raises:
         EdgewrightError: the home's server does not come up.
@@ -43,15 +44,36 @@ def orchestrator() -> Iterator[str | None]:
         or (prefect_home() / "profiles.toml").exists()
     ):
         yield None
-        return
-    if urls := running_servers():
-        os.environ["PREFECT_API_URL"] = f"{urls['prefect']}/api"
-        os.environ.setdefault("MLFLOW_TRACKING_URI", urls["mlflow"])
-        yield f"using the running servers: {urls['prefect']}, {os.environ['MLFLOW_TRACKING_URI']}"
-        return
-    with _home_server(prefect_home()) as url:
-        os.environ["PREFECT_API_URL"] = f"{url}/api"
-        yield None
+    elif urls := running_servers():
+        mlflow = os.environ.get("MLFLOW_TRACKING_URI", urls["mlflow"])
+        with _addressed(f"{urls['prefect']}/api"), _environment(MLFLOW_TRACKING_URI=mlflow):
+            yield f"using the running servers: {urls['prefect']}, {mlflow}"
+    else:
+        with _home_server(prefect_home()) as url, _addressed(f"{url}/api"):
+            yield None
+
+
+@contextlib.contextmanager
+def _addressed(api_url: str) -> Iterator[None]:
+    """Prefect's address here, where its settings were read when it was imported, and in children."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with _environment(PREFECT_API_URL=api_url), temporary_settings({PREFECT_API_URL: api_url}):
+        yield
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -82,6 +104,7 @@ def _start(folder: Path) -> None:
             start_new_session=True,
         )
     deadline = time.monotonic() + _START_TIMEOUT_S
+    importlib.import_module("prefect")  # what is needed next, while the server starts
     while not (folder / _STATE).exists():
         if process.poll() is not None or time.monotonic() > deadline:
             raise EdgewrightError(f"the Prefect server of this home does not come up{_reason(folder, log)}; see {log}")

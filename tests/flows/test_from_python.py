@@ -1,5 +1,6 @@
 """A deployment from a Python session: the model and its data as they are there."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,11 @@ def test_a_module_is_deployed_with_a_recipe_of_values(home: Path) -> None:
     assert (frame["size_bytes"] > 0).all()
     assert "<iframe srcdoc=" in result._repr_html_()
     assert "three" in result._repr_html_()
+
+    # A session goes on: what served the first run has ended, and left nothing behind.
+    assert "PREFECT_API_URL" not in os.environ
+    over = ew.deploy(network, (rows, answers), platform="edge_device", name="three", max_size_mb=0.001)
+    assert (over.status, over.over_budget, over.release) == ("failed", True, None)
 
 
 @pytest.mark.parametrize(
