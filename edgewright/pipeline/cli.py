@@ -1,14 +1,15 @@
-"""The command line: ``edgewright deploy | validate | diagnose | inspect | compare | ui | profiles | target | cloud |
-store``.
+"""The command line: ``edgewright deploy | validate | diagnose | inspect | compare | ui | profiles | schema | target |
+cloud | store``.
 
 Exit codes: 0 done; 1 bad input or a failed stage; 2 a budget was exceeded; 130 interrupted.
 """
 
+import json
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic.fields import FieldInfo
@@ -32,6 +33,7 @@ from edgewright.terminal import begun
 
 if TYPE_CHECKING:
     from edgewright.pipeline.result import DeploymentResult
+    from edgewright.value import Value
 
 __all__ = ["app", "main"]
 
@@ -202,6 +204,18 @@ def show_profile(name: Annotated[str, typer.Argument(help="A device or a recipe.
     for key in keys_of(type(shown), shown):
         table.add_row(*key)
     console.print(table)
+
+
+@app.command()
+def schema(kind: Annotated[Literal["data", "recipe", "device"], typer.Argument(help="Which file.")]) -> None:
+    """The JSON schema of a data file, a recipe or a device profile, for editors that complete YAML by one."""
+    from edgewright.data import DataSpec
+    from edgewright.pipeline.schema import json_schema
+    from edgewright.profile import DeviceProfile
+    from edgewright.recipe import Recipe
+
+    kinds: dict[str, type[Value]] = {"data": DataSpec, "recipe": Recipe, "device": DeviceProfile}
+    print(json.dumps(json_schema(kinds[kind]), indent=2))
 
 
 def main() -> None:

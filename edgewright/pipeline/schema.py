@@ -1,7 +1,6 @@
-"""What a profile or recipe may say, key by key: its value here, what is allowed, and what it means.
+"""What a profile, a recipe or a data file may say: key by key for a reader, as a JSON schema for an editor.
 
-Read from the models' fields rather than from their JSON schema, which is a form's: it lists the shipped devices and
-recipes as all that is allowed, where any file's path is, too.
+The keys are read from the models' fields, as a schema has no words for what a value here is.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,11 +10,18 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic.fields import FieldInfo
 
-from edgewright.value import ValueKind, fields_of, is_value_kind
+from edgewright.value import Value, ValueKind, fields_of, is_value_kind
 
-__all__ = ["Key", "keys_of"]
+__all__ = ["Key", "json_schema", "keys_of"]
 
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+def json_schema(kind: type[Value]) -> dict[str, Any]:
+    """The JSON schema of a YAML file that describes such a value; its name may be left out, it is the file's own."""
+    schema = kind.model_json_schema()
+    schema["required"] = [name for name in schema.get("required", []) if name != "name"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 class Key(NamedTuple):
