@@ -1,7 +1,9 @@
 """Keras networks of many kinds, old and new: each has a graph with a free batch that answers as TensorFlow does."""
 
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +45,7 @@ def made(folder, *names):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("keras")
-    made(folder, "same_stride", "heads", "no_onnx", "no_way", "blurred")
+    made(folder, "same_stride", "heads", "no_onnx", "no_way", "smaller")
     return folder
 
 
@@ -135,8 +137,13 @@ def test_every_way_of_resizing_comes_through(others, tmp_path, platform):
 
 
 def test_a_way_of_resizing_that_keras_3_does_not_know_is_named_with_its_layer(plain, tmp_path):
+    """A file of Keras 2 may name it; Keras 3 loads that, and fails at the first call."""
+    with zipfile.ZipFile(plain / "smaller.keras") as saved, zipfile.ZipFile(tmp_path / "blurred.keras", "w") as other:
+        for entry in saved.namelist():
+            other.writestr(entry, saved.read(entry).replace(b'"bicubic"', b'"gaussian"'))
+    shutil.copy(plain / "smaller.npz", tmp_path / "blurred.npz")
     with pytest.raises(InputError, match=r"layer 'smaller' resizes by 'gaussian', which Keras 3.* does not compute: "):
-        taken(plain, "blurred.keras", tmp_path)
+        taken(tmp_path, "blurred.keras", tmp_path)
 
 
 @pytest.mark.slow
