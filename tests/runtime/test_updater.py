@@ -29,6 +29,7 @@ from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.bundle.release import LINES_PATH, MAX_INDEX_BYTES, in_cohort, parse_release
 from edgewright_runtime.device import Device, Settings
 from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, RollbackError, TransportError
+from edgewright_runtime.update.golden import LOADING
 from edgewright_runtime.update.installation import Installation
 from edgewright_runtime.update.transport import Repository, decompressed
 from edgewright_runtime.update.updater import Updater
@@ -501,7 +502,7 @@ def test_trial_that_a_shutdown_ends_says_nothing_of_the_model(
     repository: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, refused: bool
 ) -> None:
     child = tmp_path / "child"
-    child.write_text(f"#!/bin/sh\nkill -{name} $$\n")
+    child.write_text(f"#!/bin/sh\necho '{LOADING}' >&2\nkill -{name} $$\n")
     child.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(child))
 
