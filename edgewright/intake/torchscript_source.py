@@ -127,7 +127,10 @@ def _exported(script: Any, examples: dict[str, torch.Tensor], data: DataSpec, pa
 
 @torch.no_grad()
 def _refusal(script: Any, examples: dict[str, torch.Tensor]) -> str:
-    """What the archive itself says against such rows; empty where it takes them."""
+    """What the archive itself says against such rows; empty where it takes them, or has loops that may never end."""
+    graph = script.inlined_graph  # owns the nodes
+    if graph.findAllNodes("prim::Loop", recurse=True):
+        return ""
     try:
         script(*examples.values())
     except RuntimeError as e:  # a traceback of the interpreter, and what was wrong in its last line
