@@ -29,8 +29,9 @@ os.environ.update(
 for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "EDGEWRIGHT_PROFILES"):
     os.environ.pop(name, None)
 
-# A shell ignores Ctrl-C on behalf of what it starts in the background, and children would go on to ignore it.
+# A shell ignores both on behalf of what it starts in the background, and children would go on to ignore them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 # What takes minutes is begun first, so that no worker is left alone with it at the end.
