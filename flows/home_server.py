@@ -80,12 +80,22 @@ def _environment(**variables: str) -> Iterator[None]:
 def _home_server(folder: Path) -> Iterator[str]:
     with locked(folder / _USERS, shared=True):
         with locked(folder / STARTING):
-            with locked(folder / ALIVE, wait=False) as nobody_serves:
-                pass
-            if nobody_serves:
-                _start(folder)
-            url: str = json.loads((folder / _STATE).read_text())["url"]
+            url = _url_of_server(folder)
         yield url
+
+
+def _url_of_server(folder: Path) -> str:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with locked(folder / ALIVE, wait=False) as nobody_serves:
+            pass
+        if nobody_serves:
+            _start(folder)
+        with contextlib.suppress(FileNotFoundError):  # a server that is ending has taken its address back
+            url: str = json.loads((folder / _STATE).read_text())["url"]
+            return url
+        time.sleep(0.05)
+    raise EdgewrightError("the Prefect server of this home neither serves nor ends; see its log below logs/")
 
 
 def _start(folder: Path) -> None:
@@ -141,7 +151,8 @@ def _serve(folder: Path) -> None:
             while server.server_process is not None and server.server_process.poll() is None and folder.exists():
                 time.sleep(_POLL_S)
                 with locked(folder / STARTING), locked(folder / _USERS, wait=False) as unused:
-                    if unused:  # who wants it now waits, and starts another
+                    if unused:  # who wants it now waits, finds no address, and starts another
+                        (folder / _STATE).unlink()
                         server.stop()
         finally:
             (folder / _STATE).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,40 @@ def test_database_that_another_process_has_locked_is_named_in_one_line(
     with pytest.raises(EdgewrightError, match=r"another process has .*prefect\.db locked; end that process") as caught:
         home_server._start(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_server_that_is_ending_is_waited_for_and_another_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / home_server._STATE
+    monkeypatch.setattr(home_server, "_start", lambda _: state.write_text('{"url": "http://next"}'))
+    with ThreadPoolExecutor(1) as pool:
+        with locked(tmp_path / ALIVE):  # its address is taken back already
+            newcomer = pool.submit(home_server._url_of_server, tmp_path)
+            with pytest.raises(TimeoutError):
+                newcomer.result(timeout=0.3)
+        assert newcomer.result(timeout=10) == "http://next"
+
+
+def test_server_takes_its_address_back_before_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    addressed_at_stop = []
+
+    class _Server:
+        address = "http://127.0.0.1:1"
+        server_process = None
+
+        def start(self, timeout: float) -> None:
+            self.server_process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+        def stop(self) -> None:
+            addressed_at_stop.append((tmp_path / home_server._STATE).exists())
+            self.server_process.communicate()
+
+    monkeypatch.setattr("prefect.server.api.server.SubprocessASGIServer", _Server)
+    monkeypatch.setattr(home_server, "_POLL_S", 0.01)
+    home_server._serve(tmp_path)
+    assert not any(addressed_at_stop)
+    assert addressed_at_stop
 
 
 @pytest.mark.parametrize("content", [b"", b"no JSON", b"\xff\xfe", b"[]", b'{"pid": "x"}', b'{"pid": 99999999}'])
