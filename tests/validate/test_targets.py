@@ -25,6 +25,7 @@ from edgewright.validate.targets.choice import machine_of, target_of
 from edgewright.validate.targets.core_ml import CoreMLTarget
 from edgewright.validate.targets.local import LocalTarget, run_bench
 from edgewright.validate.targets.ssh import SshTarget
+from edgewright.validate.targets.x86 import EmulatedX86, missing_tool
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
 from tests.plugin_sites import EXAMPLES, installed
 from tests.validate.core_ml_packages import core_ml_package
@@ -46,6 +47,7 @@ KINDS = [
     "adb",
     "core_ml",
     "plugin",
+    pytest.param("x86", marks=pytest.mark.slow),
     pytest.param("cortex-a53", marks=pytest.mark.slow),
     pytest.param("device", marks=pytest.mark.slow),
 ]
@@ -74,6 +76,10 @@ def target(request: pytest.FixtureRequest) -> Target:
             return CoreMLTarget()
         case "plugin":
             return target_of(request.getfixturevalue("nice_device"))
+        case "x86":
+            if reason := missing_tool():
+                pytest.skip(reason)
+            return EmulatedX86()
         case "device":
             found: Target = request.getfixturevalue("device")
             return found
@@ -101,30 +107,54 @@ def own_model(target: Target, export: Export, weights: np.ndarray, tmp_path: Pat
     return model_of(export(weights))
 
 
-def test_outputs_are_the_models_own(
-    target: Target, own_model: BenchModel, weights: np.ndarray, rows: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out.npz"
-    spec = BenchSpec("outputs", (own_model,), str(rows), outputs=str(out))
-    answer = target.run(spec, "running", 120)
-    assert answer["rows"] == 5
-    logits = read_arrays(rows)["x"].astype(np.float64) @ weights
-    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(read_arrays(out)["scores"], expected, atol=1e-5)
+class TestTarget:
+    """What `edgewright.validate.targets.Target` promises."""
 
+    def test_outputs_are_the_models_own(
+        self, target: Target, own_model: BenchModel, weights: np.ndarray, rows: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out.npz"
+        spec = BenchSpec("outputs", (own_model,), str(rows), outputs=str(out))
+        answer = target.run(spec, "running", 120)
+        assert answer["rows"] == 5
+        logits = read_arrays(rows)["x"].astype(np.float64) @ weights
+        expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(read_arrays(out)["scores"], expected, atol=1e-5)
 
-def test_refused_file_is_named(target: Target, tmp_path: Path, rows: Path) -> None:
-    runtime, form = ("Core ML", "mlpackage") if isinstance(target, CoreMLTarget) else ("ONNX Runtime", "onnx")
-    broken = tmp_path / f"broken.{form}"
-    broken.write_bytes(b"not a model")
-    with pytest.raises(ConversionError, match=rf"running: .*\.{form}: {runtime} .* cannot load it"):
-        target.run(BenchSpec("cold", (BenchModel(str(broken), form),), str(rows)), "running", 120)
+    def test_cold_figures_say_what_was_measured_and_where(
+        self, target: Target, own_model: BenchModel, rows: Path
+    ) -> None:
+        answer = target.run(BenchSpec("cold", (own_model,), str(rows)), "loading", 120)
+        assert answer["load_ms"] > 0
+        assert answer["first_ms"] > 0
+        assert answer["runtime"]
+        assert answer["version"]
+        assert answer["machine"]["cores"] >= 1
+        assert target.name
+        assert target.own_memory or target.emulated
 
+    def test_rows_that_do_not_fit_are_named(
+        self, target: Target, own_model: BenchModel, rows: Path, tmp_path: Path
+    ) -> None:
+        narrow = tmp_path / "narrow.npz"
+        write_arrays(narrow, {"x": read_arrays(rows)["x"][:, 1:]})
+        spec = BenchSpec("outputs", (own_model,), str(narrow), outputs=str(tmp_path / "out.npz"))
+        with pytest.raises(ConversionError, match=r"running: .*shape") as caught:
+            target.run(spec, "running", 120)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "out.npz").exists()
 
-def test_hang_is_ended(target: Target, own_model: BenchModel, rows: Path) -> None:
-    spec = BenchSpec("warm", (own_model,), str(rows), min_seconds=600, max_seconds=600)
-    with pytest.raises(ConversionError, match="running: no answer after 3 s; the process was stopped"):
-        target.run(spec, "running", 3)
+    def test_refused_file_is_named(self, target: Target, tmp_path: Path, rows: Path) -> None:
+        runtime, form = ("Core ML", "mlpackage") if isinstance(target, CoreMLTarget) else ("ONNX Runtime", "onnx")
+        broken = tmp_path / f"broken.{form}"
+        broken.write_bytes(b"not a model")
+        with pytest.raises(ConversionError, match=rf"running: .*\.{form}: {runtime} .* cannot load it"):
+            target.run(BenchSpec("cold", (BenchModel(str(broken), form),), str(rows)), "running", 120)
+
+    def test_hang_is_ended(self, target: Target, own_model: BenchModel, rows: Path) -> None:
+        spec = BenchSpec("warm", (own_model,), str(rows), min_seconds=600, max_seconds=600)
+        with pytest.raises(ConversionError, match="running: no answer after 3 s; the process was stopped"):
+            target.run(spec, "running", 3)
 
 
 def test_model_over_the_memory_limit_does_not_fit(export: Export, weights: np.ndarray, rows: Path) -> None:
