@@ -102,7 +102,7 @@ class _Run(fx.Interpreter):
         read = [one for one in n.all_input_nodes if one.op != "get_attr" and isinstance(known[one], torch.Tensor)]
 
         def function(*values: torch.Tensor) -> Any:
-            # What is no tensor, as a size, is that of the first row.
+            # What is not a tensor, as a size, is that of the first row.
             at = {**known, **dict(zip(read, values, strict=True))}
             args: Any = fx.map_arg(n.args, at.__getitem__)
             kwargs: Any = fx.map_arg(n.kwargs, at.__getitem__)
