@@ -42,6 +42,7 @@ def export(
     refuse_meaningless(model, precision)
     for words in (column.words for column in model.preprocessing.columns if column.words is not None):
         refuse_unportable(words, platform.value)
+    # A plugin takes the place of the platform's exporter; what was refused above it does not get round.
     if options.exporter is not None:
         return by_plugin.export(options.exporter, model, dataset, platform, precision, store)
     match platform:

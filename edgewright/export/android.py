@@ -80,6 +80,7 @@ def export(
             lambda float_values: make(Way(float_values, layers_only=True)),
             below_db=AIM_DB,
         )
+        # The artifact is the same one where layers alone were no better.
         only = done.artifact.digest != first.digest
         done = with_noisy_layers_float(done, model, dataset, make, float_bytes=base.size_bytes, is_layers_only=only)
         refuse_noise(done, model)
@@ -106,6 +107,7 @@ def _fastest_float32(model: ImportedModel, dataset: Dataset, store: Store) -> tu
         return _float32(model, store), ()
     artifacts: dict[str, Artifact] = {}
     refusals: dict[str, str] = {}
+    # Both are made where both can be: only a race tells which is faster.
     for way, make in (("torch", _float32), ("tensorflow", _by_tensorflow)):
         if way == "torch" and model.graph is None:
             refusals[way] = str(model.graph_refusal)
@@ -126,6 +128,7 @@ def _decided(
     if len(artifacts) > 1 and note.exists():
         way, reason = json.loads(note.read_text())
         return way, reason
+    # A file that answers otherwise than its model does not race, however fast it is.
     for way, artifact in artifacts.items():
         try:
             checked(model, artifact, dataset, Precision.FLOAT32)
@@ -201,6 +204,7 @@ def _quantized(
 
 def _description(model: ImportedModel) -> Description:
     classes = len(model.labels)
+    # Labels are bound to one output: the first with a score for each class on its last axis.
     labelled = [s.name for s in model.outputs if classes and s.shape[-1:] == (classes,) and s.dtype.startswith("float")]
     return Description(
         name=model.name,

@@ -30,6 +30,7 @@ def with_four_axes(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -
     for node in list(module.graph.nodes):
         if node.target is _ATTENTION:
             ranks = {values.env[given].dim() for given in node.args[:3]}
+            # Operands of different ranks broadcast against each other, and stay as they are.
             if ranks == {3} or (len(ranks) == 1 and min(ranks) > 4):
                 _rewrite(module.graph, node, values)
     module.graph.eliminate_dead_code()
@@ -49,12 +50,16 @@ def _rewrite(graph: fx.Graph, node: fx.Node, values: NodeValues) -> None:
         # Of a mask the last two axes are those of the scores, so one of fewer axes fits as it is.
         mask = named.get("attn_mask")
         is_wide = isinstance(mask, fx.Node) and values.env[mask].dim() > min(rank - 1, 3)
+        # What is changed beside the three: a narrower mask broadcasts over the axis that is added.
         changed = ["query", "key", "value", *(["attn_mask"] if is_wide else [])]
+        # (N, L, E) to (N, 1, L, E): one head.
         if rank == 3:
             named.update({name: call(_ATEN.unsqueeze.default, named[name], 1) for name in changed})
             result = call(_ATEN.squeeze.dim, _attention(graph, named), 1)
         else:
+            # (..., H, L, E) to (N, H, L, E). Sizes are read in the graph: as numbers they would fix a free batch.
             leading = [call(_ATEN.sym_size.int, named["query"], axis) for axis in range(rank - 3)]
+            # An axis of one broadcasts, but can no longer once it is flattened with others.
             if is_wide:
                 named["attn_mask"] = call(_ATEN.expand.default, mask, [*leading, -1, -1, -1])
             named.update({name: call(_ATEN.flatten.using_ints, named[name], 0, rank - 4) for name in changed})

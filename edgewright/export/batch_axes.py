@@ -25,6 +25,7 @@ def with_a_batch(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> 
     values = NodeValues.of(module, examples)
     for node in list(module.graph.nodes):
         axes = _POOLED_AXES.get(str(node.target))
+        # (C, ...) has no batch; (N, C, ...) has one axis more than that.
         if axes is not None and values.env[node.args[0]].dim() == axes + 1:
             _batch(module.graph, node, is_single=isinstance(values.env[node], torch.Tensor))
     module.recompile()
@@ -35,8 +36,10 @@ def _batch(graph: fx.Graph, node: fx.Node, *, is_single: bool) -> None:
     with graph.inserting_before(node):
         given = graph.call_function(torch.ops.aten.unsqueeze.default, (node.args[0], 0))
     node.args = (given, *node.args[1:])
+    # Pooling that tells places too gives a tuple: each part that is read has the added axis.
     for result in [node] if is_single else list(node.users):
         with graph.inserting_after(result):
             squeeze = graph.call_function(torch.ops.aten.squeeze.dim, (result, 0))
+        # All but the squeeze, which would else read its own result.
         for user in [user for user in result.users if user is not squeeze]:
             user.replace_input_with(result, squeeze)

@@ -49,6 +49,7 @@ def export(
         job = partial(_run, name, model, dataset, precision, scratch)
         job_name = f"exporter {name} on {model.name}"
         written = Path(run_in_child(job, returns=str, what=job_name, timeout_s=_LIMIT_S, writes=[scratch]).value)
+        # Resolved, since the answer may be absolute, hold ".." or be a link out of the folder.
         if not written.exists() or not written.resolve().is_relative_to(scratch.resolve()):
             raise ConversionError(f"{job_name}: '{written}' is no file in the folder that it was given")
         if (form := format_of(written)) is not native.form:
@@ -68,4 +69,5 @@ def export(
 
 def _run(name: str, model: ImportedModel, dataset: Dataset, precision: Precision, folder: Path) -> str:
     exporter: Any = plugin(EXPORTER_PLUGINS, name, callable, "a function (model, dataset, precision, folder) to a path")
+    # A relative answer is one in the folder; before an absolute one the folder drops out.
     return str(folder / exporter(model, dataset, precision, folder))

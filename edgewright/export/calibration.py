@@ -42,6 +42,7 @@ class CalibrationRows:
         usable = np.flatnonzero([all(np.isfinite(value).all() for value in row.values()) for row in self._all()])
         if not len(usable):
             raise UnsupportedError("no calibration row is without a missing or infinite number; int8 needs some")
+        # With fewer rows than that, linspace names some of them twice.
         self._chosen = usable[np.unique(np.linspace(0, len(usable) - 1, MAX_ROWS).astype(int))]
 
     def __len__(self) -> int:
@@ -76,12 +77,15 @@ def _rows_of(dataset: Path, member: str) -> Iterator[np.ndarray]:
     """The rows (1, ...) of one array of an ``.npz``, one after the other, by the format of numpy.lib.format."""
     with zipfile.ZipFile(dataset) as archive, archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
+        # A header's length has 2 bytes in format 1.0 and 4 after it; 3.0 differs from 2.0 in field names alone.
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, is_fortran, dtype = read_header(stream)
+        # A row's numbers do not lie together then, as of a transposed array: the whole is read.
         if is_fortran and len(shape) > 1:
             with np.load(dataset, allow_pickle=False) as arrays:
                 yield from np.split(arrays[member.removesuffix(".npy")], shape[0])
             return
+        # Bytes of one row; of no further axes the product is 1.
         row = np.dtype(dtype).itemsize * int(np.prod(shape[1:], dtype=int))
         for _ in range(shape[0]):
             yield np.frombuffer(stream.read(row), dtype).reshape(1, *shape[1:])

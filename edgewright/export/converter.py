@@ -37,5 +37,6 @@ def convert_in_child(
 ) -> ChildRun[Any]:
     """As `edgewright.child.run_in_child`, and lean; what is made stands beside the job's ``path``."""
     lean = {**_LEAN, **(environment or {})}
+    # A confined child writes nowhere else (`edgewright.sandbox`).
     beside = [Path(job.keywords["path"]).parent] if "path" in job.keywords else []
     return run_in_child(job, returns=returns, what=what, environment=lean, advice=_ADVICE, writes=beside)

@@ -44,6 +44,7 @@ def transposed_layers_as_operations(
             continue
         name = f"conv_transpose{layer.weight.dim() - 2}d"
         operation = getattr(torch.ops.aten, name)
+        # ATen calls the overload `default` for one axis, and `input` for two and three.
         operation = operation.input if hasattr(operation, "input") else operation.default
         with module.graph.inserting_before(node):
             weight = module.graph.get_attr(f"{node.target}.weight")
@@ -71,17 +72,21 @@ def _conv_transpose(
     """The operation's own arguments; what lies past the plain result holds the bias alone."""
     axes = weight.dim() - 2
     stride, padding, output_padding, dilation = (_each(v, axes) for v in (stride, padding, output_padding, dilation))
+    # A dilated kernel is a larger one with zeros between its places.
     weight = _dilated(weight, dilation)
+    # A group is a convolution of its own, from its channels of the input by its rows of the weight.
     each = x.shape[1] // groups
     group_outputs = [
         _plain(x.narrow(1, n * each, each), weight.narrow(0, n * each, each), stride) for n in range(groups)
     ]
     full = group_outputs[0] if groups == 1 else torch.cat(group_outputs, 1)
     for axis in range(axes):
+        # Padding is cut from both ends of the plain result; output_padding may reach past its far end.
         kernel = weight.shape[2 + axis]
         size = (x.shape[2 + axis] - 1) * stride[axis] - 2 * padding[axis] + kernel + output_padding[axis]
         have = full.shape[2 + axis] - padding[axis]
         if have < size:
+            # pad counts axes from the last one.
             full = functional.pad(full, [0, 0] * (axes - 1 - axis) + [0, size - have])
         full = full.narrow(2 + axis, padding[axis], size)
     return full if bias is None else full + bias.reshape(1, -1, *[1] * axes)
@@ -94,6 +99,8 @@ def _plain(x: Tensor, weight: Tensor, stride: Sizes) -> Tensor:
     if weight.dim() == 4:
         return functional.conv_transpose2d(x, weight, stride=tuple(stride))
     spread = _spread(x, stride)
+    # With stride 1 the transpose is a plain convolution: k - 1 zeros on each side, the kernel turned round,
+    # input and output channels swapped.
     edges = [n - 1 for size in reversed(weight.shape[2:]) for n in (size, size)]
     return functional.conv3d(functional.pad(spread, edges), weight.flip(2, 3, 4).transpose(0, 1))
 
@@ -101,6 +108,7 @@ def _plain(x: Tensor, weight: Tensor, stride: Sizes) -> Tensor:
 def _spread(x: Tensor, stride: Sizes) -> Tensor:
     """Zeros between neighbours on the last axes."""
     for axis, step in zip(range(x.dim() - len(stride), x.dim()), stride, strict=True):
+        # Behind the last element come no zeros, so the end of the interleaved axis is cut.
         if step > 1:
             size = x.shape[axis]
             zeros = [x.new_zeros(()).expand_as(x)] * (step - 1)

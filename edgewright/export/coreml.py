@@ -74,6 +74,7 @@ def convert(
     # BatchNorm is folded here, since the converter keeps the weights that it folds.
     fused = fuse(torch_graph.load(graph).eval())
     is_half = compute != Precision.FLOAT32
+    # The least float32 is minus infinity in half precision, and a row that is masked whole NaN.
     masks = bound_masks(fused) if is_half else ""
     module = graph_for_coreml(fused, examples)
     # One run, for the sake of its graph: oneDNN would load its kernels for it and keep reordered weights.
@@ -94,6 +95,7 @@ def convert(
         )
     except NotImplementedError as e:
         raise UnsupportedError(f"Core ML: {one_line(e, 200)}; {other_ways('android', 'edge_device')}") from e
+    # Beside the result, since a confined child writes nowhere else.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "plain.mlpackage"
         model.save(str(plain))
@@ -185,10 +187,13 @@ def quantize(
     plain = _weights_of(model, float_values)
     if how.graph is not None and (how.float_layers or how.noisy_layers):
         values = {at: weight.value for at, weight in weights_of_program(model).items()}
+        # Layers are known by the values of their weights: converters rename both.
         plain |= set().union(*weights_of_layers(how.graph, how.float_layers, values, how.noisy_layers).values())
+    # None as a weight's configuration leaves it as it is; sorted, so that the same input gives the same file.
     choices = compression.OptimizationConfig(global_config=config, op_name_configs=dict.fromkeys(sorted(plain)))
     compression.linear_quantize_weights(model, choices).save(str(path))
     mlpackage.make_reproducible(path)
+    # coremltools passes over weights below the threshold without a word.
     if "constexpr_affine_dequantize" not in mlpackage.operators(path):
         raise unsupported_precision(
             name, Precision.INT8, f"no weight has more than {_LEAST_QUANTIZED_ELEMENTS} elements"
@@ -244,7 +249,9 @@ def _best_palette(weight: Any) -> tuple[Any, Any]:
     from edgewright.optimize.kmeans import codebook
 
     book = codebook(weight.astype(np.float32).reshape(-1), 2**_INT4_BITS)
+    # The book ascends, so midpoints between its values are where the nearer one changes.
     indices = np.searchsorted((book[1:] + book[:-1]) / 2, weight.astype(np.float32))
+    # iOS 16's look-up tables have 2**bits entries exactly; no index points to those that are added.
     palette = np.pad(book, (0, 2**_INT4_BITS - len(book)), mode="edge").astype(weight.dtype)
     return palette, indices.astype(np.uint8)
 
@@ -280,6 +287,7 @@ def _worth_a_decoder(model: Any) -> tuple[list[str], list[str]]:
         value, values, zeros = weight.value, len(np.unique(weight.value)), float(np.mean(weight.value == 0))
         # One value alone needs no palette, and coremltools writes none for it.
         bits = next((n for n in _PALETTE_BITS if 2 <= values <= 2**n), None)
+        # Of the plain size: what is not zero and a bit an element; or an index an element and the table.
         of_sparse = (1 - zeros) + 1 / (8 * value.dtype.itemsize)
         of_palette = bits / (8 * value.dtype.itemsize) + 2**bits / value.size if bits else 1.0
         if min(of_sparse, of_palette) < _WORTH_A_DECODER:
@@ -294,11 +302,13 @@ def _palette_of(weight: Any) -> tuple[Any, Any]:
     values, indices = np.unique(weight, return_inverse=True)
     bits = next(n for n in _PALETTE_BITS if len(values) <= 2**n)
     palette = np.pad(values, (0, 2**bits - len(values)), mode="edge")
+    # NumPy gives the inverse flat or in the weight's shape, depending on its version.
     return palette, indices.reshape(weight.shape).astype(np.uint8)
 
 
 def coremltools_alone() -> Any:
     """Import coremltools without the frameworks that it looks for: 3 s instead of 10, a third of the memory."""
+    # None makes the import fail at once, which coremltools takes for a framework that is not installed.
     for unneeded in ("tensorflow", "sklearn", "xgboost", "libsvm", "torchao"):
         sys.modules.setdefault(unneeded, None)  # type: ignore[arg-type]
     import coremltools
@@ -320,6 +330,7 @@ def _input(ct: Any, spec: TensorSpec, shape: tuple[int, ...], pixels: dict[str, 
     if channels not in {1, 3}:
         raise UnsupportedError(f"input '{spec.name}' of shape {shape} is no image (1, 1 or 3, height, width)")
     layout = ct.colorlayout.RGB if channels == 3 else ct.colorlayout.GRAYSCALE
+    # (pixel - mean) * scale, as the pixel * scale + bias of an image type.
     bias = [-pixels["mean"] * pixels["scale"]] * channels
     return ct.ImageType(
         spec.name, shape=shape, scale=pixels["scale"], bias=bias if channels == 3 else bias[0], color_layout=layout

@@ -50,6 +50,7 @@ def _is_known(node: fx.Node, values: NodeValues) -> bool:
     from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
 
     name = str(node.target).removeprefix("aten.").partition(".")[0]
+    # The registry knows names without overloads: it would take this for `round`.
     if str(node.target) == "aten.round.decimals" or (name == "grid_sampler" and node.args[2] == _BICUBIC):
         return False
     if name in _NOT_TRUSTED or name in {"gru", "rnn_tanh", "rnn_relu", "lstm"} or has_factor(node) or is_dilated(node):
@@ -67,13 +68,17 @@ def _is_known(node: fx.Node, values: NodeValues) -> bool:
         return not has_own_divisor(node) and not is_ceiling(node)
     if name in _WINDOWED:
         input_shape, output_shape = values.env[node.args[0]].shape, values.env[node].shape  # type: ignore[index]
+        # Only where sizes divide are all windows of one size.
         return all(have % want == 0 for have, want in zip(input_shape, output_shape, strict=True))
     if name in {"pad", "constant_pad_nd"}:
+        # MIL's pad has constant, reflect and replicate, and crops nothing.
         if "circular" in node.args:
             return False
         return all(not isinstance(n, int) or n >= 0 for n in node.args[1])  # type: ignore[union-attr]
+    # MIL's has neither beta nor threshold.
     if name == "softplus":
         return len(node.args) == 1
+    # coremltools gathers columns to an image; where patches overlap they are to be summed.
     if name == "col2im":
         return all(step >= width for step, width in zip(node.args[5], node.args[2], strict=True))  # type: ignore[arg-type]
     return name in _TORCH_OPS_REGISTRY.name_to_func_mapping

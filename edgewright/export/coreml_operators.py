@@ -29,6 +29,7 @@ def convert_exactly() -> None:
     from coremltools.converters.mil.frontend.torch.ops import div as own_div
     from coremltools.converters.mil.mil import types
 
+    # The module asks torch.equal, for which a constant that holds NaN is never the one that was traced.
     vars(torchscript_utils)["torch"] = _TorchWhereNanEqualsNan()
     own_constant: Any = vars(ops)["_construct_constant"]
 
@@ -70,6 +71,7 @@ def convert_exactly() -> None:
         scale = Builder.maximum(x=largest, y=max(epsilon**0.5, _LEAST_NORMAL_HALF))
         scaled = Builder.real_div(x=x, y=scale)
         mean = Builder.reduce_mean(x=Builder.square(x=scaled), axes=axes, keep_dims=True)
+        # The root first: epsilon itself may lie below what half precision keeps exactly, 2^-14.
         added = Builder.square(x=Builder.real_div(x=epsilon**0.5, y=scale))
         root = Builder.sqrt(x=Builder.add(x=mean, y=added))
         if weight is None:

@@ -37,11 +37,13 @@ def convert(
     if pixels is not None or labels is not None:
         option = "image_inputs" if pixels is not None else "class_labels"
         raise UnsupportedError(f"Core ML from TensorFlow has no {option} here: leave it out of the device's export")
+    # Not `coremltools_alone`, which would keep TensorFlow from being imported.
     import coremltools as ct
 
     _know_erfc()
     loaded = loaded_source(source)
     function = of_one_row(loaded, [spec.name for spec in inputs], without_loops=True).get_concrete_function()
+    # coremltools calls an output by the operation that gives it; the source's names come back at the end.
     ends = [tensor.op.name for tensor in function.outputs]
     try:
         model = ct.convert(

@@ -51,6 +51,7 @@ def checked(
         dataset=dataset.artifact.path,
         inputs=[spec.name for spec in model.inputs],
         outputs=[spec.name for spec in model.outputs],
+        # Either limit alone: where parity has none for the precision, the error's power has.
         limit=PARITY_LIMITS.get(precision) if is_judged else None,
         least_snr_db=least_snr_db if is_judged and precision not in PARITY_LIMITS else None,
         has_thresholds=model.float32_only,

@@ -111,6 +111,7 @@ class Diagnosis(Value):
     @property
     def is_fusion(self) -> bool:
         """Whether the file is right operator by operator, and the runtime's own fusions are not."""
+        # Beyond parity's limit for float32, and beyond what the operators' own rounding adds up to.
         return not self.culprits and any(o.whole_largest > max(1e-4, 10 * o.largest) for o in self.outputs)
 
     def sentence(self) -> str:

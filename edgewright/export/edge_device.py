@@ -107,6 +107,7 @@ def export(
     notes = (*declared.notes, *change_notes, *done.notes)
     if options.ort_format:
         artifact, needed = _ort(artifact, model.name, store, instruction_set)
+        # Another file than the one that was compared: fused once more, and in another format.
         notes = (*notes, *checked(model, artifact, dataset, precision).notes)
         notes = (*notes, f"operators for a reduced build of ONNX Runtime: {' '.join(needed.split())}")
     largest = declared.largest_pair_sum
@@ -180,6 +181,7 @@ def _quantize(
         prepared, ranges = beside / "model.onnx", beside / "ranges.json"
         convert_in_child(partial(prepare, source=source, name=name, path=prepared), what=what)
         convert_in_child(partial(calibrate, source=prepared, dataset=rows, how=how, path=ranges), what=what)
+        # Made only when both files are there: a step that failed leaves no half of a cache.
         cache.mkdir()
         for file in (prepared, ranges):
             shutil.copyfile(file, cache / file.name)

@@ -18,6 +18,7 @@ from edgewright.export.static_graph import NodeValues
 __all__ = ["with_few_axes"]
 
 _ATEN = torch.ops.aten
+# Row-major order stays as it is, so the numbers go on untouched.
 _SAME_ORDER = {
     *("aten.reshape.default", "aten.view.default", "aten.flatten.using_ints", "aten.unflatten.int"),
     *("aten.unsqueeze.default", "aten.squeeze.dim", "aten.squeeze.dims", "aten.squeeze.default"),
@@ -25,6 +26,7 @@ _SAME_ORDER = {
 }
 _MOVES = {"aten.permute.default", "aten.transpose.int", "aten.swapaxes.default", "aten.movedim.int"}
 _PARTS = {"aten.unbind.int", "aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default"}
+# Along one axis: all axes before it are one, and all behind it another.
 _ALONG = {
     "aten.softmax.int",
     "aten.log_softmax.int",
@@ -33,6 +35,7 @@ _ALONG = {
     "aten.slice.Tensor",
 }
 _REDUCED = {"aten.sum.dim_IntList", "aten.mean.dim", "aten.amax.default", "aten.amin.default"}
+# Layers of the last axis, whatever is before it.
 _ON_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Dropout, nn.Identity)
 
 
@@ -71,6 +74,7 @@ class _Rewriter:
         wide = _rank(self.values.env.get(node)) > self.most or any(
             _rank(self.values.env[n]) > self.most for n in node.all_input_nodes
         )
+        # Also the graph's outputs take their own shape: what an app reads is not changed.
         rule = self._rule(node) if wide and node.op != "output" else None
         if rule is None:
             self.made[node] = self.graph.node_copy(node, self._whole)
@@ -83,6 +87,7 @@ class _Rewriter:
             layer = self.module.get_submodule(name)
             return self._on_last if isinstance(layer, _ON_LAST) and len(node.all_input_nodes) == 1 else None
         if node.target is operator.getitem:
+            # `made` holds the parts as a list, and which one is read is known as the graph is written.
             return lambda n: self.made[n.args[0]][n.args[1]]  # type: ignore[index]
         for names, rule in (
             (_SAME_ORDER, self._same_order),
@@ -142,6 +147,7 @@ class _Rewriter:
             while place + run < len(order) and at + run < len(names) and names[at + run] == order[place + run]:
                 run += 1
             if at != place:
+                # (before, passed over, moved, behind): four axes at most, whatever the rank.
                 blocks = [sizes[:place], sizes[place:at], sizes[at : at + run], sizes[at + run :]]
                 grouped = self._reshape(current, [math.prod(block) for block in blocks])
                 current = self._call(_ATEN.permute.default, grouped, [0, 2, 1, 3])
@@ -185,6 +191,7 @@ class _Rewriter:
         rank = len(self.shape(node.args[0]))
         axes = sorted({int(a) % rank for a in ([given] if isinstance(given, int) else given)} or set(range(rank)))  # type: ignore[union-attr,arg-type]
         current, shape = self.made[node.args[0]], list(self.shape(node.args[0]))  # type: ignore[index]
+        # One at a time, since the axes need not be neighbours.
         for axis in reversed(axes):
             sizes = [math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])]
             current = self._call(node.target, self._reshape(current, sizes), [1])
@@ -231,6 +238,7 @@ class _Rewriter:
         return self._call(_ATEN.expand.default, few, [math.prod(shape[a] for a in run) for run in runs])
 
     def _attention(self, node: fx.Node) -> fx.Node:
+        # (batch and heads, L, E); a mask is spread first, as its axes of one cannot be joined with others.
         few = [self._numbers(n, (-1, *self.shape(n)[-2:])) for n in node.args[:3]]
         rest = list(node.args[3:])
         if rest and isinstance(rest[0], fx.Node):

@@ -20,6 +20,7 @@ def example_inputs(inputs: Sequence[TensorSpec], batch: int = 1) -> tuple[torch.
 
 
 def _zeros(spec: TensorSpec, batch: int) -> torch.Tensor:
+    # An input of no axes is one number, whose shape is () below.
     first, *rest = spec.shape or (1,)
     if any(n < 1 for n in rest):
         raise UnsupportedError(

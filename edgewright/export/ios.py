@@ -75,6 +75,7 @@ def export(
         return base
 
     done = converted(model, dataset, precision, lambda float_values: make(Way(float_values)))
+    # The noise may be half precision's alone, as behind a BatchNorm of variance 1e-10.
     if precision in _OF_WEIGHTS and is_noisy(done):
         done, compute = _over_half(done, model, dataset, precision, computed, make)
     if precision is Precision.INT8:
@@ -84,6 +85,7 @@ def export(
     return Exported(
         artifact=done.artifact,
         precision=precision,
+        # A package declares an image without axes or dtype: those of the source are told.
         inputs=tuple(_of_one_row(s) for s in model.inputs) if options.image_inputs else done.declared.inputs,
         outputs=_outputs(model, done.declared.outputs),
         notes=(*notes, *done.declared.notes, *done.notes, *_told(model, options)),
@@ -208,6 +210,7 @@ def _converted(
         environment = environment_of(model) if graph is None else None
         convert_in_child(job, what=f"converting {model.name} to Core ML", environment=environment)
 
+    # The file that is converted: the TensorFlow way starts from the source, the other from its graph.
     parent = model.graph.digest if model.graph and not by_tensorflow else model.source.digest
     tensors = [dataclasses.astuple(s) for s in (*model.inputs, *model.outputs)]
     key = ("coreml", compute.value, parent, tensors, description, pixels, labels, sorted(float_values))
@@ -236,6 +239,7 @@ def _description(model: ImportedModel, options: ExportOptions) -> dict[str, str]
         texts["classes"] = json.dumps(list(model.labels))
         scores = [s.name for s in model.outputs if s.shape[1:] == (len(model.labels),) and s.dtype.startswith("float")]
         if options.class_labels and scores:
+            # Core ML gives a classifier's scores as a dictionary; under this name they are found as a tensor.
             texts["scores"] = scores[0]
     if options.image_inputs:
         texts |= {"pixel_scale": repr(model.preprocessing.scale), "pixel_mean": repr(model.preprocessing.mean)}

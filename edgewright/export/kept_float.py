@@ -70,6 +70,7 @@ def converted(
         return Converted(original, checked(model, original, dataset, precision))
     except DisagreementError as e:
         first = disagreement = e
+    # float32 that disagrees is a defect of the conversion: nothing wider is left to keep.
     for _ in range(_ROUNDS if precision is not Precision.FLOAT32 else 0):
         wider = _wider(last, disagreement.diagnosis, precision)
         if wider is None:
@@ -86,6 +87,7 @@ def converted(
     message = f"{first}; tried in vain: {'; '.join(last.notes)}" if last.notes else str(first)
     if precision in {Precision.FLOAT32, Precision.FLOAT16}:
         raise DisagreementError(message, first.exported, first.diagnosis) from first
+    # That it disagrees is known by now: its tensors and notes are asked for.
     declared = checked(model, original, dataset, precision, is_judged=False)
     return Converted(original, declared, notes=(message,), is_in_vain=True)
 
@@ -122,6 +124,7 @@ def with_layers_only(
 
 def _wider(last: _Round, diagnosis: object, precision: Precision) -> _Round | None:
     """What else must stay float32 by a diagnosis; None where it names nothing new."""
+    # Where each operator is right by itself, none is worth keeping.
     if not isinstance(diagnosis, Diagnosis) or diagnosis.is_fusion:
         return None
     float_values, layers, notes = last.float_values, last.layers, last.notes
@@ -133,6 +136,7 @@ def _wider(last: _Round, diagnosis: object, precision: Precision) -> _Round | No
         elif not _acting(culprit.before) <= float_values:  # it loses numbers that had not come to it whole
             float_values |= _names(culprit.before)
             notes += (f"what feeds layer '{culprit.layer}' stays float32 too: in {precision} it lost numbers before",)
+    # Rounding that only adds up has no culprit; the layer that adds most stays float.
     worst = diagnosis.weakest
     if not diagnosis.culprits and worst is not None and _plain(worst.value) not in float_values:
         float_values |= {_plain(worst.value)}

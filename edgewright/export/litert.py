@@ -58,14 +58,17 @@ def _converted(module: Any, examples: tuple[Any, ...]) -> Any:
     refused: list[str] = []
     while True:
         form = graph_for_litert(module, examples, refused)
+        # Asked before the converter, whose own message is a dump of its graph.
         refuse_complex(form, examples)
         try:
             with torch.no_grad():
                 return litert_torch.convert(form, examples)
         except Exception as e:  # it has no error of its own
+            # Its messages are coloured and run over many lines.
             message = " ".join(_ANSI.sub("", str(e)).split())
             missing = _MISSING.search(message)
             stem = operation_stem(missing[1]) if missing else next((s for k, s in _KERNELS.items() if k in message), "")
+            # Refused again, it stands in its other form too; the bound ends what goes from form to form.
             if not stem or stem in refused or len(refused) >= _MOST_REFUSED:
                 what = in_float64(form, examples) or (f"no lowering for {stem}" if stem else message[:240])
                 raise UnsupportedError(
@@ -85,6 +88,7 @@ def describe(path: Path, description: Description, labels: Sequence[str]) -> Non
     tflite.name_tensors(model, description.inputs, description.outputs)
     tflite_metadata.attach(model, description)
     tflite.save(model, path)
+    # Labels lie behind the flatbuffer, so they go last.
     tflite_metadata.attach_labels(path, labels if description.labelled else [])
 
 
@@ -116,6 +120,7 @@ def quantize(
     if precision == Precision.INT8 and not _has_layers(source):
         raise unsupported_precision(name, Precision.INT8, _NO_LAYER)
     work = quantizer.Quantizer(str(source))
+    # The general recipe first: of those that match an operator, the last one told holds.
     _recipe(work, precision, integer_tensors=integer_tensors)
     if precision == Precision.INT8:
         keep_unsafe_float(work, source)
@@ -148,8 +153,10 @@ def quantize(
         tflite_outputs.read_in_their_width(model)
         tflite_outputs.point_to_outputs(model)
         tflite.save(model, path)
+    # The quantizer passes over what it has no rule for without a word: the file shows if it did any.
     if not any(tflite.DTYPES[t.type] == _STORED[precision] for t in model.subgraphs[0].tensors):
         raise unsupported_precision(name, precision, _NO_LAYER)
+    # A quantizer keeps the reference to the labels and loses what lies behind the flatbuffer.
     tflite_metadata.attach_labels(path, labels if tflite_metadata.has_labels(model) else [])
     return notes
 
@@ -182,6 +189,7 @@ def _recipe(work: Any, precision: Precision, *, integer_tensors: bool) -> None:
             work.load_quantization_recipe(recipe.dynamic_wi4_afp32(algorithm_key=AlgorithmName.OCTAV))
         case Precision.INT8:
             work.load_quantization_recipe(recipe.static_wi8_ai8())
+            # Float at both ends, so that an app's code does not change with the precision.
             for side in () if integer_tensors else (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
                 work.update_quantization_recipe(".*", side, algorithm_key=AlgorithmName.NO_QUANTIZE)
         case _:

@@ -50,6 +50,7 @@ def graph_for_litert(
     """An equal graph for inputs of the examples' shapes; ``refused`` are operations that the converter did not take."""
     module = with_real_pairs(static_graph(with_named_operations(module), examples), examples)
     module = with_wide_arithmetic(with_a_batch(module, examples), examples)
+    # What follows works in place, and the caller comes again with the same module and more refused.
     module = copy.copy(module)
     module.graph = copy.deepcopy(module.graph)
     transposed_layers_as_operations(module)
@@ -65,6 +66,7 @@ def graph_for_litert(
             output = values.env[node]
             output = output[0] if isinstance(output, (tuple, list)) else output
             input_shape = values.env[node.args[0]].shape  # type: ignore[index]
+            # Only where sizes divide are all windows of one size.
             return "max" not in stem and all(
                 have % want == 0 for have, want in zip(input_shape, output.shape, strict=True)
             )
@@ -108,6 +110,7 @@ def _mix_products_in_the_plane(module: fx.GraphModule) -> None:
         ):
             continue
         # Layers share their weights with the given module.
+        # On the meta device no weights are drawn, which would be thrown away at once.
         plain = nn.Conv2d(layer.in_channels, layer.out_channels, 1, bias=layer.bias is not None, device="meta")
         plain.weight = nn.Parameter(layer.weight.detach().unsqueeze(-1), requires_grad=False)
         plain.bias = layer.bias
@@ -117,6 +120,7 @@ def _mix_products_in_the_plane(module: fx.GraphModule) -> None:
             node.args = (module.graph.call_function(torch.ops.aten.unsqueeze.default, (node.args[0], -1)),)
         with module.graph.inserting_after(node):
             line = module.graph.call_function(torch.ops.aten.squeeze.dim, (node, -1))
+        # Not in the squeeze itself, which reads the convolution.
         node.replace_all_uses_with(line, delete_user_cb=lambda user, line=line: user is not line)
     module.recompile()
 
@@ -129,10 +133,12 @@ def _pad_by_numbers(module: fx.GraphModule) -> None:
             continue
         sides = [0] * 2 * len(layer.kernel_size)
         if layer.padding == "same":
+            # Two sides of each axis, the last axis first, as functional.pad takes them.
             sides = layer._reversed_padding_repeated_twice
         # Layers share their weights with the given module, so this one is a copy.
         plain = copy.copy(layer)
         plain.padding = tuple(min(sides[2 * axis : 2 * axis + 2]) for axis in reversed(range(len(layer.kernel_size))))
+        # Sides differ for an even kernel: what both have the layer pads, what one has more stands before it.
         rest = [side - min(sides[place_ - place_ % 2 : place_ - place_ % 2 + 2]) for place_, side in enumerate(sides)]
         path = free_name(module, f"{str(node.target).replace('.', '_')}_padded")
         module.add_submodule(path, plain)
@@ -173,6 +179,7 @@ def _copy_shared_heads(module: fx.GraphModule, values: NodeValues) -> None:
         if math.prod(shape[axis] for axis in grown) > _MOST_COPIES:
             continue
         with module.graph.inserting_before(node):
+            # With the axes of one that the expansion grows, so that each can be repeated in its place.
             copied: Any = module.graph.call_function(torch.ops.aten.reshape.default, (given, list(sizes)))
             for axis in grown:
                 copied = module.graph.call_function(torch.ops.aten.cat.default, ([copied] * shape[axis], axis))

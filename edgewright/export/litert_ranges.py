@@ -54,6 +54,7 @@ def clip_ranges(ranges: dict[str, Any], source: Path, dataset: Path, method: Cal
     )
     run, rows = interpreter.get_signature_runner(), CalibrationRows(dataset, tflite.tensors(source).inputs)
     model = tflite.load(source)
+    # Constants have ranges of their own, by channel: only what is computed or comes in is narrowed.
     written = {int(i) for operator in model.subgraphs[0].operators for i in operator.outputs}
     written |= {int(i) for i in model.subgraphs[0].inputs}
     places = {
@@ -83,9 +84,11 @@ def use_learnt_ranges(ranges: dict[str, Any], source: Path, graph: Path | None) 
     for layer, operators in operators_by_layer(model, graph, learnt).items():
         step, zero = learnt[layer]
         for operator in operators:
+            # A transposed convolution reads its output's shape, its weight, and only then the values.
             given = int(operator.inputs[2 if tflite.operator_name(model, operator) == "TRANSPOSE_CONV" else 0])
             while True:
                 bounds = ranges[tensors[given].name.decode()]
+                # What 0 and 255 stand for: the step was learnt for uint8.
                 bounds["min"] = np.full_like(bounds["min"], -zero * step)
                 bounds["max"] = np.full_like(bounds["max"], (255 - zero) * step)
                 # What only moves values, or averages them, has one scale on both sides.

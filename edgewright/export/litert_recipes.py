@@ -95,6 +95,7 @@ def give_left_constants_one_scale(work: Any, source: Path, precision: Precision)
         if precision is not Precision.INT8:
             _leave_float(work, output, "BATCH_MATMUL")
             continue
+        # A scale of the whole constant can be taken out of the sum.
         config = OpQuantizationConfig(
             activation_tensor_config=TensorQuantizationConfig(num_bits=8, symmetric=False),
             weight_tensor_config=TensorQuantizationConfig(num_bits=8, granularity=QuantGranularity.TENSORWISE),
@@ -112,10 +113,12 @@ def operators_by_layer(
     places: dict[str, list[Any]] = {}
     for operator in model.subgraphs[0].operators:
         real = [tensors[i] for i in operator.inputs if i >= 0 and tflite.DTYPES[tensors[i].type] == "float32"]
+        # The weight comes before the bias, which is a float32 constant as well.
         constant = next((t for t in real if model.buffers[t.buffer].data is not None), None)
         if tflite.operator_name(model, operator) in WEIGHTED and constant is not None:
             name = constant.name.decode()
             weights[name] = np.asarray(model.buffers[constant.buffer].data).view("<f4")
+            # Layers that share a weight are several operators that read one constant.
             places.setdefault(name, []).append(operator)
     names_by_layer = weights_of_layers(graph, layers, weights, noisy)
     return {layer: [op for name in sorted(names) for op in places[name]] for layer, names in names_by_layer.items()}
@@ -127,6 +130,7 @@ def _keep_scaling_float(work: Any, source: Path) -> None:
     graph = model.subgraphs[0]
     inputs = [graph.tensors[i].name.decode() for i in graph.inputs]
     real = [graph.tensors[i] for i in graph.inputs if tflite.DTYPES[graph.tensors[i].type] == "float32"]
+    # (rows, features): a table's; an image has four axes.
     features = [tensor.name.decode() for tensor in real if len(tensor.shape) == 2]
     for step in feature_scaling((_step(model, operator) for operator in graph.operators), inputs, features):
         _leave_float(work, step.results[0], step.kind)
@@ -169,6 +173,7 @@ def _keep_bodies_float(work: Any, source: Path) -> None:
     for index, graph in enumerate(model.subgraphs):
         if index in seen:
             continue
+        # To the quantizer a body's own ends are operators as well.
         for kind, sides in (("INPUT", graph.inputs), ("OUTPUT", graph.outputs)):
             for i in sides:
                 _leave_float(work, graph.tensors[i].name.decode(), kind)

@@ -103,6 +103,7 @@ def _inline(
             if step.op == "placeholder":
                 counterparts[step] = next(operands)
             elif step.op == "get_attr":
+                # A constant of the form becomes one of the module, under a name that nothing has.
                 path = free_name(module, f"{node.name}_{step.target}")
                 place(module, path, getattr(inner, str(step.target)).detach())
                 counterparts[step] = module.graph.get_attr(path)
@@ -115,6 +116,7 @@ def _inline(
         node.replace_all_uses_with(result)
     else:
         for user in list(node.users):
+            # Several results are read by getitem: each reader is the part itself.
             values.env[result[user.args[1]]] = values.env[user]
             user.replace_all_uses_with(result[user.args[1]])
             module.graph.erase_node(user)
@@ -142,9 +144,11 @@ def _as_operation(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase) -> N
         given, state = node.args[0], node.args[1] if len(node.args) > 1 else None
         if state is None:
             state = _no_state(module, node, layer, is_lstm=is_lstm)
+        # (has_biases, num_layers, dropout, train, bidirectional, batch_first) of the operation.
         settings = (layer.bias, layer.num_layers, layer.dropout, False, layer.bidirectional, layer.batch_first)
         call = module.graph.call_function(operation, (given, state, weights, *settings))
         for user in list(node.users):
+            # The layer gives (output, (h, c)), the operation (output, h, c).
             if is_lstm and user.args[1] == 1:
                 for inner in list(user.users):
                     taken = module.graph.call_function(operator.getitem, (call, inner.args[1] + 1))  # type: ignore[operator]
@@ -171,6 +175,7 @@ def _no_state(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase, *, is_ls
 
 
 def _chunk(x: Tensor, chunks: int, dim: int = 0) -> Sequence[Tensor]:
+    # Rounded up: the last chunk may be smaller.
     return _split(x, -(-x.shape[dim] // chunks), dim)
 
 
@@ -199,14 +204,17 @@ def _col2im(x: Tensor, output_size: Any, kernel_size: Any, dilation: Any, paddin
     steps = [
         (output_size[i] + 2 * padding[i] - dilation[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
     ]
+    # (channels * area, 1, *kernel): each has its one at another place of the kernel.
     weight = torch.eye(area).reshape(area, 1, *kernel_size).repeat(channels, 1, 1, 1)
     covered = [(steps[i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel_size[i] - 1) + 1 for i in (0, 1)]
+    # What no patch reaches at the far end.
     rest = [output_size[i] - covered[i] for i in (0, 1)]
     given = x.reshape(-1, x.shape[-2], *steps)
     return functional.conv_transpose2d(given, weight, None, stride, padding, rest, channels, dilation)
 
 
 def _rsub(x: Tensor, other: float, alpha: float = 1) -> Tensor:
+    # In the type that both give together, before anything is multiplied: a real less a whole is real.
     return x.to(torch.result_type(x, other)).mul(-alpha).add(other)
 
 
@@ -269,6 +277,7 @@ FORMS: Mapping[str, Callable[..., Any]] = {
     "aten.split.Tensor": _split,
     "aten.split_with_sizes.default": _split_with_sizes,
     "aten.unsafe_split.Tensor": _split,
+    # A tensor, since torch makes a reciprocal of a plain number that is divided by one.
     "aten.reciprocal.default": lambda x: torch.tensor(1.0) / x,
     "aten.add.Tensor": lambda x, y, alpha=1: x + y * alpha,
     "aten.sub.Tensor": lambda x, y, alpha=1: x - y * alpha,

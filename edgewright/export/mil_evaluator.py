@@ -19,6 +19,7 @@ from edgewright.failures import one_line
 
 __all__ = ["Evaluator", "evaluate"]
 
+# What torch lacks, or computes little on, is held in a type that has all of its values.
 _DTYPES = {
     "FLOAT16": torch.float16, "FLOAT32": torch.float32, "INT8": torch.int8, "INT16": torch.int16, "INT32": torch.int32,
     "INT4": torch.int8, "UINT1": torch.uint8, "UINT2": torch.uint8, "UINT3": torch.uint8, "UINT4": torch.uint8,
@@ -68,6 +69,7 @@ class Evaluator:
 
     def _last_uses(self) -> list[set[str]]:
         """For each step the values, constants and outputs left out, that no later step reads."""
+        # Constants stay for the next row, outputs until the end.
         needed = {*self.constants, *self.program.outputs.values()}
         last: list[set[str]] = []
         for operation in reversed(self.steps):
@@ -126,6 +128,7 @@ def _rows(declared: tuple[Result, ...], inputs: dict[str, np.ndarray]) -> dict[s
     rows = {}
     for d in declared:
         column = torch.from_numpy(np.ascontiguousarray(inputs[d.name])).to(_DTYPES[d.dtype])
+        # A free shape is that of the column: all of it is one run.
         shape = d.shape if d.shape is not None else column.shape
         try:
             rows[d.name] = column.reshape(-1, *shape)
@@ -143,10 +146,12 @@ def _count(rows: dict[str, torch.Tensor]) -> int:
 
 def _results(operation: Operation, values: dict[str, Operand]) -> dict[str, Operand]:
     operands = {name: [_operand(item, values) for item in items] for name, items in operation.operands.items()}
+    # A text, as the mode of a padding, is not computed with.
     if operation.kind == "const" and isinstance(operands["val"][0], str):
         return {operation.results[0].name: operands["val"][0]}
     try:
         given = OPERATORS[operation.kind](Arguments(operands, len(operation.results)))
+    # What torch raises for operands that do not fit is the program's fault here.
     except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as e:
         cause = one_line(e, 200)
         raise ConversionError(f"Core ML operator '{operation.kind}' at '{operation.results[0].name}': {cause}") from e
@@ -160,6 +165,7 @@ def _results(operation: Operation, values: dict[str, Operand]) -> dict[str, Oper
 def _operand(item: Variable | Constant, values: dict[str, Operand]) -> Operand:
     value = values[item.name] if isinstance(item, Variable) else item
     if isinstance(value, np.ndarray):
+        # torch has few operations for these two.
         wide = {"uint16": np.int32, "uint32": np.int64}.get(value.dtype.name)
         value = torch.from_numpy(np.array(value, dtype=wide) if wide else np.array(value))
     if isinstance(value, torch.Tensor) and value.dtype is torch.float16:
@@ -172,4 +178,5 @@ def _as_declared(tensor: torch.Tensor, declared: Result, kind: str) -> torch.Ten
         raise ConversionError(
             f"Core ML operator '{kind}' at '{declared.name}': gives {tuple(tensor.shape)}, declared is {declared.shape}"
         )
+    # Rounded to what is declared: it is here that half precision loses.
     return tensor.to(_DTYPES[declared.dtype])

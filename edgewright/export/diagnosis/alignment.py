@@ -80,6 +80,7 @@ class Alignment:
         """The same with another reference, which has all values of this one, from an operator on."""
         operators = self.computation.operators
         place = next(i for i, operator in enumerate(operators) if operator is start)
+        # Before `start` nothing changes: the other reference only has more values, inside of its layers.
         behind = {name for operator in operators[place:] for name in operator.gives}
         state = ({k: v for k, v in part.items() if k not in behind} for part in (self.matches, self.clean))
         matches, clean = state
@@ -102,6 +103,7 @@ class Alignment:
         if len(read) != 1 or len(operator.gives) != 1 or operator.moves:
             return
         name, result, match = read[0], operator.name, self.matches[read[0]]
+        # `_learn_all` writes to all four, and the trial may fail.
         snapshot = {part: dict(getattr(self, part)) for part in ("matches", "clean", "frontier", "dtypes")}
         del self.matches[name]
         self.clean[name] = self.doubtful[name]
@@ -112,6 +114,7 @@ class Alignment:
             or result_match.names[0] not in match.names
             or result_match.own.snr_db <= match.own.snr_db
         ):
+            # It came no nearer: the value is what it was taken for.
             for part, values in snapshot.items():
                 setattr(self, part, values)
 
@@ -127,6 +130,7 @@ class Alignment:
         """The narrowest dtype that took part since the reference's values: what its results may be off by."""
         read = [self.dtypes[name] for name in operator.reads if name not in self.matches and name in self.dtypes]
         held = [_dtype(self.clean[name][0]) for name in operator.reads if name in self.clean]
+        # A value that is held in 8 bits was rounded, whatever dtype its operator computes in.
         rounded = ["int8" for name in operator.reads if name in self.computation.quantized]
         return narrowest([operator.dtype, *read, *held, *rounded])
 
@@ -146,6 +150,7 @@ class Alignment:
         narrow = narrowest([dtype, _dtype(values[0]), *(["int8"] if name in self.computation.quantized else [])])
         self.clean[name], self.frontier[name], self.dtypes[name] = values, rests, narrow
         stack = self.stack(name, values)
+        # Whole numbers and truth values equal others by chance.
         if stack is None or stack.dtype.kind != "f":
             return
         match = self.match(stack, rests, limit_of(narrow))
@@ -179,6 +184,7 @@ class Alignment:
         """
         figures, reference = print_of(stack), self.reference
         known = reference.by_size.get(stack.size, []) if among is None else among
+        # Figures first, which cost little: arrangements are tried for the few that are left.
         near = [n for n in known if reference.prints[n].near(figures, limit)]
         after = [n for n in near if reference.follows_all(n, rests)]
         best_match = self._best(stack, after, limit)
@@ -201,6 +207,7 @@ class Alignment:
         # A value that comes again later, but for rounding, is the earlier one.
         best = next(one for one in candidates if one[0].snr_db >= highest - _SAME_DB)
         value = self.reference.values[best[1]]
+        # Those that are about as near; that they equal the best one is looked at by their own numbers.
         alike = [(own, name) for own, name, _ in candidates if own.largest <= max(4 * best[0].largest, COPY.largest)]
         equal = [name for _, name in alike if name == best[1] or self._is_copy(name, value, limit)]
         # The earliest of the equal ones stands for them; all have the same numbers in some arrangement.
@@ -214,6 +221,7 @@ class Alignment:
     def arrangement(self, stack: np.ndarray, name: str, limit: Limit) -> tuple[Difference, Layout] | None:
         """How the value of that name lies in a stack, and how far they are apart; None beyond the limit."""
         value, peak = self.reference.values[name], self.reference.prints[name].peak
+        # (rows, elements), in which a layout's samples are positions.
         one, other = value.reshape(len(value), -1), stack.reshape(len(stack), -1)
         best: tuple[Difference, Layout] | None = None
         for layout in layouts(value.shape[1:], stack.shape[1:]):

@@ -120,6 +120,7 @@ def _mends(search: Search, suspect: Swap, operators: tuple[Operator, ...], swap:
     try:
         for operator in operators:
             values |= at.compute(operator, values)
+    # KeyError: it reads what an operator before it did not give, behind one that does not run.
     except (ConversionError, KeyError):
         return False
     stack = at.stack(swap.value, values[swap.value])
@@ -152,6 +153,7 @@ def _finer(search: Search, swap: Swap, operators: list[Operator]) -> Blame | Non
     at = search.alignment
     names = [name for name in search.layers_between(swap.name) if at.reference.node(name).kind != "input"]
     opened = at.reference.opened(names)
+    # Nothing inside could be told, so the search would be the same again.
     if len(opened.nodes) == len(at.reference.nodes):
         return None
     inner = Search(at.again(opened, operators[0]))
@@ -159,9 +161,11 @@ def _finer(search: Search, swap: Swap, operators: list[Operator]) -> Blame | Non
     while swap.value not in inner.alignment.matches:
         inner_swap = inner.first()
         part = inner.between(inner_swap.value) if inner_swap is not None else []
+        # Outside of these operators it is another defect, which the outer search comes to.
         if inner_swap is None or not {operator.name for operator in part} <= known:
             break
         own = inner.own(inner_swap).snr_db
+        # A part that is all of them says no more than the outer search did.
         if own < lowest and len(part) < len(operators):
             lowest, worst = own, _plain(inner, inner_swap)
         inner = inner.accept(inner_swap)

@@ -51,6 +51,7 @@ def compare(
     answers = outputs_of(reference.path, reference.form, rows, outputs)
     expected = {name: [answers[name][start : start + batch] for start in starts] for name in outputs}
     off = _offs(computation_of(exported.path, exported.form, inputs, outputs), split, [expected[n] for n in outputs])
+    # The rows that are farthest off tell most; on these alone layers are compared.
     worst = np.argsort([-max(one.largest for one in row) for row in off], kind="stable")[:_DIAGNOSED_ROWS]
     files = (reference.path, reference.form), (exported.path, exported.form)
     diagnosis = find(*files, [split[i] for i in worst], outputs)
@@ -92,6 +93,7 @@ def _height(value: np.ndarray) -> float:
 
 
 def _off(value: np.ndarray, wanted: np.ndarray, peak: float) -> Difference:
+    # `nearest` relates to the row's own magnitude; the limit is on that of all rows.
     own = nearest(wanted[np.newaxis], value[np.newaxis])
     return Difference(own.snr_db, own.largest * _height(wanted) / peak if math.isfinite(own.largest) else math.inf)
 
@@ -100,6 +102,7 @@ def _ratio(rows: Sequence[Difference], wanted: Sequence[np.ndarray]) -> float:
     """Of all rows together: signal power over error power, dB."""
     signals = [float((row.astype(np.float64) ** 2).sum()) for row in wanted]
     noisy = [(s, row.snr_db) for s, row in zip(signals, rows, strict=True) if row.snr_db < math.inf]
+    # Powers add up, ratios do not: each row's error power again, from its ratio.
     noise = math.fsum(signal * 10 ** (-ratio / 10) for signal, ratio in noisy)
     if not noise:
         return math.inf

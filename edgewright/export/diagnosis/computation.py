@@ -51,6 +51,7 @@ class Quantization:
 
     def real(self, stored: np.ndarray) -> np.ndarray:
         """As real numbers."""
+        # In float64, since float32 holds whole numbers of up to 24 bits exactly, and a bias has 32.
         scale, zero = self._shaped(stored.ndim)
         real: np.ndarray = ((stored.astype(np.float64) - zero) * scale).astype(np.float32)
         return real
@@ -59,6 +60,7 @@ class Quantization:
         """Rounded, and clipped to what the dtype holds."""
         scale, zero = self._shaped(real.ndim)
         bounds = np.iinfo(dtype)
+        # Halves go to the even number, as ONNX's QuantizeLinear rounds them.
         steps = np.round(real.astype(np.float64) / scale) + zero
         rounded: np.ndarray = np.clip(steps, bounds.min, bounds.max).astype(dtype)
         return rounded
@@ -66,6 +68,7 @@ class Quantization:
     def _shaped(self, rank: int) -> tuple[np.ndarray, np.ndarray]:
         if self.scale.size == 1:
             return self.scale.reshape(()), self.zero_point.reshape(-1)[0]
+        # One scale for each index of the axis broadcasts over all others.
         shape = [1] * rank
         shape[self.axis] = -1
         return self.scale.reshape(shape), self.zero_point.reshape(shape)
@@ -121,6 +124,7 @@ class Computation(ABC):
         """Numbers as this file holds that value: the inverse of `real`."""
         if name in self.quantized:
             return self.quantized[name].stored(real, like.dtype)
+        # Beyond half precision's range a number is infinite, as it is in the file.
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(real, dtype=like.dtype)
 

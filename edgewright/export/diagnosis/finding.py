@@ -34,6 +34,7 @@ def find(
     Raises:
         UnsupportedError: a format, or an operator, that is not run here.
     """
+    # One row first: how much its values take decides how many rows fit.
     origin = reference_of(*reference, rows[:1], outputs)
     room = int(_MOST_BYTES / max(1, sum(value.nbytes for value in origin.values.values())))
     if len(rows) > 1 and room > 1:
@@ -43,8 +44,10 @@ def find(
     alignment = Alignment(origin, computation, taken)
     alignment.enter()
     alignment.advance(computation.operators)
+    # In this order: what the search settles are matches that the run measures by.
     culprits, run = _culprits(alignment), Run(alignment)
     noise, dtype = output_noise(alignment, run.values, list(outputs)), narrowest(list(alignment.dtypes.values()))
+    # Nothing is wrong by itself, and yet more is lost than the dtype explains.
     if not culprits and not all(limit_of(dtype).holds(Difference(one.snr_db, one.largest)) for one in noise):
         culprits = _amplifier(Search(alignment), run)
     return Diagnosis(dtype=dtype, layers=run.layers(), culprits=tuple(culprits), outputs=noise, rows=len(taken))
@@ -93,6 +96,7 @@ def _culprits(alignment: Alignment) -> list[Culprit]:
     search = Search(alignment)
     while search.wrong_outputs and len(culprits) < _MOST_CULPRITS:
         swap = search.first()
+        # No replacement helps, or no operator gives the value, as of an input.
         if swap is None or not search.between(swap.value):
             culprits.append(_unverified(search))
             break
@@ -106,6 +110,7 @@ def _culprits(alignment: Alignment) -> list[Culprit]:
 def _named(search: Search, swap: Swap) -> Culprit:
     alignment, blame, own = search.alignment, blamed(search, swap), search.own(swap)
     reference, segment = alignment.reference, search.between(swap.value)
+    # A value inside of a layer is called 'layer > kind number'; the layer is named.
     node = reference.node(blame.name.partition(" > ")[0])
     layers = dict.fromkeys(reference.node(name).layer for name in blame.layers if name in reference.prints)
     failures = (alignment.failures.get(operator.name) for operator in segment)
@@ -153,6 +158,7 @@ def _unverified(search: Search) -> Culprit:
     alignment, reference, astray = search.alignment, search.alignment.reference, search.astray
     first = next((operator for operator in astray if not operator.moves), astray[0] if astray else None)
     rests = [names for name in (first.reads if first else ()) for names in alignment.seen_from(name)]
+    # What the reference computes next and the file does not have: it may be this or a later one.
     known = [n for n in reference.telling if n not in search.taken and reference.follows_all(n, rests)]
     value, wanted = next(iter(search.wrong_outputs.items()))
     node = reference.node(known[0] if known else wanted[0])

@@ -14,6 +14,7 @@ from edgewright.export.diagnosis.reference import Node
 __all__ = ["array_of", "inside_of", "stacked"]
 
 _aten = torch.ops.aten
+# Kernels that are one to torch, and several operators to converters.
 _DECOMPOSED = get_decompositions([
     _aten.addmm, _aten.baddbmm, _aten.gelu, _aten.silu, _aten.mish, _aten.elu, _aten.hardswish, _aten.hardsigmoid,
     _aten.hardtanh, _aten.leaky_relu, _aten.softplus, _aten.log_sigmoid_forward, _aten._softmax, _aten._log_softmax,
@@ -22,6 +23,7 @@ _DECOMPOSED = get_decompositions([
     _aten._scaled_dot_product_flash_attention_for_cpu, _aten.upsample_bilinear2d, _aten.linalg_vector_norm,
     _aten._fused_rms_norm, _aten.softshrink,
 ])  # fmt: skip
+# What padding must be so that it changes no result: the least for a maximum.
 _PADDED_WITH = {
     _aten.max_pool2d_with_indices.default: -torch.inf,
     _aten.avg_pool1d.default: 0.0,
@@ -74,6 +76,7 @@ class _Noting(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in _DECOMPOSED:
+            # A mode is off while it handles an operation; on again, it notes the steps of the decomposition.
             with self:
                 return _DECOMPOSED[func](*args, **kwargs)
         kind = str(func._schema.name).rpartition("::")[2]
@@ -107,6 +110,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 def _padded(func: Any, args: tuple[Any, ...]) -> torch.Tensor | None:
     """The input of a convolution or pooling with its padding around it, as many runtimes compute it."""
+    # args[6]: transposed, whose padding takes away instead.
     if func is _aten.convolution.default and not args[6]:
         x, padding, fill = args[0], list(args[4]), 0.0
     elif func in _PADDED_WITH and len(args) > 3:
@@ -116,4 +120,5 @@ def _padded(func: Any, args: tuple[Any, ...]) -> torch.Tensor | None:
     padding = padding * (x.dim() - 2) if len(padding) == 1 else padding
     if not any(padding):
         return None
+    # pad counts axes from the last one.
     return functional.pad(x, [n for size in reversed(padding) for n in (size, size)], value=fill)

@@ -39,18 +39,22 @@ def layouts(one: Shape, other: Shape) -> tuple[Layout, ...]:
     """From the most plain to the least; empty where the sizes differ."""
     if prod(one) != prod(other):
         return ()
+    # Axes of one place move nothing.
     a, b = (tuple(n for n in shape if n != 1) for shape in (one, other))
     unique_layouts: dict[bytes, Layout] = {}
     size = prod(a)
     places = np.unique(np.linspace(0, max(size - 1, 0), _SAMPLES).astype(np.int64)) if size else np.empty(0, np.int64)
+    # Places themselves, put in another order, say where each element comes from.
     numbers = np.arange(size)
     for split, axes in _orders(a, b):
         origins = numbers.reshape(split).transpose(axes).reshape(-1)[places]
+        # Of orders that put all samples in the same places the plainest stands for all.
         unique_layouts.setdefault(origins.tobytes(), Layout(split, axes, places, origins))
     return tuple(unique_layouts.values())
 
 
 def _orders(a: Shape, b: Shape) -> list[tuple[Shape, tuple[int, ...]]]:
+    # The same sizes in some order; where two are equal, as of a square image, several orders have the shape.
     if sorted(a) == sorted(b):
         return [(a, axes) for axes in _axes(len(a)) if tuple(a[i] for i in axes) == b]
     forward = [(a, axes) for axes in _axes(len(a))]

@@ -42,6 +42,7 @@ class MilComputation(Computation):
             if operator.reads:
                 self.operators.append(operator)
             else:
+                # What no input decides is computed once, and a constant to all that follows.
                 self._known |= self._evaluator.computed(step, self._known)
                 self._narrow |= dict.fromkeys(operator.gives, operator.dtype)
 
@@ -69,6 +70,7 @@ class MilComputation(Computation):
         """See `Computation`."""
         declared = self._evaluator.program.inputs
         names = [d.name for d in declared]
+        # A file of others may call its inputs otherwise: they are taken in their order.
         by_name = row if set(row) == set(names) else dict(zip(names, row.values(), strict=True))
         shaped = {d.name: oriented(by_name[d.name], d.shape or by_name[d.name].shape) for d in declared}
         return dict(self._evaluator.entered(shaped))
@@ -81,6 +83,7 @@ class MilComputation(Computation):
 
     def whole(self, row: Arrays) -> list[np.ndarray]:
         """See `Computation`."""
+        # Core ML runs on a Mac alone, so the whole is the operators in a row: its fusions are not seen.
         values = {**self._known, **self.entered(row)}
         for operator in self.operators:
             values |= self.computed(operator, values)

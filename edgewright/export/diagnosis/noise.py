@@ -59,6 +59,7 @@ class Run:
 
     def _go(self) -> None:
         operators = self._at.computation.operators
+        # The last operator that reads each value: later ones overwrite earlier ones.
         last = {name: operator.name for operator in operators for name in operator.reads}
         for name in list(self.values):
             self._note(name, None)
@@ -69,6 +70,7 @@ class Run:
                 return
             incoming = min((self._levels.get(name, math.inf) for name in operator.reads), default=math.inf)
             for name in operator.gives:
+                # What has no match hands on the level of what came in.
                 self._levels[name] = incoming
                 if name in self.values:
                     self._note(name, operator)
@@ -83,6 +85,7 @@ class Run:
         value = self._at.reference.values[match.names[0]]
         deviation = difference(arranged(value, match.layout, stack.shape[1:]), stack)
         if operator is not None:
+            # What came in, or the operator's own rounding if that is more.
             explained = min(self._levels[name], match.own.snr_db)
             self._amplified.append(Amplified(operator, explained, deviation.snr_db))
         self._levels[name] = deviation.snr_db

@@ -40,7 +40,9 @@ class SingleNodes:
             if any(name not in self._initializers and name not in self.constants for name in _read_by(node)):
                 self.nodes.append(node)
             else:
+                # So that weights behind a DequantizeLinear are constants as well.
                 self.constants.update(self.computed(node, self.constants))
+                # In float32, but no more exact than the 8 bits that they were stored in.
                 self.stored_as.update(dict.fromkeys(node.output, self._narrowest_of(node)))
 
     def reads(self, node: onnx.NodeProto) -> tuple[str, ...]:
@@ -57,12 +59,14 @@ class SingleNodes:
 
     def alone(self, node: onnx.NodeProto, values: Mapping[str, Any]) -> onnx.ModelProto:
         """A model of that node alone, its inputs of the values' types and of any shape."""
+        # A node may read a value twice, which is one input of the model.
         names = list(dict.fromkeys(_read_by(node)))
         held = [self._initializers[n] for n in names if n in self._initializers]
         held += [_proto(self.constants[n], n) for n in names if n in self.constants]
         given = [_declared(n, values[n]) for n in names if n not in self._initializers and n not in self.constants]
         results = [onnx.helper.make_empty_tensor_value_info(n) for n in node.output if n]
         graph = onnx.helper.make_graph([node], "alone", given, results, held)
+        # The model's own versions and functions: operators mean by them what they do in it.
         model = onnx.helper.make_model(graph, ir_version=self._model.ir_version, functions=self._model.functions)
         del model.opset_import[:]
         model.opset_import.extend(self._model.opset_import)
@@ -77,6 +81,7 @@ class SingleNodes:
         names = [name for name in node.output if name]
         given = {name: values[name] for name in self.reads(node)}
         try:
+            # Its shapes are free, so a node's session serves every row.
             session = self._sessions.get(names[0])
             if session is None:
                 session = self._sessions[names[0]] = _session(self.alone(node, values))
@@ -122,6 +127,7 @@ class OnnxComputation(Computation):
         """Of the values that stand in 8 bits with a scale that does not depend on the row."""
         quantizations = []
         for node in self._nodes.nodes:
+            # What goes out of the one and into the other is stored in 8 bits, the other side is real.
             if node.op_type == "QuantizeLinear":
                 name, (scale, *zero) = node.output[0], node.input[1:]
             elif node.op_type == "DequantizeLinear":
@@ -138,6 +144,7 @@ class OnnxComputation(Computation):
 
     def entered(self, row: Arrays) -> dict[str, Any]:
         """See `Computation`."""
+        # A file of others may call its inputs otherwise: they are taken in their order.
         by_name = row if set(row) == set(self._entries) else dict(zip(self._entries, row.values(), strict=True))
         types = {n: onnx.helper.tensor_dtype_to_np_dtype(self._types[n]) for n in self._entries if self._types.get(n)}
         return {name: column.astype(types.get(name, column.dtype), copy=False) for name, column in by_name.items()}
@@ -190,6 +197,7 @@ def _read_by(node: onnx.NodeProto) -> list[str]:
 
 
 def _captured(graph: onnx.GraphProto) -> list[str]:
+    # Names of its own are not read from around it.
     own = {value.name for value in (*graph.input, *graph.initializer)} | {n for o in graph.node for n in o.output}
     read = [name for node in graph.node for name in _read_by(node)] + [value.name for value in graph.output]
     return [name for name in dict.fromkeys(read) if name not in own]

@@ -42,6 +42,7 @@ def onnx_reference(path: Path, rows: Sequence[Arrays], outputs: Sequence[str]) -
 
 def _stacks(model: onnx.ModelProto, names: list[str], rows: Sequence[Arrays]) -> dict[str, np.ndarray]:
     declared = {value.name for value in model.graph.output}
+    # All values become outputs; their types are left to ONNX Runtime to infer.
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in declared)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # every value as it is named
@@ -49,6 +50,7 @@ def _stacks(model: onnx.ModelProto, names: list[str], rows: Sequence[Arrays]) ->
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     runs = [dict(zip(names, session.run(names, row), strict=True)) for row in rows]
     plain = [{n: v for n, v in run.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fiub"} for run in runs]
+    # A value whose shape a row decides cannot be stacked, and stays a link between others.
     same = [n for n in plain[0] if all(n in run and run[n].shape == plain[0][n].shape for run in plain)]
     return {name: np.stack([run[name] for run in plain]) for name in same}
 
@@ -64,8 +66,10 @@ def _inside(
 
     alone = single.alone(onnx_node, {name: values[name][0] for name in node.reads})
     for entry in alone.graph.input:
+        # `alone` leaves sizes free, and torch's decompositions are by size.
         shape = values[entry.name].shape[1:]
         entry.CopyFrom(onnx.helper.make_tensor_value_info(entry.name, entry.type.tensor_type.elem_type, shape))
+    # Of several results the one that is opened.
     node_outputs = [value for value in alone.graph.output if value.name == node.name]
     del alone.graph.output[:]
     alone.graph.output.extend(node_outputs)

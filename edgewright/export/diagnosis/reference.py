@@ -100,6 +100,7 @@ class Reference:
             if not inner:
                 continue
             at = next(i for i, node in enumerate(nodes) if node.name == name)
+            # The layer's result comes behind its steps and rests on them.
             last = Node(name, nodes[at].layer, nodes[at].kind, (*nodes[at].reads, *(n.name for n in inner)))
             nodes[at : at + 1] = [*inner, last]
             values |= inner_values

@@ -135,6 +135,7 @@ class Search:
         """The earliest value whose replacement makes what follows right; None where no replacement does."""
         values = [name for operator in self.astray for name in operator.gives if name in self.alignment.clean]
         values += [value for value in self.wrong_outputs if value in self.alignment.matches]
+        # Made one by one as they are tried: there may be more than are ever looked at.
         trials = (swap for value in values for swap in self._replacements(value))
         began = time.monotonic()
         for swap, _ in zip(trials, range(_MOST_TRIALS), strict=False):
@@ -178,12 +179,14 @@ class Search:
 
     def _proof(self, swap: Swap) -> str:
         """A value of the reference that appears behind the replaced one and was not there without it; empty: none."""
+        # An output that is put right proves itself.
         if swap.name in self.wrong_outputs.get(swap.value, ()):
             return swap.name
         at = self.alignment
         values = {**at.clean, swap.value: at.given(swap.value, swap.name, swap.layout)}
         changed, depth = {swap.value}, 0
         for operator in self.astray:
+            # Not behind the replaced value, or what would put the wrong one back.
             if not changed & set(operator.reads) or swap.value in operator.gives:
                 continue
             try:
@@ -232,6 +235,7 @@ class Search:
     def accept(self, swap: Swap) -> "Search":
         """Go on from the reference's value, as if the operator had been right: the search behind it."""
         match = Match((swap.name,), swap.layout, self.own(swap))
+        # Without what made the value, which would put the wrong one back.
         behind = [operator for operator in self.astray if swap.value not in operator.gives]
         self.alignment.settle(swap.value, match)
         self.alignment.advance(behind)

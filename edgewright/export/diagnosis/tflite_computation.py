@@ -40,7 +40,9 @@ class TfliteComputation(Computation):
     def __init__(self, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         self._path, self._model = path, tflite.load(path)
         signature = (self._model.signatureDefs or [None])[0]
+        # Others may be the bodies of loops, or what composites stand for.
         self._graph = self._model.subgraphs[signature.subgraphIndex if signature is not None else 0]
+        # The format does not ask for names to be unique; here values are known by them.
         repeated = Counter(tensor.name for tensor in self._graph.tensors)
         self._names = [
             t.name.decode() + (f"#{i}" if repeated[t.name] > 1 else "") for i, t in enumerate(self._graph.tensors)
@@ -72,6 +74,7 @@ class TfliteComputation(Computation):
         dtype = narrowest([self._stored_as(i) for i in (*given, *results) if self._holds(i) or self._is_rounded(i)])
         names = tuple(self._names[i] for i in results)
         activation = _ACTIVATIONS.get(getattr(tflite_operator.builtinOptions, "fusedActivationFunction", 0))
+        # In 8 bits the result's range is already that behind the activation, which cannot be told apart.
         splits = activation is not None and tflite.DTYPES[self._graph.tensors[results[0]].type] == "float32"
         first = f"{names[0]} (before {activation})" if splits else names[0]
         self._of[first] = tflite_operator, activation if splits else None
@@ -85,6 +88,7 @@ class TfliteComputation(Computation):
     def _holds(self, index: int) -> bool:
         tensor = self._graph.tensors[index]
         data = self._model.buffers[tensor.buffer].data
+        # A variable is an operator's own state, which no other operator gives.
         return (data is not None and len(data) > 0) or self._names[index] in self._constants or tensor.isVariable
 
     def _is_rounded(self, index: int) -> bool:
@@ -126,6 +130,7 @@ class TfliteComputation(Computation):
             if tuple(details["shape"]) != values[name].shape:
                 interpreter.resize_tensor_input(details["index"], values[name].shape)
         interpreter.allocate_tensors()
+        # State of the row before, as a recurrent operator keeps it.
         interpreter.reset_all_variables()
         for index, name in enumerate(operator.reads):
             interpreter.set_tensor(places[f"read {index}"]["index"], values[name])
@@ -151,6 +156,7 @@ class TfliteComputation(Computation):
         calls = any(
             hasattr(o, a) for o in (tflite_operator.builtinOptions, tflite_operator.builtinOptions2) for a in _SUBGRAPHS
         )
+        # Buffer 0 is the empty one by the schema; bodies find theirs by number, so all come along.
         buffers = list(self._model.buffers) if calls else [schema.BufferT()]
         graph.tensors = [self._tensor(index, reads, buffers) for index in used]
         operator.inputs, operator.outputs = (
@@ -175,6 +181,7 @@ class TfliteComputation(Computation):
         data = self._model.buffers[tensor.buffer].data
         if self._names[index] in self._constants:
             data = np.frombuffer(np.ascontiguousarray(self._constants[self._names[index]]).tobytes(), np.uint8)
+        # Inputs are found by name, since the interpreter numbers tensors anew.
         tensor.name = f"read {reads.index(index)}".encode() if index in reads else f"tensor {index}".encode()
         tensor.buffer = len(buffers)
         buffer = schema.BufferT()
@@ -200,6 +207,7 @@ class TfliteComputation(Computation):
             answers = self._whole.get_signature_runner()(
                 **{m.name.decode(): given[m.tensorIndex] for m in signature.inputs}
             )
+            # Copied, since the runner gives views of memory that the next row overwrites.
             return {self._names[m.tensorIndex]: answers[m.name.decode()].copy() for m in signature.outputs}
         for index, value in given.items():
             self._whole.resize_tensor_input(index, value.shape)

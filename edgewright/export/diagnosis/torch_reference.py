@@ -92,6 +92,7 @@ class _Run(fx.Interpreter):
         self, n: fx.Node, rows: Sequence[tuple[torch.Tensor, ...]]
     ) -> tuple[Callable[..., Any], list[tuple[torch.Tensor, ...]], tuple[str, ...]]:
         """A function of the tensors that a node reads, these tensors for each row, and the names of their values."""
+        # All tensors of all rows take much memory: they are kept only once a layer is opened.
         if not self._kept:
             with torch.no_grad():
                 for row in rows:
@@ -101,6 +102,7 @@ class _Run(fx.Interpreter):
         read = [one for one in n.all_input_nodes if one.op != "get_attr" and isinstance(known[one], torch.Tensor)]
 
         def function(*values: torch.Tensor) -> Any:
+            # What is not a tensor, as a size, is that of the first row.
             at = {**known, **dict(zip(read, values, strict=True))}
             args: Any = fx.map_arg(n.args, at.__getitem__)
             kwargs: Any = fx.map_arg(n.kwargs, at.__getitem__)

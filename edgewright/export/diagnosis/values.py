@@ -27,6 +27,7 @@ _LOST = Difference(-math.inf, math.inf)
 
 def difference(expected: Reals, actual: Reals) -> Difference:
     """Of arrays of one size; where both are the same infinity, or both NaN, they agree."""
+    # In float64: the square of a float32 overflows from 1.8e19 on.
     a, b = expected.reshape(-1).astype(np.float64), actual.reshape(-1).astype(np.float64)
     finite = np.isfinite(a)
     if not np.isfinite(b[finite]).all():
@@ -40,6 +41,7 @@ def difference(expected: Reals, actual: Reals) -> Difference:
     if not noise:
         return EXACT
     peak = float(np.abs(a).max())
+    # Beside zeros alone any error is all that there is.
     if not signal:
         return Difference(-math.inf, math.inf)
     return Difference(10 * math.log10(signal / noise), float(np.abs(error).max()) / peak)
@@ -124,4 +126,5 @@ def tells(values: np.ndarray) -> bool:
     finite = values[np.isfinite(values)]
     if finite.size < 3 or finite.min() == finite.max():
         return False
+    # A sample first: to sort all of a large array takes long, and most show three numbers at once.
     return len(np.unique(finite[:: max(1, finite.size // 4096)])) >= 3 or len(np.unique(finite)) >= 3
