@@ -38,7 +38,7 @@ def preflight(model: Path, data: DataSpec) -> None:
         UntrustedModelError: the model file asks for code outside the allow-list; none of it has run.
         UnsupportedError: the model applies a function that has no path.
     """
-    # Here, before a child is started: what is no model costs no import of a framework.
+    # Before a child is started: a file that is not a model costs no import of a framework.
     detect_format(model)
     if (metric := data.own_metric) is not None:
         run_in_child(partial(check_metric, metric), what=f"importing the metric {metric.name}", timeout_s=120)

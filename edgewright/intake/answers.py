@@ -69,7 +69,7 @@ def answers_of_classifier(y: NDArray[Any], classes: NDArray[Any], spec: DataSpec
     if spec.task is ModelTask.REGRESSION:
         raise InputError(f"{spec.path}: task: regression, but the model is a classifier of {len(classes)} classes")
     names = _names(spec, tuple(str(c) for c in classes))
-    # Names that the user gives count alone: they may be other words than the model's own.
+    # Labels of the data file decide alone: they may be other words than the model's own.
     if spec.labels:
         return Answers(_positions(y, np.array(spec.labels, dtype=object), spec), names)
     places = _Places(classes, y.dtype)
@@ -135,7 +135,7 @@ def _deciding(y: NDArray[Any], outputs: Sequence[TensorSpec], spec: DataSpec) ->
         return 0
     # More than one column, even where all answers are 0: one column is a score, not one for each class.
     scores = {i: t.shape[1] for i, t in enumerate(outputs) if len(t.shape) == 2 and t.shape[1] > max(numbers.max(), 1)}
-    # As many scores as classes; a wider output may be an embedding.
+    # Exactly as many scores as classes; a wider output may be an embedding.
     exact = (place for place, classes in scores.items() if classes == numbers.max() + 1)
     return next(exact, next(iter(scores), 0))
 

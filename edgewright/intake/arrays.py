@@ -204,7 +204,7 @@ def _fitted(raw: NDArray[Any], tensor: TensorSpec, spec: DataSpec, notes: list[s
         notes.append(f"rows of shape {raw.shape[1:]} were cut to {wanted} for input '{tensor.name}', as --shape asks")
         raw = raw[(slice(None), *(slice(size) for size in wanted))]
     if raw.shape[1:] != wanted:
-        # Axes of size 1 come and go, (28, 28) for (28, 28, 1); any other reshape would mix values.
+        # Axes of size 1 may be added or dropped, (28, 28) for (28, 28, 1); any other reshape would mix values.
         without = tuple(s for s in wanted if s != 1)
         if tuple(s for s in raw.shape[1:] if s != 1) != without:
             raise InputError(

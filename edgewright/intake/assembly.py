@@ -73,7 +73,7 @@ class Assembly:
         end = helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, columns])
         graph = helper.make_graph(self.nodes, "assembly", self.inputs, [end], self.constants)
         opsets = [helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
-        # Else onnx declares its newest IR version, which an older runtime refuses.
+        # By default onnx declares its newest IR version, which an older runtime refuses.
         return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
@@ -86,7 +86,7 @@ def columns_of_output(model: onnx.ModelProto) -> int:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feed: dict[str, NDArray[Any]] = {}
     for entry in model.graph.input:
-        # A free size is one row.
+        # A free size counts as 1.
         shape = [d.dim_value or 1 for d in entry.type.tensor_type.shape.dim]
         text = entry.type.tensor_type.elem_type == TensorProto.STRING
         feed[entry.name] = np.full(shape, "", dtype=object) if text else np.zeros(shape, np.float32)

@@ -17,7 +17,7 @@ from edgewright.errors import UnsupportedError
 
 __all__ = ["Ending", "ended", "finished_xgboost", "plain_lightgbm", "plain_xgboost"]
 
-# Objectives of which the sum itself is the answer, under names that the converter does not know.
+# Objectives whose plain sum is the answer, under names that the converter does not know.
 _AS_THEY_ARE = {"fair", "mape", "regression_l1", "lambdarank", "rank_xendcg"}
 
 

@@ -234,7 +234,7 @@ class Builder:
         before = len(self._sizes.guards)
         with self._mode, enable_python_dispatcher(), torch.no_grad():
             result = function(*_mapped(args, self.fake), **_mapped(kwargs, self.fake))
-        # An equality ties a size whoever asks for it.
+        # An equality fixes a size even where a kernel asks for it.
         self._of_kernels.update(g.expr for g in self._sizes.guards[before:] if not isinstance(g.expr, sympy.Eq))
         return result
 
@@ -253,7 +253,7 @@ class Builder:
         source = next(n for n in self.graph.nodes if n.op == "placeholder" and not is_static(self.shape(n)))
         if is_static(sizes) or not is_static(sizes[1:]) or sizes[0] != self.shape(source)[0]:
             raise ValueError("sizes that depend on the batch, and not one alone that is its size")
-        # (rows,), whatever the values are: they count for nothing.
+        # (rows,): only the shape matters, the values are multiplied by 0.
         first = source
         while self.rank(first) > 1:
             first = cast(fx.Node, self.call(torch.select, first, 1, 0))
@@ -308,7 +308,7 @@ class Builder:
 
 def _holds(expression: Any) -> bool:
     """Whether what was decided for the traced batch is so for others."""
-    # An expression that stays open is not `true` either.
+    # An expression that stays symbolic is not `true` either.
     return all(expression.subs(dict.fromkeys(expression.free_symbols, size)) == sympy.true for size in _OTHER_BATCHES)
 
 

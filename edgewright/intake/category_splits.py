@@ -76,7 +76,7 @@ def histogram_without_sets(model: Any, features: int) -> tuple[Any, list[Split]]
     """Histogram gradient boosting over ``features`` and one more for each returned set, in that order."""
     changed = copy.copy(model)
     changed._predictors = copy.deepcopy(model._predictors)
-    # (features with categories, words), and which of its rows is a feature's.
+    # `known` (categorical features, words); `number` is the row of a feature in it.
     known, number = model._bin_mapper.make_known_categories_bitsets()
     splits: dict[Split, int] = {}
     for group in changed._predictors:
@@ -93,7 +93,7 @@ def histogram_without_sets(model: Any, features: int) -> tuple[Any, list[Split]]
                 )
                 # Nodes that ask for the same set share its feature.
                 tree.nodes["feature_idx"][node] = features + splits.setdefault(split, len(splits))
-                # Behind it 0 goes left and 1 right, however the set itself looks.
+                # The feature is 0 inside the set, which goes left, and 1 outside.
                 tree.nodes["num_threshold"][node] = 0.5
                 tree.nodes["is_categorical"][node] = 0
     changed.n_features_in_ = features + len(splits)

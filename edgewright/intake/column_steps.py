@@ -211,7 +211,7 @@ class Splined(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             inside = nodes.call("Sub", x, nodes.call("Mul", whole, nodes.constant(last - first)))
         splines = self._polynomials(nodes, inside, spline, count)
         if self.extrapolation == "linear":
-            # Past an end goes the value there, and the slope times the way from it.
+            # Beyond an end: the value there plus the slope times the distance.
             beyond = nodes.call("Sub", x, inside)
             sides = [nodes.call(kind, beyond, nodes.constant(0.0)) for kind in ("Min", "Max")]
             both = nodes.call("Concat", *sides, axis=1)

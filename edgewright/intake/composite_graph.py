@@ -79,7 +79,7 @@ class Conversion:
         composition = _COMPOSITIONS.get(type(estimator).__name__)
         if composition is not None and not decision:
             return composition(self, estimator)
-        # What has no probabilities, as OneVsRestClassifier over LinearSVC, has decisions for its scores.
+        # Without probabilities, as in OneVsRestClassifier over LinearSVC, the scores are decisions.
         if composition is not None and not hasattr(estimator, "predict_proba"):
             graph = composition(self, estimator)
             return with_decision(graph, single=True) if len(estimator.classes_) == 2 else graph
@@ -108,7 +108,7 @@ class Conversion:
                     coded.add(column)
                 elif column in scalings:
                     carried[feature] = scalings[column]
-        # An encoder was fitted on scaled cells and must meet such: then no scaler is taken out.
+        # The encoder was fitted on scaled values and has to see such: then no scaler is taken out.
         if coded & scalings.keys():
             before, carried = self.before, {}
         return replace(self, before=(*before, encoders), scalings=carried).graph(trees, decision=decision)
@@ -154,7 +154,7 @@ def _voting_classifier(how: Conversion, model: Any) -> onnx.ModelProto:
         assembly.part(how.graph(part)) if soft else _heads(assembly, how, part, len(model.classes_))
         for part in model.estimators_
     ]
-    # Probabilities stay such by a mean; of votes only the largest sum counts.
+    # A mean keeps probabilities; of votes only the order of the sums matters.
     total = _weighted_sum(assembly, answers, weights / weights.sum() if soft else weights)
     if not soft:
         # Votes are no probabilities: 1 for the class with most, the first of equals as in scikit-learn.
@@ -169,7 +169,7 @@ def _voting_regressor(how: Conversion, model: Any) -> onnx.ModelProto:
 
 
 def _weights(model: Any) -> Any:
-    # Parts that were dropped have no weight.
+    # scikit-learn's own, without the weights of parts that were dropped.
     given = model._weights_not_none
     return np.ones(len(model.estimators_)) if given is None else np.asarray(given, dtype=np.float64)
 
@@ -245,7 +245,7 @@ def _one_against_rest(how: Conversion, model: Any) -> onnx.ModelProto:
     probable = hasattr(model, "predict_proba")
     columns = []
     for part in model.estimators_:
-        # scikit-learn puts a model of its own there, which always gives the same answer.
+        # scikit-learn puts a constant predictor of its own there, which has no classes.
         if not hasattr(part, "classes_"):
             raise UnsupportedError("OneVsRestClassifier: a class without examples in training")
         scores = assembly.part(how.graph(part, decision=not probable))
@@ -281,7 +281,7 @@ def _transformed_target(how: Conversion, model: Any) -> onnx.ModelProto:
             f"TransformedTargetRegressor with a {kind}: functions of numpy and linear scalers of one target can be "
             "inverted"
         )
-    # Two points settle a line.
+    # A linear map is known by two of its values.
     zero, one = (float(back.inverse_transform([[v]])[0, 0]) for v in (0.0, 1.0))
     scaled = assembly.call("Mul", assembly.part(how.graph(model.regressor_)), assembly.constant(one - zero))
     return assembly.finish(assembly.call("Add", scaled, assembly.constant(zero)), PREDICTION, 1)
@@ -298,7 +298,7 @@ def _boosted(how: Conversion, model: Any, *, decision: bool = False) -> onnx.Mod
     assembly = how.assembly()
     features = replace(how, before=before).features(assembly)
     missing = model.missing if type(model).__name__.startswith("XGB") else np.nan
-    # As the model compares it, behind the scaler, which `before` no longer applies.
+    # The model compares scaled values, and `before` has lost its scaler.
     if not np.isnan(missing):
         hit = assembly.call("Equal", how.features(assembly), assembly.constant(missing))
         features = assembly.call("Where", hit, assembly.constant(np.nan), features)

@@ -86,7 +86,7 @@ _WRITE: dict[str, Write] = {
     "exp2": lambda nodes, x: nodes.call("Exp", nodes.call("Mul", x, nodes.constant(np.log(2)))),
     "sqrt": _operator("Sqrt"),
     "square": lambda nodes, x: nodes.call("Mul", x, x),
-    # A negative number has no power in ONNX: the root of its size, with its sign.
+    # A fractional power of a negative number is NaN: the root of its size, with its sign.
     "cbrt": lambda nodes, x: nodes.call(
         "Mul", nodes.call("Sign", x), nodes.call("Pow", nodes.call("Abs", x), nodes.constant(1 / 3))
     ),

@@ -108,7 +108,7 @@ class _Bags:
         total = self._call(_ATEN.sum.dim_IntList, self._call(_ATEN.mul.Tensor, vectors, taken), [1])
         if not is_mean:
             return total
-        # A bag without ids has the mean 0 in torch.
+        # An empty bag has the mean 0 in torch.
         count = self._call(_ATEN.clamp.default, self._call(_ATEN.sum.dim_IntList, taken, [1]), 1)
         return self._call(_ATEN.div.Tensor, total, count)
 
@@ -118,7 +118,7 @@ class _Bags:
             return self._call(_ATEN.amax.default, vectors, [1])
         least = self._call(_ATEN.amin.default, vectors, [1], True)
         largest = self._call(_ATEN.amax.default, self._call(_ATEN.where.self, counted, vectors, least), [1])
-        # And 0 as its maximum.
+        # An empty bag has the maximum 0, too.
         taken = self._call(_ATEN.to.dtype, self._call(_ATEN.any.dim, counted, 1), largest.meta["val"].dtype)
         return self._call(_ATEN.mul.Tensor, largest, taken)
 

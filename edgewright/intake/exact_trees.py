@@ -43,7 +43,7 @@ def with_float32_thresholds(estimator: Any, *, decimals: bool, scalings: Mapping
     final = _final(estimator)
     if not any(True for _ in _trees_of(final)) and not any(map(len, _histogram_trees_of(final))):
         return estimator
-    # Deep, since thresholds are written in place and the original is the reference.
+    # Thresholds are written in place, and the original stays the reference.
     changed = copy.deepcopy(estimator)
     final = _final(changed)
     if scalings is None:
@@ -231,7 +231,7 @@ def _last_passing(
 
 def _rank(number: np.float32) -> int:
     """The place of a float32 in the order of all of them."""
-    # The bits of a float32 are a sign and a magnitude, and magnitudes are in the order of the numbers.
+    # The bits of a float32 are a sign and a magnitude, and magnitudes read as integers keep the order.
     bits = int(np.float32(number).view(np.int32))
     return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
 

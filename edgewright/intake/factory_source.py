@@ -133,7 +133,7 @@ def _numbers(
 
 def _annotated(argument: inspect.Parameter) -> type[Number] | None:
     """The kind of number that an argument is annotated as, be it optional or not."""
-    # It is a text under `from __future__ import annotations`.
+    # Annotations are text under `from __future__ import annotations`.
     written = argument.annotation if isinstance(argument.annotation, str) else repr(argument.annotation)
     words = set(re.findall(r"\w+", written)) - {"class", "typing", "Optional", "Union", "None", "NoneType"}
     kinds: dict[str, type[Number]] = {"float": float, "int": int, "bool": bool}

@@ -35,7 +35,7 @@ def _replaced(part: Any) -> Any:
     if hasattr(part, "transformer_list"):
         part.transformer_list = [(name, _replaced(step)) for name, step in part.transformer_list]
         return part
-    # Every selector is by now the columns that it selected.
+    # A fitted selector of features only picks columns.
     if (places := places_kept(part)) is not None:
         return Picked(places)
     own = _OWN.get(type(part).__name__)

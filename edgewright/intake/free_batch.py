@@ -61,14 +61,14 @@ def _reading_inputs(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         if node.input and node.input[0] in reached:
             reached.update(node.output)
             yield node
-        # Data of its own are constant, so that its shape stays; what it makes follows the rows.
+        # Its data are constant, so their shape stays; what it computes follows the rows.
         elif reached.intersection(node.input):
             reached.update(node.output)
 
 
 def _let_follow(model: onnx.ModelProto, node: onnx.NodeProto, shape: NDArray[np.int64], name: str) -> None:
     """A Reshape takes its data's own first size (0) in place of the one that is written."""
-    # Without `allowzero`, 0 means the size that the data have.
+    # Without `allowzero`, 0 copies the size of the data.
     for attribute in node.attribute:
         if attribute.name == "allowzero":
             attribute.i = 0

@@ -28,7 +28,7 @@ def freed(module: fx.GraphModule, size: int) -> fx.GraphModule | None:
     # By name: the nodes of the copy are others.
     shapes = {n.name: _shape(n) for n in module.graph.nodes}
     module = copy.deepcopy(module)
-    # What is computed from an input has its rows, and can keep them; what is not must be given them.
+    # What an input reaches has the number of rows already; the rest has to be given it.
     reached: set[fx.Node] = set()
     for node in module.graph.nodes:
         if node.op == "placeholder" or any(n in reached for n in node.all_input_nodes):
@@ -60,11 +60,11 @@ def _let_follow(node: fx.Node, rows: fx.Node, size: int, shapes: dict[str, Any],
     elif node.target in {_EXPAND, _REPEAT}:
         wanted = list(arguments[1])
         given = shapes[arguments[0].name]
-        # A row, or nothing, that is spread over the batch.
+        # A constant that is repeated over the batch.
         if wanted and wanted[0] == size and (len(given) < len(wanted) or (given and given[0] == 1)) and not reached:
             arguments[1] = [rows, *wanted[1:]]
         elif node.target is _EXPAND and reached and wanted and wanted[0] == size and len(given) == len(wanted):
-            # To `expand`, -1 is the size that is there.
+            # In `expand`, -1 keeps the size.
             arguments[1] = [-1, *wanted[1:]]
     elif node.target in _FILLED or node.target in _FILLED_LIKE:
         place = 1 if node.target in _FILLED_LIKE else 0

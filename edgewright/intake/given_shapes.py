@@ -56,7 +56,7 @@ def _refuse_other_than_declared(name: str, declared: Declared, given: Sequence[i
     asked = f"{path}: --shape {name}={','.join(map(str, given))}: input '{name}' is {_described(declared)}"
     if len(given) != len(declared):
         raise InputError(f"{asked} and has {len(declared)} axes; --shape gives {len(given)}: give a size for each")
-    # A file of many rows is one batch or several: --shape has no say there.
+    # The first axis of --shape stands for one row; the size of a batch is not given there.
     if isinstance(declared[0], str) and given[0] != 1:
         raise InputError(f"{asked}; its first axis holds the rows and stays free: give 1 there")
     for axis, (size, wanted) in enumerate(zip(declared, given, strict=True)):

@@ -91,11 +91,11 @@ class _Sorted:
                 # Rows that were put in order stay where they are.
                 if _name(user) == "index.Tensor":
                     self._put(user, user.args[0])
-                # order // k: a row of k choices stands k times, one after another.
+                # order // k: each row stands k times, once for each of its choices.
                 elif _name(user) == "floor_divide.default":
                     for taken in list(user.users):
                         self._put(taken, self._repeated(taken, user.args[1]))
-        # The way back is none.
+        # Rows never left their order, so the way back is dropped.
         for inverse in self.inverse:
             for user in list(inverse.users):
                 self._put(user, user.args[0])

@@ -166,7 +166,7 @@ def _load_saved_model(path: Path, spec: DataSpec, numbers: Mapping[str, Number] 
     if numbers is None:
         numbers = {n: single_number(spec, plain_name(n), dtype.name, path).item() for n, dtype in single.items()}
     fixed = {n: tf.constant(numbers[n], dtype) for n, dtype in single.items()}
-    # Sorted, since a map of protocol buffers has no order that is sure.
+    # Sorted, so that the order of the inputs depends on names alone.
     names = [n for n in sorted(declared) if n not in fixed]
     if fixed and not names:
         raise UnsupportedError(f"{path}: it takes single numbers alone; the first axis of an input must be the rows")
@@ -184,7 +184,7 @@ def _is_number(dtype: Any) -> bool:
 
 def _inputs(declared: Sequence[tuple[str, Any, Any]], spec: DataSpec, path: Path) -> tuple[TensorSpec, ...]:
     """The inputs by name, shape and dtype; sizes that are free beyond the first axis come from ``--shape``."""
-    # Types of TensorFlow have a name; Keras 3 says its own as text.
+    # A dtype of TensorFlow has a `name`; Keras 3 gives plain text.
     kinds = {plain_name(name): getattr(dtype, "name", str(dtype)) for name, _, dtype in declared}
     foreign = next((name for name, kind in kinds.items() if kind in {"string", "variant", "resource"}), None)
     if foreign is not None:

@@ -71,7 +71,7 @@ def inspect_keras_file(path: Path) -> None:
     with path.open("rb") as stream:
         zipped = stream.read(2) == b"PK"
     config = _config_of_archive(path) if zipped else _config_of_hdf5(path)
-    # Of all that the file holds, also where Keras would not build it.
+    # Code is refused anywhere in the file, also where Keras would not build it.
     _inspect_code(config, path)
     # How it was trained is never built: a loss may be of any class.
     for entry in _objects(_without_training(config)):
@@ -102,7 +102,7 @@ def _inspect_class(name: str, module: Any, path: Path) -> None:
 
 
 def _is_below(module: str, allowed: Iterable[str]) -> bool:
-    # Below `keras` itself is everything, so that name counts alone.
+    # `keras` matches by itself only: every module lies below it.
     return any(module == name or (name != "keras" and module.startswith(f"{name}.")) for name in allowed)
 
 
@@ -199,7 +199,7 @@ def _refuse_links(file: Any, path: Path) -> None:
 
     def visit(group: Any) -> None:
         for name in group:
-            # The link itself: looking up its name would follow it.
+            # `getlink` looks at the link itself; plain indexing would follow it.
             if isinstance(group.get(name, getlink=True), (h5py.ExternalLink, h5py.SoftLink)):
                 raise UntrustedModelError(f"{path}: '{name}' is a link out of the file; refused")
             if isinstance(group[name], h5py.Group):
@@ -251,7 +251,7 @@ def _inspect_graph(graph: Any, path: Path) -> None:
     functions = {f.signature.name: list(f.node_def) for f in graph.graph_def.library.function}
     _refuse_names_of_operators(functions, path)
     nodes = list(graph.graph_def.node)
-    # Operators of checkpoints pass here, since every SavedModel saves and restores its variables by them.
+    # Checkpoint operators pass here, since every SavedModel saves and restores its variables by them.
     for node in (*nodes, *(node for inner in functions.values() for node in inner)):
         if node.op not in OPERATORS and node.op not in OF_CHECKPOINTS and node.op not in functions:
             if layers := _layers_with(node.op):
@@ -324,10 +324,10 @@ def _calls(node: Any) -> set[str]:
 def _answers(graph: Any) -> set[str]:
     """The nodes of the main graph that answer a signature, or run when the model is loaded."""
     tensors = [tensor.name for signature in graph.signature_def.values() for tensor in signature.outputs.values()]
-    # Where files of TensorFlow 1 name what runs on loading.
+    # Collections in which TensorFlow 1 names what runs on loading.
     for key in ("saved_model_main_op", "legacy_init_op", "table_initializer"):
         tensors += graph.collection_def[key].node_list.value if key in graph.collection_def else []
-    # `^name` is waited for, and `name:1` is one of several outputs.
+    # `^name` is a control input, `name:1` one of several outputs.
     return {name.lstrip("^").partition(":")[0] for name in tensors}
 
 

@@ -37,7 +37,7 @@ def to_onnx(loaded: "Loaded", outputs: Outputs, target: Path) -> str | None:
     try:
         with log:
             model = _converted(loaded, outputs)
-            # Layers are only told to unroll: it takes another trace to have it so.
+            # `unrolled` only sets the layers' flags; the next trace writes the steps out.
             if _loops(model) and unrolled(loaded.owner):
                 model = _converted(loaded, outputs)
     except Exception as e:  # tf2onnx and TensorFlow raise whatever they meet
@@ -62,7 +62,7 @@ def _converted(loaded: "Loaded", outputs: Outputs) -> Any:
 
     def named(*tensors: Any) -> list[Any]:
         results = [value for _, value in flat(loaded.function(*tensors))]
-        # tf2onnx calls an output by its tensor's name, which an identity can be given.
+        # tf2onnx names an output after its tensor; the identity gives that a name.
         return [tf.identity(results[place], name=spec.name) for spec, place in outputs]
 
     function = tf.function(named, input_signature=signature)
@@ -106,7 +106,7 @@ def _reverse(context: Any, node: Any, _name: str, _args: Any) -> None:
     shape, dtype = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
     given, result = node.input[0], node.output[0]
     context.remove_node(node.name)
-    # An end before the first element, for any length: ONNX cuts it to that.
+    # Far before the first element: ONNX clamps the end, whatever the length of the axis.
     limits = {"starts": [-1] * len(axes), "ends": [-(2**31)] * len(axes), "axes": axes, "steps": [-1] * len(axes)}
     constants = [context.make_const(f"{node.name}_{k}", np.array(v, np.int64)).output[0] for k, v in limits.items()]
     context.make_node("Slice", [given, *constants], outputs=[result], shapes=[shape], dtypes=[dtype])
