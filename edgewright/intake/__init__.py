@@ -38,6 +38,7 @@ def preflight(model: Path, data: DataSpec) -> None:
         UntrustedModelError: the model file asks for code outside the allow-list; none of it has run.
         UnsupportedError: the model applies a function that has no path.
     """
+    # Before a child is started: a file that is not a model costs no import of a framework.
     detect_format(model)
     if (metric := data.own_metric) is not None:
         run_in_child(partial(check_metric, metric), what=f"importing the metric {metric.name}", timeout_s=120)
@@ -59,6 +60,7 @@ def take_in(model: Path, data: DataSpec, store: Store, *, name: str | None = Non
         ConversionError: an exporter failed, or the imported graph disagrees with the source model.
     """
     detect_format(model)
+    # The child writes here alone; the store is touched only once all has succeeded.
     with scratch_folder(system_scratch()) as scratch:
         done = run_in_child(
             partial(take_in_source, model, data, scratch, name or model.stem),
@@ -73,6 +75,7 @@ def take_in(model: Path, data: DataSpec, store: Store, *, name: str | None = Non
 
 def _frameworks(model: Path, data: DataSpec) -> Frameworks:
     """What opens them. Keras and TensorFlow are opened in a child of that child."""
+    # A table needs pandas, and a model of scikit-learn its library, whatever form the data has.
     has_table = data.path.suffix != ".npz" or detect_format(model) is Format.SKLEARN
     return Frameworks.TABLES if has_table else Frameworks.TORCH
 
@@ -87,6 +90,7 @@ def _kept(intake: Intake, store: Store, unconfined: str) -> Intake:
 
     def in_store(artifact: Artifact) -> Artifact:
         copy = store.put(artifact.path, artifact.format, parent=artifact.parent)
+        # The child took its digest when it read the file; another one means that the file was written to since.
         if copy.digest != artifact.digest:
             raise InputError(f"{artifact.path.name}: changed while it was taken in; try again when nobody writes it")
         return copy

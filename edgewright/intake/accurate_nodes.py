@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 __all__ = ["Nodes", "write_expm1", "write_log1p"]
 
+# Up to here the first term that a series leaves out is below 1e-8 of the result, less than float32 rounds.
 _NEAR_ZERO = 0.25
 
 
@@ -24,7 +25,9 @@ class Nodes(Protocol):
 
 def write_log1p(nodes: Nodes, x: str) -> str:
     """Add log(1 + x); the name of its value."""
+    # Where computes both of its sides for every x: of a far one, the series would divide by zero (x = -2).
     near = _near(nodes, x)
+    # log(1 + x) = 2 (s + s^3/3 + s^5/5 + ...) with s = x / (x + 2).
     half = nodes.call("Div", near, nodes.call("Add", near, nodes.constant(2.0)))
     doubled = nodes.call("Mul", half, nodes.constant(2.0))
     series = nodes.call("Mul", doubled, _in_squares(nodes, half, 1.0, 1 / 3, 1 / 5, 1 / 7, 1 / 9))
@@ -35,6 +38,7 @@ def write_log1p(nodes: Nodes, x: str) -> str:
 def write_expm1(nodes: Nodes, x: str) -> str:
     """Add exp(x) - 1; the name of its value."""
     near = _near(nodes, x)
+    # exp(x) - 1 = x / (1 - x/2 + x^2/12 - x^4/720 + ...), whose coefficients are Bernoulli's numbers.
     even = _in_squares(nodes, near, 1.0, 1 / 12, -1 / 720)
     divisor = nodes.call("Sub", even, nodes.call("Mul", near, nodes.constant(0.5)))
     far = nodes.call("Sub", nodes.call("Exp", x), nodes.constant(1.0))

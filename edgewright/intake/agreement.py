@@ -45,6 +45,7 @@ def compare_graph(graph: Any, source: Source, reference: Answers, what: str) -> 
             # Cloned, since nothing proves of a graph's operations that they leave their inputs alone.
             piece = [_filled(x[start : start + size].clone(), size, source.inputs[0].shape[0]) for x in inputs]
             results = _run(graph, piece, what)
+            # The last piece of a fixed batch is filled up; what answers the filling is cut off.
             row_count = min(size, len(rows) - start)
             batch_answers.append([r[:row_count].double().numpy() if r.ndim else r.double().numpy() for r in results])
     answers = [_joined(column, what) for column in zip(*batch_answers, strict=True)]
@@ -62,6 +63,7 @@ def compare_onnx(model: "onnx.ModelProto", source: Source, reference: Answers, w
     from edgewright.intake.onnx_source import run_onnx
 
     options = onnxruntime.SessionOptions()
+    # Errors alone: it warns of every unused constant of a graph.
     options.log_severity_level = 3
     rows = source.samples.rows.test[:ROWS]
     inputs = {name: x[rows] for name, x in source.samples.inputs.items()}
@@ -105,10 +107,12 @@ def _rounding_of_onnx(model: "onnx.ModelProto", source: Source) -> list[float] |
 def _pieces(count: int, batch: int) -> Iterator[tuple[int, int]]:
     """(start, size) of the batches that the rows are given in."""
     start = 0
+    # Few rows come first: a batch size that was written into the graph fails there.
     for size in BATCHES if batch < 0 else ():
         if start < count:
             yield start, min(size, count - start)
             start += size
+    # A fixed batch is never given in part.
     step = batch if batch > 0 else ROWS
     yield from ((at, step if batch > 0 else min(step, count - at)) for at in range(start, count, step))
 
@@ -165,6 +169,7 @@ def _compare(
         raise ConversionError(f"{what} returns {len(answers)} tensors, the source model {len(reference)}")
     own: list[float] | None = None
     for place, (tensor, got, whole) in enumerate(zip(source.outputs, answers, reference, strict=True)):
+        # The reference answers every test row, the graph was asked for the first of them.
         expected = whole[: len(got)]
         name = f" in output '{tensor.name}'" if len(reference) > 1 else ""
         if got.shape != expected.shape:
@@ -173,15 +178,18 @@ def _compare(
         share, tolerated = _beyond(far, LIMIT), tolerated_share(tensor, float32_only=source.float32_only)
         if share <= tolerated:
             continue
+        # At most once for all outputs: it runs the graph in float64.
         own = (rounding() or [0.0] * len(answers)) if own is None else own
         message = f"{what} disagrees with the source model{name} on {share:.1%} of {len(got)} rows "
         message += f"(largest relative difference {float(far.max()):.2g}, allowed {LIMIT:.0e}"
         about = f"; {said_of_rounding(own[place], LIMIT)}" if own[place] else ""
         if _beyond(far, allowed_beside(own[place])) > tolerated:
             raise ConversionError(f"{message}{about})")
+        # Beyond the fixed limit, but no further than the model's own rounding carries it.
         source.notes += (f"{message}{about})",)
 
 
 def _beyond(far: NDArray[np.float64], limit: float) -> float:
     """The share of rows that are beyond the limit; NaN is."""
+    # Not `far > limit`, which is false of NaN.
     return float((~(far <= limit)).mean())

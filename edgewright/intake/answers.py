@@ -69,14 +69,17 @@ def answers_of_classifier(y: NDArray[Any], classes: NDArray[Any], spec: DataSpec
     if spec.task is ModelTask.REGRESSION:
         raise InputError(f"{spec.path}: task: regression, but the model is a classifier of {len(classes)} classes")
     names = _names(spec, tuple(str(c) for c in classes))
+    # Labels of the data file decide alone: they may be other words than the model's own.
     if spec.labels:
         return Answers(_positions(y, np.array(spec.labels, dtype=object), spec), names)
     places = _Places(classes, y.dtype)
+    # Not np.unique, which sorts: a column of objects may hold texts and numbers.
     distinct = list(dict.fromkeys(y.tolist()))
     if all(v in places for v in distinct):
         return Answers(np.array([places[v] for v in y.tolist()], dtype=np.int64), names)
     if not _encoded_labels(distinct, classes):
         return Answers(_positions(y, classes, spec), names)  # which says what is wrong
+    # LabelEncoder numbers texts by their order.
     ordered = sorted(distinct, key=str)
     pairs = ", ".join(f"{v} = {c}" for v, c in zip(ordered, classes, strict=True))
     place = {v: i for i, v in enumerate(ordered)}
@@ -130,13 +133,16 @@ def _deciding(y: NDArray[Any], outputs: Sequence[TensorSpec], spec: DataSpec) ->
     numbers = None if spec.task is ModelTask.REGRESSION or not len(y) else _whole(y)
     if len(outputs) == 1 or numbers is None:
         return 0
+    # More than one column, even where all answers are 0: one column is a score, not one for each class.
     scores = {i: t.shape[1] for i, t in enumerate(outputs) if len(t.shape) == 2 and t.shape[1] > max(numbers.max(), 1)}
+    # Exactly as many scores as classes; a wider output may be an embedding.
     exact = (place for place, classes in scores.items() if classes == numbers.max() + 1)
     return next(exact, next(iter(scores), 0))
 
 
 def _of_output(y: NDArray[Any], output: TensorSpec, spec: DataSpec) -> Answers:
     width = int(np.prod(output.shape[1:])) if len(output.shape) > 1 else 1
+    # Axes of size 1 do not count: (N, 10, 1, 1) are ten scores a row, (N, 4, 10) four answers.
     if width != max(output.shape[1:], default=1):
         raise InputError(f"{spec.path}: one answer for each row, but the output has the shape {list(output.shape)}")
     if width > 1:
@@ -180,10 +186,12 @@ def _of_one_output(y: NDArray[Any], spec: DataSpec) -> Answers:
         return Answers(_positions(y, np.array(spec.labels, dtype=object), spec), _names(spec, ("0", "1")))
     numbers = _whole(y)
     distinct_answers = set() if numbers is None else set(np.unique(numbers).tolist())
+    # 0 and 1 need no names: a high output means 1.
     if spec.task is None and distinct_answers != {0, 1}:
         _refuse_two_others(y, spec)
     if spec.task is ModelTask.REGRESSION or (spec.task is None and distinct_answers != {0, 1}):
         return Answers(_values(y, spec.path), None)
+    # A subset: where the task is written, the rows may happen to hold one class alone.
     if numbers is None or not distinct_answers <= {0, 1}:
         raise InputError(
             f"{spec.path}: task: classification with one output a row needs the answers 0 and 1, found "
@@ -235,6 +243,7 @@ class _Places(Mapping[Any, int]):
             self._texts.setdefault(str(value), place)
             if number is not None:
                 self._numbers.setdefault(number, place)
+            # A class that is a text may spell a number, "10", and so be meant by it.
             elif (meant := self._number(value)) is not None:
                 spoken.setdefault(meant, []).append(place)
         # "1" and "01" are two classes: a number names neither.
@@ -246,6 +255,7 @@ class _Places(Mapping[Any, int]):
                 if text in self._texts:
                     return self._texts[text]
         number = self._number(value)
+        # NaN is no key, so that `in` is false of what is neither text nor number.
         return self._numbers[number if number is not None else float("nan")]
 
     def __iter__(self) -> Any:

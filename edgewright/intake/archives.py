@@ -35,6 +35,7 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         if all(entry.header_offset != 0 for entry in archive.infolist()):
             # What was found at the end is an archive stored inside the one whose own directory was cut off.
             raise InputError(f"{path}: a truncated or damaged archive: it does not begin with its first entry")
+        # The declared sizes bound what is unpacked: zipfile reads no more of an entry than its size here.
         inside = sum(entry.file_size for entry in archive.infolist())
         if inside > max(_SMALL_BYTES, _MAX_RATIO * path.stat().st_size):
             raise InputError(
@@ -56,16 +57,20 @@ def _refuse_ambiguous(archive: zipfile.ZipFile, path: Path) -> None:
         name = entry.filename
         if name.startswith("/") or ".." in Path(name).parts:
             raise InputError(f"{path}: the entry '{name}' would be written outside the archive's folder")
+        # zipfile cuts a name at a zero byte, which `orig_filename` keeps; some readers take a backslash for a slash.
         if "\\" in name or not name.isprintable() or entry.orig_filename != name:
             raise UntrustedModelError(f"{path}: the entry {name!r} has a name that readers take differently")
+        # File systems may compose accents and fold case: two such names are one file there.
         folded = unicodedata.normalize("NFC", name).casefold()
         if folded in seen:
             raise UntrustedModelError(
                 f"{path}: two entries are called '{name}', or differ in upper and lower case alone"
             )
         seen.add(folded)
+        # The upper half of the attributes is the mode of Unix.
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise UntrustedModelError(f"{path}: the entry '{name}' is a link")
+        # Bit 0 of the flags: encrypted.
         if entry.flag_bits & 1 or entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
             raise InputError(f"{path}: the entry '{name}' is encrypted or compressed in a way that is not read here")
 
@@ -83,6 +88,7 @@ def normalized(path: Path) -> Iterator[Path]:
         copy = Path(folder) / path.name
         with opened_archive(path) as archive, zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as clean:
             for entry in archive.infolist():
+                # Sizes are not known before the copy; without zip64, zipfile fails on an entry beyond 2 GiB.
                 with (
                     archive.open(entry) as source,
                     clean.open(zipfile.ZipInfo(entry.filename), "w", force_zip64=True) as target,

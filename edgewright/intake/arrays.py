@@ -53,6 +53,7 @@ def read_arrays(
     """
     with open_arrays(spec.path) as file:
         names = set(file.files)
+        # `x_test`, or `x_test.NAME` for each of several inputs.
         explicit = any(n == "x_test" or n.startswith("x_test.") for n in names)
         target, answered, own = spec.target or "y", spec.has_answers, is_unjudged(spec)
         if not explicit:
@@ -71,6 +72,7 @@ def read_arrays(
     y = _joined([y for _, y in parts], spec)
     if y.dtype.kind == "f" and np.isnan(y).any():
         raise InputError(f"{spec.path}: the target '{target}' holds NaN in row {int(np.flatnonzero(np.isnan(y))[0])}")
+    # Of training and test rows together: a class may occur in one of them alone.
     answers = meaning(y)
     notes: list[str] = []
     encoded = {i.name: _fitted(raw[i.name], i, spec, notes, accepts_nan=accepts_nan) for i in inputs}
@@ -148,6 +150,7 @@ def row_shapes(spec: DataSpec, names: Sequence[str]) -> list[tuple[tuple[int, ..
     """
     with open_arrays(spec.path) as file:
         side = "x" if not any(n == "x_test" or n.startswith("x_test.") for n in file.files) else "x_train"
+        # A single input may also stand as plain `x`.
         wanted = [f"{side}.{n}" if len(names) > 1 or f"{side}.{n}" in file.files else side for n in names]
         arrays = [_array(file, spec.path, name) for name in wanted]
     return [(array.shape[1:], array.dtype) for array in arrays]
@@ -162,6 +165,7 @@ def _pool(
         own += [f"{x_name}.{data_names(tensor.name)[-1]}" if len(inputs) > 1 else x_name]
         x[tensor.name] = _array(file, path, own[0])
     if y_name is None:
+        # No answers to read (`task: none`): zeros in their place keep the rows countable.
         return x, np.zeros(len(next(iter(x.values()))))
     if y_name not in file.files:
         held = ", ".join(sorted(file.files)) or "nothing"
@@ -170,6 +174,7 @@ def _pool(
             "task: none where there are none"
         )
     y = _array(file, path, y_name, kinds="fiubUS")
+    # A column, (N, 1), is one answer a row as well.
     y = y.reshape(len(y)) if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1 and not of_any_shape:
         raise InputError(
@@ -199,6 +204,7 @@ def _fitted(raw: NDArray[Any], tensor: TensorSpec, spec: DataSpec, notes: list[s
         notes.append(f"rows of shape {raw.shape[1:]} were cut to {wanted} for input '{tensor.name}', as --shape asks")
         raw = raw[(slice(None), *(slice(size) for size in wanted))]
     if raw.shape[1:] != wanted:
+        # Axes of size 1 may be added or dropped, (28, 28) for (28, 28, 1); any other reshape would mix values.
         without = tuple(s for s in wanted if s != 1)
         if tuple(s for s in raw.shape[1:] if s != 1) != without:
             raise InputError(
@@ -209,6 +215,7 @@ def _fitted(raw: NDArray[Any], tensor: TensorSpec, spec: DataSpec, notes: list[s
     if raw.dtype.kind == "f" and not accepts_nan and np.isnan(raw).any():
         row = int(np.flatnonzero(np.isnan(raw).reshape(len(raw), -1).any(axis=1))[0])
         raise InputError(f"{spec.path}: NaN in row {row} of the data for input '{tensor.name}'")
+    # Unsigned integers are pixels, as a rule, and many networks want them scaled.
     if raw.dtype.kind == "u" and tensor.dtype.startswith("float") and spec.scale == 1.0:
         notes.append(f"integers 0-{int(raw.max(initial=0))} go into the float input '{tensor.name}' unscaled (scale 1)")
     shaped = raw.reshape(len(raw), *wanted)
@@ -228,6 +235,7 @@ def _cast(rows: NDArray[Any], tensor: TensorSpec, path: Path) -> NDArray[Any]:
         cast = rows.astype(tensor.dtype)
     if cast.dtype.kind not in "iu" or rows.dtype == cast.dtype:
         return cast
+    # By the round trip: a fraction, a value out of range and NaN all come back as another number.
     lost = np.argwhere(cast != rows)
     if len(lost):
         where = tuple(int(i) for i in lost[0])

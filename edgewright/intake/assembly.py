@@ -10,6 +10,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 __all__ = ["Assembly", "columns_of_output"]
 
+# As skl2onnx writes the parts: a graph has one version of each domain.
 _OPSET = 18
 
 
@@ -34,11 +35,13 @@ class Assembly:
         output = model.graph.output[0].name
         if output in fed:
             return fed[output]  # what changes nothing has no node
+        # Parts name their values alike; inputs keep their names, by which they are fed.
         prefixed = compose.add_prefix(model, f"part{self.count}_", rename_inputs=False)
         for node in prefixed.graph.node:
             node.input[:] = [fed.get(n, n) for n in node.input]
         self.nodes.extend(prefixed.graph.node)
         self.constants.extend(prefixed.graph.initializer)
+        # One version for all parts: the newest that any of them was written for.
         for opset in prefixed.opset_import:
             self.opsets[opset.domain] = max(opset.version, self.opsets.get(opset.domain, 1))
         return str(prefixed.graph.output[0].name)
@@ -65,10 +68,12 @@ class Assembly:
 
     def finish(self, output: str, name: str, columns: int) -> onnx.ModelProto:
         """The model; ``output`` (N, columns) float32 gets the given name."""
+        # An Identity, since the value may be an input of the graph, which cannot be renamed.
         self.nodes.append(helper.make_node("Identity", [output], [name], f"{name}_of_assembly"))
         end = helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, columns])
         graph = helper.make_graph(self.nodes, "assembly", self.inputs, [end], self.constants)
         opsets = [helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
+        # By default onnx declares its newest IR version, which an older runtime refuses.
         return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
@@ -81,6 +86,7 @@ def columns_of_output(model: onnx.ModelProto) -> int:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feed: dict[str, NDArray[Any]] = {}
     for entry in model.graph.input:
+        # A free size counts as 1.
         shape = [d.dim_value or 1 for d in entry.type.tensor_type.shape.dim]
         text = entry.type.tensor_type.elem_type == TensorProto.STRING
         feed[entry.name] = np.full(shape, "", dtype=object) if text else np.zeros(shape, np.float32)

@@ -17,6 +17,7 @@ from edgewright.errors import UnsupportedError
 
 __all__ = ["Ending", "ended", "finished_xgboost", "plain_lightgbm", "plain_xgboost"]
 
+# Objectives whose plain sum is the answer, under names that the converter does not know.
 _AS_THEY_ARE = {"fair", "mape", "regression_l1", "lambdarank", "rank_xendcg"}
 
 
@@ -100,6 +101,7 @@ def plain_lightgbm(lines: Sequence[str], kind: str) -> tuple[list[str], Ending]:
         if line.startswith("objective="):
             name, *options = line.removeprefix("objective=").split()
             given = dict(option.partition(":")[::2] for option in options)
+            # The factor of a sigmoid moves into the leaves (`scale`): ONNX's has none.
             scale *= float(given.get("sigmoid", 1.0)) if name in {"binary", "multiclassova"} else 1.0
             ending = _ending(name, options)
             if name in _AS_THEY_ARE or ending.operators:
@@ -107,6 +109,7 @@ def plain_lightgbm(lines: Sequence[str], kind: str) -> tuple[list[str], Ending]:
     if "average_output" in lines:  # a forest's trees are averaged
         changed.remove("average_output")
         each = next(int(line.partition("=")[2]) for line in lines if line.startswith("num_tree_per_iteration="))
+        # Every class has trees of its own, and is their mean.
         scale /= sum(line.startswith("Tree=") for line in lines) / each
     return [_scaled(line, scale) for line in changed], ending
 

@@ -37,6 +37,7 @@ def inspect_booster(thing: Any, state: Any, path: Path) -> None:
 
 def _is_sound(text: bytes) -> bool:
     start = text.find(b"\nTree=") + 1
+    # All before the first tree.
     head = _fields(text[: start or len(text)])
     features, each = int(head["max_feature_idx"]) + 1, int(head["num_tree_per_iteration"])
     trees = list(_trees(text[start:], head)) if start else []
@@ -54,6 +55,7 @@ def _trees(body: bytes, head: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
     sizes = [int(size) for size in head.get("tree_sizes", "").split()]
     at = [0, *(int(end) for end in np.cumsum(sizes))] if sizes else _starts(body)
     for place, (start, end) in enumerate(pairwise(at)):
+        # A size below 1 would not go forward in the text.
         if not body[start:end].startswith(b"Tree=%d\n" % place) or min(sizes, default=1) < 1 or end > len(body):
             raise ValueError(f"no tree {place} where its size puts it")
         yield _fields(body[start:end])
@@ -71,6 +73,7 @@ def _fields(block: bytes) -> dict[str, str]:
     fields: dict[str, str] = {}
     for line in re.split(r"[\r\n]", block.decode()):
         name, sign, value = line.partition("=")
+        # Of two lines the library might read the other one.
         if sign and name in fields:
             raise ValueError(f"two lines '{name[:40]}'")
         if sign:
@@ -82,14 +85,17 @@ def _is_tree(tree: Mapping[str, str], features: int) -> bool:
     leaves, categories = int(tree["num_leaves"]), int(tree["num_cat"])
     if leaves < 1 or _numbers(tree["leaf_value"]).shape != (leaves,):
         return False
+    # A single leaf has no node to look at.
     if leaves == 1:
         return True
     nodes = {name: _numbers(tree[name]) for name in _OF_NODES}
+    # A tree of n leaves has n - 1 nodes.
     own = np.arange(leaves - 1)
     return bool(
         all(values.shape == own.shape for values in nodes.values())
         and ((nodes["split_feature"] >= 0) & (nodes["split_feature"] < features)).all()
         and all(_lead_on(nodes[side], own, leaves) for side in ("left_child", "right_child"))
+        # A node by category holds the number of its set in place of a threshold.
         and _are_sets(tree, categories, nodes["threshold"][nodes["decision_type"].astype(int) & _BY_CATEGORY != 0])
         and _is_linear(tree, leaves, features)
     )
@@ -97,6 +103,7 @@ def _is_tree(tree: Mapping[str, str], features: int) -> bool:
 
 def _lead_on(children: NDArray[np.float64], own: NDArray[Any], leaves: int) -> bool:
     """To a later node, or to a leaf, which counts from -1 downwards."""
+    # Children come after their parent: no walk goes in a circle.
     return bool((((children > own) & (children < leaves - 1)) | ((children < 0) & (children >= -leaves))).all())
 
 

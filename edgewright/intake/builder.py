@@ -139,6 +139,7 @@ class Builder:
 
     @cached_property
     def _mode(self) -> FakeTensorMode:
+        # Weights are real tensors; they are let in beside the fakes.
         return FakeTensorMode(shape_env=self._sizes, allow_non_fake_inputs=True)
 
     @cached_property
@@ -150,6 +151,7 @@ class Builder:
 
     def placeholder(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> fx.Node:
         """A graph input; -1 in ``shape`` is the free batch size."""
+        # fx takes Python's identifiers; names of ONNX are any text.
         node = self.graph.placeholder(_INVALID.sub("_", name).replace(".", "_"))
         with self._mode:
             node.meta["val"] = torch.empty([self.rows if s < 0 else s for s in shape], dtype=dtype)
@@ -228,9 +230,11 @@ class Builder:
         By the Python dispatcher: what torch's own C++ composes of other operations reads sizes as plain numbers, which
         would fix the free one (``functional.pad``, ``interpolate``).
         """
+        # What torch decides from here on is the function's, such as a kernel for 16 rows and more.
         before = len(self._sizes.guards)
         with self._mode, enable_python_dispatcher(), torch.no_grad():
             result = function(*_mapped(args, self.fake), **_mapped(kwargs, self.fake))
+        # An equality fixes a size even where a kernel asks for it.
         self._of_kernels.update(g.expr for g in self._sizes.guards[before:] if not isinstance(g.expr, sympy.Eq))
         return result
 
@@ -242,12 +246,14 @@ class Builder:
         """
         free = [i for i, s in enumerate(sizes) if not isinstance(s, int)]
         if len(free) == 1 and free[0] > 0:
+            # The batch first, as inputs have it, and back to its place at the end.
             order = [free[0], *(i for i in range(len(sizes)) if i != free[0])]
             ordered = self.filled([sizes[i] for i in order], value, dtype)
             return self.call(torch.permute, ordered, [order.index(i) for i in range(len(sizes))])
         source = next(n for n in self.graph.nodes if n.op == "placeholder" and not is_static(self.shape(n)))
         if is_static(sizes) or not is_static(sizes[1:]) or sizes[0] != self.shape(source)[0]:
             raise ValueError("sizes that depend on the batch, and not one alone that is its size")
+        # (rows,): only the shape matters, the values are multiplied by 0.
         first = source
         while self.rank(first) > 1:
             first = cast(fx.Node, self.call(torch.select, first, 1, 0))
@@ -260,9 +266,11 @@ class Builder:
 
     def constant(self, tensor: torch.Tensor, name: str) -> fx.Node:
         """A constant as a node: a buffer that is read with get_attr."""
+        # By identity: nodes that share a weight share its buffer. The tensor is kept, or its id might be used again.
         if id(tensor) not in self._constants:
             path = self._free_path(name)
             parent, leaf = _parent_of(self.root, path)
+            # safetensors, which the graph is stored in, takes no strided views.
             parent.register_buffer(leaf, tensor.contiguous())
             node = self.graph.get_attr(path)
             node.meta["val"] = tensor
@@ -287,6 +295,7 @@ class Builder:
         return _mapped(value, lambda v: self.constant(v, "constant") if isinstance(v, torch.Tensor) else v)
 
     def _free_path(self, name: str) -> str:
+        # A bare number may stay: it names a child of nn.Sequential.
         parts = [p if not p[:1].isdigit() or p.isdigit() else f"_{p}" for p in _INVALID.sub("_", name).split(".") if p]
         path = ".".join(parts) or "layer"
         taken = {n for n, _ in self.root.named_modules()} | {n for n, _ in self.root.named_buffers()}
@@ -299,6 +308,7 @@ class Builder:
 
 def _holds(expression: Any) -> bool:
     """Whether what was decided for the traced batch is so for others."""
+    # An expression that stays symbolic is not `true` either.
     return all(expression.subs(dict.fromkeys(expression.free_symbols, size)) == sympy.true for size in _OTHER_BATCHES)
 
 
@@ -310,6 +320,7 @@ def _crosses_leaf(root: nn.Module, path: str) -> bool:
         if not hasattr(current, part):
             return False
         current = getattr(current, part)
+        # Only containers that `_parent_of` makes may hold more.
         if type(current) is not nn.Module:
             return True
     return hasattr(current, leaf)

@@ -54,6 +54,7 @@ def category_column(name: str, tables: Sequence[ColumnTable], *, optional: bool)
 
 def spellings(value: Any) -> tuple[str, ...]:
     """How a value may stand in a raw row: 3 also as 3.0, 1 as true, a point in time with and without its hours."""
+    # Before numbers: in Python a truth value is an int.
     if isinstance(value, bool):
         return _BOOLEANS[value]
     if isinstance(value, (int, float)) and float(value).is_integer():

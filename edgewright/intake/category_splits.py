@@ -25,6 +25,7 @@ __all__ = [
     "with_set_features",
 ]
 
+# Both libraries keep a set in words of 32 bits: bit b of word w stands for the code 32 w + b.
 _BITS = 32
 _CATEGORICAL = 1  # the lowest bit of decision_type in LightGBM's model text
 
@@ -50,11 +51,13 @@ def opened_up(model: Any) -> list[Any]:
             f"{type(model).__name__} over categorical columns (enable_categorical); encode them before it, by "
             "OneHotEncoder or OrdinalEncoder in a ColumnTransformer"
         )
+    # Histogram boosting over categories holds the ColumnTransformer that makes its codes.
     if getattr(model, "_preprocessor", None) is not None and hasattr(model, "_predictors"):
         bare = copy.copy(model)
         bare._preprocessor = None
         return [_by_number(model._preprocessor), bare]
     if type(model).__name__.startswith("LGBM") and getattr(model.booster_, "pandas_categorical", None):
+        # Deep: a shallow copy would share the booster, and the original would lose its categories.
         bare = copy.deepcopy(model)
         bare.booster_.pandas_categorical = []
         return [_category_codes(model), bare]
@@ -73,6 +76,7 @@ def histogram_without_sets(model: Any, features: int) -> tuple[Any, list[Split]]
     """Histogram gradient boosting over ``features`` and one more for each returned set, in that order."""
     changed = copy.copy(model)
     changed._predictors = copy.deepcopy(model._predictors)
+    # `known` (categorical features, words); `number` is the row of a feature in it.
     known, number = model._bin_mapper.make_known_categories_bitsets()
     splits: dict[Split, int] = {}
     for group in changed._predictors:
@@ -84,9 +88,12 @@ def histogram_without_sets(model: Any, features: int) -> tuple[Any, list[Split]]
                     feature=feature,
                     left=left,
                     right=_members(known[number[feature]]) - left,
+                    # A code in neither set was not met in training, and goes where missing values go.
                     others_left=bool(tree.nodes["missing_go_to_left"][node]),
                 )
+                # Nodes that ask for the same set share its feature.
                 tree.nodes["feature_idx"][node] = features + splits.setdefault(split, len(splits))
+                # The feature is 0 inside the set, which goes left, and 1 outside.
                 tree.nodes["num_threshold"][node] = 0.5
                 tree.nodes["is_categorical"][node] = 0
     changed.n_features_in_ = features + len(splits)
@@ -98,6 +105,7 @@ def lightgbm_without_sets(lines: Sequence[str], features: int) -> tuple[list[str
     """LightGBM's model text over ``features`` and one more for each returned set, in that order."""
     splits: dict[Split, int] = {}
     changed, tree = list[str](), dict[str, str]()
+    # The sentinel closes the last tree where no blank line does; it is not written itself.
     for line in [*lines, "Tree=end"]:
         if tree and (line.startswith("Tree=") or not line):
             changed += [f"{key}={value}" for key, value in _without_sets(tree, features, splits).items()]
@@ -108,6 +116,7 @@ def lightgbm_without_sets(lines: Sequence[str], features: int) -> tuple[list[str
         else:
             changed.append(line)
     more = [f"set{i}" for i in range(len(splits))]
+    # The head counts, names and bounds the features; LightGBM compares the three.
     wider: dict[str, Callable[[str], str]] = {
         "max_feature_idx=": lambda text: str(int(text) + len(more)),
         "feature_names=": lambda text: " ".join([text, *more]),
@@ -130,8 +139,10 @@ def _without_sets(tree: Mapping[str, str], features: int, splits: dict[Split, in
         if int(kind) & _CATEGORICAL:
             own = int(threshold[node])
             members = _members(words[starts[own] : starts[own + 1]])
+            # LightGBM sends right whatever is not in the set: unknown codes and missing values.
             split = Split(int(feature[node]), members, frozenset(), others_left=False)
             feature[node] = str(features + splits.setdefault(split, len(splits)))
+            # Kind 0: numeric, with no value that counts as missing.
             threshold[node], decision[node] = "0.5", "0"
     changed = {key: value for key, value in tree.items() if key not in {"cat_boundaries", "cat_threshold"}}
     joined = {"split_feature": feature, "threshold": threshold, "decision_type": decision}
@@ -153,6 +164,7 @@ def with_set_features(assembly: Assembly, features: str, splits: Sequence[Split]
             cell = assembly.call("Mul", assembly.call("Sign", cell), assembly.call("Floor", assembly.call("Abs", cell)))
         blocks.append(_sides(assembly, cell, [splits[p] for p in places]))
         placed += places
+    # The blocks stand by feature; the sort undoes that, since nodes name the sets by their number.
     order = assembly.constant(np.argsort(placed, kind="stable"), np.int64)
     sides = blocks[0] if len(blocks) == 1 else assembly.call("Concat", *blocks, axis=1)
     return assembly.call("Concat", features, assembly.call("Gather", sides, order, axis=1), axis=1)
@@ -162,7 +174,9 @@ def _sides(assembly: Assembly, cell: str, splits: Sequence[Split]) -> str:
     """(N, 1) to (N, splits): the side of anything else, and what a hit on a known code changes in it. All exact."""
     codes = sorted(set().union(*(s.left | s.right for s in splits)))
     others = np.array([0.0 if s.others_left else 1.0 for s in splits])
+    # (codes, splits)
     side = np.array([[_side(s, code, other) for s, other in zip(splits, others, strict=True)] for code in codes])
+    # (N, codes), with at most one hit in a row: each sum has one term, and nothing is rounded.
     hits = assembly.call("Cast", assembly.call("Equal", cell, assembly.constant([codes])), to=1)
     return assembly.call(
         "Add", assembly.call("MatMul", hits, assembly.constant(side - others)), assembly.constant([others])

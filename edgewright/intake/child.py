@@ -94,6 +94,7 @@ def _stored(
     try:
         torch_graph.save(inside.graph, graph_file)
     except UnsupportedError as e:
+        # Without ONNX the graph was the only way inside.
         if onnx_artifact is None:
             raise
         return onnx_artifact, None, str(e)
@@ -119,6 +120,7 @@ def _arrays(
         rows = getattr(samples.rows, split)
         for name, values in samples.inputs.items():
             arrays[f"{split}.x.{name}"] = values[rows]
+        # Another name, or later steps would take for classes or values what they do not know.
         arrays[f"{split}.{'y' if samples.known else 'answers'}"] = samples.y[rows]
     for split in _OTHER_SPLITS:
         answers = source.answers_to(split)

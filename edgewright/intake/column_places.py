@@ -28,10 +28,12 @@ def as_unions(step: Any) -> Any:
             for name, part, chosen in step.transformers_
             if not _is(part, "drop")
         ]
+        # A part that takes no columns adds none.
         parts = [(name, chain) for name, chain in parts if chain[0].places]
         return _union([(name, _chain(chain)) for name, chain in parts], step.transformer_weights)
     if hasattr(step, "transformer_list"):
         parts = [(name, _applied(part)) for name, part in step.transformer_list if not _is(part, "drop")]
+        # A part that passes everything on needs a step all the same: the identity.
         return _union(
             [(name, _chain(chain or [Elementwise("positive")])) for name, chain in parts], step.transformer_weights
         )
@@ -41,6 +43,7 @@ def as_unions(step: Any) -> Any:
 def places_of(chosen: Any, width: int) -> list[int]:
     """The places that a ColumnTransformer over ``width`` columns, none of them named, takes for one part."""
     if isinstance(chosen, slice):
+        # A range settles open ends and places from the end as indexing does.
         return list(range(width)[chosen])
     picked = np.atleast_1d(np.asarray(chosen))
     if picked.dtype == bool:
@@ -52,6 +55,7 @@ def places_kept(step: Any) -> list[int] | None:
     """The places of the columns that a step hands on as they are; None where it does anything else."""
     if isinstance(step, Picked):
         return [int(place) for place in step.places]
+    # Selectors of features, such as SelectKBest.
     return step.get_support(indices=True).tolist() if hasattr(step, "get_support") else None
 
 
@@ -73,4 +77,5 @@ def _chain(steps: Sequence[Any]) -> Any:
 def _union(parts: Sequence[tuple[str, Any]], weights: Any) -> Any:
     from sklearn.pipeline import FeatureUnion
 
+    # A weight counts for a single part, too.
     return parts[0][1] if len(parts) == 1 and not weights else FeatureUnion(parts, transformer_weights=weights)

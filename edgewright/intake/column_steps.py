@@ -57,6 +57,7 @@ class Filled(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def of_imputer(cls, imputer: Any) -> "Filled":
         """A SimpleImputer over numbers."""
         values = np.asarray(imputer.statistics_, dtype=np.float64)
+        # A column without a value in training has none to fill in, and scikit-learn leaves it out.
         places = np.arange(len(values)) if imputer.keep_empty_features else np.flatnonzero(~np.isnan(values))
         flagged = [] if imputer.indicator_ is None else imputer.indicator_.features_.tolist()
         return cls(_missing(imputer), np.nan_to_num(values).tolist(), places.tolist(), flagged)
@@ -73,6 +74,7 @@ class Filled(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def written(self, nodes: Nodes, x: str) -> str:
         """(N, columns) to (N, width)."""
+        # NaN equals nothing, itself included.
         blank = (
             nodes.call("IsNaN", x) if math.isnan(self.missing) else nodes.call("Equal", x, nodes.constant(self.missing))
         )
@@ -132,6 +134,7 @@ class Powers(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         else:
             # Each side is computed of its own numbers alone: a power of the others is none.
             above = _power(nodes, nodes.call("Add", nodes.call("Max", x, zero), one), self.exponents)
+            # Below zero: -((1 - x) ** (2 - e) - 1) / (2 - e).
             below = _power(nodes, nodes.call("Sub", one, nodes.call("Min", x, zero)), 2 - self.exponents)
             powered = nodes.call("Sub", above, below)
         if self.mean is not None:
@@ -142,15 +145,18 @@ class Powers(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 def _power(nodes: Nodes, x: str, exponents: NDArray[np.float64]) -> str:
     """(x ** e - 1) / e, and log(x) where e is 0."""
+    # The bound of scikit-learn and scipy.
     are_zero = np.abs(exponents) < np.spacing(1.0)
     logarithm = nodes.call("Log", x)
     if are_zero.all():
         return logarithm
+    # Any exponent but 0: what it gives is dropped below.
     safe = np.where(are_zero, 1.0, exponents)
     raised = nodes.call("Sub", nodes.call("Pow", x, nodes.constant([safe])), nodes.constant(1.0))
     powered = nodes.call("Div", raised, nodes.constant([safe]))
     if not are_zero.any():
         return powered
+    # Both are finite where x > 0, so a product with 0 drops the other.
     own, other = nodes.constant([are_zero.astype(np.float64)]), nodes.constant([(~are_zero).astype(np.float64)])
     return nodes.call("Add", nodes.call("Mul", logarithm, own), nodes.call("Mul", powered, other))
 
@@ -192,7 +198,9 @@ class Splined(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _block(self, nodes: Nodes, x: str, spline: Any) -> str:
         """(N, 1) to (N, splines); a missing value has none."""
+        # The `degree` knots beyond either end only shape the outer splines.
         first, last = spline.t[self.degree], spline.t[-self.degree - 1]
+        # scikit-learn drops the last spline of a column where there is to be no bias.
         count = spline.c.shape[1] - (not self.bias)
         inside = x
         if self.extrapolation in {"constant", "linear"}:
@@ -203,6 +211,7 @@ class Splined(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             inside = nodes.call("Sub", x, nodes.call("Mul", whole, nodes.constant(last - first)))
         splines = self._polynomials(nodes, inside, spline, count)
         if self.extrapolation == "linear":
+            # Beyond an end: the value there plus the slope times the distance.
             beyond = nodes.call("Sub", x, inside)
             sides = [nodes.call(kind, beyond, nodes.constant(0.0)) for kind in ("Min", "Max")]
             both = nodes.call("Concat", *sides, axis=1)
@@ -214,19 +223,24 @@ class Splined(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _polynomials(self, nodes: Nodes, x: str, spline: Any, count: int) -> str:
         knots = spline.t[self.degree : len(spline.t) - self.degree]
         starts, widths = knots[:-1], np.diff(knots)
+        # (N, intervals - 1): which inner knots x has reached.
         passed = nodes.call("GreaterOrEqual", x, nodes.constant([starts[1:]])) if len(starts) > 1 else ""
+        # (N, 1) of ones, made of x: a constant would not know the number of rows.
         place = nodes.call("Add", nodes.call("Mul", x, nodes.constant(0.0)), nodes.constant([[1.0]]))
         if passed:
             after = nodes.call("Cast", passed, to=_FLOAT)
+            # `reached` turns 1 where an interval begins, `left` where the next one does.
             reached = nodes.call("Concat", place, after, axis=1)
             left = nodes.call("Concat", after, nodes.call("Sub", place, place), axis=1)
             place = nodes.call("Sub", reached, left)  # 1 for the interval that holds x
         start = nodes.call("MatMul", place, nodes.constant(starts[:, None]))
         scale = nodes.call("MatMul", place, nodes.constant(_inverse(widths)[:, None]))
+        # The share of the interval, 0 to 1, whose powers float32 holds whatever the column's unit is.
         share = nodes.call("Mul", nodes.call("Sub", x, start), scale)
         powers, coefficients = [place], [spline(starts)]
         for power in range(1, self.degree + 1):
             powers.append(nodes.call("Mul", powers[-1], share))
+            # Taylor's coefficients at each start, with the interval's width as the unit.
             scaled = spline(starts, nu=power) * widths[:, None] ** power
             coefficients.append(scaled / math.factorial(power))
         joined = nodes.call("Concat", *powers, axis=1)
@@ -234,6 +248,7 @@ class Splined(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _slopes(self, spline: Any) -> NDArray[np.float64]:
         """(2, splines): of the lines that go on below the first knot and above the last one."""
+        # As scikit-learn: beyond an end only the outer `degree` splines go on, of degree 1 the outer two.
         edge = max(self.degree, 2)
         slopes = np.stack([spline(spline.t[self.degree], nu=1), spline(spline.t[-self.degree - 1], nu=1)])
         slopes[0, edge:], slopes[1, :-edge] = 0.0, 0.0

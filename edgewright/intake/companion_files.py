@@ -57,10 +57,12 @@ class FactoryFile(Value):
     def _keys_stand_where_they_belong(cls, content: Any) -> Any:
         if not isinstance(content, dict):
             return content
+        # A description that stands whole under one key (`model: {factory: ..., inputs: ...}`).
         outer = next((k for k, v in content.items() if isinstance(v, dict) and "factory" in v), None)
         if outer is not None and "factory" not in content:
             raise ValueError(f"'factory' stands under '{outer}': {_FORM}, none of them under another key")
         given = content.get("inputs")
+        # Here, since pydantic's message for a missing key would not show the form.
         if "factory" in content and (not isinstance(given, dict) or not given):
             fault = "is missing" if "inputs" not in content else f"= {given!r} names no input"
             raise ValueError(f"key 'inputs' {fault}: {_FORM}")
@@ -106,5 +108,6 @@ def weights_file(path: Path) -> Path:
 
 def _mentions_external_data(model: Path) -> bool:
     """Whether the key of an external tensor's file stands anywhere: most models need not be parsed to know."""
+    # Mapped, so that gigabytes of weights are not read into memory; `location` is ONNX's key for the file's name.
     with model.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.find(b"location") >= 0

@@ -50,21 +50,25 @@ class Conversion:
 
     def graph(self, estimator: Any, *, decision: bool = False) -> onnx.ModelProto:
         """The graph of any fitted model; arguments and errors as of `estimator_graph`."""
+        # A search, as GridSearchCV, answers by the best model that it found.
         if hasattr(estimator, "best_estimator_"):
             return self.graph(estimator.best_estimator_, decision=decision)
         if type(estimator).__name__ == "FrozenEstimator":
             return self.graph(estimator.estimator, decision=decision)
         if decides_at_threshold(estimator):
             return self.graph(inner_classifier(estimator), decision=decision)
+        # A model over the columns that it selected, such as RFE.
         if hasattr(estimator, "get_support") and hasattr(estimator, "estimator_"):
             picked = Picked(estimator.get_support(indices=True).tolist())
             return replace(self, before=(*self.before, picked)).graph(estimator.estimator_, decision=decision)
         if hasattr(estimator, "steps"):
+            # None and 'passthrough' do nothing.
             *steps, final = [step for _, step in estimator.steps if step is not None and not isinstance(step, str)]
             return replace(self, before=(*self.before, *steps)).graph(final, decision=decision)
         *encoders, bare = opened_up(estimator)
         if encoders:
             return self._over_codes(encoders[0], bare, decision=decision)
+        # A ColumnTransformer behind other steps has to be told how many features reach it.
         cut = next((i for i, step in enumerate(self.before) if i and hasattr(step, "transformers_")), None)
         if cut is not None:
             return self._in_two(estimator, cut, decision=decision)
@@ -75,6 +79,7 @@ class Conversion:
         composition = _COMPOSITIONS.get(type(estimator).__name__)
         if composition is not None and not decision:
             return composition(self, estimator)
+        # Without probabilities, as in OneVsRestClassifier over LinearSVC, the scores are decisions.
         if composition is not None and not hasattr(estimator, "predict_proba"):
             graph = composition(self, estimator)
             return with_decision(graph, single=True) if len(estimator.classes_) == 2 else graph
@@ -103,6 +108,7 @@ class Conversion:
                     coded.add(column)
                 elif column in scalings:
                     carried[feature] = scalings[column]
+        # The encoder was fitted on scaled values and has to see such: then no scaler is taken out.
         if coded & scalings.keys():
             before, carried = self.before, {}
         return replace(self, before=(*before, encoders), scalings=carried).graph(trees, decision=decision)
@@ -148,8 +154,10 @@ def _voting_classifier(how: Conversion, model: Any) -> onnx.ModelProto:
         assembly.part(how.graph(part)) if soft else _heads(assembly, how, part, len(model.classes_))
         for part in model.estimators_
     ]
+    # A mean keeps probabilities; of votes only the order of the sums matters.
     total = _weighted_sum(assembly, answers, weights / weights.sum() if soft else weights)
     if not soft:
+        # Votes are no probabilities: 1 for the class with most, the first of equals as in scikit-learn.
         total = _one_hot(assembly, assembly.call("ArgMax", total, axis=1, keepdims=1), len(model.classes_))
     return assembly.finish(total, SCORES, len(model.classes_))
 
@@ -161,6 +169,7 @@ def _voting_regressor(how: Conversion, model: Any) -> onnx.ModelProto:
 
 
 def _weights(model: Any) -> Any:
+    # scikit-learn's own, without the weights of parts that were dropped.
     given = model._weights_not_none
     return np.ones(len(model.estimators_)) if given is None else np.asarray(given, dtype=np.float64)
 
@@ -169,6 +178,7 @@ def _heads(assembly: Assembly, how: Conversion, part: Any, classes: int) -> str:
     """1 for the class that a part predicts: by its decision where it has one, from which probabilities may part."""
     decision = hasattr(part, "decision_function") and decision_threshold(part) is None
     scores = assembly.part(how.graph(part, decision=True) if decision else how.deciding(part))
+    # (N, 1): above zero it is the second class.
     if decision and classes == 2:
         scores = assembly.call("Concat", assembly.call("Neg", scores), scores, axis=1)
     return _one_hot(assembly, assembly.call("ArgMax", scores, axis=1, keepdims=1), classes)
@@ -192,6 +202,7 @@ def _stacking(how: Conversion, model: Any) -> onnx.ModelProto:
     joined = blocks[0] if len(blocks) == 1 else assembly.call("Concat", *blocks, axis=1)
     final = model.final_estimator_
     types = [("stacked", FloatTensorType([None, final.n_features_in_]))]
+    # What the parts answer are float32 numbers, not decimals of a table.
     last = Conversion(types, decimals=False).graph(final)
     classes = classes_of(model)
     output = assembly.part(last, {"stacked": joined})
@@ -209,6 +220,7 @@ def _stacked(assembly: Assembly, how: Conversion, part: Any, method: str) -> str
             "Cast", assembly.call("ArgMax", assembly.part(how.deciding(part)), axis=1, keepdims=1), to=1
         )
     scores = assembly.part(how.graph(part, decision=method == "decision_function"))
+    # The second column says all, and is the one that scikit-learn keeps.
     if method == "predict_proba" and len(classes) == 2:
         return assembly.call("Gather", scores, assembly.constant([1], np.int64), axis=1)
     return scores
@@ -218,6 +230,7 @@ def _calibrated(how: Conversion, model: Any) -> onnx.ModelProto:
     """The mean over the folds' calibrated classifiers (Platt 1999; Zadrozny and Elkan 2002)."""
     assembly, folds = how.assembly(), []
     for fold in model.calibrated_classifiers_:
+        # scikit-learn calibrates decisions where there are any, and else probabilities.
         decision = hasattr(fold.estimator, "decision_function")
         folds.append(
             calibrated(assembly, fold, assembly.part(how.graph(fold.estimator, decision=decision)), decision=decision)
@@ -232,6 +245,7 @@ def _one_against_rest(how: Conversion, model: Any) -> onnx.ModelProto:
     probable = hasattr(model, "predict_proba")
     columns = []
     for part in model.estimators_:
+        # scikit-learn puts a constant predictor of its own there, which has no classes.
         if not hasattr(part, "classes_"):
             raise UnsupportedError("OneVsRestClassifier: a class without examples in training")
         scores = assembly.part(how.graph(part, decision=not probable))
@@ -239,6 +253,7 @@ def _one_against_rest(how: Conversion, model: Any) -> onnx.ModelProto:
             assembly.call("Gather", scores, assembly.constant([1], np.int64), axis=1) if probable else scores
         )
     joined = columns[0] if len(columns) == 1 else assembly.call("Concat", *columns, axis=1)
+    # Two classes have one model, which speaks for the second.
     if len(columns) == 1:
         against = assembly.call("Sub", assembly.constant(1.0), joined) if probable else assembly.call("Neg", joined)
         joined = assembly.call("Concat", against, joined, axis=1)
@@ -266,6 +281,7 @@ def _transformed_target(how: Conversion, model: Any) -> onnx.ModelProto:
             f"TransformedTargetRegressor with a {kind}: functions of numpy and linear scalers of one target can be "
             "inverted"
         )
+    # A linear map is known by two of its values.
     zero, one = (float(back.inverse_transform([[v]])[0, 0]) for v in (0.0, 1.0))
     scaled = assembly.call("Mul", assembly.part(how.graph(model.regressor_)), assembly.constant(one - zero))
     return assembly.finish(assembly.call("Add", scaled, assembly.constant(zero)), PREDICTION, 1)
@@ -282,6 +298,7 @@ def _boosted(how: Conversion, model: Any, *, decision: bool = False) -> onnx.Mod
     assembly = how.assembly()
     features = replace(how, before=before).features(assembly)
     missing = model.missing if type(model).__name__.startswith("XGB") else np.nan
+    # The model compares scaled values, and `before` has lost its scaler.
     if not np.isnan(missing):
         hit = assembly.call("Equal", how.features(assembly), assembly.constant(missing))
         features = assembly.call("Where", hit, assembly.constant(np.nan), features)
@@ -328,6 +345,7 @@ def _histogram(how: Conversion, model: Any, *, decision: bool) -> onnx.ModelProt
 def _exponential(how: Conversion, model: Any) -> onnx.ModelProto:
     """Histogram boosting of counts and other positive targets predicts their logarithm."""
     plain = copy.copy(model)
+    # Of this loss skl2onnx writes the trees' sum as it is.
     plain.loss = "squared_error"
     graph = estimator_graph(how.whole(plain), how.types, decimals=how.decimals, scalings=how.scalings)
     if model.loss not in {"poisson", "gamma"}:

@@ -47,6 +47,7 @@ class DecisionThreshold:
 
     @property
     def _reached(self) -> float:
+        # Relative to the threshold; the inner one leaves a threshold of 0 some room, too.
         return self.value - _ROUNDING * max(abs(self.value), _ROUNDING)
 
     def written(self, assembly: Assembly, given: str) -> str:
@@ -78,13 +79,16 @@ def decision_threshold(estimator: Any) -> DecisionThreshold | None:
         return decision_threshold(estimator.steps[-1][1])
     if not decides_at_threshold(estimator):
         return None
+    # 'auto' takes the first that there is, as in scikit-learn.
     method = next(name for name in _methods(estimator.response_method) if hasattr(inner_classifier(estimator), name))
     tuned = hasattr(estimator, "best_threshold_")
     value = estimator.best_threshold_ if tuned else estimator.threshold
+    # scikit-learn's own defaults: the middle of each scale.
     if value == "auto":
         value = 0.5 if method == "predict_proba" else 0.0
     label = estimator._curve_scorer._get_pos_label() if tuned else estimator.pos_label
     classes = list(estimator.classes_)
+    # Without a name it is the second class.
     place = len(classes) - 1 if label is None else classes.index(label)
     return DecisionThreshold(float(value), place, method, str(classes[place]))
 

@@ -28,6 +28,7 @@ def _with(kind: str, number: float, before: str = "") -> Write:
 
 def _arcsin(nodes: Nodes, x: str) -> str:
     """By the tangent of half the angle, exact up to both ends."""
+    # sin a = x makes tan(a / 2) = x / (1 + sqrt(1 - x^2)).
     one = nodes.constant(1.0)
     across = nodes.call("Sqrt", nodes.call("Sub", one, nodes.call("Mul", x, x)))
     half = nodes.call("Atan", nodes.call("Div", x, nodes.call("Add", one, across)))
@@ -42,6 +43,7 @@ def _arcsinh(nodes: Nodes, x: str) -> str:
 
 
 def _arccosh(nodes: Nodes, x: str) -> str:
+    # Two roots, since x^2 - 1 would cancel near 1 and be infinite in float32 from 1.8e19 on.
     one = nodes.constant(1.0)
     below, above = nodes.call("Sub", x, one), nodes.call("Add", x, one)
     root = nodes.call("Mul", nodes.call("Sqrt", below), nodes.call("Sqrt", above))
@@ -76,6 +78,7 @@ _WRITE: dict[str, Write] = {
     "trunc": _trunc,
     "log": _operator("Log"),
     "log1p": write_log1p,
+    # ONNX has the natural logarithm and exponential alone.
     "log2": _with("Mul", 1 / np.log(2), "Log"),
     "log10": _with("Mul", 1 / np.log(10), "Log"),
     "exp": _operator("Exp"),
@@ -83,6 +86,7 @@ _WRITE: dict[str, Write] = {
     "exp2": lambda nodes, x: nodes.call("Exp", nodes.call("Mul", x, nodes.constant(np.log(2)))),
     "sqrt": _operator("Sqrt"),
     "square": lambda nodes, x: nodes.call("Mul", x, x),
+    # A fractional power of a negative number is NaN: the root of its size, with its sign.
     "cbrt": lambda nodes, x: nodes.call(
         "Mul", nodes.call("Sign", x), nodes.call("Pow", nodes.call("Abs", x), nodes.constant(1 / 3))
     ),
@@ -101,6 +105,7 @@ _WRITE: dict[str, Write] = {
     "tanh": _operator("Tanh"),
     "floor": _operator("Floor"),
     "ceil": _operator("Ceil"),
+    # Halves go to the even number in both.
     "rint": _operator("Round"),
     "deg2rad": _with("Mul", np.pi / 180),
     "rad2deg": _with("Mul", 180 / np.pi),
@@ -123,6 +128,7 @@ def function_name(function: Any, what: str) -> str:
     if function is None:
         return "positive"
     name = str(getattr(function, "__name__", type(function).__name__))
+    # Another callable may bear the name of one of numpy's.
     if not isinstance(function, np.ufunc) or name not in _WRITE:
         raise UnsupportedError(
             f"{what} with the function {name}: these of numpy have a path: {', '.join(sorted(_WRITE))}; apply another "

@@ -19,6 +19,7 @@ _SUM, _MEAN = 0, 1  # `mode`; 2 is the maximum
 def open_bags(module: fx.GraphModule) -> None:
     """Replace every bag of which nothing but the embeddings is read, in place."""
     for node in list(module.graph.nodes):
+        # Of its four results only the embeddings have a counterpart here, so nobody may read the others.
         if str(node.target) not in _BAGS or any(_place(user) != 0 for user in node.users if user.users):
             continue
         with module.graph.inserting_before(node):
@@ -59,6 +60,7 @@ class _Bags:
     def _even(self) -> tuple[fx.Node, None] | None:
         """The ids (B, L) of bags that begin at every L-th."""
         starts = self.given["offsets"]
+        # `arange(0, N, L)` is what torch writes for a matrix of ids.
         if self.given.get("include_last_offset") or str(starts.target) != "aten.arange.start_step":
             return None
         if starts.args[0] != 0 or not isinstance(starts.args[2], int):
@@ -72,12 +74,14 @@ class _Bags:
         if not isinstance(count, int) or not isinstance(bags, int) or starts.op != "get_attr":
             return None
         places = self._call(_ATEN.arange.default, count)
+        # There is one offset more than bags: where the last one ends.
         if self.given.get("include_last_offset"):
             ends = self._call(_ATEN.slice.Tensor, starts, 0, 1, bags)
             starts = self._call(_ATEN.slice.Tensor, starts, 0, 0, bags - 1)
         else:
             last = self._call(_ATEN.full.default, [1], count)
             ends = self._call(_ATEN.cat.default, [self._call(_ATEN.slice.Tensor, starts, 0, 1, bags), last])
+        # (B, N): an id is of the bag that has begun at its place and not yet ended.
         began = self._call(_ATEN.ge.Tensor, places, self._call(_ATEN.unsqueeze.default, starts, 1))
         lasts = self._call(_ATEN.lt.Tensor, places, self._call(_ATEN.unsqueeze.default, ends, 1))
         ids = self._call(_ATEN.unsqueeze.default, self.given["indices"], 0)
@@ -104,6 +108,7 @@ class _Bags:
         total = self._call(_ATEN.sum.dim_IntList, self._call(_ATEN.mul.Tensor, vectors, taken), [1])
         if not is_mean:
             return total
+        # An empty bag has the mean 0 in torch.
         count = self._call(_ATEN.clamp.default, self._call(_ATEN.sum.dim_IntList, taken, [1]), 1)
         return self._call(_ATEN.div.Tensor, total, count)
 
@@ -113,11 +118,13 @@ class _Bags:
             return self._call(_ATEN.amax.default, vectors, [1])
         least = self._call(_ATEN.amin.default, vectors, [1], True)
         largest = self._call(_ATEN.amax.default, self._call(_ATEN.where.self, counted, vectors, least), [1])
+        # An empty bag has the maximum 0, too.
         taken = self._call(_ATEN.to.dtype, self._call(_ATEN.any.dim, counted, 1), largest.meta["val"].dtype)
         return self._call(_ATEN.mul.Tensor, largest, taken)
 
     def _call(self, target: Any, *arguments: Any) -> fx.Node:
         call = self.graph.call_function(target, arguments)
+        # What it was in the user's code stays known; shape and dtype are the new call's own.
         call.meta = {key: value for key, value in self.node.meta.items() if key != "val"}
         call.meta["val"] = target(*fx.node.map_arg(arguments, lambda n: n.meta["val"]))
         return call

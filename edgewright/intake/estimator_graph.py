@@ -183,6 +183,7 @@ def keep_one_output(model: onnx.ModelProto, *, classifier: bool) -> None:
         model.graph.node.append(onnx.helper.make_node("Reshape", ["as_float", "column_shape"], [wanted], name=wanted))
         output.CopyFrom(onnx.helper.make_tensor_value_info(wanted, onnx.TensorProto.FLOAT, [None, 1]))
     elif output.name != wanted:
+        # Something inside may have that name already.
         rename_ends(model, {wanted: f"{wanted}_of_model"})
         model.graph.node.append(onnx.helper.make_node("Identity", [output.name], [wanted], name=wanted))
         output.name = wanted

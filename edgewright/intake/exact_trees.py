@@ -43,6 +43,7 @@ def with_float32_thresholds(estimator: Any, *, decimals: bool, scalings: Mapping
     final = _final(estimator)
     if not any(True for _ in _trees_of(final)) and not any(map(len, _histogram_trees_of(final))):
         return estimator
+    # Thresholds are written in place, and the original stays the reference.
     changed = copy.deepcopy(estimator)
     final = _final(changed)
     if scalings is None:
@@ -50,6 +51,7 @@ def with_float32_thresholds(estimator: Any, *, decimals: bool, scalings: Mapping
     for nodes in _histogram_trees_of(final):
         _replace_histogram_thresholds(nodes, scalings, decimals=decimals)
     for tree, features in _trees_of(final):
+        # Bagging trains each tree on some of the features and numbers them anew.
         own = scalings if features is None else {i: scalings[int(f)] for i, f in enumerate(features) if f in scalings}
         _replace_thresholds(tree, own, decimals=decimals)
     return changed
@@ -62,9 +64,11 @@ def let_missing_values_follow(model: onnx.ModelProto, estimator: Any) -> None:
         return
     for node in model.graph.node:
         given = {a.name: a for a in node.attribute}
+        # One node holds the whole ensemble, its trees in the order that scikit-learn has them in.
         if node.op_type.startswith("TreeEnsemble") and len(set(given["nodes_treeids"].ints)) == len(trees):
             places = zip(given["nodes_treeids"].ints, given["nodes_nodeids"].ints, strict=True)
             left = [int(trees[tree].missing_go_to_left[own]) for tree, own in places]
+            # An attribute may stand only once.
             if "nodes_missing_value_tracks_true" in given:
                 node.attribute.remove(given["nodes_missing_value_tracks_true"])
             node.attribute.append(onnx.helper.make_attribute("nodes_missing_value_tracks_true", left))
@@ -123,6 +127,7 @@ def _taken_out_of(steps: Sequence[Any]) -> dict[int, Scaling]:
         return {}
     last = steps[-1]
     if (places := places_kept(last)) is not None:
+        # A step that picks columns lets the scaler before it through, under new places.
         earlier_scalings = _taken_out_of(steps[:-1])
         return {feature: earlier_scalings[place] for feature, place in enumerate(places) if place in earlier_scalings}
     if not hasattr(last, "transformers_"):
@@ -200,6 +205,7 @@ def smallest_failing(
 ) -> NDArray[np.float32]:
     """For each threshold the smallest float32 ``x`` with ``float32(scaling(x)) >= threshold``, for ``x < t`` alike."""
     passing = _last_passing(thresholds, scaling, np.less, decimals=decimals, rounded=True)
+    # With `<`, the first to fail is the float32 next to the last that passes; none is next to the largest.
     return _number(np.minimum(passing + 1, _rank(np.finfo(np.float32).max)))
 
 
@@ -209,10 +215,13 @@ def _last_passing(
     limit = np.finfo(np.float32).max
     low = np.full(len(thresholds), _rank(np.float32(-limit)), dtype=np.int64)
     high = np.full(len(thresholds), _rank(np.float32(limit)), dtype=np.int64)
+    # `low` passes, or is the least float32; whatever is above `high` fails.
     while (low < high).any():
+        # Rounded up, or two neighbours would never meet.
         middle = low + (high - low + 1) // 2
         with np.errstate(over="ignore"):  # beyond float32 is infinite, which does not pass: as in scikit-learn
             numbers = _number(middle)
+            # numpy writes a float32 as its shortest decimal, which is what a table would hold.
             raw = (numbers.astype(np.str_) if decimals else numbers).astype(np.float64)
             scaled = scaling(raw).astype(np.float32) if rounded else scaling(raw)
         passes = compare(scaled.astype(np.float64), thresholds)
@@ -222,6 +231,7 @@ def _last_passing(
 
 def _rank(number: np.float32) -> int:
     """The place of a float32 in the order of all of them."""
+    # The bits of a float32 are a sign and a magnitude, and magnitudes read as integers keep the order.
     bits = int(np.float32(number).view(np.int32))
     return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
 

@@ -46,6 +46,7 @@ class FactorySource(TorchSource):
 
 def _made(description: FactoryFile, path: Path) -> torch.nn.Module:
     module_name, _, function = description.factory.partition(":")
+    # What lies beside the description goes before an installed package of that name.
     sys.path.insert(0, str(path.parent.absolute()))
     try:
         module = getattr(importlib.import_module(module_name), function)()
@@ -80,9 +81,11 @@ def _load_weights(module: torch.nn.Module, path: Path) -> tuple[str, ...]:
 def _without_prefix(state: Any, module: torch.nn.Module) -> tuple[Any, str]:
     """Weights of a module that was wrapped (DataParallel, torch.compile, a trainer): under its own names again."""
     own = set(module.state_dict())
+    # Where some names fit, no prefix is missing: what else differs is said by `load_state_dict`.
     if not isinstance(state, dict) or not own or not state or own & set(state):
         return state, ""
     first = min(own)
+    # Any one name shows a prefix; it is one only if all begin with it.
     prefixes = {str(name).removesuffix(first) for name in state if str(name).endswith(f".{first}")}
     for prefix in sorted(prefixes):
         if all(str(name).startswith(prefix) for name in state):
@@ -120,6 +123,7 @@ def _numbers(
     for argument in rest:
         default = argument.default if isinstance(argument.default, Number) else None
         is_needed, is_open = argument.default is argument.empty, argument.annotation is argument.empty
+        # By the annotation, then by the default; where nothing says, by the data.
         kind = _annotated(argument) or (None if default is None else type(default))
         kind = given_kind(data, argument.name) if kind is None and is_needed and is_open else kind
         if kind is not None and (is_needed or is_given(data, argument.name)):
@@ -129,6 +133,7 @@ def _numbers(
 
 def _annotated(argument: inspect.Parameter) -> type[Number] | None:
     """The kind of number that an argument is annotated as, be it optional or not."""
+    # Annotations are text under `from __future__ import annotations`.
     written = argument.annotation if isinstance(argument.annotation, str) else repr(argument.annotation)
     words = set(re.findall(r"\w+", written)) - {"class", "typing", "Optional", "Union", "None", "NoneType"}
     kinds: dict[str, type[Number]] = {"float": float, "int": int, "bool": bool}
@@ -174,6 +179,7 @@ def _dtypes_of_data(module: torch.nn.Module, names: list[str], data: DataSpec) -
     arguments = list(inspect.signature(module.forward).parameters.values())
     named = [a.name for a in arguments if a.kind in {a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD}]
     rest = next((a.name for a in arguments if a.kind is a.VAR_POSITIONAL), "")
+    # As torch.export names what `*rest` takes: rest_0, rest_1, ...
     named += [f"{rest}_{place}" for place in range(len(names) - len(named))] if rest else names[len(named) :]
     rows = row_shapes(data, named[: len(names)])
     return {name: example_dtype(dtype) for name, (_, dtype) in zip(names, rows, strict=True)}
@@ -201,6 +207,7 @@ def _free_rows(
     rows = tuple({0: batch} for _ in examples)
     if not numbers:
         return rows
+    # Where arguments go by name, torch.export wants the shapes so, and None for what has none.
     named = dict(zip(inspect.signature(module.forward).parameters, rows, strict=False))
     return named | dict.fromkeys(numbers)
 

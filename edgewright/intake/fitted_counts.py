@@ -36,6 +36,7 @@ def inspect_counts(thing: Any, path: Path) -> None:
 
 def _machine(machine: Any) -> bool:
     """Of libsvm: see `svm_model` in svm.h."""
+    # What is stored, which compiled code reads: `n_support_` and `coef_` are properties that compute.
     held = vars(machine)
     if "support_" not in held:  # not fitted
         return True
@@ -66,6 +67,7 @@ def _tree(model: Any) -> bool:
 def _trees(model: Any) -> bool:
     """Of a forest, of bagging or of gradient boosting: its own features are what it checks of the rows."""
     held = vars(model)
+    # Gradient boosting has (stages, classes) of them, a forest a list.
     trees = [each for each in np.ravel(np.array(held.get("estimators_", []), object)) if hasattr(each, "tree_")]
     features = held.get("estimators_features_")
     if features is None:
@@ -88,6 +90,7 @@ def _histograms(model: Any) -> bool:
 def _histogram_tree(tree: Any, features: int) -> bool:
     inner = tree.nodes[tree.nodes["is_leaf"] == 0]
     by_category = inner[inner["is_categorical"] != 0]["bitset_idx"]
+    # A set is 8 words of 32 bits: the 256 codes that a feature has at most.
     sets = tree.raw_left_cat_bitsets
     asked = inner["feature_idx"].astype(np.int64)
     return bool(

@@ -16,6 +16,7 @@ from edgewright.intake.term_weights import term_weights
 
 __all__ = ["knows_texts", "options_for", "plain_attributes", "unknown_categories_note", "with_convertible_parts"]
 
+# Where these have no probabilities, their converters give decisions by `raw_scores`.
 _LINEAR = {"LinearSVC", "SVC", "NuSVC", "RidgeClassifier", "SGDClassifier", "Perceptron", "PassiveAggressiveClassifier"}
 
 
@@ -34,6 +35,7 @@ def _replaced(part: Any) -> Any:
     if hasattr(part, "transformer_list"):
         part.transformer_list = [(name, _replaced(step)) for name, step in part.transformer_list]
         return part
+    # A fitted selector of features only picks columns.
     if (places := places_kept(part)) is not None:
         return Picked(places)
     own = _OWN.get(type(part).__name__)
@@ -139,6 +141,7 @@ def options_for(estimator: Any, *, decision: bool) -> Iterator[dict[int, dict[st
         if kind in _LINEAR and not hasattr(part, "predict_proba"):
             named[id(part)] = {"raw_scores": True}
         elif kind == "LocalOutlierFactor" or kind.startswith("KNeighbors"):
+            # Distances of all pairs in one operator, in place of a loop over the rows.
             named[id(part)] = {"optim": "cdist"}
     if decision:
         last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
@@ -162,6 +165,7 @@ def _all_parts(estimator: Any) -> Iterator[Any]:
     for name in ("best_estimator_", "estimator_", "final_estimator_"):
         if hasattr(estimator, name):
             yield from _all_parts(getattr(estimator, name))
+    # Boosting keeps an array of trees, a vote a list in which 'drop' may stand.
     for part in np.ravel(np.asarray(getattr(estimator, "estimators_", []), dtype=object)):
         if hasattr(part, "predict"):
             yield from _all_parts(part)
@@ -170,6 +174,7 @@ def _all_parts(estimator: Any) -> Iterator[Any]:
 @contextmanager
 def plain_attributes() -> Iterator[None]:
     """While converting, numpy's booleans become integers: skl2onnx 1.20 writes some, protobuf takes none."""
+    # skl2onnx makes every node by this name of that module.
     from skl2onnx.common import _container
 
     original = _container.make_node

@@ -47,6 +47,7 @@ def with_free_batch(model: onnx.ModelProto) -> onnx.ModelProto | None:
     known = _known_shapes(freed)
     for count, node in enumerate(_reading_inputs(freed)):
         shape = known.get(node.input[1]) if node.op_type == "Reshape" else None
+        # A 0 is an empty axis under `allowzero`, and would become a copied one below.
         if shape is not None and shape.ndim == 1 and shape[:1] == size and 0 not in shape:
             _let_follow(freed, node, shape, f"free_batch_shape_{count}")
     return freed
@@ -60,12 +61,14 @@ def _reading_inputs(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         if node.input and node.input[0] in reached:
             reached.update(node.output)
             yield node
+        # Its data are constant, so their shape stays; what it computes follows the rows.
         elif reached.intersection(node.input):
             reached.update(node.output)
 
 
 def _let_follow(model: onnx.ModelProto, node: onnx.NodeProto, shape: NDArray[np.int64], name: str) -> None:
     """A Reshape takes its data's own first size (0) in place of the one that is written."""
+    # Without `allowzero`, 0 copies the size of the data.
     for attribute in node.attribute:
         if attribute.name == "allowzero":
             attribute.i = 0

@@ -25,8 +25,10 @@ def freed(module: fx.GraphModule, size: int) -> fx.GraphModule | None:
     inputs = [n for n in module.graph.nodes if n.op == "placeholder"]
     if any(tuple(n.meta["val"].shape[:1]) != (size,) for n in inputs):
         return None
+    # By name: the nodes of the copy are others.
     shapes = {n.name: _shape(n) for n in module.graph.nodes}
     module = copy.deepcopy(module)
+    # What an input reaches has the number of rows already; the rest has to be given it.
     reached: set[fx.Node] = set()
     for node in module.graph.nodes:
         if node.op == "placeholder" or any(n in reached for n in node.all_input_nodes):
@@ -51,19 +53,23 @@ def _let_follow(node: fx.Node, rows: fx.Node, size: int, shapes: dict[str, Any],
     """Replace the size that stands first in what a node makes by the number of rows."""
     arguments: list[Any] = list(node.args)
     if node.target is _RESHAPE and reached:
+        # A first size that holds the batch, as (batch * heads, ...) does, is left open; only one may be.
         wanted = list(arguments[1])
         if wanted and isinstance(wanted[0], int) and wanted[0] % size == 0 and -1 not in wanted:
             arguments[1] = [-1, *wanted[1:]]
     elif node.target in {_EXPAND, _REPEAT}:
         wanted = list(arguments[1])
         given = shapes[arguments[0].name]
+        # A constant that is repeated over the batch.
         if wanted and wanted[0] == size and (len(given) < len(wanted) or (given and given[0] == 1)) and not reached:
             arguments[1] = [rows, *wanted[1:]]
         elif node.target is _EXPAND and reached and wanted and wanted[0] == size and len(given) == len(wanted):
+            # In `expand`, -1 keeps the size.
             arguments[1] = [-1, *wanted[1:]]
     elif node.target in _FILLED or node.target in _FILLED_LIKE:
         place = 1 if node.target in _FILLED_LIKE else 0
         wanted = list(arguments[place])
+        # A single axis of that size may as well be a vector of features.
         if len(wanted) > 1 and wanted[0] == size:
             arguments[place] = [rows, *wanted[1:]]
     node.args = tuple(arguments)

@@ -22,6 +22,7 @@ def input_sizes(
     Raises:
         InputError: a size is given for no input of the model, for a fixed axis, or is missing.
     """
+    # By either name that a user may write, the model's own and the one made of it.
     by_name = {plain_name(name): sizes for name, sizes in given.items()}
     unknown = sorted(name for name in given if plain_name(name) not in declared)
     if unknown:
@@ -55,9 +56,11 @@ def _refuse_other_than_declared(name: str, declared: Declared, given: Sequence[i
     asked = f"{path}: --shape {name}={','.join(map(str, given))}: input '{name}' is {_described(declared)}"
     if len(given) != len(declared):
         raise InputError(f"{asked} and has {len(declared)} axes; --shape gives {len(given)}: give a size for each")
+    # The first axis of --shape stands for one row; the size of a batch is not given there.
     if isinstance(declared[0], str) and given[0] != 1:
         raise InputError(f"{asked}; its first axis holds the rows and stays free: give 1 there")
     for axis, (size, wanted) in enumerate(zip(declared, given, strict=True)):
+        # The first axis may be given as 1 even where the model fixes it otherwise: it stands for a row.
         if not isinstance(size, str) and wanted != size and (axis or wanted != 1):
             free = [str(place) for place, s in enumerate(declared) if place and isinstance(s, str)]
             can = f"only axis {' and '.join(free)} can be given a size" if free else "none of its axes can be given one"

@@ -34,6 +34,7 @@ _ALONG_AN_AXIS = {
 
 def know_grouped_product() -> None:
     """Let programs be loaded that were exported with transformers' own operator, without that package."""
+    # Once in a process: torch refuses a second definition.
     if hasattr(torch.ops.transformers, "grouped_mm_fallback"):
         return
     name = "transformers::grouped_mm_fallback"
@@ -56,6 +57,7 @@ def ungroup_experts(module: fx.GraphModule) -> None:
     Raises:
         UnsupportedError: rows are grouped in a way that is not known here; names the operation.
     """
+    # Each turn rewrites one sorting with all products in it, so the nodes are looked for anew.
     while (first := next(_grouped(module.graph), None)) is not None:
         _Sorted(module.graph, first).undo()
         module.graph.eliminate_dead_code()
@@ -80,16 +82,20 @@ class _Sorted:
     def undo(self) -> None:
         """Check all that stands between, then rewrite it."""
         choice = self.sort.args[0]
+        # All checks come before the first change: a refusal leaves the graph as it was.
         between = self._between()
         for node in [n for n in between if str(n.target) in GROUPED]:
             self._put(node, self._sum_of_experts(node, choice))
         for order in self.order:
             for user in list(order.users):
+                # Rows that were put in order stay where they are.
                 if _name(user) == "index.Tensor":
                     self._put(user, user.args[0])
+                # order // k: each row stands k times, once for each of its choices.
                 elif _name(user) == "floor_divide.default":
                     for taken in list(user.users):
                         self._put(taken, self._repeated(taken, user.args[1]))
+        # Rows never left their order, so the way back is dropped.
         for inverse in self.inverse:
             for user in list(inverse.users):
                 self._put(user, user.args[0])
@@ -101,6 +107,7 @@ class _Sorted:
 
     def _sort_of(self, ends: Any) -> fx.Node:
         """The sorting from which the ends of the groups follow: how many rows chose each expert, added up."""
+        # ends = cumsum(histc(sorted choices, bins=G, min=0, max=G - 1))
         node = _same(ends)
         if _name(node) == "cumsum.default" and _name(counts := _same(node.args[0])) == "histc.default":
             experts, low, high = _given(counts, 1, "bins"), _given(counts, 2, "min"), _given(counts, 3, "max")
@@ -128,6 +135,7 @@ class _Sorted:
         """The nodes whose rows are in the order of the experts; each must treat every row alone."""
         reached = dict.fromkeys(self._entries())
         pending = list(reached)
+        # From where rows are put in order, forward to where they are put back.
         while pending:
             for user in pending.pop().users:
                 if user not in reached and not self._leaves(user):
@@ -158,6 +166,7 @@ class _Sorted:
 
     def _counts(self, node: fx.Node) -> bool:
         """Part of what the ends of the groups are made of, and of nothing else."""
+        # Along the only way to the ends: a second reader would see the choices sorted.
         while _same(self.ends) is not node:
             if str(node.target) not in _SAME_ROWS and _name(node) != "histc.default":
                 return False
@@ -180,6 +189,7 @@ class _Sorted:
         if name in _ALONG_AN_AXIS:
             place = _ALONG_AN_AXIS[name]
             axis = node.args[place] if len(node.args) > place else node.kwargs.get("dim", 0)
+            # `unsqueeze` counts its axis in the result, which has one more.
             return (
                 not others
                 and isinstance(axis, int)
@@ -187,10 +197,12 @@ class _Sorted:
             )
         axes = {_axes(n) for n in node.all_input_nodes if n in reached}
         if name in _REDUCTIONS:
+            # Without axes it is over all of them, the rows too.
             along = _given(node, 1, "dim") or [0]
             return not others and all(axis % _axes(node.args[0]) != 0 for axis in along)
         if name == "aten.linear.default":
             return node.args[0] in reached and axes == {2}
+        # What comes from outside must have fewer axes, or it could differ from row to row.
         is_pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ())
         return is_pointwise and len(axes) == 1 and all(_axes(n) < max(axes) for n in others)
 
@@ -200,7 +212,9 @@ class _Sorted:
         with self.graph.inserting_before(node):
             for expert in range(weight.meta["val"].shape[0]):
                 others = self._call(_ATEN.unsqueeze.default, self._call(_ATEN.ne.Scalar, choice, expert), 1)
+                # There is no bias, so a row of zeros adds nothing: each row's sum is of its own expert.
                 own = self._call(_ATEN.masked_fill.Scalar, rows, others, 0.0)
+                # (K, N) of an expert to the (N, K) of a linear layer.
                 held = self._call(_ATEN.transpose.int, self._call(_ATEN.select.int, weight, 0, expert), 0, 1)
                 product = self._call(_ATEN.linear.default, own, held)
                 product.meta |= {k: v for k, v in node.meta.items() if k != "val"}

@@ -50,6 +50,7 @@ def brought_inside(source: Source, name: str, reference: Answers) -> Inside:
             return _by_onnx(source, name, reference)
         return Inside(None, _agreeing(graph, source, name, reference), None)
     except (UnsupportedError, ConversionError) as e:
+        # Only a source with a program of its own has ONNX left to try.
         if _is_onnx_the_way(source):
             raise
         refusal = str(e)
@@ -75,6 +76,7 @@ def _agreeing(graph: Any, source: Source, name: str, reference: Answers) -> Any:
     if candidate is None:
         compare_graph(graph, source, reference, f"{name}: the graph")
         return graph
+    # The comparison takes its batches from what the source declares.
     fixed = _with_free_axes(source)
     try:
         compare_graph(candidate, source, reference, f"{name}: the graph with a free batch")
@@ -95,6 +97,7 @@ def _by_onnx(source: Source, name: str, reference: Answers) -> Inside:
             return freed
         compare_onnx(exported, source, reference, f"{name}: the ONNX graph")
     except (UnsupportedError, ConversionError) as e:
+        # The platform's converter keeps the batch of the file, and a device gives one row.
         if not source.has_own_converters or source.inputs[0].shape[0] > 1:
             raise
         source.notes += (f"neither ONNX nor a graph: {e}",)
@@ -123,6 +126,7 @@ def _with_free_batch(exported: "onnx.ModelProto", source: Source, name: str, ref
         refusal = inside.refusal
     except ConversionError as e:
         refusal = str(e)
+    # Without a graph a batch of 1 may stay, since a device gives one row; any other must be freed.
     if inside is not None and (refusal is None or size > 1):
         source.notes += (_freed_note(size),)
         return inside

@@ -72,10 +72,12 @@ def answers_of(loaded: "Loaded", outputs: Outputs, inputs: Sequence[NDArray[Any]
     fixed = loaded.inputs[0].shape[0]
     step = fixed if fixed > 0 else _ROWS_AT_ONCE
     batch_answers: list[list[NDArray[np.float64]]] = []
+    # One piece even of no rows, so that every output has its shape.
     for start in range(0, max(len(inputs[0]), 1), step):
         piece = [x[start : start + step] for x in inputs]
         row_count = len(piece[0])
         if fixed > 0 and row_count < fixed:
+            # A fixed batch is filled up by its last row; the answers to that are cut off.
             piece = [np.concatenate([x, np.repeat(x[-1:], fixed - row_count, axis=0)]) for x in piece]
         try:
             results = [value for _, value in flat(loaded.asked(*piece))]

@@ -56,6 +56,7 @@ def convert(path: Path, kind: Format, spec: DataSpec, folder: Path, *, legacy: b
     if not checking:
         from edgewright.intake.keras_onnx import to_onnx
 
+        # The test rows come last: they and their answers are what is asked again below.
         for split in ("validation", "calibration", "test"):
             rows = [samples.inputs[t.name][getattr(samples.rows, split)] for t in loaded.inputs]
             answers = answers_of(loaded, outputs, rows)
@@ -90,11 +91,13 @@ def load(
         InputError: the data does not give such a number.
         UntrustedModelError: it may do more than compute; nothing of it has run.
     """
+    # TensorFlow reads it when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.simplefilter("ignore")
     if kind is Format.SAVED_MODEL:
         inspect_saved_model(path)
         return _load_saved_model(path, spec, numbers, legacy=legacy)
+    # A zip is written anew, so that Keras's reader finds what was looked at and nothing else.
     with normalized(path) if zipfile.is_zipfile(path) else nullcontext(path) as file:
         inspect_keras_file(file)
         return _load_keras(file, spec, legacy=legacy)
@@ -104,6 +107,7 @@ def _load_keras(path: Path, spec: DataSpec, *, legacy: bool) -> Loaded:
     keras = importlib.import_module("tf_keras" if legacy else "keras")
     # Both libraries judge the archive by its suffix alone.
     name = path if path.suffix in {".keras", ".h5", ".hdf5"} else _with_suffix(path)
+    # A loss or an optimizer may be of any class, and none is needed here.
     model = keras.models.load_model(name, compile=False)
     loader = f"{'tf-keras' if legacy else 'keras'} {keras.__version__}"
     if getattr(model, "inputs", None) is None:
@@ -143,6 +147,7 @@ def _with_suffix(path: Path) -> Path:
 def _load_saved_model(path: Path, spec: DataSpec, numbers: Mapping[str, Number] | None, *, legacy: bool) -> Loaded:
     import tensorflow as tf
 
+    # TensorFlow's own loader fails on the slots of an old optimizer; tf-keras builds the layers instead.
     if legacy:
         import tf_keras
 
@@ -155,11 +160,13 @@ def _load_saved_model(path: Path, spec: DataSpec, numbers: Mapping[str, Number] 
         signature = model.signatures.get("serving_default") or next(iter(model.signatures.values()), None)
     if signature is None:
         raise InputError(f"{path}: a SavedModel without a serving signature; save it with model.export or signatures=")
+    # Signatures take their tensors by name.
     declared = signature.structured_input_signature[1]
     single = {n: t.dtype for n, t in sorted(declared.items()) if t.shape.rank == 0 and _is_number(t.dtype)}
     if numbers is None:
         numbers = {n: single_number(spec, plain_name(n), dtype.name, path).item() for n, dtype in single.items()}
     fixed = {n: tf.constant(numbers[n], dtype) for n, dtype in single.items()}
+    # Sorted, so that the order of the inputs depends on names alone.
     names = [n for n in sorted(declared) if n not in fixed]
     if fixed and not names:
         raise UnsupportedError(f"{path}: it takes single numbers alone; the first axis of an input must be the rows")
@@ -177,6 +184,7 @@ def _is_number(dtype: Any) -> bool:
 
 def _inputs(declared: Sequence[tuple[str, Any, Any]], spec: DataSpec, path: Path) -> tuple[TensorSpec, ...]:
     """The inputs by name, shape and dtype; sizes that are free beyond the first axis come from ``--shape``."""
+    # A dtype of TensorFlow has a `name`; Keras 3 gives plain text.
     kinds = {plain_name(name): getattr(dtype, "name", str(dtype)) for name, _, dtype in declared}
     foreign = next((name for name, kind in kinds.items() if kind in {"string", "variant", "resource"}), None)
     if foreign is not None:
@@ -199,6 +207,7 @@ def _keep_batch_normalization(keras: Any) -> None:
     plain = keras.layers.BatchNormalization.call
 
     def call(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        # The fused operator is for images, with the channels last.
         if len(inputs.shape) != 4 or self.axis not in {-1, 3}:
             return plain(self, inputs, training=training, mask=mask)
         mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)

@@ -71,6 +71,7 @@ def inspect_keras_file(path: Path) -> None:
     with path.open("rb") as stream:
         zipped = stream.read(2) == b"PK"
     config = _config_of_archive(path) if zipped else _config_of_hdf5(path)
+    # Code is refused anywhere in the file, also where Keras would not build it.
     _inspect_code(config, path)
     # How it was trained is never built: a loss may be of any class.
     for entry in _objects(_without_training(config)):
@@ -101,6 +102,7 @@ def _inspect_class(name: str, module: Any, path: Path) -> None:
 
 
 def _is_below(module: str, allowed: Iterable[str]) -> bool:
+    # `keras` matches by itself only: every module lies below it.
     return any(module == name or (name != "keras" and module.startswith(f"{name}.")) for name in allowed)
 
 
@@ -118,6 +120,7 @@ def _inspect_code(config: Any, path: Path) -> None:
                 f"{path}: holds a {name}, which carries code or reads files; replace it and save again"
             )
     for holder, key, value in _settings(config):
+        # Keras 2 writes a function of TensorFlow in these layers; settings of a layer have no class name.
         if key == "function" and str(holder.get("class_name", "")) in {"", "TFOpLambda", "SlicingOpLambda"}:
             called = _CALLED.fullmatch(value) if isinstance(value, str) else None
             if called is None or (called["plain"] is not None and called["plain"] not in FUNCTIONS):
@@ -156,8 +159,10 @@ def _config_of_archive(path: Path) -> Any:
     with opened_archive(path) as archive:
         try:
             config = json.loads(archive.read("config.json"))
+        # RecursionError: nested deeper than the parser goes.
         except (KeyError, ValueError, RecursionError) as e:
             raise InputError(f"{path}: damaged: no readable config.json") from e
+        # Weights are HDF5, which may point to other files, even inside an archive.
         for entry in archive.namelist():
             if entry.endswith(".h5"):
                 _inspect_weights(archive, entry, path)
@@ -194,10 +199,12 @@ def _refuse_links(file: Any, path: Path) -> None:
 
     def visit(group: Any) -> None:
         for name in group:
+            # `getlink` looks at the link itself; plain indexing would follow it.
             if isinstance(group.get(name, getlink=True), (h5py.ExternalLink, h5py.SoftLink)):
                 raise UntrustedModelError(f"{path}: '{name}' is a link out of the file; refused")
             if isinstance(group[name], h5py.Group):
                 visit(group[name])
+            # HDF5 may leave a dataset's bytes in other files, or put it together from other datasets.
             elif group[name].external or group[name].is_virtual:
                 raise UntrustedModelError(f"{path}: '{name}' lies in another file; refused")
 
@@ -244,6 +251,7 @@ def _inspect_graph(graph: Any, path: Path) -> None:
     functions = {f.signature.name: list(f.node_def) for f in graph.graph_def.library.function}
     _refuse_names_of_operators(functions, path)
     nodes = list(graph.graph_def.node)
+    # Checkpoint operators pass here, since every SavedModel saves and restores its variables by them.
     for node in (*nodes, *(node for inner in functions.values() for node in inner)):
         if node.op not in OPERATORS and node.op not in OF_CHECKPOINTS and node.op not in functions:
             if layers := _layers_with(node.op):
@@ -254,12 +262,14 @@ def _inspect_graph(graph: Any, path: Path) -> None:
                 f"{path}: the graph holds {node.op} (node '{node.name}'), which is not known to compute alone; "
                 "nothing of it has run"
             )
+        # Another name may be an operator's, which TensorFlow would run all the same.
         if missing := _calls(node) - {node.op, ""} - functions.keys():
             raise UntrustedModelError(
                 f"{path}: node '{node.name}' calls {min(missing)}, which is not a function of the graph; "
                 "nothing of it has run"
             )
     writing = _reaching_files(functions)
+    # What the loaded object offers can be called without a node of the main graph.
     called = {name for node in graph.object_graph_def.nodes for name in node.function.concrete_functions}
     called |= {node.bare_concrete_function.concrete_function_name for node in graph.object_graph_def.nodes}
     reached = _ancestors(nodes, _answers(graph))
@@ -292,6 +302,7 @@ def _refuse_names_of_operators(functions: Iterable[str], path: Path) -> None:
 def _reaching_files(functions: dict[str, list[Any]]) -> set[str]:
     """The functions that read or write files, themselves or by what they call."""
     names: set[str] = set()
+    # Again until nothing is added, since functions call functions.
     while True:
         more = {
             name
@@ -313,8 +324,10 @@ def _calls(node: Any) -> set[str]:
 def _answers(graph: Any) -> set[str]:
     """The nodes of the main graph that answer a signature, or run when the model is loaded."""
     tensors = [tensor.name for signature in graph.signature_def.values() for tensor in signature.outputs.values()]
+    # Collections in which TensorFlow 1 names what runs on loading.
     for key in ("saved_model_main_op", "legacy_init_op", "table_initializer"):
         tensors += graph.collection_def[key].node_list.value if key in graph.collection_def else []
+    # `^name` is a control input, `name:1` one of several outputs.
     return {name.lstrip("^").partition(":")[0] for name in tensors}
 
 

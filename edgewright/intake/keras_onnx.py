@@ -37,6 +37,7 @@ def to_onnx(loaded: "Loaded", outputs: Outputs, target: Path) -> str | None:
     try:
         with log:
             model = _converted(loaded, outputs)
+            # `unrolled` only sets the layers' flags; the next trace writes the steps out.
             if _loops(model) and unrolled(loaded.owner):
                 model = _converted(loaded, outputs)
     except Exception as e:  # tf2onnx and TensorFlow raise whatever they meet
@@ -61,6 +62,7 @@ def _converted(loaded: "Loaded", outputs: Outputs) -> Any:
 
     def named(*tensors: Any) -> list[Any]:
         results = [value for _, value in flat(loaded.function(*tensors))]
+        # tf2onnx names an output after its tensor; the identity gives that a name.
         return [tf.identity(results[place], name=spec.name) for spec, place in outputs]
 
     function = tf.function(named, input_signature=signature)
@@ -91,6 +93,7 @@ def _erfc(context: Any, node: Any, _name: str, _args: Any) -> None:
     """1 - erf(x), which is what Keras's gelu is made of."""
     shape, dtype = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
     given, result = node.input[0], node.output[0]
+    # First, since a new node takes over the name of its output.
     context.remove_node(node.name)
     one = context.make_const(f"{node.name}_one", np.ones((), np.float32))
     erf = context.make_node("Erf", [given], shapes=[shape], dtypes=[dtype])
@@ -103,6 +106,7 @@ def _reverse(context: Any, node: Any, _name: str, _args: Any) -> None:
     shape, dtype = context.get_shape(node.output[0]), context.get_dtype(node.output[0])
     given, result = node.input[0], node.output[0]
     context.remove_node(node.name)
+    # Far before the first element: ONNX clamps the end, whatever the length of the axis.
     limits = {"starts": [-1] * len(axes), "ends": [-(2**31)] * len(axes), "axes": axes, "steps": [-1] * len(axes)}
     constants = [context.make_const(f"{node.name}_{k}", np.array(v, np.int64)).output[0] for k, v in limits.items()]
     context.make_node("Slice", [given, *constants], outputs=[result], shapes=[shape], dtypes=[dtype])
@@ -118,6 +122,7 @@ def _bucketize(context: Any, node: Any, _name: str, _args: Any) -> None:
     limits = context.make_const(f"{node.name}_boundaries", boundaries).output[0]
     real = context.make_node("Cast", [given], attr={"to": 1})
     wide = context.make_node("Unsqueeze", [real.output[0], last])
+    # (..., boundaries): 1 for each that the value reaches.
     reached = context.make_node(
         "Cast", context.make_node("GreaterOrEqual", [wide.output[0], limits]).output, attr={"to": 1}
     )
@@ -138,6 +143,7 @@ def _counted(context: Any, node: Any, _name: str, _args: Any) -> None:
     last, across = nodes.constant([-1], np.int64), nodes.constant([-2], np.int64)
     context.remove_node(node.name)
     bins = nodes.constant(np.arange(size))
+    # (rows, ids) to (rows, ids, bins), which is summed over the ids.
     wide = nodes.call("Unsqueeze", nodes.call("Cast", ids, to=1), last)
     hits = nodes.call("Cast", nodes.call("Equal", wide, bins), to=1)
     if is_weighted and not only_whether:

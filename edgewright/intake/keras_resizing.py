@@ -43,6 +43,7 @@ def _resized(context: Any, node: Any, _name: str, _args: Any) -> None:
     given, result, name = node.input[0], node.output[0], node.name
     context.remove_node(name)
     value = context.make_node("Cast", [given], attr={"to": 1}).output[0]
+    # A product takes the last two axes, (columns, channels); for the rows they change places with the columns.
     for suffix, matrix, order in (("columns", across, None), ("rows", upright, [0, 2, 1, 3])):
         held = context.make_const(f"{name}_{suffix}", matrix).output[0]
         if order:

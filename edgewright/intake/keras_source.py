@@ -37,8 +37,10 @@ class KerasSource(TensorSource):
 
     def __init__(self, path: Path, kind: Format, data: DataSpec, *, checking: bool) -> None:
         self.folder = Path(tempfile.mkdtemp())
+        # What TensorFlow's process wrote is read as long as the source is in use.
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         model, failures = None, []
+        # TensorFlow chooses its Keras at import, so each loader needs a process of its own.
         for legacy in (False, True):
             job = partial(convert, path.absolute(), kind, data, self.folder, legacy=legacy, checking=checking)
             environment = {"TF_USE_LEGACY_KERAS": "1" if legacy else "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
