@@ -56,6 +56,7 @@ class Asked:
             self._fix_batch(f"the batch is declared free, but {dynamic} takes one scale for all rows at once")
         rows, arrays = self._answered()
         batch = self.inputs[0].shape[0]
+        # A scalar has no axis for rows.
         row_arrays = {name: array for name, array in arrays.items() if array.ndim and len(array) == rows}
         if not row_arrays:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
@@ -82,6 +83,7 @@ class Asked:
         except UnsupportedError as e:
             raise UnsupportedError(f"{self.path}: {e}") from e
         except Exception as e:  # ONNX Runtime's errors share no base that it exports
+            # Only a free batch can be given another size.
             if fixed > 0:
                 raise InputError(f"{self.path}: ONNX Runtime cannot run it: {one_line(e, 200)}") from e
             why = one_line(e, 200)
@@ -94,6 +96,7 @@ class Asked:
             raise InputError(f"{self.path}: ONNX Runtime cannot run it: {one_line(e, 200)}") from e
 
     def _run(self, rows: int) -> dict[str, NDArray[Any]]:
+        # Zeros are valid indices of any embedding, and lie in the domain of most functions.
         zeros = {t.name: np.zeros((rows, *t.shape[1:]), dtype=t.dtype) for t in self.inputs}
         names = [entry.name for entry in self.session.get_outputs()]
         answers = run_within(self.session, zeros, limit_s(self.model))
@@ -102,6 +105,7 @@ class Asked:
     def _fix_batch(self, why: str) -> None:
         self.notes += (f"{why}: taken as 1",)
         names = {t.name for t in self.inputs}
+        # Outputs too: their declared first size would contradict what one row gives.
         for entry in [*(e for e in self.model.graph.input if e.name in names), *self.model.graph.output]:
             dims = entry.type.tensor_type.shape.dim
             if len(dims):
@@ -140,6 +144,7 @@ def keep_numbers(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
 def _without_outputs(model: onnx.ModelProto, names: list[str]) -> None:
     for entry in [o for o in model.graph.output if o.name in names]:
         model.graph.output.remove(entry)
+    # What led to them alone goes with them: labels are looked up by operators that no graph holds.
     drop_unused(model)
 
 
