@@ -59,7 +59,6 @@ def _power(model: Any) -> float:
 
 
 def _refuse_too_many(model: Any, rows: Any) -> None:
-    # Eight times as much as chosen freely: there is no second way for these metrics.
     if rows.size > _BROADCAST * 8:
         raise UnsupportedError(
             f"{type(model).__name__}: {len(rows)} training rows of {rows.shape[1]} features need "
@@ -98,7 +97,6 @@ def _refined(assembly: Assembly, features: str, rows: Any, count: int) -> tuple[
     chosen = assembly.call("Gather", assembly.constant(rows), candidates, axis=0)
     apart = assembly.call("Sub", assembly.call("Unsqueeze", features, assembly.constant([1], np.int64)), chosen)
     near, position = _nearest(assembly, _distances(assembly, apart, 2), count)
-    # Positions among the candidates back to numbers of training rows.
     return near, assembly.call("GatherElements", candidates, position, axis=1)
 
 

@@ -121,7 +121,6 @@ class _Import:
     def whole(self, graph: onnx.GraphProto) -> fx.GraphModule:
         """The module of the model's own graph."""
         constants = {initializer.name for initializer in graph.initializer}
-        # Before IR version 4 initializers stand among the inputs, too.
         for entry in graph.input:
             if entry.name not in constants:
                 shape, dtype = _shape_of(entry), _dtype_of(entry)
@@ -135,7 +134,6 @@ class _Import:
         if id(graph) not in self.held:  # a tensor stays one, however often a loop goes round
             self.held[id(graph)] = graph, {entry.name: _tensor(entry) for entry in graph.initializer}
         self.values.update(self.held[id(graph)][1])
-        # A branch of If is given nothing; the body of a Loop or Scan as much as it has inputs.
         self.values.update(zip((entry.name for entry in graph.input), given, strict=False))
         for node in needed_nodes(graph):
             self._take(node)
@@ -166,7 +164,6 @@ class _Import:
             results = _converted(self.builder, node, op)
             self.layers.note(op, results)
         results = results if isinstance(results, tuple) else (results,)
-        # Optional outputs at the end may be left out of node.output, or have the name "".
         self.values.update(zip(node.output, results, strict=False))
         self.layers.fuse_bias(node, self.values)
 

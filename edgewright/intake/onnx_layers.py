@@ -58,7 +58,6 @@ class Layers:
         """A layer without bias, then Add of a constant for each output channel: one layer, to quantize and prune."""
         if node.op_type != "Add" or len(node.input) != 2:
             return
-        # Add commutes: exporters write the bias on either side.
         for product, addend in (tuple(node.input), tuple(reversed(node.input))):
             call, bias = values[product], values[addend]
             if not isinstance(call, fx.Node) or call.op != "call_module" or not isinstance(bias, torch.Tensor):
@@ -70,7 +69,6 @@ class Layers:
             if alone and _is_bias_of(layer, bias, self.builder.rank(call)):
                 layer.bias = nn.Parameter(bias.detach().clone().reshape(-1))
                 self._with_fused_bias.add(str(call.target))
-                # The Add leaves nothing in the graph: its name stands for the layer's call.
                 values[node.output[0]] = call
                 return
 

@@ -86,7 +86,6 @@ def rename_ends(model: onnx.ModelProto, wanted: Mapping[str, str] | None = None)
     for name in dict.fromkeys([*ends, *(wanted or ())]):
         asked = plain_name(name) if wanted is None else wanted.get(name, name)
         names[name] = _free(asked, set(names.values()))
-    # Values inside that bear a new name make way.
     for name in sorted(used - set(names)):
         if name in set(names.values()):
             names[name] = _free(name, used | set(names.values()))

@@ -56,7 +56,6 @@ class Asked:
             self._fix_batch(f"the batch is declared free, but {dynamic} takes one scale for all rows at once")
         rows, arrays = self._answered()
         batch = self.inputs[0].shape[0]
-        # A scalar has no axis for rows.
         row_arrays = {name: array for name, array in arrays.items() if array.ndim and len(array) == rows}
         if not row_arrays:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
@@ -144,7 +143,6 @@ def keep_numbers(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
 def _without_outputs(model: onnx.ModelProto, names: list[str]) -> None:
     for entry in [o for o in model.graph.output if o.name in names]:
         model.graph.output.remove(entry)
-    # What led to them alone goes with them: labels are looked up by operators that no graph holds.
     drop_unused(model)
 
 

@@ -25,7 +25,6 @@ def put_input_rows_first(model: onnx.ModelProto) -> list[str]:
     Such an input has another first axis than the rows of the others, and theirs as its second: free, or the same size.
     """
     constants = {i.name for i in model.graph.initializer}
-    # Constants are no inputs that data give.
     inputs = [e for e in model.graph.input if e.name not in constants and len(_sizes(e))]
     first = [_sizes(e)[0] for e in inputs]
     # A named first size is the batch; without one the first input's own first size counts.
@@ -53,7 +52,6 @@ def put_output_rows_first(
     for entry in moved:
         axes = len(probe_shapes[0][entry.name])
         new_name = f"{entry.name}_rows_first"
-        # None leaves a size open; only the rows may be fixed.
         sizes = [batch if batch > 0 else None, *[None] * (axes - 1)]
         model.graph.node.append(_transpose(entry.name, new_name, axes))
         entry.CopyFrom(helper.make_tensor_value_info(new_name, entry.type.tensor_type.elem_type, sizes))

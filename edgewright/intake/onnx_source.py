@@ -134,7 +134,6 @@ def run_onnx(
         piece = {name: x[start : start + step] for name, x in inputs.items()}
         row_count = len(next(iter(piece.values())))
         if isinstance(fixed, int) and row_count < fixed:
-            # The last piece is filled up with its last row, whose further answers are cut off below.
             piece = {n: np.concatenate([x, np.repeat(x[-1:], fixed - row_count, axis=0)]) for n, x in piece.items()}
         batch_answers.append(
             [np.asarray(result)[:row_count].astype(np.float64) for result in run_within(session, piece, seconds)]

@@ -33,6 +33,7 @@ def refuse_torch_save(path: Path, pickled: bytes) -> NoReturn:
     contents = outline(pickled, _PICKLES)
     foreign = next((name for name in contents.names if not _OF_TENSORS.fullmatch(name)), None)
     stem = path.stem if path.stem.isidentifier() else "model"
+    # Weights alone: a state dict names nothing but tensors.
     if foreign is None:
         raise InputError(
             f"{path}: a state dict of torch.save: weights without the module that they belong to. {_described(stem)}, "
@@ -51,6 +52,7 @@ def refuse_torch_save(path: Path, pickled: bytes) -> NoReturn:
             f"{path}: a checkpoint that holds a whole module under {key!r} ({_dotted(instance.name)}): loading it runs "
             f"its code, so it is not taken. {_exported(path.name, f'[{key!r}]', stem)}"
         )
+    # The usual names of checkpoints; unknown ones are left to the user.
     key = next((k for k in STATE_DICTS if isinstance(contents.built.get(k), dict)), None)
     loaded = f"torch.load({path.name!r}, map_location='cpu', weights_only=False)"
     tensors = f"{{k: v for k, v in {loaded}.items() if isinstance(v, torch.Tensor)}}"
