@@ -54,9 +54,9 @@ def run_within(session: Any, feeds: Mapping[str, NDArray[Any]], seconds: float |
     Raises:
         UnsupportedError: none after so many seconds; names the operator that it was at.
     """
-    # Without a loop a call ends by itself; ONNX Runtime looks at `terminate` between operators.
     import onnxruntime
 
+    # Without a loop a call ends by itself; ONNX Runtime looks at `terminate` between operators.
     if seconds is None:
         return list(session.run(None, feeds))
 

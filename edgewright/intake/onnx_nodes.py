@@ -30,7 +30,6 @@ def constant_value(node: onnx.NodeProto, known: Mapping[str, NDArray[np.generic]
     """What a Constant holds, or an Identity of a ``known`` value; None of any other node."""
     if node.domain not in {"", "ai.onnx"}:
         return None
-    # Of one output: no other operator hands a value on unchanged, whatever the opset.
     if node.op_type == "Identity":
         return known.get(node.input[0])
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute} if node.op_type == "Constant" else {}

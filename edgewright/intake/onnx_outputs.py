@@ -95,7 +95,7 @@ class Asked:
             raise InputError(f"{self.path}: ONNX Runtime cannot run it: {one_line(e, 200)}") from e
 
     def _run(self, rows: int) -> dict[str, NDArray[Any]]:
-        # Zeros are valid indices of any embedding, and lie in the domain of most functions.
+        # Zeros are valid indices of any embedding.
         zeros = {t.name: np.zeros((rows, *t.shape[1:]), dtype=t.dtype) for t in self.inputs}
         names = [entry.name for entry in self.session.get_outputs()]
         answers = run_within(self.session, zeros, limit_s(self.model))

@@ -41,8 +41,8 @@ _NUMPY_DTYPES = re.compile(r"numpy\.dtypes\.[A-Z][A-Za-z0-9]*DType")
 _MODULES_OF_COMPRESSION: tuple[tuple[bytes, Any], ...] = (
     (b"\x1f\x8b", gzip),
     (b"BZh", bz2),
-    # The older .lzma format has no magic of its own: the default properties, and a dictionary of a multiple of 256.
     (b"\xfd7zXZ", lzma),
+    # The older .lzma format has no magic of its own: the default properties, and a dictionary of a multiple of 256.
     (b"\x5d\x00", lzma),
 )
 _MODULES_OF_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # how protocols 0 to 2 write them

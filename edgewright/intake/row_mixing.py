@@ -127,7 +127,6 @@ def distances(
     ``whole`` is what has that magnitude, where ``expected`` is only a part of it.
     """
     whole = expected if whole is None else whole
-    # Equal infinities differ by NaN.
     differs = got != expected
     with np.errstate(invalid="ignore"):  # two infinities of one sign are equal, and their difference is no number
         apart = np.where(differs & ~(np.isnan(got) & np.isnan(expected)), np.abs(got - expected), 0.0)

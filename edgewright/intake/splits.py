@@ -47,7 +47,7 @@ def thinned(training: Indices, y: NDArray[Any], *, seed: int, classes: bool) -> 
     # Another stream than the split's own, which draws from the same seed.
     generator = np.random.default_rng(seed + 1)
     order = _interleaved(training, y, generator) if classes else generator.permutation(training)
-    # One row at least: choices are always made by something.
+    # A choice between candidates needs a row.
     validation = min(VALIDATION_ROWS, max(len(order) // _VALIDATION_SHARE, 1))
     train = order[validation:]
     # Any beginning of the order holds the classes in their shares: the first thousand calibrate.

@@ -165,7 +165,6 @@ def _compared(step: Any, place: int, columns: int) -> Iterator[Any]:
 
 def _unknown_of(values: Sequence[Any]) -> list[Any]:
     """A value of the column's kind that is none of those known; none where there can be no other."""
-    # Where nothing is known any text is unknown.
     if any(isinstance(v, str) for v in values) or not values:
         return [_UNKNOWN_TEXT]
     # Beside true there is false; where both are known nothing is left to ask.

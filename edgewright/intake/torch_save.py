@@ -52,7 +52,6 @@ def refuse_torch_save(path: Path, pickled: bytes) -> NoReturn:
             f"{path}: a checkpoint that holds a whole module under {key!r} ({_dotted(instance.name)}): loading it runs "
             f"its code, so it is not taken. {_exported(path.name, f'[{key!r}]', stem)}"
         )
-    # The usual names of checkpoints; unknown ones are left to the user.
     key = next((k for k in STATE_DICTS if isinstance(contents.built.get(k), dict)), None)
     loaded = f"torch.load({path.name!r}, map_location='cpu', weights_only=False)"
     tensors = f"{{k: v for k, v in {loaded}.items() if isinstance(v, torch.Tensor)}}"

@@ -191,7 +191,6 @@ def group_normalization(b: Builder, op: Op) -> Result:
     """GroupNormalization; up to opset 20 scale and bias stand for groups, from 21 on for channels."""
     x, scale, shift = operand(op, 0), operand(op, 1), operand(op, 2)
     groups, channels = op.get("num_groups"), b.shape(x)[1]
-    # A group's own scale for each of its channels.
     if op.opset < 21 and b.shape(scale)[0] != channels:
         scale, shift = (b.call(torch.repeat_interleave, w, channels // groups) for w in (scale, shift))
     return b.call(functional.group_norm, x, groups, scale, shift, op.get("epsilon", 1e-5))

@@ -158,7 +158,6 @@ def split(b: Builder, op: Op) -> Result:
         if not isinstance(total, int):
             raise refuse(op, "along the batch axis")
         count = op.get("num_outputs", len(op.outputs))
-        # Chunks of equal size, the last one what remains.
         chunk = -(-total // count)
         sizes = [max(min(chunk, total - i * chunk), 0) for i in range(count)]
     return b.several(len(sizes), torch.split, x, sizes, axis)
