@@ -26,6 +26,7 @@ class Call:
     def __init__(self, node: fx.Node) -> None:
         self.node = node
         schema = node.target._schema  # type: ignore[union-attr]
+        # A node holds the arguments that were given; the others have the schema's defaults.
         self._given = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
         self._given |= dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | node.kwargs
 
@@ -38,6 +39,7 @@ class Call:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Sizes of a tensor argument."""
+        # The example's sizes, some of which may be symbolic (SymInt).
         return tuple(self._given[name].meta["val"].shape)
 
     def rank(self, name: str = "input") -> int:
@@ -70,10 +72,12 @@ def _padded_convolution(call: Call) -> Form | None:
     return Form(
         _CONVOLUTIONS[axes],
         {
+            # The weight is (out_channels, in_channels / groups, *kernel): torch counts the inputs of one group.
             "in_channels": weight[1] * call["groups"],
             "out_channels": weight[0],
             "kernel_size": weight[2:],
             "stride": _each(call["stride"], axes),
+            # "same" and "valid" stay words: the layer works the padding out for itself.
             "padding": padding if isinstance(padding, str) else _each(padding, axes),
             "dilation": _each(call["dilation"], axes),
             "groups": call["groups"],
@@ -91,6 +95,7 @@ def _transposed_convolution(call: Call) -> Form | None:
     return Form(
         _TRANSPOSED[axes],
         {
+            # Here the weight is the other way round: (in_channels, out_channels / groups, *kernel).
             "in_channels": weight[0],
             "out_channels": weight[1] * call["groups"],
             "kernel_size": weight[2:],
@@ -115,6 +120,7 @@ def _linear(call: Call) -> Form | None:
 def _addmm(call: Call) -> Form | None:
     """bias + input @ weight.T."""
     weight = _untransposed(call["mat2"])
+    # What is scaled, or has a bias for each row, is no dense layer: mat1 @ mat2 * alpha + bias * beta.
     if weight is None or call["beta"] != 1 or call["alpha"] != 1 or call.rank("self") != 1:
         return None
     return _dense(call["mat1"], weight, call["self"])
@@ -127,6 +133,7 @@ def _mm(call: Call) -> Form | None:
 
 def _dense(given: fx.Node, weight: fx.Node, bias: fx.Node | None) -> Form | None:
     sizes = weight.meta["val"].shape
+    # linear takes a vector for its weight, too; nn.Linear does not.
     if len(sizes) != 2:
         return None
     settings = {"in_features": int(sizes[1]), "out_features": int(sizes[0]), "bias": bias is not None}
@@ -140,6 +147,7 @@ def _untransposed(node: Any) -> fx.Node | None:
     name, arguments = str(node.target), list[Any](node.args)
     swapped = (
         name in _TRANSPOSES
+        # Both axes, from whichever end they are counted: (0, 1), (1, 0), (-1, -2).
         or (name == "aten.transpose.int" and sorted(a % 2 for a in arguments[1:3]) == [0, 1])
         or (name == "aten.permute.default" and list(arguments[1]) == [1, 0])
     )
@@ -160,11 +168,13 @@ def _batch_norm(call: Call) -> Form | None:
         "affine": call["weight"] is not None,
     }
     tensors = {name: call[name] for name in ("weight", "bias", "running_mean", "running_var")}
+    # The decomposed forms return (output, mean, inverse deviation); batch_norm and layer_norm return the output alone.
     return Form(kind, settings, tensors, (call["input"],), first=len(call.node.target._schema.returns) > 1)  # type: ignore[union-attr]
 
 
 def _instance_norm(call: Call) -> Form | None:
     kind = _INSTANCE_NORMS.get(call.rank())
+    # nn.InstanceNorm takes the input's own statistics in evaluation mode only while it keeps none.
     if kind is None or not call["use_input_stats"] or call["running_mean"] is not None:
         return None
     settings = {"num_features": call.shape("input")[1], "eps": call["eps"], "affine": call["weight"] is not None}
@@ -185,6 +195,7 @@ def _rms_norm(call: Call) -> Form | None:
 
 
 def _group_norm(call: Call) -> Form | None:
+    # group_norm calls it num_groups, native_group_norm calls it group.
     groups = call["num_groups"] or call["group"]
     settings = {"num_groups": groups, "num_channels": int(call.shape("input")[1]), "eps": call["eps"]}
     settings |= {"affine": call["weight"] is not None}
@@ -196,6 +207,7 @@ def _group_norm(call: Call) -> Form | None:
 def _embedding(call: Call) -> Form | None:
     rows, width = call.shape("weight")
     settings = {"num_embeddings": int(rows), "embedding_dim": int(width)}
+    # -1 is the schema's way to say none; nn.Embedding would take it for the last row.
     if call["padding_idx"] is not None and call["padding_idx"] >= 0:
         settings["padding_idx"] = call["padding_idx"]
     return Form(nn.Embedding, settings, {"weight": call["weight"]}, (call["indices"],))
@@ -212,6 +224,7 @@ def _dropout(call: Call) -> Form | None:
 
 
 def _each(value: Any, axes: int) -> tuple[int, ...]:
+    # A schema's int[2] takes one number for all axes, alone or as a list of one.
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     return values * axes if len(values) == 1 else values
 

@@ -12,6 +12,7 @@ _INVALID = re.compile(r"[^0-9A-Za-z_.]")
 
 def plain_path(name: str) -> str:
     """A source's own name of a module or tensor as a path that stands in a graph's code."""
+    # An empty part (of "a..b", or of a name that begins with a dot) is not an attribute's name.
     return ".".join(part for part in _INVALID.sub("_", name).split(".") if part)
 
 

@@ -15,6 +15,7 @@ __all__ = ["neighbours"]
 
 _BROADCAST = 1 << 16
 """Training rows times features up to which all differences are computed: 256 KB for each row asked about."""
+# Candidates beside twice the neighbours asked for: rough distances may order the nearest wrongly.
 _SPARE = 8
 
 
@@ -30,6 +31,7 @@ def neighbours(assembly: Assembly, model: Any, features: str) -> tuple[str, int]
     if model.weights not in {"uniform", "distance", None}:
         raise UnsupportedError(f"{type(model).__name__} with weights of its own; take 'uniform' or 'distance'")
     power = _power(model)
+    # Only squared distances have an operator that chooses candidates; other metrics take every difference.
     if rows.size <= _BROADCAST or power != 2:
         _refuse_too_many(model, rows)
         every = assembly.call("Unsqueeze", features, assembly.constant([1], np.int64))
@@ -67,6 +69,7 @@ def _refuse_too_many(model: Any, rows: Any) -> None:
 def _distances(assembly: Assembly, apart: str, power: float) -> str:
     """(N, V, F) -> (N, V)."""
     axis = assembly.constant([2], np.int64)
+    # The usual exponents by operators that round less than Pow and its root.
     if power == 2:
         return assembly.call("Sqrt", assembly.call("ReduceSum", assembly.call("Mul", apart, apart), axis, keepdims=0))
     apart = assembly.call("Abs", apart)
@@ -84,10 +87,12 @@ def _nearest(assembly: Assembly, distances: str, count: int) -> tuple[str, ...]:
 
 def _refined(assembly: Assembly, features: str, rows: Any, count: int) -> tuple[str, str]:
     """The nearest among a few more candidates, by exact distances."""
+    # Centred rows have smaller squares, so that less is lost where x^2 - 2xy + y^2 nearly cancels.
     centre = rows.mean(axis=0)
     middle = assembly.constant(rows - centre)
     centred = assembly.call("Sub", features, assembly.constant(centre))
     rough = assembly.call("CDist", centred, middle, domain="com.microsoft", metric="sqeuclidean")
+    # TopK fails where it is asked for more than there are.
     _, candidates = _nearest(assembly, rough, min(2 * count + _SPARE, len(rows)))
     chosen = assembly.call("Gather", assembly.constant(rows), candidates, axis=0)
     apart = assembly.call("Sub", assembly.call("Unsqueeze", features, assembly.constant([1], np.int64)), chosen)
@@ -100,6 +105,7 @@ def _inverse(assembly: Assembly, near: str) -> str:
     zero = assembly.call("Equal", near, assembly.constant(0.0))
     same = assembly.call("Cast", zero, to=1)
     any_same = assembly.call("ReduceMax", same, assembly.constant([1], np.int64), keepdims=1)
+    # The division is computed for every neighbour; 1 stands in for a distance of 0, which Where then overrules.
     inverse = assembly.call("Div", assembly.constant(1.0), assembly.call("Where", zero, assembly.constant(1.0), near))
     return assembly.call("Where", assembly.call("Greater", any_same, assembly.constant(0.0)), same, inverse)
 

@@ -101,6 +101,7 @@ def import_onnx(model: onnx.ModelProto) -> fx.GraphModule:
         UnsupportedError: an operator, a type or a free size that the importer does not know; names it and its node.
     """
     if model.functions:
+        # Handlers know operators; a function of the model's own is written out in its place.
         model = inliner.inline_local_functions(model)
     return _Import(model).whole(model.graph)
 
@@ -110,6 +111,7 @@ class _Import:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.builder = Builder()
+        # "" is how a node leaves out an optional input.
         self.values: dict[str, Argument] = {"": None}
         self.opsets = {o.domain: o.version for o in model.opset_import}
         self.layers = Layers(self.builder, users_of(model.graph))
@@ -139,6 +141,7 @@ class _Import:
 
     def _decided(self, op: Op) -> Result:
         """Control flow, carried out as far as it goes."""
+        # Loop and Scan bring the same nodes again: a bias fused in one round would be in the layer in the next one.
         around, self.layers.is_repeating = self.layers.is_repeating, self.layers.is_repeating or op.kind != "If"
         try:
             return control_flow.HANDLERS[op.kind](self.builder, op, self.inner)
@@ -151,6 +154,7 @@ class _Import:
 
     def _take(self, node: onnx.NodeProto) -> None:
         op = _op(node, self.values, self.opsets)
+        # Asked before conversion: a second use of a weight calls the layer that has it, so that it stays one.
         earlier = self.layers.earlier(op)
         if op.kind in control_flow.HANDLERS and node.domain in _DEFAULT_DOMAIN:
             results = self._decided(op)
@@ -171,8 +175,10 @@ def _converted(builder: Builder, node: onnx.NodeProto, op: Op) -> Result:
         raise
     except Exception as e:  # torch, numpy and sympy each have errors of their own
         raise refuse(op, f"cannot be expressed in torch ({one_line(e, 160)})") from e
+    # Torch may decide by the size of the traced batch, say that a broadcast fits; another batch would not.
     if tie := builder.tie():
         raise refuse(op, f"ties the batch, which must stay free, to some sizes ({tie})")
+    # An attribute that no handler has read could change the result without a word.
     unread = set() if _takes_sizes_alone(op) else set(op.attributes) - op.asked - _WITHOUT_EFFECT
     if unread:
         raise refuse(op, f"attribute {min(unread)} is not known to the importer")
@@ -188,6 +194,7 @@ def _handler(node: onnx.NodeProto, op: Op) -> Callable[[Builder, Op], Result]:
 
 def _takes_sizes_alone(op: Op) -> bool:
     """Whether an operator computes on sizes of which one depends on the batch, and on constants."""
+    # fx.Node and sequences hold data; what is left are sizes (Dims, object arrays) and constants.
     if op.kind not in dims.HANDLERS_OF_DIMS or any(isinstance(v, (fx.Node, TensorSequence)) for v in op.inputs):
         return False
     sizes = [isinstance(v, np.ndarray) for v in op.inputs]
@@ -209,6 +216,7 @@ def _op(node: onnx.NodeProto, values: Mapping[str, Argument], opsets: Mapping[st
         name=node.name,
         inputs=tuple(values[name] for name in node.input),
         attributes={a.name: _attribute(a) for a in node.attribute},
+        # Exporters write the default domain as "" or as "ai.onnx".
         opset=opsets.get(domain, opsets.get("ai.onnx", 1)),
         outputs=tuple(node.output),
         input_names=tuple(node.input),
@@ -217,6 +225,7 @@ def _op(node: onnx.NodeProto, values: Mapping[str, Argument], opsets: Mapping[st
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
     value = helper.get_attribute_value(attribute)
+    # The number of a type that torch lacks becomes its name, for the refusal.
     if attribute.name in {"to", "dtype", "output_dtype"} and isinstance(value, int):
         return _DTYPES.get(value, TensorProto.DataType.Name(value))
     if isinstance(value, TensorProto):
@@ -236,8 +245,10 @@ def _tensor(proto: onnx.TensorProto) -> torch.Tensor:
             f"tensor '{proto.name}' of type {TensorProto.DataType.Name(proto.data_type)} has no place in a torch graph"
         )
     array = np.ascontiguousarray(numpy_helper.to_array(proto))
+    # ml_dtypes' bfloat16 is no dtype that torch.from_numpy knows.
     if proto.data_type == TensorProto.BFLOAT16:
         return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
+    # Copied, since numpy_helper may hand out memory of the protobuf that is read-only.
     return torch.from_numpy(array.copy()).reshape(tuple(proto.dims))
 
 
@@ -252,6 +263,7 @@ def _shape_of(entry: onnx.ValueInfoProto) -> list[int]:
     """Sizes of an input, -1 for a free first axis."""
     sizes = []
     for axis, dim in enumerate(entry.type.tensor_type.shape.dim):
+        # 0 is a size of any axis but the first, where it stands for a free one.
         if dim.HasField("dim_value") and (dim.dim_value > 0 or axis > 0):
             sizes.append(dim.dim_value)
         elif axis == 0:

@@ -32,11 +32,14 @@ class Layers:
     def earlier(self, op: Op) -> fx.Node | None:
         """The call of a layer with the same weights and settings, which may be called again on what ``op`` is given."""
         entry = self._made.get(_identity(op))
+        # A constant operand is folded at once: there is no call to make again.
         if entry is None or not isinstance(op.input(0), fx.Node):
             return None
         call, _ = entry
+        # With its bias the layer answers otherwise than this operator does.
         if str(call.target) in self._with_fused_bias:
             return None
+        # The layer was made for one rank: nn.BatchNorm1d takes 2 or 3 axes, nn.BatchNorm2d 4.
         if self.builder.rank(op.inputs[0]) != self.builder.rank(call.args[0]):  # type: ignore[arg-type]
             return None
         return call
@@ -46,6 +49,7 @@ class Layers:
         constant = all(v is None or isinstance(v, torch.Tensor) for v in op.inputs[1:])
         if op.kind not in _OF_WEIGHTS or not constant or not isinstance(result, fx.Node):
             return
+        # A call on padded or transposed input (args differ) is not the operator alone, and is not shared.
         if result.op == "call_module" and result.args == (op.inputs[0],):
             self._made[_identity(op)] = result, op.inputs[1:]
             self._weights[str(result.target)] = op.input_names[1]
@@ -60,6 +64,7 @@ class Layers:
                 continue
             layer = self.builder.root.get_submodule(str(call.target))
             weight = self._weights.get(str(call.target), "")
+            # Another reader of the product, or of the weight, would get the bias, too.
             alone = self.users[product] == 1 and self.users[weight] == 1 and not self.is_repeating
             if alone and _is_bias_of(layer, bias, self.builder.rank(call)):
                 layer.bias = nn.Parameter(bias.detach().clone().reshape(-1))
@@ -73,6 +78,7 @@ def users_of(graph: onnx.GraphProto) -> Counter[str]:
     counts: Counter[str] = Counter(entry.name for entry in graph.output)
     for node in graph.node:
         counts.update(node.input)
+        # Inner graphs read outer names: a weight used in a loop's body counts, too.
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 counts.update(users_of(inner))
@@ -81,12 +87,15 @@ def users_of(graph: onnx.GraphProto) -> Counter[str]:
 
 def _identity(op: Op) -> tuple[Any, ...]:
     settings = sorted((key, repr(value)) for key, value in op.attributes.items())
+    # Constants by identity: two equal weights are two layers, which training may move apart.
     return (op.kind, *(id(value) for value in op.inputs[1:]), *settings)
 
 
 def _is_bias_of(layer: nn.Module, bias: torch.Tensor, rank: int) -> bool:
+    # 0 stands for a layer that has no such attribute: only None is a bias that was left out.
     if getattr(layer, "bias", 0) is not None or bias.ndim > rank:
         return False
+    # Broadcasting aligns from the last axis: (C, 1, 1) is a bias of Conv2d, (C,) is one of Linear.
     aligned = (1,) * (rank - bias.ndim) + tuple(bias.shape)
     if isinstance(layer, nn.Linear):
         return aligned == (1,) * (rank - 1) + (layer.out_features,)

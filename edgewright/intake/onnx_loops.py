@@ -29,6 +29,7 @@ def refuse_endless_loops(model: onnx.ModelProto, what: str) -> None:
     Raises:
         UnsupportedError: it has one.
     """
+    # Also bodies of functions, which are inlined only later; of those no outer constant is known.
     for nodes, known in [(model.graph.node, _held(model.graph)), *((f.node, {}) for f in model.functions)]:
         for node, rounds in _loops(nodes, known):
             if rounds > _MOST_ROUNDS:
@@ -42,6 +43,7 @@ def refuse_endless_loops(model: onnx.ModelProto, what: str) -> None:
 
 def limit_s(model: onnx.ModelProto) -> float | None:
     """How long one call of a model may take whose loops end by its data; None where it has none."""
+    # With no constants known every Loop is found, whatever its rounds.
     every = [model.graph.node, *(f.node for f in model.functions)]
     return _LIMIT_S if any(True for nodes in every for _ in _loops(nodes, {})) else None
 
@@ -54,11 +56,13 @@ def run_within(session: Any, feeds: Mapping[str, NDArray[Any]], seconds: float |
     """
     import onnxruntime
 
+    # Without a loop a call ends by itself; ONNX Runtime looks at `terminate` between operators.
     if seconds is None:
         return list(session.run(None, feeds))
 
     options = onnxruntime.RunOptions()
     timer = Timer(seconds, setattr, (options, "terminate", True))
+    # Daemonic, so that a process which ends meanwhile does not wait for it.
     timer.daemon = True
     timer.start()
     try:
@@ -66,6 +70,7 @@ def run_within(session: Any, feeds: Mapping[str, NDArray[Any]], seconds: float |
     except Exception as e:  # ONNX Runtime's errors share no base that it exports
         if not options.terminate:
             raise
+        # The message holds "... while running Loop node. Name:'...' Status Message: ...".
         where = str(e).partition("while running ")[2].partition(" Status Message")[0].rstrip(". ") or "the model"
         raise UnsupportedError(
             f"no end after {seconds:g} s in {where}: a Loop needs a trip count or a condition that ends it on any data"
@@ -89,17 +94,20 @@ def _loops(
             yield node, rounds
         for attribute in node.attribute:
             for inner in [attribute.g, *attribute.graphs]:
+                # What a body reads from outside is known there, too; its own names come last and so overrule.
                 yield from _loops(inner.node, {**known, **_held(inner), **_told_to_go_on(inner)}, rounds)
 
 
 def _rounds(node: onnx.NodeProto, known: Constants) -> float:
     """How often a Loop goes round, infinite where nothing ends it; 1 where constants do not tell."""
+    # Left out, the trip count is infinite, and the condition true: both are optional in ONNX.
     most, going = _scalar(node, 0, known, math.inf), _scalar(node, 1, known, 1.0)
     if going == 0.0 or (most is not None and most <= 0):
         return 0.0
     body = next((a.g for a in node.attribute if a.name == "body"), None)
     if going is None or body is None or not _goes_on(body, known):
         return 1.0
+    # A trip count that data give counts as once here: `run_within` stops it if it does not end.
     return 1.0 if most is None else most
 
 

@@ -18,6 +18,7 @@ def needed_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes that an output depends on, in their order; a subgraph's reads of outer names count."""
     wanted = {entry.name for entry in graph.output}
     nodes = []
+    # A node stands behind what it reads, so that one pass from the end finds all.
     for node in reversed(graph.node):
         if wanted.intersection(node.output):
             nodes.append(node)
@@ -57,6 +58,7 @@ def float32_reason(model: onnx.ModelProto) -> str:
 def drop_unused(model: onnx.ModelProto) -> None:
     """Remove nodes and initializers that no output depends on."""
     nodes = needed_nodes(model.graph)
+    # Outputs may be initializers themselves.
     read = {name for node in nodes for name in _reads(node)} | {o.name for o in model.graph.output}
     constants = [i for i in model.graph.initializer if i.name in read]
     del model.graph.node[:]
@@ -77,6 +79,7 @@ def rename_ends(model: onnx.ModelProto, wanted: Mapping[str, str] | None = None)
     ``wanted`` may name values further inside, too. Whatever else has such a name already is given another.
     """
     ends = [e.name for e in (*model.graph.input, *model.graph.output)]
+    # Taken before renaming: a name inside must not become that of an end.
     used = _names(model.graph)
     names: dict[str, str] = {}
     for name in dict.fromkeys([*ends, *(wanted or ())]):

@@ -82,6 +82,7 @@ class Asked:
         except UnsupportedError as e:
             raise UnsupportedError(f"{self.path}: {e}") from e
         except Exception as e:  # ONNX Runtime's errors share no base that it exports
+            # Only a free batch can be given another size.
             if fixed > 0:
                 raise InputError(f"{self.path}: ONNX Runtime cannot run it: {one_line(e, 200)}") from e
             why = one_line(e, 200)
@@ -94,6 +95,7 @@ class Asked:
             raise InputError(f"{self.path}: ONNX Runtime cannot run it: {one_line(e, 200)}") from e
 
     def _run(self, rows: int) -> dict[str, NDArray[Any]]:
+        # Zeros are valid indices of any embedding.
         zeros = {t.name: np.zeros((rows, *t.shape[1:]), dtype=t.dtype) for t in self.inputs}
         names = [entry.name for entry in self.session.get_outputs()]
         answers = run_within(self.session, zeros, limit_s(self.model))
@@ -102,6 +104,7 @@ class Asked:
     def _fix_batch(self, why: str) -> None:
         self.notes += (f"{why}: taken as 1",)
         names = {t.name for t in self.inputs}
+        # Outputs too: their declared first size would contradict what one row gives.
         for entry in [*(e for e in self.model.graph.input if e.name in names), *self.model.graph.output]:
             dims = entry.type.tensor_type.shape.dim
             if len(dims):

@@ -27,12 +27,14 @@ def put_input_rows_first(model: onnx.ModelProto) -> list[str]:
     constants = {i.name for i in model.graph.initializer}
     inputs = [e for e in model.graph.input if e.name not in constants and len(_sizes(e))]
     first = [_sizes(e)[0] for e in inputs]
+    # A named first size is the batch; without one the first input's own first size counts.
     free: set[int | str] = {size for size in first if isinstance(size, str)}
     rows = free or set(first[:1])
     moved = [entry for entry in inputs if _are_second(_sizes(entry), rows)]
     for entry in moved:
         replacement = _swapped(entry)
         model.graph.node.insert(0, _transpose(replacement.name, entry.name, len(_sizes(entry))))
+        # Nodes that read the input keep its name; the Transpose in front of them gives it.
         entry.CopyFrom(replacement)
     return _with_own_names(model, moved)
 
@@ -41,6 +43,7 @@ def put_output_rows_first(
     model: onnx.ModelProto, answered: Callable[[int], Mapping[str, NDArray[Any]]], batch: int
 ) -> list[str]:
     """The same for outputs; ``answered`` gives the outputs for so many rows, ``batch`` is their number where fixed."""
+    # Two sizes tell the axis of the rows from one that happens to be as long; a fixed batch allows one.
     probes = (batch,) if batch > 0 else _PROBES
     probe_shapes = [{name: array.shape for name, array in answered(rows).items()} for rows in probes]
     moved = [
@@ -62,9 +65,11 @@ def rows_first_note(names: Iterable[str]) -> str:
 
 
 def _are_second(sizes: list[int | str], rows: set[int | str]) -> bool:
+    # A free first axis is the rows themselves.
     if len(sizes) < 2 or isinstance(sizes[0], str) or sizes[0] in rows:
         return False
     names = {s for s in rows if isinstance(s, str)}
+    # "" is a free size without a name: it may be the batch where that is free as well.
     return sizes[1] in rows or (isinstance(sizes[1], str) and "" in {sizes[1], *names} and bool(names))
 
 
@@ -72,6 +77,7 @@ def _were_second(shapes: Sequence[tuple[int, ...]], rows: tuple[int, ...]) -> bo
     if any(len(shape) < 2 for shape in shapes):
         return False
     first, second = zip(*(shape[:2] for shape in shapes), strict=True)
+    # With one probe a square output (N, N, ...) tells nothing: it stays as it is.
     return second == rows and len(set(first)) == 1 and (len(rows) > 1 or first != rows)
 
 

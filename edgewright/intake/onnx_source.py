@@ -26,6 +26,7 @@ from edgewright_runtime.disk import check_plain
 __all__ = ["OnnxSource", "external_files", "load_onnx", "run_onnx"]
 
 OLDEST_OPSET = 7
+# Rows a call where the batch is free: memory of activations is bounded.
 _ROWS_AT_ONCE = 256
 
 
@@ -38,16 +39,20 @@ class OnnxSource(AskedSource):
 
     def __init__(self, path: Path, data: DataSpec) -> None:
         self.model = load_onnx(path)
+        # Before anything runs: ONNX Runtime would not come back from such a loop.
         refuse_endless_loops(self.model, str(path))
         notes = keep_numbers(self.model, path)
+        # Names first, so that notes, shapes and data speak of the same inputs.
         rename_ends(self.model)
         notes += _fix_numbers(self.model, data, path)
         refuse_training_mode(self.model, str(path))
         moved = put_input_rows_first(self.model)
+        # Sizes are fixed in the model itself, so that ONNX Runtime and the importer read the same ones.
         inputs = _inputs(self.model, data.shapes, path)
         asked = Asked(self.model, inputs, path, moved)
         self.session = asked.session
         super().__init__(asked.inputs, asked.outputs, data)
+        # A threshold of a tree decides by single bits of float32.
         self.notes, self.float32_only = notes + asked.notes, has_trees(self.model)
 
     def to_onnx(self, name: str) -> onnx.ModelProto:
@@ -74,12 +79,14 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     """
     model = _parsed(path)
     opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), None)
+    # A model of ai.onnx.ml alone may leave the default domain out.
     if not model.graph.node or (opset is None and not model.opset_import):
         raise InputError(f"{path}: damaged: no nodes or no operator set")
     if opset is not None and opset < OLDEST_OPSET:
         raise UnsupportedError(
             f"{path}: opset {opset}; the oldest that is read is {OLDEST_OPSET}: convert it with onnx.version_converter"
         )
+    # Checked before onnx opens them: a location is the file's own choice.
     _external_files(model, path)
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
@@ -101,6 +108,7 @@ def _hold_initializers(model: onnx.ModelProto) -> None:
     if len(asked) < len(model.graph.input):
         del model.graph.input[:]
         model.graph.input.extend(asked)
+        # Before it every initializer must stand among the inputs.
         model.ir_version = max(model.ir_version, _HELD_WITHOUT_INPUT)
 
 
@@ -119,6 +127,7 @@ def run_onnx(
     """Each output for all rows; a fixed batch is fed piece by piece, each within so many seconds."""
     rows = len(next(iter(inputs.values())))
     fixed = session.get_inputs()[0].shape[0]
+    # ONNX Runtime gives a number for a fixed size, a name or None for a free one.
     step = fixed if isinstance(fixed, int) else _ROWS_AT_ONCE
     batch_answers: list[list[NDArray[np.float64]]] = []
     for start in range(0, rows, step):
@@ -148,6 +157,7 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
+            # Fields that are not set read as empty tensors and graphs, which hold nothing external.
             yield attribute.t
             yield from attribute.tensors
             for inner in [attribute.g, *attribute.graphs]:
@@ -157,6 +167,7 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
+    # Both resolved, so that a link inside the folder cannot lead out of it.
     folder = path.parent.resolve()
     if not isinstance(location, str) or "\0" in location:
         raise InputError(f"{path}: tensor '{tensor.name}' lies in a file whose name is no text: refused")
@@ -172,6 +183,7 @@ def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
         reason = e.strerror if isinstance(e, OSError) else "a link that leads to itself"
         raise InputError(f"{path}: its external data '{shown}' cannot be read: {reason}") from e
     try:
+        # Left out they mean the whole file.
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
     except ValueError as e:
         raise InputError(f"{path}: tensor '{tensor.name}' has a damaged offset or length") from e
@@ -188,6 +200,7 @@ def _inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], path:
     entries = [e for e in model.graph.input if e.name not in constants]
     declared = {entry.name: _declared(entry, path) for entry in entries}
     sizes = input_sizes(declared, shapes, path)
+    # The first axis stays free.
     for entry in entries:
         for dim, size in list(zip(entry.type.tensor_type.shape.dim, sizes[entry.name], strict=True))[1:]:
             dim.dim_value = size

@@ -28,7 +28,9 @@ def refuse_training_mode(model: onnx.ModelProto, what: str) -> None:
     Raises:
         InputError: it was exported in training mode.
     """
+    # Only small ones are unpacked: weights of gigabytes are no mode and no ratio.
     constants = {i.name: numpy_helper.to_array(i) for i in _small(model.graph)}
+    # A function's body is called with operands of its own: no constant from outside is known there.
     bodies = [(model.graph.node, constants, _opset(model)), *((f.node, {}, _opset(f)) for f in model.functions)]
     for nodes, known, opset in bodies:
         node = _training(nodes, known, opset)
@@ -72,6 +74,7 @@ def _training(nodes: Iterable[onnx.NodeProto], outer: Constants, opset: int) -> 
 
 
 def _drops(node: onnx.NodeProto, known: Constants) -> bool:
+    # Left out, training_mode is false; before opset 12 Dropout has no such input.
     mode = known.get(node.input[_MODE]) if len(node.input) > _MODE else None
     ratio = known.get(node.input[_RATIO]) if len(node.input) > _RATIO else None
     return mode is not None and bool(mode.any()) and (ratio is None or bool(ratio.any()))
@@ -81,8 +84,10 @@ def _normalizes_by_batch(node: onnx.NodeProto, known: Constants, opset: int) -> 
     if opset >= _MODE_IS_AN_ATTRIBUTE:
         trains = any(a.name == "training_mode" and a.i for a in node.attribute)
     else:
+        # The specification before 14: with its four further outputs it normalizes by the batch.
         trains = sum(bool(name) for name in node.output) > 1
     mean, variance = known.get(node.input[_MEAN]), known.get(node.input[_VARIANCE])
     if not trains or mean is None or variance is None:
         return False
+    # The means 0 and variances 1 of exporters say that there are no kept statistics.
     return bool(mean.any()) or not bool((variance == 1).all())

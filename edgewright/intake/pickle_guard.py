@@ -42,9 +42,11 @@ _MODULES_OF_COMPRESSION: tuple[tuple[bytes, Any], ...] = (
     (b"\x1f\x8b", gzip),
     (b"BZh", bz2),
     (b"\xfd7zXZ", lzma),
+    # The older .lzma format has no magic of its own: the default properties, and a dictionary of a multiple of 256.
     (b"\x5d\x00", lzma),
 )
 _MODULES_OF_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # how protocols 0 to 2 write them
+# What joblib's zlib streams unpack to is read whole; the others are read as they are asked for.
 _MAX_UNPACKED_BYTES = 4 << 30
 
 
@@ -85,11 +87,13 @@ class GuardedUnpickler(_PythonUnpickler):
     stack: list[Any]
     metastack: list[list[Any]]
     memo: dict[int, Any]
+    # A copy: the entries below must not change pickle's own table, by which other code unpickles.
     dispatch: ClassVar[dict[int, Any]] = dict(_OPCODES)
 
     def __init__(self, stream: BinaryIO, path: Path) -> None:
         super().__init__(stream)
         self.stream, self.path = stream, path
+        # Kept, so that no object of the file gets the identity of a name that is gone.
         self._named: list[Any] = []
 
     def find_class(self, module: str, name: str) -> Any:
@@ -122,6 +126,7 @@ class GuardedUnpickler(_PythonUnpickler):
         raise UntrustedModelError(f"{self.path}: asks for the external object {pid!r}; such references are not allowed")
 
     def _is_named(self, thing: Any) -> bool:
+        # By identity: equality is what an object of the file may define.
         return any(thing is named for named in self._named)
 
     def _named_alone(self, place: int, opcode: int) -> None:
@@ -135,6 +140,7 @@ class GuardedUnpickler(_PythonUnpickler):
 
     def load_reduce(self) -> None:
         """REDUCE: call with a tuple of arguments."""
+        # The stack below the arguments holds what is called: [..., callable, arguments].
         self._named_alone(-2, pickle.REDUCE[0])
 
     def load_newobj(self) -> None:
@@ -147,9 +153,11 @@ class GuardedUnpickler(_PythonUnpickler):
 
     def load_obj(self) -> None:
         """OBJ: call with what lies above the mark."""
+        # OBJ: the class is the first above the mark, at the bottom of the current stack.
         self._named_alone(0, pickle.OBJ[0])
 
     def _filled(self, kinds: tuple[type, ...], container: Any, opcode: int) -> None:
+        # pickle calls append, add or __setitem__ of whatever stands there: objects of the file have their own.
         if not isinstance(container, kinds):
             raise UntrustedModelError(
                 f"{self.path}: fills an object of {type(container).__name__} as if it were a "
@@ -163,6 +171,7 @@ class GuardedUnpickler(_PythonUnpickler):
 
     def load_appends(self) -> None:
         """APPENDS to a list what lies above the mark."""
+        # The container lies under the mark: last of the stack that the mark has put aside.
         self._filled((list,), self.metastack[-1][-1], pickle.APPENDS[0])
 
     def load_setitem(self) -> None:
@@ -189,19 +198,23 @@ class GuardedUnpickler(_PythonUnpickler):
 
     def load_build(self) -> None:
         """BUILD; where it completes a joblib array, its bytes follow in the stream."""
+        # A class or function of the allow-list is shared by the whole process: a state would change it for all.
         if self._is_named(self.stack[-2]):
             raise UntrustedModelError(
                 f"{self.path}: changes {getattr(self.stack[-2], '__name__', 'a name')} itself; nothing of it has run"
             )
+        # numpy's __setstate__ is not called: see _build_dtype.
         if isinstance(self.stack[-2], np.dtype):
             self._build_dtype()
             return
         refuse_special_names(self.stack[-1], self.path)
+        # Before the library's own parser gets the bytes.
         inspect_booster(self.stack[-2], self.stack[-1], self.path)
         _OPCODES[pickle.BUILD[0]](self)
         if isinstance(self.stack[-1], _JoblibArray):
             self.stack[-1] = self.stack[-1].read(self)
         else:
+            # Here for objects that the file uses before it ends; `_inspected` looks again at what they came to hold.
             inspect_if_tree(self.stack[-1], self.path)
             inspect_if_sparse(self.stack[-1], self.path)
 
@@ -209,6 +222,7 @@ class GuardedUnpickler(_PythonUnpickler):
         """A dtype made anew of its state: numpy takes flags as they are, and by wrong ones reads memory as objects."""
         state, plain = self.stack.pop(), self.stack[-1]
         self.stack[-1] = dtype = _dtype_of(plain, state, self.path)
+        # The memo holds the dtype as it was before its state: later references must get the new one.
         for place, held in self.memo.items():
             if held is plain:
                 self.memo[place] = dtype
@@ -224,17 +238,21 @@ def _dtype_of(plain: Any, state: Any, path: Path) -> Any:
     """
     try:
         order, shape, names, fields, size = state[1:6]
+        # A subarray: pickle writes it as a void dtype with (base, shape).
         if plain.kind == "V" and shape is not None and names is None and fields is None:
             dtype = np.dtype((shape[0], tuple(int(n) for n in shape[1])))
             if isinstance(shape[0], np.dtype) and not dtype.hasobject:
                 return dtype
         elif order in "<>|=" and len(order) == 1 and shape is None and names is None and fields is None:
+            # Dates and durations: state[8] holds (metadata, (unit, count, ...)).
             if plain.kind in "mM":
                 unit, count = state[8][1][:2]
                 plain = np.dtype(f"{plain.kind}8[{int(count)}{unit.decode()}]")
+            # numpy counts the width of texts in bytes, four to a character of U.
             if plain.kind in "SUV" and size not in {-1, plain.itemsize}:
                 plain = np.dtype(f"{plain.kind}{size // 4 if plain.kind == 'U' else size}")
             return plain if order in "|=" else plain.newbyteorder(order)
+        # A record: fields are (dtype, offset), as np.dtype takes them in a dictionary.
         elif plain.kind == "V" and shape is None and set(names) == set(fields):
             parts = [fields[name] for name in names]
             dtype = np.dtype({"names": list(names), "formats": [p[0] for p in parts], "offsets": [p[1] for p in parts],
@@ -264,11 +282,13 @@ class _JoblibArray:
         if self.dtype.hasobject:
             return GuardedUnpickler(unpickler.stream, unpickler.path).load()
         if self.numpy_array_alignment_bytes is not None:
+            # Padding before the numbers, so that they can be mapped into memory: its length is one byte.
             unpickler.stream.read(unpickler.stream.read(1)[0])
         count = int(np.prod(self.shape, dtype=np.int64))
         content = unpickler.stream.read(count * self.dtype.itemsize)
         if len(content) != count * self.dtype.itemsize:
             raise EOFError("an array ends before its last element")
+        # bytearray, since an array over bytes is read-only, and estimators write into theirs.
         flat = np.frombuffer(bytearray(content), dtype=self.dtype, count=count)
         return flat.reshape(self.shape, order="F" if self.order == "F" else "C")
 
@@ -287,6 +307,7 @@ def _inspected(model: Any, path: Path) -> Any:
         InputError: a damaged tree.
         UntrustedModelError: another name.
     """
+    # By identity, since objects refer to each other in circles; no recursion, since chains may be long.
     seen: dict[int, Any] = {}  # kept, so that none is passed over for the identity of one that is gone
     waiting = [model]
     while waiting:
@@ -297,6 +318,7 @@ def _inspected(model: Any, path: Path) -> Any:
         inspect_if_tree(thing, path)
         inspect_if_sparse(thing, path)
         inspect_counts(thing, path)
+        # Of a class the __dict__ is its own code.
         held = getattr(thing, "__dict__", None) if not isinstance(thing, type) else None
         if not is_function(thing):  # those have their own: of their name, of what they wrap
             refuse_special_names(held, path)
@@ -308,6 +330,7 @@ def _inspected(model: Any, path: Path) -> Any:
                 raise UntrustedModelError(
                     f"{path}: {key} is {str(value)[:80]}, no method that answers; nothing has run"
                 )
+            # RFE reads an attribute of that name, also a path of names, of its estimator.
             if key == "importance_getter" and isinstance(value, str) and "__" in value:
                 raise UntrustedModelError(f"{path}: importance_getter is {value[:80]}, no attribute of a model")
         waiting += _parts(thing, held)
@@ -335,6 +358,7 @@ def _permitted(module: str, name: str, path: Path) -> Any:
     module = _MODULES_OF_PYTHON_2.get(module, module)
     asked = f"{module}.{name}"
     exact = asked in EXACT or _NUMPY_DTYPES.fullmatch(asked)
+    # The package's own tests hold estimators, too, which do what a test needs.
     parts = module.split(".")
     estimator = parts[0] == "sklearn" and len(parts) > 1 and parts[1] in ESTIMATOR_PACKAGES and "tests" not in parts
     if asked in FUNCTIONS_WITHOUT_PATH:
@@ -342,6 +366,7 @@ def _permitted(module: str, name: str, path: Path) -> Any:
             f"{path}: applies the function numpy.{name}, which has no path; these of numpy have one: "
             f"{', '.join(sorted(FUNCTIONS))}; apply another one to the data before the model"
         )
+    # An empty or dotted part would make the import walk elsewhere than the check looked.
     if not all(_IDENTIFIER.fullmatch(p) for p in [*parts, name]) or not (exact or estimator):
         raise UntrustedModelError(f"{path}: asks for {asked}, {_hint(parts[0])}; nothing of it has run")
     try:
@@ -352,6 +377,7 @@ def _permitted(module: str, name: str, path: Path) -> Any:
         raise InputError(f"{path}: needs {asked}, which the installed version does not have") from e
     except (ImportError, AttributeError) as e:
         raise InputError(f"{path}: needs {asked}, which the installed version does not have") from e
+    # The package is allowed, not all that stands in it: functions and base classes of another kind are refused.
     if not exact and not _is_estimator(member):
         raise UntrustedModelError(f"{path}: asks for {asked}, which is no estimator class; nothing of it has run")
     return member
@@ -379,6 +405,7 @@ def _opened(path: Path, head: bytes) -> BinaryIO:
             return cast(BinaryIO, module.open(path))
     if head[:1] == b"\x78":  # a bare zlib stream
         unpacker = zlib.decompressobj()
+        # What is cut off at the limit ends as a truncated pickle.
         content = unpacker.decompress(path.read_bytes(), _MAX_UNPACKED_BYTES)
         return io.BytesIO(content)
     return path.open("rb")
@@ -388,6 +415,7 @@ def _load_skops(path: Path) -> Any:
     import skops.io
 
     try:
+        # It reads the schema alone; nothing is built before every name was looked at.
         asked = skops.io.get_untrusted_types(file=path)
     except Exception as e:  # a damaged archive can raise anything
         raise InputError(f"{path}: damaged .skops file: {one_line(e, 200)}") from e

@@ -38,6 +38,7 @@ def outline(pickled: bytes, pickles: int) -> Outline:
     try:
         for _ in range(pickles):
             reader = _Reader(names)
+            # Each pickle of the row ends by its own STOP; the stream stays where the next one begins.
             for opcode, argument, _position in pickletools.genops(stream):
                 if opcode.name == "STOP":
                     built = reader.stack[-1]
@@ -71,6 +72,7 @@ class _Reader:
             case "GLOBAL":
                 self._name(str(argument))
             case "STACK_GLOBAL":
+                # The name lies on top of the module.
                 name, module = stack.pop(), stack.pop()
                 self._name(f"{module} {name}")
             case "REDUCE" | "NEWOBJ" | "NEWOBJ_EX":
@@ -96,6 +98,7 @@ class _Reader:
             self.stack.pop()
         called = self.stack.pop()
         name = called.name if isinstance(called, Made) else ""
+        # State dicts are ordered dictionaries: only as a dictionary do they take the items that follow.
         self.stack.append({} if name == "collections OrderedDict" else Made(name))
 
     def _build(self, state: Any) -> None:
@@ -118,9 +121,11 @@ class _Reader:
     def _other(self, opcode: Any, argument: Any) -> None:
         """By what the opcode is declared to take and leave; what it leaves is told of texts alone."""
         taken = [slot.name for slot in opcode.stack_before]
+        # Arguments in the stream are not on the stack: pickletools declares what an opcode pops and pushes.
         popped: list[Any] = []
         if "mark" in taken:
             popped = self._to_mark()
+            # What is declared above the mark went with the items down to it.
             taken = taken[: taken.index("mark")]
         held = self.stack[-1] if opcode.name in _CONTAINERS else None
         popped = [self.stack.pop() for _ in taken][::-1] + popped
@@ -137,6 +142,7 @@ class _Reader:
         elif opcode.name in _CONTAINERS:
             self.stack.append(held)
         elif opcode.stack_after:
+            # Only texts and whole numbers of the stream itself: they may be keys, or parts of a name.
             self.stack.append(argument if isinstance(argument, (str, int)) and not taken else None)
 
 
@@ -151,4 +157,5 @@ def _source(reference: Any) -> Any:
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
     keys, values = items[::2], items[1::2]
+    # Other keys may not be hashable, and none of them is asked for.
     return {k: v for k, v in zip(keys, values, strict=True) if isinstance(k, (str, int))}

@@ -53,6 +53,7 @@ def refuse_special_names(state: Any, path: Path) -> None:
     Raises:
         UntrustedModelError: one of its names is of that kind.
     """
+    # (attributes, those of slots) is how pickle writes the state of a class with slots.
     for names in state if isinstance(state, tuple) and len(state) == 2 else (state,):
         for name, value in names.items() if isinstance(names, dict) else ():
             if isinstance(name, str) and _SPECIAL.fullmatch(name) and not (name in _NAMED and type(value) is str):
@@ -69,6 +70,7 @@ def inspect_if_sparse(thing: Any, path: Path) -> None:
     if kind not in {"csr_matrix", "csc_matrix", "csr_array", "csc_array", "coo_matrix", "coo_array"}:
         return
     try:
+        # Coordinates have no row pointers, and a check of their own.
         if kind.startswith("coo"):
             thing._check()
         else:
@@ -100,6 +102,7 @@ def _random_bits(kind: Any = "MT19937") -> Any:
     """What numpy calls ``__bit_generator_ctor``: generators of random bits, by name or by class."""
     if not isinstance(kind, str):
         _require_class(kind, (np.random.BitGenerator,), "a generator of random bits")
+    # The names alone: getattr(np.random, kind) would reach any function of the module.
     elif kind not in {"MT19937", "PCG64"}:
         raise UntrustedModelError(f"asks for random bits by {kind[:80]!r}; allowed: MT19937, PCG64")
     return getattr(np.random, kind)() if isinstance(kind, str) else kind()
@@ -111,6 +114,7 @@ def _random_numbers(name: str) -> Callable[..., Any]:
     drawing: type[Any] = np.random.RandomState if "randomstate" in name else np.random.Generator
 
     def construct(bits: Any = "MT19937", maker: Any = _random_bits) -> Any:
+        # By default numpy passes its own constructor; a file could name another callable.
         if maker is not _random_bits:
             raise UntrustedModelError("asks for random numbers of no generator of numpy; nothing of it has run")
         return drawing(bits if isinstance(bits, np.random.BitGenerator) else _random_bits(bits))
@@ -151,4 +155,5 @@ def _silent(module: str, name: str) -> Any:
     def refuse(*_: Any, **__: Any) -> Any:
         raise UntrustedModelError(f"calls {module}.{name}, which a model only holds; nothing of it has run")
 
+    # A subclass, so that isinstance and reading its attributes go on as before.
     return scorer and type(name, (scorer,), {"__call__": refuse, "_score": refuse, "__module__": module})

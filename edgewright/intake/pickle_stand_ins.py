@@ -51,6 +51,7 @@ def stand_in(module: str, name: str) -> Any:
 
 def is_only_held(module: str, name: str) -> bool:
     """Whether a name is of a function that a ``.skops`` file may hold as it is: nothing there calls it."""
+    # Not partial, getattr or check_array: skops builds objects by itself, and would call them.
     standing = stand_in(module, name)
     return standing is _as_array or isinstance(standing, _Score)
 
@@ -72,6 +73,7 @@ class _InputCheck:
             raise UntrustedModelError("asks for functools.partial of another function; nothing of it has run")
 
     def __setstate__(self, state: Any) -> None:
+        # State of partial: (function, arguments, keywords, attributes).
         if not (isinstance(state, tuple) and len(state) == 4 and state[0] is _CHECK_ARRAY):
             raise UntrustedModelError("asks for functools.partial of another function; nothing of it has run")
         if state[1] != () or state[2] != _CHECKED or state[3]:
@@ -110,11 +112,13 @@ def _score(module: str, name: str) -> Any:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         return None  # the guard says what is missing
+    # A class of such a name is no score: None hands it to the guard, which refuses it.
     return _Score(function, f"{module}.{name}") if inspect.isfunction(function) else None
 
 
 def _as_array(values: Any) -> Any:
     """Numpy's function as splines call it, on arrays alone: an object of the file could say where in memory it lies."""
+    # By type and not isinstance: a subclass may define how it becomes an array.
     if type(values) is not np.ndarray:
         raise UntrustedModelError(f"asks for an array of {type(values).__name__}; nothing of it has run")
     return values
@@ -131,6 +135,7 @@ def zone(key: Any, *_: Any) -> Any:
     """The time zone of that name; nothing else of a file's path is read."""
     import zoneinfo
 
+    # A key is a path below the folder of time zones; only the known ones are opened.
     if not isinstance(key, str) or key not in zoneinfo.available_timezones():
         raise UntrustedModelError(f"asks for the time zone {str(key)[:80]!r}, which is not known here")
     return zoneinfo.ZoneInfo(key)

@@ -51,9 +51,11 @@ def graph_of_program(
     Raises:
         UnsupportedError: an operation that is not one of tensors (control flow, a custom operator); names it.
     """
+    # First, since what follows reads each result where it is made and knows no writing in place.
     program = functional(program)
     builder = _Copy(program, outputs, fixed or {})
     module = fx.GraphModule(builder.root, builder.copied())
+    # Before layers are raised: both leave operations that become layers.
     ungroup_experts(module)
     open_bags(module)
     raise_layers(module)
@@ -129,6 +131,7 @@ class _Copy:
             is_tensor = isinstance(node.meta.get("val"), torch.Tensor)
             if node.name in self.fixed:
                 value = self.fixed[node.name]
+                # What was a number in the program stays one: an argument that must be int takes no tensor.
                 return self._held_tensor(node.name, value, node) if is_tensor else value.item()
             if not is_tensor:
                 return node.meta.get("val")  # a number or None that the export fixed
@@ -136,6 +139,7 @@ class _Copy:
             placeholder.meta = dict(node.meta)
             return placeholder
         if spec.kind is InputKind.PARAMETER or (
+            # A buffer that is not persistent lies among the constants, not in the state dict.
             spec.kind is InputKind.BUFFER and spec.target in self.program.state_dict
         ):
             tensor = self.program.state_dict[spec.target]
@@ -161,8 +165,10 @@ class _Copy:
         target, arguments = node.target, fx.node.map_arg(node.args, lambda n: values[n])
         if isinstance(target, torch._ops.HigherOrderOperator):
             values[node] = self._region(node, arguments)
+        # What they assert held when the program was exported; nothing reads their result.
         elif any(str(target).removeprefix("aten.").startswith(name) for name in _ASSERTS):
             return
+        # A region returns its results as a list, of which the program takes one by one.
         elif target is operator.getitem and isinstance(arguments[0], (list, tuple)):
             values[node] = arguments[0][arguments[1]]  # type: ignore[index]
         elif target in _SAME_VALUE:
@@ -174,6 +180,7 @@ class _Copy:
         target: Any = _ATEN.reshape.default if node.target in _RESHAPES else node.target
         if not (is_pure(target) or target in _SIZE_FUNCTIONS or str(target) in GROUPED):
             raise UnsupportedError(f"operator {target} (node '{node.name}') is not one of torch's own on tensors")
+        # A graph goes to other devices and layouts; these arguments change no value.
         named = {k: v for k, v in named.items() if k not in _PLACES}
         call = self.graph.call_function(target, fx.node.map_aggregate(arguments, _on_cpu), named)
         call.meta = dict(node.meta)
@@ -182,6 +189,8 @@ class _Copy:
     def _region(self, node: fx.Node, arguments: Any) -> list[Any]:
         """What a region without gradient, or without autocast, computes, written out."""
         name = str(node.target)
+        # (enabled, region, ...) and (device, dtype, enabled, cache, region, ...): where the region stands.
+        # Autocast that is off changes nothing.
         places = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
         if name not in places or (name == "wrap_with_autocast" and arguments[2]):
             raise UnsupportedError(
@@ -201,6 +210,7 @@ class _Copy:
 
     def _output(self, results: list[Any]) -> None:
         outputs = results if self.outputs is None else [results[place] for place in self.outputs]
+        # Outputs that are numbers or None hold nothing for a row.
         tensors = [r for r in outputs if isinstance(r, fx.Node) and isinstance(r.meta.get("val"), torch.Tensor)]
         if not tensors:
             raise UnsupportedError("the program returns no tensor")

@@ -23,6 +23,7 @@ _LONGEST_CHAIN = 32  # operations between parameters and the weight that they ma
 
 def raise_layers(module: fx.GraphModule) -> None:
     """Replace each call that has a layer by it, in place."""
+    # Weights first: a layer is raised only where its weight is a tensor of the module.
     _fold_weights(module)
     _drop_unread(module)
     layer_paths: dict[tuple[Any, ...], str] = {}
@@ -50,6 +51,7 @@ def _is_layer(form: Form) -> bool:
 def _replace(module: fx.GraphModule, node: fx.Node, form: Form, layer_paths: dict[tuple[Any, ...], str]) -> None:
     held = {own: str(n.target) for own, n in form.tensors.items() if n is not None}
     key = (form.kind, repr(form.settings), tuple(held.items()))
+    # Dropout has no weights to be known by: each call keeps its own.
     if not held or key not in layer_paths:
         layer_paths[key] = _install(module, node, form, held)
     with module.graph.inserting_before(node):
@@ -57,6 +59,7 @@ def _replace(module: fx.GraphModule, node: fx.Node, form: Form, layer_paths: dic
     call.meta = dict(node.meta)
     if form.first:
         call.meta["val"] = node.meta["val"][0]
+        # The other results, kept for the backward pass, are taken to be unread.
         for user in list(node.users):
             user.replace_all_uses_with(call)
             module.graph.erase_node(user)
@@ -67,14 +70,17 @@ def _replace(module: fx.GraphModule, node: fx.Node, form: Form, layer_paths: dic
 
 def _install(module: fx.GraphModule, node: fx.Node, form: Form, held: dict[str, str]) -> str:
     """Make the layer of the program's own tensors and put it where they lie."""
+    # No memory and no time for initial weights, which are replaced below.
     with torch.device("meta"):
         layer = form.kind(**form.settings)
     owner, _, leaf = held["weight" if "weight" in held else next(iter(held))].rpartition(".") if held else ("", "", "")
     holder = module.get_submodule(owner)
     for own, buffer in list(layer.named_buffers(recurse=False)):
+        # num_batches_tracked may be missing from the program; BatchNorm counts in training only.
         layer._buffers[own] = holder._buffers.get(own, torch.zeros((), dtype=buffer.dtype))
     for own, name in held.items():
         _give(layer, own, tensor_at(module, name))
+    # The holder becomes the layer only where it holds nothing else: a path that others read must stay.
     names = {*holder._parameters, *holder._buffers} - {"num_batches_tracked"}
     own_names = {name.rpartition(".")[2] for own, name in held.items() if name == f"{owner}.{own}"}
     if owner and names <= own_names and not holder._modules and type(holder) is nn.Module:
@@ -89,6 +95,7 @@ def _install(module: fx.GraphModule, node: fx.Node, form: Form, held: dict[str, 
 
 def _give(layer: nn.Module, own: str, tensor: torch.Tensor) -> None:
     if own in layer._parameters:
+        # By default a parameter asks for a gradient, which integers cannot have.
         frozen = nn.Parameter(tensor, requires_grad=tensor.requires_grad)
         layer._parameters[own] = tensor if isinstance(tensor, nn.Parameter) else frozen
     else:
@@ -101,6 +108,7 @@ def _fold_weights(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.op != "call_function" or str(node.target) not in MAKERS:
             continue
+        # addmm calls its bias "self".
         biases = {"self": "bias"} if str(node.target) == "aten.addmm.default" else {}
         for name, given in Call(node).nodes().items():
             own = biases.get(name, name)
@@ -111,6 +119,7 @@ def _fold_weights(module: fx.GraphModule) -> None:
                 place(module, path, nn.Parameter(values[given].detach().clone()))
                 with module.graph.inserting_before(node):
                     folded = module.graph.get_attr(path)
+                # The fake tensor of the computed weight, whose shape and dtype the folded one has.
                 folded.meta = dict(given.meta)
                 node.replace_input_with(given, folded)
     module.graph.eliminate_dead_code()
@@ -137,6 +146,7 @@ def _value(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
 def _layer_path(node: fx.Node) -> str:
     """The source's own name of the module in which a node computes; "" where the program does not say."""
     stack = node.meta.get("nn_module_stack") or {}
+    # Ordered from the outermost module to the innermost, each as (path, class).
     path = next(reversed(stack.values()))[0] if stack else ""
     return plain_path(path)
 
@@ -150,6 +160,7 @@ def _without_sizes(node: fx.Node) -> None:
         node.target, node.args = _FLATTEN, (operand, 1)
         return
     computed = [place for place, size in enumerate(wanted) if isinstance(size, fx.Node)]
+    # One -1 at most may stand in a reshape.
     if len(computed) == 1 and -1 not in wanted:
         wanted[computed[0]] = -1
         node.args = (operand, wanted)
@@ -159,6 +170,7 @@ def _drop_unread(module: fx.GraphModule) -> None:
     """Remove tensors that no node reads."""
     read = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
     for path, holder in list(module.named_modules()):
+        # Layers hold their own tensors, which no get_attr reads.
         if type(holder) not in {nn.Module, type(module)}:
             continue
         for table in (holder._parameters, holder._buffers):

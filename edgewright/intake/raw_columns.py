@@ -65,6 +65,7 @@ def columns_used(estimator: Any, names: Sequence[str], frame: Any, *, named: boo
         UnsupportedError: text comes to a part that is no encoder of single columns.
     """
     walk = _Walk(frame, named)
+    # A copy: the walk puts tables and matrices in the place of fitted parts.
     model, uses = walk.model(copy.deepcopy(estimator), tuple(names))
     ordered = sorted(uses, key=lambda use: names.index(use.column))  # as the table has them
     return UsedColumns(
@@ -101,6 +102,7 @@ class _Walk:
         if not steps:
             return estimator, self._numbers(names, "passthrough")
         first, rest = steps[0], steps[1:]
+        # LightGBM and histogram boosting compare pandas' codes: such columns must come as categories.
         if wants_categories(estimator):
             encoded = (chosen for _, part, chosen in first.transformers_ if hasattr(part, "categories_"))
             self.categorical.update((names[i], None) for chosen in encoded for i in chosen)
@@ -140,6 +142,7 @@ class _Walk:
             if (isinstance(part, str) and part == "drop") or not columns:
                 continue
             left, uses = (part, self._numbers(columns, name)) if isinstance(part, str) else self.model(part, columns)
+            # Compared as a whole: a column is one use as number, another one as category.
             all_uses += [use for use in uses if use not in all_uses]
             parts.append((name, left, uses))
         transformer.transformers_ = [(name, left, _places(uses, all_uses)) for name, left, uses in parts]
@@ -155,8 +158,10 @@ class _Walk:
         """A model made of models, each of which gets the table."""
         parts = [(place, *self.model(part, names)) for place, part in _parts_of(estimator)]
         all_uses = list(dict.fromkeys(use for _, _, uses in parts for use in uses))
+        # Numbers alone: nothing was replaced, and scikit-learn's own converter takes the whole.
         if all(use.kind == "number" for use in all_uses):
             return estimator, self._numbers(names, type(estimator).__name__)
+        # passthrough hands the raw table to the final estimator, beside the answers of the parts.
         if getattr(estimator, "passthrough", False):
             raise UnsupportedError(f"{type(estimator).__name__} with passthrough over text; encode the text before it")
         for place, part, uses in parts:
@@ -169,6 +174,7 @@ class _Walk:
 
         def given(cells: Sequence[Sequence[Any]]) -> Any:
             if not self.named:
+                # An object array filled at once would take rows of equal length for a further axis.
                 rows = np.empty((len(cells[0]), len(cells)), dtype=object)
                 rows[:] = list(zip(*cells, strict=True))
                 return rows
@@ -176,6 +182,7 @@ class _Walk:
             for name, values in zip(names, cells, strict=True):
                 kind = self.frame[name].dtype
                 if isinstance(kind, pd.CategoricalDtype):
+                    # A value that is no category becomes NaN in pandas; asked as unknown, it must stay a value.
                     more = [v for v in dict.fromkeys(values) if v not in kind.categories and not is_blank(v)]
                     columns[name] = pd.Series(pd.Categorical(values, categories=[*kind.categories, *more]))
                 else:  # of numbers, what is asked need not be whole, or of two values
@@ -215,6 +222,7 @@ def _picking(model: Any, uses: Sequence[Use], among: Sequence[Use]) -> Any:
         return model
     steps = _steps(model)
     if hasattr(steps[0], "transformers_"):
+        # A ColumnTransformer picks by itself: its numbers are counted anew instead of adding a step.
         for i, (name, part, chosen) in enumerate(steps[0].transformers_):
             steps[0].transformers_[i] = (name, part, [places[c] for c in chosen])
         return _chain(steps)
@@ -232,6 +240,7 @@ def _chosen(chosen: Any, names: Sequence[str]) -> list[str]:
         return list(names[chosen])
     picked = list(chosen)
     if picked and isinstance(picked[0], (bool, np.bool_)):
+        # A mask: True is an int, too, and would pick column 1.
         return [n for n, keep in zip(names, picked, strict=True) if keep]
     return [c if isinstance(c, str) else names[int(c)] for c in picked]
 

@@ -35,6 +35,7 @@ def raise_recurrent(module: fx.GraphModule, node: fx.Node, path: str) -> None:
         setattr(layer, name, tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor))
     owner = str(weights[0].target).rpartition(".")[0]
     holder = module.get_submodule(owner)
+    # The layer takes the path of its weights only where nothing else would go with it.
     own = {f"{owner}.{n}" for n in (*holder._parameters, *holder._buffers)}
     is_alone = owner and own <= {str(w.target) for w in weights} and not holder._modules
     at = owner if is_alone else free_name(module, path or node.name)
@@ -49,13 +50,16 @@ def _layer(node: fx.Node, given: Any, weights: Sequence[Any], settings: Sequence
     if any(not isinstance(w, fx.Node) or w.op != "get_attr" for w in weights):
         return None
     from_input, from_state = (w.meta["val"].shape for w in weights[:2])
+    # Gates lie one after the other on the first axis: four of an LSTM, three of a GRU.
     hidden = from_input[0] // {nn.LSTM: 4, nn.GRU: 3}.get(kind, 1)
+    # An LSTM with a projection has a state narrower than its gates; without a batch axis the rows would be steps.
     if from_state[1] != hidden or len(given.meta["val"].shape) != 3:
         return None
     choices: dict[str, Any] = {"bias": biased, "batch_first": batch_first, "dropout": dropout, **named}
     with torch.device("meta"):
         make: Any = kind
         layer: nn.RNNBase = make(int(from_input[1]), int(hidden), layers, bidirectional=both_ways, **choices)
+    # The operation lists weights by layer and direction, as the layer names them; another count is another form.
     return layer if len(layer._flat_weights_names) == len(weights) else None
 
 
@@ -72,6 +76,7 @@ def _replace(module: fx.GraphModule, node: fx.Node, path: str, given: Any, state
         call.meta = {**node.meta, "val": (values[0], tuple(values[1:]) if is_lstm else values[1])}
         for user in list(node.users):
             which: Any = user.args[1]
+            # (output, h, c) of the operation become (output, (h, c)) or (output, h).
             result = module.graph.call_function(operator.getitem, (call, min(which, 1)))
             if is_lstm and which:
                 result = module.graph.call_function(operator.getitem, (result, which - 1))

@@ -67,10 +67,12 @@ class RowCheck:
 
     def _stand_beside_thresholds(self, rows: NDArray[np.int64], got: Floats, reference: Floats) -> bool:
         """Whether the model itself answers each row as the device does, once a number of it is moved a little."""
+        # The reference's scale for all: a nudged row alone may have small answers.
         scale = float(np.nanmax(np.abs(reference)))
         alike = np.zeros(len(rows), dtype=bool)
         for moved in self.nudged(rows):
             asked = self.asked(moved)
+            # (turns * rows) answers, each turn with all rows in their order.
             expected = np.tile(got[rows], (len(asked) // len(rows), *[1] * (got.ndim - 1)))
             alike |= (~_apart(asked, expected, scale)).reshape(-1, len(rows)).any(axis=0)
             if alike.all():
@@ -96,9 +98,11 @@ class RowCheck:
 def _apart(got: Floats, expected: Floats, scale: float | None = None) -> NDArray[np.bool_]:
     if got.shape != expected.shape:
         raise ConversionError(f"what is exported returns {got.shape}, the model itself {expected.shape}")
+    # Answers that are all zero would make any rounding infinitely far.
     largest = max(float(np.nanmax(np.abs(expected))) if scale is None else scale, 1e-12)
     with np.errstate(invalid="ignore"):
         far = np.abs(got - expected) / largest
+    # Missing values answer NaN on both sides, which equals nothing.
     close = (far <= _PARITY) | (np.isnan(got) & np.isnan(expected))
     return np.asarray(~close.reshape(len(got), -1).all(axis=1))
 

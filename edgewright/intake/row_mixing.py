@@ -74,6 +74,7 @@ def refuse_mixed_rows(
     mixed = strict or [place for place, f in enumerate(far) if float((f > LIMIT).mean()) > shares[place]]
     if not mixed:
         return ()
+    # Asked once more as before: only a model that repeats itself can be told to mix rows.
     again = [distances(got, expected[:count]) for got, expected in zip(ask(slice(0, count)), together, strict=True)]
     if any(f.max() > LIMIT for f in again):
         raise UnsupportedError(
@@ -84,6 +85,7 @@ def refuse_mixed_rows(
     worst = max(mixed, key=lambda place: float(far[place].max()))
     name = f" in output '{outputs[worst].name}'" if len(outputs) > 1 else ""
     most = float(far[worst].max())
+    # Ties and large differences are left out: there rounding is no explanation, or tells nothing.
     if not any(shares[place] for place in mixed) and most <= _MOST:
         moved = _moved_by_neighbours(ask, together, count, batch)
         if moved is not None and moved <= _OF_ROUNDING * min(float(far[place].max()) for place in mixed):
@@ -108,6 +110,7 @@ def _moved_by_neighbours(ask: Callable[[slice], Answers], together: Answers, cou
     """
     sizes = (batch,) if batch > 0 else (*BATCHES[1:], count // 2)
     moved = None
+    # The same first row in two batches of one size, once with the next rows behind it, once with every other one.
     for size in dict.fromkeys(size for size in sizes if size > 1):
         for start in range(min(_STARTS, count - 2 * size + 2)):
             beside = ask(slice(start, start + size)), ask(slice(start, start + 2 * size - 1, 2))
@@ -128,6 +131,7 @@ def distances(
     with np.errstate(invalid="ignore"):  # two infinities of one sign are equal, and their difference is no number
         apart = np.where(differs & ~(np.isnan(got) & np.isnan(expected)), np.abs(got - expected), 0.0)
     magnitude = float(np.abs(whole[np.isfinite(whole)]).max(initial=0.0))
+    # An infinity against a number is as far as can be.
     apart = np.where(np.isnan(apart), np.inf, apart)
     return np.asarray(apart.reshape(len(got), -1).max(axis=1, initial=0.0) / max(magnitude, 1e-12))
 
@@ -172,6 +176,7 @@ def _asked_in(pieces: Sequence[slice], ask: Callable[[slice], Answers], together
                 f"gives one row at a time: {one_line(e, 200)}"
             ) from e
         for parts, got, whole in zip(output_parts, answers, together, strict=True):
+            # A squeeze without an axis drops the batch of 1.
             if got.shape != whole[piece].shape:
                 raise UnsupportedError(
                     f"the model returns {got.shape} for {size} rows that are {whole[piece].shape} among many: keep "

@@ -27,6 +27,7 @@ def single_number(data: DataSpec, name: str, dtype: str, model: Path) -> NDArray
     Raises:
         InputError: the data does not give it, gives it several values, or one that the type cannot hold.
     """
+    # Training and test rows may lie in two files: both must agree.
     given = np.concatenate([_given(path, name) for path in (data.path, data.test_path) if path is not None])
     wanted = f"{model}: input '{name}' is a single number, which is fixed at the data's value"
     if not len(given):
@@ -41,6 +42,7 @@ def single_number(data: DataSpec, name: str, dtype: str, model: Path) -> NDArray
             "take the model in once for each value, with rows of that one"
         )
     cast = values[0].astype(dtype)
+    # A real type may round what it is given (0.1 as float32); a whole one may not change it.
     if cast != values[0] and not np.issubdtype(cast.dtype, np.floating):
         raise InputError(f"{wanted}; {data.path} gives {values[0]:g}, which {dtype} cannot hold")
     return np.asarray(cast)

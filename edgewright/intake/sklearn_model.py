@@ -55,6 +55,7 @@ class SklearnSource(Source):
         threshold = decision_threshold(self.estimator)
         self.notes += () if threshold is None else (threshold.note,)
         self.notes += _ranking_note(self.estimator)
+        # Judged by the file's name, as what a model was fitted on does not say what it is given.
         from_table = tables.is_table(data.path)
         self.notes += unknown_categories_note(self.estimator, table=from_table)
         if from_table:
@@ -101,6 +102,7 @@ class SklearnSource(Source):
 
     def _read_table(self) -> None:
         table = tables.read_table(self.data)
+        # The target first: an answer that fits no class is the plainer error.
         meant = self._meaning(table.y)
         source = source_table(self.estimator, table, self.data)
         optional = source.optional_columns(self.estimator)
@@ -108,7 +110,9 @@ class SklearnSource(Source):
         everywhere, somewhere = tables.missing_texts(self.data)
         columns = tuple(self._column(use, source, optional, somewhere.get(use.column, ())) for use in source.used.uses)
         self.preprocessing = Preprocessing(columns=columns, missing=everywhere)
+        # Before features are encoded: so many may not fit into memory.
         self._refuse_too_wide(len(table.y))
+        # From here on the model is one over numbers; `self.estimator` stays as it was for its own answers.
         self.exported = to_onnx(source.used.model, self.preprocessing.width, decimals=True)
         features = tables.encode(source.frame, self.preprocessing, table)
         rows = rows_of(self.data, meant, table.lengths)
@@ -194,6 +198,7 @@ class SklearnSource(Source):
         self.predicted = np.array([place[value] for value in predicted.tolist()], dtype=np.int64)
         if self.reference.shape[1] != len(classes):
             return
+        # A vote (SVC with probabilities, pairs of classes) may choose another class than the greatest score.
         apart = int((self.reference.argmax(axis=1) != self.predicted).sum())
         if apart:
             self.notes += (
@@ -245,6 +250,7 @@ def _nudged(frame: Any, columns: Sequence[str]) -> Iterator[Any]:
 
     kinds = pd.api.types
     numbers = [n for n in columns if kinds.is_numeric_dtype(frame[n]) and not kinds.is_bool_dtype(frame[n])]
+    # One number moved in each turn, all rows in each turn: rows of a turn stay together, as `RowCheck` tiles them.
     for piece in _pieces(list(itertools.product(numbers, _NUDGES)), len(frame)):
         yield pd.concat([frame.assign(**{n: frame[n].astype(np.float64) * (1 + step)}) for n, step in piece])
 

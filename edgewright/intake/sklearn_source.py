@@ -61,6 +61,7 @@ def _decision(estimator: Any, rows: Any) -> Any:
     if not hasattr(estimator, "classes_") or not hasattr(estimator, "decision_function"):
         return None
     scores = np.asarray(estimator.decision_function(rows))
+    # Binary decision functions are positive for the second class.
     return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
 

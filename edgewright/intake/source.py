@@ -83,6 +83,7 @@ class TensorSource(Source):
         """The outputs; for classifiers with the class of the greatest score, or of the only one by its threshold."""
         if self.labels is None:
             return answers, None
+        # All scores of a row on one axis, however many axes the output has.
         flat = answers[self.decides].reshape(len(answers[self.decides]), -1)
         if flat.shape[1] > 1:
             return answers, flat.argmax(axis=1).astype(np.int64)
@@ -107,6 +108,7 @@ class AskedSource(TensorSource):
         """The model's answers to the test rows, which do not depend on the rows beside them."""
         inputs = self.inputs_of("test")
         answers = self.ask(inputs)
+        # Asked before the answers are judged: of rows that depend on others no accuracy means anything.
         self.notes += refuse_mixed_rows(
             lambda rows: self.ask([x[rows] for x in inputs]),
             answers,

@@ -53,6 +53,7 @@ class SourceTable:
         typical = {name: next((v for v in self.frame[name] if not is_blank(v)), None) for name in self.frame}
         probe = pd.DataFrame({name: _cell(value, self.frame[name].dtype) for name, value in typical.items()})
         if None not in typical.values():
+            # A column that is blank throughout has no value to ask with.
             answers(estimator, self.given(probe))  # refused whole, a row tells nothing of blanks
         names = list(dict.fromkeys(use.column for use in self.used.uses))
         blanks = {name: _cell(None, self.frame[name].dtype) for name in names}
@@ -145,10 +146,12 @@ def _made_numbers(frame: Any, used: UsedColumns, table: Table) -> Iterator[str]:
 
     for name in dict.fromkeys(use.column for use in used.uses if use.kind == "number"):
         kind = frame[name].dtype
+        # Categories and numbers stay what they are, complex ones included.
         if isinstance(kind, pd.CategoricalDtype) or kind.kind in "iufbc":
             continue
         cells = [plain(v) for v in frame[name]]
         numbers = [_number(cell, name, used, table, row) for row, cell in enumerate(cells)]
+        # All cells are looked at first: an error names its row, and a column of blanks alone stays.
         if any(isinstance(cell, str) for cell in cells):
             blank = sum(isinstance(cell, str) and not cell.strip() for cell in cells)
             frame[name] = pd.Series(numbers, dtype="float64", index=frame.index)
@@ -212,6 +215,7 @@ def _cell(value: Any, kind: Any) -> Any:
     """A column of one cell as pandas reads it: with a blank whole numbers are fractions, and booleans objects."""
     import pandas as pd
 
+    # Extension types (Int64, boolean) hold a blank as they are.
     if value is None and not pd.api.types.is_extension_array_dtype(kind):
         kind = {"i": "float64", "u": "float64", "b": "object"}.get(kind.kind, kind)
     return pd.Series([value], dtype=kind)

@@ -44,10 +44,13 @@ def thinned(training: Indices, y: NDArray[Any], *, seed: int, classes: bool) -> 
 
     A fifth is for validation, at most as many as are needed; calibration is a part of the rest, all of which trains.
     """
+    # Another stream than the split's own, which draws from the same seed.
     generator = np.random.default_rng(seed + 1)
     order = _interleaved(training, y, generator) if classes else generator.permutation(training)
+    # A choice between candidates needs a row.
     validation = min(VALIDATION_ROWS, max(len(order) // _VALIDATION_SHARE, 1))
     train = order[validation:]
+    # Any beginning of the order holds the classes in their shares: the first thousand calibrate.
     return np.sort(train), np.sort(train[:CALIBRATION_ROWS]), np.sort(order[:validation])
 
 
@@ -60,5 +63,6 @@ def _interleaved(rows: Indices, y: NDArray[Any], generator: np.random.Generator)
     place = np.empty(len(rows))
     for c in np.unique(y[rows]):
         of_class = np.flatnonzero(y[rows] == c)
+        # Evenly spaced places for each class, with a random start: sorted, they mix in proportion.
         place[generator.permutation(of_class)] = (np.arange(len(of_class)) + generator.random()) / len(of_class)
     return rows[np.argsort(place, kind="stable")]

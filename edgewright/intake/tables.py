@@ -94,6 +94,7 @@ def read_table(spec: DataSpec) -> Table:
 
 def missing_texts(spec: DataSpec) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """The texts that pandas read as missing: in every column, and in single ones besides."""
+    # A .parquet says itself what is missing.
     if not _is_text_file(spec.path):
         return (), {}
     from pandas._libs.parsers import STR_NA_VALUES  # type: ignore[import-not-found] # which pandas' own page lists
@@ -152,6 +153,7 @@ def is_blank(value: Any) -> bool:
 
 def _encoded(series: "pd.Series[Any]", column: Column, missing: Sequence[str], table: Table | None) -> NDArray[Any]:
     reader = ColumnReader(column, missing)
+    # By type, too: True equals 1 in a dictionary, but not in a table of categories.
     known: dict[tuple[type, Any], Any] = {}
     cells = np.empty((len(series), column.width), dtype=np.float32)
     for row, value in enumerate(map(plain, series)):
@@ -164,6 +166,7 @@ def _encoded(series: "pd.Series[Any]", column: Column, missing: Sequence[str], t
         except InputRejectedError as e:
             path, at = table.place(row) if table else (Path("table"), row)
             raise InputError(f"{path}: {str(e).replace(f'row {row}: ', f'row {at}: ', 1)}") from e
+        # Categories repeat; of numbers and texts hardly any cell comes twice.
         if column.kind == "category":
             known[cell] = cells[row].copy()
     return cells
@@ -182,6 +185,7 @@ def _read(path: Path, spec: DataSpec) -> "pd.DataFrame":
         raise InputError(f"{path}: cannot be read as a table: {reason.splitlines()[0]}") from e
     if len(frame) == 0:
         raise InputError(f"{path}: no rows")
+    # A .parquet may have numbers for names.
     frame.columns = pd.Index([str(c) for c in frame.columns])
     unknown = [
         c for c in (*spec.dtypes, *(spec.na_values if isinstance(spec.na_values, dict) else ())) if c not in frame
@@ -224,6 +228,7 @@ def _target(frame: "pd.DataFrame", spec: DataSpec, path: Path) -> NDArray[Any]:
     if None in column:
         hint = f"; {_KEEP}" if _is_text_file(path) and spec.keep_default_na else ""
         raise InputError(f"{path}: the target '{spec.target}' is blank in row {column.index(None)}{hint}")
+    # Filled cell by cell: np.array would make numbers of numbers and texts of a mixture.
     y = np.empty(len(column), dtype=object)
     y[:] = column
     return y

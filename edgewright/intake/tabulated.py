@@ -56,6 +56,7 @@ class ColumnTable:
     def answer(self, keys: Sequence[float], rows: Sequence[Row], otherwise: Row | None) -> None:
         """Settle what the graph compares a cell with; what is refused, and comes all the same, is of no category."""
         self.keys, self.results = tuple(keys), tuple(rows)
+        # Where nothing is hit: zeros for one-hot features, a missing value for others.
         none = {} if self.is_one_hot else dict.fromkeys(range(self.width), math.nan)
         self.otherwise = none if otherwise is None else otherwise
 
@@ -85,8 +86,10 @@ def leading_encoders(steps: Sequence[Any]) -> int:
     """How many first steps of a chain can be tabulated: up to the last encoder that only such steps precede."""
     length = 0
     for place, step in enumerate(steps):
+        # A step that mixes columns, such as PCA, ends what a table can say.
         if type(step).__name__ not in _COLUMN_WISE:
             break
+        # Up to here: an imputer with no encoder behind it is scikit-learn's own converter's.
         if type(step).__name__ in _ENCODERS:
             length = place + 1
     return length
@@ -143,6 +146,7 @@ def tabulate_numbers(step: Any) -> Tabulated:
 def _known_values(steps: Sequence[Any], place: int, columns: int) -> list[Any]:
     """The values that some step compares cells of the column with, the first encoder's first."""
     known_values: dict[Any, None] = {}
+    # The encoder's first, so that the base row consists of values that it knows.
     for step in sorted(steps, key=lambda s: type(s).__name__ not in _ENCODERS):
         for values in _compared(step, place, columns):
             known_values.update((plain(v), None) for v in values if not is_blank(v))
@@ -163,6 +167,7 @@ def _unknown_of(values: Sequence[Any]) -> list[Any]:
     """A value of the column's kind that is none of those known; none where there can be no other."""
     if any(isinstance(v, str) for v in values) or not values:
         return [_UNKNOWN_TEXT]
+    # Beside true there is false; where both are known nothing is left to ask.
     if all(isinstance(v, bool) for v in values):
         return [v for v in (False, True) if v not in values]
     if all(isinstance(v, date) for v in values):  # points in time are dates, too
@@ -211,6 +216,7 @@ def _owned(answers: Sequence[Sequence[Row | None]], base: Row, width: int, colum
     owner: dict[int, int] = {}
     for column, rows in enumerate(answers):
         for row in (r for r in rows if r is not None):
+            # Features that are zero in both rows are in neither.
             for feature in row.keys() | base.keys():
                 if _same(row.get(feature, 0.0), base.get(feature, 0.0)):
                     continue
@@ -219,6 +225,7 @@ def _owned(answers: Sequence[Sequence[Row | None]], base: Row, width: int, colum
                         f"an encoder mixes the columns '{columns[owner[feature]]}' and '{columns[column]}'; only "
                         "encoders of single columns can be used on text"
                     )
+    # Features that no column changes must still be written by one of the tables.
     return [[f for f in range(width) if owner.get(f, 0) == column] for column in range(len(answers))]
 
 

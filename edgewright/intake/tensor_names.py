@@ -4,6 +4,7 @@ import re
 
 __all__ = ["data_names", "plain_name"]
 
+# Core ML's identifiers: letters, digits and underscores, and no digit in front.
 _INVALID = re.compile(r"\W|^(?=\d)")
 _RESERVED = frozenset(
     {"any", "bool", "dict", "false", "func", "list", "program", "state", "string", "tensor", "true", "tuple"}

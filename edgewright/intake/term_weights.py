@@ -53,6 +53,7 @@ def is_vectorizer(step: Any) -> bool:
 
 def term_weights(step: Any) -> TermWeights:
     """What a TfidfTransformer does, or the part of a vectorizer that follows the counting."""
+    # A TfidfVectorizer holds its TfidfTransformer; a CountVectorizer holds none and weighs nothing.
     inner = getattr(step, "_tfidf", step)
     if not hasattr(inner, "use_idf"):
         return TermWeights()
@@ -85,6 +86,7 @@ def words_of(step: Any) -> Words:
         strip_accents=step.strip_accents or "",
         pattern=step.token_pattern or "",
         ngrams=(int(step.ngram_range[0]), int(step.ngram_range[1])),
+        # scikit-learn looks at stop words only where it cuts into words.
         stop_words=tuple(sorted(step.get_stop_words() or ())) if step.analyzer == "word" else (),
         binary=bool(step.binary),
     )

@@ -46,8 +46,10 @@ def save(module: fx.GraphModule, path: Path) -> None:
         "layers": {name: _layer_to_json(name, module.get_submodule(name)) for name in sorted(used)},
     }
     tensors, document["parameters"], document["shared"] = _tensors_of(module)
+    # Left out where there is none, so that other graphs keep their bytes.
     if module.meta.get(_INPUT_RANGES):
         document[_INPUT_RANGES] = module.meta[_INPUT_RANGES]
+    # Sorted and without spaces: the bytes, and so the digest, follow from the model alone.
     metadata = {"edgewright_graph": json.dumps(document, sort_keys=True, separators=(",", ":"))}
     replace_file(path, to_safetensors(tensors, metadata))
 
@@ -80,9 +82,11 @@ def _tensors_of(module: fx.GraphModule) -> tuple[dict[str, torch.Tensor], list[s
     first: dict[int, str] = {}
     shared = {}
     for name in sorted(persistent):
+        # In the order of names, so that the first name does not depend on how the module was built.
         original = first.setdefault(id(persistent[name]), name)
         if original != name:
             shared[name] = original
+    # safetensors writes whole memory: a view of a large tensor would take all of it along.
     tensors = {n: persistent[n].detach().cpu().contiguous().clone() for n in sorted(persistent) if n not in shared}
     return tensors, sorted(n for n in persistent if n in parameters), shared
 
@@ -91,14 +95,17 @@ def _built(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> fx.Gra
     root = nn.Module()
     inside: set[str] = set()
     shared: dict[str, str] = document["shared"]
+    # Loading by name asks for every name, those of shared tensors too.
     tensors = tensors | {name: tensors[original] for name, original in shared.items()}
     for name, description in document["layers"].items():
         layer = _layer_from_json(description, f"{name}.", tensors)
+        # Tensors of layers are in them already; what is left are constants of the graph itself.
         inside.update(f"{name}.{key}" for key in layer.state_dict())
         place(root, name, layer)
     trained = set(document["parameters"])
     for name in sorted(set(tensors) - inside):
         place(root, name, _as_parameter(tensors[name]) if name in trained else tensors[name])
+    # Last, since loading gave each of the names a tensor of its own.
     for name, original in shared.items():
         _tie(root, name, original)
     graph = fx.Graph()
@@ -130,17 +137,21 @@ def _tie(root: nn.Module, name: str, original: str) -> None:
 
 def _layer_to_json(name: str, layer: nn.Module) -> dict[str, Any]:
     kind = type(layer).__name__
+    # A subclass has the same name, but not the same answers.
     if LAYERS.get(kind) is not type(layer):
         raise UnsupportedError(f"layer '{name}' of type {kind} has no place in an Edgewright graph file")
     arguments: dict[str, Any] = {}
     if kind in RECURRENT:
         arguments = {a: getattr(layer, a) for a in _RECURRENT_ARGUMENTS}
         arguments |= {"nonlinearity": layer.nonlinearity} if kind == "RNN" else {"proj_size": layer.proj_size}
+        # What equals zero is a default, but for bias: False equals zero, and its default is True.
         arguments = {a: v for a, v in arguments.items() if v != 0 or a == "bias"}
+    # Attributes bear the names of the arguments that they were made of, by torch's convention.
     for parameter in () if arguments else inspect.signature(type(layer).__init__).parameters:
         if parameter in {"self", "args", "kwargs", "device", "dtype", "inplace"} or not hasattr(layer, parameter):
             continue
         value = getattr(layer, parameter)
+        # A constructor asks whether there is a bias; the layer holds the tensor, or None.
         if isinstance(value, torch.Tensor) or (parameter == "bias" and value is None):
             value = value is not None
         if not parameter.startswith("_"):
@@ -202,6 +213,7 @@ def _node_from_json(
         raise ValueError(f"{op} of unknown {target!r}")
     args = _from_json(description["args"], nodes)
     kwargs = _from_json(description.get("kwargs", {"dict": {}}), nodes)
+    # A target of ATen is looked up by its name only where it is pure; see `aten`.
     function = FUNCTIONS.get(target) or named_operation(target) if op == "call_function" else target
     if function is None:
         raise ValueError(f"function {target!r}")
@@ -224,6 +236,7 @@ def _to_json(value: Any) -> Any:
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, torch.device) and value.type == "cpu":
         return {"device": "cpu"}
+    # JSON has no infinity and no NaN.
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):

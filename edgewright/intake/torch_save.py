@@ -33,6 +33,7 @@ def refuse_torch_save(path: Path, pickled: bytes) -> NoReturn:
     contents = outline(pickled, _PICKLES)
     foreign = next((name for name in contents.names if not _OF_TENSORS.fullmatch(name)), None)
     stem = path.stem if path.stem.isidentifier() else "model"
+    # Weights alone: a state dict names nothing but tensors.
     if foreign is None:
         raise InputError(
             f"{path}: a state dict of torch.save: weights without the module that they belong to. {_described(stem)}, "

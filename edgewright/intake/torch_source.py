@@ -43,6 +43,7 @@ class TorchSource(AskedSource):
     ) -> None:
         """``program`` where it is not in the file; ``declared``: names and shapes of its inputs where it has none."""
         self.program = load_program(path) if program is None else program
+        # Before anything runs: what it answers would depend on chance.
         refuse_training_mode(self.program, str(path))
         self.fixed, fixed_notes = _fixed_numbers(self.program, data, path)
         inputs = (
@@ -71,11 +72,13 @@ class TorchSource(AskedSource):
         if exported is None:
             raise ConversionError(f"exporting {name} to ONNX: torch returned nothing")
         model: onnx.ModelProto = exported.model_proto
+        # With fewer outputs the names below would go to the wrong ones.
         if len(model.graph.output) != len(self.outputs):
             raise UnsupportedError(f"exporting {name} to ONNX: some of its outputs have no place there")
         for number, value in self.fixed.items():
             fix_input(model, number, value.numpy())
         ends = zip([*model.graph.input, *model.graph.output], [*self.inputs, *self.outputs], strict=True)
+        # By their order: the exporter chooses names of its own.
         rename_ends(model, {entry.name: tensor.name for entry, tensor in ends})
         return model
 
@@ -130,6 +133,7 @@ def _call_arguments(
     """The program's own call: its tensors in their places, numbers that are fixed beside them."""
     given, numbers = iter(tensors), {node.name for node in _number_inputs(program)}
     flat: list[Any] = []
+    # Leaves in the order of the signature, which the program's own call puts into tuples and dictionaries.
     for spec in _input_specs(program):
         name = spec.arg.name
         if hasattr(spec.arg, "value"):
@@ -211,6 +215,7 @@ def _inputs(
 def _refuse_rows_second(declared: Mapping[str, list[int | str]], path: Path) -> None:
     """Refuse an input with the rows on its second axis, as a recurrent state (layers, N, hidden) has them."""
     second = [name for name, sizes in declared.items() if len(sizes) > 1 and isinstance(sizes[0], int) and not sizes[1]]
+    # Only beside an input whose first axis is free: the free second axis is then the same batch.
     if second and any(sizes[0] == "" for sizes in declared.values() if sizes):
         name, layers = second[0], declared[second[0]][0]
         raise UnsupportedError(
@@ -239,6 +244,7 @@ def _outputs(
     outputs: dict[int, TensorSpec] = {}
     left_out = []
     for place, (spec, key) in enumerate(zip(results, _output_keys(program, len(results)), strict=True)):
+        # An output that is a number or None has no node.
         value = by_name[spec.arg.name].meta.get("val") if getattr(spec.arg, "name", None) in by_name else None
         name = key or getattr(spec.arg, "name", f"output_{place}")
         if isinstance(value, torch.Tensor) and len(value.shape) and _has_rows(value, batch):

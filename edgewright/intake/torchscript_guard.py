@@ -12,6 +12,7 @@ from edgewright.intake.archives import opened_archive
 
 __all__ = ["inspect_torchscript"]
 
+# Recurrent layers of quantized models hold their weights in that class of torch's own.
 _OUTSIDE = re.compile(r"__torch__\.torch\.classes\.(?!rnn\.CellParamsBase)[\w.]+")
 _NAMESPACES = frozenset({"aten", "prim"})
 
@@ -24,6 +25,7 @@ def inspect_torchscript(path: Path) -> None:
         InputError: damaged.
     """
     with opened_archive(path) as archive:
+        # torch reads records without looking at their check sums.
         damaged = archive.testzip()
         if damaged is not None:
             raise InputError(f"{path}: damaged: the check sum of '{damaged}' does not fit")
@@ -40,6 +42,7 @@ def _text(path: Path, archive: zipfile.ZipFile, entry: str) -> str:
 
 
 def _inspect_code(path: Path, entry: str, code: str) -> None:
+    # Classes of C++ libraries stand in the code as types, and their constructors are native code.
     outside = _OUTSIDE.search(code)
     if outside:
         raise UntrustedModelError(f"{path}: {entry} uses {outside[0]}, a class of another library; nothing has run")
@@ -68,6 +71,7 @@ def _inspect_name(path: Path, entry: str, name: str) -> None:
 
 
 def _names_a_file(operation: str) -> bool:
+    # Only torch has the schemas, which say what an operation takes.
     import torch
 
     packet = getattr(torch.ops.aten, operation, None)

@@ -49,13 +49,16 @@ _NUMBERS: dict[str, type[Number]] = {"int": int, "float": float, "bool": bool, "
 def _arguments(script: Any, data: DataSpec, path: Path) -> tuple[list[str], dict[str, Number], tuple[str, ...]]:
     """The names of forward's tensors, those without a default; its numbers and their values; notes."""
     names, numbers, notes = [], {}, []
+    # The first argument is the module itself.
     for argument in script._c._get_method("forward").schema.arguments[1:]:
+        # Optional numbers without a value are None, and stay so.
         name, kind = argument.name, str(argument.type).removeprefix("Optional[").removesuffix("]")
         has_default = argument.has_default_value()
         default = argument.default_value if has_default else None
         if kind in _NUMBERS and (default is not None or not has_default or is_given(data, name)):
             numbers[name], note = number_argument(data, name, _NUMBERS[kind], default, path)
             notes.append(note)
+        # A tensor with a default is left to it: no data has its name.
         elif str(argument.type) == "Tensor" and not has_default:
             names.append(name)
         elif not has_default:
@@ -72,6 +75,7 @@ def _with_numbers(script: Any, names: list[str], numbers: dict[str, Number]) -> 
     """The module as one of its tensors alone: what branches on a number is decided."""
     holder = torch.nn.Module()
     holder.module = script
+    # Compiled first: define() adds a forward to a module that is TorchScript already.
     wrapper: Any = torch.jit.script(holder)
     given = ", ".join([*(f"{name}={name}" for name in names), *(f"{n}={_written(v)}" for n, v in numbers.items())])
     taken = ", ".join(f"{name}: Tensor" for name in names)
@@ -80,6 +84,7 @@ def _with_numbers(script: Any, names: list[str], numbers: dict[str, Number]) -> 
 
 
 def _written(value: Number) -> str:
+    # TorchScript's own language has no literal for them.
     return repr(value) if not isinstance(value, float) or math.isfinite(value) else f'float("{value}")'
 
 
@@ -116,6 +121,7 @@ def _exported(script: Any, examples: dict[str, torch.Tensor], data: DataSpec, pa
                 f"{path}: a TorchScript archive that torch cannot export anew for --shape {shown} ({one_line(e)}); "
                 "give sizes that its layers take, and none for what they fix"
             ) from e
+        # Asked last, since it runs the archive once more.
         if refused := _refusal(script, examples):
             shown = ", ".join(f"{tuple(x.shape[1:])}" for x in examples.values())
             raise InputError(f"{data.path}: the model refuses rows of shape {shown}: {refused}") from e

@@ -23,6 +23,7 @@ def rms_normalization(b: Builder, op: Op) -> Result:
     rank = b.rank(x)
     axes = list(range(op.get("axis", -1) % rank, rank))
     dtype = b.dtype(x)
+    # The specification computes in float32 (stash_type): the squares of half precision overflow at 256.
     wide = x if dtype in {torch.float32, torch.float64} else b.call(torch.Tensor.to, x, torch.float32)
     square = b.call(torch.mean, b.call(torch.mul, wide, wide), axes, True)
     inverse = b.call(torch.rsqrt, b.call(torch.add, square, op.get("epsilon", 1e-5)))
@@ -38,6 +39,7 @@ def lp_normalization(b: Builder, op: Op) -> Result:
         size = b.call(torch.sum, b.call(torch.abs, x), [axis], True)
     else:
         size = b.call(torch.sqrt, b.call(torch.sum, b.call(torch.mul, x, x), [axis], True))
+    # x / 1 where the size is zero: 0 / 0 would be NaN.
     one = torch.ones((), dtype=b.dtype(x))
     return b.call(torch.div, x, b.call(torch.where, b.call(torch.eq, size, 0), one, size))
 
@@ -47,12 +49,14 @@ def mean_variance_normalization(b: Builder, op: Op) -> Result:
     x, axes = operand(op, 0), list(op.get("axes") or [0, 2, 3])
     centred = b.call(torch.sub, x, b.call(torch.mean, x, axes, True))
     deviation = b.call(torch.sqrt, b.call(torch.mean, b.call(torch.mul, centred, centred), axes, True))
+    # The specification's own body adds 1e-9 to the deviation, not to the variance.
     return b.call(torch.div, centred, b.call(torch.add, deviation, 1e-9))
 
 
 def attention(b: Builder, op: Op) -> Result:
     """Attention: softmax(scale Q K' + mask) V, with shared key heads, a cache, soft caps and causal masks."""
     query, key, value = (operand(op, i) for i in range(3))
+    # (N, length, heads * size), or (N, heads, length, size).
     flat = b.rank(query) == 3
     if flat:
         query = _heads(b, op, query, op.get("q_num_heads"))
@@ -62,10 +66,13 @@ def attention(b: Builder, op: Op) -> Result:
     if isinstance(past_key, (torch.Tensor, fx.Node)) and isinstance(past_value, (torch.Tensor, fx.Node)):
         past = b.shape(past_key)[2]
         key, value = b.call(torch.cat, [past_key, key], 2), b.call(torch.cat, [past_value, value], 2)
+    # What is handed to the next call's cache: before heads are repeated.
     present = key, value
+    # Grouped-query attention: each head of the keys serves several of the queries.
     repeats = b.shape(query)[1] // b.shape(key)[1]
     if repeats > 1:
         key, value = (b.call(torch.repeat_interleave, t, repeats, 1) for t in (key, value))
+    # Both factors take the root of the scale, so that products in half precision stay small.
     scale = op.get("scale") or 1 / math.sqrt(b.shape(query)[3])
     root = torch.tensor(math.sqrt(scale)).to(b.dtype(query)).item()  # the specification rounds it to the input's type
     transposed = b.call(torch.transpose, b.call(torch.mul, key, root), 2, 3)
@@ -89,7 +96,9 @@ def _attended(b: Builder, op: Op, scores: Operand, value: Operand, past: Any) ->
     bias = _bias(b, op, scores, past)
     capped = scores if not cap else b.call(torch.mul, b.call(torch.tanh, b.call(torch.div, scores, cap)), cap)
     masked = capped if bias is None else b.call(torch.add, capped, bias)
+    # qk_matmul_output_mode counts these stages.
     stages = [scores, capped, masked]
+    # Rows whose greatest bias is minus infinity; where none can be, the graph is spared the test.
     empty = None if bias is None else b.call(torch.eq, b.call(torch.amax, bias, [-1], True), -float("inf"))
     if empty is not None and not (isinstance(empty, torch.Tensor) and not empty.any()):
         # A row in which nothing is allowed gives zeros, not NaN.
@@ -155,7 +164,9 @@ def _allowed(b: Builder, op: Op, scores: Operand, past: Any) -> Operand | None:
     first: Any = past
     if isinstance(lengths, (torch.Tensor, fx.Node)):
         lengths = b.call(torch.reshape, lengths, [-1, 1, 1, 1])
+        # Without padding the last query stands at the last key of its row.
         first = b.call(torch.sub, lengths, rows)
+    # (queries, keys): how far a key lies ahead of a query; negative behind it.
     ahead = b.call(torch.sub, keys, b.call(torch.add, torch.arange(rows).reshape(rows, 1), first))
     limits = [(torch.le, 0)] * causal + [(torch.ge, -left)] * (left >= 0) + [(torch.le, right)] * (right >= 0)
     tests = [b.call(compare, ahead, limit) for compare, limit in limits]

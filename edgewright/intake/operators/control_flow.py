@@ -38,11 +38,13 @@ def loop(b: Builder, op: Op, inner: Inner) -> Result:
         if rounds == _MOST_ROUNDS:
             raise refuse(op, f"more than {_MOST_ROUNDS} rounds; so many are written out")
         _count_round(b, op)
+        # The condition that a body is given is true, or it would not run.
         condition, *results = inner(op.attributes["body"], (torch.tensor(rounds), torch.tensor(True), *carried))
         going, rounds = _constant(op, condition), rounds + 1
         carried = results[: len(carried)]
         for column, value in zip(gathered, results[len(carried) :], strict=True):
             column.append(cast(Operand, value))
+    # Stacked outputs have a first axis of that many rounds; of none, no tensor says the others.
     if gathered and not rounds:
         raise refuse(op, "no round at all, whose outputs have no shape")
     return (*carried, *(b.call(torch.stack, column, 0) for column in gathered))
@@ -50,6 +52,7 @@ def loop(b: Builder, op: Op, inner: Inner) -> Result:
 
 def scan(b: Builder, op: Op, inner: Inner) -> Result:
     """Scan over an axis of known length: written out step by step."""
+    # The scanned inputs stand last, the states before them.
     count = op.attributes["num_scan_inputs"]
     states, sequences = (
         list(op.inputs[:-count]),
@@ -63,6 +66,7 @@ def scan(b: Builder, op: Op, inner: Inner) -> Result:
     gathered: list[list[Operand]] = [[] for _ in range(len(op.outputs) - len(states))]
     for step in range(steps):
         _count_round(b, op)
+        # A body gets one step without its axis; backwards the last one first.
         parts = [
             b.call(torch.select, x, axis, steps - 1 - step if backward else step)
             for x, axis, backward in zip(sequences, axes, backwards, strict=True)

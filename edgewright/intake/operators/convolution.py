@@ -23,6 +23,7 @@ _BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.Batch
 
 def layer_name(op: Op) -> str:
     """The layer's name in the source where its weight still bears it (``conv1.weight``), else the node's."""
+    # The first input is data; of the others the weight's name goes before the bias's.
     for name in op.input_names[1:]:
         owner, _, leaf = name.rpartition(".")
         if owner and leaf in {"weight", "bias"}:
@@ -40,9 +41,12 @@ def conv(b: Builder, op: Op) -> Result:
     kernel = op.get("kernel_shape") or shape[2:]
     strides, dilations = op.get("strides") or [1] * rank, op.get("dilations") or [1] * rank
     groups, bias = op.get("group", 1), op.input(2)
+    # auto_pad depends on the input's size, so it is resolved here.
     before, after = padding_of(op, b.shape(x)[2:], kernel, strides, dilations)
+    # torch pads both ends alike: other padding goes before the layer.
     if before != after:
         x, before = pad(b, x, before, after), [0] * rank
+    # A weight that data make cannot be a layer's own.
     if not isinstance(weight, torch.Tensor) or isinstance(bias, torch.fx.Node):
         function = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[rank]
         return b.call(function, x, weight, bias, list(strides), list(before), list(dilations), groups)
@@ -69,6 +73,7 @@ def conv_transpose(b: Builder, op: Op) -> Result:
     kernel = list(op.get("kernel_shape") or weight.shape[2:])
     strides, dilations = list(op.get("strides") or [1] * rank), list(op.get("dilations") or [1] * rank)
     extra, groups = list(op.get("output_padding") or [0] * rank), op.get("group", 1)
+    # Sizes without padding: (n - 1) * stride + the kernel's extent + output_padding.
     full = [
         (n - 1) * s + (k - 1) * d + 1 + e
         for n, s, k, d, e in zip(b.shape(x)[2:], strides, kernel, dilations, extra, strict=True)
@@ -86,8 +91,10 @@ def conv_transpose(b: Builder, op: Op) -> Result:
         tuple(dilations),
         dtype=weight.dtype,
     )
+    # Equal padding is the layer's own; other padding is cut off its output.
     if before == after:
         layer.padding, before, after = tuple(before), [0] * rank, [0] * rank
+    # torch's own condition; checked here for a message that names the operator.
     if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
         raise refuse(op, "output_padding not smaller than stride or dilation")
     y = b.module(layer_name(op), _loaded(layer, weight=weight, bias=bias), x)
@@ -105,9 +112,11 @@ def _transposed_pads(
         return list(pads[:rank]), list(pads[rank:])
     if not is_static(full):
         raise refuse(op, "output_shape or auto_pad with a free spatial size")
+    # output_shape may name batch and channels, too; SAME gives stride times the input's size.
     goal = wanted[-rank:] if wanted else [n * s for n, s in zip(sizes, strides, strict=True)]
     total = [f - g for f, g in zip(full, goal, strict=True)]
     small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    # The odd cell goes to the end that the mode names, as the specification computes it.
     return (small, large) if mode == "SAME_UPPER" else (large, small)
 
 
@@ -119,6 +128,7 @@ def batch_normalization(b: Builder, op: Op) -> Result:
     scale, shift, mean, variance = (tensor(op, i) for i in range(1, 5))
     if b.rank(x) not in _BATCH_NORM:
         raise refuse(op, f"an input of {b.rank(x)} axes; 2 to 5 are known")
+    # torch's momentum is the share of the new statistics, ONNX's that of the old ones.
     layer = _BATCH_NORM[b.rank(x)](len(scale), eps=op.get("epsilon", 1e-5), momentum=1 - op.get("momentum", 0.9))
     layer = layer.to(scale.dtype)
     _loaded(layer, weight=scale, bias=shift, running_mean=mean, running_var=variance)
@@ -133,6 +143,7 @@ def _by_batch_statistics(b: Builder, op: Op) -> Result:
     centred = b.call(torch.sub, x, own_mean)
     own_variance = b.call(torch.mean, b.call(torch.mul, centred, centred), axes, True)
     inverse = b.call(torch.rsqrt, b.call(torch.add, own_variance, op.get("epsilon", 1e-5)))
+    # (C,) as (C, 1, ...), so that it lies on the channels.
     wide = [-1] + [1] * (b.rank(x) - 2)
     y = b.call(torch.mul, b.call(torch.mul, centred, inverse), b.call(torch.reshape, scale, wide))
     y, momentum = b.call(torch.add, y, b.call(torch.reshape, shift, wide)), op.get("momentum", 0.9)
@@ -164,6 +175,7 @@ def layer_normalization(b: Builder, op: Op) -> Result:
     eps = op.get("epsilon", 1e-5)
     axes = list(range(axis, rank))
     if len(op.outputs) == 1:
+        # Weights may be broadcast in ONNX; torch wants the normalized shape itself.
         shaped = [w if w is None else b.call(torch.broadcast_to, w, list(sizes)) for w in (scale, shift)]
         return b.call(functional.layer_norm, x, list(sizes), *shaped, eps)
     mean = b.call(torch.mean, x, axes, True)
@@ -188,6 +200,7 @@ def gemm(b: Builder, op: Op) -> Result:
     """Gemm: a Linear layer where B and C are constants."""
     a, c = operand(op, 0), op.input(2)
     alpha, beta = op.get("alpha", 1.0), op.get("beta", 1.0)
+    # transA and transB are undone first: a Linear keeps its weight as (outputs, inputs).
     if op.get("transA", 0):
         a = b.call(torch.transpose, a, 0, 1)
     weight = operand(op, 1)
@@ -225,6 +238,7 @@ def dropout(b: Builder, op: Op) -> Result:
     x, share = operand(op, 0), op.input(1)
     ratio = float(share) if isinstance(share, torch.Tensor) else op.get("ratio", 0.5)
     training = op.input(2)
+    # A ratio of 0 drops nothing even in training.
     if training is not None and not (isinstance(training, torch.Tensor) and (ratio == 0 or not bool(training))):
         return _seeded_dropout(b, op, x, ratio)
     y = b.module(layer_name(op), nn.Dropout(ratio), x)
@@ -249,7 +263,9 @@ def local_response_normalization(b: Builder, op: Op) -> Result:
         raise refuse(op, "an even size")
     if b.rank(x) != 4:
         return b.call(functional.local_response_norm, x, size, alpha, beta, bias)
+    # Channels as depth: avg_pool3d slides over them alone.
     squares = b.call(torch.unsqueeze, b.call(torch.square, x), 1)
+    # The mean divides by the whole size, also at the ends: hence padding with zeros.
     padded = b.call(functional.pad, squares, (0, 0, 0, 0, size // 2, size // 2))
     mean = b.call(torch.squeeze, b.call(functional.avg_pool3d, padded, (size, 1, 1), stride=1), 1)
     scale = b.call(torch.pow, b.call(torch.add, b.call(torch.mul, mean, alpha), bias), beta)
@@ -258,6 +274,7 @@ def local_response_normalization(b: Builder, op: Op) -> Result:
 
 def _loaded(layer: nn.Module, **tensors: Any) -> nn.Module:
     state = {k: v.detach().clone().contiguous() for k, v in tensors.items() if v is not None}
+    # strict=False for what ONNX does not have, as num_batches_tracked; assign keeps the dtype of the file.
     layer.load_state_dict(state, strict=False, assign=True)
     for parameter in layer.parameters():
         parameter.requires_grad_(parameter.is_floating_point())

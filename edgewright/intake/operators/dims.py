@@ -24,6 +24,7 @@ def _dims(op: Op, index: int) -> Dims:
     if isinstance(value, (fx.Node, TensorSequence)) or value is None:
         raise refuse(op, "mixes sizes that depend on the batch with data")
     if isinstance(value, torch.Tensor):
+        # As objects: a result may hold SymInt.
         return value.numpy().astype(object)
     return value
 
@@ -39,6 +40,7 @@ def _dims_gather(op: Op) -> Any:
 
 
 def _dims_div(op: Op) -> Any:
+    # n / 2.0 need not be whole, and a size must be.
     if any(isinstance(v, torch.Tensor) and v.is_floating_point() for v in op.inputs):
         raise refuse(op, "divides a size that depends on the batch by a number that is not whole")
     return _dims(op, 0) // _dims(op, 1)
@@ -84,12 +86,14 @@ HANDLERS_OF_DIMS: dict[str, Callable[[Op], Any]] = {
     "Min": lambda op: np.minimum(_dims(op, 0), _dims(op, 1)),
     "Neg": lambda op: -_dims(op, 0),
     "Mod": lambda op: _dims(op, 0) % _dims(op, 1),
+    # Sizes are whole: rounding and casting leave them as they are.
     "Floor": lambda op: _dims(op, 0),
     "Ceil": lambda op: _dims(op, 0),
     "Cast": lambda op: _dims(op, 0),
     "Gather": _dims_gather,
     "Slice": _dims_slice,
     "Concat": lambda op: np.concatenate([_dims(op, i) for i in range(len(op.inputs))]),
+    # A list of sizes has one axis: what is left of it is one number.
     "Squeeze": lambda op: _dims(op, 0).reshape(()),
     "Unsqueeze": lambda op: _dims(op, 0).reshape(1),
     "Reshape": lambda op: _dims(op, 0).reshape(tensor(op, 1).tolist()),

@@ -50,6 +50,7 @@ def _folded(function: Callable[..., Any]) -> Handler:
     return handler
 
 
+# uint8 is not among them: torch computes with it, and wraps as ONNX does.
 _UNSIGNED = {torch.uint16, torch.uint32, torch.uint64}
 _SIGN = -(1 << 63)
 
@@ -89,10 +90,12 @@ def _quotient_64(b: Builder, x: Operand, y: Operand) -> Operand:
 
     Half of ``x`` is divided, which is never negative; twice that quotient falls short by one at most.
     """
+    # Halved, x is not negative as int64; a divisor below 2^63 is not, either.
     half = b.call(torch.div, _shifted_right_64(b, x, torch.ones((), dtype=torch.int64)), y, rounding_mode="trunc")
     guess = b.call(torch.bitwise_left_shift, half, 1)
     rest = b.call(torch.sub, x, b.call(torch.mul, guess, y))
     exact = b.call(torch.add, guess, b.call(torch.Tensor.to, _not_below_64(b, rest, y), torch.int64))
+    # A divisor of 2^63 or more, negative as int64, goes into x once or not at all.
     large = b.call(torch.Tensor.to, _not_below_64(b, x, y), torch.int64)
     return b.call(torch.where, b.call(torch.lt, y, 0), large, exact)
 
@@ -104,6 +107,7 @@ def _remainder_64(b: Builder, x: Operand, y: Operand) -> Operand:
 def _shifted_right_64(b: Builder, x: Operand, count: Operand) -> Operand:
     """One step without the sign, then the rest of them, which find no sign to carry along."""
     once = b.call(torch.bitwise_and, b.call(torch.bitwise_right_shift, x, 1), ~_SIGN)
+    # Shifts by 64 and more are undefined in C; after one step, 63 more leave nothing.
     rest = b.call(torch.bitwise_right_shift, once, b.call(torch.clamp, b.call(torch.sub, count, 1), 0, 63))
     return b.call(torch.where, b.call(torch.eq, count, 0), x, rest)
 
@@ -126,6 +130,7 @@ def _legacy_broadcast(function: Callable[..., Any]) -> Handler:
     def handler(b: Builder, op: Op) -> Result:
         left, right = operand(op, 0), operand(op, 1)
         if op.opset < 7 and op.get("broadcast", 0) and op.get("axis") is not None:
+            # `axis` names the left operand's axis with which the right one begins; 1s behind it align them.
             for _ in range(b.rank(left) - op.get("axis") - b.rank(right)):
                 right = b.call(torch.unsqueeze, right, -1)
         return b.call(function, left, right)
@@ -154,6 +159,7 @@ def power(b: Builder, op: Op) -> Result:
         if b.dtype(base).is_floating_point:
             return b.call(torch.pow, base, number)
     result = b.call(torch.pow, base, exponent)
+    # torch.pow of integers to real exponents gives real numbers.
     return result if b.dtype(result) == b.dtype(base) else b.call(torch.Tensor.to, result, b.dtype(base))
 
 
@@ -161,11 +167,14 @@ def clip(b: Builder, op: Op) -> Result:
     """Clip: limits as attributes before opset 11, as inputs since."""
     x = operand(op, 0)
     low, high = (op.get("min"), op.get("max")) if op.opset < 11 else (op.input(1), op.input(2))
+    # 0-d and 1-element limits as numbers: torch.clamp takes either two numbers or two tensors.
     low, high = (v.item() if isinstance(v, torch.Tensor) and v.numel() == 1 else v for v in (low, high))
+    # ReLU6 is a layer that platforms fuse and quantize.
     if low == 0 and high == 6 and b.dtype(x).is_floating_point:
         return b.module(_name(op), nn.ReLU6(), x)
     if not isinstance(low, torch.fx.Node) and not isinstance(high, torch.fx.Node):
         return x if low is None and high is None else b.call(torch.clamp, x, low, high)
+    # maximum, then minimum: where the limits cross, ONNX gives the upper one.
     x = x if low is None else b.call(torch.maximum, x, _like(b, x, low))
     return x if high is None else b.call(torch.minimum, x, _like(b, x, high))
 
@@ -185,6 +194,7 @@ def prelu(b: Builder, op: Op) -> Result:
     """PRelu: a layer where the slope is one number for each channel."""
     x, slope = operand(op, 0), operand(op, 1)
     channels = b.shape(x)[1] if b.rank(x) > 1 else 1
+    # (C, 1, ..., 1) behind the batch axis, or one number for all.
     one_each = isinstance(slope, torch.Tensor) and slope.numel() in {1, channels} and b.rank(x) == slope.ndim + 1
     if one_each and isinstance(slope, torch.Tensor) and (slope.numel() == 1 or slope.shape[0] == channels):
         layer = nn.PReLU(slope.numel(), dtype=slope.dtype)
@@ -203,6 +213,7 @@ def gelu(op: Op) -> nn.Module:
 def hard_sigmoid(b: Builder, op: Op) -> Result:
     """HardSigmoid: max(0, min(1, alpha x + beta))."""
     x, alpha, beta = operand(op, 0), op.get("alpha", 0.2), op.get("beta", 0.5)
+    # Exporters write the sixth of Hardsigmoid as 0.16666667.
     if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
         return b.module(_name(op), nn.Hardsigmoid(), x)
     return b.call(torch.clamp, b.call(torch.add, b.call(torch.mul, x, alpha), beta), 0.0, 1.0)
@@ -236,6 +247,7 @@ def softmax(b: Builder, op: Op) -> Result:
 def _normalized(b: Builder, op: Op, x: Operand, axis: int, kinds: dict[str, Callable[[int], nn.Module]]) -> Operand:
     if op.kind in kinds:
         return b.module(_name(op), kinds[op.kind](axis), x)
+    # Hardmax: argmax gives the first of equal maxima, as ONNX has it.
     first = b.call(torch.argmax, x, axis, True)
     size = b.shape(x)[axis]
     if not isinstance(size, int):

@@ -20,6 +20,7 @@ _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 def _wrapped(b: Builder, indices: Operand, total: Any) -> Operand:
     """Negative indices count from the end."""
+    # Known to be positive: nothing is left to do at run time.
     if isinstance(indices, torch.Tensor) and not (indices < 0).any():
         return indices.long()
     long = b.call(torch.Tensor.to, indices, torch.int64)
@@ -30,6 +31,7 @@ def scatter_elements(b: Builder, op: Op) -> Result:
     """ScatterElements (Scatter before opset 11)."""
     x, indices, updates = (operand(op, i) for i in range(3))
     axis = op.get("axis", 0) % b.rank(x)
+    # Negative indices cannot be counted from an end that is not known.
     if not isinstance(b.shape(x)[axis], int):
         raise refuse(op, "along the batch axis")
     places = _wrapped(b, indices, b.shape(x)[axis])
@@ -46,6 +48,7 @@ def scatter_nd(b: Builder, op: Op) -> Result:
     if not is_static(shape) or not is_static(b.shape(indices)):
         raise refuse(op, "free sizes")
     flat = _flat_positions(b, indices, shape, depth)
+    # Leading axes become one, so that a position is one number; what follows them is copied as a row.
     inner = int(np.prod(shape[depth:]))
     table = b.call(torch.reshape, x, [int(np.prod(shape[:depth])), inner])
     rows = b.call(torch.reshape, updates, [-1, inner])
@@ -70,6 +73,7 @@ def gather_nd(b: Builder, op: Op) -> Result:
     rows = int(np.prod(shape[batches : batches + depth]))
     flat = _flat_positions(b, indices, shape[batches:], depth)
     flat = b.call(torch.reshape, flat, [count, -1])
+    # Each batch looks only into its own rows.
     flat = b.call(torch.add, flat, torch.arange(count).reshape(-1, 1) * rows)
     table = b.call(torch.reshape, x, [count * rows, int(np.prod(inner))])
     slices = b.call(torch.index_select, table, 0, b.call(torch.reshape, flat, [-1]))
@@ -103,6 +107,7 @@ def triangle(b: Builder, op: Op) -> Result:
     rows, columns = b.shape(x)[-2:]
     if not isinstance(rows, int) or not isinstance(columns, int):
         raise refuse(op, "free sizes")
+    # The mask is a constant: only the choice is left to run time.
     ones = torch.ones((rows, columns), dtype=torch.bool)
     mask = torch.triu(ones, offset) if op.get("upper", 1) else torch.tril(ones, offset)
     return b.call(torch.where, mask, x, torch.zeros((), dtype=b.dtype(x)))
@@ -121,6 +126,7 @@ def eye_like(b: Builder, op: Op) -> Result:
 
 def non_zero(b: Builder, op: Op) -> Result:
     """NonZero of a constant; of anything else the number of results would depend on the data."""
+    # As the specification has it: (axes, count), not (count, axes).
     return torch.nonzero(tensor(op, 0)).t().contiguous()
 
 
@@ -141,6 +147,7 @@ def cumulative_product(b: Builder, op: Op) -> Result:
         raise refuse(op, "along the batch axis")
     x = b.call(torch.flip, x, [axis]) if op.get("reverse", 0) else x
     if op.get("exclusive", 0):
+        # Shifted by one: a 1 in front, the last element out.
         pairs = [0, 0] * (b.rank(x) - axis - 1) + [1, -1]
         x = b.call(functional.pad, x, pairs, "constant", 1)
     result = b.call(torch.cumprod, x, axis, dtype=b.dtype(x))
@@ -154,11 +161,13 @@ def reverse_sequence(b: Builder, op: Op) -> Result:
     steps = b.shape(x)[time_axis]
     if not isinstance(steps, int):
         raise refuse(op, "along the batch axis")
+    # Whole sequences backwards are one flip.
     if isinstance(lengths, torch.Tensor) and bool((lengths == steps).all()):
         return b.call(torch.flip, x, [time_axis])
     places = torch.arange(steps).reshape([-1 if i == time_axis else 1 for i in range(2)])
     each = b.call(torch.reshape, lengths, [-1 if i == batch_axis else 1 for i in range(2)])
     mirrored = b.call(torch.sub, b.call(torch.sub, each, 1), places)
+    # Step t takes step length - 1 - t while t is in the sequence, else itself.
     at = b.call(torch.where, b.call(torch.lt, places, each), mirrored, places)
     at = b.call(torch.reshape, at, [1 if i > 1 else -1 if i == batch_axis else steps for i in range(b.rank(x))])
     inner = [1 if i < 2 else size for i, size in enumerate(b.shape(x))]

@@ -54,6 +54,7 @@ def svm_classifier(b: Builder, op: Op) -> Result:
     """SVMClassifier: a vote between each pair of classes, or the probabilities that Platt's sigmoids give for pairs."""
     x = _features(b, op)
     labels = op.get("classlabels_ints") or op.get("classlabels_strings")
+    # libsvm counts vectors class by class; rho has one entry for each pair.
     per_class, rho = op.get("vectors_per_class"), op.get("rho")
     if not per_class:
         raise refuse(op, "linear coefficients without vectors")
@@ -65,9 +66,11 @@ def svm_classifier(b: Builder, op: Op) -> Result:
         raise refuse(op, f"post_transform {op.get('post_transform')}")
     if op.get("prob_a"):
         slope, shift = (torch.tensor(op.get(k), dtype=torch.float32) for k in ("prob_a", "prob_b"))
+        # libsvm's sigmoid: 1 / (1 + exp(A f + B)).
         won = b.call(torch.sigmoid, b.call(torch.neg, b.call(torch.add, b.call(torch.mul, pairs, slope), shift)))
         return _winner(b, op, pairs, len(labels)), _coupled(b, won, len(labels))
     if len(labels) == 2:
+        # A positive decision is for the first class; the scores stand the other way round, as in ONNX Runtime.
         scores = b.call(torch.cat, [b.call(torch.neg, pairs), pairs], 1)
         return label_of(b, op, b.call(torch.neg, scores)), scores
     return _winner(b, op, pairs, len(labels)), pairs
@@ -80,6 +83,7 @@ def _pair_weights(coefficients: torch.Tensor, per_class: list[int]) -> torch.Ten
     for i in range(len(per_class)):
         for j in range(i + 1, len(per_class)):
             column = torch.zeros(coefficients.shape[1])
+            # Row j - 1 holds the coefficients of class i's vectors against class j, row i those of j's against i.
             of_i, of_j = (slice(starts[k], starts[k] + per_class[k]) for k in (i, j))
             column[of_i], column[of_j] = coefficients[j - 1, of_i], coefficients[i, of_j]
             columns.append(column)
@@ -92,8 +96,10 @@ def _coupled(b: Builder, won: Operand, classes: int) -> Operand:
     Wu, Lin and Weng, "Probability Estimates for Multi-class Classification by Pairwise Coupling", JMLR 2004,
     algorithm 2. Each row stops when its error is below 0.005 / classes.
     """
+    # libsvm's own bounds, so that no probability is 0 or 1.
     won = b.call(torch.clamp, won, 1e-7, 1 - 1e-7)
     quadratic = _coupling(b, won, classes)
+    # Begins with equal shares; the zeros of a row of Q give them the batch's size.
     shares: Operand = b.call(torch.add, b.call(torch.mul, b.call(torch.select, quadratic, 1, 0), 0.0), 1 / classes)
     for _ in range(_ROUNDS):
         gradient = b.call(torch.squeeze, b.call(torch.matmul, quadratic, b.call(torch.unsqueeze, shares, 2)), 2)
@@ -111,6 +117,7 @@ _ROUNDS = 8
 def _coupling(b: Builder, won: Operand, classes: int) -> Operand:
     """(N, pairs) -> Q (N, classes, classes): the sum of r_ji^2 over j on the diagonal, else -r_ji r_ij."""
     pairs = [(i, j) for i in range(classes) for j in range(i + 1, classes)]
+    # `rest` makes r_ji = 1 - r_ij of the negative one.
     placed, rest = torch.zeros((len(pairs), classes, classes)), torch.zeros((classes, classes))
     for pair, (i, j) in enumerate(pairs):
         placed[pair, i, j], placed[pair, j, i], rest[j, i] = 1, -1, 1
@@ -127,6 +134,7 @@ def _round(b: Builder, quadratic: Operand, shares: Operand, gradient: Operand, v
         row = b.call(torch.select, quadratic, 1, place)
         own, slope = (b.call(torch.unsqueeze, b.call(torch.select, t, 1, place), 1) for t in (row, gradient))
         step = b.call(torch.div, b.call(torch.sub, value, slope), own)
+        # The sum of the shares after the step, by which all are divided.
         grown = b.call(torch.add, step, 1.0)
         here = torch.eye(classes)[place : place + 1]
         shares = b.call(torch.div, b.call(torch.add, shares, b.call(torch.mul, step, here)), grown)
@@ -142,6 +150,7 @@ def _winner(b: Builder, op: Op, pairs: Operand, classes: int) -> Operand:
     positions = [(i, j) for i in range(classes) for j in range(i + 1, classes)]
     for pair, (i, j) in enumerate(positions):
         chosen[0, pair, i], chosen[1, pair, j] = 1, 1
+    # A decision above 0 is a vote for the first class of the pair.
     won = b.call(torch.Tensor.to, b.call(torch.gt, pairs, 0.0), torch.float32)
     lost = b.call(torch.sub, 1.0, won)
     votes = b.call(torch.add, b.call(torch.matmul, won, chosen[0]), b.call(torch.matmul, lost, chosen[1]))
@@ -157,6 +166,7 @@ def svm_regressor(b: Builder, op: Op) -> Result:
         vectors = torch.tensor(op.get("support_vectors"), dtype=torch.float32).reshape(count, -1)
         total = _decisions(b, op, x, vectors, coefficients.reshape(count, 1))
     else:
+        # Without support vectors the coefficients are those of a linear model.
         total = b.call(torch.matmul, x, coefficients.reshape(-1, 1))
     total = b.call(torch.add, total, float(op.get("rho")[0]))
     if op.get("one_class", 0):

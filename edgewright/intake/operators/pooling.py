@@ -38,6 +38,7 @@ def padding_of(
 
 def pad(b: Builder, x: Operand, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Operand:
     """Pad the last axes."""
+    # torch counts pairs from the last axis on.
     pairs = [p for pair in zip(reversed(before), reversed(after), strict=True) for p in pair]
     return b.call(functional.pad, x, pairs, "constant", value)
 
@@ -46,7 +47,9 @@ def max_pool(b: Builder, op: Op) -> Result:
     """MaxPool; its optional Indices count through the whole tensor, torch's through one channel."""
     x, rank, kernel, strides, dilations, (before, after) = _window(b, op, _MAX_POOL)
     ceil, symmetric = bool(op.get("ceil_mode", 0)), before == after
+    # torch pads both ends alike, and by half a window at most.
     if not symmetric or any(2 * p > k for p, k in zip(before, kernel, strict=True)):
+        # Padding must not win: it is the least that the type holds.
         lowest = -float("inf") if b.dtype(x).is_floating_point else torch.iinfo(b.dtype(x)).min
         x, before = pad(b, x, before, after, lowest), [0] * rank
     if len(op.outputs) == 1:
@@ -78,6 +81,7 @@ def average_pool(b: Builder, op: Op) -> Result:
     ceil, counted = bool(op.get("ceil_mode", 0)), bool(op.get("count_include_pad", 0))
     if any(d != 1 for d in dilations):
         return _dilated_average(b, op, x, kernel, strides, dilations, before, after)
+    # Where torch means the same: equal padding, of half a window at most.
     fits = before == after and all(2 * p <= k for p, k in zip(before, kernel, strict=True))
     if fits and not (ceil and counted):
         return b.call(_AVG_POOL[rank], x, kernel, strides, before, ceil, counted)
@@ -88,6 +92,7 @@ def average_pool(b: Builder, op: Op) -> Result:
     end = [a + e for a, e in zip(after, extra, strict=True)]
     mean = b.call(_AVG_POOL[rank], pad(b, x, before, end), kernel, strides)
     ones = torch.ones((1, 1, *b.shape(x)[2:]), dtype=b.dtype(x))
+    # Counted padding lies inside, what ceil_mode adds never does.
     inside = pad(b, ones, before, after, 1.0 if counted else 0.0)
     share = b.call(_AVG_POOL[rank], pad(b, inside, [0] * rank, extra), kernel, strides)
     return b.call(torch.div, mean, share)
@@ -133,6 +138,7 @@ def _ceil_extra(
     extra = []
     for n, k, s, p, q in zip(sizes, kernel, strides, before, after, strict=True):
         windows = -(-(n + p + q - k) // s) + 1
+        # One that would start in the end padding is left out, as torch does.
         if (windows - 1) * s >= n + p:
             windows -= 1
         extra.append(max((windows - 1) * s + k - (n + p + q), 0))

@@ -45,6 +45,7 @@ def label_encoder(b: Builder, op: Op) -> Result:
     dtype = torch.int64 if results.dtype == torch.int64 else torch.float32
     if default is not None:
         fallback = default.reshape(-1)[0]
+    # The specification's defaults: -1 for whole numbers, 0 for real ones.
     elif dtype == torch.int64:
         fallback = -1 if default_int64 is None else default_int64
     else:
@@ -72,6 +73,7 @@ def _answered(b: Builder, hits: Operand, results: torch.Tensor, fallback: float)
     if not math.isnan(fallback):
         total = b.call(torch.add, total, b.call(torch.mul, missed, fallback))
     if math.isnan(fallback) or not finite.all():
+        # 1 where the answer is a number, 0 where it is not: divided by itself, 1 or NaN.
         known: Operand = b.call(torch.sum, b.call(torch.mul, hits, finite), [-1])
         known = known if math.isnan(fallback) else b.call(torch.add, known, missed)
         total = b.call(torch.mul, total, b.call(torch.div, known, known))
@@ -92,6 +94,7 @@ def scaler(b: Builder, op: Op) -> Result:
     """Scaler: (x - offset) * scale."""
     x = _float(b, operand(op, 0))
     offset, scale = (torch.tensor(op.get(k), dtype=torch.float32) for k in ("offset", "scale"))
+    # Constants that do nothing are left out of the graph.
     centred = x if not offset.any() else b.call(torch.sub, x, offset)
     return centred if (scale == 1).all() else b.call(torch.mul, centred, scale)
 
@@ -106,6 +109,7 @@ def normalizer(b: Builder, op: Op) -> Result:
             size = b.call(torch.sum, b.call(torch.abs, x), [1], True)
         case _:
             size = b.call(torch.sqrt, b.call(torch.sum, b.call(torch.mul, x, x), [1], True))
+    # 0 / 0 would be NaN: a row of zeros is divided by 1.
     one = torch.ones(())
     return b.call(torch.div, x, b.call(torch.where, b.call(torch.eq, size, 0.0), one, size))
 
@@ -139,6 +143,7 @@ def linear_classifier(b: Builder, op: Op) -> Result:
     labels = op.get("classlabels_ints") or op.get("classlabels_strings") or []
     if len(weight) == 1 and len(labels) == 2:
         logistic = op.get("post_transform", "NONE") == "LOGISTIC"
+        # The logistic of -x is 1 - p; without it the other score is 1 - x itself.
         other = b.call(torch.neg, scores) if logistic else b.call(torch.sub, 1.0, scores)
         scores = b.call(torch.cat, [other, scores], 1)
     scores = post_transformed(b, op, scores)

@@ -23,6 +23,7 @@ def _aligned(b: Builder, op: Op, x: Operand, values: Operand) -> Operand:
         length = b.shape(x)[axis]
         if not isinstance(length, int) or b.rank(values) != b.rank(x) or b.shape(values)[axis] != -(-length // size):
             raise refuse(op, f"scales of shape {tuple(b.shape(values))} for blocks of {size}")
+        # One scale for each block, written out for each position; the last block may be shorter.
         wide = b.call(torch.repeat_interleave, values, size, axis)
         return b.call(operator.getitem, wide, (slice(None),) * axis + (slice(0, length),))
     if b.rank(values) != 1:
@@ -34,6 +35,7 @@ def quantize_linear(b: Builder, op: Op) -> Result:
     """QuantizeLinear to 8 or 16 bits: saturate(round(x / scale) + zero point)."""
     x, scale, zero = operand(op, 0), operand(op, 1), op.input(2)
     given = op.get("output_dtype", "UNDEFINED")
+    # ONNX's default without a zero point and a dtype is uint8.
     given = torch.uint8 if given == "UNDEFINED" else given
     dtype = b.dtype(zero) if isinstance(zero, (torch.Tensor, torch.fx.Node)) else given
     if not isinstance(dtype, torch.dtype) or dtype.is_floating_point:
@@ -41,6 +43,7 @@ def quantize_linear(b: Builder, op: Op) -> Result:
     y = b.call(torch.round, b.call(torch.div, x, _aligned(b, op, x, scale)))
     if isinstance(zero, (torch.Tensor, torch.fx.Node)):
         y = b.call(torch.add, y, b.call(torch.Tensor.to, _aligned(b, op, x, zero), b.dtype(x)))
+    # Saturated before the cast, which would wrap.
     limits = torch.iinfo(dtype)
     return b.call(torch.Tensor.to, b.call(torch.clamp, y, limits.min, limits.max), dtype)
 
@@ -48,6 +51,7 @@ def quantize_linear(b: Builder, op: Op) -> Result:
 def dequantize_linear(b: Builder, op: Op) -> Result:
     """DequantizeLinear: (x - zero point) * scale."""
     x, scale, zero = operand(op, 0), operand(op, 1), op.input(2)
+    # Real numbers first: the difference of two bytes does not fit into one.
     real = b.call(torch.Tensor.to, x, b.dtype(scale))
     if isinstance(zero, (torch.Tensor, torch.fx.Node)):
         real = b.call(torch.sub, real, b.call(torch.Tensor.to, _aligned(b, op, x, zero), b.dtype(scale)))

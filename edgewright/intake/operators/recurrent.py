@@ -59,6 +59,7 @@ class _Shared:
 def _unrolled(gates: int, step: Cell, states: int) -> Callable[[Builder, Op], Result]:
     def handler(b: Builder, op: Op) -> Result:
         x, batch_first = operand(op, 0), bool(op.get("layout", 0))
+        # The specification's own order is (steps, N, features).
         x = b.call(torch.transpose, x, 0, 1) if batch_first else x
         length = b.shape(x)[0]
         if not isinstance(length, int) or length > _MOST_STEPS:
@@ -75,6 +76,7 @@ def _unrolled(gates: int, step: Cell, states: int) -> Callable[[Builder, Op], Re
             ends.append(last)
         y = b.call(torch.stack, sequences, 1)  # (steps, directions, N, H)
         finals = [b.call(torch.stack, [cast(Operand, end[i]) for end in ends], 0) for i in range(states)]
+        # With layout 1: (N, steps, directions, H), and (N, directions, H) of the states.
         if batch_first:
             y = b.call(torch.permute, y, [2, 0, 1, 3])
             finals = [b.call(torch.transpose, f, 0, 1) for f in finals]
@@ -94,7 +96,9 @@ def _refuse_rare(op: Op, length: int) -> None:
 def _direction(op: Op, position: int, gates: int) -> Direction:
     inputs, states = tensor(op, 1)[position], tensor(op, 2)[position]
     hidden = states.shape[1]
+    # Told by the weights as well; read, so that it does not count as unknown.
     op.get("hidden_size")
+    # Both biases in one list: first those of the inputs, then those of the state.
     biases = torch.zeros(2 * gates * hidden, dtype=inputs.dtype) if op.input(3) is None else tensor(op, 3)[position]
     peephole = tensor(op, 7)[position] if op.kind == "LSTM" and op.input(7) is not None else None
     names = op.get("activations") or _DEFAULTS[op.kind] * 2
@@ -118,6 +122,7 @@ def _initial(b: Builder, op: Op, position: int, states: int, *, batch_first: boo
     state: list[Operand | None] = []
     for index in (5, 6)[:states]:
         value = op.input(index)
+        # Zeros need no product in the first step.
         if value is None or (isinstance(value, torch.Tensor) and not value.any()):
             state.append(None)
         else:
@@ -129,8 +134,10 @@ def _run(
     b: Builder, x: Operand, d: Direction, step: Cell, state: State, length: int, *, reverse: bool
 ) -> tuple[Operand, State]:
     """(steps, N, H) of all hidden states, and the state at the end."""
+    # The inputs' share of all steps is one product before the loop.
     prepare, advance = step
     shared = prepare(b, d, x)
+    # Filled from either end; x only holds the places.
     hidden: list[Operand] = [x] * length
     for time in reversed(range(length)) if reverse else range(length):
         state = advance(b, d, shared, b.call(torch.select, shared[0], 0, time), state)
@@ -162,6 +169,7 @@ def _lstm_step(b: Builder, d: Direction, shared: Any, gates: Operand, state: Sta
         return b.call(f, looked)
 
     new = b.call(torch.mul, opened(input_gate, to_enter, cell), b.call(g, candidate))
+    # Zeros forget nothing: without a cell there is no second term.
     if cell is not None:
         new = b.call(torch.add, new, b.call(torch.mul, opened(forget_gate, to_keep, cell), cell))
     return b.call(torch.mul, opened(output_gate, to_leave, new), b.call(h, new)), new
@@ -172,6 +180,7 @@ def _gru_layers(reset_after: bool) -> Callable[[Builder, Direction, Operand], An
 
     def prepare(b: Builder, d: Direction, x: Operand) -> Any:
         two = 2 * d.hidden
+        # The candidate's state bias lies behind the reset gate, so it is not added to the inputs' one.
         bias = d.bias_inputs + d.bias_states
         if reset_after:
             bias = torch.cat([bias[:two], d.bias_inputs[two:]])
@@ -190,6 +199,7 @@ def _gru_advance(reset_after: bool) -> Callable[..., State]:
         both = both if hidden is None else b.call(torch.add, both, shared[1](hidden))
         update, reset = b.several(2, torch.chunk, b.call(f, both), 2, 1)
         if hidden is None:
+            # A state of zeros times the matrix is zero; its bias remains.
             past: Operand | None = b.call(torch.mul, reset, d.bias_states[two:]) if reset_after else None
         elif reset_after:
             past = b.call(torch.mul, reset, shared[2](hidden))

@@ -31,12 +31,14 @@ def _reduction(reduce: Callable[[Builder, Operand, list[int], bool], Operand]) -
 
 
 def _sum(b: Builder, x: Operand, axes: list[int], keep: bool) -> Operand:
+    # dtype, since torch sums integers in int64.
     return b.call(torch.sum, x, axes, keep, dtype=b.dtype(x)) if axes else x
 
 
 def _mean(b: Builder, x: Operand, axes: list[int], keep: bool) -> Operand:
     if b.dtype(x).is_floating_point:
         return b.call(torch.mean, x, axes, keep)
+    # torch has no mean of integers; ONNX's is whole.
     total = _sum(b, x, axes, keep)
     count = 1
     for axis in axes:
@@ -45,6 +47,7 @@ def _mean(b: Builder, x: Operand, axes: list[int], keep: bool) -> Operand:
 
 
 def _prod(b: Builder, x: Operand, axes: list[int], keep: bool) -> Operand:
+    # torch.prod takes one axis at a time; from the last on, so that the numbers of those before it stay.
     for axis in sorted(axes, reverse=True):
         x = b.call(torch.prod, x, axis, keep, dtype=b.dtype(x))
     return x
@@ -52,6 +55,7 @@ def _prod(b: Builder, x: Operand, axes: list[int], keep: bool) -> Operand:
 
 def _extreme(function: Callable[..., Any]) -> Callable[[Builder, Operand, list[int], bool], Operand]:
     def reduce(b: Builder, x: Operand, axes: list[int], keep: bool) -> Operand:
+        # torch refuses the extreme of nothing, which ONNX defines.
         if not any(b.shape(x)[axis] == 0 for axis in axes):
             return b.call(function, x, axes, keep) if axes else x
         sizes = [1 if i in axes else s for i, s in enumerate(b.shape(x)) if keep or i not in axes]
@@ -104,6 +108,7 @@ def arg_extreme(b: Builder, op: Op) -> Result:
     total = b.shape(x)[axis]
     if not isinstance(total, int):
         raise refuse(op, "select_last_index along the batch axis")
+    # The last of equals is the first from behind.
     return b.call(torch.sub, total - 1, b.call(function, b.call(torch.flip, x, [axis]), axis, keep))
 
 

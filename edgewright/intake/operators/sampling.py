@@ -46,6 +46,7 @@ def resize(b: Builder, op: Op) -> Result:
         weights = _weights(op, length, goal, scales[axis] or 1.0, _region(op, axis, b.rank(x)))
         outside = torch.from_numpy((weights == 0).all(axis=1))
         beyond = beyond | outside.reshape([-1 if i == axis else 1 for i in range(b.rank(x))])
+        # A row of the matrix that picks one cell is an index: exact, and much cheaper.
         if op.get("mode", "nearest") == "nearest" and (weights.sum(axis=1) == 1).all():
             x = b.call(torch.index_select, x, axis, torch.from_numpy(weights.argmax(axis=1)))
             continue
@@ -63,6 +64,7 @@ def _goal(b: Builder, op: Op, x: Operand) -> tuple[list[int | None], list[float 
         given: list[float] | None = op.get("scales") or [float(s) for s in tensor(op, 1).tolist()]
         wanted = None
     else:
+        # Before opset 11 there was no region of interest among the inputs.
         scales_at, sizes_at = (1, 2) if op.opset < 11 else (2, 3)
         has_sizes = op.input(sizes_at) is not None
         wanted = integers(op, sizes_at) if has_sizes else None
@@ -76,6 +78,7 @@ def _goal(b: Builder, op: Op, x: Operand) -> tuple[list[int | None], list[float 
         length = b.shape(x)[axis]
         if not isinstance(length, int):
             continue
+        # The specification rounds the size down and keeps the scale as it is given.
         goal = int(wanted[position]) if wanted else math.floor(length * (given or [])[position])
         scale = goal / length if wanted else (given or [])[position]
         if goal != length or scale != 1:
@@ -91,15 +94,18 @@ def _in_proportion(op: Op, wanted: list[int], lengths: list[int]) -> list[int]:
 
 def _by_torch(b: Builder, op: Op, x: Operand, sizes: list[int | None], scales: list[float | None]) -> Operand | None:
     """`interpolate`, where ONNX's settings mean exactly that."""
+    # interpolate leaves batch and channels, and asks for real numbers.
     if b.rank(x) != 4 or sizes[0] is not None or sizes[1] is not None or not b.dtype(x).is_floating_point:
         return None
     lengths = b.shape(x)
     goal = [sizes[a] or lengths[a] for a in (2, 3)]
+    # torch works the scale out from the sizes: another one samples elsewhere.
     exact = all(scales[a] is None or scales[a] == goal[i] / lengths[a] for i, a in enumerate((2, 3)))
     mode, transform = op.get("mode", "nearest"), op.get("coordinate_transformation_mode", "half_pixel")
     transform = "asymmetric" if op.opset < 11 else transform
     if op.get("antialias", 0) or not exact:
         return None
+    # For whole factors both ways choose the same cell; torch's nearest rounds down.
     whole = all(goal[i] % lengths[a] == 0 for i, a in enumerate((2, 3)))
     rounding = "floor" if op.opset < 11 else op.get("nearest_mode", "round_prefer_floor")
     if (
@@ -108,6 +114,7 @@ def _by_torch(b: Builder, op: Op, x: Operand, sizes: list[int | None], scales: l
         and (transform, rounding) in {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor")}
     ):
         return b.call(functional.interpolate, x, size=goal, mode="nearest")
+    # With one cell the modes differ in where it is taken from.
     if mode in {"linear", "bilinear"} and transform in _ALIGNED and min(goal) > 1:
         return b.call(functional.interpolate, x, size=goal, mode="bilinear", align_corners=_ALIGNED[transform])
     return None
@@ -115,6 +122,7 @@ def _by_torch(b: Builder, op: Op, x: Operand, sizes: list[int | None], scales: l
 
 def _matrix_along(b: Builder, x: Operand, axis: int, weights: torch.Tensor) -> Operand:
     last = b.rank(x) - 1
+    # In float32: the weights are fractions, whatever the image's type.
     x = x if b.dtype(x) == torch.float32 else b.call(torch.Tensor.to, x, torch.float32)
     moved = x if axis == last else b.call(torch.transpose, x, axis, last)
     result = b.call(torch.matmul, moved, weights.float().t().contiguous())
@@ -184,8 +192,10 @@ def _shares(op: Op, at: float, scale: float) -> tuple[NDArray[np.int64], NDArray
     )
     reach = 1 if kernel is _triangle else 2
     stretch = min(scale, 1.0) if op.get("antialias", 0) else 1.0
+    # Wide enough for any kernel; cells without a share are dropped.
     cells = np.arange(math.floor(at - reach / stretch), math.ceil(at + reach / stretch) + 1)
     shares = kernel((cells - at) * stretch)
+    # A stretched kernel no longer sums to one.
     if stretch < 1:
         shares = shares / shares.sum()
     return cells[shares != 0], shares[shares != 0]

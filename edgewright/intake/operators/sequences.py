@@ -23,6 +23,7 @@ def split_to_sequence(b: Builder, op: Op) -> Result:
     total, sizes, keep = b.shape(x)[axis], integers(op, 1), bool(op.get("keepdims", 1))
     if not isinstance(total, int):
         raise refuse(op, "along the batch axis, so the sequence has no fixed length")
+    # A scalar is the size of every piece; a list of one is the sizes themselves.
     if sizes is None or np.ndim(b.fake(op.input(1))) == 0:
         size = 1 if sizes is None else int(sizes[0])
         whole, rest = divmod(total, size)
@@ -30,6 +31,7 @@ def split_to_sequence(b: Builder, op: Op) -> Result:
     else:
         pieces = [int(s) for s in sizes]
     parts = b.several(len(pieces), torch.split, x, pieces, axis)
+    # keepdims is for pieces of one element without given sizes alone.
     if sizes is None and not keep:
         parts = tuple(b.call(torch.squeeze, part, axis) for part in parts)
     return TensorSequence(parts)
@@ -74,6 +76,7 @@ def sequence_erase(b: Builder, op: Op) -> Result:
 def concat_from_sequence(b: Builder, op: Op) -> Result:
     """ConcatFromSequence: side by side on an axis, or on a new one."""
     items, axis, new = _sequence(op).items, op.get("axis"), bool(op.get("new_axis", 0))
+    # Sizes are joined as sizes: as data they would be read at run time.
     if any(isinstance(item, np.ndarray) for item in items):
         return dims_or_constant((np.stack if new else np.concatenate)([_sizes(op, item) for item in items], axis))
     return b.call(torch.stack if new else torch.cat, list(items), axis)

@@ -62,6 +62,7 @@ def shape(b: Builder, op: Op) -> Result:
 
 def size(b: Builder, op: Op) -> Result:
     """Size."""
+    # The product may depend on the batch, so no math.prod of integers.
     count: Any = 1
     for s in b.shape(operand(op, 0)):
         count = count * s
@@ -74,6 +75,7 @@ def reshape(b: Builder, op: Op) -> Result:
     if wanted is None:
         raise refuse(op, "no shape")
     if not op.get("allowzero", 0):
+        # 0 keeps the input's own size, unless allowzero.
         wanted = [b.shape(x)[i] if isinstance(w, int) and w == 0 else w for i, w in enumerate(wanted)]
     return reshaped(b, op, x, wanted)
 
@@ -82,6 +84,7 @@ def reshaped(b: Builder, op: Op, x: Operand, wanted: list[Any]) -> Operand:
     """Give ``x`` a shape of which at most one size may depend on the batch."""
     if isinstance(x, torch.Tensor) and is_static(wanted):
         return x.reshape(wanted)
+    # torch works the shape out with the free size: what it says is free becomes -1.
     got = b.under_fakes(torch.reshape, b.fake(x), wanted).shape
     free = [i for i, s in enumerate(got) if isinstance(s, torch.SymInt)]
     if len(free) > 1:
@@ -96,6 +99,7 @@ def flatten(b: Builder, op: Op) -> Result:
     """Flatten to a matrix."""
     x = operand(op, 0)
     rank, axis = b.rank(x), op.get("axis", 1)
+    # -1 counts from the end; rank itself stands for "after the last".
     axis = axis + rank if axis < 0 else axis
     if axis == 1 and rank >= 2:
         return b.call(torch.flatten, x, 1)
@@ -119,6 +123,7 @@ def squeeze(b: Builder, op: Op) -> Result:
     x = operand(op, 0)
     axes = axes_of(op, 1, b.rank(x))
     if axes is None:
+        # An axis of the free size is not dropped, even if the batch were 1.
         axes = [i for i, s in enumerate(b.shape(x)) if isinstance(s, int) and s == 1]
     for axis in sorted(axes, reverse=True):
         x = b.call(torch.squeeze, x, axis)
@@ -131,6 +136,7 @@ def unsqueeze(b: Builder, op: Op) -> Result:
     if axes is None:
         raise refuse(op, "no axes")
     rank = b.rank(x) + len(axes)
+    # From the front: each new axis shifts those behind it.
     for axis in sorted(a % rank for a in axes):
         x = b.call(torch.unsqueeze, x, axis)
     return x
@@ -182,16 +188,19 @@ def _sliced(b: Builder, op: Op, x: Operand, axis: int, limits: tuple[Any, Any, i
         if is_whole and (isinstance(end, torch.SymInt) or end >= _TO_THE_END):
             return x
         raise refuse(op, "along the batch axis")
+    # Forwards Python's slices clamp bounds as ONNX does.
     start, end, step = (
         slice(int(start), int(end), step).indices(total) if step > 0 else _backwards(start, end, step, total)
     )
     if (start, end, step) == (total - 1, -1, -1):
         return b.call(torch.flip, x, [axis])
+    # torch slices do not walk backwards: positions instead.
     if step < 0:
         chosen = torch.tensor(list(range(start, end, step)), dtype=torch.int64)
         return b.call(torch.index_select, x, axis, chosen)
     if (start, end, step) == (0, total, 1):
         return x
+    # Never below the start: an empty slice, not a negative one.
     index = (slice(None),) * axis + (slice(start, max(start, end), step),)
     return _index(b, x, index)
 
@@ -223,6 +232,7 @@ def gather(b: Builder, op: Op) -> Result:
             return b.call(torch.select, x, axis, int(indices))
         if indices.ndim == 1:
             return b.call(torch.index_select, x, axis, indices.long())
+    # A table of vectors is an embedding, which every target has; its weight may be quantized.
     elif isinstance(x, torch.Tensor) and axis == 0 and x.ndim == 2 and x.is_floating_point():
         return b.call(functional.embedding, _wrapped(b, indices, total), x)
     return _gathered(b, op, x, indices, axis)
@@ -232,6 +242,7 @@ def _gathered(b: Builder, op: Op, x: Operand, indices: Operand, axis: int) -> Op
     total, shape_x, shape_i = b.shape(x)[axis], b.shape(x), b.shape(indices)
     if not isinstance(indices, torch.Tensor):
         indices = _wrapped(b, indices, total)
+    # index_select takes one axis of indices; their own axes come back by the reshape.
     flat = b.call(torch.reshape, indices, [-1])
     taken = b.call(torch.index_select, x, axis, flat)
     return reshaped(b, op, taken, [*shape_x[:axis], *shape_i, *shape_x[axis + 1 :]])
@@ -265,6 +276,7 @@ def expand(b: Builder, op: Op) -> Result:
         x = b.call(torch.unsqueeze, x, 0)
     sizes = []
     for axis, (has, wish) in enumerate(zip(own, wanted, strict=True)):
+        # -1 leaves an axis as it is.
         if isinstance(has, torch.SymInt) or (isinstance(wish, int) and wish == 1) or has == wish:
             sizes.append(-1)
         elif isinstance(wish, torch.SymInt):
@@ -287,6 +299,7 @@ def tile(b: Builder, op: Op) -> Result:
     if repeats is None:
         raise refuse(op, "no repeats")
     for axis, count in enumerate(repeats):
+        # A count that depends on the batch cannot be an argument of tile.
         if not isinstance(count, int):
             x = _stretched(b, b.call(torch.unsqueeze, x, axis), axis, count)
             sizes = b.shape(x)
@@ -371,6 +384,7 @@ def _padded(b: Builder, op: Op, x: Operand, before: list[int], after: list[int],
             if not isinstance(total, int):
                 raise refuse(op, f"{mode} along the batch axis")
             numpy_mode: Any = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode]
+            # Cropping first, then padding by what np.pad does to the positions.
             positions = np.arange(total)[max(-before[axis], 0) : total - max(-after[axis], 0)]
             wide = np.pad(positions, (max(before[axis], 0), max(after[axis], 0)), mode=numpy_mode)
             x = b.call(torch.index_select, x, axis, torch.tensor(wide))
@@ -383,6 +397,7 @@ def depth_to_space(b: Builder, op: Op) -> Result:
     if op.get("mode", "DCR") == "CRD":
         return b.call(functional.pixel_shuffle, x, block)
     n, c, h, w = b.shape(x)
+    # DCR: the block's place goes before the channels, (N, block, block, C', H, W).
     split_up = reshaped(b, op, x, [n, block, block, c // block**2, h, w])
     ordered = b.call(torch.permute, split_up, [0, 3, 4, 1, 5, 2])
     return reshaped(b, op, ordered, [n, c // block**2, h * block, w * block])

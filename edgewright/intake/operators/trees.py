@@ -52,6 +52,7 @@ def tree_ensemble_classifier(b: Builder, op: Op) -> Result:
     labels = op.get("classlabels_int64s") or op.get("classlabels_strings")
     classes = len(labels)
     ids = sorted(set(op.get("class_ids")))
+    # One column of weights serves two classes.
     single = classes == 2 and len(ids) == 1
     trees = _trees(op, "class", {i: 0 if single else i for i in ids}, 1 if single else classes)
     scores = _summed(b, op, trees)
@@ -59,6 +60,7 @@ def tree_ensemble_classifier(b: Builder, op: Op) -> Result:
     if base:
         scores = b.call(torch.add, scores, torch.tensor(base, dtype=torch.float32))
     if single:
+        # ONNX Runtime takes weights that are all positive for probabilities: the other class has 1 - p, else -x.
         positive = all(w >= 0 for w in op.get("class_weights")) and op.get("post_transform", "NONE") != "LOGISTIC"
         other = b.call(torch.sub, 1.0, scores) if positive else b.call(torch.neg, scores)
         scores = b.call(torch.cat, [other, scores], 1)
@@ -106,6 +108,7 @@ def post_transformed(b: Builder, op: Op, scores: Operand) -> Operand:
 def _trees(op: Op, kind: str, column_of: dict[int, int], outputs: int) -> Trees:
     """Read the flat attribute lists into one padded row for each tree."""
     ids = np.asarray(op.get("nodes_treeids"))
+    # Ids may be any numbers, in any order: counted anew from 0.
     names, index_in = np.unique(ids, return_inverse=True)
     position: dict[tuple[int, int], int] = {}
     counts = np.zeros(len(names), dtype=np.int64)
@@ -115,8 +118,10 @@ def _trees(op: Op, kind: str, column_of: dict[int, int], outputs: int) -> Trees:
     size = (len(names), int(counts.max()))
     here = np.array([position[int(t), n] for t, n in zip(index_in, op.get("nodes_nodeids"), strict=True)])
     modes = np.asarray(op.get("nodes_modes"))
+    # Padding counts as leaves, which no path reaches.
     leaf = np.ones(size, dtype=bool)
     leaf[index_in, here] = modes == "LEAF"
+    # One comparison serves all nodes, since the decision is one operator for all trees.
     branches = sorted(set(modes) - {"LEAF"}) or ["BRANCH_LEQ"]
     if len(branches) > 1 or branches[0] not in _COMPARISONS:
         raise refuse(op, f"comparisons {', '.join(branches)} in one ensemble")
@@ -125,6 +130,7 @@ def _trees(op: Op, kind: str, column_of: dict[int, int], outputs: int) -> Trees:
     tree_number = {int(name): i for i, name in enumerate(names)}
     leaves = (op.get(f"{kind}_{part}") for part in ("treeids", "nodeids", "ids", "weights"))
     for tree, node, column, weight in zip(*leaves, strict=True):
+        # Added up: a leaf may name a class twice.
         values[tree_number[tree], position[tree_number[tree], node], column_of[column]] += weight
     tracks = op.get("nodes_missing_value_tracks_true") or [0] * len(ids)
     return Trees(
@@ -158,6 +164,7 @@ def _depth(true: NDArray[np.int64], false: NDArray[np.int64], leaf: NDArray[np.b
     """Steps until every path of every tree stands on a leaf."""
     reached = np.zeros(leaf.shape, dtype=bool)
     reached[:, 0] = True
+    # No path is longer than there are nodes.
     for depth in range(leaf.shape[1] + 1):
         if not (reached & ~leaf).any():
             return depth
@@ -174,6 +181,7 @@ def _summed(b: Builder, op: Op, trees: Trees) -> Operand:
     x = operand(op, 0)
     if b.dtype(x) != torch.float32:
         x = b.call(torch.Tensor.to, x, torch.float32)
+    # By the largest tree, since all are padded to it.
     if trees.is_leaf.sum(axis=1).max() <= _GEMM_LEAVES:
         return _by_matrices(b, x, trees)
     return _by_walking(b, x, trees)
@@ -195,6 +203,7 @@ def _by_matrices(b: Builder, x: Operand, trees: Trees) -> Operand:
     leaves = int(trees.is_leaf.sum(axis=1).max())
     feature, threshold = np.zeros((count, inner), np.int64), np.zeros((count, inner), np.float32)
     missing = np.zeros((count, inner), bool)
+    # -1 is a count that no path reaches: padding leaves never match.
     paths, wanted = np.zeros((count, inner, leaves), np.float32), np.full((count, leaves), -1, np.float32)
     values = np.zeros((count, leaves, trees.values.shape[2]), np.float32)
     for tree in range(count):
@@ -207,6 +216,7 @@ def _by_matrices(b: Builder, x: Operand, trees: Trees) -> Operand:
                 missing[tree, at] = trees.missing_true[tree, node]
                 continue
             for ancestor, taken in path:
+                # +1 for a decision that must hold, -1 for one that must not: agreement is the number of the former.
                 paths[tree, branch_at[ancestor], leaf] = 1 if taken else -1
             wanted[tree, leaf] = sum(taken for _, taken in path)
             values[tree, leaf] = trees.values[tree, node]
@@ -237,6 +247,7 @@ def _walk(trees: Trees, tree: int) -> list[tuple[int, list[tuple[int, bool]]]]:
 def _by_walking(b: Builder, x: Operand, trees: Trees) -> Operand:
     """Every tree's current node, moved to a child ``depth`` times; a leaf stays where it is."""
     count, nodes, outputs = trees.values.shape
+    # Places in one table of all trees: tree * nodes + node.
     offset = np.arange(count)[:, None] * nodes
     feature, threshold, missing, true, false = (
         torch.from_numpy(np.ascontiguousarray(a).reshape(-1))
