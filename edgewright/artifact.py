@@ -206,6 +206,7 @@ def digest_of(path: Path) -> str:
     if path.is_dir():
         tree = hashlib.sha256()
         for file in _files_of(path):
+            # A name holds no NUL and a digest has a fixed length: two different trees never give the same text.
             tree.update(f"{file.relative_to(path).as_posix()}\0{digest_of(file)}\n".encode())
         return tree.hexdigest()
     content = hashlib.sha256()
@@ -221,5 +222,6 @@ def size_of(path: Path) -> int:
 
 
 def _files_of(folder: Path) -> list[Path]:
+    # A listing's order is the file system's; sorted as POSIX text, the digest is the same on every machine.
     files = (p for p in folder.rglob("*") if p.is_file())
     return sorted(files, key=lambda p: p.relative_to(folder).as_posix())

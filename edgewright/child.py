@@ -37,6 +37,7 @@ R = TypeVar("R")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_LINES = 30
+# Signals of a fault in native code. SIGKILL is none: the kernel (memory, processor time) or a person sends it.
 _CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 # Threads that wait for one another by spinning were measured to double the work of a training on a busy machine.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -134,6 +135,7 @@ def run_in_child(
     """
     began = time.perf_counter()
     target = f"{job.func.__module__}:{job.func.__qualname__}"
+    # In the child `__main__` is edgewright.child itself: the name would lead to another function, or to none.
     if target.startswith("__main__:"):
         raise ValueError(
             f"{target}: a child cannot import what is run as a script; give it deferred('module:function')"
@@ -158,10 +160,12 @@ def run_in_child(
                 raise errors.CrashError(message, signal.Signals(-code).name)
             raise errors.ConversionError(message)
         answer = json.loads(response.read_text())
+    # Before an error is raised: notes of a child that failed are told, too.
     for note in answer["notes"]:
         progress.note(note)
     if "error" in answer:
         raise _revived(answer["error"], what, advice)
+    # The child may have run a hostile file: what it answers is validated as any input is.
     value = TypeAdapter(returns).validate_python(answer["value"])
     return ChildRun(value, time.perf_counter() - began, answer["peak_memory_mb"], answer["unconfined"])
 
@@ -198,6 +202,7 @@ def _run(
         try:
             return forking.run_forked(frameworks, *files, environment, timeout_s)
         except forking.ServerLostError as e:
+            # Once: the reason holds for every later job of the kind, and so would its note.
             if e.is_new:
                 progress.note(f"each step with {frameworks} starts an interpreter of its own: {e}")
     return _spawned(command, files[-1], environment, timeout_s)
@@ -213,6 +218,7 @@ def _spawned(command: list[str], log: Path, environment: Mapping[str, str], time
         except subprocess.TimeoutExpired:
             return None
         finally:
+            # After an interrupt as well: an orphan would write on into a scratch folder that is being removed.
             if process.poll() is None:
                 process.kill()
                 process.wait()
@@ -229,6 +235,7 @@ def _cause_of_death(code: int, log: Path) -> str:
 def _revived(error: dict[str, str], what: str, advice: str) -> Exception:
     if error["type"] in {"ModuleNotFoundError", "MissingLibraryError"}:
         return errors.MissingLibraryError(f"{what}: {error['message'].partition(';')[0]}")
+    # The type comes as a name: nothing but our own errors is made of it.
     kind = getattr(errors, error["type"], None)
     if isinstance(kind, type) and issubclass(kind, errors.EdgewrightError):
         return kind(error["message"])
@@ -263,6 +270,7 @@ def main(request: Path, response: Path) -> None:
     notes: list[str] = []
     allowed, unconfined = asked["confined"], ""
     if allowed is not None:
+        # Before `called` imports the target: what a library runs at its import is confined, too.
         unconfined = sandbox.confine([Path(path) for path in allowed["writable"]], seconds=allowed["seconds"])
 
     def heard(event: Event) -> None:
@@ -283,6 +291,7 @@ def main(request: Path, response: Path) -> None:
                 "traceback": traceback.format_exc(),
             }
         }
+    # A rename: a child that is killed while it writes leaves no response, which the parent takes for its death.
     staged = response.with_suffix(".part")
     staged.write_text(json.dumps({**answer, "notes": notes, "unconfined": unconfined}))
     staged.replace(response)

@@ -40,10 +40,12 @@ def source_version(module: str, *first: Path) -> str:
     It is found as a child process finds it, without running it, in the folders ``first`` before others; empty where
     it is not found.
     """
+    # The working folder comes before installed packages, as for `python -m`, by which children are started.
     folders_to_search = [*map(str, first), str(Path.cwd()), *sys.path]
     spec = PathFinder.find_spec(module.partition(".")[0], folders_to_search)
     if spec is None:
         return ""
+    # The whole package: which of its modules a function reaches is not known without running it.
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     files = [(str(f.relative_to(top)), f) for top in folders for f in sorted(top.rglob("*.py"))]
     if not folders and spec.origin:
@@ -58,6 +60,7 @@ def source_version(module: str, *first: Path) -> str:
 def _imports() -> Any:
     import grimp
 
+    # Without a cache on disk, which grimp would write into the user's working folder.
     return grimp.build_graph(*_PACKAGES, include_external_packages=True, cache_dir=None)
 
 
@@ -77,6 +80,7 @@ def _distributions(packages: set[str]) -> set[str]:
     """The distributions that bring importable packages, and what they require, by normalized name; of a package that is
     not installed its own name."""
     brought = metadata.packages_distributions()
+    # An import's name is not its distribution's (PIL comes with Pillow), and several may bring the same one.
     foreign = packages - set(_PACKAGES) - sys.stdlib_module_names
     waiting = [distribution for package in foreign for distribution in brought.get(package, [package])]
     names = set[str]()
@@ -95,6 +99,7 @@ def _required(distribution: str) -> Iterator[str]:
         return
     for requirement in listed:
         name = _NAME.match(requirement)
+        # Other markers (platform, Python) are not evaluated: one distribution too many changes a key at worst.
         if name and "extra ==" not in requirement:
             yield name[0]
 

@@ -66,6 +66,7 @@ def _cnn() -> nn.Module:
 
 def _train(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> nn.Module:
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    # As many steps as batches, an epoch's short last one included: OneCycleLR raises at the step after its last.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=_EPOCHS * -(-len(x) // _BATCH))
     for _ in range(_EPOCHS):
         for rows in torch.randperm(len(x)).split(_BATCH):

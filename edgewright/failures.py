@@ -11,6 +11,7 @@ from typing import Any
 __all__ = ["failing_operator", "one_line"]
 
 _TERMINAL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+# Not the newline: lines are told apart by it below.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # MLIR (TensorFlow's and LiteRT's converters) puts a place of many nested parts before what it has to say.
 _MLIR_PLACE = re.compile(r"(?:<unknown>|loc\(.*\)|\S+\.(?:mlir|py)):?(?:\d+:)*\s*(?=(?:loc|error|note|remark|'))")
@@ -19,6 +20,7 @@ _ONNX_RUNTIME_PLACE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |\S*/onnxruntime/\S+\.(?:cc|h):\d+ (?:.*?\) (?=[A-Z]))?"
 )
 _TELLING = re.compile(r"\berror:\s*(.+)")
+# Lines that say where, not what: of Python's tracebacks and of MLIR's notes.
 _FRAMES = re.compile(r"\s*(?:Traceback|File \"|\^+|~+\^|loc\(|<unknown>:\d+:\d+: note|note:|see current operation)")
 # What TensorFlow makes of an error in a function that it compiled: a traceback as text, the error at its end.
 _COMPILED, _NAMED = "in user code:", re.compile(r"\w+(?:Error|Exception): (.+)")
@@ -36,6 +38,7 @@ def one_line(error: object, limit: int = 300) -> str:
     """
     line, cause = _telling_line(error), _root(error)
     because = _telling_line(cause) if cause is not error else line
+    # A wrapper often quotes the message that it wraps.
     if because in line:
         return _cut(line, limit)
     return f"{_cut(line, limit // 2)}: {_cut(because, limit // 2)}"
@@ -43,6 +46,7 @@ def one_line(error: object, limit: int = 300) -> str:
 
 def _telling_line(error: object) -> str:
     message = str(error)
+    # str() of a KeyError is the bare key in quotes, which tells a reader nothing.
     if isinstance(error, KeyError) and error.args:
         message = f"nothing is known of {error.args[0]!r}"
     elif isinstance(error, RecursionError):  # its own words name a decoder's parts
@@ -81,6 +85,7 @@ def failing_operator(error: BaseException) -> str:
 
 def _innermost_first(error: BaseException) -> Iterator[FrameType]:
     if error.__cause__ is not None:
+        # The cause first: its frames are where the converter stood, those of the wrapper are outside.
         yield from _innermost_first(error.__cause__)
     frames = []
     trace = error.__traceback__
@@ -93,6 +98,7 @@ def _innermost_first(error: BaseException) -> Iterator[FrameType]:
 def _described(thing: Any) -> str:
     """``Conv (node 'stem/conv')`` of an object that is one; "" of anything else."""
     name = _text(thing, "name")
+    # A local called `n` or `op` is often a plain number or text, which is no operator.
     if thing is None or isinstance(thing, (str, int, float, Mapping, list, tuple)) or not name:
         return ""
     if _text(thing, "op").startswith("call_"):  # of torch.fx

@@ -42,6 +42,7 @@ def _serve(control: socket.socket) -> None:
     gc.freeze()  # shared pages stay shared
     jobs: dict[int, _Job] = {}
     with selectors.EpollSelector() as selector:
+        # Open before any job, since the start or by an import: all that a child keeps, see `_become`.
         inherited_fds = _descriptors() - {control.fileno(), selector.fileno()}
         selector.register(control, selectors.EVENT_READ)
         while True:
@@ -51,6 +52,7 @@ def _serve(control: socket.socket) -> None:
                     if not message:
                         return
                     asker = socket.socket(fileno=sockets[0])
+                    # For each job anew: a library may start a thread later than at its import.
                     if refusal := refusal or _threads():
                         _tell(asker, refusal.encode())
                         asker.close()
@@ -59,8 +61,10 @@ def _serve(control: socket.socket) -> None:
                     jobs[job.watch] = job
                     selector.register(job.watch, selectors.EVENT_READ)
                     selector.register(job.asker, selectors.EVENT_READ, job)
+                # A pidfd is readable once its process has ended (pidfd_open(2)).
                 elif ready.data is None:
                     _reap(jobs.pop(ready.fd), selector)
+                # Where the job's end came earlier in this round it is reaped: its pid may be another process's already.
                 elif ready.data.watch in jobs:  # nobody waits for it any longer
                     selector.unregister(ready.data.asker)
                     os.kill(ready.data.pid, signal.SIGKILL)
@@ -71,6 +75,7 @@ def _import(names: Sequence[str]) -> str:
     try:
         for name in names:
             module, _, function = name.removesuffix("?").partition(":")
+            # Only what another version of a framework may have elsewhere; any other failure refuses the jobs.
             with suppress(*((ImportError,) if name.endswith("?") else ())):
                 imported = importlib.import_module(module)
                 if function:
@@ -96,6 +101,7 @@ def _reap(job: _Job, selector: selectors.BaseSelector) -> None:
     _, status = os.waitpid(job.pid, 0)
     selector.unregister(job.watch)
     os.close(job.watch)
+    # It is not registered any more where the asker gave up first.
     with suppress(KeyError):
         selector.unregister(job.asker)
     _tell(job.asker, str(os.waitstatus_to_exitcode(status)).encode())
@@ -122,6 +128,7 @@ def _fork(job: Mapping[str, Any], asker: socket.socket, inherited_fds: set[int])
             with suppress(OSError, ValueError):
                 sys.stdout.flush()
                 sys.stderr.flush()
+            # Not sys.exit: neither the server's loop nor its exit handlers may run in the child.
             os._exit(code)
     _tell(asker, forking.STARTED)
     return _Job(pid, os.pidfd_open(pid), asker)
@@ -130,6 +137,7 @@ def _fork(job: Mapping[str, Any], asker: socket.socket, inherited_fds: set[int])
 def _become(job: Mapping[str, Any], server: int, inherited_fds: set[int]) -> int:
     """The child: as a fresh interpreter with ``job``'s environment would be, but for what is imported."""
     child.die_with_parent(signal.SIGKILL)
+    # The server may have ended between the fork and the call above: no signal comes then.
     if os.getppid() != server:
         return 1
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -137,11 +145,14 @@ def _become(job: Mapping[str, Any], server: int, inherited_fds: set[int]) -> int
     os.dup2(log, 2)
     for descriptor in _descriptors() - inherited_fds - {0, 1, 2}:  # the server's own: a job must not ask for jobs
         os.close(descriptor)
+    # The server ignores it, and a fork inherits that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environment"])
+    # An import may have looked it up in the server's environment; TMPDIR is the job's own.
     tempfile.tempdir = None
+    # Else every fork of one server would draw the same numbers.
     random.seed()
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()

@@ -104,6 +104,7 @@ class _Server:
 
     def end(self) -> None:
         self.control.close()
+        # The closed socket ends an idle server; one that is still importing does not read it.
         with suppress(ProcessLookupError):
             self.process.kill()
         self.process.wait()
@@ -119,15 +120,18 @@ class _Pool:
     def server(self, frameworks: Frameworks, environment: Mapping[str, str]) -> _Server:
         """The server for one more such job, started where there is none; the least used one makes room for it."""
         loaded = {name: value for name, value in environment.items() if name.startswith(_READ_AT_LOAD)}
+        # `python -m` imports from the working folder: a server serves the jobs of one alone.
         key = (frameworks, sys.executable, str(Path.cwd()), *sorted(loaded.items()))
         with self.lock:
             if key in self.given_up:
                 raise ServerLostError(self.given_up[key], is_new=False)
             server = self.servers.get(key)
+            # Killed, as by the kernel for memory: no reason against a new one.
             if server is not None and server.process.poll() is not None:
                 self.servers.pop(key).end()
                 server = None
             if server is None:
+                # Least recently used first. One at work stays, and there are more than the limit for a while.
                 idle = [k for k, one in self.servers.items() if not one.running]
                 if len(self.servers) >= _MOST_SERVERS and idle:
                     self.servers.pop(idle[0]).end()
@@ -151,6 +155,7 @@ class _Pool:
 
     def forget(self) -> None:
         """After a fork: the servers are the parent's."""
+        # Closed, not ended: they serve the parent. A copy that stayed open here would keep them alive beyond it.
         for server in self.servers.values():
             server.control.close()
         self.servers, self.lock = OrderedDict(), threading.Lock()
@@ -190,10 +195,12 @@ def run_forked(
            "folder": str(Path.cwd())}  # fmt: skip
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
+        # A socket for each job: where either side closes it, or dies, the other knows that the job is over.
         with ours:
             try:
                 with theirs:
                     socket.send_fds(server.control, [json.dumps(job).encode()], [theirs.fileno()])
+                # The server holds the only copy of `theirs` left: where it dies, nothing is received, at once.
                 begun = ours.recv(MESSAGE_BYTES)
             except OSError as e:
                 begun = str(e).encode()

@@ -16,6 +16,7 @@ def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[b
     False where another holds it.
     """
     make_folder(path.parent)
+    # Never removed: whoever held the lock of a removed file would exclude nobody who makes it anew.
     with path.open("ab") as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))

@@ -62,6 +62,7 @@ class StepDownPolicy(Value):
 class SshConnection(Value):
     """How a board is reached. Host keys are checked: an unknown host is refused."""
 
+    # They stand on ssh's command line, where a leading dash would be an option.
     host: str = Field(pattern=r"^[A-Za-z0-9][\w.:-]*$")
     port: int = Field(22, gt=0, lt=65536)
     user: str = Field(pattern=r"^[A-Za-z0-9_][\w.-]*$")
@@ -94,10 +95,12 @@ Extension = Literal["neon", "fp16", "dotprod", "i8mm", "bf16", "sve", "sve2", "s
 _TARGETS = ("local", "emulated_device", "ssh", "adb", "core_ml")
 TARGET_PLUGINS = "edgewright.targets"
 EXPORTER_PLUGINS = "edgewright.exporters"
+# The whole device that is emulated is a 64-bit Arm one; the other cores run single programs.
 _WHOLE_DEVICE_CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
 
 
 InstructionSet = Literal["arm64", "armv7", "x86_64"]
+# x86 without them adds pairs of products in 16 bits, which saturate: see `edgewright.export.pair_sums`.
 _DOT_PRODUCTS: set[Extension] = {"dotprod", "i8mm", "avx_vnni", "avx512_vnni"}
 
 
@@ -130,6 +133,7 @@ class ExportOptions(Value):
     @model_validator(mode="after")
     def _exporter_shapes_its_file_itself(self) -> "ExportOptions":
         ours = {"integer_tensors", "image_inputs", "class_labels", "ort_format"}
+        # Refused, since a key that is silently without effect looks as if it had worked.
         if self.exporter and (ignored := [name for name in sorted(ours) if getattr(self, name)]):
             raise ValueError(f"{', '.join(ignored)}: the exporter '{self.exporter}' shapes its file itself; leave out")
         return self
@@ -192,6 +196,7 @@ class DeviceProfile(Value):
     @property
     def weight_bits(self) -> Literal[7, 8]:
         """Bits of an int8 weight there."""
+        # Core ML and LiteRT have kernels of their own; what saturates are those of ONNX Runtime.
         if self.platform is not Platform.EDGE_DEVICE:
             return 8
         return weight_bits(self.instruction_set, self.dot_products, self.export)
@@ -209,6 +214,7 @@ class DeviceProfile(Value):
             raise ValueError(f"unknown target '{self.target}'; known: {', '.join(known)}")
         if self.target_options and (self.target is None or self.target in _TARGETS):
             raise ValueError(f"target_options are for targets of other distributions, not for {self.target or 'none'}")
+        # A Core ML package runs by Core ML alone, which runs nothing else.
         if self.target is not None and (self.target == "core_ml") != (self.platform is Platform.IOS):
             raise ValueError(f"platform {self.platform} has no target {self.target}: ios has core_ml, no other has it")
         if self.target == "ssh" and self.ssh is None:

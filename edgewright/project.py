@@ -23,6 +23,7 @@ def project_folder() -> Path:
         return checkout
     # Not below sys.prefix alone: `pip install --user` and `--target` put it elsewhere.
     files = metadata.files("edgewright") or ()
+    # RECORD, the list of installed files, knows the place whatever scheme pip installed by.
     marks = [Path(str(file.locate())).resolve() for file in files if file.as_posix().endswith(_MARK)]
     return marks[0].parent if marks else Path(sys.prefix, _MARK).parent
 
@@ -36,6 +37,7 @@ def put_on_path() -> None:
     if sys.path[:1] != [folder]:
         sys.path.insert(0, folder)
     given = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != folder]
+    # Children are new interpreters: sys.path of this one does not reach them.
     os.environ["PYTHONPATH"] = os.pathsep.join([folder, *given])
 
 

@@ -59,6 +59,7 @@ class Technique(Value):
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         """Register it under the one name that its field ``technique`` allows."""
+        # By definition of the class alone: a plugin's technique is known once its module was imported.
         Technique.known[cls.model_fields["technique"].default] = cls
 
     def for_device(self, device: DeviceProfile) -> Self:
@@ -68,6 +69,7 @@ class Technique(Value):
     def code(self) -> str:
         """The version of code outside this project that it runs; empty where there is none."""
         package = self.function.partition(":")[0].partition(".")[0]
+        # Of this project's own code the task's cache key has the version already.
         return "" if package == "edgewright" else source_version(package)
 
     keep: Literal["if_useful", "always"] = Field(
@@ -156,6 +158,7 @@ class Prune(Technique):
     @classmethod
     def _some_must_go(cls, scope: str) -> str:
         nonzero, _, group = scope.partition(":")
+        # Compared as numbers: the pattern admits 4:2 and 2:2.
         if group and int(nonzero) >= int(group):
             raise ValueError(f"{scope} keeps every weight; allowed: N:M with N below M, such as 2:4")
         return scope
@@ -345,6 +348,7 @@ def _is_technique(extension: object) -> bool:
     return isinstance(extension, type) and issubclass(extension, Technique)
 
 
+# Before `Recipe` is defined: its union of techniques is fixed when pydantic builds the class.
 _load_registered()
 if TYPE_CHECKING:
     AnyTechnique = Technique

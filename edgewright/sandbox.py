@@ -48,13 +48,17 @@ def confine(writable: Sequence[Path], *, seconds: float) -> str:
         return inherited
     if sys.platform != "linux":
         return f"{platform.system()} has no sandbox that is used here"
+    # Before seccomp, which refuses setrlimit.
     _limit(seconds)
+    # Without root, both Landlock and seccomp take a process only after this: no setuid program could lead out.
     if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return f"the kernel refuses to give up new privileges ({_reason()})"
+    # Flag 1, LANDLOCK_CREATE_RULESET_VERSION; -1 where the kernel has none or it is switched off.
     abi = max(_LIBC.syscall(_CREATE_RULESET, None, 0, 1), 0)
     missing = "; ".join(
         limitation for limitation in (_landlock(abi, writable), _seccomp(own_signals=abi < _SCOPED)) if limitation
     )
+    # A child of this child inherits the confinement, and tells the same of it.
     os.environ[_CONFINED] = missing
     _confined.set()
     return missing
@@ -66,7 +70,9 @@ def _limit(seconds: float) -> None:
     cores = os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = {
+        # Private writable memory (setrlimit(2)): mapped files and libraries do not count, as they would by RLIMIT_AS.
         resource.RLIMIT_DATA: memory,
+        # Summed over threads by the kernel: all cores may be busy for the whole time.
         resource.RLIMIT_CPU: int(seconds * cores) + 60,
         resource.RLIMIT_FSIZE: _MAX_FILE_BYTES,
         resource.RLIMIT_NPROC: _MAX_PROCESSES,
@@ -74,6 +80,7 @@ def _limit(seconds: float) -> None:
     }
     for kind, wanted in limits.items():
         _, hard = resource.getrlimit(kind)
+        # Only root may raise a hard limit again; both are set, so the process cannot raise the soft one either.
         bound = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(kind, (bound, bound))
 
@@ -101,6 +108,7 @@ def _landlock(abi: int, writable: Sequence[Path]) -> str:
     writes = _WRITE_FILE | _REMOVE_AND_MAKE | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0)
     handled = writes | _EXECUTE | (_IOCTL_DEVICE if abi >= 5 else 0)
     rules = struct.pack("=QQQ", handled, _TCP if abi >= 4 else 0, _SCOPES if abi >= _SCOPED else 0)
+    # struct landlock_ruleset_attr grew: network with ABI 4, scopes with ABI 6; an older kernel is given its own size.
     size = 24 if abi >= _SCOPED else 16 if abi >= 4 else 8
     ruleset = _LIBC.syscall(_CREATE_RULESET, rules, size, 0)
     if ruleset < 0:
@@ -109,6 +117,7 @@ def _landlock(abi: int, writable: Sequence[Path]) -> str:
         for folder in writable:
             _allow(ruleset, folder, writes)
         for device in _DEVICES:
+            # Opening /dev/null by mode 'w' truncates it, which ABI 3 asks a right for.
             _allow(ruleset, Path(device), _WRITE_FILE | (_TRUNCATE if abi >= 3 else 0))
         for program in _programs():
             _allow(ruleset, program, _EXECUTE)
@@ -136,6 +145,7 @@ def _programs() -> Iterable[Path]:
         header = file.read(64)
         if header[:5] != b"\x7fELF\x02":
             return
+        # e_phoff, e_phentsize and e_phnum of Elf64_Ehdr, elf(5).
         offset, size, count = struct.unpack_from("<Q", header, 32)[0], *struct.unpack_from("<HH", header, 54)
         for number in range(count):
             file.seek(offset + number * size)
@@ -196,6 +206,7 @@ def _seccomp(*, own_signals: bool) -> str:
         return f"system calls are not filtered: no filter is written for {machine}"
     program = b"".join(struct.pack("=HBBI", *instruction) for instruction in _filter(machine, own_signals))
     code = ctypes.create_string_buffer(program, len(program))
+    # struct sock_fprog: the count, then (aligned, so native '@') the address; `code` must live until the call.
     held = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
     if _LIBC.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, held, 0, 0):
         return f"system calls are not filtered: seccomp refuses ({_reason()})"
@@ -209,11 +220,13 @@ def _filter(machine: str, own_signals: bool) -> list[tuple[int, int, int, int]]:
     absent, allow = (_RETURN, 0, 0, _ERRNO | errno.ENOSYS), (_RETURN, 0, 0, _ALLOW)
     program = [
         (_LOAD, 0, 0, _ARCHITECTURE),
+        # Numbers differ by architecture: a 32-bit call on x86-64 would pass as another one.
         (_JUMP_EQUAL, 1, 0, architecture),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER),
     ]
     if machine == "x86_64":
+        # x32 has the same architecture and its own numbers, from this bit on.
         program += [(_JUMP_AT_LEAST, 0, 1, _X32), absent]
     for numbers, answer in ((_REFUSED, refuse), (_PRETENDED, pretend)):
         for number in (pair[column] for pair in numbers.values()):
@@ -221,6 +234,7 @@ def _filter(machine: str, own_signals: bool) -> list[tuple[int, int, int, int]]:
                 program += [(_JUMP_EQUAL, 0, 1, number), answer]
     program += [(_JUMP_EQUAL, 0, 1, _CLONE3), absent]  # its flags lie in memory: glibc then takes clone
     program += [
+        # Threads and forks pass, by flags in the first argument; new namespaces do not.
         (_JUMP_EQUAL, 0, 4, _CLONE[column]),
         (_LOAD, 0, 0, _ARGUMENT),
         (_AND, 0, 0, _NEW_NAMESPACES),
@@ -228,9 +242,11 @@ def _filter(machine: str, own_signals: bool) -> list[tuple[int, int, int, int]]:
         refuse,
     ]
     program += [(_LOAD, 0, 0, _NUMBER)]
+    # To this process alone: 0 and negative numbers, which mean groups and everybody, are other numbers.
     for number in (pair[column] for pair in _TO_PROCESS.values() if own_signals):
         program += [(_JUMP_EQUAL, 0, 4, number), (_LOAD, 0, 0, _ARGUMENT), (_JUMP_EQUAL, 1, 0, os.getpid()), refuse]
         program += [(_LOAD, 0, 0, _NUMBER)]
+    # The third argument, new_limit, is 64 bits wide and BPF loads 32: both halves must be zero.
     program += [(_JUMP_EQUAL, 0, 5, _PRLIMIT[column])]
     program += [(_LOAD, 0, 0, _ARGUMENT + 16), (_JUMP_EQUAL, 0, 2, 0)]  # asking for limits is allowed, setting is not
     program += [(_LOAD, 0, 0, _ARGUMENT + 20), (_JUMP_EQUAL, 1, 0, 0), refuse]
@@ -257,6 +273,7 @@ def _profile(writable: Sequence[Path]) -> str:
         text = str(path).replace("\\", "\\\\").replace('"', '\\"')
         return f'"{text}"'
 
+    # Real paths: sandbox-exec compares what links lead to, and /tmp is a link on macOS.
     folders = " ".join(f"(subpath {quoted(path.resolve())})" for path in writable)
     return (
         "(version 1)(allow default)(deny network*)(deny file-write*)(deny process-exec*)(deny signal)"

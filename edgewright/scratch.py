@@ -27,6 +27,7 @@ def system_scratch() -> Path:
         InputError: its name is taken by somebody else.
     """
     folder = Path(tempfile.gettempdir()) / f"edgewright-{os.getuid()}"
+    # Anyone may make this name in /tmp first: who owns it is looked at after, without following a link.
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     stat = folder.lstat()
     if stat.st_uid != os.getuid() or folder.is_symlink():
@@ -40,6 +41,7 @@ def scratch_folder(below: Path) -> Iterator[Path]:
     folder = below / uuid.uuid4().hex[:12]
     with _changing(below):
         _remove(abandoned(below))
+        # The lock before the folder: a folder without one counts as abandoned.
         held = _lock_file(folder).open("ab")
         fcntl.flock(held, fcntl.LOCK_EX)
         folder.mkdir()

@@ -36,6 +36,7 @@ def shortage_of(error: BaseException) -> str | None:
     for cause in _chain(error):
         if isinstance(cause, OSError) and (message := _said_of(cause)):
             return message
+    # The home may not be there yet.
     with suppress(OSError):
         if shutil.disk_usage(home()).free < _FULL_BELOW_BYTES:
             return _full(home(), "No space left on device")
@@ -59,6 +60,7 @@ def require_writable(folder: Path) -> None:
 
 def setting_of(path: Path) -> str:
     """The environment variable by which the folder of a file is chosen."""
+    # The home first: other folders may be set to places inside it, and go with it.
     if not path.absolute().is_relative_to(home().absolute()):
         for name in _SETTINGS:
             if (folder := os.environ.get(name)) and path.absolute().is_relative_to(Path(folder).absolute()):

@@ -18,6 +18,7 @@ def damage_of(path: Path) -> str | None:
     if not path.exists():
         return None
     try:
+        # mode=rw: a plain connect() makes an empty database where the file has gone meanwhile.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_WAIT_S)) as database:
             # https://www.sqlite.org/pragma.html#pragma_quick_check: every page, but not each index against its table
             verdict = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])

@@ -50,12 +50,15 @@ class Store:
         """
         digest = digest_of(path)
         target = self.root / "objects" / digest[:2] / digest / (name or path.name)
+        # What is there is read in full: a name alone would keep a rotten byte for ever.
         if not _is_whole(target, digest):
             with self.workspace() as scratch:
                 staged = scratch / target.name
                 _copy(path, staged)
+                # Of the copy: another process may have written the source between the two readings.
                 if digest_of(staged) != digest:
                     raise InputError(f"{path} changed while it was copied; try again when nobody writes it")
+                # Before it has its name: after a power cut that would stand for content which never reached the disk.
                 _sync(staged)
                 self._place(staged, target, digest)
         self._mark_used(target)
@@ -66,6 +69,7 @@ class Store:
     def ancestors(self, digest: str) -> list[str]:
         """Digests of what an artifact was made of, nearest first; empty where the store did not make it."""
         digests: list[str] = []
+        # Bounded: a rotten record may name a digest that leads back to it.
         while (record := self.root / "lineage" / digest).is_file() and len(digests) < _MOST_ANCESTORS:
             digest = record.read_bytes().decode(errors="replace")
             if not DIGEST.fullmatch(digest):
@@ -132,13 +136,16 @@ def replace_file(target: Path, content: bytes) -> None:
     Its mode is what the umask leaves of 0666, as of any file that is made: others may have to read it.
     """
     make_folder(target.parent)
+    # In the same folder, since a rename is atomic within one file system only.
     staged = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
     try:
+        # Not tempfile: its files have mode 0600 whatever the umask.
         with staged.open("xb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         staged.replace(target)
+    # Ctrl-C as well: nothing half-written is left beside the file.
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
@@ -160,6 +167,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    # Folders too: their entries are content, and the outermost comes last.
     for part in [*path.rglob("*"), path]:
         descriptor = os.open(part, os.O_RDONLY)
         try:

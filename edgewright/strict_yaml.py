@@ -28,12 +28,14 @@ def parse_yaml(text: str) -> Any:
         YamlError: what is wrong with it, and where.
     """
     try:
+        # As events first, which the parser gives without recursion; composing nodes recurses.
         _require_shallow(text)
         loader = _Loader(text)
         try:
             root = loader.get_single_node()
             if root is None:
                 return None
+            # Before construction, where merge keys copy what aliases stand for and a bomb goes off.
             _Nodes().require_within_limits(root, 0)
             return loader.construct_document(root)
         finally:
@@ -99,6 +101,7 @@ def _require_single(node: yaml.MappingNode) -> None:
     seen: set[Hashable] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+            # By tag too: 1 and '1' are two keys.
             if (key.tag, key.value) in seen:
                 raise _refused(key, f"key '{key.value[:80]}' stands twice")
             seen.add((key.tag, key.value))
@@ -108,6 +111,7 @@ def _require_plain(node: yaml.ScalarNode) -> None:
     digits = node.value.lstrip("+-")
     if len(digits) > _MOST_DIGITS:
         raise _refused(node, f"an integer of {len(digits)} digits")
+    # YAML 1.1: 010 is octal, 1_000 has a separator, 12:30 is in base 60.
     plain = digits.isdecimal() and (digits == "0" or not digits.startswith("0"))
     if not plain and not digits.lower().startswith(("0x", "0b")):
         raise _refused(node, f"{node.value} is another number in YAML: put a text into quotes, or write digits alone")

@@ -71,9 +71,11 @@ def collect_home(store: Store, limit_bytes: int | None) -> list[str]:
     Raises:
         InputError: a run is at work in this home.
     """
+    # A run that has just found an object here must not see it go.
     with store.unused():
         remove_abandoned(store.root / "scratch")
         items = sorted(_items(store.root), key=lambda item: item.used_s)
+        # Tracking that failed is kept as a record with its bundle's path, and tried again later.
         waiting = _objects_named_in(store.root.glob("tracking/*.json"))
         total = sum(item.size_bytes for item in items)
         removed: list[_Item] = []
@@ -167,6 +169,7 @@ def _inside(value: Any, *way: str) -> Any:
 
 def _half_written(root: Path) -> list[Path]:
     """Files that `replace_file` was writing when it was killed."""
+    # A younger one may belong to a writer that is at work.
     before = time.time() - _LONGEST_WRITE_S
     ours = [path for path in root.iterdir() if path.name not in _OF_OTHERS] if root.is_dir() else []
     dotfiles = (path for folder in ours if folder.is_dir() for path in folder.rglob(".*"))
@@ -198,6 +201,7 @@ def _forget_gone_objects(root: Path) -> None:
 
 
 def _delete(path: Path) -> None:
+    # rmtree refuses a link, and what it leads to is not ours to remove.
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

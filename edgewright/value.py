@@ -31,5 +31,6 @@ def fields_of(kind: ValueKind) -> Mapping[str, FieldInfo]:
     """The fields of a model or a dataclass, with their descriptions and bounds."""
     if issubclass(kind, BaseModel):
         return kind.model_fields
+    # The runtime's modules defer annotations: its dataclasses hold texts where types are needed.
     hints = get_type_hints(kind)
     return {f.name: FieldInfo.from_annotated_attribute(hints[f.name], f) for f in fields(kind)}

@@ -38,6 +38,7 @@ def read_value(
     try:
         content = parse_yaml(read_plain(path, _MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError, YamlError) as e:
+        # str() of an OSError names the path, which stands in the message already.
         reason = (isinstance(e, OSError) and e.strerror) or e
         if isinstance(e, UnicodeDecodeError):
             reason = f"not UTF-8 text (byte {e.object[e.start]:#04x} at {e.start})"
@@ -74,6 +75,7 @@ def first_fault(error: ValidationError, kind: ValueKind) -> str:
     if fault["type"] == "missing":
         return f"key '{key}' is missing"
     reason = fault["msg"].removeprefix("Value error, ")
+    # Pydantic's own messages begin with a capital letter; those of our validators may begin with a name.
     return f"{key} = {_shown(fault['input'])}: {reason[0].lower() if reason == fault['msg'] else reason[0]}{reason[1:]}"
 
 
@@ -88,6 +90,7 @@ def _shown(value: Any) -> str:
 def _at(kinds: Kinds, way: list[int | str]) -> Kinds:
     """What a value may be where a path of keys, places in a list and tags of a union leads from ``kinds``."""
     for part in way:
+        # A place in a list: its items' kind is among the kinds already, see `_models_in`.
         if isinstance(part, int):
             continue
         fields = [known[part] for kind in kinds if part in (known := fields_of(kind))]

@@ -101,6 +101,7 @@ class _Callers:
         """The one device that the caller may see; None for an operator, who may see all."""
         self._refuse_haste(self._rates.wait_of_all())
         token = _token(authorization)
+        # Asked without a rate of the caller's own: an operator has none, a device pays in `device`.
         operator = await run_in_threadpool(self._database.is_operator, token)
         return None if operator else await self.device(authorization)
 
@@ -155,6 +156,7 @@ def _sync_routes(
     async def sync(request: Request, name: Annotated[str, Depends(callers.device)]) -> JSONResponse:
         async with bodies.read(Sync, request) as asked:
             rows = [(record.key, record.body) for record in asked.records]
+            # Committed before the answer: a device deletes what is confirmed.
             new = await run_in_threadpool(database.receive, name, asked.status, rows)
             offer = await run_in_threadpool(offers.current, asked.status)
         counted["sync"] += 1

@@ -63,8 +63,10 @@ class Bodies:
         Raises:
             HTTPException: it is beyond a limit, cut off, or not what it should be.
         """
+        # Outside the semaphore: clients that are slow to send would hold all its places.
         packed = await _body(request)
         async with self._handling:
+            # One at a time: JSON takes many times its length in memory while it is parsed.
             async with self._parsing:
                 encoding = request.headers.get("content-encoding", "identity")
                 asked = await run_in_threadpool(_parsed, kind, packed, encoding)
@@ -95,8 +97,10 @@ def _unpacked(packed: bytes, encoding: str) -> bytes:
         return packed
     if encoding != "gzip":
         raise HTTPException(415, "content-encoding: gzip and identity are allowed")
+    # 16: a gzip header is expected (zlib.h, inflateInit2).
     unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
+        # Bounded while it unpacks, not after: 2 MB of gzip may hold 2 GB.
         content = unpacker.decompress(packed, _MAX_UNPACKED_BYTES + 1)
     except zlib.error as e:
         raise HTTPException(400, f"not gzip: {e}") from e
@@ -110,9 +114,11 @@ def _unpacked(packed: bytes, encoding: str) -> bytes:
 def _parsed(kind: type[_Asked], packed: bytes, encoding: str) -> _Asked:
     """The body as a value, within its limits of bytes, values and depth; takes a while, so it has a thread."""
     content = _unpacked(packed, encoding)
+    # Counted in the bytes, before any object is made of them; commas in texts count too, on the safe side.
     if content.count(b",") + content.count(b"[") + content.count(b"{") > _MAX_VALUES:
         raise HTTPException(413, f"more than {_MAX_VALUES} values")
     try:
+        # Python's parser admits NaN and Infinity, which are not JSON (RFC 8259).
         value = json.loads(content, parse_constant=_refused)
         if is_nested_deeper(value, MAX_DEPTH):
             raise HTTPException(422, f"nested deeper than {MAX_DEPTH}")
@@ -130,6 +136,7 @@ def _parsed(kind: type[_Asked], packed: bytes, encoding: str) -> _Asked:
 def _require_listable(status: Mapping[str, Any]) -> None:
     """A status stands in a list with those of others, which it must neither swell nor break."""
     try:
+        # As the list of devices will send it: JSON admits half a surrogate pair by escape, UTF-8 does not.
         length = len(json.dumps(status, ensure_ascii=False).encode())
     except UnicodeEncodeError as e:
         raise HTTPException(422, f"status: half a character ({e.object[e.start]!a}), which is no Unicode") from e

@@ -37,7 +37,9 @@ class BoundedConnection(H11Protocol):
         """Take a client, or refuse it."""
         super().connection_made(transport)
         self._deadline = self.loop.call_later(_EXCHANGE_S, self._end_slow_exchange)
+        # The new one is among them already: uvicorn adds it in connection_made.
         if len(self.connections) > _most_connections():
+            # abort, not close: close would first wait to send what a deaf client does not read.
             self._longest_incomplete().transport.abort()
 
     def on_response_complete(self) -> None:
@@ -52,6 +54,7 @@ class BoundedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def _end_slow_exchange(self) -> None:
+        # Still closing after its time: the client does not read what is left to send.
         if self._is_incomplete() or self.transport.is_closing() or self.cycle.response_started:
             self.transport.abort()
         else:  # it is the server that is slow
@@ -60,11 +63,13 @@ class BoundedConnection(H11Protocol):
     def _longest_incomplete(self) -> "BoundedConnection":
         others = [other for other in self.connections if isinstance(other, BoundedConnection)]
         waiting = [other for other in others if other is not self and other._is_incomplete()]
+        # The deadline that comes first was set first.
         return min(waiting, key=lambda other: other._deadline.when(), default=self)
 
     def _is_incomplete(self) -> bool:
         if self.transport.is_closing():
             return False
+        # uvicorn's cycle is one request with its answer: none yet, a past one, or one whose body is still to come.
         return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
 
@@ -79,10 +84,12 @@ def server(app: FastAPI, host: str, port: int) -> uvicorn.Server:
 
 class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # Here, since the loop is uvicorn's own and runs only now.
         asyncio.get_running_loop().set_exception_handler(_told)
         await super().startup(sockets)
         for listener in (sock for running in self.servers for sock in running.sockets):
             # The loop takes as many clients at once as its backlog; more of them may wait in the kernel.
+            # asyncio's wrapper has no listen(); a second one on the same socket changes the length of its queue.
             with socket.socket(fileno=os.dup(listener.fileno())) as same:
                 same.listen(_MOST_WAITING)
 

@@ -62,6 +62,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         try:
+            # pre-ping: connections that the server closed, as at its restart, are replaced before they are used.
             self._engine = sa.create_engine(url, pool_pre_ping=True)
         except (sa.exc.ArgumentError, ImportError) as e:
             raise InputError(f"database '{url}': {e}; for example sqlite:////var/lib/edgewright.db") from e
@@ -117,6 +118,7 @@ class Database:
         token = secrets.token_urlsafe(32)
         try:
             with self._engine.begin() as connection:
+                # No look beforehand: between it and the insert another process could take the name.
                 connection.execute(table.insert().values(token_sha256=_hashed(token), **values))
         except sa.exc.IntegrityError as e:
             raise InputError(f"{kind} '{name}' is registered already") from e
@@ -156,10 +158,12 @@ class Database:
                 .where(_devices.c.id == device)
                 .values(last_seen_s=now, status=json.dumps(dict(status)))
             )
+        # A driver that does not know the number says -1 (PEP 249).
         return max(new, 0)
 
     def devices(self) -> list[DeviceRecord]:
         """Every registered device."""
+        # One query: a query for each device would take as many round trips.
         count = (
             sa.select(sa.func.count()).where(_records.c.device == _devices.c.id).correlate(_devices).scalar_subquery()
         )
@@ -215,6 +219,7 @@ class Database:
         self._engine.dispose()
 
     def _insert_once(self) -> sa.Executable:
+        # ON CONFLICT is no part of SQL's standard: each dialect has an insert of its own, with the same words.
         insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
         return insert(_records).on_conflict_do_nothing(index_elements=["device", "key"])
 
@@ -239,6 +244,7 @@ def _status(text: str) -> dict[str, Any]:
 
 def _kind(body: Mapping[str, Any]) -> str:
     """What sort of record this is; one that no database takes as a text is no sort of ours."""
+    # Cut to the column's width, which PostgreSQL enforces; NUL, which it refuses in a text, is not printable.
     kind = str(body.get("kind", "other"))[:32]
     return kind if kind.isprintable() else "other"
 

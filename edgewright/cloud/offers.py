@@ -41,6 +41,7 @@ class Offers:
 
     def _of(self, repository: ReleaseRepository, line: str) -> Refreshed[dict[str, Any] | None]:
         with self._lock:
+            # Only the table is locked: the repository is read outside, by `Refreshed`.
             known = self._known.setdefault(line, Refreshed(partial(self._read, repository, line)))
             self._known.move_to_end(line)
             if len(self._known) > _MOST_LINES:  # devices say what they like

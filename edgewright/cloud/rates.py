@@ -32,6 +32,7 @@ class Rates:
 
     def wait_of(self, caller: str) -> float:
         """The same of one caller's."""
+        # Taken out and put in again: the dictionary's order is that of the last request.
         known = self._levels.pop(caller, (float(self._each.burst), self._clock()))
         self._levels[caller], wait = self._taken(known, self._each)
         if len(self._levels) > _MOST_CALLERS:  # who asked longest ago has the fullest bucket
@@ -42,6 +43,7 @@ class Rates:
         level, at = known
         now = self._clock()
         level = min(float(bucket.burst), level + (now - at) * bucket.per_second)
+        # Nothing is taken from who is refused, so waiting as long as it is told is enough.
         if level < 1.0:
             return (level, now), (1.0 - level) / bucket.per_second
         return (level - 1.0, now), 0.0

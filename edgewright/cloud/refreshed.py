@@ -38,6 +38,7 @@ class Refreshed(Generic[T]):
             return known.value
         try:
             known = self._known
+            # Again, under the lock: another thread may have read it while this one waited.
             if known is None or _is_due(known, every_s):
                 known = self._known = _Read(self._read(), time.monotonic())
             return known.value

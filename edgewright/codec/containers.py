@@ -12,9 +12,11 @@ from edgewright.errors import InputError
 
 __all__ = ["find_tensors"]
 
+# A tensor's description takes some ten bytes: a few numbers cost less in the skeleton.
 _FEWEST_ELEMENTS = 8
 _TFLITE_DTYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "<u1", 9: "<i1", 7: "<i2"}
 _ONNX_DTYPES = {1: "<f4", 2: "<u1", 3: "<i1", 5: "<i2", 6: "<i4", 10: "<f2"}
+# Core ML's BlobDataType; a type of less than a byte, or an unknown one, is coded as bytes.
 _MIL_DTYPES = {1: "<f2", 2: "<f4", 3: "<u1", 4: "<i1"}
 _MIL_SENTINEL = 0xDEADBEEF
 _MIL_ALIGNMENT = 64
@@ -28,6 +30,7 @@ def find_tensors(content: bytes) -> list[TensorSpan]:
     Raises:
         InputError: the file is of no known kind.
     """
+    # The file identifier of a flatbuffer stands behind its root's offset.
     if content[4:8] == b"TFL3":
         tensors = _in_tflite(content)
     elif _is_mil(content):
@@ -36,6 +39,7 @@ def find_tensors(content: bytes) -> list[TensorSpan]:
         tensors = _in_onnx(content)
     spans: list[TensorSpan] = []
     for span in sorted(tensors, key=lambda s: s.start):
+        # Two tensors may share bytes, as equal constants do: the first has them.
         if span.rows * span.columns >= _FEWEST_ELEMENTS and (not spans or span.start >= spans[-1].stop):
             spans.append(span)
     return spans
@@ -59,6 +63,7 @@ def _in_onnx(content: bytes) -> Iterator[TensorSpan]:
     at = 0
     for tensor in _onnx_tensors(model.graph):
         raw = tensor.raw_data
+        # Protobuf does not tell where a field lay; equal bytes at an earlier place would do as well.
         start = content.find(raw, at) if raw else -1
         if start >= 0 and tensor.data_type in _ONNX_DTYPES:
             at = start + len(raw)
@@ -78,17 +83,20 @@ def _in_tflite(content: bytes) -> Iterator[TensorSpan]:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(content, 0)
+    # The reader gives views of the file, so a difference of addresses is a place in it.
     base = np.frombuffer(content, np.uint8).__array_interface__["data"][0]
     seen = set()
     for subgraph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
         for tensor in (subgraph.Tensors(i) for i in range(subgraph.TensorsLength())):
             number = tensor.Buffer()
             data = model.Buffers(number).DataAsNumpy()
+            # Buffers are shared, as by two subgraphs; number 0 is empty, of tensors that are computed.
             if number in seen or tensor.Type() not in _TFLITE_DTYPES or not isinstance(data, np.ndarray):
                 continue
             seen.add(number)
             dtype = _TFLITE_DTYPES[tensor.Type()]
             shape = tuple(int(n) for n in tensor.ShapeAsNumpy()) if tensor.ShapeLength() else (1,)
+            # A sparse tensor's data is shorter than its shape says.
             if prod(shape) * np.dtype(dtype).itemsize == len(data):
                 yield _matrix(data.__array_interface__["data"][0] - base, dtype, shape)
 
@@ -112,4 +120,5 @@ def _in_mil(content: bytes) -> Iterator[TensorSpan]:
             return
         element = _MIL_DTYPES.get(dtype, "<u1")
         yield TensorSpan(offset, element, 1, size // np.dtype(element).itemsize)
+        # Each blob's metadata begins at the next multiple of 64 bytes.
         at = -(-(offset + size) // _MIL_ALIGNMENT) * _MIL_ALIGNMENT

@@ -82,6 +82,7 @@ def _packed(path: Path) -> tuple[bytes, _Parts]:
     entry = _kept(folder)
     if entry is None:
         entry = _coded(content)
+        # The note last: without it, or where it tells of other bytes, the file is coded anew.
         replace_file(folder / "packed", entry[0])
         replace_file(folder / "parts.json", entry[1].model_dump_json().encode())
     return entry
@@ -93,6 +94,7 @@ def _kept(folder: Path) -> tuple[bytes, _Parts] | None:
         packed = (folder / "packed").read_bytes()
     except (FileNotFoundError, ValidationError):
         return None
+    # A rotten byte here would be published, and refused by every device.
     if (_digest(packed), len(packed)) != (parts.packed, parts.size_bytes):
         return None
     with suppress(OSError):  # a home that can only be read

@@ -25,14 +25,17 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
 def _unlimited_lengths(counts: np.ndarray) -> np.ndarray:
     lengths = np.zeros(len(counts), dtype=np.int64)
     used = np.flatnonzero(counts).tolist()
+    # The tree of a single symbol has no edge, but a decoder has to read a bit for each.
     if len(used) == 1:
         lengths[used[0]] = 1
         return lengths
+    # The smallest symbol breaks ties: the same counts give the same file on every machine.
     heap = [(int(counts[symbol]), symbol, [symbol]) for symbol in used]
     heapq.heapify(heap)
     while len(heap) > 1:
         first, second = heapq.heappop(heap), heapq.heappop(heap)
         together = first[2] + second[2]
+        # Every symbol below the new node lies one level deeper.
         lengths[together] += 1
         heapq.heappush(heap, (first[0] + second[0], min(first[1], second[1]), together))
     return lengths
@@ -45,9 +48,11 @@ def encode_symbols(symbols: np.ndarray, lengths: np.ndarray) -> tuple[bytes, np.
     starts = np.arange(0, len(symbols), BLOCK_SYMBOLS)
     block_bits = np.add.reduceat(taken, starts).astype("<u4")
     packed, left = [], np.zeros(0, dtype=np.uint8)
+    # In parts: `_bits_of` takes a byte for each bit, and more for its indices.
     for start in range(0, len(symbols), _CHUNK):
         part = slice(start, start + _CHUNK)
         bits = np.concatenate([left, _bits_of(codes[symbols[part]], taken[part])])
+        # Parts do not end on a byte: what is left goes before the next one's bits.
         whole = len(bits) // 8 * 8
         packed.append(np.packbits(bits[:whole]).tobytes())
         left = bits[whole:]
@@ -60,5 +65,6 @@ def _bits_of(codes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     bits = np.zeros(int(ends[-1]), dtype=np.uint8)
     for below in range(int(lengths.max())):
         long_enough = np.flatnonzero(lengths > below)
+        # One bit of every code at a time, from the lowest, which stands last.
         bits[ends[long_enough] - 1 - below] = (codes[long_enough] >> below) & 1
     return bits

@@ -24,18 +24,23 @@ class LaneEncoder:
         """States and words of ``lanes`` lanes, whose first states hold ``payload``, at most 20 bits a lane."""
         spare = np.zeros(lanes * SPARE_BITS, dtype=np.int64)
         spare[: len(payload)] = payload
+        # Any state in [FLOOR, 2 FLOOR) may begin: the decoder ends there, and reads the payload from it.
         states = FLOOR + (spare.reshape(lanes, SPARE_BITS) << np.arange(SPARE_BITS)).sum(1)
         words: list[np.ndarray] = []
         for probabilities, known in reversed(self._calls):
+            # Last bits first (a stack): decision i is lane i modulo lanes, and the short step, if any, comes first.
             for start in range((len(known) - 1) // lanes * lanes, -1, -lanes):
                 ones, bits = probabilities[start : start + lanes], known[start : start + lanes]
                 state = states[: len(bits)]
                 frequency = np.where(bits, ones, 65536 - ones)
+                # Beyond this the step below would leave [FLOOR, 2^16 FLOOR), by which a decoder knows when to read.
                 full = np.flatnonzero(state >= frequency << SPARE_BITS)
                 words.append(state[full] & 0xFFFF)
                 state[full] >>= 16
                 quotient, remainder = np.divmod(state, frequency)
+                # Of 2^16 slots a 1 has the first `ones`, a 0 the rest.
                 state[:] = (quotient << 16) + remainder + np.where(bits, 0, ones)
+        # A state is below 2^36: five bytes of its eight.
         packed = states.astype("<u8").view(np.uint8).reshape(lanes, 8)[:, :STATE_BYTES].tobytes()
         ordered = np.concatenate(words[::-1]) if words else np.zeros(0)
         return packed, ordered.astype("<u2").tobytes()

@@ -30,13 +30,16 @@ class RansEncoder:
             return STATE_FLOOR.to_bytes(STATE_BYTES, "little")
         ones = np.concatenate(self._probabilities)
         bits = np.concatenate(self._bits).astype(bool)
+        # Last bits first: what is encoded last is decoded first.
         frequencies = np.where(bits, ones, _ONE - ones)[::-1].tolist()
         starts = np.where(bits, 0, ones)[::-1].tolist()
         state, words = STATE_FLOOR, []
         for frequency, start in zip(frequencies, starts, strict=True):
+            # Beyond this the step below would leave [2^31, 2^47), the range in which a decoder can tell when to read.
             if state >= frequency << (STATE_FLOOR.bit_length() - 1):
                 words.append(state & 0xFFFF)
                 state >>= WORD_BITS
+            # C(x) = floor(x / f) * 2^16 + x mod f + start; the decoder's step is its inverse.
             quotient, remainder = divmod(state, frequency)
             state = (quotient << PROBABILITY_BITS) + remainder + start
         return state.to_bytes(STATE_BYTES, "little") + np.array(words[::-1], dtype="<u2").tobytes()

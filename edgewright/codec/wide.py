@@ -16,6 +16,7 @@ from edgewright_runtime.codec.wide_context import (
 
 __all__ = ["WidePlan", "plan_wide", "wide_stream"]
 
+# For rows, columns and the columns beside, in sixteenths.
 _WEIGHTS = ((16, 16, 0), (14, 14, 4), (12, 10, 8))
 _TRIAL_LEVELS = 1 << 18
 # A lane takes 12 bits more than it gives back: at most 0.3% of the stream.
@@ -37,17 +38,20 @@ def plan_wide(levels: np.ndarray, blocks: tuple[int, ...]) -> WidePlan | None:
     None where the levels are too large, or lie in one row alone.
     """
     classes = int(np.abs(levels).max(initial=1)).bit_length()
+    # A decoder refuses more.
     if classes > MOST_CLASSES or levels.size > LEVELS_PER_LANE << MOST_LANES_LOG2:
         return None
     tried = []
     for transposed in (False, True):
         turned = levels.T if transposed else levels
+        # The model learns from other rows and from columns beside: it needs two of each.
         if not 1 < turned.shape[1] <= MOST_COLUMNS or turned.shape[0] == 1:
             continue
         part = np.abs(turned[: max(1, _TRIAL_LEVELS // turned.shape[1])])
         for group in sorted({1, *(b for b in blocks if 1 < b < turned.shape[1] and not transposed)}):
             for weights in _WEIGHTS:
                 shape = WideShape(len(part), part.shape[1], group, classes, weights)
+                # Parts of the two orientations hold different numbers of values: compared is the cost of one.
                 share = (_cost_bits(part, shape) + 1) / (np.count_nonzero(part) + 1)
                 tried.append((share, transposed, group, weights))
     if not tried:
@@ -55,6 +59,7 @@ def plan_wide(levels: np.ndarray, blocks: tuple[int, ...]) -> WidePlan | None:
     _, transposed, group, weights = min(tried)
     turned = np.abs(levels.T if transposed else levels)
     shape = WideShape(turned.shape[0], turned.shape[1], group, classes, weights)
+    # A bit for each sign, which is not predicted.
     return WidePlan(shape, transposed, (_cost_bits(turned, shape) + np.count_nonzero(turned)) / 8)
 
 
@@ -67,8 +72,10 @@ def wide_stream(levels: np.ndarray, plan: WidePlan) -> bytes:
     signs = flat[flat != 0] < 0
     least = -(-turned.size // LEVELS_PER_LANE)
     wanted = max(least, int(8 * plan.cost_bytes / _BITS_PER_LANE))
+    # A power of two, of which the header holds the logarithm.
     lanes = 1 << min(MOST_LANES_LOG2, (wanted - 1).bit_length() if wanted > 1 else 0)
     held = lanes * SPARE_BITS
+    # As many signs as the lanes' first states hold; the rest follow the words.
     states, words = encoder.finish(lanes, signs[:held])
     head = bytes([lanes.bit_length() - 1]) + len(words).to_bytes(4, "little")
     return head + states + words + np.packbits(signs[held:]).tobytes()

@@ -90,6 +90,7 @@ def encode(
     coder, which decodes half a million to a million levels a second; the wide one, of tensors from a quarter of a
     million, decodes some ten million.
     """
+    # The format has no empty tensor.
     spans = [t for t in tensors if t.stop > t.start]
     parts = [_code_tensor(original, span, coder, context_levels) for span in spans]
     encoded = _assembled(original, spans, parts)
@@ -99,6 +100,7 @@ def encode(
         for indices in [large, []] if 0 < len(large) < len(spans) else [[]]:
             other = _assembled(original, [spans[k] for k in indices], [parts[k] for k in indices])
             encoded = other if len(other.data) < len(encoded.data) else encoded
+    # By the device's own decoder: a coder's defect must not reach the field.
     if rebuild(encoded.data, limit_bytes=len(original)) != original:
         raise RuntimeError("the coded file does not decode to its original: a defect of the coder")
     return encoded
@@ -112,6 +114,7 @@ def _assembled(original: bytes, spans: list[TensorSpan], parts: list[_Part]) -> 
     head = bytearray(number(len(original)) + hashlib.sha256(original).digest()[:DIGEST_BYTES])
     head += bytes([method]) + number(len(coded_skeleton)) + number(sum(map(len, skeleton)))
     head += number(len(parts))
+    # The skeleton has one piece more, after the last tensor; its length follows from the others.
     for before, part in zip(skeleton, parts, strict=False):
         head += number(len(before)) + part.head
     shared = _context_stream(parts)
@@ -151,13 +154,16 @@ def _code_tensor(original: bytes, span: TensorSpan, coder: Coder, context_levels
 
 
 def _integer_palette(raw: np.ndarray) -> tuple[bytes, np.ndarray]:
+    # In 64 bits: differences of two int8 do not fit into int8.
     values, counts = np.unique(raw.astype(np.int64), return_counts=True)
+    # The most frequent value becomes level 0, which all coders take for the cheapest.
     centre = int(values[np.argmax(counts)])
     return bytes([Palette.INTEGER]) + signed(centre), raw.astype(np.int64) - centre
 
 
 def _float_palette(raw: np.ndarray) -> tuple[bytes, np.ndarray] | None:
     """The description and (N,) levels of a tensor with few distinct values; None where they are too many."""
+    # By their bits: as numbers, 0 and -0 are equal and NaN differs from itself, and the file would not come back.
     words = raw.view(f"<u{raw.dtype.itemsize}")
     distinct, index, counts = np.unique(words, return_inverse=True, return_counts=True)
     values = distinct.view(raw.dtype)
@@ -170,6 +176,7 @@ def _float_palette(raw: np.ndarray) -> tuple[bytes, np.ndarray] | None:
     # A codebook must cost less than the elements that it stands for.
     if len(distinct) > min(_MAX_TABLE, len(raw) // 2):
         return None
+    # By value, so that near levels mean near numbers, as the context model expects of them.
     order = np.argsort(values, kind="stable")
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
@@ -181,6 +188,7 @@ def _float_palette(raw: np.ndarray) -> tuple[bytes, np.ndarray] | None:
 def _uniform_levels(raw: np.ndarray, values: np.ndarray) -> tuple[bytes, np.ndarray] | None:
     """Levels k with raw == float32(k) * step, bit for bit, if there is such a step."""
     sizes = np.unique(np.abs(values[values != 0].astype(np.float32)))
+    # Zeros alone, of either sign: a level of 0 gives back the positive one only.
     if not len(sizes):
         return (
             (bytes([Palette.UNIFORM]) + np.float32(1).tobytes(), np.zeros(len(raw), np.int64))
@@ -188,7 +196,9 @@ def _uniform_levels(raw: np.ndarray, values: np.ndarray) -> tuple[bytes, np.ndar
             else None
         )
     gaps = np.diff(np.concatenate([[0], sizes]))
+    # Where no two used levels are neighbours, the smallest gap is a multiple of the step.
     for divisor in (1, 2, 3):
+        # A smaller gap is no step: it would put the largest value beyond `_MAX_LEVEL`.
         step = np.float32(min(sizes[0], gaps[gaps > sizes[-1] * 1e-4].min(initial=sizes[0])) / divisor)
         step = _refined(sizes, step)
         levels = np.rint(raw.astype(np.float64) / step)
@@ -218,7 +228,9 @@ def _add_plane(part: _Part, plane: np.ndarray, span: TensorSpan, coder: Coder, c
     method, coded = (Method.RAW, plane.tobytes()) if coder != "auto" else code_bytes(plane.tobytes(), quick=True)
     centre = int(np.argmax(np.bincount(plane)))
     levels = plane.astype(np.int64) - centre
+    # As for a float's lowest byte, which is as good as noise.
     if len(huffman_stream(levels)) >= len(coded):
+        # 0 is the plane's offset, which bytes as they are do not have.
         part.head += bytes([0, method]) + number(len(coded))
         part.streams.append(coded)
         part.methods.append("bytes")
@@ -263,6 +275,7 @@ def _add_stream(part: _Part, levels: np.ndarray, span: TensorSpan, coder: Coder,
 def _without_context(flat: np.ndarray, coder: Coder) -> dict[str, tuple[int, bytes]]:
     """The streams of the coders that look at one level at a time, by name, each with its method."""
     candidates = {}
+    # With up to 2^14 symbols every code fits into the 15 bits that a decoder takes.
     if np.ptp(flat) < 1 << 14:
         candidates["huffman"] = (Method.HUFFMAN, huffman_stream(flat, fixed=coder == "fixed"))
     if (flat == 0).mean() > 1 / 2:
@@ -291,4 +304,5 @@ def _add_wide(part: _Part, levels: np.ndarray, plan: WidePlan) -> None:
 
 def _context_plan(levels: np.ndarray, span: TensorSpan) -> ContextPlan | None:
     plan = plan_context(levels.astype(np.int32), span.blocks)
+    # Half of what a decoder allows: 16 bytes each on the device.
     return plan if count_of(plan.shape) <= _CONTEXT_COUNTS else None

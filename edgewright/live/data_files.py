@@ -41,6 +41,7 @@ def write_data(data: Any, folder: Path, **options: Any) -> DataFile:
     Raises:
         InputError: no data that is known here, or lengths that differ.
     """
+    # None is a keyword that was left out; in the file, null would be a value.
     options = {name: value for name, value in options.items() if value is not None}
     if callable(options.get("metric")):
         options |= _metric_keys(options["metric"])
@@ -86,6 +87,7 @@ def _is_torch_data(data: Any) -> bool:
 def _collected(data: Any) -> tuple[Any, Any]:
     """All rows and answers of a loader, or of a data set that has one row at a place."""
     batches: Iterable[Any] = data
+    # A Dataset; a DataLoader, which has its own batches, is read as it is.
     if not hasattr(data, "batch_size"):
         from torch.utils.data import DataLoader
 
@@ -102,6 +104,7 @@ def _collected(data: Any) -> tuple[Any, Any]:
 
 
 def _joined(batches: Sequence[Any]) -> Any:
+    # Inputs by name, as a Dataset for a model of several inputs gives them.
     if isinstance(batches[0], Mapping):
         return {name: _joined([batch[name] for batch in batches]) for name in batches[0]}
     return np.concatenate([_array(batch) for batch in batches])
@@ -113,6 +116,7 @@ def _is_frame(rows: Any) -> bool:
 
 def _array(rows: Any) -> NDArray[Any]:
     """An array, a tensor of PyTorch or TensorFlow, a Series or a list, as an array."""
+    # A tensor that needs gradients, or lies on another device, has no array.
     if hasattr(rows, "detach"):
         rows = rows.detach().cpu()
     array = np.asarray(rows)
@@ -130,6 +134,7 @@ def _written_arrays(splits: Sequence[_Split], folder: Path, options: dict[str, A
         named = {f"{name}.{key}": rows for key, rows in split.rows.items()} if isinstance(split.rows, Mapping) else {}
         of_split = {key: _array(rows) for key, rows in (named or {name: split.rows}).items()}
         if split.answers is not None:
+            # x, x_train and x_test have their answers in y, y_train and y_test: see `edgewright.data.DataSpec`.
             of_split[name.replace("x", "y", 1)] = _array(split.answers)
         if len({len(array) for array in of_split.values()}) > 1:
             counts = ", ".join(f"{key} {len(array)}" for key, array in of_split.items())
@@ -138,6 +143,7 @@ def _written_arrays(splits: Sequence[_Split], folder: Path, options: dict[str, A
     if splits[0].answers is None:
         options = _without_answers(options)
     np.savez(folder / _ARRAYS, **arrays)
+    # Two: torch.export takes a size of 1 for a constant, and the batch would not be free.
     examples = {key: array[:2] for key, array in arrays.items() if key.partition(".")[0] == names[0]}
     return DataFile(_described(folder, {**options, "path": _ARRAYS}), examples)
 
@@ -145,7 +151,9 @@ def _written_arrays(splits: Sequence[_Split], folder: Path, options: dict[str, A
 def _written_frames(splits: Sequence[_Split], folder: Path, options: dict[str, Any]) -> DataFile:
     target = options.get("target")
     for number, split in enumerate(splits):
+        # A copy: the caller's frame keeps its columns.
         frame: pd.DataFrame = split.rows.copy()
+        # A frame made of an array has numbers as names; in the file, and in the manifest, columns are texts.
         frame.columns = frame.columns.astype(str)
         if split.answers is not None:
             target = target or str(getattr(split.answers, "name", None) or _OWN_TARGET)
@@ -154,6 +162,7 @@ def _written_frames(splits: Sequence[_Split], folder: Path, options: dict[str, A
             if len(frame) != len(split.answers):
                 raise InputError(f"data: {len(frame)} rows but {len(split.answers)} answers")
             frame[target] = _array(split.answers)
+        # Without the index: it would come back as one more column, and be taken for a feature.
         frame.to_parquet(folder / (_FRAME if number == 0 else f"test_{_FRAME}"), index=False)
     keys = {**options, "path": _FRAME, **({"test_path": f"test_{_FRAME}"} if len(splits) == 2 else {})}
     if target is None:
@@ -172,11 +181,13 @@ def _without_answers(options: dict[str, Any]) -> dict[str, Any]:
 def _metric_keys(metric: Callable[..., Any]) -> dict[str, str]:
     """A function as the data file names it: a child process imports it from its file."""
     module, name = metric.__module__, metric.__qualname__
+    # A function of an extension module has none, and no source that could be found.
     file = getattr(metric, "__code__", None) and metric.__code__.co_filename
     if module == "__main__" or not name.isidentifier() or not file or not Path(file).is_file():
         raise InputError(
             f"metric: '{module}:{name}' cannot be imported by another process; put the function into a module file"
         )
+    # The folder from which the dotted name is imported: one up for each dot.
     return {"metric": f"{module}:{name}", "folder": str(Path(file).absolute().parents[module.count(".")])}
 
 

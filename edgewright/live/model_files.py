@@ -47,7 +47,9 @@ def write_model(model: Any, name: str, folder: Path, examples: Mapping[str, NDAr
     """
     if isinstance(model, (str, os.PathLike)):
         return Path(model)
+    # By name: comparing with the classes would import every framework here.
     kinds = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(model).__mro__]
+    # Before Module, which a ScriptModule is too.
     if ("torch", "ScriptModule") in kinds:
         model.save(folder / f"{name}.pt")
         return folder / f"{name}.pt"
@@ -59,6 +61,7 @@ def write_model(model: Any, name: str, folder: Path, examples: Mapping[str, NDAr
     if ("onnx", "ModelProto") in kinds:
         (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
         return folder / f"{name}.onnx"
+    # Last: a Keras model can predict as well.
     if hasattr(model, "predict"):
         return _pickled(model, folder / f"{name}.pkl")
     raise InputError(f"model: found {type(model).__name__}; allowed: {_ALLOWED}")
@@ -98,6 +101,7 @@ def _exported(model: Any, examples: Mapping[str, NDArray[Any]]) -> Any:
                 module(*(one.clone() for one in rows))  # torch.export lets layers of real numbers take whole ones
                 return torch.export.export(module, rows, dynamic_shapes=free)
         except Exception as e:  # whatever the module's code raises
+            # The first one: it is of the rows as the data file has them.
             error = error or e
     shapes = ", ".join(str(("N", *array.shape[1:])) for array in arrays)
     raise ConversionError(f"model: torch.export: {one_line(error, 240)}; given were rows of shape {shapes}") from error
@@ -111,12 +115,14 @@ def _as_tensors(arrays: Sequence[NDArray[Any]]) -> list[tuple[Any, ...]]:
 
     as_data = tuple(torch.from_numpy(np.ascontiguousarray(a)).to(example_dtype(a.dtype)) for a in arrays)
     as_real = tuple(tensor.float() for tensor in as_data)
+    # A network over pixels may be written for reals alone, one over tokens for whole numbers alone: both are tried.
     return [as_data] if all(tensor.dtype == torch.float32 for tensor in as_data) else [as_data, as_real]
 
 
 def _in_order(module: Any, examples: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
     """The rows in the order of forward's arguments; those that are named must have these names."""
     by_name = {key.partition(".")[2]: rows for key, rows in examples.items()}
+    # An input without a name, `x` or `x_train`: forward has one argument, whatever it is called.
     if list(by_name) == [""]:
         return list(by_name.values())
     arguments = [name for name in inspect.signature(module.forward).parameters if name in by_name]

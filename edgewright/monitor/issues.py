@@ -48,6 +48,7 @@ def check_health(
     telemetry: Telemetry, plan: MonitoringPlan, report: ValidationReport, line: str | None = None
 ) -> Health:
     """Windows and issues of what was read; with ``line`` (its id) of the releases of that line only."""
+    # A release is named LINE.VERSION, and a line's id has dots of its own.
     records = [r for r in telemetry.records if line is None or r.release.rpartition(".")[0] == line]
     windows = summarize(records, plan)
     notes = [f"{telemetry.malformed} lines are no records; the first: {telemetry.first_fault}"] * bool(
@@ -79,9 +80,11 @@ def _issues_of(window: Window, limits: MonitoringPlan, report: ValidationReport)
         latency = (window.latency_p95_ms, limits.max_latency_p95_ms, p95)
         memory = (window.memory_mb, limits.max_memory_mb, validated.added_memory_mb)
         issues += [_above("high_latency", window, latency, "ms p95"), _above("high_memory", window, memory, "MB")]
+    # Whatever the plan tracks: failures are counted in every record.
     if window.predictions >= _LEAST_PREDICTIONS:
         failed = (window.errors / window.predictions, limits.max_error_share, None)
         issues.append(_above("high_errors", window, failed, "of the predictions failed"))
+    # No least number here: the interval widens by itself where labels are few.
     if limits.enable_accuracy_monitoring:
         issues.append(_too_wrong(window, limits.min_accuracy, report))
     return [issue for issue in issues if issue]

@@ -39,15 +39,18 @@ class MonitoringPlan(MonitoringLimits):
             "max_latency_p95_ms": budget.max_latency_ms
             or (candidate.latency.p95_ms * _LATENCY_HEADROOM if candidate.latency else None),
             "max_memory_mb": budget.max_memory_mb
+            # What the model added: a device's record holds that too, not the whole process's.
             or (candidate.added_memory_mb * _MEMORY_HEADROOM if candidate.added_memory_mb else None),
             "min_accuracy": accuracy,
             "max_temperature_c": policy.max_temperature_c if policy else None,
             "min_battery_percent": policy.min_battery_percent if policy else None,
             "steps": policy.steps if policy else None,
         }
+        # Only what is None: a limit of zero is a limit.
         return replace(self, **{name: value for name, value in derived.items() if getattr(self, name) is None})
 
     def on_device(self) -> Monitoring:
         """The plan as the manifest and the release hold it."""
         limits = {name: value for name, value in vars(self).items() if name != "steps"}
+        # None: nobody chose, and the runtime's own steps hold; an empty tuple: nothing is done.
         return Monitoring(**limits, steps=STEPS if self.steps is None else self.steps)

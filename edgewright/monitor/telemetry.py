@@ -73,6 +73,7 @@ def summarize(records: Iterable[TelemetryRecord], plan: MonitoringPlan) -> tuple
     """Windows of the plan's length, by release and time. What the plan does not record is left out, even if sent."""
     groups: dict[tuple[int, str, str], list[TelemetryRecord]] = defaultdict(list)
     for record in records:
+        # On a grid that all devices share: their own windows begin whenever they were started.
         start = math.floor(record.start_s / plan.window_s) * plan.window_s
         groups[start, record.release, record.bundle].append(record)
     return tuple(_window(*key, groups[key], plan) for key in sorted(groups))
@@ -87,6 +88,7 @@ def _files(source: Path) -> list[Path]:
 
 
 def _window(start: int, release: str, bundle: str, records: Sequence[TelemetryRecord], plan: MonitoringPlan) -> Window:
+    # Percentiles of percentiles mean nothing; sketches add up to that of all predictions.
     latency = QuantileSketch()
     if plan.enable_performance_tracking:
         for record in records:
@@ -107,6 +109,7 @@ def _window(start: int, release: str, bundle: str, records: Sequence[TelemetryRe
         latency_p50_ms=latency.quantile(0.5),
         latency_p95_ms=latency.quantile(0.95),
         latency_p99_ms=latency.quantile(0.99),
+        # Of the device that takes most: the limit is one for each device.
         memory_mb=max(memory, default=None),
         cpu_percent=max(cpu, default=None),
         labelled=labelled,
@@ -121,6 +124,7 @@ def _mean_confidence(records: Sequence[TelemetryRecord]) -> float | None:
     for record in records:
         bins = len(record.confidence)
         for i, count in enumerate(record.confidence):
+            # Each by its own number of bins, which a record's form only bounds.
             weighted += (i + 0.5) / bins * count
             total += count
     return weighted / total if total else None

@@ -41,6 +41,7 @@ def current_baseline(
     packed = files.read(blob.name) if blob else None
     if blob is None or packed is None:
         raise InputError(f"release repository {repository}: version {document.version} has no {REPORT_NAME}")
+    # Before it is unpacked: what others may have changed reaches no decoder.
     if hashlib.sha256(packed).hexdigest() != blob.blob:
         raise InputError(f"release repository {repository}: {blob.name} is not what its digest says")
     report = ValidationReport.model_validate_json(unpacked(packed, blob.bytes))

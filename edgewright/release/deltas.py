@@ -27,6 +27,7 @@ def patch_from(
     old = {blob.path: blob for blob in before.files}
     changed = [blob for blob in blobs if blob.path in old and old[blob.path].sha256 != blob.sha256]
     deltas: list[FileDelta] = []
+    # Until the model file itself turns out to be changed.
     kind = patch_kind(manifest.model, None, None)
     for blob in changed:
         base = files.read(old[blob.path].name)
@@ -46,6 +47,7 @@ def patch_from(
 
 def _built(base_blob: Blob, blob: Blob, packed: bytes, folder: Path) -> tuple[str, list[BuiltPatch]]:
     """What happened to a file (see `patch_kind`), and its patches that are smaller than the file's own transfer."""
+    # Devices refuse larger ones: they patch in memory.
     if max(blob.bytes, base_blob.bytes) > MAX_PATCHED_BYTES:
         return "weight_update", []
     base, new = unpacked(packed, base_blob.bytes), (folder / blob.path).read_bytes()

@@ -88,6 +88,7 @@ def require_same_model(before: ReleaseDocument, manifest: Manifest, files: Relea
         InputError: what differs, and to give it a name of its own.
     """
     packed = files.read(before.manifest.name)
+    # A damaged release must not keep a whole one from following it.
     if packed is None or hashlib.sha256(packed).hexdigest() != before.manifest.blob:
         progress.note(f"release {before.name} is damaged: not compared with the model that follows it")
         return
@@ -110,6 +111,7 @@ def _difference(old: Manifest, new: Manifest) -> str:
         return f"no column in common: {_some(columns[0])}; here: {_some(columns[1])}"
     if old.labels and new.labels and not set(old.labels) & set(new.labels):
         return f"no class in common: {_some(set(old.labels))}; here: {_some(set(new.labels))}"
+    # Without the batch axis, and whatever the order of the inputs.
     shapes = [sorted(spec.shape[1:] for spec in m.inputs) for m in (old, new)]
     if not columns[0] and shapes[0] != shapes[1]:
         return f"inputs of shape {shapes[0]}, here {shapes[1]}"

@@ -93,9 +93,11 @@ def tensor_ranges(path: str, content: bytes) -> list[TensorRange]:
         return []
     ranges: list[TensorRange] = []
     for name, raw, width, is_float in tensors(content):
+        # The readers give a tensor's bytes, not their place: that is looked for.
         start = content.find(raw) if len(raw) >= _LEAST_TENSOR_BYTES else -1
         if start >= 0:
             ranges.append(TensorRange(name, start, start + len(raw), width, is_float))
+    # By name too, so that the same of several equal tensors is kept in both versions.
     ranges.sort(key=lambda r: (r.start, r.name))
     apart: list[TensorRange] = []
     for tensor in ranges:  # equal tensors are found at the same place: one of them is enough
@@ -127,6 +129,7 @@ def _segments(
 ) -> Iterator[tuple[dict[str, int | str], bytes]]:
     old = {tensor.name: tensor for tensor in old_ranges}
     at = gap_from = 0
+    # An empty one at the end: what follows the last tensor is a gap as all others.
     for tensor in [*new_ranges, TensorRange("", len(new), len(new), 1, is_float=False)]:
         yield from _gap(new[at : tensor.start], base, gap_from)
         at = tensor.stop
@@ -134,6 +137,7 @@ def _segments(
         if match is None or match[2] - match[1] != tensor.stop - tensor.start or match[3:] != tensor[3:]:
             yield {"kind": "new", "bytes": tensor.stop - tensor.start}, new[tensor.start : tensor.stop]
             continue
+        # What lies between tensors is looked for in the base behind the last one that matched.
         gap_from = match.stop
         yield _difference(match, base, new[tensor.start : tensor.stop])
 
@@ -144,6 +148,7 @@ def _difference(match: TensorRange, base: bytes, content: bytes) -> tuple[dict[s
     kind = "float" if match.is_float else "integer"
     dtype = _UNSIGNED[match.width]
     old = np.frombuffer(base, dtype, len(content) // match.width, match.start)
+    # Byte planes: the high bytes of small differences are zeros side by side, which xz packs to nothing.
     planes = to_difference(old, np.frombuffer(content, dtype), is_float=match.is_float)
     return {"kind": kind, "at": match.start, "bytes": len(content), "width": match.width}, planes
 
@@ -185,6 +190,7 @@ def _signed(value: int) -> int:
 
 
 def _magnitude(value: int) -> int:
+    # The sign bit of a signed 64-bit field: -2^63 plus the magnitude.
     return value if value >= 0 else -value - (1 << 63)
 
 
@@ -192,6 +198,7 @@ def _zstd_patch(_: str, base: bytes, new: bytes) -> bytes:
     import zstandard
 
     window = max(len(base) + len(new), 1 << 10).bit_length()
+    # The window holds the base and the new file: a match may reach back to the base's first byte.
     parameters = zstandard.ZstdCompressionParameters.from_level(
         19, window_log=min(window, 30), enable_ldm=True, source_size=len(new)
     )

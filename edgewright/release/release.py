@@ -84,10 +84,12 @@ def publish(
         folder = bundle.artifact.path
         listed = FileEntry(MANIFEST_NAME, (folder / MANIFEST_NAME).stat().st_size, bundle.manifest_digest)
         unchanged = before and _same(before, bundle, cohort_percent) and before.monitoring == plan
+        # A second call, as of a task that is tried again, gives the release of the first.
         if before and unchanged and _mended(before, folder, files):
             list_line(files, line)
             return _release(before, repository)
         first, *rest = _upload([listed, *manifest.files], folder, files)
+        # From the release before alone: devices that are further behind download in full.
         patches = (patch_from(before, manifest, folder, files, tuple(rest)),) if before else ()
         document = ReleaseDocument(
             **asdict(line),
@@ -138,7 +140,9 @@ def rollback(
             version=current.version + 1,
             previous_version=current.version,
             content_of=older.content_of or older.version,
+            # Everybody: the older release's share says nothing of who has the one that is to go.
             cohort_percent=100,
+            # The older release's patches start from what was before it, which devices no longer have.
             patches=(),
         )
         return _release(announce(document, files), repository)
@@ -166,6 +170,7 @@ def current_document(files: ReleaseRepository, line: str) -> ReleaseDocument | N
         content = files.read(index_path(line))
         if content is None:
             return None
+        # 0: the workstation has no version of its own that an older one could roll back.
         index = judge_index(content, line, highest_seen=0)
         return check_release(files.read(release_path(line, index.version)) or b"", index)
     except IntegrityError as e:
@@ -236,6 +241,7 @@ def announce(document: ReleaseDocument, files: ReleaseRepository) -> ReleaseDocu
     if there is None:
         files.write(release_path(document.line, document.version), content)
     index = ChannelIndex(document.line, document.version, len(content), hashlib.sha256(content).hexdigest())
+    # Last: until here devices read the old index, which names a release that is whole.
     files.write(index_path(document.line), index.to_json())
     return document
 

@@ -53,6 +53,7 @@ class ReleaseRepository:
             return
         with self._explained("locked"):
             make_folder(Path(self._root))
+            # Opened inside, held outside of `_explained`: an OSError of the publisher's own work is not the lock's.
             lock = (Path(self._root) / ".lock").open("ab")
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -108,6 +109,7 @@ class ReleaseRepository:
 
     def keep(self, name: str, content: bytes, sha256: str) -> None:
         """Write a file that is named by its content, unless it is there; one that is damaged is replaced, and told."""
+        # Blobs are shared by channels and versions: most are there already.
         if self.holds(name, sha256):
             return
         if self._fs.lexists(self._path(name)) if self._is_local else self._fs.exists(self._path(name)):
@@ -117,9 +119,11 @@ class ReleaseRepository:
     def names(self, below: str) -> list[str]:
         """The names of all files below a folder of the repository, sorted; half-written ones are left out."""
         with self._explained("listed"):
+            # Object stores' clients keep listings, in which another publisher's files are missing.
             self._fs.invalidate_cache()
             paths = self._fs.find(self._path(below))
         start = len(self._path(""))
+        # find() gives absolute paths, of the root's own form.
         names = (str(path)[start:] for path in paths)
         return sorted(name for name in names if not name.rpartition("/")[2].startswith("."))
 
@@ -150,5 +154,6 @@ class ReleaseRepository:
         try:
             yield
         except OSError as e:
+            # A local disk fails again in the same way; a network may not, and tasks retry what is transient.
             kind = InputError if self._is_local else TransientError
             raise kind(f"release repository {self.url}: cannot be {what}: {e}") from e

@@ -80,6 +80,7 @@ def repair_repository(url: str, store: Store) -> tuple[list[str], list[str]]:
             elif name in there:  # a patch only spares a download, and what no release names is of no use
                 files.remove(name)
                 done.append(f"{name}: removed")
+        # Read anew: files that were written or removed above change what is damaged.
         for line in _content(files).versions:
             _repair_index(files, line, done, left)
         if LINES_PATH in _content(files).damaged:
@@ -110,11 +111,13 @@ def collect_repository(url: str, limit_bytes: int | None) -> list[str]:
             )
         sizes = {name: files.size(name) for name in files.names("blobs")}
         releases = dict(content.releases)
+        # Files are shared: what one more release frees shows only in the union of what the others need.
         for key in _oldest_first(files, content):
             if limit_bytes is None or sum(sizes[name] for name in _named(releases) & sizes.keys()) <= limit_bytes:
                 break
             del releases[key]
         for line, version in content.releases.keys() - releases.keys():
+            # Releases before their files: stopped halfway, none names a file that is gone.
             files.remove(f"releases/{line}/{version}.json")
         unused = sizes.keys() - _named(releases)
         for name in unused:
@@ -177,9 +180,11 @@ def _oldest_first(files: ReleaseRepository, content: _Content) -> list[tuple[str
     free = []
     for line, versions in content.versions.items():
         current = current_document(files, line)
+        # After a rollback the next one counts from the version whose content is current.
         needed = {current.version, current.content_of} if current else set()
         free += [(line, v) for v in sorted(versions)[:-_KEPT_VERSIONS] if v not in needed]
     newest = {line: max(versions) for line, versions in content.versions.items()}
+    # Age is the distance to the line's newest: numbers of two lines cannot be compared.
     return sorted(free, key=lambda key: key[1] - newest[key[0]])
 
 
@@ -200,6 +205,7 @@ def _made_again(blob: Blob | FileDelta | None, sources: dict[str, Path]) -> byte
     if not isinstance(blob, Blob) or blob.sha256 not in sources:
         return None
     packed = transfer_form(sources[blob.sha256])
+    # Another version of a packer makes other bytes, which are not those that the release names.
     return packed if hashlib.sha256(packed).hexdigest() == blob.blob else None
 
 
@@ -217,11 +223,13 @@ def _repair_index(files: ReleaseRepository, line: str, done: list[str], left: li
         left.append(f"{index_path(line)}: no release of '{line}' is whole; publish a model there again")
         return
     release = content.releases[line, whole[0]]
+    # The newest that is whole is not the newest number: devices have seen that one, and refuse to go back.
     if whole[0] != versions[0]:
         release = replace(
             release,
             version=versions[0] + 1,
             previous_version=versions[0],
+            # A rollback of a rollback names where the content came from, not the version between.
             content_of=release.content_of or release.version,
             cohort_percent=100,
             patches=(),
