@@ -76,7 +76,7 @@ def _avg_pool(
         # As far as the last window reaches, which may be less than the padding, and than the input.
         behind.append(last * step + wide - have - pad)
         first, end = (-pad, have + pad) if count_include_pad else (0, have)
-        # How many numbers each window's own divisor counts, along this axis: its divisor is the product over all of them.
+        # How many numbers each window's own divisor counts along this axis; the divisor is the product over all axes.
         starts = [place_ * step - pad for place_ in range(last + 1)]
         counts = [min(start + wide, end) - max(start, first) for start in starts]
         factors = [f * wide / count for f in factors for count in counts]
