@@ -36,6 +36,7 @@ SCORES_NOTE, SCALE_NOTE, MEAN_NOTE = "edgewright.scores", "edgewright.pixel_scal
 CLASSES_NOTE = "edgewright.classes"
 
 Constant = np.ndarray | str
+# Opens each tensor's record: an offset that leads elsewhere is seen by its absence.
 _SENTINEL = 0xDEADBEEF
 _WEIGHTS = Path("Data/com.apple.CoreML/weights/weight.bin")
 # The blob's own type codes, which differ from those of the program.
@@ -112,6 +113,8 @@ def read_program(path: Path) -> Program:
     function = specification.mlProgram.functions["main"]
     reader = _Reader(path)
     notes = specification.description.metadata.userDefined
+    # A classifier ends in `classify`, which gives a label and a dictionary; the tensor that it reads is what the
+    # source model gives, so that stands for the two, and the operator itself is never evaluated.
     classifier = next((operation for operation in block.operations if operation.type == "classify"), None)
     outputs = {name: name for name in block.outputs}
     if classifier is not None:
@@ -151,6 +154,7 @@ class _Reader:
         file = self._path / _WEIGHTS
         if not file.is_file():
             raise ConversionError(f"{self._path}: the weight file that the program refers to ({_WEIGHTS}) is missing")
+        # Mapped: of gigabytes, only the tensor being read is in memory. An empty file cannot be mapped.
         return np.memmap(file, mode="r") if file.stat().st_size else np.empty(0, np.uint8)
 
     def operation(self, operation: Any) -> Operation:
@@ -165,6 +169,7 @@ class _Reader:
                    for item in argument.arguments]
             for name, argument in operation.inputs.items()
         }  # fmt: skip
+        # Each operation bears its own name as an attribute: a text that no operator computes with.
         operands |= {key: [self.value(value)] for key, value in operation.attributes.items() if key != "name"}
         results = tuple(_declared(result) for result in operation.outputs)
         return Operation(operation.type, operands, results, self._bytes)
@@ -174,6 +179,7 @@ class _Reader:
         if value.WhichOneof("value") == "blobFileValue":
             return self._blob(value.blobFileValue, declared)
         kind = value.immediateValue.WhichOneof("value")
+        # By MIL.proto, the others are tuples, lists and dictionaries.
         if kind != "tensor":
             raise UnsupportedError(f"a Core ML constant of kind '{kind}' is not evaluated")
         tensor = value.immediateValue.tensor
@@ -185,6 +191,7 @@ class _Reader:
         if declared.dtype in _PACKED and field == "bytes":
             self._bytes += len(raw)
             return _unpacked(raw, declared)
+        # Types of less than a byte that stand here as numbers, not as packed bytes, take a byte each.
         dtype = np.dtype(_DTYPES.get(declared.dtype, "i1" if declared.dtype == "INT4" else "u1"))
         flat = np.frombuffer(raw, dtype) if field == "bytes" else np.array(raw, dtype)
         self._bytes += flat.nbytes
@@ -192,6 +199,7 @@ class _Reader:
 
     def _blob(self, reference: Any, declared: Result) -> np.ndarray:
         weights, at = self._weights, reference.offset
+        # Padded: a record that the file's end cuts off is refused below, not by an error of struct.
         sentinel, code, size, offset = struct.unpack_from("<IIQQ", weights[at : at + 24].tobytes().ljust(24, b"\0"))
         if sentinel != _SENTINEL or offset + size > len(weights):
             raise ConversionError(
@@ -200,8 +208,10 @@ class _Reader:
         self._bytes += size
         if declared.dtype in _PACKED and code == _PACKED[declared.dtype][0]:
             return _unpacked(weights[offset : offset + size].tobytes(), declared)
+        # The program and the weight file each tell the type; read by the wrong one, the numbers would be plausible.
         if code not in _BLOB_DTYPES or _BLOB_DTYPES[code] != _DTYPES.get(declared.dtype):
             raise ConversionError(f"{self._path}: blob type {code} at {at} is not the program's {declared.dtype}")
+        # A copy, so that no array holds the mapping of the file.
         return np.frombuffer(weights[offset : offset + size].tobytes(), _BLOB_DTYPES[code]).reshape(
             declared.shape or ()
         )

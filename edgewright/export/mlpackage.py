@@ -20,6 +20,7 @@ from edgewright_runtime.bundle.manifest import TensorSpec
 __all__ = ["MASKS_NOTE", "load", "make_reproducible", "mil", "operators", "program_of", "tensors"]
 
 MASKS_NOTE = "edgewright.masks"  # written by `edgewright.export.coreml`
+# Where coremltools puts the model; the manifest, which names the place too, is not consulted.
 _MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
 _PROTO = "edgewright_coreml_proto"
 _IDENTITY = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122's namespace for URLs
@@ -61,6 +62,7 @@ def program_of(specification: Any, path: Path) -> Any:
     if kind != "mlProgram":
         raise InputError(f"{path}: holds a Core ML '{kind}', only ML programs are read")
     function = specification.mlProgram.functions["main"]
+    # A function may hold a block for each of several opsets; it runs the one that it names.
     return function.block_specializations[function.opset]
 
 
@@ -85,6 +87,7 @@ def make_reproducible(path: Path) -> None:
     (path / _MODEL).write_bytes(specification.SerializeToString(deterministic=True))
     manifest = path / "Manifest.json"
     content = json.loads(manifest.read_text())
+    # coremltools draws these identifiers at random; they need only be distinct, as the items' paths are.
     renamed = {old: str(uuid.uuid5(_IDENTITY, item["path"])) for old, item in content["itemInfoEntries"].items()}
     content["itemInfoEntries"] = {renamed[old]: item for old, item in content["itemInfoEntries"].items()}
     content["rootModelIdentifier"] = renamed[content["rootModelIdentifier"]]
@@ -92,6 +95,7 @@ def make_reproducible(path: Path) -> None:
 
 
 def _proto(module: str) -> ModuleType:
+    # A package whose path is coremltools' folder of definitions: the definitions import each other, not their parent.
     if _PROTO not in sys.modules:
         base = importlib.util.find_spec("coremltools")
         if base is None or not base.submodule_search_locations:

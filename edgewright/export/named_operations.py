@@ -39,10 +39,13 @@ def with_named_operations(module: fx.GraphModule) -> fx.GraphModule:
     for node in module.graph.nodes:
         if node.op == "call_module":
             layer = module.get_submodule(str(node.target))
+            # The exact type: a subclass may compute something else. LogSoftmax without an axis takes one by its
+            # operand's rank; the operation of ATen wants a number.
             if type(layer) in _LAYERS and not (type(layer) is nn.LogSoftmax and layer.dim is None):
                 operation, settings = _LAYERS[type(layer)](layer)
                 node.op, node.target, node.args = "call_function", operation, (*node.args, *settings)
         elif node.op == "call_function" and node.target is torch.fmod:
+            # One function of torch, two overloads in ATen, by whether the divisor is computed.
             node.target = _ATEN.fmod.Tensor if isinstance(node.args[1], fx.Node) else _ATEN.fmod.Scalar
         elif node.op == "call_function" and node.target in _FUNCTIONS:
             node.target = _FUNCTIONS[node.target]

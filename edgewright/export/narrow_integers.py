@@ -29,6 +29,8 @@ _PLAIN = {"to", "_to_copy", "clone", "contiguous", "fill", "full_like", "zeros_l
 def with_wide_arithmetic(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
     """The same, its pointwise operations, extremes and orders of narrow whole numbers in int32."""
     values = NodeValues.of(module, examples)
+    # Most models have no such numbers, and are spared the copy and a second run: values are by node, and the
+    # copy has nodes of its own.
     if not any(_is_narrow(values.env.get(node)) for node in module.graph.nodes):
         return module
     module = copy.copy(module)
@@ -63,13 +65,16 @@ def _widen(graph: fx.Graph, node: fx.Node, values: NodeValues) -> None:
             if _is_narrow(values.env[operand]):
                 wide = graph.call_function(_ATEN.to.dtype, (operand, torch.int32))
                 node.replace_input_with(operand, wide)
+    # Of topk, sort and the like, the values are narrowed again; their places are int64 already.
     results = [node] if isinstance(value, torch.Tensor) else [u for u in node.users if _place(u) == 0]
     for result in results:
         with graph.inserting_after(result):
             back = graph.call_function(_ATEN.to.dtype, (result, dtype))
         values.env[back] = values.env[result]
+        # All but the cast itself, which would read its own result.
         for user in [user for user in result.users if user is not back]:
             user.replace_input_with(result, back)
+        # Wrapped before the cast: Core ML has no narrow type to wrap in, and would hand on 300.
         if _stem(node) not in _STAYING.split():
             with graph.inserting_before(back):
                 back.update_arg(0, _wrapped(graph, result, torch.iinfo(dtype)))
@@ -83,5 +88,6 @@ def _wrapped(graph: fx.Graph, node: fx.Node, kind: torch.iinfo) -> fx.Node:
     span = kind.max - kind.min + 1
     if kind.min == 0:
         return graph.call_function(_ATEN.remainder.Scalar, (node, span))
+    # Two's complement: moved up so that the range begins at zero, wrapped there, and moved back.
     moved = graph.call_function(_ATEN.add.Tensor, (node, -kind.min))
     return graph.call_function(_ATEN.add.Tensor, (graph.call_function(_ATEN.remainder.Scalar, (moved, span)), kind.min))

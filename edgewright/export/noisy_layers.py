@@ -73,6 +73,7 @@ def with_noisy_layers_float(
         ).value
     except (ConversionError, UnsupportedError) as e:
         return replace(done, notes=(*done.notes, f"which layers bring the noise of int8 was not found: {e}"))
+    # The best is kept, not the last: more layers in float do not always bring less noise.
     best, tried = done, list[str]()
     for way in _ways(noise, before, done.float_values, is_layers_only=is_layers_only):
         attempt = _tried(way, model, dataset, make, float_bytes)
@@ -82,6 +83,7 @@ def with_noisy_layers_float(
         if isinstance(attempt, str):
             continue
         if (_snr_of(attempt) or LEAST_SNR_DB) > (_snr_of(best) or LEAST_SNR_DB):
+            # A layer may be in both lists, and is named once.
             layers = tuple(dict.fromkeys((*done.float_layers, *way.layers)))
             note = f"{tried[-1]} of signal over the error of int8, {before:.1f} dB without"
             best = replace(attempt, float_layers=layers, notes=(*done.notes, note), float_values=done.float_values)
@@ -126,12 +128,16 @@ def _snr_of(done: Converted) -> float | None:
 def _ways(noise: list[CarriedNoise], before_db: float, float_values: Kept, *, is_layers_only: bool | None) -> list[Way]:
     """More layers in float each time, and from the second on layers only where the platform has that."""
     total = sum(one.noise for one in noise)
+    # The estimate is to first order and of single layers. Where the whole file was measured noisier than their sum,
+    # the aim falls by the same factor; a file that is better than its estimate does not raise it.
     aimed = 10 ** (-AIM_DB / 10) / max(1.0, 10 ** (-before_db / 10) / total)
     counts = [_least_count(noise, aimed * 10 ** (-_STEP_DB / 10 * step)) for step in range(_TRIES)]
     modes = [bool(is_layers_only)] * _TRIES
+    # The noise may come from between the layers: the first count is tried with and without int8 there.
     if is_layers_only is False:
         counts, modes = [counts[0], *counts[:-1]], [False, *[True] * (_TRIES - 1)]
     chosen = dict.fromkeys(zip(counts, modes, strict=True))
+    # With every layer in float there would be no int8 file left.
     return [Way(float_values, tuple(one.layer for one in noise[:n]), mode) for n, mode in chosen if n < len(noise)]
 
 
@@ -153,6 +159,7 @@ def _tried(
         artifact = make(way)
         if artifact.size_bytes > _WORTH * float_bytes:
             return f"{artifact.size_bytes / float_bytes:.0%} of the size in float"
+        # No limit here: a noisy attempt is to be compared with the others, not to end the search.
         return Converted(artifact, checked(model, artifact, dataset, Precision.INT8, least_snr_db=-math.inf))
     except (ConversionError, UnsupportedError) as e:
         return str(e)

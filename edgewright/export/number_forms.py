@@ -19,6 +19,7 @@ _MOST_PAIRS = 2**22  # of numbers that are compared with each other: 4 million, 
 
 def is_below_zero(x: Tensor) -> Tensor:
     """Whether a number has a minus sign; a zero shows its own by its reciprocal."""
+    # -0.0 < 0 is false, 1 / -0.0 is minus infinity.
     return torch.where(x == 0, torch.tensor(1.0) / x, x) < 0
 
 
@@ -28,6 +29,7 @@ def _trunc(x: Tensor) -> Tensor:
 
 def _round_decimals(x: Tensor, *, decimals: int) -> Tensor:
     """Half to even, as without decimals."""
+    # 0.01 is not exact in binary, 100 is: decimals of -2 divide by it first.
     unit = 10.0 ** abs(decimals)
     return torch.round(x * unit) / unit if decimals > 0 else torch.round(x / unit) * unit
 
@@ -50,6 +52,7 @@ def _or_the_other(choose: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tenso
 def _hypot(x: Tensor, y: Tensor) -> Tensor:
     """By the ratio of the two: their squares may leave the range of numbers."""
     longer, shorter = torch.maximum(x.abs(), y.abs()), torch.minimum(x.abs(), y.abs())
+    # At the origin 0 / 1, not 0 / 0.
     ratio = shorter / torch.where(longer == 0, torch.ones_like(longer), longer)
     return longer * torch.sqrt(ratio * ratio + 1.0)
 
@@ -105,9 +108,11 @@ def _logcumsumexp(x: Tensor, dim: int) -> Tensor:
     count = rows.shape[-1]
     if rows.numel() * count > _MOST_PAIRS:
         return torch.logcumsumexp(x, dim)
+    # (rows, sums, terms): each of the running sums is written out over all terms, those behind it masked.
     taken = torch.ones(count, count, dtype=torch.bool).tril()
     terms = torch.where(taken, rows.unsqueeze(-2), torch.tensor(torch.finfo(x.dtype).min))
     largest = terms.amax(-1, keepdim=True)
+    # Masked once more: where all terms taken are minus infinity, the masked ones are the largest, and exp(0) is 1.
     sums = torch.where(taken, torch.exp(terms - largest), torch.zeros_like(terms)).sum(-1)
     return (torch.log(sums) + largest.squeeze(-1)).movedim(-1, dim)
 
@@ -122,9 +127,11 @@ def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, T
             " topk of fewer does, and so does edge_device"
         )
     of_row, of_column = rows.unsqueeze(-1), rows.unsqueeze(-2)
+    # (rows, numbers, numbers): each number against each other one of its row.
     is_before = of_column > of_row if descending else of_column < of_row
     earlier = torch.ones(count, count, dtype=torch.bool).tril(-1)
     places = (is_before | ((of_column == of_row) & earlier)).float().sum(-1)
+    # The inverse of that permutation: which number has a place. One of each sum's terms is not zero, so it is exact.
     stands_at = places.unsqueeze(-2) == torch.arange(count).float().unsqueeze(-1)
     indices = (stands_at.float() * torch.arange(count).float()).sum(-1).to(torch.int64)
     return rows.gather(-1, indices).movedim(-1, dim), indices.movedim(-1, dim)

@@ -122,6 +122,7 @@ def nodes_from_lost_guards(model: onnx.ModelProto) -> list[str]:
 
 
 def _names(model: onnx.ModelProto, selected_steps: Iterable[ScalingNode]) -> list[str]:
+    # By the first result: it is unique in a graph, names of nodes are optional and may be alike.
     names = {node.output[0]: node.name for node in model.graph.node}
     return [names[step.results[0]] for step in selected_steps]
 
@@ -158,6 +159,7 @@ def _rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
 
 def untyped(model: onnx.ModelProto) -> str | None:
     """The first operator whose result's type no inference of ONNX tells; those of other domains have none."""
+    # Not strict: what cannot be inferred is what is asked for here, and no error.
     inferred = onnx.shape_inference.infer_shapes(model)
     known = {value.name for value in (*inferred.graph.value_info, *inferred.graph.output)}
     return next((n.op_type for n in model.graph.node if any(o and o not in known for o in n.output)), None)
@@ -169,6 +171,7 @@ def strip(model: onnx.ModelProto) -> None:
     model.producer_name, model.producer_version = "", ""
     del model.metadata_props[:]
     _strip_graph(model.graph)
+    # ONNX's own domain has two names, and always stays: its version is what a runtime is asked for.
     used = {"", "ai.onnx", *_domains(model.graph), *(n.domain for f in model.functions for n in f.node)}
     opsets = sorted((o.domain, o.version) for o in model.opset_import if o.domain in used)
     del model.opset_import[:]
@@ -217,6 +220,7 @@ def tensors(path: Path) -> Declared:
     if path.suffix == ".ort":
         return _tensors_of_ort(path)
     model = load(path, with_data=False)
+    # Before IR version 4 every initializer stands among the inputs, too.
     weights = {tensor.name for tensor in model.graph.initializer}
     return Declared(
         inputs=tuple(_spec(value) for value in model.graph.input if value.name not in weights),

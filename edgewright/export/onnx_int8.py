@@ -66,6 +66,7 @@ def prepare(source: Path, name: str, path: Path) -> None:
     Raises:
         UnsupportedError: it holds nothing to quantize.
     """
+    # Refused first: what follows optimizes the whole model.
     onnx_file.require(source, _QUANTIZED, unsupported_precision(name, Precision.INT8, _NO_LAYER))
     # Its own optimization folds what the exporter left unfolded: behind a BatchNorm, int8 would run as float.
     quant_pre_process(str(_raised(source, path)), str(path), skip_symbolic_shape=True)
@@ -109,16 +110,20 @@ def _clipped(source: Path, rows: CalibrationRows, method: Calibration, percentil
     model = onnx_file.load(source)
     declared = {value.name for value in model.graph.output}
     names = [name for node in model.graph.node for name in node.output if name]
+    # Every value of the graph is an output, so that one run of a row tells all; the runtime infers their types.
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in declared)
     session = _session(model.SerializeToString())
+    # The session holds the weights from here on; a second copy would last for all passes over the rows.
     del model
 
     def values() -> Iterator[dict[str, np.ndarray]]:
         for row in rows:
             given = row | dict(zip(names, session.run(names, row), strict=True))
+            # Ids, masks and sequences have no range to quantize.
             yield {n: v for n, v in given.items() if isinstance(v, np.ndarray) and v.dtype == np.float32}
 
     ranges = streamed_ranges(values, method, percentile)
+    # Clipped already, so they are handed over as extremes: of those the quantizer takes the range as it is.
     data = {name: tuple(np.array(bound, dtype=np.float32) for bound in bounds) for name, bounds in ranges.items()}
     return TensorsData(CalibrationMethod.MinMax, data)
 
@@ -128,6 +133,8 @@ def _session(model: str | bytes) -> onnxruntime.InferenceSession:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # every value as it is named
     # In the file's order: by the other one, every value of a row waits for its extremes to be taken at the end.
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    # A value's memory goes back at once, and no second layout of the weights is kept: with every value an output,
+    # memory is what limits calibration.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.disable_prepacking", "1")
@@ -180,6 +187,7 @@ def quantize(
         "activation_type": QuantType.QInt8 if signed else QuantType.QUInt8,
         "weight_type": QuantType.QInt8,
         "reduce_range": narrow,
+        # None: every operator that the quantizer knows.
         "op_types_to_quantize": sorted(_QUANTIZED) if layers_only else None,
     }
     extra: dict[str, Any] = {
@@ -195,6 +203,7 @@ def quantize(
         extra["QDQDisableWeightAdjustForInt32Bias"] = True
         quantize_static(str(source), str(path), None, extra_options=extra, **choices)
     model = onnx_file.load(path)
+    # Of weights: one axis is a zero point or a bias. The quantizer is content with having quantized nothing.
     if not any(t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1 for t in model.graph.initializer):
         raise unsupported_precision(name, Precision.INT8, _NO_LAYER)
     onnx_file.strip(model)
@@ -219,6 +228,7 @@ def _prove(model: onnx.ModelProto, name: str, rows: Iterable[dict[str, np.ndarra
         for _, row in zip(range(1), rows, strict=False):
             session.run(None, row)
     except _FAILURES as e:
+        # Shortened after the preamble is gone, which alone may be longer than a line.
         cause = one_line(_PREAMBLE.sub("", one_line(e, limit=2000)))
         raise UnsupportedError(
             f"{name}: ONNX Runtime cannot run int8 of this graph: {_failing(model, str(e))}: {cause}; float32 works"
@@ -230,7 +240,9 @@ def _failing(model: onnx.ModelProto, message: str) -> str:
     named = [node for node in model.graph.node if node.name and node.name in message]
     if not named:
         return "an operator that it does not name"
+    # One name may begin with another (`conv_1`, `conv_10`): the longest is the one that was meant.
     node = max(named, key=lambda node: len(node.name))
+    # The message may name the pair that the quantizer put before the operator, which the source does not have.
     while "QuantizeLinear" in node.op_type or "DequantizeLinear" in node.op_type:
         readers = [reader for reader in model.graph.node if node.output[0] in reader.input]
         if not readers:
@@ -262,6 +274,7 @@ def _is_taken_wrong(node: onnx.NodeProto, axes: Mapping[str, int]) -> bool:
 def _without_range(path: Path, ranges: Path) -> tuple[list[str], Path]:
     """The nodes that read or give a value over whose range no levels can be spread, and a file of the other ranges."""
     known = TensorsData.from_dict(json.loads(ranges.read_text()))
+    # Infinity over 255 levels is a scale of infinity, and NaN one of NaN: every value would be NaN.
     unbounded = {name for name, data in known.data.items() if not np.isfinite(data.range_value).all()}
     nodes = onnx_file.load(path, with_data=False).graph.node
     bounded = ranges.with_suffix(".bounded.json")
@@ -297,6 +310,7 @@ def _by_layer(
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
+        # Either operand of a MatMul may be the weight; a third one is the bias.
         for name in node.input[:2] if node.op_type in _QUANTIZED else ():
             if name in initializers:
                 nodes.setdefault(name, []).append(node)
@@ -316,6 +330,7 @@ def _learnt(path: Path, graph: Path | None, *, signed: bool) -> dict[str, list[d
     overrides: dict[str, list[dict[str, Any]]] = {}
     for layer, nodes in _by_layer(model, graph, ranges).items():
         step, zero = ranges[layer]
+        # Training counts levels from 0 to 255: the same levels, by 128 less, are those of int8.
         point = np.array(zero - 128, dtype=np.int8) if signed else np.array(zero, dtype=np.uint8)
         chosen = [
             {
@@ -327,6 +342,7 @@ def _learnt(path: Path, graph: Path | None, *, signed: bool) -> dict[str, list[d
         for node in nodes:
             name = next(n for n in node.input if n not in initializers)
             overrides[name] = chosen
+            # The quantizer takes the scale of these operators' results from what they read, so it is set there as well.
             while name in made_by and made_by[name].op_type in _SAME_SCALE:
                 name = made_by[name].input[0]
                 overrides[name] = chosen

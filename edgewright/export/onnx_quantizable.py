@@ -20,6 +20,7 @@ def with_channels(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The quantizer writes such scales into a file of any opset, and ONNX Runtime does not load it.
     """
+    # "" stands for a resize that no mode of opset 11 places alike: such a graph would answer otherwise.
     placed = _nearest_of_resized(model)
     if opset_of(model) >= CHANNELS_OPSET or model.functions or "" in placed.values():
         return model
@@ -33,6 +34,7 @@ def with_channels(model: onnx.ModelProto) -> onnx.ModelProto:
         for node in graph.node:
             if node.output[0] in placed:
                 _place(node, placed[node.output[0]])
+    # The converter writes the shapes that it infers over those that the model declares.
     for side in ("input", "output", "value_info"):
         del getattr(raised.graph, side)[:]
         getattr(raised.graph, side).extend(getattr(model.graph, side))
@@ -52,6 +54,7 @@ def _nearest_of_resized(model: onnx.ModelProto) -> dict[str, str]:
         if node.op_type == "Upsample":
             modes[node.output[0]] = "floor"
         elif node.op_type == "Resize":
+            # Computed scales may be any: one that shrinks and one that grows stand for them.
             scales = onnx.numpy_helper.to_array(held[node.input[1]]) if node.input[1] in held else np.array([0.5, 2.0])
             modes[node.output[0]] = "floor" if (scales >= 1).all() else "ceil" if (scales <= 1).all() else ""
     return modes
@@ -85,7 +88,9 @@ def with_biases_by_channel(model: onnx.ModelProto) -> None:
         bias, weight = held[node.input[2]], held[node.input[1]]
         is_transposed = any(a.name == "transB" and a.i for a in node.attribute)
         outputs = weight.dims[0 if is_transposed else 1]
+        # A bias of several rows adds another number to each row of the batch, and has no form of one axis.
         if list(bias.dims) != [outputs] and list(bias.dims) in ([], [1], [1, 1], [1, outputs]):
+            # A constant of its own: another layer may read the bias, too, and have more outputs or fewer.
             name = f"{bias.name}_of_{outputs}_outputs"
             if name not in held:
                 value = np.broadcast_to(onnx.numpy_helper.to_array(bias), (1, outputs))[0]
@@ -105,9 +110,11 @@ def with_names_for_copies(model: onnx.ModelProto) -> None:
     declared = {value.name for value in model.graph.input}
     computed = {name for node in nodes for name in node.output} | declared
     taken = computed | {tensor.name for tensor in model.graph.initializer}
+    # A value `x12` is in the way of a copy of `x`, and of one of `x1`.
     stems = {name[:end] for name in computed for end in range(len(name.rstrip("0123456789")), len(name))}
     new: dict[str, str] = {}
     for tensor in model.graph.initializer:
+        # What is declared as an input is part of how the model is called, and keeps its name.
         if tensor.name not in stems or tensor.name in declared:
             continue
         name = f"{tensor.name}_constant"
@@ -123,6 +130,7 @@ def with_names_for_copies(model: onnx.ModelProto) -> None:
 def _drop_unread(model: onnx.ModelProto) -> None:
     graphs = list(_graphs(model.graph))
     read = {name for graph in graphs for node in graph.node for name in node.input}
+    # An initializer may be an output as it is, and one that is an input, too, is only its default.
     read |= {value.name for graph in graphs for value in graph.output} | {value.name for value in model.graph.input}
     unread = [tensor for tensor in model.graph.initializer if tensor.name not in read]
     for tensor in unread:

@@ -46,6 +46,7 @@ def convert(graph: Path, inputs: Sequence[TensorSpec], outputs: Sequence[str], p
             module,
             examples,
             input_names=[spec.name for spec in inputs],
+            # Names that no inner value bears; the model's own are set below, see `onnx_file.name_outputs`.
             output_names=[f"edgewright_output_{n}" for n in range(len(outputs))],
             opset_version=_OPSET,
             dynamic_shapes=free,
@@ -72,6 +73,7 @@ def _operators_named() -> Iterator[None]:
         cause: BaseException | None = e
         match = None
         while cause is not None and match is None:
+            # The exporter wraps its errors in each other; the operator stands in an inner one.
             match, cause = _NO_OPERATOR.search(str(cause)), cause.__cause__
         if match is None:
             raise
@@ -90,6 +92,7 @@ def _constants_taken_exactly() -> Iterator[None]:
     """
     from onnxscript.rewriter import _matcher
 
+    # The module's own `math` alone is replaced, and only while the exporter runs: others keep theirs.
     real: Any = vars(_matcher)["math"]
     setattr(_matcher, "math", SimpleNamespace(isclose=lambda one, other, **_: one == other))  # noqa: B010
     try:
@@ -137,6 +140,7 @@ def quantize_dynamically(source: Path, name: str, path: Path, float_values: Sequ
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    # Raised in two places: a dense layer may be there and none be quantized, as where its weight is computed.
     refusal = unsupported_precision(name, Precision.DYNAMIC_INT8, "it holds no dense layer to quantize")
     onnx_file.require(source, _DENSE, refusal)
     float32 = onnx_file.load(source)
@@ -171,6 +175,7 @@ def to_int4(source: Path, name: str, path: Path, float_values: Sequence[str] = (
     refusal = unsupported_precision(name, Precision.INT4, "it holds no dense layer to quantize")
     onnx_file.require(source, _DENSE, refusal)
     prepared = ONNXModel(onnx_file.load(source))
+    # The quantizer takes MatMul alone.
     prepared.replace_gemm_with_matmul()
     onnx_file.name_nodes(prepared.model)
     left_out = onnx_file.nodes_of(prepared.model, float_values)
@@ -196,12 +201,14 @@ def to_float16(source: Path, name: str, path: Path, float_values: Sequence[str] 
     if untold:  # the conversion would leave such values float32 beside others in half
         raise unsupported_precision(name, Precision.FLOAT16, f"{untold} computes in float32 only")
     onnx_file.name_nodes(model)
+    # What half precision would change beyond rounding: masks, ids, and the guards of logarithms.
     masking, masks = masking_nodes(model, is_int8=False)
     whole = onnx_file.nodes_to_whole_numbers(model)
     guards = onnx_file.nodes_from_lost_guards(model)
     plain = [*_moved_inputs(model), *masking, *whole, *guards, *onnx_file.nodes_of(model, float_values)]
     model = convert_float_to_float16(model, keep_io_types=True, node_block_list=plain)
     _join_float32(model)
+    # Without a float32 weight only values are cast, and the file is no smaller.
     if not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
         raise unsupported_precision(name, Precision.FLOAT16, "it holds no float32 weight")
     onnx_file.strip(model)
@@ -212,6 +219,7 @@ def to_float16(source: Path, name: str, path: Path, float_values: Sequence[str] 
 
 def _join_float32(model: onnx.ModelProto) -> None:
     """Give what stays float32 to what stays float32 as it is: the conversion casts to half and back between the two."""
+    # By the names that the conversion gives its casts: those of the model itself are meant as they are.
     narrowed = {
         node.output[0]: node.input[0]
         for node in model.graph.node
@@ -224,6 +232,7 @@ def _join_float32(model: onnx.ModelProto) -> None:
     }
     for node in model.graph.node:
         node.input[:] = [widened.get(name, name) for name in node.input]
+    # What no node reads any more is dropped, so that it is not computed.
     read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
     nodes = [node for node in model.graph.node if node.op_type != "Cast" or node.output[0] in read]
     del model.graph.node[:]

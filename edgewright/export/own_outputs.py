@@ -31,6 +31,7 @@ def with_own_outputs(
             if result not in values.dependent and not are_constants_held:
                 results[place] = _chosen(module.graph, result, values)
             elif result.op == "placeholder" or result in results[:place]:
+                # A reshape to the shape that it has, the batch left free, gives a value of another name.
                 shape = [-1, *values.env[result].shape[1:]]
                 results[place] = module.graph.call_function(_ATEN.reshape.default, (result, shape))
     end.args = (tuple(results) if isinstance(end.args[0], (tuple, list)) else results[0],)
@@ -41,7 +42,9 @@ def with_own_outputs(
 def _chosen(graph: fx.Graph, result: fx.Node, values: NodeValues) -> fx.Node:
     given = next(node for node in graph.nodes if node.op == "placeholder")
     whole = graph.call_function(_ATEN.reshape.default, (given, [-1]))
+    # Any number of an input will do: both sides of the choice are the constant.
     first = graph.call_function(_ATEN.slice.Tensor, (whole, 0, 0, 1))
+    # One number, of the constant's rank: it broadcasts where a converter wants equal ranks.
     axes = [1] * values.env[result].dim()
     by = graph.call_function(_ATEN.reshape.default, (graph.call_function(_ATEN.gt.Scalar, (first, 0)), axes))
     return graph.call_function(_ATEN.where.self, (by, result, result))

@@ -63,6 +63,7 @@ def _session(model: onnx.ModelProto, shown: list[str]) -> onnxruntime.InferenceS
     known = {value.name for value in copy.graph.output}
     copy.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in shown if name not in known)
     options = onnxruntime.SessionOptions()
+    # Else the session would fuse the pairs and multiply in 8 bits, by the very instruction that saturates.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -78,6 +79,7 @@ def matrices_of(node: onnx.NodeProto, weight: np.ndarray) -> list[np.ndarray]:
             return list(weight.reshape(-1, *weight.shape[-2:]))
         case "Conv" if not _is_depthwise(weight, given.get("group", 1)):
             filters = np.split(weight, given.get("group", 1))
+            # (N, channels, *kernel) to (*kernel and channels, N): the kernels take channels last.
             return [np.moveaxis(filter_, 1, -1).reshape(len(filter_), -1).T for filter_ in filters]
     return []
 
@@ -96,6 +98,7 @@ def _products(node: onnx.NodeProto, left: np.ndarray, right: np.ndarray) -> Iter
     if right.dtype != np.int8:  # kernels for two unsigned operands add in 32 bits
         return
     given = _attributes(node)
+    # On x86 signed activations are moved up by 128, since the instruction takes its left operand unsigned.
     left = left.astype(np.int32) + (128 if left.dtype == np.int8 else 0)
     right = right.astype(np.int32)
     match node.op_type:
@@ -129,6 +132,7 @@ def _columns(image: np.ndarray, kernel: tuple[int, ...], given: dict[str, Any]) 
                    for i in axes]  # fmt: skip
         pads = [*(m // 2 for m in missing), *(m - m // 2 for m in missing)]
     padded = np.pad(image, [(0, 0), *((pads[i], pads[i + len(kernel)]) for i in axes)])
+    # (channels, *positions, *extent), a view: strides and dilations are picked from it without a copy.
     windows = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=tuple(1 + i for i in axes))
     moved = (slice(None), *(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations))
     return np.moveaxis(windows[moved], 0, -1).reshape(-1, int(np.prod(kernel)) * len(image))
@@ -136,8 +140,10 @@ def _columns(image: np.ndarray, kernel: tuple[int, ...], given: dict[str, Any]) 
 
 def _largest(left: np.ndarray, right: np.ndarray) -> int:
     """The largest size of the sum of two neighbouring products of (P, K) by (K, N)."""
+    # An odd one out is paired with zero.
     if left.shape[1] % 2:
         left, right = np.pad(left, [(0, 0), (0, 1)]), np.pad(right, [(0, 1), (0, 0)])
+    # A bound on time: each position costs as many products as the weight has numbers.
     count = min(len(left), max(1, _PRODUCTS // max(right.size, 1)))
     largest = 0
     for position in left[np.linspace(0, len(left) - 1, count).astype(int)] if len(left) else ():

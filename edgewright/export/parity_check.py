@@ -81,6 +81,7 @@ def check(
     reader = importlib.import_module(f"edgewright.export.{_READERS[exported.form]}")
     declared: Declared = reader.tensors(exported.path)
     about_gpu = gpu_report(exported.path) if exported.form is Format.TFLITE else []
+    # Where the source is known by its answers alone, the validation split is where they stand.
     splits = SPLITS[:1] if reference.form is Format.DATASET else SPLITS
     limits, most = _Limits(limit, least_snr_db), ROWS if limit is not None else _ROWS_FOR_A_FLOOR
     rows = real_rows(dataset, inputs, most, splits=splits)
@@ -91,6 +92,7 @@ def check(
         try:
             compared = _compare(reference, exported, rows, outputs, limits, has_thresholds=has_thresholds)
         except UnsupportedError as e:
+            # Unchecked is told, never taken for passed: the note says which operator the evaluator lacks.
             compared = _Compared(notes=[str(e)])
     declared = replace(
         declared,
@@ -117,6 +119,7 @@ def _compare(
             notes.append(message)
         if is_told or not message:
             continue
+        # NaN first: it is farther off than any number, and sorts last by itself.
         worst = np.argsort(-np.nan_to_num(off, nan=np.inf), kind="stable")
         batch = fixed_batch(reference)
         if limits.knows_rounding and limits.largest is not None and expected[name].dtype.kind == "f":
@@ -147,6 +150,7 @@ def _rounding_over(rows: Arrays, reference: File, outputs: list[str]) -> dict[st
     batch = fixed_batch(reference)
     apart = _telling(rows, every, batch, _LOOKED_AT_ROWS)
     together = [{name: column[every] for name, column in rows.items()}]
+    # At once may fail where row by row does not, as in a model that takes one row only.
     tries = [together, apart] if batch == 1 else [apart]
     roundings = (rounding_of(reference.path, reference.form, batches, outputs) for batches in tries)
     return next((own for own in roundings if own), {})
@@ -176,11 +180,13 @@ def _judged(
     """What is wrong with an output, empty where nothing is; and whether it is only to be told: a tie at a threshold, or
     much noise."""
     count, lost = len(off), _not_finite(expected, actual)
+    # In a model with thresholds a turned comparison may lead to another value, an infinite one included.
     if lost and not has_thresholds:
         return (
             f"output '{name}' is NaN or infinite in {lost} of {count} real rows, where the source's is finite:"
             " its precision is too narrow, float32 holds more"
         ), False
+    # Labels of a file of fewer bits: no decibels exist of them, so their share is told.
     if limits.largest is None and expected.dtype.kind != "f":
         differ = int(off.astype(bool).sum())
         if not differ:
@@ -200,6 +206,7 @@ def _judged(
                 True,
             )
         return "", False
+    # Negated, so that NaN, which is neither below nor above, counts as beyond.
     beyond = int((~(off <= limits.largest)).sum())
     if not beyond:
         return "", False
@@ -214,6 +221,7 @@ def _judged(
 
 def _telling(rows: Arrays, worst: np.ndarray, batch: int, most: int) -> list[Arrays]:
     """The rows that are farthest off, as batches of the size that the model takes."""
+    # The whole batch that a row stood in: a model that mixes rows answers otherwise in another.
     starts = list(dict.fromkeys(int(number) // batch * batch for number in worst))[:most]
     return [{name: column[start : start + batch] for name, column in rows.items()} for start in starts]
 
@@ -237,6 +245,7 @@ def _relative(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
         return np.asarray((a != b).any(axis=1), np.float64)
     scale = _magnitude(a)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
+    # Only where they differ: infinity minus infinity is NaN, and would count as beyond every limit.
     differences = np.subtract(a, b, out=np.zeros_like(a), where=~same)
     return np.asarray(np.abs(differences).max(axis=1) / scale)
 

@@ -32,6 +32,7 @@ def refuse_other_than_pixels(model: ImportedModel, dataset: Dataset) -> None:
             raise UnsupportedError(f"input '{spec.name}' of shape {shape} is no image (1, 1 or 3, height, width)")
     with np.load(dataset.artifact.path, allow_pickle=False) as arrays:
         for spec in model.inputs:
+            # Of whichever split there is: all were scaled alike.
             name = next((f"{s}.x.{spec.name}" for s in _SPLITS if f"{s}.x.{spec.name}" in arrays.files), None)
             if name is not None:
                 _check(spec, arrays[name][:_ROWS], model)
@@ -39,6 +40,7 @@ def refuse_other_than_pixels(model: ImportedModel, dataset: Dataset) -> None:
 
 def _check(spec: TensorSpec, rows: np.ndarray, model: ImportedModel) -> None:
     done = model.preprocessing
+    # The preprocessing backwards: what an app would have to give for these rows.
     raw = rows.astype(np.float64) / done.scale + done.mean
     low, high = float(raw.min()), float(raw.max())
     whole = bool((np.abs(raw - np.rint(raw)) <= _ROUNDING).all())
@@ -64,6 +66,7 @@ def as_images(typed: Mapping[str, Pixels], row: Mapping[str, np.ndarray]) -> dic
     given: dict[str, Any] = dict(row)
     for name, pixels in typed.items():
         image = as_pixels(row[name][0], pixels.scale, pixels.mean)
+        # Pillow has no axis of one channel, and its channels are last.
         given[name] = Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
     return given
 
@@ -77,5 +80,6 @@ def as_scores(description: Any, answer: Mapping[str, Any]) -> dict[str, np.ndarr
     if not by_label:
         return {name: np.asarray(value) for name, value in answer.items()}
     own = {by_label, description.predictedFeatureName}
+    # Core ML's dictionary has no order; that of the classes is noted in the package.
     scores = np.array([[answer[by_label][label] for label in json.loads(notes[CLASSES_NOTE])]], np.float32)
     return {name: np.asarray(value) for name, value in answer.items() if name not in own} | {notes[SCORES_NOTE]: scores}

@@ -33,7 +33,9 @@ def _adaptive_avg_pool3d(x: Tensor, output_size: Sequence[int]) -> Tensor:
 
 def _averaged(x: Tensor, axis: int, have: int, want: int) -> Tensor:
     """Means of ``want`` windows that may overlap, as a product with a constant matrix."""
+    # torch's own bounds of adaptive pooling: from the floor of i * have / want to the ceiling of (i + 1) * have / want.
     bounds = [(place_ * have // want, -(-(place_ + 1) * have // want)) for place_ in range(want)]
+    # (have, want): each column averages its own window.
     matrix = [[(start <= row < end) / (end - start) for start, end in bounds] for row in range(have)]
     return (x.movedim(axis, -1) @ torch.tensor(matrix)).movedim(-1, axis)
 
@@ -64,6 +66,7 @@ def _avg_pool(
     divisor_override: int | None = None,
 ) -> Tensor:
     """Means over whole windows, times what each window's own divisor is off: nothing lies in the padding."""
+    # ATen allows one number for all axes, and an empty stride for that of the kernel.
     kernel, steps, pads = (list(n) * (axes // len(n)) for n in (kernel_size, stride or kernel_size, padding))
     behind, factors = [], [1.0]
     for have, wide, step, pad in zip(x.shape[-axes:], kernel, steps, pads, strict=True):
@@ -73,9 +76,11 @@ def _avg_pool(
         # As far as the last window reaches, which may be less than the padding, and than the input.
         behind.append(last * step + wide - have - pad)
         first, end = (-pad, have + pad) if count_include_pad else (0, have)
+        # How many numbers each window's own divisor counts along this axis; the divisor is the product over all axes.
         starts = [place_ * step - pad for place_ in range(last + 1)]
         counts = [min(start + wide, end) - max(start, first) for start in starts]
         factors = [f * wide / count for f in factors for count in counts]
+    # `functional.pad` begins with the last axis.
     around = [n for i in reversed(range(axes)) for n in (pads[i], behind[i])]
     pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[axes - 1]
     means = pool(padded(x, around) if any(around) else x, kernel, steps)
@@ -106,6 +111,7 @@ def _max_pool(
         if any(around):
             x = functional.pad(x, [0, 0] * (-1 - axis) + around, value=least)
         starts = [n * apart for n in range(wide)]
+        # One shifted slice for each place of the window, thinned to the windows' starts: their maximum is the pooling.
         parts = [x.narrow(axis, start, last * step + 1) for start in starts]
         parts = [torch.ops.aten.slice.Tensor(part, axis, 0, part.shape[axis], step) for part in parts]
         x = functools.reduce(torch.maximum, parts)

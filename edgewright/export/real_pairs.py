@@ -46,6 +46,7 @@ def with_real_pairs(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) 
         return module
     new = copy.copy(module)
     new.graph = fx.Graph()
+    # Into an empty graph: an operation without a form, met halfway, leaves the module as it was.
     writer = _Writer(new, values)
     try:
         for node in module.graph.nodes:
@@ -106,10 +107,14 @@ class _Writer:
         sizes: Any = named.get("n", named.get("s"))
         sizes = [sizes] if isinstance(sizes, int) else sizes
         result = self.values.env[node]
+        # Never of the half of frequencies: it does not tell an odd length from an even one.
         lengths = [(result if kind.half == "back" else value).shape[axis] for axis in axes]
+        # Other sizes would cut or pad the input first.
         if max(lengths) > _LARGEST or (sizes is not None and list(sizes) != lengths):
             raise _Unknown
         pair = self._pair(node.args[0])
+        # From the last axis on: it halves the frequencies of a real input, and the others have less to do. To a real
+        # output it leads as well, below and last: what the other axes give is complex.
         for place_, (axis, length) in reversed(list(enumerate(zip(axes, lengths, strict=True)))):
             half = kind.half if place_ == len(axes) - 1 else ""
             if half == "back":
@@ -188,6 +193,8 @@ def _matrix(length: int, sign: int, scale: float, half: str) -> torch.Tensor:
         return matrix[:, :frequencies]
     if half != "back":
         return matrix
+    # (frequencies, n): the real part of the sum alone is wanted, so each frequency stands for its mirror as well; the
+    # first, and for even n the last, are their own mirror.
     matrix = matrix[:frequencies]
     matrix[1 : (length + 1) // 2] *= 2  # those of the mirrored half
     return matrix

@@ -20,6 +20,7 @@ def fixed_batch(reference: File) -> int:
         return 1
     from edgewright.export import onnx_file
 
+    # A free axis is -1, an input without axes has no rows.
     sizes = [spec.shape[0] for spec in onnx_file.tensors(reference.path).inputs if spec.shape]
     return max([1, *sizes])
 
@@ -36,6 +37,7 @@ def real_rows(
                 continue
             columns = {name: arrays[f"{split}.{kind}.{name}"] for name in inputs}
             count = len(next(iter(columns.values())))
+            # Spread, since data is often sorted by class; each row once, where there are fewer than asked for.
             chosen = np.unique(np.linspace(0, count - 1, lacking).astype(int)) if count else np.arange(0)
             parts.append({name: column[chosen] for name, column in columns.items()})
             lacking -= len(chosen)

@@ -29,9 +29,11 @@ def _parts(gates: Tensor, count: int) -> list[Tensor]:
 
 def _lstm_step(given: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     hidden, cell = state
+    # torch's order of the gates: input, forget, cell, output.
     enters, forgets, new, leaves = _parts(given + _linear(hidden, *weights[:2]), 4)
     cell = torch.sigmoid(forgets) * cell + torch.sigmoid(enters) * torch.tanh(new)
     hidden = torch.sigmoid(leaves) * torch.tanh(cell)
+    # A third weight projects the hidden state (`proj_size`); the cell keeps its width.
     return (torch.matmul(hidden, weights[2].t()) if len(weights) > 2 else hidden), cell
 
 
@@ -41,7 +43,9 @@ def _gru_step(given: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor
         _parts(t, 3) for t in (given, _linear(hidden, *weights))
     )
     reset, update = torch.sigmoid(reset + kept_reset), torch.sigmoid(update + kept_update)
+    # The reset gate scales the product with its bias, not the state before it: torch's and cuDNN's form.
     new = torch.tanh(new + reset * kept_new)
+    # (1 - update) * new + update * hidden, with one product less.
     return (new + update * (hidden - new),)
 
 
@@ -57,6 +61,7 @@ def _layer(
     """One layer in one direction over x (steps, batch, inputs)."""
     input_weight, hidden_weight, *rest = weights
     gates = _linear(x, input_weight, rest[0] if biased else None)
+    # Without biases those of the state are zeros: a step takes one, and a projection stands behind it.
     own = (
         [hidden_weight, *rest[1:]]
         if biased
@@ -86,6 +91,7 @@ def _recurrent(
     starts = tuple(state) if isinstance(state, (list, tuple)) else (state,)
     x = x.transpose(0, 1) if batch_first else x
     ways = 2 if bidirectional else 1
+    # The weights of each layer and direction stand one after another: two, two biases, one that projects.
     each = len(weights) // (num_layers * ways)
     last: list[tuple[Tensor, ...]] = []
     for layer in range(num_layers):

@@ -41,6 +41,7 @@ def _of_one_axis(
 
     The others have two places: of one alone, torch (2.13) makes something else where it smooths.
     """
+    # The overloads for the nearest have no `align_corners` between the two.
     names = ("output_size", *("align_corners",) * (operation not in _NEAREST.values()), "scale_factors")
     given = {**dict(zip(names, settings, strict=False)), **named}
     for name, same in (("output_size", 2), ("scale_factors", 1.0)):
@@ -57,6 +58,7 @@ def _nearest(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def form(x: Tensor, *settings: Any, **named: Any) -> Tensor:
         axes = x.dim() - 2
         for axis in range(axes):
+            # The places themselves are resized: which of them comes out is the index to take.
             line = torch.arange(x.shape[axis + 2]).float().unsqueeze(0)
             places = _of_one_axis(operation, line, axis, axes, settings, named)
             x = x.index_select(axis + 2, places.reshape(-1).to(torch.int64))
@@ -69,6 +71,7 @@ def _linear(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def form(x: Tensor, *settings: Any, **named: Any) -> Tensor:
         axes = x.dim() - 2
         for axis in range(axes):
+            # It is linear: what it makes of the unit vectors are the rows of its matrix, (have, want).
             shares = _of_one_axis(operation, torch.eye(x.shape[axis + 2]), axis, axes, settings, named)
             x = (x.movedim(axis + 2, -1) @ shares.to(x.dtype)).movedim(-1, axis + 2)
         return x
@@ -80,6 +83,7 @@ def has_other_scale(node: fx.Node, values: NodeValues) -> bool:
     """Whether it is a resize by a scale other than the ratio of its sizes, as where the size was rounded down."""
     scales = _scales(node)
     is_aligned = node.args[2:3] == (True,) or node.kwargs.get("align_corners") is True
+    # With aligned corners the sizes alone decide.
     if scales is None or (is_aligned and str(node.target) in _LINEAR):
         return False
     return any(have * scale != want for (have, want), scale in zip(_sizes(node, values), scales, strict=True))
@@ -94,6 +98,7 @@ def _sizes(node: fx.Node, values: NodeValues) -> list[tuple[int, int]]:
 def _scales(node: fx.Node) -> Sequence[float] | None:
     if str(node.target) not in _LINEAR | _NEAREST:
         return None
+    # Behind `align_corners`, which those for the nearest lack.
     place = 3 if str(node.target) in _LINEAR else 2
     scales: Sequence[float] | None = node.args[place] if len(node.args) > place else node.kwargs.get("scale_factors")  # type: ignore[assignment]
     return scales

@@ -29,6 +29,7 @@ def reuse(
     with store.workspace() as folder:
         convert(folder / name)
         artifact = store.put(folder / name, form, parent=parent)
+    # After the artifact itself is stored: a note never names what is not there yet.
     replace_file(note, artifact.model_dump_json().encode())
     return artifact
 

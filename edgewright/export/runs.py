@@ -58,6 +58,7 @@ def rounding_of(path: Path, form: Format, batches: Sequence[Arrays], outputs: li
     import torch
 
     given = [[torch.from_numpy(np.ascontiguousarray(column)) for column in rows.values()] for rows in batches]
+    # Not strict: nothing is given back for a graph whose rounding cannot be measured.
     return dict(zip(outputs, own_rounding(graph, given) or [], strict=False))
 
 
@@ -98,6 +99,7 @@ def _onnx_outputs(path: Path, rows: Arrays, outputs: list[str]) -> Arrays:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     first = session.get_inputs()[0].shape
+    # A free axis is a name or None. Row by row: what a batch shares, as a scale of dynamic int8, would be of all rows.
     fixed = first[0] if first and isinstance(first[0], int) else 1
     return _joined(outputs, (dict(zip(outputs, session.run(outputs, r), strict=True)) for r in _batches(rows, fixed)))
 
@@ -143,6 +145,7 @@ def _entered(column: np.ndarray, details: dict[str, Any], name: str) -> np.ndarr
     scale, zero_point = details["quantization"]
     if not scale:
         return integers_in_width(column, np.dtype(details["dtype"]), name)
+    # Held to the limits before the cast, which wraps.
     bounds = np.iinfo(details["dtype"])
     return np.asarray(np.clip(np.round(column / scale) + zero_point, bounds.min, bounds.max), details["dtype"])
 

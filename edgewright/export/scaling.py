@@ -46,11 +46,14 @@ def feature_scaling(
         if not step.values or not set(step.values) <= raw or kind not in _ARITHMETIC | _PICKING:
             continue
         picked = kind in _PICKING
+        # A slice of an image is not a choice of columns.
         if picked and not set(step.values) <= of_features:
             continue
         raw.update(step.results)
         if set(step.values) <= of_features:
             of_features.update(step.results)
+        # One number for all features, as 1 / 255 of pixels, keeps their proportions: it may be in 8 bits, and what it
+        # gives is as raw.
         if picked or any(np.unique(constant).size > 1 for constant in step.constants):
             selected_steps.append(step)
     return selected_steps

@@ -39,10 +39,13 @@ def _scatter_add(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     for axis, size in enumerate(index.shape):
         own = own.narrow(axis, 0, size)
     places = torch.arange(x.shape[dim], device=x.device)
+    # (..., numbers, places): whether a number falls on a place.
     falls = index.movedim(dim, -1).unsqueeze(-1) == places
     moved = own.movedim(dim, -1).unsqueeze(-1)
+    # Chosen, not multiplied by the comparison: infinity times zero is NaN. A sum of narrow integers is int64.
     added = torch.where(falls, moved, torch.zeros_like(moved)).sum(-2).to(x.dtype).movedim(-1, dim)
     missing = [(0, whole - size) for whole, size in zip(x.shape, added.shape, strict=True)]
+    # Beside `dim`, the index may be shorter than `x`: what it does not reach gets zeros.
     if any(after for _, after in missing):
         added = functional.pad(added, [side for pair in reversed(missing) for side in pair])
     return x + added

@@ -84,6 +84,7 @@ def bound_masks(graph: "fx.GraphModule") -> str:
 
     nodes = list(graph.graph.nodes)
     masking = _reaching(nodes, kind, lambda node: node.users)
+    # Its mask is an operand of its own, and no softmax stands in the graph.
     masking |= {node for node in nodes if kind(node) == "scaled_dot_product_attention"}
     changed: list[float] = []
 
@@ -175,6 +176,7 @@ def _masking(
     def users(number: int) -> list[int]:
         return [reader for name in gives[number] for reader in readers.get(name, ())]
 
+    # Backward from the softmax: what may carry a mask. Forward from the constants, below: what does carry one.
     masking = _reaching(range(len(kinds)), kinds.__getitem__, users)
     masks = {name: values for name, values in low.items() if values and masking & set(readers.get(name, ()))}
     numbers = {number for name in masks for number in readers[name] if number in masking}
@@ -194,6 +196,7 @@ def _masking(
 def _reaching(nodes: Iterable[Any], kind: Callable[[Any], str], users: Callable[[Any], Iterable[Any]]) -> set[Any]:
     """The nodes from which a softmax is reached by what passes a mask on, the softmax left out."""
     mask_nodes: set[Any] = set()
+    # Readers stand behind what they read, so one pass backward is enough.
     for node in reversed(list(nodes)):
         if kind(node) in _PASSES and any(user in mask_nodes or kind(user) in _SOFTMAX for user in users(node)):
             mask_nodes.add(node)

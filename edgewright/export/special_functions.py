@@ -49,6 +49,7 @@ def _expm1(x: Tensor) -> Tensor:
     """x / (x/2 coth(x/2) - x/2) near zero, the hyperbolic cotangent by its series."""
     x = _real(x)
     near = x.clamp(-_NEAR_ZERO, _NEAR_ZERO)
+    # x/2 coth(x/2) = 1 + x^2/12 - x^4/720 + ...
     divisor = _polynomial(near * near, 1.0, 1 / 12, -1 / 720) - near * 0.5
     return torch.where(x.abs() < _NEAR_ZERO, near / divisor, torch.exp(x) - 1.0)
 
@@ -71,6 +72,7 @@ def _asinh(x: Tensor) -> Tensor:
     size = x.abs()
     near = size.clamp(max=_FAR)
     squared = near * near
+    # x + sqrt(x^2 + 1) is 1 + x + x^2 / (sqrt(x^2 + 1) + 1), of which log1p loses no digit near zero.
     of_near = _log1p(near + squared / (torch.sqrt(squared + 1.0) + 1.0))
     return torch.where(size < _FAR, of_near, _log_of_twice(size, 0.25)) * torch.sign(x)
 
@@ -78,6 +80,7 @@ def _asinh(x: Tensor) -> Tensor:
 def _acosh(x: Tensor) -> Tensor:
     """Below 1 it is NaN, by the root of a negative number."""
     x = _real(x)
+    # x + sqrt(x^2 - 1) is 1 + a + sqrt(a (a + 2)) of a = x - 1, which is exact near 1.
     above = x.clamp(max=_FAR) - 1.0
     return torch.where(x < _FAR, _log1p(above + torch.sqrt(above * (above + 2.0))), _log_of_twice(x, -0.25))
 
@@ -91,6 +94,7 @@ def _log_of_twice(size: Tensor, share: float) -> Tensor:
 def _softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
     scaled = x if beta == 1 else x * beta
     soft = torch.relu(scaled) + _log1p(torch.exp(-scaled.abs()))
+    # Only exponentials of what is below zero are taken, so none overflows.
     return torch.where(scaled > threshold, x, soft if beta == 1 else soft / beta)
 
 
@@ -141,6 +145,7 @@ def _erfinv(x: Tensor) -> Tensor:
     )
     # fmt: on
     inverse = torch.where(w < 5.0, middle, tails) * x
+    # At 1 and -1, w is infinite, and its polynomial is not the limit: a division gives the infinities.
     return torch.where(x.abs() == 1.0, x / (1.0 - x.abs()), inverse)
 
 
@@ -154,6 +159,7 @@ def _xlog1py(x: Tensor, y: Tensor) -> Tensor:
 
 def _times_log(x: Tensor, y: Tensor, logarithm: Tensor) -> Tensor:
     product = x * logarithm
+    # torch's definition: 0 times log(0) is 0, 0 times log(NaN) is NaN.
     return torch.where((x == 0) & ~torch.isnan(y), torch.zeros_like(product), product)
 
 
@@ -176,6 +182,7 @@ def _binary_cross_entropy_with_logits(
     x: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: int = 1
 ) -> Tensor:
     """By the logarithm of a sigmoid, not of an exponential, which is infinite beyond 88."""
+    # -log(sigmoid(x)).
     loss = torch.relu(-x) + _log1p(torch.exp(-x.abs()))
     if pos_weight is not None:
         loss = loss * ((pos_weight - 1.0) * target + 1.0)

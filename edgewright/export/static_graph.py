@@ -37,6 +37,7 @@ class NodeValues(fx.Interpreter):
     def of(cls, module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> "NodeValues":
         """The values for one set of inputs."""
         values = cls(module)
+        # For one run, oneDNN would load its kernels and keep reordered copies of the weights.
         with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
             values.run(*examples)
         return values
@@ -44,6 +45,7 @@ class NodeValues(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Run it, and note whether the inputs decide what it gives."""
         operands = n.all_input_nodes
+        # `zeros_like(x)` is a constant though it reads an input: sizes are fixed here.
         if n.op == "call_function" and str(n.target) in _SHAPE_ONLY:
             operands = [o for o in operands if o is not n.args[0]]
         # Layers are what quantizers look for: they stay, whatever they are given.
@@ -66,6 +68,7 @@ def static_graph(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> 
 
 
 def _make_constant(module: fx.GraphModule, node: fx.Node, values: NodeValues) -> None:
+    # Only where a constant meets what stays: what is between constants is dead code afterwards.
     readers = [user for user in node.users if user in values.dependent or _stays(user, values)]
     value = values.env[node]
     if not readers:
@@ -74,6 +77,7 @@ def _make_constant(module: fx.GraphModule, node: fx.Node, values: NodeValues) ->
         node.replace_all_uses_with(value)  # type: ignore[arg-type]
     elif isinstance(value, torch.Tensor) and value.numel() <= _LARGEST_CONSTANT and not _only_repeats(node, values):
         path = free_name(module, f"{node.name}_constant")
+        # A clone: the value may be a view of a larger tensor, or expanded, and would be stored as such.
         place(module, path, value.detach().clone().contiguous())
         with module.graph.inserting_before(node):
             constant = module.graph.get_attr(path)
@@ -91,4 +95,5 @@ def _only_repeats(node: fx.Node, values: NodeValues) -> bool:
     if str(node.target) not in {"aten.expand.default", "aten.repeat.default"}:
         return False
     operand = values.env[node.args[0]]  # type: ignore[index]
+    # A mask of 1 x 1 x n x n expanded over the heads would else be stored once for each.
     return bool(values.env[node].numel() > _GROWTH * operand.numel())

@@ -51,6 +51,7 @@ def format_of(path: Path) -> Format:
     Raises:
         InputError: missing, empty, damaged or unknown.
     """
+    # The formats that intake does not take in come first: its own detection would call them unknown.
     if (path / "Manifest.json").is_file():
         return Format.MLPACKAGE
     if path.is_file():
@@ -85,6 +86,7 @@ def describe(path: Path) -> StoredModel:
         weights=contents.weights,
         parameters=parameters,
         sparsity=contents.parameter_zeros / parameters if parameters else None,
+        # The most frequent first, alike ones by name: two runs show the same.
         operators=dict(sorted(contents.operators.items(), key=lambda item: (-item[1], item[0]))),
         notes=contents.notes,
     )

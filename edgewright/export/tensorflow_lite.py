@@ -54,6 +54,7 @@ def race(paths: Sequence[Path]) -> list[float]:
         rows = {name: np.zeros(d["shape"], d["dtype"]) for name, d in runner.get_input_details().items()}
         runners.append((runner, rows))
     times: list[list[float]] = [[] for _ in paths]
+    # In turns: heat and other processes then slow all files alike.
     for turn in range(_WARM_UP + _ROUNDS):
         for i, (runner, rows) in enumerate(runners):
             began = time.perf_counter()

@@ -91,6 +91,7 @@ def of_one_row(loaded: "Loaded", input_names: list[str], *, without_loops: bool 
         return [results[place] for _, place in outputs]
 
     function = tf.function(run, input_signature=signature)
+    # Traced anew: a `tf.function` keeps the graph of the layers as they were before they were unrolled.
     if without_loops and _has_loops(function) and unrolled(loaded.owner):
         function = tf.function(run, input_signature=signature)
     return function
@@ -98,6 +99,7 @@ def of_one_row(loaded: "Loaded", input_names: list[str], *, without_loops: bool 
 
 def refused(converter: str, error: Exception) -> UnsupportedError | ConversionError:
     """What a converter of TensorFlow's own graphs says, in one line with the operator by name."""
+    # Of the converter's report, its lists of operators say what is missing.
     unknown = _unknown_operators(str(error))
     if unknown:
         return UnsupportedError(f"{converter}: no operator for {', '.join(unknown)}")

@@ -86,10 +86,12 @@ def name_tensors(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> N
     for kind, maps, names in (("inputs", signature.inputs, inputs), ("outputs", signature.outputs, outputs)):
         if len(maps) != len(names):
             raise ConversionError(f"the .tflite has {len(maps)} {kind}, the source model {len(names)}")
+        # By number, not by name: `args_10` sorts before `args_2`.
         maps.sort(key=lambda m: int(m.name.rpartition(b"_")[2]))
         for entry, name in zip(maps, names, strict=True):
             entry.name = name.encode()
     short = [_EXPORTER_WRAPPER.sub(b"", tensor.name) for tensor in graph.tensors]
+    # All or none: two layers that differ in the wrapper alone would get one name.
     if len(set(short)) == len(short):
         for tensor, layer in zip(graph.tensors, short, strict=True):
             tensor.name = layer
@@ -112,6 +114,7 @@ def flatten_biases(model: Any) -> None:
             place = _BIAS.get(operator_name(model, operator), len(operator.inputs))
             if place < len(operator.inputs) and operator.inputs[place] >= 0:
                 uses.setdefault(int(operator.inputs[place]), []).append((operator, place))
+        # Each reading counts, since a layer that also adds the constant reads it twice.
         read = [int(i) for operator in graph.operators for i in operator.inputs] + [int(i) for i in graph.outputs]
         for index, layers in uses.items():
             bias = graph.tensors[index]
@@ -139,6 +142,7 @@ def tensors(path: Path) -> Declared:
     """What the file declares, inputs and outputs in the signature's order."""
     model = load(path)
     graph, signature = model.subgraphs[0], (model.signatureDefs or [None])[0]
+    # Files of older converters have no signature, and tensors under the names of their graph.
     if signature is None:
         pairs = [[(graph.tensors[i].name, i) for i in side] for side in (graph.inputs, graph.outputs)]
     else:
@@ -157,8 +161,10 @@ def operator_name(model: Any, operator: Any) -> str:
 
 
 def _spec(name: str, tensor: Any) -> TensorSpec:
+    # A free axis is -1 in the signature's shape, and 1 in the other.
     shape = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
     quantization = tensor.quantization
+    # Inputs and outputs have one scale; several are those of a weight's channels.
     scaled = quantization is not None and quantization.scale is not None and len(quantization.scale) == 1
     return TensorSpec(
         name=name,

@@ -31,6 +31,7 @@ def attach(model: Any, description: Description) -> None:
     entry = schema.MetadataT()
     entry.name, entry.buffer = _BUFFER_NAME, len(model.buffers)
     model.buffers.append(data)
+    # In the place of an older one: of two entries of one name, readers would choose.
     model.metadata = [m for m in model.metadata or [] if m.name != _BUFFER_NAME] + [entry]
 
 
@@ -55,6 +56,7 @@ def _flatbuffer(description: Description) -> bytes:
         _tensor(b, name, files=_label_files(b) if name == description.labelled else None)
         for name in description.outputs
     ]
+    # Inner tables first: a flatbuffer is written from its end, and one cannot begin inside another.
     subgraph = _table(b, 9, {2: _vector(b, inputs), 3: _vector(b, outputs)})
     fields = (description.name, description.description, description.version, None, description.author)
     texts = {i: b.CreateString(text) for i, text in enumerate(fields) if text}
@@ -66,6 +68,7 @@ def _flatbuffer(description: Description) -> bytes:
 def _tensor(b: Any, name: str, *, process: int | None = None, files: int | None = None) -> int:
     properties = _table(b, 0, {})
     b.StartObject(3)  # Content: the kind of the union, its value, the range
+    # A union is two fields: which of its tables it is, and that table.
     b.PrependUint8Slot(0, _FEATURE_PROPERTIES, 0)
     b.PrependUOffsetTRelativeSlot(1, properties, 0)
     content = b.EndObject()
@@ -104,6 +107,7 @@ def _table(b: Any, size: int, fields: dict[int, int]) -> int:
 
 
 def _vector(b: Any, offsets: list[int]) -> int:
+    # Prepended, so in reverse.
     b.StartVector(4, len(offsets), 4)
     for offset in reversed(offsets):
         b.PrependUOffsetTRelative(offset)

@@ -28,6 +28,7 @@ def read_in_their_width(model: Any) -> None:
     """Have an operator in 8 bits read a tensor in 8 bits, where it was given its float copy: an output stays float,
     and ai-edge-quantizer hands that copy to the operators that only move values, as well."""
     for graph in model.subgraphs:
+        # From each float copy to the tensor in 8 bits that it was made of.
         before = {int(o.outputs[0]): int(o.inputs[0]) for o in _of_kind(model, graph, "DEQUANTIZE")}
         for operator in graph.operators:
             if operator_name(model, operator) in {"DEQUANTIZE", "QUANTIZE"} or not _is_in_8_bits(graph, operator):
@@ -64,6 +65,7 @@ def _reshaped(model: Any, index: int) -> int:
     shape.name, shape.type = added.name + b"/shape", schema.TensorType.INT32
     shape.shape, shape.buffer = [len(added.shape)], len(model.buffers)
     held = schema.BufferT()
+    # RESHAPE takes its shape from a second input or, where there is none, from its options: the same in both.
     held.data = np.array(added.shape, "<i4").view(np.uint8)
     model.buffers.append(held)
     graph.tensors.extend((added, shape))

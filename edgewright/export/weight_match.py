@@ -45,6 +45,7 @@ def weights_of_layers(
     from edgewright.optimize.training import weight_names
 
     model = torch_graph.load(graph)
+    # As they are in the graph, and with BatchNorm folded in: converters differ in whether they fold it.
     tensors = [dict(m.named_parameters()) for m in (model, fuse(model))]
     known = [name.removesuffix(".weight") for name in weight_names(model)]
     prints = {name: _fingerprint(values) for name, values in weights.items()}
@@ -55,6 +56,7 @@ def weights_of_layers(
             raise UnsupportedError(f"the model has no layer '{layer}'; it has: {', '.join(known)}")
         forms = [_fingerprint(t[f"{layer}.weight"].detach().numpy()) for t in tensors if f"{layer}.weight" in t]
         alike = {name for name, other in prints.items() if any(_alike(form, other) for form in forms)}
+        # A layer that was asked for must stay float; one that merely brings noise may be passed over.
         if not alike and layer in wanted:
             raise UnsupportedError(f"the converted file holds no weight with the values of '{layer}'")
         names_by_layer[layer] = alike
@@ -69,5 +71,6 @@ def _fingerprint(values: NDArray[Any]) -> tuple[int, NDArray[np.float64]]:
 
 
 def _alike(one: tuple[int, NDArray[np.float64]], other: tuple[int, NDArray[np.float64]]) -> bool:
+    # A sum near zero, or an extreme, is held against the largest of the four: its own size is all rounding.
     scale = np.maximum(np.abs(one[1]), np.abs(one[1]).max() * 1e-3) if one[0] else 1.0
     return one[0] == other[0] and bool((np.abs(one[1] - other[1]) <= _TOLERANCE * scale).all())

@@ -23,6 +23,7 @@ PASSING = frozenset({
 def steps_to_whole_numbers(steps: Sequence[ScalingNode], rounded: Iterable[str]) -> list[ScalingNode]:
     """Those that compute the values ``rounded``, which are cast to whole numbers; ``steps`` are in order."""
     wanted, selected_steps = set(rounded), list[ScalingNode]()
+    # Backward: a step is met after all that read what it gives.
     for step in reversed(steps):
         if wanted & set(step.results) and step.kind.upper() in PASSING:
             selected_steps.append(step)

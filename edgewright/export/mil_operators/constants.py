@@ -27,6 +27,7 @@ def _affine_dequantize(a: Arguments) -> Tensor:
 
 def _bits(packed: Tensor, width: int, count: int) -> Tensor:
     """`count` unsigned integers of `width` bits, packed from the least significant bit of each byte upward."""
+    # (bytes, 8): a field may lie across two bytes, so all are laid out in one row of bits.
     bits = (packed.to(torch.uint8).unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1
     fields = bits.reshape(-1)[: width * count].reshape(count, width).long()
     return (fields << torch.arange(width)).sum(1)
@@ -37,6 +38,7 @@ def _lut_to_dense(a: Arguments) -> Tensor:
     if a.optional("shape") is None:  # iOS 18
         return _looked_up(a.tensor("indices"), a.tensor("lut"), _vector_axis(a))
     palette, shape = a.tensor("lut"), a.ints("shape")
+    # Palettes have a power of two of entries: log2 in whole numbers.
     width = (palette.numel() - 1).bit_length()
     return palette[_bits(a.tensor("indices"), width, math.prod(shape))].reshape(shape)
 
@@ -51,6 +53,7 @@ def _looked_up(indices: Tensor, lut: Tensor, axis: int) -> Tensor:
     ``indices`` (d1, …, dk), ``lut`` (groups along each of these axes, entries, length of a vector).
     """
     groups = [
+        # The group of each place along this axis, shaped to broadcast with those of the other axes.
         (torch.arange(size) // (size // count)).reshape([-1 if i == at else 1 for i in range(indices.dim())])
         for at, (size, count) in enumerate(zip(indices.shape, lut.shape, strict=False))
     ]
@@ -68,6 +71,7 @@ def _lut_to_sparse(a: Arguments) -> list[Tensor]:
     """A palette of the non-zero elements alone: their mask and their values."""
     mask, lut, axis = a.tensor("indices_mask").bool(), a.tensor("lut"), _vector_axis(a)
     dense = _looked_up(_scattered(mask, a.tensor("indices_nonzero_data")), lut, axis)
+    # An index of a palette of vectors stands for several elements, all of them non-zero.
     wide = mask.repeat_interleave(lut.shape[-1], axis)
     return [wide, dense[wide]]
 
@@ -96,6 +100,7 @@ def _blockwise_shift_scale(a: Arguments) -> Tensor:
 def _rescaled(data: Tensor, a: Arguments) -> Tensor:
     scale, offset = a.tensor("scale"), a.optional("offset")
     for axis, (size, blocks) in enumerate(zip(data.shape, scale.shape, strict=True)):
+        # A size that the blocks do not divide fails in the product below: the program contradicts itself.
         scale = scale.repeat_interleave(size // blocks, axis)
         offset = None if offset is None else offset.repeat_interleave(size // blocks, axis)
     return scale * (data if offset is None else data - offset.float())

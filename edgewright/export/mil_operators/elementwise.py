@@ -44,6 +44,7 @@ def _prelu(a: Arguments) -> Tensor:
 
 def _softplus_parametric(a: Arguments) -> Tensor:
     x = a.tensor("x")
+    # One number for each channel, the second axis.
     shape = [1, -1, *[1] * (x.dim() - 2)]
     alpha, beta = a.tensor("alpha").reshape(shape), a.tensor("beta").reshape(shape)
     return alpha * functional.softplus(beta * x)
@@ -93,6 +94,7 @@ OPERATORS: dict[str, Operator] = {
     "select": _select,
     "clip": lambda a: a.tensor("x").clamp(a.number("alpha"), a.number("beta")),
     "threshold": lambda a: a.tensor("x").clamp(min=a.number("alpha")),
+    # The specification adds epsilon before the function, with a default that shows: 1 / 0.01 becomes 99.
     "inverse": lambda a: 1 / (a.tensor("x") + a.number("epsilon", 1e-4)),
     "log": lambda a: torch.log(a.tensor("x") + a.number("epsilon", 1e-45)),
     "rsqrt": lambda a: torch.rsqrt(a.tensor("x") + a.number("epsilon", 1e-12)),

@@ -13,6 +13,7 @@ def _grid(size: int, target: int, mode: str) -> Tensor:
     """Source coordinate of each target element, float64."""
     i = torch.arange(target, dtype=torch.float64)
     if mode in {"STRICT_ALIGN_CORNERS", "ALIGN_CORNERS"}:
+        # The two differ here alone, where (target - 1) is no divisor.
         if target == 1:
             return torch.full((1,), (size - 1) / 2 if mode == "ALIGN_CORNERS" else 0.0, dtype=torch.float64)
         points = i * (size - 1) / (target - 1)
@@ -24,11 +25,13 @@ def _grid(size: int, target: int, mode: str) -> Tensor:
         points = (0.5 + i) * max(1, size - 1) / target
     else:
         raise UnsupportedError(f"the Core ML sampling mode '{mode}' is not evaluated")
+    # Half a place may lie beyond the edge: the specification holds every point to the image.
     return points.clamp(0, size - 1)
 
 
 def _interpolate(x: Tensor, axis: int, points: Tensor) -> Tensor:
     low = points.floor().long()
+    # At the last place the share of the next one is zero; the index must exist all the same.
     high = (low + 1).clamp(max=x.shape[axis] - 1)
     shape = [1] * x.dim()
     shape[axis] = -1
@@ -49,6 +52,7 @@ def _resize_bilinear(a: Arguments) -> Tensor:
 def _targets(a: Arguments) -> tuple[int, int]:
     x = a.tensor("x")
     sides = (("height", x.shape[-2]), ("width", x.shape[-1]))
+    # Rounded down, by the specification; 1e-6 for factors that float32 holds too small: 3 * (7 / 3) is 6.9999998.
     height, width = (int(size * a.number(f"scale_factor_{side}", 1.0) + 1e-6) for side, size in sides)
     return height, width
 
@@ -60,6 +64,7 @@ def _upsample_bilinear(a: Arguments) -> Tensor:
 
 def _nearest(x: Tensor, height: int, width: int) -> Tensor:
     for axis, target in ((x.dim() - 2, height), (x.dim() - 1, width)):
+        # The floor of i * size / target, in whole numbers.
         x = x.index_select(axis, torch.arange(target) * x.shape[axis] // target)
     return x
 

@@ -29,6 +29,7 @@ def _padding(a: Arguments, sizes: list[int], kernel: list[int], strides: list[in
         raise UnsupportedError(f"the Core ML padding '{kind}' is not evaluated")
     pads = []
     for size, width, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        # What an output of ceil(size / stride) places needs; the odd one stands behind, unless `same_lower`.
         total = max(0, (math.ceil(size / stride) - 1) * stride + (width - 1) * dilation + 1 - size)
         less, more = total // 2, total - total // 2
         pads += [more, less] if kind == "same_lower" else [less, more]
@@ -39,6 +40,7 @@ def _pad_spatial(x: Tensor, pads: list[int], value: float) -> Tensor:
     if not any(pads):
         return x
     pairs = [pads[i : i + 2] for i in range(0, len(pads), 2)]
+    # MIL counts axes from the first, torch from the last.
     return functional.pad(x, list(itertools.chain.from_iterable(reversed(pairs))), value=value)
 
 
@@ -56,6 +58,7 @@ def _conv_transpose(a: Arguments) -> Tensor:
     x, weight = a.tensor("x"), a.tensor("weight")
     axes = weight.dim() - 2
     strides, dilations = a.ints("strides", [1] * axes), a.ints("dilations", [1] * axes)
+    # Without padding, then cut: MIL's may be uneven, and torch's takes one number for both sides.
     full = _TRANSPOSED[axes](
         x, weight, a.optional("bias"), stride=strides, dilation=dilations, groups=a.integer("groups", 1)
     )
@@ -90,6 +93,7 @@ def _max_pool(a: Arguments) -> Tensor:
     pads = _padding(a, list(x.shape[2:]), kernel, strides, [1] * len(kernel))
     pool = _MAX_POOLS[len(kernel)]
     if not a.flag("ceil_mode"):
+        # Padded here: torch's own padding is even, and at most half a window.
         return pool(_pad_spatial(x, pads, float("-inf")), kernel, strides)
     if pads[::2] != pads[1::2]:
         raise UnsupportedError("Core ML pooling with both uneven padding and ceil_mode is not evaluated")
@@ -108,6 +112,7 @@ def _avg_pool(a: Arguments) -> Tensor:
     averaged = pool(_pad_spatial(x, pads, 0.0), kernel, strides)
     if not a.flag("exclude_padding_from_average") or not any(pads):
         return averaged
+    # The mean of ones is the share of the window that lies on the input.
     return averaged / pool(_pad_spatial(torch.ones_like(x), pads, 0.0), kernel, strides)
 
 
@@ -147,6 +152,7 @@ def _instance_norm(a: Arguments) -> Tensor:
 def _layer_norm(a: Arguments) -> Tensor:
     x = a.tensor("x")
     axes = [axis % x.dim() for axis in a.ints("axes", list(range(x.dim())))]
+    # `gamma` and `beta` have the normalized axes alone; torch's own layer norm takes only the last ones.
     shape = [n if axis in axes else 1 for axis, n in enumerate(x.shape)]
     mean = x.mean(axes, keepdim=True)
     variance = ((x - mean) ** 2).mean(axes, keepdim=True)
@@ -158,6 +164,7 @@ def _layer_norm(a: Arguments) -> Tensor:
 
 def _l2_norm(a: Arguments) -> Tensor:
     x = a.tensor("x")
+    # Over the last three axes, whatever stands before them, by the specification.
     return x / torch.sqrt((x * x).sum((-3, -2, -1), keepdim=True) + a.number("epsilon", 1e-6))
 
 

@@ -28,6 +28,7 @@ def _lstm(a: Arguments) -> list[Tensor]:
     both = direction == "bidirectional"
     hidden, cell = (a.tensor(name) for name in ("initial_h", "initial_c"))
     states = [t.chunk(2, dim=1) if both else (t,) for t in (hidden, cell)]
+    # A lone direction has the weights without suffix, backwards too; `_back` is the second of two.
     directions = [_one_way(a, "", states[0][0], states[1][0], backwards=direction == "reverse")]
     if both:
         directions.append(_one_way(a, "_back", states[0][1], states[1][1], backwards=True))
@@ -54,6 +55,7 @@ def _one_way(
         cell = gate(forgets) * cell + gate(enters) * inner(new)
         hidden = gate(leaves) * outer(cell)
         outputs[step] = hidden
+    # In the order of the input, in whichever order they were computed.
     return torch.stack([outputs[step] for step in range(len(x))]), hidden, cell
 
 

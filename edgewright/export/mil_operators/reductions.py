@@ -20,6 +20,7 @@ def _over_axes(function: Callable[[Tensor, list[int], bool], Tensor]) -> Callabl
 
 
 def _prod(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    # torch multiplies along one axis at a time; from the last on, so that the others keep their numbers.
     for axis in sorted((axis % x.dim() for axis in axes), reverse=True):
         x = x.prod(axis, keepdim=keep)
     return x
@@ -41,6 +42,7 @@ def _gather(a: Arguments) -> Tensor:
     if batch:
         if batch != 1:
             raise UnsupportedError("the Core ML operator 'gather' with two or more batch axes is not evaluated")
+        # One row of the batch at a time: without their first axis, the others move up by one.
         rows = (row.index_select(axis - 1, i.reshape(-1)) for row, i in zip(x, indices, strict=True))
         shape = (*x.shape[1:axis], *indices.shape[1:], *x.shape[axis + 1 :])
         return torch.stack([row.reshape(shape) for row in rows])
@@ -77,6 +79,7 @@ def _scatter_along_axis(a: Arguments) -> Tensor:
 
 def _topk(a: Arguments) -> list[Tensor]:
     values, indices = a.tensor("x").topk(a.integer("k", 1), a.integer("axis", -1), largest=not a.flag("ascending"))
+    # A program may declare the values alone.
     return [values, indices][: a.results]
 
 

@@ -28,6 +28,7 @@ def _put(data: Tensor, places: tuple[Tensor, ...], updates: Tensor, mode: str) -
     if mode in {"add", "sub"}:
         return data.index_put(places, updates if mode == "add" else -updates, accumulate=True)
     if mode in _CHANGES:
+        # These read, change and write once: of two updates of one place, one would be lost.
         if len({tuple(p) for p in torch.stack(places, -1).reshape(-1, len(places)).tolist()}) < places[0].numel():
             raise UnsupportedError(f"the Core ML scatter mode '{mode}' onto one place twice is not evaluated")
         return data.index_put(places, _CHANGES[mode](data[places], updates))
@@ -39,6 +40,7 @@ def _scatter(a: Arguments) -> Tensor:
     data, indices, updates = a.tensor("data"), a.tensor("indices").long(), a.tensor("updates")
     axis = a.integer("axis", 0) % data.dim()
     rank = max(indices.dim(), 1)
+    # The indices' axes stand in `updates` where the axis stood in `data`: (*before, *indices, *behind).
     front = updates.movedim(list(range(axis, axis + rank)), list(range(rank)))
     moved = _put(data.movedim(axis, 0), (indices.reshape(-1) % data.shape[axis],), front.flatten(0, rank - 1), _mode(a))
     return moved.movedim(0, axis)
@@ -47,6 +49,7 @@ def _scatter(a: Arguments) -> Tensor:
 def _scatter_along_axis(a: Arguments) -> Tensor:
     data, indices, updates = a.tensor("data"), a.tensor("indices").long(), a.tensor("updates")
     axis = a.integer("axis", 0) % data.dim()
+    # Each index with its own place along the other axes; a negative one counts from the end.
     places = list(torch.meshgrid(*(torch.arange(n) for n in indices.shape), indexing="ij"))
     places[axis] = indices % data.shape[axis]
     return _put(data, tuple(places), updates, _mode(a))
@@ -64,6 +67,7 @@ def _mode(a: Arguments) -> str:
 
 def _sampled(a: Arguments, grid: Tensor) -> Tensor:
     sampling, padding = a.text("sampling_mode", "bilinear"), a.text("padding_mode", "constant")
+    # MIL also has `symmetric` padding and a constant other than zero, torch's `grid_sample` neither.
     if sampling not in _SAMPLING or padding not in _PADDING or a.number("padding_value", 0.0) != 0:
         raise UnsupportedError(f"Core ML sampling '{sampling}' with padding '{padding}' is not evaluated")
     x = a.tensor("x")

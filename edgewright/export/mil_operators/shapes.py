@@ -14,12 +14,14 @@ __all__ = ["OPERATORS"]
 
 def _reshape(a: Arguments) -> Tensor:
     x, shape = a.tensor("x"), a.ints("shape")
+    # 0 takes over the operand's size, by the specification; of an empty tensor it is the size itself.
     return x.reshape([x.shape[i] if n == 0 and x.numel() else n for i, n in enumerate(shape)])
 
 
 def _expand_dims(a: Arguments) -> Tensor:
     x, axes = a.tensor("x"), a.ints("axes")
     rank = x.dim() + len(axes)
+    # Axes are those of the result: inserted in ascending order, each is where it belongs.
     for axis in sorted(axis % rank for axis in axes):
         x = x.unsqueeze(axis)
     return x
@@ -35,12 +37,14 @@ def _slice_by_index(a: Arguments) -> Tensor:
     begins, ends, off = a.ints("begin"), a.ints("end"), [0] * x.dim()
     strides = a.ints("stride", [1] * x.dim())
     begin_mask, end_mask, squeeze_mask = (a.ints(f"{side}_mask", off) for side in ("begin", "end", "squeeze"))
+    # From the last axis on: one that is squeezed away does not move those before it.
     for axis in reversed(range(x.dim())):
         if squeeze_mask[axis]:
             x = x.select(axis, begins[axis])
             continue
         begin = None if begin_mask[axis] else begins[axis]
         end = None if end_mask[axis] else ends[axis]
+        # By a range of Python, since torch's slices take no negative stride.
         chosen = range(x.shape[axis])[slice(begin, end, strides[axis])]
         x = x.index_select(axis, torch.tensor(list(chosen), dtype=torch.int64))
     return x
@@ -64,6 +68,7 @@ def _concat(a: Arguments) -> Tensor:
     values, axis = a.tensors("values"), a.integer("axis")
     if not a.flag("interleave"):
         return torch.cat(values, axis)
+    # Interleaved: a0 b0 a1 b1, a new axis behind the one that is joined, and the two made one.
     return torch.stack(values, axis % values[0].dim() + 1).flatten(axis % values[0].dim(), axis % values[0].dim() + 1)
 
 
@@ -83,6 +88,7 @@ def _pad(a: Arguments) -> Tensor:
         return functional.pad(x, flat, value=a.number("constant_val", 0.0))
     if mode not in {"reflect", "replicate"}:
         raise UnsupportedError(f"the Core ML padding mode '{mode}' is not evaluated")
+    # torch wants two axes before those that it mirrors or repeats.
     missing = len(pairs) + 2 - x.dim()
     grown = x[(None,) * max(0, missing)]
     return functional.pad(grown, flat, mode=mode).reshape([*functional.pad(x, flat).shape])

@@ -37,6 +37,7 @@ def read(path: Path) -> Contents:
     for operation in program.operations:
         if operation.kind == "const":
             value = operation.operands["val"][0]
+            # Scalars are an operator's settings, not weights.
             if isinstance(value, np.ndarray) and value.ndim:
                 tally.add_array(value, is_weight=value.dtype.name not in _NO_WEIGHT)
         elif operation.kind in _COMPRESSED:
@@ -50,7 +51,9 @@ def _count_compressed(tally: Tally, operation: Operation, known: dict[str, Opera
     """Elements are counted where the dense tensor is made, bytes where they are stored."""
     stored = [v for values in operation.operands.values() for v in values if isinstance(v, np.ndarray) and v.ndim]
     dense: torch.Tensor = Evaluator.decode(operation, known)
+    # Two results are a mask and its values: another operation makes the dense tensor of them, and is counted.
     is_dense = len(operation.results) == 1
+    # uint32 is the shape of the dense tensor.
     names = sorted({array.dtype.name for array in stored if array.dtype.name != "uint32"})
     tally.add(
         f"{_COMPRESSED[operation.kind]} ({', '.join(names)})",

@@ -22,6 +22,7 @@ def read(path: Path) -> Contents:
     tally = Tally()
     operators: Counter[str] = Counter()
     for graph in _graphs(model.graph):
+        # Integers are weights where they are dequantized, and shapes or indices elsewhere.
         dequantized = {n.input[0] for n in graph.node if n.op_type == "DequantizeLinear"}
         parameters_of = {name for n in graph.node if n.op_type in _QUANTIZERS for name in n.input[1:]}
         for tensor in graph.initializer:
@@ -31,6 +32,7 @@ def read(path: Path) -> Contents:
                 is_weight = tensor.name not in parameters_of and (is_float or tensor.name in dequantized)
                 tally.add_array(array, is_weight=is_weight)
         for node in graph.node:
+            # ONNX's own operators without their domain, which is empty or `ai.onnx`; `ai.onnx.ml` stays as `ml`.
             operators[f"{node.domain}.{node.op_type}".removeprefix("ai.onnx.").removeprefix(".")] += 1
             _count_attributes(tally, node)
     declared = onnx_file.tensors(path)

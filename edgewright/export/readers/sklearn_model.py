@@ -47,4 +47,5 @@ def _walk(value: Any, tally: Tally, kinds: Counter[str], seen: dict[int, Any]) -
             _walk(item, tally, kinds, seen)
     elif type(value).__module__.startswith("sklearn."):
         kinds[type(value).__name__] += 1
+        # A compiled class, as a tree, has no `__dict__`: its arrays are in what it would pickle.
         _walk(value.__getstate__() if hasattr(value, "__getstate__") else vars(value), tally, kinds, seen)

@@ -28,6 +28,7 @@ def read(path: Path) -> Contents:
         operators.update(tflite.operator_name(model, operator) for operator in graph.operators)
         for tensor in graph.tensors:
             data = model.buffers[tensor.buffer].data
+            # An activation has a buffer too, an empty one.
             if data is not None and len(data):
                 _count(tally, tensor, np.asarray(data, dtype=np.uint8))
     declared = tflite.tensors(path)

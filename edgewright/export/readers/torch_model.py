@@ -26,6 +26,7 @@ def _graph(path: Path) -> Contents:
     operators = Counter(_operator(node) for node in module.graph.nodes if node.op.startswith("call_"))
     for node in module.graph.nodes:
         if node.op == "call_module":
+            # A layer by its kind, in the place of the path by which the graph calls it.
             operators[type(module.get_submodule(node.target)).__name__] += 1
             operators[_operator(node)] -= 1
     inputs = [TensorSpec(node.name, (), "unknown") for node in module.graph.nodes if node.op == "placeholder"]
@@ -42,6 +43,7 @@ def _program(path: Path) -> Contents:
     inputs = [_spec(name, nodes[name]) for name in signature.user_inputs]
     outputs = [_spec(name, nodes[name]) for name in signature.user_outputs]
     operators = Counter(str(n.target) for n in program.graph.nodes if n.op == "call_function")
+    # Tensors that the program made itself are constants, and no parameters of the module.
     return _counted({**program.state_dict, **program.constants}).result(inputs, outputs, dict(operators))
 
 
