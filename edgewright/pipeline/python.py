@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["deploy"]
 
+# Rows are handed over, so keys that name files, or belong to both a data file and a deployment, are not data's.
 _OF_DATA = set(DataSpec.model_fields) - {"path", "test_path", "shapes"}
 _OF_DEPLOYMENT = set(DeploymentParameters.model_fields) - {"model", "data", "target", "recipe", "device", "name"}
 

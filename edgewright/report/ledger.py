@@ -53,6 +53,7 @@ def ledger_falls(entries: Sequence[LedgerEntry]) -> list[tuple[str, float, float
     before = 0
     for entry in entries:
         falls.append((_name(entry), before, entry.footprint.download_bytes, entry.kept))
+        # The next step began from what was kept.
         before = entry.footprint.download_bytes if entry.kept else before
     return falls
 
