@@ -41,6 +41,7 @@ def judged(
         InputError: no rows, true answers that never vary, or a metric that fails.
     """
     by_answers = None if model.task is ModelTask.NONE else _by_answers(model, held_out, decision, outputs)
+    # A metric of the user's own decides; the classes are shown beside it where they are known.
     if model.metric is not None:
         own = _by_metric(model.metric, held_out, outputs, timeout_s)
         return own if by_answers is None else own._replace(per_class=by_answers.per_class)
