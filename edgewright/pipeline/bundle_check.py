@@ -134,6 +134,7 @@ def check_bundle(
             difference, checked_by = _difference(target, bundle)
             # Time on an emulated device means nothing, so neither does heat.
             seconds = None if target.emulated else (QUICK_SUSTAINED_S if quick else SUSTAINED_S)
+            # Alone it is timed against itself: what is seen then is the machine's noise.
             first = (baseline or bundle).exported
             performance = measure(
                 first, bundle.exported, bundle.golden, device, target=target, sustained_seconds=seconds

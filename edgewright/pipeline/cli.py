@@ -86,6 +86,7 @@ def deploy(
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if json_file is not None:
         documents = [result.model_dump_json(indent=2) for result in results]
+        # Each is JSON already, so they are joined as text.
         text = documents[0] if len(documents) == 1 else f"[{','.join(documents)}]"
         replace_file(json_file.absolute(), text.encode())
     # A run that ended before its first export has nothing to show.
@@ -104,6 +105,7 @@ def _end_failed(results: "Mapping[str, DeploymentResult]") -> None:
         stages = f"{which}after {len(result.completed_stages)} of 5 stages"
         errors.print(begun("failed", f"{stages}: {result.error or 'no reason given'}"), soft_wrap=True)
     if failed:
+        # Another failure outweighs a missed limit: a script that tolerates exit code 2 must not pass over it.
         raise typer.Exit(EXIT_OVER_BUDGET if all(result.over_budget for result in failed.values()) else EXIT_FAILED)
 
 

@@ -43,6 +43,7 @@ class Journal:
 
     def hear(self, event: Event) -> None:
         """Keep what is to be told beside the outcome; a listener of `progress`."""
+        # Several tasks may have the same to tell.
         if event.note and event.title not in self.notes:
             self.notes.append(event.title)
 

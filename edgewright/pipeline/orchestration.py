@@ -75,6 +75,7 @@ def configure_orchestration() -> None:
         "PREFECT_LOCAL_STORAGE_PATH": str(home() / "results"),
         "EDGEWRIGHT_HOME": str(home()),
     }
+    # Left to itself, Prefect would keep its database in the user's home folder.
     if not (Path.home() / ".prefect" / "profiles.toml").exists():
         defaults["PREFECT_HOME"] = str(home() / "prefect")
     # What the user has set stays.

@@ -93,6 +93,7 @@ class DeploymentParameters(Value):
         """Those that differ from their defaults, as text for a record; a path by its last part."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return {
+            # Others read the record, to whom a path of this machine says nothing.
             name: value.name if isinstance(value, Path) else str(value)
             for name, value in given.items()
             if value != type(self).model_fields[name].default

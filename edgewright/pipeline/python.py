@@ -73,6 +73,7 @@ def deploy(
     # All that is not a model or rows is looked at before these are written.
     parameters = DeploymentParameters.of({**options, "model": "", "data": "", "platform": platform, "name": name})
     checked_names(name, parameters.channel)
+    # Gone after the run: what it needs of these files lies in the store by then.
     with Store().workspace() as folder:
         rows = write_data(data, folder, metric=metric, **of_data)
         files = {

@@ -62,6 +62,7 @@ def resolve(parameters: DeploymentParameters) -> DeploymentRequest:
         parameters=parameters,
         name=name,
         channel=parameters.channel,
+        # Tasks may run in a worker that has another working directory.
         model=parameters.model.absolute(),
         data=data,
         device=profile,

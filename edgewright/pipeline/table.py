@@ -144,6 +144,7 @@ def _parity(measured: Measurement) -> str:
 
 
 def _verdict(result: DeploymentResult) -> str:
+    # First, as a missed limit is a failure, too.
     if result.over_budget:
         return "over budget"
     if result.status == "failed":

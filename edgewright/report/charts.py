@@ -130,6 +130,7 @@ def waterfall(falls: Sequence[tuple[str, float, float, bool]], unit: str, title:
             f'width="{max(1.0, (end - start) * scale):.1f}" height="22" rx="3"/>'
             f'<text class="value" x="{left + end * scale + 8:.1f}" y="{y + 22}">{escape(captions[i])}</text>'
         )
+        # After a step that was left out the next one begins at an earlier level, where no line leads.
         if is_kept and i + 1 < len(falls):
             at = left + after * scale
             parts.append(f'<line x1="{at:.1f}" y1="{y + 28}" x2="{at:.1f}" y2="{y + height + 6}"/>')
@@ -153,6 +154,7 @@ def levels(rows: Sequence[tuple[str, float, float, str]], top: float, unit: str,
     for i, (label, level, mark, kind) in enumerate(rows):
         y = 24 + i * height
         end, at = (left + scale * min(max(value, 0.0), top) for value in (level, mark))
+        # Infinite where there is no error at all, minus infinite where no signal is left.
         caption = f"{level:.0f} {unit}" if np.isfinite(level) else "exact" if level > 0 else "lost"
         width = max(2.0, end - left)
         parts.append(
@@ -203,6 +205,7 @@ def timeline(series: Sequence[tuple[str, Sequence[tuple[str, float]], str]], uni
     low, high = min(values), max(values)
     # One level throughout: any scale will do.
     spread = (high - low) or 1.0
+    # All series have the same moments, so those of the first name them.
     moments = [moment for moment, _ in shown[0][1]]
     step = (_WIDTH - left - right) / max(1, len(moments) - 1)
     parts = []

@@ -66,6 +66,7 @@ def evaluate(
             parity=Parity(checked_by=None),
             not_measured=(f"accuracy and parity: {e}",),
         )
+    # Before any figure, none of which NaN or another shape would leave a meaning.
     check_outputs(held_out.reference, outputs, exported.artifact.path.name)
     judgement = judged(model, held_out, decision, outputs, timeout_s)
     return Evaluation(

@@ -97,6 +97,7 @@ def _by_metric(metric: Metric, held_out: HeldOut, outputs: Arrays | None, timeou
         write_arrays(files[2], {"y": held_out.truth})
         if outputs is not None:
             write_arrays(files[1], outputs)
+        # In a child: a function of the user's own may hang, or crash.
         job = partial(judged_by, metric, files[0], files[1] if outputs is not None else None, files[2])
         what = f"judging by the metric {metric.name}"
         figures = run_in_child(job, returns=MetricFigures, what=what, timeout_s=timeout_s).value

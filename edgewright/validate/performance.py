@@ -236,6 +236,7 @@ def performance_of(
     Series are baseline, candidate, baseline again; or the baseline twice where the candidate is the same file.
     """
     series = warm["series"]
+    # Two loads of the same file: what they differ by is noise.
     again = intervals.latency_ratio(series[0]["block_ms"], series[-1]["block_ms"])
     same = len(series) == 2
     ratio = again if same else intervals.latency_ratio(series[0]["block_ms"], series[1]["block_ms"])

@@ -199,6 +199,7 @@ def _series(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "mean_ms": statistics.fmean(run["mean_us"] for run in runs) / 1000,
         "min_ms": min(run["min_us"] for run in runs) / 1000,
         "runs": sum(run["runs"] for run in runs),
+        # An invocation is a block of its own; the program gives no single times, so its medians stand for them.
         "block_ms": [[median] for median in medians],
         "sample_ms": medians,
     }

@@ -66,6 +66,7 @@ class LocalTarget:
             try:
                 return run_bench(replace(spec, cgroup=str(group)), what, timeout_s)
             except ConversionError as e:
+                # The kernel ends a process without a word: its group's count tells that from a crash.
                 if cgroup.was_out_of_memory(group):
                     raise OutOfMemoryError(f"{what}: out of memory") from e
                 raise
