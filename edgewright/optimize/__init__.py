@@ -21,6 +21,7 @@ else:
 
 __all__ = ["apply", "layer_noise"]
 
+# Training on a CPU takes hours; a child that hangs must end all the same.
 _TIMEOUT_S = 6 * 3600.0
 
 
@@ -34,6 +35,7 @@ def apply(graph: Artifact, technique: AnyTechnique, dataset: Dataset, store: Sto
         raise UnsupportedError("quantize is done by the platform's own quantizer, when the model is exported")
     with store.workspace() as scratch:
         destination = scratch / "network.safetensors"
+        # The graph is made of a stranger's file: the child may write into this workspace alone.
         run_in_child(
             partial(apply_to_file, graph.path, technique, dataset.artifact.path, destination),
             what=f"{technique.technique} on {graph.path.name}",

@@ -21,6 +21,7 @@ from edgewright.optimize.sensitivity import rounded_to, spread_over, watched
 
 __all__ = ["carried_noise", "noisiest_layers"]
 
+# Each row costs a forward pass and `_SIGNS` backward ones; the figures only rank the layers.
 _ROWS = 4
 _SIGNS = 2  # of each row
 
@@ -34,10 +35,12 @@ def noisiest_layers(graph: Path, dataset: Path, inputs: Sequence[str], *, weight
         UnsupportedError: there are no rows, or nothing can be led back through the network.
     """
     with np.load(dataset, allow_pickle=False) as arrays:
+        # A column that is missing is refused below in words; `arrays[name]` would raise KeyError.
         columns = {name: arrays.get(f"calibration.x.{name}") for name in inputs}
     count = min((len(column) for column in columns.values() if column is not None), default=0)
     if not count or any(column is None for column in columns.values()):
         raise UnsupportedError("there are no calibration rows")
+    # Evenly spaced, as a file's rows may be sorted by class; with few rows the same index comes up twice.
     chosen = np.unique(np.linspace(0, count - 1, _ROWS).astype(int))
     rows = [{n: torch.from_numpy(c[i : i + 1]) for n, c in columns.items() if c is not None} for i in chosen]
     noises = carried_noise(fuse(torch_graph.load(graph)), rows, weights_only=weights_only)
@@ -58,6 +61,7 @@ def carried_noise(model: fx.GraphModule, rows: Sequence[Row], *, weights_only: b
     powers: dict[str, float] = {}
     signs = torch.Generator().manual_seed(0)
     model.eval()
+    # Autograd refuses requires_grad on integers, which a graph may hold as parameters.
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     for row in rows:
@@ -81,6 +85,7 @@ def _passed(model: fx.GraphModule, row: Row, *, weights_only: bool) -> tuple[lis
 
     def note(name: str, given: torch.Tensor, output: torch.Tensor) -> None:
         layer = model.get_submodule(name)
+        # Rounding is no part of the derivative: autograd holds the graph of the exact network alone.
         with torch.no_grad():
             rough = given if weights_only else spread_over(float(given.min()), float(given.max()))(given)
             errors.append((name, output, _rough(layer, rough) - output))
@@ -91,6 +96,7 @@ def _passed(model: fx.GraphModule, row: Row, *, weights_only: bool) -> tuple[lis
     except RuntimeError as e:
         raise UnsupportedError(f"the network does not run for its derivative: {one_line(str(e))}") from e
     outputs = answer if isinstance(answer, (tuple, list)) else [answer]
+    # An integer output, such as a class index, has no derivative.
     return [one for one in outputs if one.is_floating_point() and one.requires_grad], errors
 
 
@@ -98,6 +104,7 @@ def _rough(layer: nn.Module, given: torch.Tensor) -> torch.Tensor:
     """What a layer makes of an input with its weight in 8 bits; not by its own call, which would be watched again."""
     weight = layer.get_parameter("weight")
     exact = weight.data
+    # By `.data`, and put back: autograd checks the version of a weight that the backward pass still needs.
     weight.data = rounded_to(8)(exact)
     try:
         answer: torch.Tensor = layer.forward(given)
@@ -111,13 +118,16 @@ def _led_back(outputs: list[torch.Tensor], errors: Errors, signs: torch.Generato
     if not outputs or not errors:
         raise UnsupportedError("no output depends on a layer by a derivative")
     drawn = [torch.randint(0, 2, one.shape, generator=signs) * 2.0 - 1.0 for one in outputs]
+    # Each output over its norm: one of large numbers would hide the others. 1e-30: an output may be all zeros.
     total = torch.stack(
         [(one * sign / one.detach().norm().clamp_min(1e-30)).sum() for one, sign in zip(outputs, drawn, strict=True)]
     ).sum()
     try:
+        # Retained, as the next draw of signs goes through the same graph; unused, as a layer may reach no output.
         slopes = torch.autograd.grad(total, [output for _, output, _ in errors], retain_graph=True, allow_unused=True)
     except RuntimeError as e:
         raise UnsupportedError(f"nothing can be led back through the network: {one_line(str(e))}") from e
+    # A layer that is called several times: its errors add up at the output, so they are summed before the square.
     moved: dict[str, float] = {}
     for (name, _, error), slope in zip(errors, slopes, strict=True):
         at_output = float((slope * error).sum()) if slope is not None else 0.0

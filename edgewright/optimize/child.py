@@ -30,8 +30,10 @@ def apply_to_file(graph: Path, technique: AnyTechnique, dataset: Path, destinati
 def layer_noise(graph: Path, dataset: Path, calibration: Calibration, percentile: float) -> list[LayerNoise]:
     """The noisiest first; see `edgewright.optimize`."""
     inputs = calibration_inputs(dataset)
+    # Evenly spaced over the file: its rows may be sorted by class.
     chosen = inputs[torch.linspace(0, len(inputs) - 1, min(len(inputs), _NOISE_ROWS)).long()]
     ratios = int8_sensitivity(torch_graph.load(graph), chosen, calibration, percentile)
+    # JSON, by which the child answers, has no infinity: None is a layer that int8 does not change.
     worst_first = sorted(ratios.items(), key=lambda item: item[1])
     return [LayerNoise(layer=n, signal_to_noise_db=db if math.isfinite(db) else None) for n, db in worst_first]
 
@@ -39,7 +41,9 @@ def layer_noise(graph: Path, dataset: Path, calibration: Calibration, percentile
 def transformed(model: fx.GraphModule, technique: Technique, dataset: Path) -> fx.GraphModule:
     """One technique on a graph module; ``dataset`` is the ``.npz`` of a `Dataset`."""
     module, _, name = technique.function.partition(":")
+    # By name: the function of a registered technique lies in another distribution.
     after = getattr(importlib.import_module(module), name)(model, technique, TechniqueRows(dataset))
+    # Such a function is beyond the type checker here.
     if not isinstance(after, fx.GraphModule):
         raise TypeError(f"{technique.technique} returned a {type(after).__name__}")
     if not isinstance(technique, TrainInt8):

@@ -46,6 +46,7 @@ def cluster(model: fx.GraphModule, params: Cluster, rows: Rows | None) -> fx.Gra
         book = _with_zero(values, params)
         for name, part in parts:
             shared[name].append((len(books), torch.from_numpy(_nearest(part.detach().numpy(), book))))
+        # One parameter for each codebook: it learns from every weight that shares it.
         books.append(nn.Parameter(torch.from_numpy(book)))
 
     def value_of(number: int, index: torch.Tensor) -> torch.Tensor:
@@ -54,6 +55,7 @@ def cluster(model: fx.GraphModule, params: Cluster, rows: Rows | None) -> fx.Gra
         return torch.where(fixed == 0, fixed, books[number])[index]
 
     def effective(parameters: Tensors) -> Tensors:
+        # Parts were split along the first axis, so joined there they have the weight's own shape again.
         return parameters | {name: torch.cat([value_of(*part) for part in parts]) for name, parts in shared.items()}
 
     if params.training is None:
@@ -73,6 +75,7 @@ def _groups(weights: Mapping[str, torch.Tensor], params: Cluster) -> Iterator[li
         yield list(weights.items())
         return
     for name, weight in weights.items():
+        # The first axis is that of the output channels, in linear and convolution weights alike.
         for part in weight.split(params.group_channels if params.scope == "group" else len(weight)):
             yield [(name, part)]
 
@@ -81,11 +84,13 @@ def _with_zero(values: np.ndarray, params: Cluster) -> np.ndarray:
     held = values[values != 0]
     if len(held) == len(values):
         return codebook(values, params.clusters, params.start, params.seed)
+    # One value is left for zero. K-means sees the others alone: many zeros would pull a mean towards them.
     means = codebook(held, params.clusters - 1, params.start, params.seed) if len(held) else np.zeros(0, np.float32)
     return np.unique(np.concatenate([means, np.zeros(1, np.float32)]))
 
 
 def _nearest(weight: np.ndarray, book: np.ndarray) -> np.ndarray:
+    # The nearest of sorted values changes at their midpoints.
     edges = (book[1:] + book[:-1]) / 2
     index = np.searchsorted(edges, weight)
     at = np.flatnonzero(book == 0)

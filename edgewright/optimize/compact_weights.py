@@ -24,9 +24,13 @@ from edgewright.recipe import CompactWeights
 
 __all__ = ["apply", "compact_weights"]
 
+# Share of the mean diagonal, as in GPTQ: inputs that calibration hardly excites make the Hessian nearly singular.
 _DAMPING = 0.01
+# Bits depend on the levels and the levels on the bits: each pass takes the shares that the one before left.
 _PASSES = 3
+# Around the step of high-rate theory, which holds for many levels; a coarse grid has few.
 _COARSE_STEPS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+# Rows that a Hessian is estimated from: a convolution has one for each place of each image, far more than it needs.
 _POSITIONS = 20_000
 _BATCH = 500
 Layer = nn.Linear | nn.Conv2d
@@ -54,6 +58,7 @@ def compact_weights(model: nn.Module, params: CompactWeights, inputs: torch.Tens
     importance = _output_importance(model, inputs, params.seed)
     if not importance:
         raise UnsupportedError("compact_weights: the network has no linear or convolution layer; leave it out")
+    # In order of use: a layer's inputs then come from compacted layers, and its weights make good for those.
     for name, per_output in importance.items():
         layer = _layer(model, name)
         before, now = (_inputs_of(m, name, inputs, params.seed) for m in (original, model))
@@ -73,6 +78,7 @@ def _watched(model: nn.Module, watch: Callable[[str, torch.Tensor, torch.Tensor]
     """Call ``watch(name, input, output)`` at each linear and ungrouped 2-D convolution layer."""
     handles = []
     for name, layer in model.named_modules():
+        # A grouped convolution multiplies a part of the columns that `unfold` gives: it stays as it is.
         if isinstance(layer, Layer) and getattr(layer, "groups", 1) == 1:
 
             def hook(_: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor, name: str = name) -> None:
@@ -107,9 +113,12 @@ def _output_importance(model: nn.Module, inputs: torch.Tensor, seed: int) -> dic
                 loss = (logits * torch.randn(logits.shape, generator=generator)).sum()
             loss.backward()
             for name, output in outputs.items():
+                # A layer may reach no output.
                 if output.grad is not None:
+                    # Channels are second in a feature map (N, O, H, W), last in (N, ..., O).
                     squares = (output.grad**2).movedim(1 if output.ndim == 4 else -1, 0).flatten(1).sum(1)
                     sums[name] = sums.get(name, torch.zeros_like(squares)) + squares
+    # The loss is of importance alone; the gradients that it left in the parameters are not wanted.
     model.zero_grad(set_to_none=True)
     return {name: total / len(inputs) for name, total in sums.items()}
 
@@ -124,12 +133,14 @@ def _inputs_of(model: nn.Module, name: str, inputs: torch.Tensor, seed: int) -> 
         if at != name:
             return
         if isinstance(layer, nn.Linear):
+            # Each position of a sequence is a row: (N, T, I) as (N * T, I).
             seen.append(given.reshape(-1, given.shape[-1]))
         else:
             padding = layer.padding if not isinstance(layer.padding, str) else _same_padding(layer)
             columns = nn.functional.unfold(given, layer.kernel_size, layer.dilation, padding, layer.stride)
             # The same positions for the same name and seed, so that two models' inputs can be compared.
             generator = torch.Generator().manual_seed(seed)
+            # Equally many positions of each image.
             each = max(1, _POSITIONS // len(inputs))
             positions = torch.randperm(columns.shape[2], generator=generator)[:each]
             seen.append(columns[:, :, positions].movedim(1, 2).flatten(0, 1))
@@ -143,6 +154,7 @@ def _inputs_of(model: nn.Module, name: str, inputs: torch.Tensor, seed: int) -> 
 def _same_padding(layer: nn.Conv2d) -> tuple[int, int]:
     if layer.padding == "valid":
         return (0, 0)
+    # PyTorch pads an even kernel once more at its end, which `unfold` cannot: that last position is left out here.
     high, wide = (d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
     return (high, wide)
 
@@ -151,6 +163,7 @@ def _same_padding(layer: nn.Conv2d) -> tuple[int, int]:
 def _compact_layer(
     layer: Layer, per_output: torch.Tensor, before: torch.Tensor, now: torch.Tensor, price: float
 ) -> None:
+    # float64: the Hessian is inverted, and its small eigenvalues are below float32's rounding.
     weight = layer.weight.flatten(1).double()
     now, before = now.double(), before.double()
     mean_now, mean_before = now.mean(0), before.mean(0)
@@ -163,6 +176,7 @@ def _compact_layer(
     cross = centred_before.T @ centred / len(now)
     # What reproduces the original's outputs best from the inputs as the compacted layers before give them.
     target = torch.linalg.solve(damped, (weight @ (cross - hessian)).T).T + weight
+    # An input that never varies: its weight may be anything, as the bias takes the mean, and zero is the cheapest.
     target[:, dead] = 0
     # What carries most energy is settled first: what is left then lands where it does least.
     order = damped.diagonal().argsort(descending=True, stable=True)
@@ -171,6 +185,7 @@ def _compact_layer(
     chosen[:, order] = problem.solve()
     layer.weight.copy_(chosen.reshape(layer.weight.shape).float())
     if layer.bias is not None:
+        # From the weights as stored: what their rounding moves in the mean, the bias moves back.
         bias = layer.bias.double() + weight @ mean_before - layer.weight.flatten(1).double() @ mean_now
         layer.bias.copy_(_bias_on_grid(bias, problem.per_output, price))
 
@@ -178,8 +193,10 @@ def _compact_layer(
 def _bias_on_grid(bias: torch.Tensor, per_output: torch.Tensor, price: float) -> torch.Tensor:
     """The step at which a uniform grid's error costs as much as its bits: the high-rate optimum 6 ln(2)... of entropy
     coding, Delta^2 = 12 * D with dD/dR = -2 ln(2) D at the price."""
+    # 0.6931 is ln(2): the price is of bits, not of nats.
     distortion = price / (2 * 0.6931 * per_output.mean())
     step = (12 * 2 * distortion).sqrt().float()
+    # Adding zero turns -0.0, whose bits differ, into 0.0.
     return torch.round(bias.float() / step) * step + 0.0
 
 
@@ -197,9 +214,11 @@ class _Problem:
         # High-rate theory gives the scale: the step whose uniform error is worth the price of its bits.
         curvature = self.per_output.mean() * self.hessian.diagonal().mean()
         scale = (24 * self.price / (2 * 0.6931 * curvature)).sqrt()
+        # The upper Cholesky factor of the inverse: its rows hold every update of the sweep (GPTQ, step 3).
         self._root = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(self.hessian)), upper=True)
         best: tuple[float, torch.Tensor] | None = None
         for factor in _COARSE_STEPS:
+            # Through float32: the file holds level * step in float32, so that is the step to be judged.
             step = (scale * factor).float().double()
             cost, levels = self._levels(step)
             if best is None or cost < best[0]:
@@ -222,6 +241,7 @@ class _Problem:
     def _pass(self, step: torch.Tensor, bits: "_Bits") -> torch.Tensor:
         """One sweep over the columns: choose, then move what is left of the row to the columns not chosen yet."""
         work, levels = self.target.clone(), torch.zeros_like(self.target)
+        # GPTQ's lazy updates: columns beyond a block are moved once for all of it, by one matrix product.
         block = 64
         for start in range(0, work.shape[1], block):
             stop = min(start + block, work.shape[1])
@@ -230,7 +250,10 @@ class _Problem:
                 pivot = self._root[j, j]
                 wanted = work[:, j]
                 nearest = torch.round(wanted / step)
+                # The nearest level; the one nearer to zero, and zero itself, which are often cheaper to code.
                 candidates = torch.stack([nearest, nearest - nearest.sign(), torch.zeros_like(nearest)])
+                # The loss that is left when the later columns make good: error squared over the inverse Hessian's
+                # diagonal (OBS).
                 damage = 0.5 * self.per_output * ((wanted - candidates * step) / pivot) ** 2
                 cost = damage + self.price * bits.of(candidates, j)
                 picked = candidates.gather(0, cost.argmin(0, keepdim=True))[0]
@@ -246,17 +269,22 @@ class _Bits:
 
     def __init__(self, levels: torch.Tensor) -> None:
         held = (levels != 0).double()
+        # Half a count more: a tensor of zeros, or without any, has finite bits.
         overall = (held.mean() * held.numel() + 0.5) / (held.numel() + 1)
+        # As if two places more had the tensor's own density: an empty row may fill again.
         rows = (held.sum(1) + 2 * overall) / (held.shape[1] + 2)
         columns = (held.sum(0) + 2 * overall) / (held.shape[0] + 2)
+        # Rows and columns as independent, given the tensor's density: their log odds add up.
         logit = torch.logit(rows)[:, None] + torch.logit(columns)[None, :] - torch.logit(overall)
         probability = torch.sigmoid(logit)
         self._zero = -torch.log2(1 - probability)
         self._held = -torch.log2(probability)
+        # Bounded, as one outlier would make the table as long as its level.
         sizes = levels.abs()[levels != 0].long().clamp_max(4095)
         counts = torch.bincount(sizes, minlength=4).double()
         # A geometric tail for what did not occur.
         smooth = counts + 0.3 * 0.5 ** torch.arange(len(counts), dtype=torch.float64)
+        # One bit for the sign, then the size by how often it occurs.
         self._size = 1 - torch.log2(smooth / smooth.sum())
         self._size[0] = 0
 

@@ -47,6 +47,7 @@ def decompose(model: fx.GraphModule, params: Decompose, example: torch.Tensor, r
     original, model = model, copy.deepcopy(model)
     sizes = _sizes(model, example)
     split = 0
+    # A list of its own, since nodes are replaced on the way.
     for node in list(model.graph.nodes):
         if node.op != "call_module" or str(node.target) not in sizes:
             continue
@@ -85,6 +86,7 @@ def decompose_within(
     models: dict[int, fx.GraphModule] = {}
 
     def passes(count: int) -> bool:
+        # Whatever the recipe's way to a rank, a search removes a share of the operations.
         attempt = params.model_copy(update={"rank": "ratio", "ratio": _RATIOS[count - 1]})
         models[count] = decompose(model, attempt, example, rows)
         return allowed(models[count])
@@ -160,20 +162,24 @@ class _Splitting:
         """The rank by energy or ratio, where ``rank * one`` operations are fewer than ``full``."""
         if self.params.rank == "energy":
             energy = values.square().cumsum(0) / values.square().sum()
+            # The shortest prefix of the falling singular values that holds the share.
             rank = int((energy < self.params.energy).sum()) + 1
         else:
             rank = max(1, min(len(values), int((1 - self.params.ratio) * full / one)))
         return rank if rank * one < full else None
 
     def _factors(self, matrix: torch.Tensor, full: int, one: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        # float64: the small singular values, which decide the rank, are below float32's rounding.
         left, values, right = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
         rank = self._rank(values, full, one)
         if rank is None:
             return None
+        # Each factor takes the square root: their weights are then of like magnitude.
         root = values[:rank].sqrt()
         return (left[:, :rank] * root).float(), (root[:, None] * right[:rank]).float()
 
     def _linear(self, layer: nn.Linear) -> Layers | None:
+        # Rank r costs r * (inputs + outputs) operations, the layer inputs * outputs.
         factors = self._factors(layer.weight, layer.weight.numel(), sum(layer.weight.shape))
         if factors is None:
             return None
@@ -198,6 +204,7 @@ class _Splitting:
         outputs, inputs, high, wide = layer.weight.shape
         if high == 1 or wide == 1:
             return None
+        # (inputs * height, outputs * width): a term of rank one is a column kernel followed by a row kernel.
         matrix = layer.weight.permute(1, 2, 0, 3).reshape(inputs * high, outputs * wide)
         # The column runs on rows as they come out and columns as they come in.
         one = self.made[0] * self.given[1] * inputs * high + self.made[0] * self.made[1] * outputs * wide
@@ -210,6 +217,7 @@ class _Splitting:
         mode, biased = layer.padding_mode, layer.bias is not None
         first = nn.Conv2d(inputs, rank, (high, 1), (sh, 1), (ph, 0), (dh, 1), bias=False, padding_mode=mode)
         second = nn.Conv2d(rank, outputs, (1, wide), (1, sw), (0, pw), (1, dw), bias=biased, padding_mode=mode)
+        # (rank, inputs, height, 1) and (outputs, rank, 1, width)
         vertical = column.T.reshape(rank, inputs, high, 1)
         horizontal = row.reshape(rank, outputs, 1, wide).transpose(0, 1)
         return _filled(first, vertical), _filled(second, horizontal, layer.bias)
@@ -218,12 +226,14 @@ class _Splitting:
         """Fewer input channels by 1x1, the kernel between few channels, the output channels back by 1x1."""
         weight = layer.weight.detach().double()
         outputs, inputs, high, wide = weight.shape
+        # A 1x1 kernel leaves no core between the two 1x1 layers.
         if high * wide == 1:
             return self._channel(layer)
         ranks = self._tucker_ranks(layer, weight)
         if ranks is None:
             return None
         left, right = _tucker_factors(weight, ranks)
+        # The kernel in both bases, (r, s, height, width).
         core = torch.einsum("oihw,or,is->rshw", weight, left, right)
         first = nn.Conv2d(inputs, ranks[1], 1, bias=False)
         middle = nn.Conv2d(ranks[1], ranks[0], *_geometry(layer), bias=False, padding_mode=layer.padding_mode)
@@ -238,6 +248,7 @@ class _Splitting:
         outputs, inputs, high, wide = weight.shape
         before, after, full = _area(self.given), _area(self.made), self._operations(layer)
 
+        # The first 1x1 runs on the input's size, the core and the last 1x1 on the output's, after the strides.
         def operations(out: int, into: int) -> int:
             return before * inputs * into + after * (into * out * high * wide + out * outputs)
 
@@ -250,6 +261,7 @@ class _Splitting:
                 ranks.append(int(((powers.cumsum(0) / powers.sum()) < 1 - loss).sum()) + 1)
             out, into = min(ranks[0], outputs), min(ranks[1], inputs)
         else:
+            # Both ranks fall together, in steps of a 64th, to the first pair that is cheap enough.
             shares = [s / 64 for s in range(64, 0, -1)]
             pairs = [(max(1, round(s * outputs)), max(1, round(s * inputs))) for s in shares]
             out, into = next((p for p in pairs if operations(*p) <= (1 - self.params.ratio) * full), pairs[-1])

@@ -49,6 +49,7 @@ def distill(model: fx.GraphModule, params: Distill, rows: Rows | None) -> fx.Gra
         penalty=hints,
         extra=hints.parameters if hints else None,
     )
+    # The hooks would hold the last batch's features for as long as the student lives.
     if hints:
         hints.close()
     return student
@@ -61,6 +62,7 @@ def _student(model: fx.GraphModule, params: Distill, rows: Rows) -> fx.GraphModu
         return _made_by(params.student, rows.inputs[:_EXAMPLE_ROWS], model, params.training.seed)
     if not params.ratio:
         return copy.deepcopy(model)
+    # In one step and untrained: the distillation that follows is its training.
     return prune_channels(model, PruneChannels(ratio=params.ratio, importance="taylor", steps=1, training=None), rows)
 
 
@@ -69,6 +71,7 @@ def _made_by(factory: str, example: torch.Tensor, teacher: nn.Module, seed: int)
     from edgewright.intake.program_graph import graph_of_program
 
     module, _, function = factory.partition(":")
+    # The factory draws the student's first weights.
     torch.manual_seed(seed)
     try:
         student = getattr(importlib.import_module(module), function)()
@@ -76,6 +79,7 @@ def _made_by(factory: str, example: torch.Tensor, teacher: nn.Module, seed: int)
         raise InputError(f"distill: student {factory} cannot be called: {str(e).splitlines()[0]}") from e
     if not isinstance(student, nn.Module):
         raise InputError(f"distill: student {factory} returned a {type(student).__name__}, not a torch.nn.Module")
+    # Before the training, which takes hours and would fail in its first loss.
     with torch.no_grad():
         try:
             answers = student.eval()(example)
@@ -87,6 +91,8 @@ def _made_by(factory: str, example: torch.Tensor, teacher: nn.Module, seed: int)
     if not isinstance(answers, torch.Tensor) or answers.shape != wanted.shape:
         shape = tuple(answers.shape) if isinstance(answers, torch.Tensor) else type(answers).__name__
         raise InputError(f"distill: student {factory} answers with {shape}; the model with {tuple(wanted.shape)}")
+    # Batches of any size, as the last one of an epoch is shorter.
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    # A copy: the program would hold the whole storage of which this is a slice, all training rows.
     program = torch.export.export(student, (example.clone(),), dynamic_shapes=({0: batch},))
     return graph_of_program(program)

@@ -21,12 +21,15 @@ def apply(model: fx.GraphModule, params: Fuse, rows: TechniqueRows) -> fx.GraphM
 def fuse(model: fx.GraphModule) -> fx.GraphModule:
     """A copy in eval mode without the BatchNorms that directly follow a linear or convolution layer, and without
     layers that nothing uses. The outputs are the same, up to rounding."""
+    # Eval mode: what is folded are the running statistics.
     model = copy.deepcopy(model).eval()
     for node in list(model.graph.nodes):
         before = node.args[0] if node.op == "call_module" and node.args else None
+        # Another reader of the layer's output would then see it normalized.
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
             continue
         norm, layer = model.get_submodule(str(node.target)), model.get_submodule(str(before.target))
+        # Without running statistics a batch's own are used in eval mode too: nothing is constant.
         if not isinstance(norm, _NORMS) or norm.running_mean is None or _shared(model, before):
             continue
         if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):

@@ -26,6 +26,7 @@ class Hints:
         Raises:
             UnsupportedError: a layer is not there, or the features of a pair differ in size.
         """
+        # A copy: hooks on the teacher itself would see its answers to the loss as well.
         self._teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
         self._weight, self._pairs = weight, pairs
         self._of_teacher: dict[str, torch.Tensor] = {}
@@ -34,6 +35,7 @@ class Hints:
             *_watch(self._teacher, [name for name, _ in pairs], self._of_teacher),
             *_watch(student, [name for _, name in pairs], self._of_student),
         ]
+        # One pass each, for the shapes that the regressors map between.
         with torch.no_grad():
             for model in (self._teacher, student.eval()):
                 model(example)
@@ -48,6 +50,7 @@ class Hints:
         """The weighted error for the batch that the student has just seen."""
         with torch.no_grad():
             self._teacher(inputs)
+        # Under `precision: bfloat16` the student's features are bfloat16; the regressors compute in float32.
         errors = [
             nn.functional.mse_loss(regressor(self._of_student[student].float()), self._of_teacher[teacher])
             for (teacher, student), regressor in zip(self._pairs, self._regressors, strict=True)
@@ -66,8 +69,10 @@ class Hints:
                 f"hints: {pair[0]} of the teacher gives {tuple(wanted)[1:]}, {pair[1]} of the student "
                 f"{tuple(given)[1:]}; the sizes beside the channels have to be equal"
             )
+        # Drawn apart: the training's own random numbers do not depend on whether there are hints.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            # Channels are second in a feature map, last in (N, ..., C).
             if len(wanted) == 4:
                 return nn.Conv2d(given[1], wanted[1], 1)
             return nn.Linear(given[-1], wanted[-1])

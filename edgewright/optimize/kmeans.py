@@ -53,6 +53,7 @@ class _Sums:
     @classmethod
     def of(cls, values: Array) -> "_Sums":
         ordered = np.sort(values.astype(np.float32, copy=False), axis=None)
+        # In float64: a cluster's sums are differences of these, and float32 would leave them few digits.
         first, second = np.zeros(len(ordered) + 1), np.zeros(len(ordered) + 1)
         np.cumsum(ordered, dtype=np.float64, out=first[1:])
         np.square(ordered, dtype=np.float64, out=second[1:])
@@ -74,6 +75,7 @@ class _Sums:
     def cost(self, bounds: Array) -> float:
         """Squared error of the clusters between the (K + 1,) bounds."""
         counts = np.diff(bounds)
+        # Squares less the mean's share. Rounding can take that below zero.
         spread = np.diff(self.second[bounds]) - np.diff(self.first[bounds]) ** 2 / np.maximum(counts, 1)
         return float(np.maximum(spread, 0).sum())
 
@@ -111,6 +113,7 @@ def optimal_means(sums: _Sums, clusters: int) -> Array:
         edges = np.arange(count + 1) if clusters >= count else np.array([0, count])
         return sums.means(edges)
     bins = [_first_bins(sums, _BINS_PER_CLUSTER * clusters)] * (clusters - 1)
+    # A first solution to beat: clusters of equal count, moved by Lloyd's iterations.
     known = np.array([0, *np.linspace(0, count, clusters + 1).astype(np.int64)[1:-1], count])
     known = _polished(sums, known)
     # At first all boundaries have the same places: one object, so that what is between them is computed once.
@@ -118,10 +121,12 @@ def optimal_means(sums: _Sums, clusters: int) -> Array:
     while True:
         totals, path = _bounds(sums, places)
         known = min((known, _polished(sums, path), path), key=sums.cost)
+        # A cost is a difference of cumulated squares, so its rounding is a share of those, too.
         cost, rounding = sums.cost(known), _ROUNDING * (sums.cost(known) + 1e-2 * sums.second[-1])
         if totals[0].min() >= cost - rounding or _single_valued(sums, bins):
             return sums.means(known)
         limit = cost + rounding
+        # A bin has two places, its beginning and its end: it stays while either may be in a better solution.
         bins = [
             _halved(sums, low[mask], high[mask])
             for (low, high), total in zip(bins, totals, strict=True)
@@ -144,6 +149,7 @@ def _first_bins(sums: _Sums, most: int) -> tuple[Array, Array]:
     low, high = np.array([0]), np.array([len(sums.ordered)])
     while True:
         width = sums.ordered[high - 1].astype(np.float64) - sums.ordered[low]
+        # At most half as many new bins as there are: each round halves the worst of what the last one left.
         room = min(most - len(low), max(len(low) // 2, 1), int((width > 0).sum()))
         if room <= 0:
             return low, high
@@ -177,6 +183,7 @@ def _bounds(sums: _Sums, places: list[_Places]) -> tuple[list[Array], Array]:
         if (id(one), id(other)) not in known:
             known[id(one), id(other)] = _between(sums, one, other)
     steps = [known[id(one), id(other)] for one, other in pairwise(chain)]
+    # The least cost from the start to each place, and from each place to the end: summed, the least through it.
     forward = [np.zeros(1)]
     for step in steps:
         forward.append((forward[-1][:, None] + step).min(0))
@@ -188,6 +195,7 @@ def _bounds(sums: _Sums, places: list[_Places]) -> tuple[list[Array], Array]:
     for i in range(len(steps) - 1, 0, -1):
         at = int(np.argmin(forward[i] + steps[i][:, at]))
         path.append(int(chain[i].position[at]))
+    # Two boundaries in one bin cost nothing in either order (`_between`): here they are put in order.
     bounds = np.maximum.accumulate(np.array([0, *path[:0:-1], count]))
     return [f + b for f, b in zip(forward[1:-1], backward[1:-1], strict=True)], bounds
 
@@ -216,6 +224,7 @@ def _lloyd(sums: _Sums, means: Array) -> Array:
     for _ in range(_ITERATIONS):
         bounds = sums.bounds(means)
         counts = np.diff(bounds)
+        # An empty cluster keeps its mean: 0 / 0 would spread NaN to its neighbours.
         moved = np.where(counts > 0, np.diff(sums.first[bounds]) / np.maximum(counts, 1), means)
         if np.allclose(moved, means, rtol=1e-6, atol=0):
             break

@@ -19,6 +19,7 @@ from edgewright.recipe import Prune
 
 __all__ = ["apply", "prune"]
 
+# Steps from mask to mask: each mask is a selection over all weights.
 _UPDATE_EVERY = 20
 # What a held weight takes beside its place: a sign and a size.
 _SIGN_AND_SIZE_BITS = 2.5
@@ -47,6 +48,7 @@ def prune(model: nn.Module, params: Prune, rows: Rows | None) -> nn.Module:
         masks.update({n: parameters[n].detach() for n in names}, params.sparsity)
         with torch.no_grad():
             for name in names:
+                # Adding zero turns -0.0, whose bits differ, into 0.0.
                 parameters[name].mul_(masks.of[name]).add_(0.0)
         return model
     if rows is None:
@@ -58,6 +60,7 @@ def prune(model: nn.Module, params: Prune, rows: Rows | None) -> nn.Module:
 def _train(model: nn.Module, params: Prune, rows: Rows, masks: "_Masks") -> None:
     if params.training is None:
         raise ValueError("called without training")
+    # Zeros of an earlier technique stay, whatever the masks say.
     earlier = kept_zeros(model)
     latest: Tensors = {}
     steps = 0
@@ -70,9 +73,11 @@ def _train(model: nn.Module, params: Prune, rows: Rows, masks: "_Masks") -> None
         nonlocal steps
         steps += 1
         ramped = min(1.0, done / params.ramp) if params.ramp else 1.0
+        # After the last step in any case: what is written has the sparsity that was asked for.
         if steps % _UPDATE_EVERY == 0 or done == 1.0:
             masks.update({n: latest[n].detach() * masks.of.get(n, 1.0) for n in masks.names}, _cubic(params, ramped))
 
+    # Without a ramp all falls at once, before the first step.
     if not params.ramp:
         parameters = dict(model.named_parameters())
         masks.update({n: parameters[n].detach() for n in masks.names}, params.sparsity)
@@ -104,18 +109,21 @@ class _Masks:
             if self._scope == "rate":
                 # Squared, a magnitude is a loss, and a loss is to be held against bits.
                 scores = {n: s / _bits_of_places(weights[n]).sqrt() for n, s in scores.items()}
+            # One threshold for all layers: those whose weights matter less lose more.
             limit = _threshold(torch.cat([s.flatten() for s in scores.values()]), sparsity)
             self.of = {n: (s > limit).float() for n, s in scores.items()}
 
 
 def _threshold(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
     fallen = round(sparsity * len(scores))
+    # Where the share rounds to no weight, a threshold below every magnitude; kthvalue counts from 1.
     return scores.kthvalue(fallen).values if fallen else torch.tensor(-1.0)
 
 
 def _bits_of_places(weight: torch.Tensor) -> torch.Tensor:
     """What holding a weight at each place costs more than a zero there, bits, by its row's and column's density."""
     held = (weight != 0).flatten(1).float()
+    # The logit of 0 and of 1 is infinite.
     overall = held.mean().clamp(1e-4, 1 - 1e-4)
 
     def odds(density: torch.Tensor, places: int) -> torch.Tensor:
@@ -124,12 +132,14 @@ def _bits_of_places(weight: torch.Tensor) -> torch.Tensor:
 
     logit = odds(held.mean(1, keepdim=True), held.shape[1]) + odds(held.mean(0, keepdim=True), held.shape[0])
     bits = (overall.logit() - logit) / math.log(2) + _SIGN_AND_SIZE_BITS
+    # No place costs less than the sign of what it holds.
     return bits.clamp_min(1.0).reshape(weight.shape)
 
 
 def _some_of_each(weight: torch.Tensor, nonzero: int, group: int) -> torch.Tensor:
     rows = weight.abs().flatten(1)
     whole = rows.shape[1] // group * group
+    # (outputs, groups, group)
     groups = rows[:, :whole].reshape(len(rows), -1, group)
     best = groups.topk(nonzero, dim=2).indices
     mask = torch.zeros_like(groups).scatter_(2, best, 1.0).reshape(len(rows), whole)

@@ -49,6 +49,7 @@ def prune_channels(model: fx.GraphModule, params: PruneChannels, rows: Rows | No
     for step in range(1, params.steps + 1):
         _prune_to(model, pruner, params, rows, cost, full * (1 - params.ratio * step / params.steps))
         if params.training is not None:
+            # Each step sees the rows in another order.
             training = params.training.model_copy(update={"seed": params.training.seed + step})
             fit(model, rows, training, teacher=original)
     return model.eval()
@@ -70,6 +71,7 @@ def narrowed(model: fx.GraphModule, width: float, example: torch.Tensor) -> fx.G
         pruning_ratio=1 - width,
         ignored_layers=_last_layers(model),
     )
+    # Torch-Pruning does not follow every operation: what it leaves inconsistent fails when the graph runs.
     try:
         pruner.step()
         multiply_accumulates(model, example)
@@ -107,6 +109,7 @@ def _pruner(model: fx.GraphModule, params: PruneChannels, example: torch.Tensor)
         "taylor": tp.importance.GroupTaylorImportance,
         "batchnorm": tp.importance.BNScaleImportance,
     }[params.importance]()
+    # Torch-Pruning finds which channels depend on each other by autograd.
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return tp.pruner.BasePruner(
@@ -114,6 +117,7 @@ def _pruner(model: fx.GraphModule, params: PruneChannels, example: torch.Tensor)
         example,
         importance=importance,
         global_pruning=params.scope == "global",
+        # More than is ever asked for, as `_prune_to` stops at the target; no layer may lose all of its channels.
         pruning_ratio=0.98,
         max_pruning_ratio=0.95,
         # Small steps: the target in operations is met by as many of them as it takes.
@@ -131,6 +135,7 @@ def _prune_to(
     cost: Callable[[nn.Module], int],
     target: float,
 ) -> None:
+    # What the network cost when its gradients were taken; none are yet.
     differentiated = math.inf
     while (now := cost(model)) > target:
         before = _width(model)
@@ -144,6 +149,7 @@ def _prune_to(
             raise UnsupportedError(
                 f"prune_channels: the graph does not run after its channels were pruned: {str(e).splitlines()[0]}"
             ) from e
+        # Out of steps, and the last one removed nothing: channels go in multiples, and each layer keeps some.
         if pruner.current_step >= pruner.iterative_steps and _width(model) == before:
             whole = f" in multiples of {params.channel_multiple} channels" if params.channel_multiple > 1 else ""
             raise UnsupportedError(
@@ -175,6 +181,7 @@ def _last_layers(model: fx.GraphModule) -> list[nn.Module]:
     """The layers whose channels are the model's outputs: they may not change."""
     layers: list[nn.Module] = []
     seen: set[fx.Node] = set()
+    # From the outputs back to the first layers: what lies between, such as a softmax, keeps the number of channels.
     queue = [n for node in model.graph.nodes if node.op == "output" for n in node.all_input_nodes]
     while queue:
         node = queue.pop()

@@ -18,6 +18,7 @@ Array = NDArray[Any]
 Range = tuple[float, float]
 _BINS = 2048
 _LEVELS = 256
+# Clipping thresholds that are tried, evenly spaced up to the largest magnitude.
 _CANDIDATES = 128
 
 
@@ -33,10 +34,12 @@ def streamed_ranges(
         for name, values in row.items():
             finite = _finite(values)
             if finite.size:
+                # From (0, 0): padding and ReLU need zero to be a level, so every range holds it.
                 low, high = widest.get(name, (0.0, 0.0))
                 widest[name] = (min(low, float(finite.min())), max(high, float(finite.max())))
     if method == "min_max":
         return widest
+    # A pass of its own: the bins have equal width, so their bounds are needed first.
     histograms = {name: Histogram(*bounds) for name, bounds in widest.items()}
     for row in rows():
         for name in row.keys() & histograms.keys():
@@ -53,6 +56,7 @@ class Histogram:
 
     def add(self, values: Array) -> None:
         """Count (N,) values, all between the bounds."""
+        # A tensor of zeros: np.histogram would widen an empty range to one around it.
         if self.high > self.low:
             self.counts += np.histogram(values, bins=_BINS, range=(self.low, self.high))[0]
 
@@ -92,6 +96,7 @@ def _percentile(histogram: Histogram, percentile: float) -> Range:
     both = histogram.low < 0 < histogram.high
     tail = cut / 2 if both else cut
     low, high = histogram.low, histogram.high
+    # Outwards to a bin's edge: what is cut off is at most the tail.
     if low < 0:
         low = float(histogram.edges[int(np.searchsorted(share, tail, side="right"))])
     if high > 0:
@@ -100,6 +105,7 @@ def _percentile(histogram: Histogram, percentile: float) -> Range:
 
 
 def _squared_error(histogram: Histogram, bounds: Range) -> float:
+    # A value counts as its bin's centre: 2,048 bins are far finer than 256 levels.
     centres = (histogram.edges[1:] + histogram.edges[:-1]) / 2
     low, high = bounds
     step = (high - low) / (_LEVELS - 1)
@@ -116,6 +122,7 @@ def _divergence(histogram: Histogram, bounds: Range) -> float:
     if last - first < _LEVELS // 2:  # fewer bins than levels lose nothing by definition
         return float("inf")
     inside = histogram.counts[first:last].astype(np.float64)
+    # Clipped values land on the outermost levels: their mass counts in p, and not in q (Migacz).
     clipped = inside.copy()
     clipped[0] += histogram.counts[:first].sum()
     clipped[-1] += histogram.counts[last:].sum()

@@ -58,6 +58,7 @@ def _rows(dataset: Path, split: str) -> Rows | None:
         if f"{split}.y" not in arrays:
             return Rows(_inputs(arrays, split), None)
         targets = arrays[f"{split}.y"]
+        # Whole numbers and booleans are class indices, which torch's losses take as int64; all else is a value.
         whole = targets.dtype.kind in "iub"
         return Rows(_inputs(arrays, split), torch.from_numpy(targets.astype(np.int64 if whole else np.float32)))
 

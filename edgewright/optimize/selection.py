@@ -32,4 +32,5 @@ def loses_little(original: nn.Module, rows: Rows, max_drop_percent: float, chang
     else:
         task, answers = ModelTask.REGRESSION, [v.double().numpy() for v in (before, after)]
     drop = compare_accuracy(task, rows.targets.numpy(), *answers)
+    # A loss that these rows cannot tell from chance is not held against it, as in `validate.verdict.benefit`.
     return drop.percent <= max_drop_percent or drop.p_value >= _SIGNIFICANT

@@ -35,6 +35,7 @@ def sensitivity(
     Infinite where the output does not change. The smallest figures name the layers to leave as they are.
     """
     powers: dict[str, list[float]] = {}
+    # Copies, as the exact layers go on to give the layers behind them their inputs.
     rough_layers = {name: copy.deepcopy(model.get_submodule(name)) for name in _layers(model)}
     for layer in rough_layers.values():
         layer.get_parameter("weight").copy_(change(layer.get_parameter("weight")))
@@ -42,6 +43,7 @@ def sensitivity(
     def compare(name: str, given: torch.Tensor, exact: torch.Tensor) -> None:
         rough = rough_layers[name](change_input[name](given) if change_input else given)
         power = powers.setdefault(name, [0.0, 0.0])
+        # Over all rows in float64: float32 drops small terms beside a large sum.
         power[0] += float((exact**2).sum(dtype=torch.float64))
         power[1] += float(((rough - exact) ** 2).sum(dtype=torch.float64))
 
@@ -71,6 +73,7 @@ def input_ranges(
     """The range of the input of each linear and convolution layer, over calibration rows (N, ...)."""
 
     def rows() -> Iterator[dict[str, np.ndarray]]:
+        # Filled anew by each batch: the activations of all rows would not fit into memory.
         seen: dict[str, np.ndarray] = {}
         with watched(model.eval(), lambda name, given, _: seen.update({name: given.numpy()})):
             for batch in inputs.split(_BATCH):
@@ -106,6 +109,7 @@ def rounded_to(bits: int) -> Change:
     limit = 2 ** (bits - 1) - 1
 
     def change(weight: torch.Tensor) -> torch.Tensor:
+        # A channel of zeros has any scale.
         scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / limit
         scale = scale.reshape(-1, *[1] * (weight.ndim - 1))
         rounded: torch.Tensor = torch.round(weight / scale) * scale
@@ -117,6 +121,7 @@ def rounded_to(bits: int) -> Change:
 def spread_over(low: float, high: float, levels: int = 256) -> Change:
     """Rounding of an activation to ``levels`` between ``low`` and ``high``, clipped outside, zero kept exact."""
     step = (high - low) / (levels - 1)
+    # A whole number, as int8 kernels take it: zero is then a level.
     zero = round(-low / step) if step else 0
 
     def change(value: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ INPUT_RANGES = "input_ranges"
 """Key in `GraphModule.meta`: {layer: (step, zero point of 0..255)} of each layer's input."""
 _LIMITS = {"auto": 127, 8: 127, 7: 64}  # the largest level of a weight
 _LEVELS = 256
+# As many as the exporters calibrate with.
 _RANGE_ROWS = 256
 # What moves or selects values without computing new ones, or averages them: runtimes keep its input's scale.
 _SAME_SCALE: tuple[type[nn.Module], ...] = (
@@ -58,6 +59,7 @@ def train_int8(model: fx.GraphModule, params: TrainInt8, rows: Rows | None) -> f
     if rows is None or not names:
         raise UnsupportedError("train_int8: needs training rows and a linear or convolution layer")
     weights, limit = dict(model.named_parameters()), _LIMITS[params.weight_bits]
+    # Logarithms: a step stays positive, and an update changes it by a share.
     steps = {n: nn.Parameter(_largest(weights[n].detach()).div(limit).log()) for n in names}
     inputs = _Inputs(model, rows)
     zeros = kept_zeros(model)
@@ -66,6 +68,7 @@ def train_int8(model: fx.GraphModule, params: TrainInt8, rows: Rows | None) -> f
         values = zeros(values)
         return values | {n: _weight_on_grid(values[n], steps[n], limit) for n in names}
 
+    # Rounded while it trains only: on the device the exported file's own operators do that.
     handles = inputs.attach()
     learnt = [*steps.values(), *inputs.log_steps.values()]
     fit(model, rows, params.training, effective=effective, extra=learnt, teacher=original)
@@ -85,13 +88,16 @@ class _Inputs:
         bounds: dict[str, tuple[float, float]] = {}
         for node in model.graph.nodes:
             if node.op == "call_module" and str(node.target) in ranges:
+                # A runtime quantizes a tensor once: layers that read the same one share its grid.
                 source = _source(model, node.all_input_nodes[0])
                 low, high = ranges[str(node.target)]
                 known = bounds.get(source, (0.0, 0.0))
                 bounds[source] = (min(low, known[0]), max(high, known[1]))
                 self._source[str(node.target)] = source
+        # A tensor of zeros has any grid.
         steps = {source: max(high - low, 1e-6) / (_LEVELS - 1) for source, (low, high) in bounds.items()}
         self.log_steps = {source: nn.Parameter(torch.tensor(step).log()) for source, step in steps.items()}
+        # Not learnt: it is a whole number, and moving it would move every level.
         self._zero = {source: round(-bounds[source][0] / step) for source, step in steps.items()}
 
     def attach(self) -> list[Any]:
@@ -100,6 +106,7 @@ class _Inputs:
         def hook(source: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
             def rounded(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
                 zero = self._zero[source]
+                # As in LSQ: a step's gradient is a sum over all values, and would dwarf a weight's.
                 scale = (given[0][0].numel() * _LEVELS) ** -0.5
                 value = _on_grid(given[0], self.log_steps[source].exp(), (-zero, _LEVELS - 1 - zero), scale)
                 return (value, *given[1:])
@@ -144,8 +151,10 @@ def _weight_on_grid(weight: torch.Tensor, log_step: torch.Tensor, limit: int) ->
 
 def _on_grid(value: torch.Tensor, step: torch.Tensor, limits: tuple[int, int], scale: float) -> torch.Tensor:
     """``round(value / step) * step`` within the limits; gradients pass to the value and, scaled, to the step."""
+    # Forward the step itself, backward its gradient times `scale`.
     passed = step * scale + (step - step * scale).detach()
     position = (value / passed).clamp(*limits)
+    # Straight-through: rounding counts as the identity in the derivative, which is else zero everywhere.
     on = (position + (torch.round(position) - position).detach()) * passed
     # Forward, the product itself: the straight-through sum would round differently.
     exact = torch.round(position.detach()) * step.detach()

@@ -57,9 +57,11 @@ def train_quantization(model: nn.Module, params: TrainQuantization, rows: Rows |
 
 def best_step(weight: torch.Tensor, limit: int) -> torch.Tensor:
     """The step, 0-dim float32, of the grid -limit..limit with the least squared error over the non-zero weights."""
+    # Zero is a level of every grid.
     sizes = weight[weight != 0].abs()
     if not len(sizes):
         return torch.tensor(1.0)
+    # Around the 95th percentile: the few largest weights may be cut off for a finer step.
     candidates = torch.linspace(0.05, 1.5, _GRID_CANDIDATES) * sizes.quantile(0.95) / limit
     errors = torch.stack([((torch.round(sizes / s).clamp(0, limit) * s - sizes) ** 2).sum() for s in candidates])
     return candidates[errors.argmin()].clone()
@@ -67,9 +69,11 @@ def best_step(weight: torch.Tensor, limit: int) -> torch.Tensor:
 
 def on_grid(weight: torch.Tensor, step: torch.Tensor, limit: int) -> torch.Tensor:
     """``round(weight / step) * step`` within the limit; gradients pass to the weight and, scaled, to the step."""
+    # As in LSQ: a step's gradient is a sum over all weights, and would dwarf a weight's own.
     scale = 1.0 / max(1.0, float((weight != 0).sum()) * limit) ** 0.5
     passed = step * scale + (step - step * scale).detach()
     position = (weight / passed).clamp(-limit, limit)
+    # Straight-through: rounding counts as the identity in the derivative, which is else zero everywhere.
     level = position + (torch.round(position) - position).detach()
     on = level * passed
     # Forward, the product itself: the straight-through sum would round differently.

@@ -34,7 +34,9 @@ Tensors = dict[str, torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 Logits = Callable[[torch.Tensor], torch.Tensor]
 _LEAST_PROBABILITY = 1e-6  # float32 holds one less this, and its logarithm is finite
+# The learning rate never falls below this share of where it began.
 _FLOOR = 0.01
+# At strength 1: a rotation in degrees, scale and shear as shares, a shift in half widths of the image.
 _DEGREES, _SCALE, _SHEAR, _SHIFT = 12.0, 0.12, 0.12, 0.14
 
 
@@ -80,6 +82,7 @@ def weight_names(model: nn.Module) -> list[str]:
 def kept_zeros(model: nn.Module) -> Callable[[Tensors], Tensors]:
     """Holds at zero what is zero now: a later step must not undo the sparsity of an earlier one."""
     weights = dict(model.named_parameters())
+    # Only where there are zeros: a mask of ones would cost a product in every step.
     masks = {name: (weights[name] != 0).float() for name in weight_names(model) if (weights[name] == 0).any()}
     return lambda values: {n: v * masks[n] if n in masks else v for n, v in values.items()}
 
@@ -103,6 +106,7 @@ def fit(
     to the loss, right after the model has seen them.
     """
     effective = effective or kept_zeros(model)
+    # Beside the model, which computes with what `effective` makes of them.
     trained: Tensors = {
         n: nn.Parameter(p.detach().clone(memory_format=_layout(p))) for n, p in model.named_parameters()
     }
@@ -117,6 +121,7 @@ def fit(
             group["lr"] = params.learning_rate * _share_of_rate(params.schedule, step / steps)
         with torch.autocast("cpu", torch.bfloat16, enabled=params.precision == "bfloat16"):
             logits = functional_call(model, effective(trained), (inputs,))
+        # The loss in float32: bfloat16 has 8 significant bits.
         loss = loss_of(inputs, joined(logits).float(), targets)
         if penalty:
             loss = loss + penalty(inputs)
@@ -184,6 +189,7 @@ def _optimizer(parameters: list[torch.Tensor], params: Training) -> torch.optim.
 def distillation_loss(teacher: nn.Module, rows: Rows, params: Training) -> Loss:
     """(inputs, outputs, targets) to the loss of Hinton et al., "Distilling the Knowledge in a Neural Network",
     arXiv 1503.02531: the teacher's softened answers weigh ``params.distill``, their KL term scaled by T squared."""
+    # A copy that stays as it is, without gradients of its own.
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     hard, alpha, temperature = _loss(rows), params.distill, params.temperature
     logits_of = class_logits(teacher, rows)
@@ -226,6 +232,7 @@ def source_loss(source: nn.Module, rows: Rows) -> Loss:
     """The squared difference from the answers of ``source`` as it is now, over all of its outputs, in units of the
     variance of each element over the first thousand rows: no labels are needed, and no output outweighs another.
     """
+    # A copy, as `source` may be the network that is trained.
     source = copy.deepcopy(source).eval().requires_grad_(False)
     scale = spread_of(source, rows)
 
@@ -239,7 +246,9 @@ def source_loss(source: nn.Module, rows: Rows) -> Loss:
 
 def spread_of(model: nn.Module, rows: Rows) -> torch.Tensor:
     """The standard deviation of each element of the outputs over the first thousand rows, as good as never zero."""
+    # Without Bessel's correction: the variance of a single row is 0, not NaN.
     spread = predictions(model, rows.take(1000).inputs).float().var(dim=0, correction=0)
+    # An element that hardly varies would outweigh all others.
     return spread.clamp_min(max(1e-3 * float(spread.mean()), 1e-12)).sqrt()
 
 
@@ -254,6 +263,7 @@ def _loss(rows: Rows) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Ten
     def loss(outputs: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         if targets is None:
             raise ValueError("a loss against labels was asked for without any")
+        # (N,) targets against (N, 1) outputs would be broadcast, each compared with all.
         loss_value: torch.Tensor = measure(
             outputs, targets if rows.is_classification else targets.reshape(outputs.shape)
         )

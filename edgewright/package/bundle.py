@@ -84,6 +84,7 @@ def build_bundle(
         ConversionError: the exported file crashes its runtime.
     """
     plan = (monitoring or MonitoringPlan()).with_limits_of(report, device.policy)
+    # Part of file names: letters that every file system and every platform's tools take.
     name = re.sub(r"[^A-Za-z0-9]+", "_", model.name).strip("_") or "model"
     with store.workspace() as scratch:
         folder = scratch / f"{name}-{device.platform.value}"
@@ -108,6 +109,7 @@ def build_bundle(
             notes=(*report.warnings, *model.notes, *exported.notes, *notes),
             runtime=replace(described.runtime, threads=device.threads, kernels=device.kernels),
         )
+        # Before the seal: the code is one of the files that the manifest lists.
         write_snippet(folder, manifest, device.export)
         return _sealed(folder, manifest, exported.artifact.digest, store)
 
@@ -122,6 +124,7 @@ def read_bundle(path: Path) -> BundleContent:
         manifest = open_bundle(path)
     except IntegrityError as e:
         raise InputError(f"bundle {path}: {e}") from e
+    # Only what is listed has a digest: another file would travel unchecked.
     paths = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
     extra = paths - {entry.path for entry in manifest.files} - {MANIFEST_NAME}
     if extra:
@@ -174,6 +177,7 @@ def _described(
 
 def _sealed(folder: Path, manifest: Manifest, parent: str, store: Store) -> Bundle:
     """List the files, write the manifest, check that a device would accept it, and put the folder into the store."""
+    # Sorted, so that the same content gives the same manifest, byte for byte.
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     entries = tuple(FileEntry(p.relative_to(folder).as_posix(), p.stat().st_size, digest_of(p)) for p in files)
     content = replace(manifest, files=entries).to_json()
@@ -184,6 +188,7 @@ def _sealed(folder: Path, manifest: Manifest, parent: str, store: Store) -> Bund
 
 def _bundle(artifact: Artifact) -> Bundle:
     return Bundle(
+        # The manifest lists the digest of every other file, so its own stands for all of them.
         artifact=artifact,
         manifest_digest=digest_of(artifact.path / MANIFEST_NAME),
         download_bytes=download_bytes(artifact.path),
@@ -218,6 +223,7 @@ def _portable(report: ValidationReport) -> str:
 
 def _names_for_paths(value: Any) -> Any:
     if isinstance(value, dict):
+        # Wherever an artifact is nested in the report, its path stands under this key.
         return {k: Path(v).name if k == "path" else _names_for_paths(v) for k, v in value.items()}
     return [_names_for_paths(v) for v in value] if isinstance(value, list) else value
 

@@ -22,6 +22,7 @@ def write_example(folder: Path, model: ImportedModel, dataset: Dataset) -> Path:
     columns = model.preprocessing.columns
     if columns:
         encoded = first[model.inputs[0].name][0]
+        # The table's own row where it was kept, else values that encode to the same numbers.
         row = (
             json.loads(raw_row) if raw_row else {c.name: _decoded(v, c) for c, v in zip(columns, encoded, strict=True)}
         )
@@ -47,6 +48,7 @@ def _decoded(value: np.generic, column: Column) -> Any:
 
 
 def _unscaled(array: NDArray[np.generic], model: ImportedModel) -> NDArray[np.generic]:
+    # Whole numbers, such as token ids, are not scaled on the way in.
     if array.dtype.kind != "f":
         return array
     real = array.astype(np.float32) / model.preprocessing.scale + model.preprocessing.mean

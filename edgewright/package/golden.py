@@ -37,6 +37,7 @@ _RELATIVE_TOLERANCE = {
     Precision.DYNAMIC_INT8: 5e-2,
     Precision.INT4: 5e-2,
 }
+# In steps of the output's own quantization.
 _INTEGER_STEPS = 2.0
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip format's first day: the bundle's bytes must not depend on the clock
 
@@ -65,6 +66,7 @@ class GoldenVectors:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             for name, array in sorted(named.items()):
                 content = io.BytesIO()
+                # An array in Fortran order would be stored as such, with other bytes for the same numbers.
                 np.lib.format.write_array(content, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), content.getvalue())
 
@@ -176,4 +178,5 @@ def _tolerance(output: NDArray[np.generic], precision: Precision) -> float:
     if output.dtype.kind != "f":
         return _INTEGER_STEPS if precision is Precision.INT8 else 0.0
     magnitude = float(np.abs(output.astype(np.float64)).max(initial=0.0))
+    # An output of zeros would else allow no rounding at all.
     return _RELATIVE_TOLERANCE[precision] * max(magnitude, 1e-6)

@@ -36,6 +36,7 @@ def argument_names(names: Iterable[str]) -> tuple[str, ...]:
     for name in names:
         plain = chosen = _identifier(name)
         count = 1
+        # Its locals too: an argument `imageBuffer` would collide with what the code makes of `image`.
         while taken & {chosen + ending for ending in _ENDINGS}:
             count += 1
             chosen = f"{plain}_{count}"
@@ -47,6 +48,7 @@ def argument_names(names: Iterable[str]) -> tuple[str, ...]:
 def type_name(name: str) -> str:
     """The class of a model of that name, which is no type that the code needs."""
     joined = "".join(word[0].upper() + word[1:] for word in re.findall(r"[A-Za-z0-9]+", name))
+    # Nothing of the name is ASCII, or it begins with a digit.
     if not joined[:1].isalpha() or joined in _TAKEN_TYPES.split():
         return f"Model{joined}"
     return joined
@@ -65,8 +67,10 @@ def text_literal(text: str, language: _Language) -> str:
 
 def remark(text: str) -> str:
     """A text within a comment: on one line, and unable to end the comment."""
+    # Line ends of every script, as U+2028, are not printable either.
     shown = "".join(c if c.isprintable() else " " for c in text)
     for ending in ("*/", "/*", '"""'):
+        # Until none is left: of five quotes in a row, three stand together again after the first separation.
         while ending in shown:
             shown = shown.replace(ending, f"{ending[:1]} {ending[1:]}")
     return shown
@@ -78,6 +82,7 @@ def _escaped(character: str, language: _Language) -> str:
         return f"\\{character}"
     if character.isprintable():
         return character
+    # Kotlin escapes UTF-16 units, \uXXXX and pairs of them above U+FFFF, as JSON does.
     return f"\\u{{{ord(character):x}}}" if language == "swift" else json.dumps(character)[1:-1]
 
 

@@ -27,10 +27,12 @@ def scores_of(model: ImportedModel, dataset: Dataset, exported: Exported) -> Sco
             raise InputError(f"dataset {dataset.artifact.path}: 'test.predicted', the source's classes, is missing")
         reference = {n: stored[f"test.reference.{n}"] for n in names if f"test.reference.{n}" in stored.files}
         predicted = stored["test.predicted"]
+    # An output with one score for each label decides more often than any other.
     order = sorted(reference, key=lambda name: int(np.prod(reference[name].shape[1:])) != len(model.labels))
     rule = decision_of(reference, predicted, order)
     if rule.is_class:
         return Scores(rule.output, "classes")
+    # One score a row: its threshold is 0.5 where it is a probability, 0 where it is a logit.
     if rule.threshold is not None:
         return Scores(rule.output, "logits" if rule.threshold == 0 else "probabilities")
     return Scores(rule.output, "probabilities" if _are_probabilities(reference[rule.output]) else "logits")

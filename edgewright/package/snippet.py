@@ -47,6 +47,7 @@ _ELEMENTS = {
     "int8": _Element("ByteArray", "", "Int8", "int8", 1),
     "float32": _Element("FloatArray", "Float", "Float", "float32", 4),
     "int32": _Element("IntArray", "Int", "Int32", "int32", 4),
+    # Core ML's MLMultiArray has no 64-bit integers: an app on iOS hands in 32 bits.
     "int64": _Element("LongArray", "Long", "Int32", "int32", 8),
 }
 
@@ -89,6 +90,7 @@ def _environment(language: str) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=False,  # noqa: S701 - what is made is code; the filters escape for its language
+        # A misspelt name fails here, not as a gap in an app's code.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -109,6 +111,7 @@ def _app_values(manifest: Manifest) -> dict[str, Any]:
         "inputs": inputs,
         "outputs": outputs,
         "answer": answer,
+        # One score is that of the second of two classes.
         "labels": manifest.labels or tuple(str(i) for i in range(max(answer.size, 2))),
         "scores_are": _SCORES_ARE.get(manifest.scores.kind, "probabilities, in the order of the labels"),
         "reads_texts": _reads_texts(manifest),

@@ -91,6 +91,7 @@ def validated_bundle(content: BundleContent, store: Store) -> ValidatedBundle:
         runtime_floor=manifest.runtime.minimum_version,
         made_for=manifest.runtime.processor,
     )
+    # The manifest's tolerances are in stored units, what is measured is in real ones.
     scale = {spec.name: spec.scale or 1.0 for spec in manifest.outputs}
     tolerance = tuple((name, allowed * scale[name]) for name, allowed in manifest.golden.tolerance.items())
     return ValidatedBundle(exported=exported, golden=_golden(content, store), tolerance=tolerance)
@@ -107,6 +108,7 @@ def _golden(content: BundleContent, store: Store) -> Dataset:
     arrays |= {f"test.reference.{s.name}": dequantize(outputs[s.name], s) for s in manifest.outputs}
     rows = manifest.golden.rows
     with store.workspace() as scratch:
+        # A dataset's test rows have true answers: golden rows have none, and nothing looks at these.
         np.savez(scratch / "golden.npz", **arrays, **{"test.y": np.zeros(rows)})  # type: ignore[arg-type]
         artifact = store.put(scratch / "golden.npz", Format.DATASET)
     return Dataset(artifact=artifact, calibration_rows=0, validation_rows=0, test_rows=rows)
@@ -123,19 +125,23 @@ def check_bundle(
     Raises:
         DeviceUnreachableError: the target did not answer.
     """
+    # Before the target is opened, which may be a board that somebody else measures on.
     if reasons := unmet(bundle.exported, device):
         return DeviceCheck(device=device.name, target="not tried", failure="; ".join(reasons))
     with opened(device) as target:
         check = DeviceCheck(device=device.name, target=target.name)
         try:
             difference, checked_by = _difference(target, bundle)
+            # Time on an emulated device means nothing, so neither does heat.
             seconds = None if target.emulated else (QUICK_SUSTAINED_S if quick else SUSTAINED_S)
+            # Alone it is timed against itself: what is seen then is the machine's noise.
             first = (baseline or bundle).exported
             performance = measure(
                 first, bundle.exported, bundle.golden, device, target=target, sustained_seconds=seconds
             )
         except (ConversionError, UnsupportedError) as e:
             return check.model_copy(update={"failure": str(e)})
+    # Not `difference > 1`: NaN has to count as too far.
     too_far = difference is not None and not difference <= 1
     return check.model_copy(
         update={

@@ -54,11 +54,13 @@ app.command()(diagnose)
 def _typer_parameter(name: str, field: FieldInfo) -> tuple[ArgumentInfo | OptionInfo]:
     if name == "model":
         return (typer.Argument(help=field.description),)
+    # Named here, or typer adds a `--no-...` to a switch that is off anyway.
     flag = [f"--{name.replace('_', '-')}"] if field.default is False else []
     return (typer.Option(*flag, help=field.description),)
 
 
 @app.command(help="Optimize, validate, package, release and monitor one model on one platform.")
+# typer has no option for a mapping: `--shape` stands for it.
 @signature_of_fields(DeploymentParameters, _typer_parameter, leave_out=["shapes"])
 def deploy(
     shape: Annotated[list[str] | None, typer.Option(help=SHAPE_HELP)] = None,
@@ -66,9 +68,11 @@ def deploy(
     **given: Any,
 ) -> None:
     """Optimize, validate, package, release and monitor one model on one platform."""
+    # In the command, not above: `--help` and the other commands start without it.
     from edgewright.pipeline.table import explanation, results_table
 
     called = given["name"] or given["model"].stem
+    # A deployment for each choice of sizes.
     each = [
         DeploymentParameters.of(
             {**given, **({"shapes": sizes} if sizes else {}), **({"name": f"{called}-{choice}"} if choice else {})}
@@ -82,8 +86,10 @@ def deploy(
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if json_file is not None:
         documents = [result.model_dump_json(indent=2) for result in results]
+        # Each is JSON already, so they are joined as text.
         text = documents[0] if len(documents) == 1 else f"[{','.join(documents)}]"
         replace_file(json_file.absolute(), text.encode())
+    # A run that ended before its first export has nothing to show.
     if shown := [result for result in results if result.optimization]:
         console.print(results_table(shown, console.width))
     for result in shown:
@@ -99,6 +105,7 @@ def _end_failed(results: "Mapping[str, DeploymentResult]") -> None:
         stages = f"{which}after {len(result.completed_stages)} of 5 stages"
         errors.print(begun("failed", f"{stages}: {result.error or 'no reason given'}"), soft_wrap=True)
     if failed:
+        # Another failure outweighs a missed limit: a script that tolerates exit code 2 must not pass over it.
         raise typer.Exit(EXIT_OVER_BUDGET if all(result.over_budget for result in failed.values()) else EXIT_FAILED)
 
 
@@ -164,6 +171,7 @@ def ui(
     require_writable(home())
     serve = project_module("flows.serve").serve
     servers = serve(prefect_port, mlflow_port)
+    # As a service manager stops it: the way out is that of Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with steps_shown():
@@ -215,12 +223,14 @@ def schema(kind: Annotated[Literal["data", "recipe", "device"], typer.Argument(h
     from edgewright.recipe import Recipe
 
     kinds: dict[str, type[Value]] = {"data": DataSpec, "recipe": Recipe, "device": DeviceProfile}
+    # Not by the console, which would break lines at the terminal's width: this is for other programs.
     print(json.dumps(json_schema(kinds[kind]), indent=2))
 
 
 def main() -> None:
     """Run the command line; every expected error is one line, and its exit code 1."""
     try:
+        # Standalone, click would end with its own exit code for a wrong option, 2: here that is a missed budget.
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
@@ -236,6 +246,7 @@ def main() -> None:
         errors.print(begun("error", str(MissingLibraryError(str(e)))), soft_wrap=True, highlight=False)
         code = EXIT_FAILED
     except OSError as e:
+        # A full disk is a sentence. Any other failure of the system is a defect, and shows where it is.
         lacking = shortage_of(e)
         if lacking is None:
             raise

@@ -54,6 +54,7 @@ def diagnose(
     if len(choices) > 1:
         raise InputError(f"--shape {' '.join(shape or ())}: diagnose looks at one choice of sizes")
     spec = spec.model_copy(update={"shapes": next(iter(choices.values()))} if shape else {})
+    # A store that goes with the command: nothing that is made here is deployed.
     with tempfile.TemporaryDirectory() as folder, steps_shown(), progress.during(f"Diagnosing {model.name}"):
         comparison = run(model.absolute(), spec, platform, _precision(precision), exported, Store(Path(folder)))
     console.print(_table(comparison))

@@ -43,6 +43,7 @@ class Journal:
 
     def hear(self, event: Event) -> None:
         """Keep what is to be told beside the outcome; a listener of `progress`."""
+        # Several tasks may have the same to tell.
         if event.note and event.title not in self.notes:
             self.notes.append(event.title)
 
@@ -52,6 +53,7 @@ class Journal:
         began = _now_ms()
         with progress.during(name, stage=True):
             yield
+        # Not in a `finally`: a stage that raised is not completed.
         self._times[name] = (began, _now_ms())
 
     def result(self) -> DeploymentResult:
@@ -132,6 +134,7 @@ class Journal:
         if stage == "optimize" and self.optimization:
             baseline = self.optimization.baseline.artifact.size_bytes
             metrics = {"size_bytes": self.optimization.candidate.artifact.size_bytes, "baseline_size_bytes": baseline}
+            # The first entry is the baseline's; each step that was exported has one after it, in order.
             entries = iter(self.optimization.ledger[1:])
             children = tuple(
                 _step_record(s, next(entries, None) if s.exported else None, baseline, began_ms, ended_ms)
@@ -181,6 +184,7 @@ def _step_record(step: Step, entry: LedgerEntry | None, baseline_bytes: int, beg
 
 def _one_line(error: Exception) -> str:
     message = " ".join(str(error).split()) or repr(error)
+    # Our own messages say what to do; another's are half a sentence without the name of the error.
     from_us = type(error).__module__.startswith(("edgewright", "edgewright_runtime"))
     return message if from_us else f"{type(error).__name__}: {message}"
 

@@ -31,6 +31,7 @@ def run_deployments(each: Sequence[DeploymentParameters]) -> "list[DeploymentRes
     from edgewright.intake import preflight
     from edgewright.pipeline.request import resolve
 
+    # All of them before the first: no deployment is made where a later one cannot begin.
     requests = [resolve(parameters) for parameters in each]
     with steps_shown(), progress.during("Looking into the model and its data"):
         for request in requests:
@@ -74,8 +75,10 @@ def configure_orchestration() -> None:
         "PREFECT_LOCAL_STORAGE_PATH": str(home() / "results"),
         "EDGEWRIGHT_HOME": str(home()),
     }
+    # Left to itself, Prefect would keep its database in the user's home folder.
     if not (Path.home() / ".prefect" / "profiles.toml").exists():
         defaults["PREFECT_HOME"] = str(home() / "prefect")
+    # What the user has set stays.
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     # Its server makes this folder, but not the one above it, and then waits for itself in vain.

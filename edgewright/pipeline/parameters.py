@@ -20,6 +20,7 @@ __all__ = ["DeploymentParameters"]
 
 
 def _above_zero(limit: Any) -> Any:
+    # `gt` lets infinity pass, which is a limit that nothing can miss.
     if isinstance(limit, (int, float)) and not 0 < limit < float("inf"):
         raise ValueError("a limit is a number above zero; leave it out to set none")
     return limit
@@ -36,6 +37,7 @@ class _Offered:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         json_schema = handler(schema)
+        # A text that may be left out is `anyOf` text and null.
         text = json_schema["anyOf"][0] if "anyOf" in json_schema else json_schema
         text["enum"] = shipped_names(self.kind)
         return json_schema
@@ -91,6 +93,7 @@ class DeploymentParameters(Value):
         """Those that differ from their defaults, as text for a record; a path by its last part."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return {
+            # Others read the record, to whom a path of this machine says nothing.
             name: value.name if isinstance(value, Path) else str(value)
             for name, value in given.items()
             if value != type(self).model_fields[name].default

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["deploy"]
 
+# Rows are handed over, so keys that name files, or belong to both a data file and a deployment, are not data's.
 _OF_DATA = set(DataSpec.model_fields) - {"path", "test_path", "shapes"}
 _OF_DEPLOYMENT = set(DeploymentParameters.model_fields) - {"model", "data", "target", "recipe", "device", "name"}
 
@@ -72,6 +73,7 @@ def deploy(
     # All that is not a model or rows is looked at before these are written.
     parameters = DeploymentParameters.of({**options, "model": "", "data": "", "platform": platform, "name": name})
     checked_names(name, parameters.channel)
+    # Gone after the run: what it needs of these files lies in the store by then.
     with Store().workspace() as folder:
         rows = write_data(data, folder, metric=metric, **of_data)
         files = {

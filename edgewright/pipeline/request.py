@@ -50,6 +50,7 @@ def resolve(parameters: DeploymentParameters) -> DeploymentRequest:
     profile = _device(parameters.platform, parameters.device)
     name = parameters.name if parameters.name is not None else parameters.model.stem
     checked_names(name, parameters.channel)
+    # Whether it is there, no more: a source file is opened in a confined child.
     for path, what in ((parameters.model, "model"), (parameters.data, "data")):
         if not path.exists():
             raise InputError(f"{what} {path}: no such file")
@@ -61,6 +62,7 @@ def resolve(parameters: DeploymentParameters) -> DeploymentRequest:
         parameters=parameters,
         name=name,
         channel=parameters.channel,
+        # Tasks may run in a worker that has another working directory.
         model=parameters.model.absolute(),
         data=data,
         device=profile,
@@ -76,6 +78,7 @@ def _budget(parameters: DeploymentParameters, device: DeviceProfile, recipe: Rec
         "max_size_mb": parameters.max_size_mb,
         "max_accuracy_drop_percent": parameters.max_accuracy_drop,
     }
+    # The device's own limit goes before the recipe's.
     of_recipe = device.budget.max_class_drop_percent or recipe.max_class_drop_percent
     limits = {name: limit for name, limit in given.items() if limit is not None}
     return replace(device.budget, max_class_drop_percent=of_recipe, **limits)

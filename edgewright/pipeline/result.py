@@ -63,6 +63,7 @@ class Optimization(Value):
         """Every file that the stage made, source first."""
         files = [self.model.source, self.model.onnx, self.model.graph, self.dataset.artifact, self.baseline.artifact]
         files += [step.exported.artifact for step in self.steps if step.exported]
+        # Each once, in order: what a step left as it was is the artifact of the step before.
         return tuple(dict.fromkeys(a for a in files if a is not None))
 
     def sizes(self) -> tuple[tuple[str, int], ...]:
@@ -126,6 +127,8 @@ class DeploymentResult(Value):
         """The report, in a frame of its own; one line where the run came to none."""
         if self.page is None or not self.page.is_file():
             return f"<p>{escape(self.status)}: {escape(self.error or 'there is no report')}</p>"
+        # `sandbox`: without scripts and without the notebook's origin, as the page shows names out of a stranger's
+        # model.
         page = escape(self.page.read_text())
         return f'<iframe srcdoc="{page}" sandbox="" style="width: 100%; height: 40em; border: 0"></iframe>'
 

@@ -62,6 +62,7 @@ def _shown(held: Any) -> str:
 
 
 def _allowed(info: FieldInfo) -> str:
+    # pydantic keeps each bound as an object (Gt, Le, ...) with the number under the name of its kind.
     bounds = " and ".join(
         f"{sign} {getattr(limit, name):.15g}"
         for limit in info.metadata

@@ -30,7 +30,9 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, dict[str, tuple[int, ...]]]:
         )
     shapes = {}
     for number in range(counts[0] if counts else 1):
+        # Those with one size are the same in every choice.
         varied = [choices[number] for sizes in given.values() for choices in sizes if len(choices) > 1]
+        # A size that several axes share names the choice once: ids and mask of 32 give `32`.
         shapes["x".join(str(size) for size in dict.fromkeys(varied))] = {
             name: tuple(choices[number if len(choices) > 1 else 0] for choices in sizes)
             for name, sizes in given.items()

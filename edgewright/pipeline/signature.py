@@ -30,9 +30,11 @@ def signature_of_fields(
         ]
         fields = {name: field for name, field in kind.model_fields.items() if name not in leave_out}
         parameters = [_parameter(name, field, beside(name, field)) for name, field in fields.items()]
+        # By keyword, as a parameter without a default may then follow one with.
         parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         returned = inspect.signature(function).return_annotation
         function.__signature__ = inspect.Signature(parameters, return_annotation=returned)  # type: ignore[attr-defined]
+        # Typer takes types from the annotations, names and defaults from the signature.
         function.__annotations__ = {**{p.name: p.annotation for p in parameters}, "return": returned}
         lines = [f"    {name}: {field.description}" for name, field in fields.items()]
         function.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Args:", *lines])

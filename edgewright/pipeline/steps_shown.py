@@ -28,6 +28,7 @@ def steps_shown() -> Iterator[None]:
             if event.note:
                 errors.print(f"note: {event.title}", soft_wrap=True, highlight=False)
             elif event.stage:
+                # With the first stage, as most commands have none.
                 if not stages:
                     stages.append(bar.add_task(escape(event.title), total=len(STAGES)))
                 bar.update(stages[0], description=f"[bold]{escape(event.title)}", advance=1 if event.done else 0)

@@ -53,6 +53,7 @@ def collect(max_gb: _Limit = None, repository: _Repository = None) -> None:
     from edgewright.release.upkeep import collect_repository
     from edgewright.upkeep import collect_home
 
+    # Written so that NaN is refused as well.
     if max_gb is not None and not 0 <= max_gb < float("inf"):
         raise ProfileError(f"--max-gb {max_gb:g}: a size of 0 or more is needed")
     limit = None if max_gb is None else int(max_gb * 1e9)

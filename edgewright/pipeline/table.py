@@ -47,6 +47,7 @@ def results_table(results: Sequence[DeploymentResult], width: int) -> Table:
     left out.
     """
     cells = [result_cells(result) for result in results]
+    # A column that is empty for all says nothing.
     reached = [i for i in range(len(COLUMNS)) if any(row[i] != _NOT_REACHED for row in cells)]
     if width >= _LEAST_WIDTH:
         table = Table(*(COLUMNS[i] for i in reached), title="Deployments")
@@ -143,6 +144,7 @@ def _parity(measured: Measurement) -> str:
 
 
 def _verdict(result: DeploymentResult) -> str:
+    # First, as a missed limit is a failure, too.
     if result.over_budget:
         return "over budget"
     if result.status == "failed":

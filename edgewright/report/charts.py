@@ -91,9 +91,11 @@ def bars(rows: Sequence[tuple[str, float, str]], unit: str, title: str) -> Chart
         return Chart()
     height, left = 34, _room([label for label, _, _ in rows])
     right = _room([f"{number(value)} {unit}" for _, value, _ in rows])
+    # All are zero: any scale will do.
     longest = max(value for _, value, _ in rows) or 1.0
     parts = []
     for i, (label, value, kind) in enumerate(rows):
+        # A pixel at least, so that the smallest is seen.
         width = max(1.0, (_WIDTH - left - right) * value / longest)
         y = i * height
         parts.append(
@@ -128,6 +130,7 @@ def waterfall(falls: Sequence[tuple[str, float, float, bool]], unit: str, title:
             f'width="{max(1.0, (end - start) * scale):.1f}" height="22" rx="3"/>'
             f'<text class="value" x="{left + end * scale + 8:.1f}" y="{y + 22}">{escape(captions[i])}</text>'
         )
+        # After a step that was left out the next one begins at an earlier level, where no line leads.
         if is_kept and i + 1 < len(falls):
             at = left + after * scale
             parts.append(f'<line x1="{at:.1f}" y1="{y + 28}" x2="{at:.1f}" y2="{y + height + 6}"/>')
@@ -151,6 +154,7 @@ def levels(rows: Sequence[tuple[str, float, float, str]], top: float, unit: str,
     for i, (label, level, mark, kind) in enumerate(rows):
         y = 24 + i * height
         end, at = (left + scale * min(max(value, 0.0), top) for value in (level, mark))
+        # Infinite where there is no error at all, minus infinite where no signal is left.
         caption = f"{level:.0f} {unit}" if np.isfinite(level) else "exact" if level > 0 else "lost"
         width = max(2.0, end - left)
         parts.append(
@@ -169,6 +173,7 @@ def distribution(series: Sequence[tuple[str, Sequence[float], str]], unit: str, 
         return Chart()
     low = min(float(values.min()) for _, values, _ in shown)
     high = max(float(np.percentile(values, 99)) for _, values, _ in shown)
+    # All values are equal, and a histogram needs a width.
     edges = np.linspace(low, high if high > low else low + 1e-9, _BINS + 1)
     shares = [(label, np.histogram(values, edges)[0] / len(values), kind) for label, values, kind in shown]
     highest = max(float(share.max()) for _, share, _ in shares) or 1.0
@@ -198,7 +203,9 @@ def timeline(series: Sequence[tuple[str, Sequence[tuple[str, float]], str]], uni
     plot, left, right = 150, 60, 60
     values = [value for _, points, _ in shown for _, value in points]
     low, high = min(values), max(values)
+    # One level throughout: any scale will do.
     spread = (high - low) or 1.0
+    # All series have the same moments, so those of the first name them.
     moments = [moment for moment, _ in shown[0][1]]
     step = (_WIDTH - left - right) / max(1, len(moments) - 1)
     parts = []
@@ -225,6 +232,7 @@ def scatter(points: Sequence[Point], units: tuple[str, str], title: str) -> Char
         f'<line x1="{left}" y1="0" x2="{left}" y2="{floor}"/>',
     ]
     ends = ((min(costs), "start", -20), (max(costs), "end", 40))
+    # One caption where all cost the same.
     for value, anchor, aside in ends if len(set(costs)) > 1 else ends[:1]:
         x, caption = across(value) + aside, f"{number(value)} {escape(units[0])}"
         parts.append(f'<text x="{x:.1f}" y="{floor + 24}" text-anchor="{anchor}">{caption}</text>')

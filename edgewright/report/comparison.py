@@ -50,6 +50,7 @@ def pareto(runs: Sequence[ComparedRun], smaller: str, larger: str) -> tuple[Comp
         return any(
             other.metrics[smaller] <= cost
             and other.metrics[larger] >= gain
+            # Better in one at least: of two equal runs neither beats the other.
             and (other.metrics[smaller] < cost or other.metrics[larger] > gain)
             for other in both
         )

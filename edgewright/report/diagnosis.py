@@ -57,6 +57,7 @@ def _plot(comparison: Diagnosed) -> Iterator[Part]:
         f"values. On the {comparison.diagnosis.rows} of {comparison.rows} rows that are farthest off; limit: "
         f"{comparison.limit}."
     )
+    # A layer that was fused into another has no value of its own in the file.
     drawn = [
         (layer.layer, layer.snr_db, layer.own_snr_db, "wrong" if verdict(comparison, layer) == "wrong" else "candidate")
         for layer in comparison.diagnosis.layers

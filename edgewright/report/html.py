@@ -51,6 +51,7 @@ class Header(NamedTuple):
 
 def page(title: str, sections: Sequence[Section], header: Header | None = None) -> str:
     """The page: verdict first, then its sections."""
+    # Our own files: escaped, their quotes and angle brackets would be no CSS.
     style = Markup("\n").join(Markup(path.read_text()) for path in (STYLE, _TEMPLATES / "page.css"))  # noqa: S704
     return _template().render(title=title, header=header, sections=[s for s in sections if s.shown], style=style)
 

@@ -38,6 +38,7 @@ def ledger_rows(entries: Sequence[LedgerEntry]) -> list[tuple[str, ...]]:
 def ledger_csv(entries: Sequence[LedgerEntry]) -> bytes:
     """The entries' figures as a table, one line each, for other programs."""
     figures = [ledger_metrics(entry) for entry in entries]
+    # An entry lacks what was not measured of it: the columns are those of all entries, in order.
     names = list(dict.fromkeys(name for row in figures for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, ["stage", "kept", *names], lineterminator="\n")
@@ -53,6 +54,7 @@ def ledger_falls(entries: Sequence[LedgerEntry]) -> list[tuple[str, float, float
     before = 0
     for entry in entries:
         falls.append((_name(entry), before, entry.footprint.download_bytes, entry.kept))
+        # The next step began from what was kept.
         before = entry.footprint.download_bytes if entry.kept else before
     return falls
 

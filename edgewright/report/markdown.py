@@ -28,6 +28,7 @@ def report_markdown(report: ValidationReport, model: str, device: str, ledger: S
     """The verdict first, then limits, then the figures of baseline and candidate, then what was not measured."""
     verdict = "passed" if report.passed else "failed: " + "; ".join(line.sentence() for line in report.violations)
     rows = [f"| {' | '.join(markdown_text(cell) for cell in row.values())} |" for row in budget_rows(report)]
+    # A figure that neither file has stands below, as not measured.
     figures = [
         f"| {figure.title} | {figure.text(report.baseline)} | {figure.text(report.candidate)} |"
         for figure in FIGURES

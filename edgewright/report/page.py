@@ -293,4 +293,5 @@ def _ran(emulation: Emulation) -> str:
 
 def _not_measured(report: ValidationReport) -> Iterator[Part]:
     no_energy = () if report.energy else ("energy: no meter that may be read, and no estimate in the device profile",)
+    # Baseline and candidate mostly share a reason: each is told once.
     yield from dict.fromkeys((*report.baseline.not_measured, *report.candidate.not_measured, *no_energy))

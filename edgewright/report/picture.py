@@ -17,6 +17,7 @@ def report_svg(report: ValidationReport, sizes: Sequence[tuple[str, int]], ledge
     disk = [(name, size / 1000, "baseline" if i == 0 else "candidate") for i, (name, size) in enumerate(sizes)]
     falls = [(name, before / 1000, after / 1000, is_kept) for name, before, after, is_kept in ledger_falls(ledger)]
     files = {"float32": report.baseline, "candidate": report.candidate}
+    # The baseline is what is released: drawn once.
     if report.baseline.artifact.digest == report.candidate.artifact.digest:
         del files["float32"]
     samples = [

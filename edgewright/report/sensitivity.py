@@ -17,6 +17,7 @@ def sensitivity_csv(exported: Exported) -> bytes:
     table.writerow(("layer", "signal_to_noise_db", "stored_as"))
     for noise in exported.sensitivity:
         ratio = "" if noise.signal_to_noise_db is None else f"{noise.signal_to_noise_db:.2f}"
+        # A name out of a stranger's model: a spreadsheet would compute one that begins with `=`.
         table.writerow((csv_text(noise.layer), ratio, "float" if noise.layer in exported.float_layers else "int8"))
     return text.getvalue().encode()
 

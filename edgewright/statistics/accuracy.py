@@ -88,6 +88,7 @@ def _flat(values: Answers) -> NDArray[np.float64]:
 def _check(task: ModelTask, truth: Answers, answers: Answers) -> None:
     if len(truth) == 0:
         raise InputError("the test split has no rows: accuracy cannot be measured")
+    # By their number: (N, 1) answers are compared with (N,) true ones.
     if truth.size != answers.size:
         raise InputError(f"{truth.size} true answers in the test split, the model gave {answers.size}")
     if task is ModelTask.REGRESSION and np.ptp(_flat(truth)) == 0:

@@ -41,6 +41,7 @@ def fidelity_drop(reference: Arrays, outputs: Arrays) -> AccuracyDrop:
         percent=100 * (1 - fidelity.value),
         low_percent=100 * (1 - fidelity.high),
         high_percent=100 * (1 - fidelity.low),
+        # The least that so many draws can show.
         p_value=1.0 if exact else 1 / (_DRAWS + 1),
         test="bootstrap of the fidelity",
     )
@@ -59,6 +60,7 @@ def _compared(name: str, expected: NDArray[np.float64], actual: NDArray[np.float
     return OutputParity(
         name=name,
         fidelity=float(_share(error.sum(), variation.sum())),
+        # Rounding can take it above 1.
         cosine=min(1.0, float((a * b).sum()) / norms) if norms else None,
         max_absolute=float(difference.max(initial=0)),
         max_relative=float(difference.max(initial=0)) / largest if largest else None,
@@ -79,10 +81,12 @@ def _fidelity(reference: Arrays, outputs: Arrays) -> Interval:
     each = [_of_rows(reference[name], outputs[name]) for name in reference]
     error, variation = (np.stack(part, axis=1) for part in zip(*each, strict=True))
     value = float(_share(error.sum(axis=0), variation.sum(axis=0)).min())
+    # How often each row is drawn: the sums over all resamples are then two matrix products.
     generator = np.random.default_rng(_SEED)
     draws = generator.multinomial(len(error), np.full(len(error), 1 / len(error)), size=_DRAWS)
     drawn = _share(draws @ error, draws @ variation).min(axis=1)
     low, high = np.quantile(drawn, (0.025, 0.975))
+    # The value itself is in its interval, also where few rows make every draw miss it.
     return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
@@ -106,6 +110,7 @@ def _finite(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> tuple
 
 def _share(error: NDArray[np.float64], variation: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 - error / variation; an output that is zero throughout is kept whole or not at all."""
+    # 0 / 0 is decided below.
     with np.errstate(divide="ignore", invalid="ignore"):
         share = 1 - np.asarray(error) / np.asarray(variation)
     return np.where(np.asarray(variation) > 0, share, np.where(np.asarray(error) > 0, 0.0, 1.0))

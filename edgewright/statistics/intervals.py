@@ -40,6 +40,7 @@ def wilson(right: int, rows: int) -> Interval:
     share, z2 = right / rows, _Z95**2
     centre = (share + z2 / (2 * rows)) / (1 + z2 / rows)
     half = _Z95 * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2)) / (1 + z2 / rows)
+    # Rounding can put a bound of 0 or 1 on the wrong side of the share.
     return Interval(value=share, low=max(0.0, min(centre - half, share)), high=min(1.0, max(centre + half, share)))
 
 
@@ -51,6 +52,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     if discordant == 0:
         return 1.0
     up_to, below = float(bdtr(least, discordant, 0.5)), float(bdtr(least - 1, discordant, 0.5)) if least else 0.0
+    # Both tails hold the middle outcome here, which would count twice.
     if only_first == only_second:
         return 1 - 0.5 * (up_to - below)
     return min(1.0, up_to + below)
@@ -58,6 +60,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 def paired_difference(only_first: int, only_second: int, rows: int) -> Interval:
     """First's share of right rows less second's, on the same rows, with Bonett and Price's interval (2012)."""
+    # One more of each kind, two more rows: Bonett and Price's adjustment, which keeps zero counts from a width of 0.
     p12, p21 = (only_first + 1) / (rows + 2), (only_second + 1) / (rows + 2)
     half = _Z95 * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / (rows + 2))
     value = (only_first - only_second) / rows
@@ -83,6 +86,7 @@ def r2_drop(truth: Floats, source: Floats, candidate: Floats, seed: int = 0) -> 
     first, second = _resampled_r2(truth, np.stack([source, candidate]), seed)
     drops = first - second
     low, high = np.percentile(drops, [2.5, 97.5])
+    # Two-sided: the smaller tail doubled. That no resample lies beyond zero shows less than one in all of them.
     tail = min(float((drops <= 0).mean()), float((drops >= 0).mean()))
     value = r2(truth, source) - r2(truth, candidate)
     return Interval(value=value, low=float(low), high=float(high)), min(1.0, 2 * max(tail, 1 / _RESAMPLES))
@@ -102,6 +106,7 @@ def _resampled_r2(truth: Floats, predictions: Floats, seed: int) -> Floats:
         picked = truth[drawn]
         varies = picked.min(axis=1) < picked.max(axis=1)
         drawn, picked = drawn[varies], picked[varies]
+        # Centred first: a sum of squares less the squared mean loses its digits where the mean is large.
         spread = ((picked - picked.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
         parts.append(1 - errors[:, drawn].sum(axis=2) / spread)
     return np.concatenate(parts, axis=1)
@@ -130,6 +135,7 @@ def latency_ratio(baseline_ms: Epochs, candidate_ms: Epochs, seed: int = 0) -> I
         )
     )
     widen = _small_sample_factor(epochs)
+    # Widened about the point, and in logarithms: a ratio and its inverse get the same interval.
     low, high = (point + widen * (float(q) - point) for q in np.percentile(logs, [2.5, 97.5]))
     return Interval(value=math.exp(point), low=math.exp(min(point, low)), high=math.exp(max(point, high)))
 

@@ -53,6 +53,7 @@ def load_metric(metric: Metric) -> Function:
             raise InputError(f"metric {metric.name}: give package.module:function, or a plugin's name ({known})")
         function: Function = plugin(METRIC_PLUGINS, metric.name, callable, "a function")
         return function
+    # First, as a module of that name may stand elsewhere in the path.
     sys.path.insert(0, str(Path(metric.folder).absolute()))
     try:
         function = getattr(importlib.import_module(module), name)
@@ -82,6 +83,7 @@ def judged_by(metric: Metric, reference: Path, outputs: Path | None, answers: Pa
     source = read_arrays(reference)
     candidate = read_arrays(outputs) if outputs else None
     generator = np.random.default_rng(_SEED)
+    # The same draws for both files: the loss is paired.
     draws = [generator.integers(0, len(truth), len(truth)) for _ in range(_DRAWS)]
 
     def on(arrays: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -96,7 +98,9 @@ def judged_by(metric: Metric, reference: Path, outputs: Path | None, answers: Pa
         return MetricFigures(source=_interval(before))
     after = on(candidate)
     sign = 1 if metric.better == "higher" else -1
+    # A figure of 0 has no share to lose: the loss is then in the metric's own unit.
     loss = sign * (before - after) / (abs(before[0]) or 1.0)
+    # One more of each: so few draws cannot show a p value of 0.
     p_value = 1.0 if loss[0] <= 0 else (1 + int((loss[1:] <= 0).sum())) / (1 + _DRAWS)
     return MetricFigures(source=_interval(before), candidate=_interval(after), loss=_interval(loss), p_value=p_value)
 

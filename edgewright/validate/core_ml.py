@@ -62,6 +62,7 @@ class CoreMLPackage:
             specification = mlpackage.load(path)
             self.pixels: Mapping[str, Pixels] = pixels_of(specification.description)
         except EdgewrightError as e:
+            # The bench that loads this names errors of the device runtime, not of the pipeline.
             raise IntegrityError(_refused(path, self.version, e)) from e
         _refuse_newer(path, specification.specificationVersion)
         self.description = specification.description
@@ -171,6 +172,7 @@ def _refused(path: Path, version: str, error: Exception) -> str:
 def _refuse_newer(path: Path, version: int) -> None:
     """Raises BackendUnavailableError where this macOS is too old for the package; unknown versions are tried."""
     here, needed = platform.mac_ver()[0], _MACOS.get(version)
+    # Only a Mac has a version; elsewhere there is nothing to compare.
     if here and needed is not None and int(here.partition(".")[0]) < needed:
         raise BackendUnavailableError(
             f"{path.name} needs macOS {needed} (specification version {version}), here is {here}"
@@ -183,6 +185,7 @@ def _spec(feature: Any) -> TensorSpec:
     if kind == "multiArrayType":
         array = feature.type.multiArrayType
         stored = array.ArrayDataType.Name(array.dataType).lower()
+        # Core ML says `double`, numpy and the manifests `float64`.
         return TensorSpec(feature.name, tuple(array.shape), {"double": "float64"}.get(stored, stored))
     if kind == "imageType":
         image = feature.type.imageType

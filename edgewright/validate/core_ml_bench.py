@@ -110,6 +110,7 @@ def planned(plan: Any, name: str) -> Answer:
     for operation in _operations(program.functions["main"].block):
         usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
         if usage is None:
+            # A constant is no operator to be planned.
             silent += _kind(operation) != "const"
             continue
         device = _DEVICES.get(type(usage.preferred_compute_device).__name__, "another device")

@@ -27,6 +27,7 @@ class Decision(NamedTuple):
         flat = raw.reshape(len(raw), -1)
         if self.threshold is None:
             return flat
+        # score > threshold where score > 2 * threshold - score: the second column is then the larger.
         return np.concatenate([2 * self.threshold - flat, flat], axis=1)
 
     def classes(self, outputs: Mapping[str, NDArray[np.float64]]) -> NDArray[np.int64]:
@@ -51,6 +52,7 @@ def decision_of(
     best, share = None, -1.0
     for rule in _candidates(reference, order):
         agreed = float((rule.classes(reference) == predicted).mean())
+        # The first of equals stays: `order` and the two thresholds begin with the likelier.
         if agreed > share:
             best, share = rule, agreed
     if best is None or share < _LEAST_AGREEMENT:

@@ -54,6 +54,7 @@ def diagnose(
     if path is None:
         artifact, notes = _made(taken.model, taken.dataset, platform, precision, store)
         path = artifact.path
+    # The graph where there is one: its layers are those that the techniques and the exporters know.
     reference = taken.model.graph or taken.model.onnx
     if reference is None:
         raise UnsupportedError(f"{model}: the source is known by its answers alone here, so no layer can be compared")
@@ -96,4 +97,5 @@ def verdict(compared: Comparison, layer: LayerDifference) -> str:
         return "rounded" if layer.snr_db >= LEAST_SNR_DB else "comes in wrong"
     if layer.largest <= limit:
         return "agrees"
+    # An operator within its limit on the model's own values, or not run on them, is not the one that is wrong.
     return "comes in wrong" if layer.own_largest <= limit or math.isnan(layer.own_largest) else "wrong"

@@ -150,6 +150,8 @@ def _compared(
     with Store().workspace() as scratch:
         rows, here, there = (scratch / name for name in ("rows.npz", "here.npz", "there.npz"))
         write_arrays(rows, {name: array[:count] for name, array in held_out.inputs.items()})
+        # With the kernels that compute as the target's processor does: the difference shows a wrong file, not another
+        # rounding.
         spec = BenchSpec("outputs", (model,), str(rows), outputs=str(here), kernels=exact_kernels(exported.made_for))
         LocalTarget().run(spec, what, timeout_s)
         answer = run(BenchSpec(task, (model,), str(rows), outputs=str(there), min_runs=_COUNTED_RUNS))

@@ -32,6 +32,7 @@ def run_graph(
             pieces = [held[name][start : start + step] for name in input_names]
             valid_rows = len(pieces[0])
             if batch > 0 and valid_rows < batch:
+                # A graph of a fixed batch takes no fewer rows.
                 pieces = [np.concatenate([p, np.repeat(p[-1:], batch - valid_rows, axis=0)]) for p in pieces]
             given = graph(*(torch.from_numpy(np.ascontiguousarray(p)) for p in pieces))
             results = given if isinstance(given, (tuple, list)) else (given,)

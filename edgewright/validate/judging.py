@@ -41,6 +41,7 @@ def judged(
         InputError: no rows, true answers that never vary, or a metric that fails.
     """
     by_answers = None if model.task is ModelTask.NONE else _by_answers(model, held_out, decision, outputs)
+    # A metric of the user's own decides; the classes are shown beside it where they are known.
     if model.metric is not None:
         own = _by_metric(model.metric, held_out, outputs, timeout_s)
         return own if by_answers is None else own._replace(per_class=by_answers.per_class)
@@ -96,6 +97,7 @@ def _by_metric(metric: Metric, held_out: HeldOut, outputs: Arrays | None, timeou
         write_arrays(files[2], {"y": held_out.truth})
         if outputs is not None:
             write_arrays(files[1], outputs)
+        # In a child: a function of the user's own may hang, or crash.
         job = partial(judged_by, metric, files[0], files[1] if outputs is not None else None, files[2])
         what = f"judging by the metric {metric.name}"
         figures = run_in_child(job, returns=MetricFigures, what=what, timeout_s=timeout_s).value

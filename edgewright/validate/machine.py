@@ -17,6 +17,7 @@ def machine() -> str:
 
     On a Mac the system's version too: Core ML comes with it.
     """
+    # Affinity, since a container may let a process use fewer cores than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     system = f", macOS {version}" if (version := platform.mac_ver()[0]) else ""
     return f"{_processor()}, {cores} cores{system}"

@@ -47,6 +47,7 @@ def _predict(path: Path, feeds: Arrays) -> Arrays:
 
     with tempfile.TemporaryDirectory() as scratch:
         try:
+            # The answers are compared, not timed: whichever unit computes them will do.
             model = CoreMLPackage(path, Path(scratch)).load("ALL")
         except BackendUnavailableError as e:
             raise UnsupportedError(str(e)) from e

@@ -29,6 +29,7 @@ def check_outputs(reference: Arrays, outputs: Arrays, name: str) -> None:
         if key not in outputs:
             raise ConversionError(f"{name}: output '{key}' is missing; the exported file has {sorted(outputs)}")
         actual = outputs[key]
+        # The number of elements, not the shape of a row: a converter may drop or add axes of size 1.
         if actual.size != expected.size or len(actual) != len(expected):
             raise ConversionError(
                 f"{name}: output '{key}' has shape {list(actual.shape[1:])} a row, the source model's has "
@@ -67,6 +68,7 @@ def parity(reference: Arrays, outputs: Arrays, checked_by: str, decision: Decisi
         max_absolute=float(difference.max()),
         mean_absolute=float(difference.mean()),
         max_relative=float(difference.max()) / largest if largest else None,
+        # Rounding can take it above 1.
         cosine=min(1.0, float((expected * actual).sum()) / float(norms)) if norms else None,
         agreement=agreement,
         disagreements=disagreements,
@@ -85,6 +87,7 @@ def _explained(decision: Decision, reference: Arrays, outputs: Arrays, differ: N
     if decision.is_class:
         return f"{place}; the model gives no scores that would show how near the decision was"
     scores = decision.scores(reference)
+    # The two best of each row; `argmax` decides between them.
     best = np.sort(scores, axis=1)[:, -2:]
     margin = (best[:, 1] - best[:, 0])[rows]
     ties = int((margin <= _FLOAT32_TIE * np.maximum(np.abs(best[rows, 1]), 1e-30)).sum())

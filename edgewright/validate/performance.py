@@ -106,6 +106,7 @@ def _measured(
         threads = "its own threads" if in_core_ml else f"{device.threads} thread(s)"
         performance = performance_of(baseline, candidate, cold, warm, f"{target.name}, {threads}")
         plan, unplanned = session.compute_plan(after) if in_core_ml else (None, "")
+        # With one thread the figures are those already taken; Core ML chooses its threads itself.
         if device.threads > 1 and not in_core_ml:
             performance = _with_one_thread(performance, replace(session, threads=1), before, after)
         if sustained_seconds is None and device.target_kind == "ssh":
@@ -168,7 +169,9 @@ class _Session:
         return self._run(self._spec("cold", (file,)), f"loading {Path(file.path).name}")
 
     def warm(self, files: tuple[BenchModel, ...]) -> dict[str, Any]:
+        # The candidate is the second of the models; alone, the baseline is the candidate.
         what = f"timing {Path(files[min(1, len(files) - 1)].path).name}"
+        # A series of timings takes at least so long, whatever a model needs.
         return self.target.run(self._spec("warm", files), what, self.timeout_s + self.timing.min_seconds)
 
     def operators(self, file: BenchModel) -> tuple[list[dict[str, Any]], str]:
@@ -233,6 +236,7 @@ def performance_of(
     Series are baseline, candidate, baseline again; or the baseline twice where the candidate is the same file.
     """
     series = warm["series"]
+    # Two loads of the same file: what they differ by is noise.
     again = intervals.latency_ratio(series[0]["block_ms"], series[-1]["block_ms"])
     same = len(series) == 2
     ratio = again if same else intervals.latency_ratio(series[0]["block_ms"], series[1]["block_ms"])
@@ -242,6 +246,7 @@ def performance_of(
         runtime=f"{warm['runtime']} {warm['version']}",
         baseline=_cost(baseline, cold["baseline"], series[0]),
         candidate=_cost(candidate, cold["baseline" if same else "candidate"], series[0 if same else 1]),
+        # One file is as fast as itself; the interval shows what the machine's noise makes of that.
         ratio=Interval(value=1.0, low=again.low, high=again.high) if same else ratio,
         noise=again,
         verdict=verdict,
@@ -256,6 +261,7 @@ def _environment(warm: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     for moment in ("before", "after"):
         environment.update({f"{key} {moment}": str(value) for key, value in warm.get(moment, {}).items()})
     before, after = (warm.get(moment, {}).get("frequency_mhz") for moment in ("before", "after"))
+    # Downwards alone: a clock that rises under load is no sign of heat.
     if before and after and after < _THROTTLED * before:
         environment["throttled"] = f"yes: from {before:.0f} to {after:.0f} MHz"
     return tuple(environment.items())
@@ -283,6 +289,7 @@ def _write_rows(dataset: Dataset, folder: Path) -> list[str]:
 
 def _file(exported: Exported, rows: list[str]) -> BenchModel:
     own = [spec.name for spec in exported.inputs]
+    # The file's own order where it has the dataset's names; some converters give inputs names of their own.
     names = own if set(own) == set(rows) else rows
     return BenchModel(str(exported.artifact.path), exported.artifact.format.value, tuple(names))
 

@@ -25,6 +25,7 @@ def unmet(exported: Exported, device: DeviceProfile) -> tuple[str, ...]:
             f"needs {exported.runtime} {exported.runtime_floor}; {device.name} may have {device.runtime_floor}: raise "
             "its runtime_floor, or export for an older version"
         )
+    # What the system leaves to one application where that is known, else all that the device has.
     memory_mb = device.app_memory_mb or device.memory_mb
     size_mb = exported.artifact.size_bytes / _MB
     if size_mb > memory_mb:

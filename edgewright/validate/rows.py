@@ -44,6 +44,7 @@ def read_rows(dataset: Dataset, split: Split = "test", order: Sequence[str] = ()
     path = dataset.artifact.path
     try:
         with np.load(path, allow_pickle=False) as archive:
+            # One split alone: an archive's arrays are read when they are asked for.
             arrays = {name: archive[name] for name in archive.files if name.startswith(f"{split}.")}
     except (OSError, ValueError) as e:
         raise InputError(f"dataset {path}: cannot be read: {str(e).splitlines()[0]}") from e

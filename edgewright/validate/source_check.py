@@ -78,6 +78,7 @@ def mean_recall(truth: NDArray[np.int64], answers: NDArray[np.int64]) -> Interva
 
 def _near_chance(truth: Answers, answers: Answers, reached: Accuracy, majority: str, share: float) -> str:
     classes = len(np.unique(truth))
+    # With one class in the test rows, answering by chance is always right.
     if classes < 2:
         return ""
     recall, chance = mean_recall(truth.astype(np.int64), answers.astype(np.int64)), 1 / classes
@@ -102,6 +103,7 @@ def _near_the_mean(reached: Accuracy) -> str:
 
 def _far_from_training(task: ModelTask, reached: Accuracy, training: tuple[Answers, Answers], constant: float) -> str:
     truth = training[0]
+    # R2 divides by the variation of the truth, which one row or equal ones do not have.
     if len(truth) < 2 or (task is ModelTask.REGRESSION and np.ptp(np.asarray(truth, np.float64)) == 0):
         return ""
     before = accuracy_of(task, *training)

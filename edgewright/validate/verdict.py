@@ -123,6 +123,7 @@ def benefit(
         )
         if gained
     ]
+    # The first reason is told: a model that is wrong needs no word on its size.
     cause = (
         accuracy_fault(baseline, candidate, max_drop_percent)
         or _class_fault(candidate, max_class_drop_percent)

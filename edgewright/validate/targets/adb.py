@@ -22,6 +22,7 @@ __all__ = ["AdbPythonTarget", "AdbTarget", "parse_benchmark"]
 _ROUNDS = 8  # invocations of each model, interleaved; each is one load, as an epoch of the bench is
 _TRANSFER_S = 300
 _GONE = re.compile(r"device '.*' not found|no devices|device offline|unauthorized|closed|cannot connect", re.IGNORECASE)
+# The lines of its log, as tensorflow/lite/tools/benchmark writes them.
 _TIMINGS = re.compile(r"Inference timings in us: Init: (\S+), First inference: (\S+),.*Inference \(avg\): (\S+)")
 _COUNT = re.compile(r"count=(\d+) .*min=(\S+) .*avg=(\S+) .*p5=(\S+) median=(\S+) p95=(\S+)")
 _MEMORY = re.compile(r"Memory footprint delta from the start of the tool \(MB\): init=(\S+) overall=(\S+)")
@@ -51,6 +52,7 @@ class AdbTarget:
         if self.connection.benchmark_model is None:
             raise InputError(f"{what}: the profile's adb names no benchmark_model")
         program = self._pushed(self.connection.benchmark_model, what)
+        # The user's file may lack the mode of a program.
         self._shell(f"chmod 755 {program}", what, _TRANSFER_S)
         paths = [self._pushed(Path(model.path), what) for model in spec.models]
         if spec.task == "cold":
@@ -70,6 +72,7 @@ class AdbTarget:
     def _warm(self, program: str, paths: list[str], spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
         taken: list[list[dict[str, Any]]] = [[] for _ in paths]
         for turn in range(_ROUNDS):
+            # There and back: what drifts within a round meets each model at either end.
             order = range(len(paths)) if turn % 2 == 0 else reversed(range(len(paths)))
             for i in order:
                 taken[i].append(self._benchmark(program, paths[i], spec, what, timeout_s))
@@ -95,7 +98,9 @@ class AdbTarget:
             raise InputError(f"{what}: {file} is not there")
         digest = digest_of(file)
         path = f"{self.connection.folder}/{digest}{file.suffix}"
+        # `mkdir` in the same call: a call costs a handshake with the phone.
         if digest not in self._shell(f"sha256sum < {path} || mkdir -p {self.connection.folder}", what, 60).split():
+            # Under another name until it is whole, as a broken transfer leaves a part.
             self._adb(["push", str(file), f"{path}.part"], what, _TRANSFER_S)
             self._shell(f"mv {path}.part {path}", what, 60)
         return path
@@ -194,6 +199,7 @@ def _series(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "mean_ms": statistics.fmean(run["mean_us"] for run in runs) / 1000,
         "min_ms": min(run["min_us"] for run in runs) / 1000,
         "runs": sum(run["runs"] for run in runs),
+        # An invocation is a block of its own; the program gives no single times, so its medians stand for them.
         "block_ms": [[median] for median in medians],
         "sample_ms": medians,
     }

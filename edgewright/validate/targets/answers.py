@@ -11,6 +11,7 @@ from edgewright.errors import ConversionError, EdgewrightError, UnsupportedError
 __all__ = ["OutOfMemoryError", "TooSlowError", "answer_of"]
 
 _SHELL_SIGNAL = 128  # a shell reports a child that died by signal n as 128 + n
+# As the runtimes, libc and Python put it; "ailed" leaves either capital.
 _ALLOCATION = ("bad_alloc", "MemoryError", "Cannot allocate", "ailed to allocate", "cannot allocate", "out of memory")
 
 
@@ -55,6 +56,7 @@ def _named(error: Mapping[str, str], what: str) -> EdgewrightError:
         return OutOfMemoryError(f"{what}: out of memory ({message[:200]})")
     if kind == "BackendUnavailableError":
         return UnsupportedError(f"{what}: {message}")
+    # The answer names the class of its error: one of this package's own is raised as it was.
     known = getattr(errors, kind, None)
     if isinstance(known, type) and issubclass(known, EdgewrightError):
         return known(f"{what}: {message}")

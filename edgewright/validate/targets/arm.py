@@ -77,6 +77,7 @@ class EmulatedArm:
             self._run(spec, what, timeout_s, ("-plugin", f"{plugin},out={counts}"))
             marks = [[int(n) for n in line.split()] for line in counts.read_text().splitlines()]
         taken = [[after - before for before, after in zip(a, b, strict=True)] for a, b in pairwise(marks)]
+        # Nothing lies between the last two marks: what a mark itself costs.
         *runs, empty = taken
         least = min(runs, key=sum)
         names = ("integer", "simd", "load_store", "branch")
@@ -94,6 +95,7 @@ class EmulatedArm:
             timeout_s,
             interpreter=(
                 debian.tool(system.qemu),
+                # By its name: `-cpu max` has features whose kernels give wrong int8 results under qemu.
                 "-cpu",
                 self.core,
                 *options,
@@ -135,6 +137,7 @@ def _cpuinfo(facts: _CoreFacts) -> str:
 
 def _plugin(root: Path, architecture: Architecture) -> Path:
     """The instruction counter, compiled once for this machine."""
+    # Another counter, architecture or plugin interface is another file.
     built = root.parent / f"instructions-{digest_of(_PLUGIN_SOURCE)[:12]}-{architecture}-{qemu_major()}.so"
     if not built.exists():
         with Store().workspace() as scratch:
@@ -154,5 +157,6 @@ def _plugin(root: Path, architecture: Architecture) -> Path:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise UnsupportedError(f"the instruction counter does not compile: {done.stderr.strip()[:300]}")
+            # Moved into place when it is whole, since another process may be compiling it as well.
             staged.replace(built)
     return built

@@ -113,6 +113,7 @@ def set_up(architecture: Architecture) -> Path:
 
 
 def _add_runtimes(system: Path) -> None:
+    # The versions of this machine, so that a difference between the two is not one of releases.
     versions = [f"{name}=={metadata.version(name)}" for name in _RUNTIMES]
     where: list[str | Path] = ["--target", system / "opt/rt", "--python-platform", "aarch64-manylinux_2_28"]
     debian.fetch(

@@ -25,6 +25,8 @@ def delegated() -> Path | None:
     if mount is None or own is None:
         return None
     group = mount / own.lstrip("/")
+    # Upwards: in version 2 a group that holds processes, as this one's own does, cannot give a controller to groups
+    # below.
     for folder in (group, *group.parents):
         if not folder.is_relative_to(mount):
             return None
@@ -84,6 +86,7 @@ def memory_bound(below: Path, limit_mb: float) -> Iterator[Path]:
     group.mkdir()
     try:
         (group / "memory.max").write_text(str(int(limit_mb * (1 << 20))))
+        # Without swap, where what does not fit into memory would run all the same, slowly.
         if (swap := group / "memory.swap.max").exists():
             swap.write_text("0")
         yield group

@@ -71,5 +71,6 @@ def machine_of(device: DeviceProfile) -> str:
 @contextmanager
 def alone_on(machine: str) -> Iterator[None]:
     """A file lock: it works without a server, between processes and between threads, and dies with its holder."""
+    # A digest, as the name of a machine may hold slashes and colons.
     with locked(home() / "locks" / hashlib.sha256(machine.encode()).hexdigest()[:16]):
         yield

@@ -85,6 +85,8 @@ def place(staged: Path, folder: Path) -> None:
     try:
         staged.replace(folder)
     except OSError:
+        # A folder that is not empty is not replaced: another process has placed the same system, as the name has its
+        # version.
         if not folder.is_dir():
             raise
 

@@ -110,6 +110,7 @@ def set_up() -> DeviceImage:
         system, staged = scratch / "system", DeviceImage(scratch / "image")
         staged.folder.mkdir()
         debian.unpack(_PACKAGES, "arm64", system)
+        # Before /boot and /lib/modules are pruned.
         shutil.copyfile(next((system / "boot").glob("vmlinuz-*")), staged.kernel)
         staged.initramfs.write_bytes(_initramfs(system))
         for name in _PRUNED:
@@ -166,6 +167,7 @@ def _configure(system: Path, user_key: str) -> None:
 def _link_busybox(system: Path) -> None:
     """Each of busybox's commands that no package brought (sh, mount, ip, ...)."""
     busybox = system / "bin/busybox"
+    # Asked of the program itself, as builds differ in what they hold.
     for name in _run([debian.tool("qemu-aarch64"), str(busybox), "--list"]).split():
         if not any((system / folder / name).exists() for folder in ("bin", "sbin", "usr/bin", "usr/sbin")):
             (system / "bin" / name).symlink_to("busybox")
@@ -174,6 +176,7 @@ def _link_busybox(system: Path) -> None:
 def _make_disk(system: Path, disk: Path) -> None:
     used_mb = sum(p.lstat().st_size for p in system.rglob("*") if not p.is_symlink()) >> 20
     with disk.open("wb") as stream:
+        # Room for ext4's own tables beside the files; the space is not taken here before it is written.
         stream.truncate((int(used_mb * 1.15) + _FREE_MB) << 20)
     # The files may be any user's here; there they are root's.
     owner = ["-E", "root_owner=0:0", "-d", str(system)]
@@ -202,6 +205,8 @@ def _cpio(folders: Iterable[str], files: Iterable[tuple[str, bytes]]) -> bytes:
 
 
 def _entry(number: int, name: str, mode: int, content: bytes) -> bytes:
+    # Number, mode, user, group, links, time, size, device (2), what it is a device of (2), length of the name,
+    # checksum.
     fields = (number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0)
     head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
     return _padded(head) + _padded(content)

@@ -64,12 +64,14 @@ def booted(core: str, memory_mb: int, cores: int) -> Iterator[SshTarget]:
             label = f"an emulated device ({cores} x {core}, {memory_mb} MB, qemu-system)"
             yield SshTarget(connection, emulated=True, label=label)
         finally:
+            # Without a shutdown: what it wrote is gone with its layer of the disk.
             machine.kill()
             machine.wait()
 
 
 def _command(image: DeviceImage, core: str, memory_mb: int, cores: int, port: int) -> list[str]:
     """qemu-system-aarch64(1). The guest reaches nothing: ``restrict`` leaves only the forwarded port of its SSH."""
+    # The machine then ends with this process, however that ends.
     die_with_us = [setpriv, "--pdeathsig", "KILL"] if (setpriv := shutil.which("setpriv")) else []
     return [
         *die_with_us,
@@ -80,6 +82,7 @@ def _command(image: DeviceImage, core: str, memory_mb: int, cores: int, port: in
         *("-append", "console=ttyAMA0 quiet panic=-1"),
         *(
             "-drive",
+            # snapshot=on: writes go to a file in TMPDIR, so the image serves every run.
             f"if=none,id=disk,format=raw,snapshot=on,file={image.disk}",
             "-device",
             "virtio-blk-device,drive=disk",

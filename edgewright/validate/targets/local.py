@@ -66,6 +66,7 @@ class LocalTarget:
             try:
                 return run_bench(replace(spec, cgroup=str(group)), what, timeout_s)
             except ConversionError as e:
+                # The kernel ends a process without a word: its group's count tells that from a crash.
                 if cgroup.was_out_of_memory(group):
                     raise OutOfMemoryError(f"{what}: out of memory") from e
                 raise
@@ -108,12 +109,14 @@ def run_bench(
         asked, answered, log = (scratch / n for n in ("spec.json", "answer.json", "log.txt"))
         asked.write_text(spec_json(spec))
         command = [*interpreter, "-m", *program, "--spec", str(asked), "--out", str(answered)]
+        # A file, not a pipe: a runtime that logs much would wait for a reader.
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
+                # What the runtime puts into its temporary folder goes with the scratch.
                 env={**os.environ, "PYTHONPATH": _python_path(), "TMPDIR": str(scratch), **(environment or {})},
             )
             try:

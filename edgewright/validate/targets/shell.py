@@ -66,6 +66,7 @@ class ShellTarget(ABC):
             outputs="outputs.npz" if spec.outputs else "",
         )
         unpack, runtime = self._pushed_runtime(held, what)
+        # Each run has its own: two at once must not read each other's answer.
         folder = f"{self._folder}/runs/{uuid.uuid4().hex}"
         try:
             return self._bench(there, spec, folder, f"{unpack} && PYTHONPATH={runtime}", what, timeout_s)
@@ -78,6 +79,7 @@ class ShellTarget(ABC):
         self, there: BenchSpec, spec: BenchSpec, folder: str, prefix: str, what: str, timeout_s: float
     ) -> dict[str, Any]:
         """One call does it all: each costs a handshake. The answer comes on stdout, the end of the log on stderr."""
+        # `timeout` over there: a bench whose connection was lost ends all the same.
         command = (
             f"began=$(date +%s); mkdir -p {folder} && cd {folder} && cat > spec.json && killed=$({_OOM_KILLS}) && "
             f"{prefix} timeout -k 2 {timeout_s:g} "
@@ -85,9 +87,11 @@ class ShellTarget(ABC):
             # busybox's timeout answers with the signal that it sent, not with 124.
             f"code=$?; [ $code -ne 0 ] && [ $(($(date +%s) - began)) -ge {int(timeout_s)} ] && code={_TIMED_OUT}; "
             f"tail -c {_TAIL_BYTES} log.txt >&2; cat answer.json 2>/dev/null; "
+            # The count of killed processes is the whole system's: only a change of it says something.
             f'[ "$killed" = "$({_OOM_KILLS})" ] || echo "{_OOM_SAID}" >&2; '
             f"[ $code -eq {_LOST} ] && exit 1; exit $code"
         )
+        # Beside the bench's own time that of the handshake and of the answer.
         done = self._call(command, what, timeout_s + CONNECT_S * 3, spec_json(there).encode())
         if done.returncode == _TIMED_OUT:
             raise ConversionError(f"{what}: no answer after {timeout_s:g} s; the process was stopped")
@@ -192,6 +196,7 @@ def _runtime_digest() -> str:
 @cache
 def _runtime_archive() -> bytes:
     """The device runtime as a tar without times and owners, so that equal code has equal bytes."""
+    # Sources alone: compiled files belong to this machine's Python.
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
         for file in sorted(_RUNTIME.rglob("*.py")):

@@ -54,9 +54,11 @@ class SshTarget(ShellTarget):
     def _carrier(self) -> list[str]:
         given = self.connection
         options = {
+            # No questions: nobody is there to answer one, and an unknown key is never trusted.
             "BatchMode": "yes",
             "StrictHostKeyChecking": "yes",
             "ConnectTimeout": str(CONNECT_S),
+            # A board that goes away is noticed after 15 s.
             "ServerAliveInterval": "5",
             "ServerAliveCountMax": "3",
             "LogLevel": "ERROR",
@@ -64,6 +66,7 @@ class SshTarget(ShellTarget):
         if given.known_hosts:
             options["UserKnownHostsFile"] = str(given.known_hosts)
         if given.key:
+            # This key alone: those of an agent would use up the attempts that the server allows.
             options |= {"IdentityFile": str(given.key), "IdentitiesOnly": "yes"}
         flags = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
         return ["ssh", *flags, "-p", str(given.port), f"{given.user}@{given.host}"]

@@ -45,6 +45,7 @@ class EmulatedX86:
         """
         if reason := missing_tool():
             raise UnsupportedError(reason)
+        # qemu writes its models with a capital: Haswell.
         return run_bench(
             spec, what, timeout_s, interpreter=(debian.tool(_QEMU), "-cpu", self.core.title(), sys.executable)
         )
