@@ -194,6 +194,7 @@ def judge_index(content: bytes, line: str, highest_seen: int) -> ChannelIndex:
     index = read(ChannelIndex, signed, "channel")
     if index.line != line:
         raise IntegrityError(f"the index is of '{index.line[:200]}', asked for was '{line}'")
+    # Equal is the ordinary poll, and the way to repair what is installed.
     if index.version < highest_seen:
         raise RollbackError(
             f"'{line}' offers version {index.version}, this device has had {highest_seen}: "
@@ -208,6 +209,7 @@ def check_release(content: bytes, index: ChannelIndex) -> ReleaseDocument:
     Raises:
         IntegrityError: not the bytes that the index announced, or not a valid release of this line and version.
     """
+    # The index vouches for the release: what it announced is all that is parsed.
     if len(content) != index.release_bytes or hashlib.sha256(content).hexdigest() != index.release_sha256:
         raise IntegrityError(f"release {index.version}: not the bytes that the line's index announced")
     release = parse_release(content)
@@ -226,6 +228,7 @@ def parse_release(content: bytes) -> ReleaseDocument:
             raise IntegrityError(f"release: unknown keys {sorted(signed.keys() & _SINCE_SCHEMA_2.keys())}")
         signed.update(_SINCE_SCHEMA_2)
     release = read(ReleaseDocument, signed, "release")
+    # Those of schema 1 have neither; for them both are empty.
     if schema > 1:
         checked_model(release.model)
         checked_platform(release.platform)
@@ -255,6 +258,7 @@ def check_manifest(content: bytes, release: ReleaseDocument) -> Manifest:
 
 def in_cohort(device_id: str, release: ReleaseDocument) -> bool:
     """Whether a release that goes to a share of the devices is for this one; the share differs by release."""
+    # The version is in the draw, so that it is not always the same devices that go first.
     drawn = hashlib.sha256(f"{release.line}/{release.version}/{device_id}".encode()).digest()
     return int.from_bytes(drawn[:8], "big") % 100 < release.cohort_percent
 
