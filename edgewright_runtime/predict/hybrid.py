@@ -140,6 +140,7 @@ class Hybrid:
         # No thread is worth starting while the breaker is open: the network is down, and the answer is known.
         if cloud is None or cloud.breaker.is_open() or not self._slots.acquire(blocking=False):
             return fallback
+        # Filled by the thread, if it comes in time; a late answer is dropped, and its slot is free only then.
         box: list[CloudAnswer] = []
 
         def ask() -> None:
@@ -175,6 +176,7 @@ class Hybrid:
     def _stand_in(self, cause: Exception, began: float) -> Answer:
         for source, answer in (("last_good", self._last_good), ("default", self._default)):
             if answer is not None:
+                # The model on the device did not run: its health is not judged by an answer of before.
                 own = replace(answer, model_ms=None, model_label=None, model_probability=None)
                 return replace(own, source=source, latency_ms=_since(began))
         raise EdgeRuntimeError(f"the model failed and there is no earlier or default answer: {cause}") from cause
