@@ -38,6 +38,7 @@ class UpdatePolling:
         """Whether the repository is worth a look now: not before `poll_s`, if the cloud offers nothing new."""
         if offer is not None and offer.line == self._line_id():
             known = offer.version <= self._installation.highest_version(offer.line)
+            # What the cloud says is a hint: it spares polls, but never for longer than poll_s.
             if known and self._steady() < self._looked_s + self._settings.poll_s:
                 return False
         self._looked_s = self._steady()

@@ -189,6 +189,7 @@ def judge_index(content: bytes, line: str, highest_seen: int) -> ChannelIndex:
         RollbackError: a version below one that this device has already installed.
     """
     signed, schema = _signed_part(content, "channel")
+    # An index of schema 1 names its channel, which was the line's id then.
     if schema == 1 and "line" not in signed:
         signed["line"] = signed.pop("channel", None)
     index = read(ChannelIndex, signed, "channel")
@@ -250,6 +251,7 @@ def check_manifest(content: bytes, release: ReleaseDocument) -> Manifest:
         raise IntegrityError(
             f"release {release.name}: its bundle is of '{manifest.name[:200]}' for {manifest.platform}, another model"
         )
+    # As sets: both lists may be in any order, and neither holds a path twice.
     listed = {(entry.path, entry.bytes, entry.sha256) for entry in manifest.files}
     if listed != {(blob.path, blob.bytes, blob.sha256) for blob in release.files}:
         raise IntegrityError(f"release {release.version}: its files are not those of its manifest")

@@ -106,6 +106,7 @@ class Hybrid:
             raise
         except Exception as e:  # whatever the runtime raised, the application goes on
             return self._stand_in(e, began)
+        # Regressors have no confidence, and are answered here.
         if self._cloud is not None and answer.confidence is not None and answer.confidence < self._policy.threshold:
             answer = self._asked(raw, answer, began)
         self._last_good = answer
@@ -165,6 +166,7 @@ class Hybrid:
     def _from_cloud(self, answer: CloudAnswer, edge: Answer) -> Answer:
         classes = len(edge.scores)
         scores = np.asarray([answer.scores])
+        # The cloud's model may be another than the device's: its classes must be the same in number.
         if scores.shape[1] != classes or scores.min() < 0 or abs(scores.sum() - 1) > 0.01:
             raise IntegrityError(f"the cloud's answer is no distribution over {classes} classes")
         labels = self._predictor.manifest.labels or tuple(str(i) for i in range(classes))

@@ -101,7 +101,9 @@ class OfflineModel:
             InputRejectedError: the input does not fit the manifest.
         """
         began = time.perf_counter()
+        # Outside the model's guard: a wrong input is the caller's, and no earlier answer stands in for it.
         feeds = encode(raw, self._manifest.inputs, self._manifest.preprocessing)
+        # Of the encoded input: rows that differ only in columns that the model does not use share an answer.
         key = feeds_key(feeds)
         answer = self.cache.get(key, self._version)
         if answer is None:

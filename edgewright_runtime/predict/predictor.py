@@ -85,6 +85,7 @@ def interpreted(stored: Mapping[str, np.ndarray], manifest: Manifest) -> Predict
     if manifest.task == "none":
         return Prediction(outputs, answer, np.empty(0, np.int64), ())
     if manifest.task == "regression":
+        # Of an output with several columns the first is the value.
         return Prediction(outputs, answer.reshape(len(answer), -1)[:, 0], np.empty(0, np.int64), ())
     if manifest.scores.kind == "classes":
         classes = np.rint(answer.reshape(-1)).astype(np.int64)
@@ -103,6 +104,7 @@ def interpreted(stored: Mapping[str, np.ndarray], manifest: Manifest) -> Predict
 def probabilities(answer: np.ndarray, kind: str) -> np.ndarray:
     """Probabilities (N, classes) of a classifier's output; one column stands for the second of two classes."""
     if answer.ndim == 1 or answer.shape[1] == 1:
+        # (N,) and (N, 1): what sigmoid classifiers answer.
         positive = answer.reshape(-1, 1)
         if kind == "logits":
             positive = 1 / (1 + np.exp(-positive))
