@@ -45,7 +45,6 @@ def read_runs(run_ids: Sequence[str]) -> list[ComparedRun]:
 
 def _whole(asked: str, known: Sequence[str]) -> str:
     matching = [
-        # A whole id counts at any length: a deployment may carry a short one.
         run_id for run_id in known if run_id == asked or (len(asked) >= _LEAST_PREFIX and run_id.startswith(asked))
     ]
     if len(matching) == 1:
