@@ -82,7 +82,6 @@ def _home_server(folder: Path) -> Iterator[str]:
     # Held to the end: the server goes when nobody holds a share of it.
     with locked(folder / _USERS, shared=True):
         with locked(folder / STARTING):
-            # Only asked: the server itself holds this lock for as long as it lives.
             with locked(folder / ALIVE, wait=False) as nobody_serves:
                 pass
             if nobody_serves:
