@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(options: argparse.Namespace, error: BaseException) -> int:
+    # A plain EdgeRuntimeError is of the root, where nothing is installed: no bundle can be at fault.
     if options.command is not _check or type(error) is EdgeRuntimeError:  # nothing is there to be at fault
         return 1
     from edgewright_runtime.shortage import is_fault
@@ -162,6 +163,7 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
 def _predict(options: argparse.Namespace) -> dict[str, Any]:
     from edgewright_runtime.predict.predictor import Predictor
 
+    # Leased while files are read: an update must not delete the bundle in between.
     with _held(options.root) if options.bundle is None else nullcontext(options.bundle) as folder:
         predictor = Predictor(folder, options.threads)
         prediction = predictor.predict(_rows(options.rows))
@@ -179,6 +181,7 @@ def _rows(source: str) -> Any:
         if source.endswith(".npy"):
             return read_npy(Path(source))
         content = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text())
+        # A list of objects, or one: rows of a table, or inputs by name. A bare list of numbers is an array.
         table = isinstance(content, dict) or (isinstance(content, list) and content and isinstance(content[0], dict))
         return content if table else np.asarray(content, dtype=np.float32)
     except Exception as e:  # of JSON, or of whatever the header of a damaged array raises
@@ -265,6 +268,7 @@ def _client(options: argparse.Namespace) -> Any:
         return None
     if options.token_file is None:
         raise EdgeRuntimeError("--cloud needs --token-file with this device's token")
+    # A line break would end the HTTP header that the token goes into.
     token = options.token_file.read_bytes().decode(errors="replace").strip()
     if not token.isascii() or not token.isprintable() or " " in token or not token:
         raise EdgeRuntimeError(f"{options.token_file}: holds no token: one line of plain characters is needed")
@@ -305,6 +309,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     thread = threading.Thread(target=upkeep)
     thread.start()
     answered = 0
+    # Python takes signal handlers in the main thread alone.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _ended)  # how a service manager stops it: the last window is not lost
     try:
@@ -317,6 +322,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             if device.interval_s:  # under heat or with a low battery: see `Level`
                 time.sleep(max(began + device.interval_s - time.monotonic(), 0))
     finally:
+        # In this order: no round runs beside the last one, which needs the last window and the outbox.
         ended.set()
         thread.join()
         device.flush()

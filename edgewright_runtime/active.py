@@ -40,11 +40,13 @@ class Active:
     def __init__(self, around: Around, model: Model, level: Level) -> None:
         settings, self.model = around.settings, model
         with ExitStack() as lease:  # given back where any of this fails
+            # Leased before it is opened: from here on an update leaves the bundle on the disk.
             folder = lease.enter_context(around.registry.in_use(model.folder))
             before_mb = resident_memory_mb()
             predictor = Predictor(folder, level.threads)
             release = around.installation.installed(model.release).release
             plan, policy = settings.monitoring or release.monitoring, settings.policy
+            # The release's own threshold goes before the one of this device's settings.
             if plan.min_confidence is not None:
                 policy = replace(policy, threshold=plan.min_confidence)
             self.answers = OfflineModel(
@@ -53,6 +55,7 @@ class Active:
                 model.release,
                 around.outbox,
                 privacy=settings.privacy,
+                # Of the device, not of a release: the same user keeps the same hash over updates.
                 key_file=settings.root / "hash_key",
                 cache_capacity=settings.cache_capacity,
                 wait_for_log=settings.wait_for_log,

@@ -72,6 +72,7 @@ class Device:
         self._log = EventLog(self.outbox, self._now)
         self._trial = Trial(self.installation, settings, self._log, self._now)
         self._updates = UpdatePolling(self.installation, settings, self._log, clock=self._now, steady=steady)
+        # Before anything reads the current release: a damaged one would end the process at each start.
         self._trial.leave_damaged_release()
         if settings.answers:
             self._trial.count_start()
@@ -81,6 +82,7 @@ class Device:
                 raise EdgeRuntimeError("; ".join(errors) or f"{settings.root}: no model is installed")
         try:
             self._active = self._opened_or_before()
+        # A start that failed for want of memory must not count against the model.
         except (EdgeRuntimeError, OSError) as e:
             if settings.answers and is_shortage(e):
                 self._trial.discount_start()
@@ -100,6 +102,7 @@ class Device:
         Raises:
             InputRejectedError: the input does not fit the model's manifest.
         """
+        # Taken once: `tick` may exchange the model while this one answers.
         active = self._active
         try:
             answer = active.answers.predict(raw, user=user)
@@ -146,6 +149,7 @@ class Device:
         rolled_back = self._judge_trial(issues, errors)
         if rolled_back is None:
             self._step(issues, errors)
+        # Sent before the update: the cloud's reply says whether the repository is worth a look.
         sent, offer = self._send(errors)
         outcome = self._updates.taken(errors) if rolled_back is None and self._updates.are_due(offer) else None
         if outcome is not None:
@@ -166,6 +170,7 @@ class Device:
         """Where another process has installed a release or gone back, let what is current now answer."""
         if self.installation.current_name() == self._pointer:
             return
+        # Another model: its levels are others, and how the one before it drifted is not known.
         self._level, self._trial.drifted_before = 0, None
         try:
             self._replace()
@@ -195,12 +200,14 @@ class Device:
         """End the window and release everything."""
         self._settle_retired()
         self.flush()
+        # Windows that no tick has judged are kept, not lost: the next process sends them.
         for window in self.windows:
             self._log.add({"kind": "telemetry", **json.loads(window.to_line())})
         self._active.lease.close()
         self.outbox.close()
 
     def _judge(self) -> list[Issue]:
+        # Taken one by one: other threads append while this runs.
         windows = [self.windows.pop(0) for _ in range(len(self.windows))]
         watch = self._active.watch
         for window in windows:
@@ -248,6 +255,7 @@ class Device:
     def _step(self, issues: list[Issue], errors: list[str]) -> None:
         """One level down or up; one that cannot be run (no such model is installed) is passed over."""
         before = self._level
+        # step_for stays where it is at either end, which ends the loop.
         while (level := step_for(issues, self._levels, self._level)) != self._level:
             self._level = level
             try:
@@ -277,6 +285,7 @@ class Device:
 
     def _replace(self) -> None:
         """Put the model that belongs to the present level in place of the one that answers."""
+        # Opened in full before the exchange: until then the model before it answers.
         fresh = self._opened()
         fresh.watch.take_over(self._active.watch)
         with self._swap:
@@ -297,6 +306,7 @@ class Device:
         return Around(*shared, take=take, clock=self.clock, steady=self.steady)
 
     def _opened(self) -> Active:
+        # Read before the model is opened: a change meanwhile is seen at the next round.
         pointer = self.installation.current_name()
         if self.settings.levels is None:
             current = self._current_model()
@@ -305,6 +315,7 @@ class Device:
                 model for model in self.registry.candidates() if model.fits(Constraints(runtimes=installed_runtimes()))
             ]
             self._levels = levels_of(plan.steps, current, models)
+            # Another model may have fewer levels.
             self._level = min(self._level, len(self._levels) - 1)
         level = self._levels[self._level]
         try:

@@ -64,9 +64,11 @@ def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
+    # A file cannot take a folder's name; a link to a folder is replaced as a link.
     if path.is_dir() and not path.is_symlink():
         set_aside(path)
     staged.replace(path)
+    # The file's content is on the disk by now, its name only with this.
     sync_folder(path.parent)
 
 
@@ -80,6 +82,7 @@ def kept_once(path: Path, make: Callable[[], bytes], mode: int = 0o644) -> bytes
     make_folder(path.parent)
     with lock_file(path.with_name(f".{path.name}.lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # Again, under the lock: another process may have made it while this one waited.
         if _kept(path) is None:
             if os.path.lexists(path):
                 set_aside(path)
@@ -104,6 +107,7 @@ def read_plain(path: Path, at_most: int) -> bytes:
     Raises:
         OSError: it is longer than ``at_most`` bytes, or no plain file: a pipe, which would be waited for, or a folder.
     """
+    # Without O_NONBLOCK, opening a pipe waits for somebody to write to it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -166,6 +170,7 @@ def set_aside(path: Path) -> Path:
 def discard(folder: Path) -> None:
     """Delete a folder so that it is either whole or gone; what a crash leaves has a hidden name."""
     hidden = folder if folder.name.startswith(".") else folder.with_name(f".{folder.name}.gone")
+    # A rename is one step, deleting many files is not.
     if hidden != folder:
         remove(hidden)
         folder.replace(hidden)

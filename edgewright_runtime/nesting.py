@@ -17,6 +17,7 @@ def is_nested_deeper(value: Any, levels: int) -> bool:
     >>> is_nested_deeper([[[]]], 2)
     True
     """
+    # Level by level, without recursion: what is too deep for a stack must not be measured on one.
     level = [value]
     for _ in range(levels):
         level = [part for whole in level for part in _parts(whole)]

@@ -39,6 +39,7 @@ class Npz:
         self._archive = zipfile.ZipFile(path)
         self.files = [name[:-4] if name.endswith(".npy") else name for name in self._archive.namelist()]
         self._entries = dict(zip(self.files, self._archive.infolist()))
+        # Of two entries of one name `_entries` keeps the last, while `files` lists both.
         if len(self._entries) < len(self.files):
             twice = next(name for name in self.files if self.files.count(name) > 1)
             self._archive.close()
@@ -74,14 +75,17 @@ def _array(stream: Any, size_bytes: int) -> np.ndarray:
     if dtype.kind not in _NUMBERS_AND_TEXTS or not dtype.itemsize:
         kind = "Python objects, which are a program" if dtype.hasobject else f"neither numbers nor texts ({dtype})"
         raise ValueError(f"it holds {kind[:200]}: save an array of a plain dtype, as array.astype('float32')")
+    # Header and file must agree before memory is taken on the header's word.
     needed, held = math.prod(shape) * dtype.itemsize, size_bytes - header_bytes
     if needed != held:
         raise ValueError(f"damaged: its header says {needed} bytes, it holds {held}")
     limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     if needed > limit:
         raise ValueError(f"it would take {needed >> 30} GiB, more than half of this machine's memory: give fewer rows")
+    # Of the dtype, filled as bytes: no second copy of the whole array.
     flat = np.empty(math.prod(shape), dtype)
     _fill(stream, flat.view(np.uint8))
+    # Columns first: the reversed shape in memory order, turned without a copy.
     return flat.reshape(shape[::-1]).transpose() if is_fortran else flat.reshape(shape)
 
 
@@ -97,6 +101,7 @@ def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any], int
     (header_bytes,) = struct.unpack(_LENGTHS[version], length)
     if header_bytes > _MAX_HEADER_BYTES:
         raise ValueError(f"damaged: its header has {header_bytes} bytes, at most {_MAX_HEADER_BYTES} are read")
+    # The length is part of what numpy's own parser reads.
     text = io.BytesIO(length + stream.read(header_bytes))
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:

@@ -38,6 +38,7 @@ class UpdatePolling:
         """Whether the repository is worth a look now: not before `poll_s`, if the cloud offers nothing new."""
         if offer is not None and offer.line == self._line_id():
             known = offer.version <= self._installation.highest_version(offer.line)
+            # What the cloud says is a hint: it spares polls, but never for longer than poll_s.
             if known and self._steady() < self._looked_s + self._settings.poll_s:
                 return False
         self._looked_s = self._steady()
@@ -52,6 +53,7 @@ class UpdatePolling:
         except EdgeRuntimeError as e:
             errors.append(f"update: {e}")
             reason = str(e)[:500]
+            # A network that is down, or a release that was given up before, is no event worth a record.
             if not isinstance(e, (RollbackError, TransportError)) and reason != self._refused_for:
                 self._refused_for = reason  # told once, not at every tick for as long as it lasts
                 kind = "postponed" if isinstance(e, ShortageError) else "refused"

@@ -13,6 +13,8 @@ from edgewright_runtime.errors import BackendUnavailableError, DamagedError, Edg
 
 __all__ = ["is_fault", "is_shortage", "reads_as_shortage", "reads_as_shortage_of_disk", "shortage_or"]
 
+# By libc's strerror, C++ (bad_alloc), Python, and the dynamic loader (failed to map segment). "Resource temporarily
+# unavailable" is EAGAIN: no further thread or process, as OpenBLAS says it.
 _WORDS = re.compile(
     r"bad_alloc|bad allocation|(cannot|failed to|could not|unable to) allocate|memory allocation|out of memory"
     r"|not enough memory|insufficient memory|memoryerror|cannot create thread|can't start new thread"
@@ -34,6 +36,7 @@ def reads_as_shortage_of_disk(text: str) -> bool:
 
 def is_shortage(error: BaseException) -> bool:
     """Whether this, or what caused it, is a lack of memory or disk."""
+    # Only along `raise ... from`: what merely happened while another error was handled is not its cause.
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (ShortageError, MemoryError)) or reads_as_shortage(str(cause)):

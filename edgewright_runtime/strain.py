@@ -36,6 +36,7 @@ def levels_of(steps: Sequence[str], current: Model, models: Sequence[Model]) -> 
     A step that would change nothing (one thread only, no faster one among the ``models`` that are here) makes no level.
     """
     threads = current.manifest.runtime.threads
+    # A model that was never measured gives the limit 0, which none keeps: there is no such level then.
     faster_ms = _CHEAPER_SHARE * (current.latency_p95_ms or 0.0)
     levels = [Level("normal", threads=threads)]
     for step in steps:

@@ -71,6 +71,7 @@ def safe_path(text: str, what: str) -> str:
         IntegrityError: absolute, empty, too long, or with a part that leads elsewhere.
     """
     parts = text.split("/")
+    # "." and ".." lead elsewhere; Windows drops dots and spaces at a name's end, so a part of them alone is none.
     if len(text) > _MAX_PATH or not _ALLOWED_PATH.fullmatch(text) or any(p.strip(". ") == "" for p in parts):
         raise IntegrityError(f"{what}: path {text[:80]!r} is not a plain relative path")
     return str(PurePosixPath(text))
@@ -89,6 +90,7 @@ def bounded_integer(digits: str) -> int:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
+    # json.loads alone keeps the last of two: another reader might keep the first, and read another document.
     if len(members) != len(pairs):
         raise ValueError("a key stands twice in one object")
     return members
@@ -133,6 +135,7 @@ def flag(value: Any, what: str, key: str) -> bool:
 
 def whole(value: Any, what: str, key: str, low: int = 0, high: int = MAX_INTEGER) -> int:
     """An integer in a range."""
+    # bool is a subclass of int: true would pass for 1.
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise fault(value, what, key, f"an integer in {low}..{high}")
     return value

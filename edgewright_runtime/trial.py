@@ -75,6 +75,7 @@ class Trial:
         try:
             self._installation.current()
         except IntegrityError as e:
+            # recover() moves the pointer: not while an update is at work.
             with self._installation.exclusive():
                 self._installation.recover()
             self._log.add({"kind": "rollback", "release": name, "reason": str(e)})
@@ -106,6 +107,7 @@ class Trial:
             EdgeRuntimeError: another process is at work.
             OSError: the disk is full.
         """
+        # Asked before the pointer moves.
         given_up = self._installation.current()
         with self._installation.exclusive():
             self._installation.rollback(take_again=take_again)

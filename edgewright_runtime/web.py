@@ -75,6 +75,7 @@ def opened(url: str, timeout_s: float, *, grace_s: float, bytes_per_s: float, re
     try:
         return Reply(paced.open(urllib.request.Request(url), timeout=timeout_s))  # noqa: S310 - http(s) only
     except urllib.error.HTTPError as e:
+        # The error is the reply, and holds the socket.
         with e:
             raise TransportError(f"{url}: the server answered {e.code} {plain_line(e.reason)}") from e
     except http.client.HTTPException as e:
@@ -122,6 +123,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 class _NoRedirect(_Redirects):
     def redirect_request(self, *_: Any) -> None:
+        # urllib then raises the redirection as an HTTPError.
         return None
 
 
@@ -137,11 +139,13 @@ class _KnownRedirects(_Redirects):
 
     def _require_known(self, asked: str, target: str) -> None:
         before, after = urllib.parse.urlsplit(asked), urllib.parse.urlsplit(target)
+        # Never from TLS to plain text, whatever the host.
         schemes = {"https"} if before.scheme == "https" else {"http", "https"}
         if after.scheme not in schemes:
             kind = plain_line(after.scheme)
             raise urllib.error.URLError(f"it redirects from {before.scheme} to '{kind}', which is not followed")
         ports = before.port or _PORTS[before.scheme], after.port or _PORTS[after.scheme]
+        # http on any port to https on its standard one: how a server moves its clients to TLS.
         moves_to_tls = before.scheme == "http" and after.scheme == "https" and ports[1] == _PORTS["https"]
         is_same = before.hostname == after.hostname and (ports[0] == ports[1] or moves_to_tls)
         if not is_same and after.hostname not in self._hosts:
@@ -154,6 +158,7 @@ class _KnownRedirects(_Redirects):
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, grace_s: float, bytes_per_s: float, **options: Any) -> None:
         super().__init__(sock, *args, **options)
+        # Exchanged before anything is read: headers are paced, too, and the buffer that is dropped holds nothing.
         self.fp: Any = io.BufferedReader(_Paced(self.fp.detach(), sock, grace_s, bytes_per_s))
 
 
@@ -174,6 +179,7 @@ class _Paced(io.RawIOBase):
         left_s = self._grace_s + self._received / self._bytes_per_s - seconds
         if left_s <= 0:
             raise TimeoutError(f"too slow: {self._received} bytes in {seconds:.1f} s")
+        # One read may wait for what is left of the whole reply's time, and no longer than the socket's own.
         self._sock.settimeout(min(left_s, self._timeout_s))
         try:
             count = self._raw.readinto(buffer)

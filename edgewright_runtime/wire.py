@@ -58,6 +58,7 @@ def rule(
     length, which ``holds`` describes. ``allowed`` names the texts, ``form`` says how one is written, or is a function
     that returns it or raises `IntegrityError`. ``made_by`` makes the value out of what is read by the hint ``read_as``.
     """
+    # Every parameter that was given, under its own name: nothing but parameters is local here.
     return {name: value for name, value in locals().items() if value is not None}
 
 
@@ -87,6 +88,7 @@ def _new_object_reader(kind: Any) -> _ReadObject:
     def read_object(value: Any, what: str) -> Any:
         if not isinstance(value, dict):
             raise IntegrityError(f"{what}: expected an object, found {shown(value)}")
+        # One comparison in the ordinary case; what differs is looked for only to be told.
         if value.keys() != readers.keys():
             unknown = sorted(value.keys() - readers.keys())
             if unknown:
@@ -109,6 +111,7 @@ def _reader(hint: Any, rules: _Rule) -> _Read:
         return lambda value, what, key: made_by(plain(value, what, key))
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Union:
+        # Optional[X]: the only union there is here.
         present = _reader(next(part for part in parts if part is not type(None)), rules)
         return lambda value, what, key: None if value is None else present(value, what, key)
     if origin is Literal:

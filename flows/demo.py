@@ -63,6 +63,7 @@ def _train_models() -> Path:
     folder = home() / "demo"
     folder.mkdir(parents=True, exist_ok=True)
     for maker, model, data, _ in _MODELS:
+        # Trained anew, a model would have other weights, and find no step in the cache.
         if not ((folder / model).exists() and (folder / data).exists()):
             with progress.during(f"Training {Path(model).stem}"):
                 run_in_child(partial(maker, folder), what=f"training {Path(model).stem}", is_confined=False)

@@ -45,12 +45,14 @@ __all__ = ["deploy", "edge_deployment"]
 def edge_deployment(**given: Any) -> DeploymentResult | State[DeploymentResult]:
     """Run the five stages; a failing one ends the run, and the state carries the result up to there."""
     journal = Journal(str(flow_run.id or uuid4()), resolve(DeploymentParameters.of(given)))
+    # The store is not cleaned while a run relies on what lies there.
     with Store().in_use():
         _attempt(journal)
         tracking = _tracked(journal)
         for note in journal.notes:
             get_run_logger().warning(note)
         result = journal.result().model_copy(update={"tracking": tracking})
+    # A failed state that carries the result: Prefect shows the failure, `deploy` still has the figures.
     if result.status == "failed":
         return Failed(message=result.error, data=result)
     return result
@@ -65,6 +67,7 @@ def deploy(**parameters: Any) -> DeploymentResult:
     """
     given = DeploymentParameters.of(parameters)
     try:
+        # The state, not the result: of a failed flow Prefect would raise instead of returning what it carries.
         state = cast("State[DeploymentResult]", edge_deployment(**dict(given), return_state=True))
     except Exception as e:
         raise _foreseen(e) or e from e
@@ -106,6 +109,7 @@ def _run_stages(journal: Journal) -> None:
     with journal.stage("validate"):
         report = validate(optimization, device, request.budget, recipe.max_accuracy_drop_percent)
         journal.optimization, journal.report = optimization, report = _or_float32(optimization, report, request)
+    # After the report is in the journal: a run that misses its budget still shows by how much.
     _gate(report, allow_poor_source=parameters.allow_poor_source)
     with journal.stage("package"):
         plan = request.monitoring.with_limits_of(report)
@@ -129,10 +133,12 @@ def _or_float32(
     such fallback.
     """
     always = any(technique.keep == "always" for technique in request.recipe.techniques)
+    # Where nothing was kept the candidate is the float32 file already.
     if report.passed or always or optimization.candidate.artifact.digest == optimization.baseline.artifact.digest:
         return optimization, report
     missed = _missed(report)
     plain = optimization.in_float32(f"not released: {missed}")
+    # Measured like any other candidate: that it is the baseline does not make it meet the limits.
     held = validate(plain, request.device, request.budget, request.recipe.max_accuracy_drop_percent)
     if not held.passed:
         return optimization, report
@@ -170,6 +176,7 @@ def _tracked(journal: Journal) -> Tracking | None:
 
 def _track(journal: Journal) -> Tracking:
     """Keep the record, then send it and whatever an earlier run could not; a server that is down fails nothing."""
+    # The record holds the report's files, so they are written first.
     files = run(write_report, journal.result()) if journal.report else []
     journal.page = next((file for file in files if file.name == PAGE_NAME), None)
     record = keep_record(journal.record(tuple(files)))

@@ -38,6 +38,7 @@ def orchestrator() -> Iterator[str | None]:
     Raises:
         EdgewrightError: the home's server does not come up.
     """
+    # Whatever names a server to Prefect itself: a variable, a profile, or its file of profiles.
     if (
         "PREFECT_API_URL" in os.environ
         or "PREFECT_PROFILE" in os.environ
@@ -78,6 +79,7 @@ def _environment(**variables: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _home_server(folder: Path) -> Iterator[str]:
+    # Held to the end: the server goes when nobody holds a share of it.
     with locked(folder / _USERS, shared=True):
         with locked(folder / STARTING):
             url = _url_of_server(folder)
@@ -101,6 +103,7 @@ def _url_of_server(folder: Path) -> str:
 def _start(folder: Path) -> None:
     _require_space(folder)
     renew_database(folder)
+    # An address of an earlier server would be taken for the new one's.
     (folder / _STATE).unlink(missing_ok=True)
     log = home() / "logs" / "prefect-home-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -147,9 +150,11 @@ def _serve(folder: Path) -> None:
         server = SubprocessASGIServer()
         server.start(timeout=_START_TIMEOUT_S)
         try:
+            # Written when the server answers: whoever starts it waits for this file.
             replace_file(folder / _STATE, json.dumps({"url": server.address, "pid": os.getpid()}).encode())
             while server.server_process is not None and server.server_process.poll() is None and folder.exists():
                 time.sleep(_POLL_S)
+                # STARTING first: nobody decides that a server is there while this one decides to end.
                 with locked(folder / STARTING), locked(folder / _USERS, wait=False) as unused:
                     if unused:  # who wants it now waits, finds no address, and starts another
                         (folder / _STATE).unlink()

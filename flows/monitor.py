@@ -48,8 +48,10 @@ def monitor(
     health = run(check_release, baseline, telemetry or home() / "telemetry", database)
     if health.issues:
         rows = [issue.model_dump(mode="json") for issue in health.issues]
+        # Prefect's keys take neither dots nor underscores.
         create_table_artifact(key=f"issues-{re.sub('[._]', '-', line)}", table=rows, description="Issues in the field")
         get_run_logger().warning("%d issues of %s: %s", len(rows), line, health.issues[0].message)
+    # A line without telemetry leaves no empty run in MLflow.
     if health.windows:
         _track(health, baseline.release.version, line)
     return health

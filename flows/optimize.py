@@ -42,6 +42,7 @@ def optimize(
     for technique in recipe.techniques:
         outcome = _apply(imported, dataset, device, precision, technique, recipe.max_accuracy_drop_percent)
         if isinstance(outcome, Refusal):
+            # `keep: always` is an order: a recipe that cannot be kept to ends the run.
             _refuse_if_always(technique, outcome)
             done.append(_step(technique, None, kept=False, reason=outcome.reason))
             continue
@@ -50,9 +51,12 @@ def optimize(
         verdict, before, after = _judge(
             imported, changed, dataset, device, recipe, technique, (candidate, exported), max_size_mb
         )
+        # `keep: always` overrules the verdict, which the report shows all the same.
         keep = verdict.useful or technique.keep == "always"
         done.append(_step(technique, exported, kept=keep, reason=verdict.cause + learnt))
+        # The file before the first technique is the ledger's first line.
         ledger += [*([] if ledger else [before]), after.model_copy(update={"kept": keep})]
+        # The next technique goes on from what was kept; what was not leaves no trace in the model.
         if keep:
             imported, candidate, precision = changed, exported, used
     if not ledger:  # no technique to compare it with: the report has its accuracy and its latency
@@ -84,6 +88,7 @@ def _apply(
         exported = steps.quantize_within(changed, technique, dataset, device, max_drop_percent)
         precision = Precision(technique.dtype)
     else:
+        # In the precision that an earlier step has brought: pruning after float16 is judged in float16.
         exported = run(steps.export, changed, dataset, device, precision, device.export.code)
     return exported if isinstance(exported, Refusal) else (changed, exported, precision)
 
@@ -99,6 +104,7 @@ def _judge(
     max_size_mb: float | None,
 ) -> tuple[Benefit, LedgerEntry, LedgerEntry]:
     """Whether the step was worth it, and both files' figures for the ledger."""
+    # Validation rows: the test rows must not have chosen what they will judge.
     old = run(evaluate, before, dataset, pair[0], split="validation")
     new = run(evaluate, after, dataset, pair[1], split="validation")
     performance = run(measure, *pair, dataset, device, measured_by(device))

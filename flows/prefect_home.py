@@ -24,6 +24,7 @@ def renew_database(folder: Path) -> None:
 
 def renew_idle_database(folder: Path) -> None:
     """The same, unless the server of a run has it open."""
+    # Under STARTING no run starts a server between the question and the exchange.
     with locked(folder / STARTING), locked(folder / ALIVE, wait=False) as nobody_serves:
         if nobody_serves:
             renew_database(folder)

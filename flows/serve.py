@@ -62,12 +62,15 @@ def serve(prefect_port: int | None = None, mlflow_port: int | None = None) -> It
             "MLflow server": _start(stack, "mlflow-server", mlflow_command(ports[1]), environment),
         }
         with progress.during("Starting the Prefect and MLflow servers"):
+            # Registering needs Prefect; what the worker runs needs MLflow.
             _await(f"{urls['prefect']}/api/health", processes)
             _await(f"{urls['mlflow']}/health", processes)
         with progress.during("Registering the deployments"):
+            # Overwritten: a second start finds the pool, and must not fail for that.
             _once(_prefect("work-pool", "create", "--type", "process", "--overwrite", POOL), environment)
             _once(_prefect("--no-prompt", "deploy", "--all"), environment)
         processes["worker"] = _start(stack, "prefect-worker", _prefect("worker", "start", "--pool", POOL), environment)
+        # Registered last, so run first: nobody is sent to servers that are about to stop.
         stack.callback(state.unlink, missing_ok=True)
         replace_file(state, json.dumps({**urls, "pid": os.getpid()}).encode())
         yield urls
@@ -83,6 +86,7 @@ def running_servers() -> dict[str, str] | None:
         return None
     try:
         known = json.loads(state.read_text())
+        # Signal 0 only asks whether there is such a process.
         os.kill(known["pid"], 0)
         with urllib.request.urlopen(f"{known['prefect']}/api/health", timeout=2):  # noqa: S310 - our own http address
             return {"prefect": known["prefect"], "mlflow": known["mlflow"]}
@@ -101,8 +105,10 @@ def _logs() -> Path:
 
 
 def _free_port(preferred: int) -> int:
+    # Port 0 is whichever the system has free.
     for port in (preferred, 0):
         with socket.socket() as probe:
+            # A port whose last connections are still in TIME_WAIT is free all the same.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
@@ -132,6 +138,7 @@ def _start(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    # To the group: what a server started goes with it.
     for sign in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)

@@ -76,6 +76,7 @@ def validate_bundle(
         baseline: A bundle to compare with, timed interleaved.
         quick: Heat for 5 seconds instead of 60.
     """
+    # Profiles first: a name that is wrong is refused before anything is measured.
     profiles = [load_device(name) for name in devices]
     with Store().in_use():
         return _checks(bundle, profiles, baseline, quick)
@@ -99,6 +100,7 @@ def _settled(future: PrefectFuture[DeviceCheck], device: DeviceProfile) -> Devic
         return result
     if isinstance(result, EdgewrightError):
         return DeviceCheck(device=device.name, target=device.target_kind, failure=str(result))
+    # Not foreseen, so no verdict on the device.
     raise result
 
 
@@ -120,6 +122,7 @@ def _emulated(optimization: Optimization, device: DeviceProfile) -> tuple[tuple[
         reason = arm_system.missing_tools() or f"`edgewright target setup {architecture}` makes it"
         return (), (*notes, f"not run on an emulated {core}: {reason}")
     emulations = run(steps.emulate, optimization.candidate, optimization.dataset, core)
+    # Memory is real on a whole emulated device alone; user-mode emulation shows the emulator's own.
     if architecture == "arm64" and device_image.is_set_up():
         emulations = (*emulations, run(steps.emulate_device, optimization.candidate, optimization.dataset, device))
     elif architecture == "arm64":
@@ -129,6 +132,7 @@ def _emulated(optimization: Optimization, device: DeviceProfile) -> tuple[tuple[
 
 def _emulated_x86(optimization: Optimization, notes: tuple[str, ...]) -> tuple[tuple[Emulation, ...], tuple[str, ...]]:
     """The candidate on an x86 core that saturates where this machine may not; in float32 both compute alike."""
+    # 8-bit sums alone saturate there.
     if optimization.candidate.precision not in {Precision.INT8, Precision.DYNAMIC_INT8}:
         return (), notes
     if reason := missing_tool():

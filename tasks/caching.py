@@ -39,12 +39,14 @@ def step(title: str, *code: str) -> Callable[[Callable[P, R]], Task[P, R]]:
 
     def wrap(function: Callable[P, R]) -> Task[P, R]:
         def key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+            # `code` reaches the library only; what this module passes to it decides the result as well.
             own = hashlib.sha256(Path(inspect.getfile(function)).read_bytes()).hexdigest()
             return content_key(context.task.name, f"{code_version(*code)} {own}", parameters)
 
         return task(
             name=function.__name__,
             description=title,
+            # Without `code` nothing is kept: a release that was published once must be published again.
             persist_result=bool(code),
             result_serializer=JSONSerializer(jsonlib=SEALED_JSON),
             cache_key_fn=key if code else None,
@@ -58,9 +60,11 @@ def step(title: str, *code: str) -> Callable[[Callable[P, R]], Task[P, R]]:
 
 def run(step: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call a task; when its kept result names a file that is gone or changed, compute it anew."""
+    # The files are looked at within the step: the progress ends when the result can be used.
     with progress.during(step.description or step.name):
         value = step(*args, **kwargs)
         store = Store()
+        # Prefect kept the result, the store the files: cleaning the store or a rotten disk takes only those.
         if changed := [artifact.path for artifact in artifacts_in(value) if not store.holds(artifact)]:
             if changed[0].exists():
                 progress.note(f"{changed[0]}: not what '{step.description}' made; computed anew")
@@ -70,11 +74,13 @@ def run(step: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
 def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Only a `TransientError` is worth another try."""
+    # With raise_on_failure a failed attempt would raise here, in Prefect's own question.
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
 def content_key(name: str, version: str, parameters: Mapping[str, Any]) -> str:
     """The cache key: artifacts and paths count by their content, values by their fields."""
+    # Sorted, so that the order of keyword arguments is no other call.
     identity = json.dumps([name, version, _identity(dict(parameters))], sort_keys=True)
     return f"{name}-{hashlib.sha256(identity.encode()).hexdigest()}"
 
@@ -92,6 +98,7 @@ def artifacts_in(value: object) -> Iterator[Artifact]:
 
 
 def _identity(value: Any) -> Any:
+    # First: an artifact is a model of pydantic, too, but its path must not count.
     if isinstance(value, Artifact):
         return [value.format.value, value.digest]
     if isinstance(value, BaseModel):

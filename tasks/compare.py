@@ -26,6 +26,7 @@ def read_runs(run_ids: Sequence[str]) -> list[ComparedRun]:
         client = MlflowClient(tracking_uri=tracking_uri())
         experiment_ids = [str(experiment.experiment_id) for experiment in client.search_experiments()]
         runs = client.search_runs(experiment_ids, max_results=_MOST_RUNS) if experiment_ids else []
+    # Child runs are the stages and techniques of a pipeline.
     pipelines = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     names = {
         name: run for run in pipelines for name in (str(run.info.run_id), run.data.tags.get("deployment_id")) if name

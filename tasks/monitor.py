@@ -19,5 +19,6 @@ def check_release(baseline: ReleaseBaseline, telemetry: Path, database: str | No
 
         fleet_telemetry = read_telemetry(database)
     else:
+        # No folder yet: no device has sent anything, which is a state and no error.
         fleet_telemetry = monitor.read_telemetry(telemetry if telemetry.exists() else [])
     return monitor.check_health(fleet_telemetry, baseline.plan, baseline.report, baseline.release.line)

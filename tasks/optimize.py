@@ -80,6 +80,7 @@ def quantize_within(
         return quantized.model_copy(
             update={"notes": (*quantized.notes, f"layers were not measured in int8: {noise.reason}")}
         )
+    # By the number of layers in float: no file is exported twice.
     tried = {0: quantized}
 
     def passes(count: int) -> bool:
@@ -94,9 +95,11 @@ def quantize_within(
 
     chosen = 0
     if params.float_layers == "auto" and not passes(0):
+        # At most all layers but one: with none left there is nothing to quantize.
         chosen = fewest(len(noise) - 1, passes) or 0
     names = tuple(n.layer for n in noise[:chosen]) if params.float_layers == "auto" else params.float_layers
     notes = (f"left in float for accuracy: {', '.join(names)}",) if chosen else ()
+    # Each once, the most sensitive first; the exported file names its own as well.
     float_layers = tuple(dict.fromkeys((*names, *tried[chosen].float_layers)))
     update = {"sensitivity": tuple(noise), "float_layers": float_layers, "notes": (*tried[chosen].notes, *notes)}
     return tried[chosen].model_copy(update=update)
@@ -132,6 +135,7 @@ def prune_to_latency(model: ImportedModel, params: PruneChannels, dataset: Datas
         return ratio is not None and ratio <= 1 - params.ratio
 
     try:
+        # Training moves the latency little, so only what the search ends with is trained.
         level = fewest(len(_SHARES), fast)
         while level is not None and level <= len(_SHARES):
             if params.training is None or fast(level, trained=True):
@@ -139,6 +143,7 @@ def prune_to_latency(model: ImportedModel, params: PruneChannels, dataset: Datas
             level += 1  # what training removed differs a little
     except UnsupportedError as e:
         return Refusal(reason=f"prune_channels to a latency: {e}")
+    # min() over what was measured: with nothing measured, the latency is what it was.
     wanted, least = 1 - params.ratio, min(ratios.values(), default=1.0)
     return Refusal(reason=f"prune_channels: the export takes {least:.0%} of its latency at best, not {wanted:.0%}")
 

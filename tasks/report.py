@@ -47,6 +47,7 @@ def write_report(result: DeploymentResult) -> list[Path]:
     for name, content in files.items():
         replace_file(folder / name, content)
     create_link_artifact(
+        # All that a Prefect key may hold is lower-case letters, digits and dashes.
         key=re.sub(r"[^a-z0-9]+", "-", f"page-{optimization.model.name}-{result.device}".lower()),
         link=(folder / PAGE_NAME).as_uri(),
         link_text=PAGE_NAME,

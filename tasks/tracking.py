@@ -69,6 +69,7 @@ def upload_record(path: Path) -> str:
     Raises:
         TrackingUnavailableError: the server did not answer; the record stays where it is.
     """
+    # Two runs of one home may find the same record at the same time.
     with locked(_lock_of(path)):
         return _sent(path)
 
@@ -82,12 +83,14 @@ def upload_waiting(before: Path) -> list[str]:
     """
     sent = []
     records = pending_records()
+    # Older ones only: this run's own record is sent by `upload_record`, which returns its id.
     for path in records[: records.index(before)] if before in records else ():
         with locked(_lock_of(path), wait=False) as free:
             if not free or not path.exists():
                 continue
             try:
                 sent.append(_sent(path))
+            # A record that cannot be read would keep all those after it from being sent.
             except ValidationError as e:
                 _set_aside(path, e)
     return sent
@@ -101,8 +104,10 @@ def _sent(path: Path) -> str:
     """Send a record whose lock is held."""
     configure_client()
     with _mlflow_for_one() as client:
+        # Under the lock: another run may have sent it while this one waited.
         if path.exists():
             run_id = _uploaded(client, TrackingRecord.model_validate_json(path.read_bytes()))
+            # Only when it is complete there: until then a kill leaves a record that is sent anew.
             path.unlink()
         else:
             run_id = _run_of(client, path.stem)
@@ -129,6 +134,7 @@ def _mlflow_for_one() -> "Iterator[MlflowClient]":
         if uri.startswith("sqlite:///"):
             database = Path(uri.removeprefix("sqlite:///"))
             stack.enter_context(locked(lock_of(database)))
+            # Before MLflow opens it: a damaged database is set aside, and its tables are made anew.
             renew_database(database)
         yield MlflowClient(tracking_uri=uri)
 
@@ -168,6 +174,7 @@ def _uploaded(client: "MlflowClient", record: TrackingRecord) -> str:
         parent = _log(client, experiment, record.run, parent=None, record_id=record.id)
     if record.version is not None:
         _register(client, record.version, parent)
+    # Last: a run without it is one that was cut off, and is replaced.
     client.set_tag(parent, _COMPLETE_TAG, "true")
     return parent
 
@@ -199,6 +206,7 @@ def _complete_run(client: "MlflowClient", experiment: str, record_id: str) -> st
     for run in runs:
         if run.data.tags.get(_COMPLETE_TAG) == "true":
             return str(run.info.run_id)
+        # Cut off while it was sent: its record is still here.
         client.delete_run(run.info.run_id)
     return None
 
@@ -251,6 +259,7 @@ def _register(client: "MlflowClient", record: VersionRecord, run_id: str) -> Non
             raise
         client.create_registered_model(name)
     known = client.search_model_versions(f"name = '{name}'")
+    # A bundle that is released again is the same version; its release is in the tags.
     version = next((v for v in known if v.tags.get("bundle_digest") == record.tags["bundle_digest"]), None)
     if version is None:
         version = client.create_model_version(

@@ -106,8 +106,10 @@ def run_rows(backend: Backend, feeds: Mapping[str, np.ndarray]) -> Arrays:
     if not rows or set(lengths.values()) != {rows}:
         raise InputRejectedError(f"every input needs the same number of rows, at least one; found {lengths}")
     batch = {spec.shape[0] if spec.shape else 1 for spec in backend.inputs}
+    # -1 and the number of rows itself: one call does for all.
     if batch in ({-1}, {rows}):
         return backend.run(feeds)
+    # Row by row is possible where a call takes one row; a fixed batch of 8 cannot be filled by 3.
     if batch != {1}:
         raise InputRejectedError(f"the model takes {sorted(batch)} rows at a time, {rows} were given")
     answers = [backend.run({name: array[i : i + 1] for name, array in feeds.items()}) for i in range(rows)]

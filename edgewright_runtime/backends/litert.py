@@ -39,6 +39,7 @@ class LiteRTBackend:
         kernels: Kernels = Kernels(),  # noqa: B008 - frozen
     ) -> None:
         interpreter_of, self.name, self.version, without_delegates = import_runtime()
+        # XNNPACK is on by default: False alone needs another resolver.
         options = {"experimental_op_resolver_type": without_delegates} if kernels.xnnpack is False else {}
         try:
             self._interpreter = interpreter_of(model_path=str(path), num_threads=threads, **options)
@@ -53,12 +54,14 @@ class LiteRTBackend:
         self._in = [(spec.name, detail["index"]) for spec, (_, detail) in zip(self.inputs, inputs)]
         self._out = [(spec.name, detail["index"]) for spec, (_, detail) in zip(self.outputs, outputs)]
         self._allocated = {name: tuple(int(d) for d in detail["shape"]) for name, detail in inputs}
+        # By the names that the tensors go by here; both lists are in the same order.
         self._allocated = {name: shape for (name, _), shape in zip(self._in, self._allocated.values())}
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; see `Backend.run`."""
         feeds = narrowed(self.inputs, feeds)
         check_feeds(self.inputs, feeds)
+        # Allocating anew is slow, and most calls repeat a shape.
         if any(feeds[name].shape != self._allocated[name] for name, _ in self._in):
             self._resize(feeds)
         return self.infer(feeds)
@@ -107,6 +110,7 @@ def _ordered(interpreter: Any) -> tuple[Sequence[tuple[str, Any]], Sequence[tupl
     own list of outputs may be shuffled. Without a signature the subgraph's order is all there is.
     """
     plain_in, plain_out = interpreter.get_input_details(), interpreter.get_output_details()
+    # Of several signatures none says which is meant.
     if len(interpreter.get_signature_list()) != 1:
         return [(d["name"], d) for d in plain_in], [(d["name"], d) for d in plain_out]
     key = next(iter(interpreter.get_signature_list()))
@@ -119,6 +123,7 @@ def _ordered(interpreter: Any) -> tuple[Sequence[tuple[str, Any]], Sequence[tupl
 
 def _by_number(named: Sequence[tuple[str, Any]], plain: Sequence[Any]) -> Sequence[tuple[str, Any]]:
     matches = [_NUMBERED.match(name) for name, _ in named]
+    # One common stem (args_0, args_1): the number is the position. Sorted as text, args_10 would come before args_2.
     if all(matches) and len({m.group(1) for m in matches if m}) == 1:
         return sorted(named, key=lambda item: int(_NUMBERED.match(item[0]).group(2)))  # type: ignore[union-attr]
     position = {detail["index"]: i for i, detail in enumerate(plain)}
@@ -130,6 +135,7 @@ def _spec(name: str, detail: Any) -> TensorSpec:
     shape = tuple(-1 if s < 0 else int(d) for s, d in zip(free, detail["shape"]))
     scale, zero_point = detail["quantization"]
     stored = np.dtype(detail["dtype"]).name
+    # TensorFlow Lite's scale is 0 where a tensor is not quantized, or has a scale for each channel.
     if not scale:
         return TensorSpec(name, shape, stored)
     return TensorSpec(name, shape, stored, float(scale), int(zero_point))

@@ -44,6 +44,7 @@ class OnnxBackend:
         providers, own_threads = _providers(onnxruntime.get_available_providers(), threads, kernels)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = own_threads
+        # Operators one after another: a second pool would contend with the first for a few cores.
         options.inter_op_num_threads = 1
         options.log_severity_level = _SEVERITY_ERROR
         # A spinning pool would burn a small device's cores between two inferences.
@@ -120,5 +121,6 @@ def _entries(kernels: Kernels) -> dict[str, str]:
 
 def _spec(node: Any) -> TensorSpec:
     kind = node.type[len("tensor(") : -1] if node.type.startswith("tensor(") else node.type
+    # A free axis is a name, or None.
     shape = tuple(d if isinstance(d, int) and d > 0 else -1 for d in node.shape)
     return TensorSpec(node.name, shape, _DTYPES.get(kind, kind))

@@ -26,6 +26,7 @@ def renamed(specs: Sequence[TensorSpec], names: Sequence[str] | None, kind: str)
         raise IntegrityError(
             f"the model file has {len(specs)} {kind}s {own_names}, {len(names)} were named: {list(names)}"
         )
+    # The file's own names, perhaps in another order: they are what they say, whatever their place.
     if set(names) == {spec.name for spec in specs}:
         return tuple(specs)
     return tuple(
@@ -64,5 +65,6 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray]) ->
         array = feeds[spec.name]
         if array.dtype.name != spec.dtype:
             raise InputRejectedError(f"input '{spec.name}' is {spec.dtype}, given was {array.dtype.name}")
+        # -1 is the file's free axis: any length will do.
         if array.ndim != len(spec.shape) or any(d not in (-1, n) for d, n in zip(spec.shape, array.shape)):
             raise InputRejectedError(f"input '{spec.name}' has shape {list(spec.shape)}, given was {list(array.shape)}")

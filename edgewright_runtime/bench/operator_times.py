@@ -45,6 +45,7 @@ def operator_times(
 def _by_operator(profile: Path, runs: int) -> list[dict[str, Any]]:
     spent: dict[str, list[float]] = defaultdict(list)
     for event in json.loads(profile.read_text()):
+        # The profile has the session's own events, too.
         if event.get("cat") == _NODE and event["name"].endswith(_KERNEL):
             spent[event["args"]["op_name"]].append(float(event["dur"]))
     rows = []

@@ -140,6 +140,7 @@ _Loaded = TypeVar("_Loaded", bound=Backend)
 
 def cold_answer(load_it: Callable[[], _Loaded], row_of: Callable[[_Loaded], Mapping[str, Any]]) -> dict[str, Any]:
     """Load and first inference of a fresh process whose runtime is imported, and its memory step by step."""
+    # Read before it is reset: the peak of the process is the larger of the two.
     imported_peak = peak_memory_mb()
     reset_peak()
     before = resident_mb()
@@ -189,6 +190,7 @@ def _marked(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     for _ in range(spec.min_runs):
         backend.run(feeds)
         _mark()
+    # Two marks in a row: what a mark itself costs, to be taken off.
     _mark()
     return {"runtime": backend.name, "version": backend.version, "runs": spec.min_runs}
 
@@ -249,6 +251,7 @@ def _limit_memory(spec: BenchSpec) -> None:
 
 def _limit_cores(spec: BenchSpec) -> None:
     if spec.cores is not None and hasattr(os, "sched_setaffinity"):
+        # Of those that this process may use: in a container 0 may not be among them.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: spec.cores])
 
 
@@ -288,6 +291,7 @@ def main(argv: Sequence[str] | None = None, measure: Callable[[BenchSpec], dict[
         answer = measure(spec)
     except (EdgeRuntimeError, MemoryError) as e:
         answer = {"error": {"type": type(e).__name__, "message": str(e) or "out of memory"}}
+    # Renamed when complete: who waits for the answer never reads half of it.
     staged = given.out.with_suffix(".part")
     staged.write_text(json.dumps(answer))
     staged.replace(given.out)

@@ -45,6 +45,7 @@ def warm(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opener = _
     chance = random.Random(spec.seed)  # noqa: S311 - an order is no secret
     epochs: list[list[list[list[int]]]] = []
     runtime, began = ("", ""), time.perf_counter()
+    # A collection in the middle of a block would count as the model's.
     gc.collect()
     gc.disable()
     try:
@@ -52,6 +53,7 @@ def warm(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opener = _
             loaded = _load_all(spec, rows, chance, open_model)
             runtime = (loaded[0][0].name, loaded[0][0].version)
             epochs.append(_interleaved(spec, loaded, chance))
+            # Before the next epoch loads: two copies of every model might not fit.
             del loaded
             gc.collect()
     finally:
@@ -78,6 +80,7 @@ def _precise(spec: BenchSpec, epochs: Sequence[Sequence[Sequence[Sequence[int]]]
     """
     if len(epochs) < max(2, spec.epochs):
         return False
+    # (epochs, models): a ratio is a difference of logarithms.
     logs = np.log([[_low(np.asarray([_low(np.asarray(b)) for b in blocks])) for blocks in epoch] for epoch in epochs])
     ratios = logs[:, 1:] - logs[:, :1]
     if not ratios.size:
@@ -108,6 +111,7 @@ def _load_all(
 
 def time_block(backend: Backend, feeds: _Feeds, start: int, runs: int) -> list[int]:
     """Nanoseconds of each of ``runs`` inferences, cycling through ``feeds`` from ``start`` on."""
+    # Local names: looking them up would be timed with a model of microseconds.
     clock, infer, count = time.perf_counter_ns, backend.infer, len(feeds)
     # Checks the shapes, and brings this model's weights back into the caches; not timed.
     backend.run(feeds[start % count])
@@ -147,6 +151,7 @@ def _interleaved(spec: BenchSpec, loaded: Sequence[_Loaded], chance: random.Rand
         least_runs = rounds * min(runs for _, _, runs in loaded)
         if rounds * spec.epochs < spec.min_rounds or least_runs * spec.epochs < spec.min_runs:
             continue
+        # The seconds are shared out among the epochs, as the rounds and the runs are.
         if seconds * spec.epochs >= spec.min_seconds:
             return blocks
 
@@ -154,6 +159,7 @@ def _interleaved(spec: BenchSpec, loaded: Sequence[_Loaded], chance: random.Rand
 def _series(epochs: Sequence[Sequence[Sequence[int]]]) -> dict[str, Any]:
     every = np.concatenate([np.asarray(block, np.float64) for blocks in epochs for block in blocks]) / 1e6
     p50, p90, p95, p99 = np.percentile(every, [50, 90, 95, 99])
+    # Every n-th: a distribution plot needs the whole span, not its beginning.
     step = max(1, len(every) // _KEPT_SAMPLES)
     return {
         "p50_ms": float(p50),
@@ -178,6 +184,7 @@ def sustained(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opene
     windows, look, meter, total = [], Sensors(), EnergyMeter(), 0
     for _ in range(_WINDOWS):
         ends, taken = time.perf_counter() + spec.min_seconds / _WINDOWS, list[int]()
+        # At least one block: a model of seconds outlasts its window.
         while not taken or time.perf_counter() < ends:
             taken += time_block(backend, feeds, len(taken), runs)
             total += runs + 1  # a block's first run is not timed

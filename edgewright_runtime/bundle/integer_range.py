@@ -12,6 +12,7 @@ __all__ = ["first_outside"]
 def first_outside(array: np.ndarray, dtype: np.dtype[Any]) -> str | None:
     """The first number that a whole type (or bool) does not hold, with its place and the limits; None where all fit."""
     low, high = (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    # Both ends first: the place costs a pass over all numbers, and is needed in the message alone.
     if not array.size or low <= int(array.min()) <= int(array.max()) <= high:
         return None
     place = tuple(int(i) for i in np.argwhere((array < low) | (array > high))[0])

@@ -68,6 +68,7 @@ class Line:
         if not self.model:  # a release of schema version 1, which knew channels only
             return self.channel
         slug = re.sub(r"[^a-z0-9_-]+", "-", self.model.lower())[:_SLUG_CHARACTERS]
+        # "Churn v2" and "churn-v2" have the same slug.
         told_apart = "" if slug == self.model else f"-{hashlib.sha256(self.model.encode()).hexdigest()[:8]}"
         return f"{slug}{told_apart}.{self.platform}.{self.channel}"
 

@@ -267,6 +267,7 @@ class Manifest:
                 leads out of the bundle, or a reference to a file, output or shape that is not there.
         """
         fields = parse_object(content, "manifest")
+        # Judged first: a newer schema must be refused as such, not by the keys that it has beside ours.
         version = fields.whole("schema_version")
         if version != SCHEMA_VERSION:
             raise IntegrityError(
@@ -280,6 +281,7 @@ class Manifest:
         outputs = {spec.name for spec in self.outputs}
         if self.scores.output not in outputs or set(self.golden.tolerance) != outputs:
             raise IntegrityError(f"{what}: scores or golden vectors name other outputs than {sorted(outputs)}")
+        # A table's encoder writes one row of `width` features into one tensor, and into nothing else.
         width = self.preprocessing.width
         if self.preprocessing.columns and (len(self.inputs) != 1 or self.inputs[0].shape[-1:] != (width,)):
             raise IntegrityError(f"{what}: columns of {width} features do not fit the inputs' shapes")
@@ -287,12 +289,14 @@ class Manifest:
 
 def _check_files(manifest: Manifest, what: str) -> None:
     paths = [entry.path for entry in manifest.files]
+    # macOS and Windows do not tell case apart: the second of two such files would overwrite the first.
     folded = {path.casefold() for path in paths}
     if len(folded) != len(paths):
         raise IntegrityError(f"{what}: a file is listed twice")
     folders = {"/".join(parts[:i]) for parts in (p.split("/") for p in folded) for i in range(1, len(parts))}
     if folders & folded or MANIFEST_NAME in folded:
         raise IntegrityError(f"{what}: a listed file stands where a folder or the manifest itself is")
+    # The model of an .mlpackage is a folder.
     if not any(p == manifest.model or p.startswith(manifest.model + "/") for p in paths):
         raise IntegrityError(f"{what}: the model '{manifest.model}' is not among the files")
     if manifest.golden.path not in paths:

@@ -49,8 +49,10 @@ def check_file(path: Path, entry: FileEntry) -> None:
     """Raise `IntegrityError` where a file is not the one that the entry describes, `ShortageError` where no file can be
     opened just now.
     """
+    # is_file() follows a link, which may lead out of the bundle.
     if path.is_symlink() or not path.is_file():
         raise IntegrityError(f"{entry.path}: missing from the bundle, or not a plain file")
+    # The length first: it costs nothing, a digest reads the whole file.
     size = path.stat().st_size
     if size != entry.bytes:
         raise IntegrityError(f"{entry.path}: {size} bytes, the manifest says {entry.bytes}")

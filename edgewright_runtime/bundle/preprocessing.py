@@ -19,6 +19,7 @@ def _expression(pattern: str) -> str:
         compiled = re.compile(pattern)
     except re.error as e:
         raise IntegrityError(f"manifest: the token pattern {pattern[:80]!r} is not a regular expression: {e}") from e
+    # With several groups `findall` gives tuples, and no texts.
     if compiled.groups > 1:
         raise IntegrityError(f"manifest: the token pattern {pattern[:80]!r} has {compiled.groups} groups, at most one")
     return pattern
@@ -74,6 +75,7 @@ class Column:
         """Raise `IntegrityError` where kind, words and vocabulary contradict each other."""
         if (self.kind == "text") != (self.words is not None):
             raise IntegrityError(f"{what}: a text, and nothing else, needs to know how it is cut into terms")
+        # Codes are places in the row of counts: a gap would be a feature that nothing fills.
         if self.kind == "text" and {code for _, code in self.vocabulary} != set(range(self.width)):
             raise IntegrityError(f"{what}: the terms of a text are numbered from 0 without a gap")
 

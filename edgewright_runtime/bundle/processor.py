@@ -19,6 +19,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 def saturates() -> bool:
     """Whether pairs of 8-bit products are summed in 16 bits here: x86 without VNNI, or where no system tells of it."""
+    # Without /proc/cpuinfo (macOS, Windows) the flags are empty, and the answer is the careful one.
     return platform.machine().lower() in _X86 and not _VNNI & _flags()
 
 

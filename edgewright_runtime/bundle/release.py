@@ -189,11 +189,13 @@ def judge_index(content: bytes, line: str, highest_seen: int) -> ChannelIndex:
         RollbackError: a version below one that this device has already installed.
     """
     signed, schema = _signed_part(content, "channel")
+    # An index of schema 1 names its channel, which was the line's id then.
     if schema == 1 and "line" not in signed:
         signed["line"] = signed.pop("channel", None)
     index = read(ChannelIndex, signed, "channel")
     if index.line != line:
         raise IntegrityError(f"the index is of '{index.line[:200]}', asked for was '{line}'")
+    # Equal is the ordinary poll, and the way to repair what is installed.
     if index.version < highest_seen:
         raise RollbackError(
             f"'{line}' offers version {index.version}, this device has had {highest_seen}: "
@@ -208,6 +210,7 @@ def check_release(content: bytes, index: ChannelIndex) -> ReleaseDocument:
     Raises:
         IntegrityError: not the bytes that the index announced, or not a valid release of this line and version.
     """
+    # The index vouches for the release: what it announced is all that is parsed.
     if len(content) != index.release_bytes or hashlib.sha256(content).hexdigest() != index.release_sha256:
         raise IntegrityError(f"release {index.version}: not the bytes that the line's index announced")
     release = parse_release(content)
@@ -226,6 +229,7 @@ def parse_release(content: bytes) -> ReleaseDocument:
             raise IntegrityError(f"release: unknown keys {sorted(signed.keys() & _SINCE_SCHEMA_2.keys())}")
         signed.update(_SINCE_SCHEMA_2)
     release = read(ReleaseDocument, signed, "release")
+    # Those of schema 1 have neither; for them both are empty.
     if schema > 1:
         checked_model(release.model)
         checked_platform(release.platform)
@@ -247,6 +251,7 @@ def check_manifest(content: bytes, release: ReleaseDocument) -> Manifest:
         raise IntegrityError(
             f"release {release.name}: its bundle is of '{manifest.name[:200]}' for {manifest.platform}, another model"
         )
+    # As sets: both lists may be in any order, and neither holds a path twice.
     listed = {(entry.path, entry.bytes, entry.sha256) for entry in manifest.files}
     if listed != {(blob.path, blob.bytes, blob.sha256) for blob in release.files}:
         raise IntegrityError(f"release {release.version}: its files are not those of its manifest")
@@ -255,6 +260,7 @@ def check_manifest(content: bytes, release: ReleaseDocument) -> Manifest:
 
 def in_cohort(device_id: str, release: ReleaseDocument) -> bool:
     """Whether a release that goes to a share of the devices is for this one; the share differs by release."""
+    # The version is in the draw, so that it is not always the same devices that go first.
     drawn = hashlib.sha256(f"{release.line}/{release.version}/{device_id}".encode()).digest()
     return int.from_bytes(drawn[:8], "big") % 100 < release.cohort_percent
 

@@ -26,6 +26,7 @@ __all__ = ["MAX_CLASS", "BitCoder", "LevelShape", "code_levels", "count_of", "pr
 MAX_CLASS = 31
 _ONE = 1 << 16
 _LOGIT_UNIT = 256
+# At a logit of 10 a probability is 2 out of 2^16: beyond it no step of 16 bits is left.
 _LOGIT_LIMIT = 10 * _LOGIT_UNIT
 _TREE_BITS = 3  # mantissa bits with a context for each prefix; those below have one for each position
 _NEIGHBOURHOODS = 9
@@ -86,7 +87,9 @@ def probability_tables() -> tuple[np.ndarray, np.ndarray]:
     for logit in range(-_LOGIT_LIMIT, _LOGIT_LIMIT + 1):
         power = context.exp(context.divide(Decimal(-logit), Decimal(_LOGIT_UNIT)))
         squash.append(int(context.divide(Decimal(_ONE), context.add(Decimal(1), power))))
+    # A bit of probability 0 cannot be coded at all.
     squashed = np.clip(np.array(squash, dtype=np.int64), 1, _ONE - 1)
+    # A search in the same table, not a logarithm: the inverse is exact on every platform.
     stretched = np.searchsorted(squashed, np.arange(_ONE + 1)).astype(np.int64) - _LOGIT_LIMIT
     return squashed, np.clip(stretched, -_LOGIT_LIMIT, _LOGIT_LIMIT)
 
@@ -102,6 +105,7 @@ def code_levels(coder: BitCoder, shape: LevelShape, levels: np.ndarray | None = 
     if not 0 < shape.classes <= MAX_CLASS:
         raise IntegrityError(f"level class {shape.classes} is outside 1..{MAX_CLASS}")
     known = None if levels is None else levels != 0
+    # Rows and columns of zeros alone, as pruning leaves them, cost a flag each, and none of their levels is coded.
     rows = np.flatnonzero(_code_flags(coder, shape.rows, shape.row_group, None if known is None else known.any(1)))
     columns = np.flatnonzero(_code_flags(coder, shape.columns, shape.group, None if known is None else known.any(0)))
     coded = np.zeros((shape.rows, shape.columns), dtype=np.int32)
@@ -111,6 +115,7 @@ def code_levels(coder: BitCoder, shape: LevelShape, levels: np.ndarray | None = 
     for row in rows.tolist():
         above = coded[previous] if previous >= 0 else nothing
         block = coded[row - shape.row_group] if 1 < shape.row_group <= row else None
+        # The counts stand still within a unit: coder and decoder learn at the same places.
         for start in range(0, len(columns), shape.unit):
             unit = columns[start : start + shape.unit]
             coded[row, unit] = model.code_unit(
@@ -122,10 +127,13 @@ def code_levels(coder: BitCoder, shape: LevelShape, levels: np.ndarray | None = 
 
 def _code_flags(coder: BitCoder, count: int, group: int, known: np.ndarray | None) -> np.ndarray:
     """One flag a row or column (does it hold anything), each predicted by those one and one group before it."""
+    # A group of zeros in front: the first flags have those before them, too.
     flags = [0] * (count + group)
+    # One 1 in two to begin with, so no context starts out certain.
     ones, seen = [1] * 4, [2] * 4
     for at in range(group, count + group):
         context = flags[at - 1] + 2 * flags[at - group]
+        # Never closer than 64 to either end: a flag that is always the same still costs only 0.0014 bits.
         probability = np.array([min(max(_ONE * ones[context] // seen[context], 64), _ONE - 64)])
         bit = coder.bits(probability, None if known is None else known[at - group : at - group + 1].astype(np.int64))
         flags[at] = int(bit[0])
@@ -144,8 +152,10 @@ class _LevelModel:
         sizes = [1, shape.rows, shape.columns, -(-shape.columns // shape.group), shape.group]
         base = np.concatenate([[0], np.cumsum(sizes)])
         self._stride = _keys(shape)
+        # A key that means a neighbour reads the counters of columns (base[2]) or of rows (base[1]).
         self._base = np.concatenate([base, [base[2]] * 4, [base[1]] * 3])[:, None]
         planes = _planes(shape)
+        # Zeros and ones of every plane, in one flat array of counters: at base + value + plane * stride.
         self._counts = np.zeros((2, planes * self._stride), dtype=np.int64)
         self._weights = np.tile(_FIRST_WEIGHT, (planes, 1))
         self._squash, self._stretch = probability_tables()
@@ -173,9 +183,11 @@ class _LevelModel:
         keys[2] = columns
         keys[3] = columns // group
         keys[4] = columns % group
+        # Three sizes (0, 1, more) or three signs of two neighbours: nine contexts either way.
         size_key = np.minimum(np.abs(up), 2) * 3 + np.minimum(np.abs(left), 2)
         sign_key = (np.sign(up) + 1) * 3 + np.sign(left) + 1
         keys[5] = size_key
+        # Clipped: at an edge a neighbour's key must not run into the next key's counters.
         keys[_COLUMNS_BESIDE] = np.clip(columns + np.array([[-1], [1], [-group], [group]]), 0, last)
         far = self._shape.row_group
         keys[_ROWS_BESIDE] = np.maximum(row - np.array([[1], [far], [max(far - 1, 1)]]), 0)
@@ -188,6 +200,7 @@ class _LevelModel:
             return levels
         keys = keys[:, at]
         magnitude = self._magnitudes(keys, None if magnitude_known is None else magnitude_known[at])
+        # The bases are added already, so the difference leads from the context of sizes to that of signs.
         keys[5] += (sign_key - size_key)[at]
         negative = self._plane(1, keys, None if known is None else known[at] < 0)
         levels[at] = np.where(negative, -magnitude, magnitude)
@@ -208,6 +221,7 @@ class _LevelModel:
             at = np.flatnonzero(classes > step)
             if not len(at):
                 break
+            # Each length has a tree of its own, see `_mantissa`.
             for length in np.unique(classes[at]).tolist():
                 same = at[classes[at] == length]
                 bits = None if known is None else (known[same] >> (length - 1 - step)) & 1
@@ -228,6 +242,8 @@ class _LevelModel:
         bits = np.zeros(keys.shape[1], dtype=np.int64)
         for node in np.unique(prefix).tolist():
             same = np.flatnonzero(prefix == node)
+            # After significance, sign and the classes: eight nodes for each length from 2 on. A node is the prefix with
+            # its leading one, so 1 to 7.
             plane = 1 + classes + (length - 2) * (1 << _TREE_BITS) + node
             bits[same] = self._plane(plane, keys[:, same], None if known is None else known[same])
         return bits
@@ -237,21 +253,28 @@ class _LevelModel:
         index = keys + plane * self._stride
         counts = self._counts[:, index]
         ones, total = counts[1], counts[0] + counts[1]
+        # Columns beside count as one key, rows as another. In place: slot 6 takes the columns' sum, then slot 7,
+        # which is in that sum already, the rows'.
         for count in (ones, total):
             count[_UPDATED] = count[_COLUMNS_BESIDE].sum(0)
             count[_UPDATED + 1] = count[_ROWS_BESIDE].sum(0)
         ones, total = ones[: _UPDATED + 2], total[: _UPDATED + 2]
+        # (n1 + 1/2) / (n + 1), the estimator of Krichevsky and Trofimov, out of 2^16.
         prior = ((2 * ones[0] + 1) << 15) // (total[0] + 1)
         specific = ((ones[1:] << 16) + _PRIOR * prior) // (total[1:] + _PRIOR)
         base = self._stretch[prior]
+        # Relative to the prior: a key that has counted nothing adds nothing.
         inputs = self._stretch[specific] - base
         weights = self._weights[plane]
+        # Weights have 16 fractional bits.
         logit = base + ((weights @ inputs) >> 16)
         probability = self._squash[np.clip(logit, -_LOGIT_LIMIT, _LOGIT_LIMIT) + _LOGIT_LIMIT]
         bits = self._coder.bits(probability, None if known is None else known.astype(np.int64))
+        # The step that lowers the cost of these bits: input times error, as in logistic regression.
         gradient = inputs @ ((bits << 16) - probability)
         np.clip(weights + (gradient >> _LEARNING_SHIFT), -_WEIGHT_LIMIT, _WEIGHT_LIMIT, out=weights)
         learnt = index[:_UPDATED]
+        # Columns of one unit share keys: an assignment by index would count such a key once.
         np.add.at(self._counts, (np.broadcast_to(bits, learnt.shape), learnt), 1)
         return bits
 

@@ -105,11 +105,13 @@ def rebuild(data: bytes, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> bytes:
         raise IntegrityError(f"not an .ewz file of version {MAGIC[3]}: it starts with {data[:4]!r}")
     if len(data) < _HEAD or zlib.crc32(data[_HEAD:]) != int.from_bytes(data[len(MAGIC) : _HEAD], "little"):
         raise IntegrityError("the .ewz file is truncated or corrupted: its checksum does not fit")
+    # Heads first: every size is held against the original's before anything of that size is allocated.
     reader = _Reader(data[_HEAD:])
     size = reader.number(limit_bytes, "original size")
     digest = reader.take(DIGEST_BYTES)
     skeleton_method, coded_bytes, skeleton_bytes = reader.byte(), reader.number(len(data)), reader.number(size)
     tensors = _read_tensors(reader, size - skeleton_bytes)
+    # All context-coded tensors share one coder, whose state goes on from each to the next.
     context = RansDecoder(reader.take(reader.number(len(data)))) if any(t.needs_context for t in tensors) else None
     skeleton = _decode_bytes(skeleton_method, reader.take(coded_bytes), skeleton_bytes)
     original = b"".join(_pieces(skeleton, tensors, reader, context))
@@ -124,8 +126,10 @@ def rebuild(data: bytes, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> bytes:
 
 def lzma_filters(settings: int, size: int) -> list[dict[str, int]]:
     """Filters of a raw LZMA1 stream; ``settings`` is lc + 9 * (lp + 5 * pb), as in a .lzma file's first byte."""
+    # lc 0-8, lp 0-4 and pb 0-4 in one number; liblzma takes no lc + lp above 4.
     if settings >= 9 * 5 * 5 or settings % 9 + settings // 9 % 5 > 4:
         raise IntegrityError(f"LZMA settings {settings} are not allowed")
+    # No larger than the part: a decoder allocates the whole dictionary. 4096 is liblzma's least.
     dictionary = 1 << min(max(size, 4096).bit_length(), 30)
     return [
         {
@@ -181,6 +185,7 @@ class _Reader:
         while True:
             part = self.byte()
             value |= (part & 0x7F) << shift
+            # The shift, too: groups of zeros without an end never exceed a limit.
             if value > limit or shift > 63:
                 raise IntegrityError(f".ewz file: {what} is above {limit}")
             if part < 0x80:
@@ -188,6 +193,7 @@ class _Reader:
             shift += 7
 
     def signed(self) -> int:
+        # Zigzag: 0, -1, 1, -2 ... are 0, 1, 2, 3 ...
         value = self.number(1 << 18)
         return -(value >> 1) - 1 if value & 1 else value >> 1
 
@@ -239,6 +245,7 @@ def _read_tensor(reader: _Reader, room: int) -> _Tensor:
         raise IntegrityError(f".ewz file: unknown element type {code}")
     dtype = np.dtype(DTYPES[code])
     rows, columns = reader.number(room), reader.number(room)
+    # An empty tensor would leave min() and max() of its levels without an answer.
     if rows * columns * dtype.itemsize > room or not rows * columns:
         raise IntegrityError(f".ewz file: a tensor of {rows} x {columns} elements does not fit")
     palette, offset, step, table = reader.byte(), 0, np.float32(0), np.zeros(0, dtype)
@@ -302,6 +309,7 @@ def _decode_tensor(tensor: _Tensor, reader: _Reader, context: RansDecoder | None
         return _join_planes(planes).tobytes()
     levels = _decode_levels(tensor.streams[0], tensor.elements, reader, context)
     if tensor.palette == Palette.UNIFORM:
+        # A product of two float32 is rounded alike everywhere (IEEE 754); a sum of products would not be.
         return (levels.astype(np.float32) * tensor.step).astype(tensor.dtype).tobytes()
     values = levels + tensor.offset
     if tensor.palette == Palette.INTEGER:
@@ -309,6 +317,7 @@ def _decode_tensor(tensor: _Tensor, reader: _Reader, context: RansDecoder | None
         if values.min() < held.min or values.max() > held.max:
             raise IntegrityError(f".ewz file: a level is outside the range of {tensor.dtype}")
         return values.astype(tensor.dtype).tobytes()
+    # Below zero an index would count from the table's end.
     if values.min() < 0 or values.max() >= len(tensor.table):
         raise IntegrityError(".ewz file: a level is outside its codebook")
     return bytes(tensor.table[values].tobytes())
@@ -338,8 +347,10 @@ def _decode_huffman(reader: _Reader, count: int) -> np.ndarray:
     """Smallest symbol, alphabet size, code lengths (two in a byte, deflated), block sizes in bits, the codes."""
     lowest, alphabet = reader.signed(), reader.number(_MAX_ALPHABET)
     nibbles = np.frombuffer(_inflate(reader.take(reader.number(1 << 20)), -(-alphabet // 2)), dtype=np.uint8)
+    # The low half of each byte is the first symbol's; an odd alphabet leaves the last half unused.
     lengths = np.stack([nibbles & 0x0F, nibbles >> 4], axis=1).reshape(-1)[:alphabet]
     blocks = np.frombuffer(reader.take(4 * -(-count // huffman.BLOCK_SYMBOLS)), dtype="<u4").astype(np.int64)
+    # Before their sum: it says how many bytes are taken, and where decoding may look.
     if blocks.max(initial=0) > huffman.BLOCK_SYMBOLS * huffman.MAX_LENGTH:
         raise IntegrityError(".ewz file: a Huffman block is longer than its symbols can be")
     data = reader.take(-(-int(blocks.sum()) // 8))
@@ -355,6 +366,7 @@ def _decode_runs(reader: _Reader, count: int) -> np.ndarray:
     runs = _decode_huffman(reader, run_count) if run_count else np.zeros(0, np.int32)
     values = _decode_huffman(reader, value_count) if value_count else np.zeros(0, np.int32)
     full = runs == longest
+    # Where each run ends, its value included if it has one.
     ends = np.cumsum(runs + ~full)
     if runs.min(initial=0) < 0 or int((~full).sum()) != value_count or (len(ends) and int(ends[-1]) > count):
         raise IntegrityError(".ewz file: runs of zeros do not fit their tensor")
@@ -380,6 +392,7 @@ def _decode_bytes(method: int, data: bytes, size: int) -> bytes:
 def _inflate(data: bytes, size: int, dictionary: bytes = b"") -> bytes:
     unpacker = zlib.decompressobj(-15, zdict=dictionary) if dictionary else zlib.decompressobj(-15)
     try:
+        # One byte more than announced shows that it goes on, and no more than that is unpacked.
         out = unpacker.decompress(data, size + 1)
     except zlib.error as e:
         raise IntegrityError(f".ewz file: deflated part is corrupt: {e}") from e

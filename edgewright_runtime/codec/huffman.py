@@ -26,12 +26,15 @@ def canonical_codes(lengths: np.ndarray) -> np.ndarray:
     used = lengths[lengths > 0]
     if not len(used) or lengths.max() > MAX_LENGTH:
         raise IntegrityError(f"Huffman code lengths must be 1 to {MAX_LENGTH}")
+    # Kraft's inequality: more would make codes overlap.
     if int((1 << (MAX_LENGTH - used)).sum()) > 1 << MAX_LENGTH:
         raise IntegrityError("Huffman code lengths belong to no prefix code")
     codes = np.zeros(len(lengths), dtype=np.int64)
+    # Canonical: by length, then by symbol, so that the lengths alone give the codes.
     order = np.lexsort((np.arange(len(lengths)), lengths))
     order = order[lengths[order] > 0]
     steps = 1 << (MAX_LENGTH - lengths[order])
+    # Codes as numbers of MAX_LENGTH bits: each begins where the code before it ends.
     aligned = np.concatenate([[0], np.cumsum(steps)[:-1]])
     codes[order] = aligned >> (MAX_LENGTH - lengths[order])
     return codes
@@ -59,6 +62,7 @@ def decode_symbols(data: bytes, lengths: np.ndarray, block_bits: np.ndarray, cou
         active = slice(0, len(ends) if step < in_last else len(ends) - 1)
         at = position[active]
         byte = at >> 3
+        # Three bytes hold a code of 15 bits wherever in the first byte it begins: 7 + 15 < 24.
         window = (padded[byte] << 16) | (padded[byte + 1] << 8) | padded[byte + 2]
         code = (window >> (24 - MAX_LENGTH - (at & 7))) & ((1 << MAX_LENGTH) - 1)
         out[step, active] = symbol_of[code]
@@ -74,9 +78,11 @@ def decode_symbols(data: bytes, lengths: np.ndarray, block_bits: np.ndarray, cou
 def _lookup(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     codes = canonical_codes(lengths)
     symbol_of = np.full(1 << MAX_LENGTH, -1, dtype=np.int32)
+    # A code of no symbol (-1) must move on as well; it is refused at the end, for all blocks together.
     length_of = np.full(1 << MAX_LENGTH, MAX_LENGTH, dtype=np.int64)
     for symbol in np.flatnonzero(lengths).tolist():
         shift = MAX_LENGTH - int(lengths[symbol])
+        # A code stands for every number of MAX_LENGTH bits that begins with it.
         window = slice(int(codes[symbol]) << shift, (int(codes[symbol]) + 1) << shift)
         symbol_of[window] = symbol
         length_of[window] = lengths[symbol]

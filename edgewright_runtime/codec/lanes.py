@@ -30,6 +30,7 @@ class LaneDecoder:
         if not states or len(states) % STATE_BYTES or len(words) % 2:
             raise IntegrityError("coded lanes: states or words are not whole")
         padded = np.zeros((len(states) // STATE_BYTES, 8), dtype=np.uint8)
+        # Five bytes a state: numpy reads eight.
         padded[:, :STATE_BYTES] = np.frombuffer(states, np.uint8).reshape(-1, STATE_BYTES)
         self._states = padded.reshape(-1).view("<u8").astype(np.int64)
         if int(self._states.min()) < FLOOR or int(self._states.max()) >= FLOOR << 16:
@@ -59,6 +60,7 @@ class LaneDecoder:
             high = state >> 16
             ones = wanted * high + low
             state[:] = np.where(bit, ones, (high << 16) + (low << 1) - wanted - ones)
+            # Renormalization. The words come in the order of the lanes, as the encoder wrote them.
             short = np.flatnonzero(state < FLOOR)
             if len(short):
                 taken = self._words[self._at : self._at + len(short)]
@@ -74,6 +76,7 @@ class LaneDecoder:
         Raises:
             IntegrityError: a word was not used, or a state is none that encoding begins with.
         """
+        # An encoder begins at FLOOR plus 20 bits of payload, so a decoder must end below twice FLOOR.
         if self._at != len(self._words) or int(self._states.max()) >= 2 * FLOOR:
             raise IntegrityError("coded lanes do not end where their symbols end")
         held: np.ndarray = (self._states[:, None] >> np.arange(SPARE_BITS)) & 1

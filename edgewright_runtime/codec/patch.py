@@ -62,8 +62,10 @@ def to_difference(base: np.ndarray, new: np.ndarray, *, is_float: bool) -> bytes
     """
     unsigned = base.dtype.type
     bits = unsigned(base.dtype.itemsize * 8 - 1)
+    # Differences modulo 2^bits: they wrap on purpose, and wrap back when they are added.
     with np.errstate(over="ignore"):
         difference = _ordered(new, is_float) - _ordered(base, is_float)
+        # Zigzag: differences of either sign around zero become small numbers, whose high planes are zeros.
         zigzag = (difference << unsigned(1)) ^ (unsigned(0) - (difference >> bits))
     return bytes(zigzag.view(np.uint8).reshape(-1, base.dtype.itemsize).T.tobytes())
 
@@ -81,6 +83,7 @@ def _from_difference(base: np.ndarray, planes: bytes, *, is_float: bool) -> byte
 def _ordered(bits: np.ndarray, is_float: bool) -> np.ndarray:
     if not is_float:
         return bits
+    # Negative floats sort backwards by their bits: those are inverted, and moved below the positive ones.
     sign = bits.dtype.type(1 << (bits.dtype.itemsize * 8 - 1))
     return np.where(bits & sign, ~bits, bits | sign)
 
@@ -93,10 +96,12 @@ def _unordered(mapped: np.ndarray, is_float: bool) -> np.ndarray:
 
 
 def _apply_tensor(base: bytes, patch: bytes, result_bytes: int) -> bytes:
+    # More than its header and the whole result no patch can need.
     body = io.BytesIO(_unpacked(patch, len(TENSOR_MAGIC) + 4 + _MAX_HEADER_BYTES + result_bytes))
     if body.read(len(TENSOR_MAGIC)) != TENSOR_MAGIC:
         raise IntegrityError("not a tensor patch")
     (length,) = struct.unpack("<I", _exactly(body, 4))
+    # Its own check: within the bound above, a header could still take what the result is allowed.
     if length > _MAX_HEADER_BYTES:
         raise IntegrityError(f"a tensor patch with a header of {length} bytes")
     try:
@@ -127,6 +132,7 @@ def _segment(f: Fields, base: bytes, body: io.BytesIO, room: int) -> bytes:
     f.done()
     if width not in _UNSIGNED or length % width or (kind == "float" and width == 1):
         raise IntegrityError(f"tensor patch: {length} bytes in elements of {width}")
+    # Elements of a base that was written by others stand at any byte: frombuffer needs no alignment.
     old = np.frombuffer(base, _UNSIGNED[width], length // width, offset)
     return _from_difference(old, _exactly(body, length), is_float=kind == "float")
 
@@ -160,6 +166,7 @@ def _triples(packed: bytes) -> Iterator[tuple[int, int, int]]:
     unpacker, feed, left = bz2.BZ2Decompressor(), packed, b""
     while packed and not unpacker.eof:
         try:
+            # 1,024 steps at a time: millions of them may be packed into a few bytes.
             piece = unpacker.decompress(feed, max_length=24 << 10)
         except (OSError, ValueError) as e:
             raise IntegrityError(f"patch: not a valid bzip2 stream: {e}") from e
@@ -191,6 +198,7 @@ def _apply_zstd(base: bytes, patch: bytes, result_bytes: int) -> bytes:
         import zstandard
     except ImportError as e:
         raise BackendUnavailableError("this patch needs the package zstandard") from e
+    # Raw content: any bytes serve as a dictionary, whatever they begin with.
     dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     try:
         # read() of a stream, not decompress(): the frame's own size could ask for any amount of memory.

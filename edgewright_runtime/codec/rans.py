@@ -33,6 +33,7 @@ class RansDecoder:
         self._state = int.from_bytes(data[:STATE_BYTES], "little")
         if not STATE_FLOOR <= self._state < STATE_FLOOR << WORD_BITS:
             raise IntegrityError("coded stream starts with a state outside its range")
+        # array reads in this machine's byte order; the file is little-endian.
         words = array("H", data[STATE_BYTES:])
         if sys.byteorder == "big":
             words.byteswap()
@@ -50,9 +51,11 @@ class RansDecoder:
             raise ValueError("a decoder is not told the bits")
         state, words = self._state, self._words
         out: list[int] = []
+        # A loop of Python over every bit: a local name spares a look-up each time.
         append = out.append
         try:
             for probability in probabilities.tolist():
+                # A 1 has the low numbers of the 2^16, a 0 those from its probability on.
                 low = state & 0xFFFF
                 if low < probability:
                     append(1)

@@ -78,6 +78,7 @@ def decode_levels(data: bytes, shape: WideShape) -> np.ndarray:
         raise IntegrityError("a tensor in lanes has an impossible layout")
     if not data or data[0] > MOST_LANES_LOG2:
         raise IntegrityError("a tensor in lanes has an impossible number of them")
+    # An encoder always has that many lanes; see LEVELS_PER_LANE.
     if shape.rows * shape.columns > LEVELS_PER_LANE << data[0]:
         raise IntegrityError("a tensor in lanes has too few of them")
     words_bytes = int.from_bytes(data[1:5], "little")
@@ -93,6 +94,7 @@ def decode_levels(data: bytes, shape: WideShape) -> np.ndarray:
     missing = max(0, len(signed) - len(held))
     if len(rest) != -(-missing // 8):
         raise IntegrityError("a tensor in lanes does not end where its signs end")
+    # The lanes' first states carry as many signs as they have room for; only the others take bytes.
     negative = np.concatenate([held, np.unpackbits(np.frombuffer(rest, np.uint8)).astype(bool)])[: len(signed)]
     flat[signed[negative]] *= -1
     return levels
@@ -109,6 +111,7 @@ def code_magnitudes(coder: WideCoder, shape: WideShape, magnitudes: np.ndarray |
     out = np.zeros((shape.rows, shape.columns), dtype=np.int32)
     significance = _Plane(coder, shape)
     sizes = _Sizes(coder, shape)
+    # Slabs bound the memory of a tensor of any size; columns' counts go on from slab to slab, rows' do not.
     slab_rows = max(1, _SLAB_LEVELS // shape.columns)
     for top in range(0, shape.rows, slab_rows):
         slab = out[top : top + slab_rows]
@@ -126,6 +129,7 @@ def code_magnitudes(coder: WideCoder, shape: WideShape, magnitudes: np.ndarray |
 def _units(rows: int, columns: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """The rows and columns of each unit: along diagonals, so that each has the same share of every row and column."""
     unit = (np.arange(rows)[:, None] * _UNIT_STEP + np.arange(columns)[None, :]) % _UNITS
+    # The order within a unit is part of the format, hence stable; of uint8 numpy sorts so in linear time.
     order = np.argsort(unit.astype(np.uint8).reshape(-1), kind="stable")
     ends = np.cumsum(np.bincount(unit.reshape(-1), minlength=_UNITS))
     return [np.divmod(part, columns) for part in np.split(order, ends[:-1]) if len(part)]
@@ -156,7 +160,9 @@ class _Plane:
         by_row, by_column = self._evidence(prior, base)
         logit = base + ((by_row[row] + by_column[column]) >> 4)
         middle = len(self._squash) // 2
+        # The table's middle is a logit of 0.
         bits = self._coder.bits(self._squash[np.clip(logit + middle, 0, 2 * middle)], known)
+        # Learnt after the whole unit was coded: a decoder knows its bits no earlier.
         for counts, index in ((self._rows, row), (self._columns, column)):
             counts[0] += np.bincount(index[bits], minlength=counts.shape[1])
             counts[1] += np.bincount(index, minlength=counts.shape[1])
@@ -172,6 +178,7 @@ class _Plane:
             return evidence
 
         for_row, for_column, for_beside = self._weights
+        # A set: with a group of 1 both distances are the same columns, which count once.
         beside = np.sum([_moved(self._columns, by) for by in {1, -1, self._group, -self._group}], axis=0)
         by_column = for_column * of(self._columns, _PRIOR_COLUMN) + for_beside * of(beside, _PRIOR_BESIDE)
         return for_row * of(self._rows, _PRIOR_ROW), by_column
@@ -192,6 +199,7 @@ class _Sizes:
             plane.new_rows(rows)
         out = np.ones(len(row), dtype=np.int64)
         for start in range(_MAGNITUDE_UNITS):
+            # Every sixteenth decision, not sixteen stretches: each part has a share of every row.
             part = slice(start, None, _MAGNITUDE_UNITS)
             out[part] = self._unit(row[part], column[part], None if known is None else known[part].astype(np.int64))
         return out
@@ -220,6 +228,7 @@ class _Sizes:
         ones, seen = self._nodes[:, length, prefix]
         share = ((2 * ones + 1) << 15) // (seen + 1)
         bits = self._coder.bits(np.clip(share, 64, _ONE - 64), known)
+        # Many decisions of one part share a node: an assignment by index would count them once.
         np.add.at(self._nodes[1], (length, prefix), 1)
         np.add.at(self._nodes[0], (length[bits], prefix[bits]), 1)
         return bits

@@ -30,6 +30,7 @@ def calibrated(probabilities: np.ndarray, calibration: Calibration | None) -> np
     if calibration is None or calibration.temperature == 1.0:
         return probabilities
     logits = np.log(np.maximum(probabilities, _TINY)) / calibration.temperature
+    # Less the row's largest: exp() cannot overflow, and the shares stay the same.
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
@@ -48,6 +49,7 @@ def entropy_confidence(probabilities: np.ndarray) -> np.ndarray:
 
 def confidence_bins(top: np.ndarray) -> np.ndarray:
     """Counts (10,) of the likeliest class's probabilities (N,) in equal bins of 0-1."""
+    # A probability of exactly 1 belongs to the last bin.
     bins = np.minimum((top * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
     return np.bincount(bins, minlength=CONFIDENCE_BINS)
 
@@ -59,6 +61,7 @@ def population_stability_index(reference: np.ndarray, counts: np.ndarray) -> flo
     """
     rows = float(np.sum(counts))
     expected = np.maximum(np.asarray(reference, float) / np.sum(reference), _LEAST_SHARE)
+    # An empty bin would make the logarithm infinite.
     actual = np.maximum(np.asarray(counts, float), 0.5) / rows
     return float(((actual - expected) * np.log(actual / expected)).sum())
 

@@ -52,6 +52,7 @@ class EnergyMeter:
         """Look at what shows only the moment."""
         if self._counters:
             return
+        # A battery only where no sensor is read: added up, the same current would count twice.
         watts = [_number(path) for path in self._sensors] or [_battery_uw(folder) for folder in self._batteries]
         known = [value for value in watts if value is not None]
         if known:

@@ -106,6 +106,7 @@ class Monitor:
         ``latency_ms`` is None where the model did not run: an answer from the cache says nothing of its speed.
         """
         with self._lock:
+            # No timer: an idle device ends no windows, and a window that holds nothing tells nothing.
             if self._steady() >= self._since_s + self._plan.window_s:
                 self._write()
             self._predictions += 1
@@ -113,6 +114,7 @@ class Monitor:
             self._errors += error
             if latency_ms is not None and self._plan.enable_performance_tracking:
                 self._latency.add(latency_ms)
+                # One above the bound is kept as well: it marks a window that was too long, see `_percentiles_ms`.
                 if len(self._exact_ms) <= _MOST_EXACT:
                     self._exact_ms.append(latency_ms)
             if confidence is not None:
@@ -120,6 +122,7 @@ class Monitor:
             if correct is not None and self._plan.enable_accuracy_monitoring:
                 self._labelled += 1
                 self._correct += correct
+            # Nobody begins another window here: this one holds the answer that was under way, and goes out at once.
             if self._ended:
                 self._write()
 

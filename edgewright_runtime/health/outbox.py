@@ -98,6 +98,7 @@ class Outbox:
         """
         ticket = _Ticket([Record(uuid.uuid4().hex, _encoded(content))], awaited=False)
         with self._condition:
+            # Who does not wait could add faster than a disk writes, until the memory is full.
             if self._closed or len(self._pending) >= _MOST_PENDING:
                 why = "it is closed" if self._closed else f"{len(self._pending)} records wait for the disk"
                 raise OutboxError(f"outbox {self._name}: the record was not kept: {why}")
@@ -119,6 +120,7 @@ class Outbox:
             rotten: list[int] = []
             size = 0
             with self._file.reading() as db:
+                # As blobs: text that rotted is no UTF-8, and would end the whole query instead of one record.
                 query = "SELECT seq, CAST(key AS BLOB), CAST(body AS BLOB) FROM records ORDER BY seq LIMIT ?"
                 for seq, key, body in db.execute(query, (most,)):
                     size += len(body)
@@ -130,6 +132,7 @@ class Outbox:
                         rotten.append(seq)
             if not rotten:
                 return records
+            # After the reading: a cursor must not run over rows that are deleted beneath it.
             with self._file.transaction() as db:
                 for seq in rotten:
                     _drop(db, seq)
@@ -165,6 +168,7 @@ class Outbox:
     def _settle(self, ticket: _Ticket) -> None:
         with self._condition:
             self._pending.append(ticket)
+            # A leader may have taken this ticket along: then it comes back done.
             while self._leading and not ticket.done:
                 self._condition.wait()
             if not ticket.done:
@@ -200,6 +204,7 @@ class Outbox:
             error = None
         except Exception as e:
             error = e
+        # Whatever ended the commit, those who wait are woken, and somebody else may lead.
         finally:
             with self._condition:
                 self._leading = False

@@ -75,6 +75,7 @@ class OutboxFile:
             try:
                 yield db
                 db.execute("COMMIT")
+            # KeyboardInterrupt, too: an open transaction would hold the lock of the file.
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
@@ -126,6 +127,7 @@ class OutboxFile:
                     raise
                 self._tell_of_damage()
                 self.leave()
+                # Entering sets the file aside, now that it is marked and nobody else has it open.
                 self._enter()
                 return self._prepared()
         except (sqlite3.Error, OSError) as e:
@@ -199,9 +201,11 @@ def _check(db: Any) -> None:
     if verdict != [("ok",)]:
         raise sqlite3.DatabaseError(f"the file fails its own check: {verdict[0][0]}")
     for table, columns in (("records", ["seq", "key", "body"]), ("counters", ["name", "value"])):
+        # An empty list: no such table yet, the schema makes it.
         there = [row[1] for row in db.execute(f"PRAGMA table_info({table})").fetchall()]
         if there not in ([], columns):
             raise sqlite3.DatabaseError(f"table {table} has columns {there}")
+    # A trigger would run statements of a stranger at each insert.
     if db.execute("SELECT 1 FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchall():
         raise sqlite3.DatabaseError("the file holds what no outbox has")
 

@@ -80,7 +80,9 @@ class Sensors:
         line = self._text("proc/stat").partition("\n")[0].split()
         if len(line) < 6 or line[0] != "cpu":
             return None
+        # User to steal; the two after them, of guests, are in user already.
         ticks = [float(t) for t in line[1:9]]
+        # Idle and waiting for the disk: the processor does nothing in either.
         idle = ticks[3] + ticks[4]
         return sum(ticks) - idle, sum(ticks)
 
@@ -91,6 +93,7 @@ class Sensors:
 
     def _frequencies_mhz(self) -> tuple[float | None, float | None]:
         """The fastest core's present and largest clock."""
+        # Cores of one policy share a clock; big and little cores have one each.
         policies = self._matching("sys/devices/system/cpu/cpufreq", "policy*")
         now = [self._number(p.relative_to(self._root) / "scaling_cur_freq") for p in policies]
         top = [self._number(p.relative_to(self._root) / "cpuinfo_max_freq") for p in policies]
@@ -116,6 +119,7 @@ class Sensors:
                 charge = self._number(name / "capacity")
             elif kind in {"Mains", "USB"} and (online := self._number(name / "online")) is not None:
                 mains = bool(online) or bool(mains)
+        # The power_supply class is Linux's; psutil knows the batteries of other systems.
         if charge is None and (battery := self._battery_by_psutil()) is not None:
             return float(battery.percent), bool(battery.power_plugged)
         return charge, mains

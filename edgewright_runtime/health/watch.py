@@ -99,6 +99,7 @@ class Watch:
 
     def _weighed(self, figures: Iterable[_Figure]) -> list[Issue]:
         for figure in figures:
+            # Nothing measured, or no limit: what stood before goes on standing.
             if figure.value is None or figure.limit is None:
                 continue
             state = self._states.setdefault(figure.kind, _State())
@@ -152,6 +153,7 @@ class Watch:
         state.under = state.under + 1 if good else 0
         if state.over >= self.raise_after:
             state.raised = True
+        # Between margin and limit neither counts: an issue stays as it is.
         elif state.under >= self.clear_after:
             state.raised = False
 

@@ -18,6 +18,7 @@ T = TypeVar("T")
 def feeds_key(feeds: Mapping[str, np.ndarray]) -> bytes:
     """A key over the exact input: names, dtypes, shapes and every byte."""
     digest = hashlib.blake2b(digest_size=16)
+    # Sorted, with separators and shapes: other inputs of the same bytes must not share a key.
     for name in sorted(feeds):
         array = np.ascontiguousarray(feeds[name])
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
@@ -46,6 +47,7 @@ class AnswerCache(Generic[T]):
     def get(self, key: bytes, version: str) -> T | None:
         """The answer that this version of the model gave to this input, or None."""
         with self._lock:
+            # An old model may still be answering in another thread while the cache is of the new one.
             answer = self._answers.get(key) if version == self._version else None
             if answer is None:
                 self.misses += 1

@@ -29,8 +29,10 @@ def table_features(rows: Sequence[Mapping[str, Any]], preprocessing: Preprocessi
     encoded = np.empty((len(rows), preprocessing.width), np.float32)
     start = 0
     for column in preprocessing.columns:
+        # By column: its vocabulary and its missing texts are prepared once for all rows.
         reader, stop = ColumnReader(column, preprocessing.missing), start + column.width
         for i, row in enumerate(rows):
+            # Left out means missing, which only an optional column may be.
             if not isinstance(row, Mapping) or (column.name not in row and not column.optional):
                 raise InputRejectedError(
                     f"row {i}: column '{column.name}' is missing; needed: {_names(preprocessing.columns)}"
@@ -112,6 +114,7 @@ def _spellings(value: Any) -> Iterator[str]:
     """How the vocabulary may write a value: a text as it is, a whole number without a fraction."""
     plain = value.item() if isinstance(value, np.generic) else value
     yield str(plain)
+    # A column of integers with a gap becomes one of floats in pandas: 3 comes as 3.0.
     if isinstance(plain, float) and plain.is_integer():
         yield str(int(plain))
 

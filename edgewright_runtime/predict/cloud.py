@@ -59,6 +59,7 @@ class Breaker:
                 return True
             if self._clock() < self._try_at:
                 return False
+            # Moved on at once, so that the others are refused while this one tries.
             self._try_at = self._clock() + self._pause_s
             return True
 
@@ -186,6 +187,7 @@ def _read(reply: http.client.HTTPResponse, deadline: float) -> bytes:
             raise TransportError(f"the server's reply is longer than {_MAX_REPLY_BYTES} bytes")
         if time.monotonic() > deadline:
             raise TransportError("the server's reply is too slow")
+    # read1() ends quietly where a connection breaks off.
     announced = reply.headers.get("Content-Length")
     if announced is not None and len(content) != int(announced):
         raise TransportError("the server's reply broke off")

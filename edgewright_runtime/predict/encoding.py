@@ -72,6 +72,7 @@ def quantize(real: np.ndarray, spec: TensorSpec) -> np.ndarray:
     if spec.scale is None or spec.zero_point is None:
         return np.ascontiguousarray(real, dtype=spec.dtype)
     limits = np.iinfo(spec.dtype)
+    # Half to even, as ONNX's QuantizeLinear.
     stored = np.rint(real / spec.scale) + spec.zero_point
     return np.asarray(np.clip(stored, limits.min, limits.max), dtype=spec.dtype)
 
@@ -80,6 +81,7 @@ def dequantize(stored: np.ndarray, spec: TensorSpec) -> np.ndarray:
     """Stored values as real ones, float32 where they were quantized."""
     if spec.scale is None or spec.zero_point is None:
         return stored
+    # float32 before the subtraction: in int8 it would wrap.
     return np.asarray((stored.astype(np.float32) - spec.zero_point) * np.float32(spec.scale))
 
 
@@ -100,6 +102,7 @@ def _tensor(raw: Any, spec: TensorSpec, preprocessing: Preprocessing) -> np.ndar
 
 
 def _scaled(array: np.ndarray, spec: TensorSpec, preprocessing: Preprocessing) -> np.ndarray:
+    # A float16 input is scaled in float32: a raw 70,000 would be infinite before it is scaled down.
     wide = np.dtype(np.float64 if spec.dtype == "float64" else np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         real: np.ndarray = (array.astype(wide) - wide.type(preprocessing.mean)) * wide.type(preprocessing.scale)

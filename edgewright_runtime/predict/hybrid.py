@@ -106,6 +106,7 @@ class Hybrid:
             raise
         except Exception as e:  # whatever the runtime raised, the application goes on
             return self._stand_in(e, began)
+        # Regressors have no confidence, and are answered here.
         if self._cloud is not None and answer.confidence is not None and answer.confidence < self._policy.threshold:
             answer = self._asked(raw, answer, began)
         self._last_good = answer
@@ -140,6 +141,7 @@ class Hybrid:
         # No thread is worth starting while the breaker is open: the network is down, and the answer is known.
         if cloud is None or cloud.breaker.is_open() or not self._slots.acquire(blocking=False):
             return fallback
+        # Filled by the thread, if it comes in time; a late answer is dropped, and its slot is free only then.
         box: list[CloudAnswer] = []
 
         def ask() -> None:
@@ -164,6 +166,7 @@ class Hybrid:
     def _from_cloud(self, answer: CloudAnswer, edge: Answer) -> Answer:
         classes = len(edge.scores)
         scores = np.asarray([answer.scores])
+        # The cloud's model may be another than the device's: its classes must be the same in number.
         if scores.shape[1] != classes or scores.min() < 0 or abs(scores.sum() - 1) > 0.01:
             raise IntegrityError(f"the cloud's answer is no distribution over {classes} classes")
         labels = self._predictor.manifest.labels or tuple(str(i) for i in range(classes))
@@ -175,6 +178,7 @@ class Hybrid:
     def _stand_in(self, cause: Exception, began: float) -> Answer:
         for source, answer in (("last_good", self._last_good), ("default", self._default)):
             if answer is not None:
+                # The model on the device did not run: its health is not judged by an answer of before.
                 own = replace(answer, model_ms=None, model_label=None, model_probability=None)
                 return replace(own, source=source, latency_ms=_since(began))
         raise EdgeRuntimeError(f"the model failed and there is no earlier or default answer: {cause}") from cause

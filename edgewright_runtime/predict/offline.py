@@ -101,7 +101,9 @@ class OfflineModel:
             InputRejectedError: the input does not fit the manifest.
         """
         began = time.perf_counter()
+        # Outside the model's guard: a wrong input is the caller's, and no earlier answer stands in for it.
         feeds = encode(raw, self._manifest.inputs, self._manifest.preprocessing)
+        # Of the encoded input: rows that differ only in columns that the model does not use share an answer.
         key = feeds_key(feeds)
         answer = self.cache.get(key, self._version)
         if answer is None:
@@ -128,6 +130,7 @@ class OfflineModel:
         }
         if user is not None and self._privacy.user != "omit":
             in_clear = self._privacy.user == "keep"
+            # A user's name from JSON may hold half of a surrogate pair, which has no UTF-8.
             entry["user"] = user if in_clear else self._hashed(user.encode("utf-8", "surrogatepass"))
         if self._privacy.inputs == "keep":
             entry["input"] = as_json(needed(raw, self._manifest.preprocessing))
@@ -152,11 +155,13 @@ def sync(outbox: Outbox, cloud: CloudClient, status: Mapping[str, Any], most_bat
     sent, offer = 0, None
     for number in range(most_batches):
         batch = outbox.batch()
+        # The first round goes out even with nothing to send: the status and the offer travel with it.
         if not batch and number:
             return Synced(sent, number, offer)
         fields = cloud.post("/v1/sync", {"status": dict(status), "records": [_as_json(record) for record in batch]})
         reply = read(_Confirmation, fields.rest(), "the cloud's reply")
         confirmed, offer = set(reply.confirmed), reply.offer
+        # Exactly the keys that were sent: on any other reply nothing is deleted.
         if confirmed != {record.key for record in batch}:
             raise IntegrityError(
                 f"the cloud confirmed {len(confirmed)} records, {len(batch)} were sent: nothing is removed"

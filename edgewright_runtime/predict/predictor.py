@@ -85,9 +85,11 @@ def interpreted(stored: Mapping[str, np.ndarray], manifest: Manifest) -> Predict
     if manifest.task == "none":
         return Prediction(outputs, answer, np.empty(0, np.int64), ())
     if manifest.task == "regression":
+        # Of an output with several columns the first is the value.
         return Prediction(outputs, answer.reshape(len(answer), -1)[:, 0], np.empty(0, np.int64), ())
     if manifest.scores.kind == "classes":
         classes = np.rint(answer.reshape(-1)).astype(np.int64)
+        # A model that names its class and nothing else is entirely sure of it: one-hot rows (N, classes).
         scores = np.eye(max(len(manifest.labels), int(classes.max()) + 1), dtype=np.float32)[classes]
     else:
         scores = probabilities(answer, manifest.scores.kind)
@@ -102,6 +104,7 @@ def interpreted(stored: Mapping[str, np.ndarray], manifest: Manifest) -> Predict
 def probabilities(answer: np.ndarray, kind: str) -> np.ndarray:
     """Probabilities (N, classes) of a classifier's output; one column stands for the second of two classes."""
     if answer.ndim == 1 or answer.shape[1] == 1:
+        # (N,) and (N, 1): what sigmoid classifiers answer.
         positive = answer.reshape(-1, 1)
         if kind == "logits":
             positive = 1 / (1 + np.exp(-positive))
@@ -111,6 +114,7 @@ def probabilities(answer: np.ndarray, kind: str) -> np.ndarray:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities (N, classes) of logits (N, classes)."""
+    # exp() of a large logit overflows; softmax does not change with a constant.
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
@@ -123,6 +127,7 @@ def _check_version(backend: Backend, minimum: str) -> None:
 
 
 def _release(version: str) -> tuple[int, ...]:
+    # What follows + is of the build, as in 1.2.0+cpu (PEP 440).
     numbers = [int(n) for n in re.findall(r"\d+", version.partition("+")[0])[:3]]
     return (*numbers, *([0] * (3 - len(numbers))))
 
@@ -132,6 +137,7 @@ def _check_tensors(backend: Backend, manifest: Manifest) -> None:
         ("input", manifest.inputs, backend.inputs),
         ("output", manifest.outputs, backend.outputs),
     ):
+        # Ranks, not shapes: a batch axis may be free in the one and fixed in the other.
         actual = {spec.name: (spec.dtype, len(spec.shape)) for spec in own}
         stated = {spec.name: (spec.dtype, len(spec.shape)) for spec in declared}
         if actual != stated:

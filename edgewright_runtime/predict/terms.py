@@ -27,6 +27,7 @@ def counted(text: str, words: Words, vocabulary: Mapping[str, int]) -> np.ndarra
 
 def terms(text: str, words: Words) -> Iterator[str]:
     """The terms of a text in their order, each as often as it stands there."""
+    # In CountVectorizer's order: accents go after the letters are lowered.
     plain = _without_accents(text.lower() if words.lowercase else text, words.strip_accents)
     least, greatest = words.ngrams
     if words.analyzer == "word":

@@ -46,11 +46,13 @@ class BundleFetch:
         ``try_bundle`` raises where the bundle in a folder does not work here; nothing is put in place then.
         """
         target = self._installation.bundle_folder(release.manifest.sha256)
+        # lexists: a link that leads nowhere stands in the way as well.
         if os.path.lexists(target) and (target.is_symlink() or not is_sound(target, release)):
             discard(target)
         if not target.exists():
             staged = self._installation.staging / release.manifest.sha256
             self._keep_only(staged)
+            # The manifest first: it says which files there are, and the release vouches for it by digest.
             self._fetch(release.manifest, staged / MANIFEST_NAME)
             manifest = check_manifest((staged / MANIFEST_NAME).read_bytes(), release)
             self._check_room(release)
@@ -58,11 +60,13 @@ class BundleFetch:
             by_path = {blob.path: blob for blob in release.files}
             for entry in manifest.files:
                 self._provide(entry, by_path[entry.path], staged, sources)
+            # The files are synced; their names must be, too, before the folder has the name that means complete.
             for folder in [staged, *(p for p in staged.rglob("*") if p.is_dir())]:
                 sync_folder(folder)
             try_bundle(staged)
             staged.replace(target)
             sync_folder(target.parent)
+        # Complete already: a rollback's content, or an attempt that ended before the pointer moved.
         else:
             check_manifest((target / MANIFEST_NAME).read_bytes(), release)
             try_bundle(target)
@@ -108,6 +112,7 @@ class BundleFetch:
             _write_checked(_blocks_of(local), entry, target)
             return
         delta = sources.deltas.get(entry.path)
+        # A patch that is no smaller than the full file only adds a way to fail.
         if delta is not None and sources.base is not None and delta.blob_bytes < blob.blob_bytes:
             try:
                 self._patch(delta, entry, sources.base, target)
@@ -126,6 +131,7 @@ class BundleFetch:
             base = read_plain(folder / delta.base_path, MAX_PATCHED_BYTES)
         except OSError as e:
             raise shortage_or(IntegrityError, e, f"{delta.base_path}: cannot be read ({e.strerror})") from e
+        # Before the patch is downloaded: of another base nothing useful can come.
         if hashlib.sha256(base).hexdigest() != delta.base_sha256:
             raise IntegrityError(f"{delta.base_path}: not the base that the patch is for")
         packed = b"".join(self._counted(self._repository.blocks(delta.name, delta.blob_bytes)))
@@ -150,6 +156,7 @@ def is_sound(folder: Path, release: ReleaseDocument) -> bool:
         open_bundle(folder)
     except IntegrityError:
         return False
+    # open_bundle holds the files against the manifest; the manifest itself is what the release names.
     return file_digest(folder / MANIFEST_NAME) == release.manifest.sha256
 
 
@@ -171,6 +178,7 @@ def _write_checked(blocks: Iterable[bytes], entry: FileEntry, target: Path) -> N
     """Write a file under a temporary name, and give it its own only when length and digest are right."""
     digest, size = hashlib.sha256(), 0
     part = target.with_name(f".{target.name}.part")
+    # A link in their place would lead the new bytes elsewhere.
     for stale in (part, target):
         remove(stale)
     with part.open("wb") as stream:

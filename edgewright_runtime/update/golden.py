@@ -87,6 +87,7 @@ def _checked(folder: Path, threads: int | None) -> dict[str, float]:
     differences = {}
     for name, tolerance in golden.tolerance.items():
         difference = _largest_difference(answers[name], expected[name], name)
+        # Written so that NaN, which compares false, is refused.
         if not difference <= tolerance:
             raise IntegrityError(
                 f"golden vectors: output '{name}' differs by {difference:.6g}, allowed are {tolerance:.6g}; "
@@ -114,12 +115,14 @@ def _check_latency(predictor: Predictor, inputs: dict[str, np.ndarray], limit_ms
 
     Unless the processor was busy with something else: then the time that the model had of it fits.
     """
+    # One row: the budget is of one inference.
     row = {name: array[:1] for name, array in inputs.items()}
     times, used = [], []
     for _ in range(_TIMED_RUNS):
         began, began_used = time.perf_counter(), time.process_time()
         run_rows(predictor.backend, row)
         times.append((time.perf_counter() - began) * 1000)
+        # process_time adds up all threads; shared out, it is what the inference would take undisturbed.
         used.append((time.process_time() - began_used) * 1000 / predictor.threads)
     median, median_used = (sorted(series)[_TIMED_RUNS // 2] for series in (times, used))
     if median <= limit_ms:
@@ -144,6 +147,8 @@ def check_bundle_in_child(folder: Path, timeout_s: float = _TIMEOUT_S) -> None:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as e:
+        # run() has killed and awaited the child by now, so its time counts. A model in a loop has had the
+        # processor; on a busy device nothing has.
         kind = IntegrityError if _children_s() - used_s > _BUSY_SHARE * timeout_s else ShortageError
         raise kind(f"golden vectors: no result after {timeout_s:.0f} s") from e
     except OSError as e:
@@ -188,6 +193,7 @@ def load_golden(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
         with Npz(path) as stored:
             for key in stored.files:
                 kind, _, name = key.partition(".")
+                # Another kind of key is a KeyError, and so refused below.
                 {"input": inputs, "output": outputs}[kind][name] = stored[key]
     except Exception as e:  # what unpacks it raises errors of many kinds
         raise shortage_or(IntegrityError, e, f"golden vectors {path.name}: cannot be read: {str(e)[:200]}") from e
@@ -200,4 +206,5 @@ def _largest_difference(actual: np.ndarray, expected: np.ndarray, name: str) -> 
             f"golden vectors: output '{name}' is {actual.dtype} {list(actual.shape)}, "
             f"expected {expected.dtype} {list(expected.shape)}"
         )
+    # Unsigned numbers would wrap around in a difference of their own type.
     return float(np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))

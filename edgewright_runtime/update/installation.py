@@ -116,6 +116,7 @@ class Installation:
             release = parse_release(read_plain(folder / "release.json", MAX_DOCUMENT_BYTES))
             noted = folder / "previous"
             previous = read_plain(noted, _MOST_NOTE_BYTES).decode().strip() if noted.exists() else ""
+            # The link is relative to the release's folder, so the root can be moved.
             bundle = folder / (folder / "bundle").readlink()
         except (OSError, UnicodeDecodeError) as e:
             raise shortage_or(IntegrityError, e, f"{folder}: the installed release cannot be read: {e}") from e
@@ -160,6 +161,7 @@ class Installation:
         """Try that release again later: after a minute, then twice as long each time, at most six hours."""
         attempts = self._postponement(name).get("attempts", 0) + 1
         wait_s = _wait_s(attempts)
+        # Kept so that room which appears later ends the wait, see `postponed`.
         free = shutil.disk_usage(self.root).free
         note = {"attempts": attempts, "until_s": now_s + wait_s, "free_bytes": free, "reason": reason[:500]}
         make_own_folder(self.root / "postponed")
@@ -203,6 +205,7 @@ class Installation:
         folder = self.root / "releases" / name
         if before is None or before.name != name:
             self._place_release(folder, release, content, before.name if before else "")
+            # Without a release before it there is nothing to go back to, so a trial would be idle.
             if before is not None:
                 self.begin_trial(name)
             self._point_to(name)
@@ -228,9 +231,11 @@ class Installation:
             raise RollbackError(f"release '{name}' is no other release that is kept here; there are: {others}")
         try:
             target = self.installed(name)
+            # Whole files, before the pointer moves: this is done without network, and nothing could be fetched again.
             open_bundle(target.bundle)
         except IntegrityError as e:
             raise RollbackError(f"the earlier release {name} cannot be used: {e}") from e
+        # Refused before the pointer moves: after a power cut in between, the next poll would take it again.
         if not take_again:
             self.refuse(now.name, "rolled back on this device")
         self._point_to(target.name)
@@ -299,6 +304,7 @@ class Installation:
         write_durably(self.root / "highest" / release.line, str(highest).encode())
 
     def _place_release(self, folder: Path, release: ReleaseDocument, content: bytes, previous: str) -> None:
+        # A hidden name, which `names` does not list, until everything in it is written.
         staged = folder.with_name(f".{folder.name}")
         remove(staged)
         staged.mkdir()
@@ -320,9 +326,11 @@ class Installation:
             os.utime(staged, ns=(youngest + _COARSEST_TIME_NS,) * 2)
 
     def _point_to(self, name: str) -> None:
+        # A link cannot be changed in place, only replaced: the rename is the one step that counts.
         fresh = self.root / f".current.{os.getpid()}"
         remove(fresh)
         fresh.symlink_to(Path("releases") / name)
+        # A rename does not replace a folder, which somebody may have put there.
         if not (self.root / "current").is_symlink() and (self.root / "current").is_dir():
             set_aside(self.root / "current")
         fresh.replace(self.root / "current")
@@ -341,5 +349,6 @@ def _text(path: Path) -> str:
 
 def _wait_s(attempts: int) -> float:
     """How long a release waits after so many attempts for want of something."""
+    # Bounded before the power: after a thousand attempts 2.0**n would overflow.
     doublings = min(max(attempts - 1, 0), math.ceil(math.log2(_LONGEST_WAIT_S / _FIRST_WAIT_S)))
     return min(_FIRST_WAIT_S * 2.0**doublings, _LONGEST_WAIT_S)

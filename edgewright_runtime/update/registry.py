@@ -91,6 +91,7 @@ class Registry:
 
     def candidates(self) -> list[Model]:
         """The models that may be chosen: not those that this device went back from, unless one was made current."""
+        # One that was made current by hand, though once given up, is what the device was told to run.
         current = self._installation.current_name()
         return [m for m in self.models() if m.release == current or not self._installation.is_refused(m.release)]
 
@@ -118,6 +119,7 @@ class Registry:
             yield folder  # nothing is deleted from a disk that can only be read, nor what nobody can hold
             return
         try:
+            # Shared among readers; the system gives it back where the process dies.
             fcntl.flock(lease, fcntl.LOCK_SH)
             yield folder
         finally:
@@ -149,6 +151,7 @@ class Registry:
         """Delete a release, and its bundle if no other release has it; False where the bundle is in use."""
         root = self._installation.root
         digest = self._digest(name)
+        # A rollback is a release of its own with the content of an older one.
         shared = any(self._digest(other) == digest for other in self._installation.names() if other != name)
         if shared or digest is None:
             discard(root / "releases" / name)
@@ -198,6 +201,7 @@ class Registry:
 
 def _is_locked(lease: int) -> bool:
     try:
+        # Exclusive and at once: granted only where no reader holds a share.
         fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

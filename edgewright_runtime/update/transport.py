@@ -67,6 +67,7 @@ class Repository:
                 if not block:
                     return
                 received += len(block)
+                # Counted before it is handed on: a server that sends without end is cut off at its announced size.
                 if received > at_most:
                     raise IntegrityError(f"{name}: longer than the {at_most} bytes that were announced")
                 yield block
@@ -114,6 +115,7 @@ def decompressed(blocks: Iterable[bytes], name: str, at_most: int) -> Iterator[b
     from edgewright_runtime.codec.ewz import MAGIC, rebuild
 
     received, head = iter(blocks), b""
+    # A first block may be shorter than the magic: read1 gives what has come.
     while len(head) < len(MAGIC) and (block := next(received, b"")):
         head += block
     if head.startswith(MAGIC):
@@ -136,6 +138,7 @@ def _from_xz(blocks: Iterable[bytes], name: str, at_most: int) -> Iterator[bytes
     unpacked = 0
     try:
         for block in blocks:
+            # A block may unpack to a thousand times its size: it is drained in steps.
             piece = unpacker.decompress(block, max_length=_BLOCK_BYTES)
             while True:
                 unpacked += len(piece)
@@ -148,5 +151,6 @@ def _from_xz(blocks: Iterable[bytes], name: str, at_most: int) -> Iterator[bytes
                 piece = unpacker.decompress(b"", max_length=_BLOCK_BYTES)
     except (lzma.LZMAError, EOFError) as e:
         raise IntegrityError(f"{name}: not a valid xz stream: {e}") from e
+    # decompress() is silent about a stream that just stops, and keeps what follows its end.
     if not unpacker.eof or unpacker.unused_data:
         raise IntegrityError(f"{name}: the xz stream is broken off or followed by something else")

@@ -152,6 +152,7 @@ class Updater:
         wanted = _Wanted(ignore_cohort, beside, repair, quota_bytes, at_once)
         try:
             with self._installation.exclusive():
+                # First: all that follows asks what is current.
                 before = self._current_or_recovered()
                 release, content = self._latest_release()
                 with self._postponing(release.name), self._room_given_back():
@@ -167,6 +168,7 @@ class Updater:
         """What a lack of memory, disk or time ends is tried again later; that says nothing of the release."""
         try:
             yield
+        # A network that is down says nothing of the release, and waiting must not prolong its own wait.
         except (_NotDueError, TransportError):
             raise
         except (EdgeRuntimeError, OSError, MemoryError) as e:
@@ -192,6 +194,7 @@ class Updater:
         here = before if before is not None and before.name == name else self._beside(name) if wanted.beside else None
         if here is not None and (not wanted.repair or is_sound(here.bundle, release)):
             return Outcome("current", here)
+        # Verdicts that need no download, the lasting ones first.
         if self._installation.is_refused(name):
             reason = self._installation.refusal(name)
             raise RollbackError(f"release {name} is not taken again ({reason}); waiting for a newer one")
@@ -203,6 +206,7 @@ class Updater:
         fetch.fetch(release, lambda folder: self._try(folder, release))
         place = self._installation.keep_beside if wanted.beside else self._installation.activate
         installed = place(release, content)
+        # Only after the pointer: an older release goes when it is needed by nobody.
         Registry(self._installation).collect(wanted.quota_bytes)
         status = "installed" if here is None else "repaired"
         return Outcome(status, installed, fetch.downloaded_bytes, tuple(fetch.patched), tuple(fetch.patch_failures))
@@ -225,6 +229,7 @@ class Updater:
         line = (followed_line(self._installation, *self._asked) or self._only_line()).id
         highest = self._installation.highest_version(line)
         index = judge_index(self._repository.read(index_path(line), MAX_INDEX_BYTES), line, highest)
+        # The index is a server's word: what it announces holds only below our own bound.
         at_most = min(index.release_bytes, MAX_DOCUMENT_BYTES)
         content = self._repository.read(release_path(line, index.version), at_most)
         return check_release(content, index), content
