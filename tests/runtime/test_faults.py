@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks.faults import power_cuts
 
-
 _KILLS = """
 import json, random, sys
 from dataclasses import asdict
