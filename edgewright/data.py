@@ -1,7 +1,7 @@
 """Where the real data lies and how it is read. No ML framework is imported here."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -11,9 +11,38 @@ from edgewright.plugins import plugin_code, plugin_names
 from edgewright.value import Value
 from edgewright.yaml_values import read_value
 
-__all__ = ["METRIC_PLUGINS", "DataSpec", "load_data_spec"]
+__all__ = ["METRIC_PLUGINS", "NAMED_METRICS", "DataSpec", "load_data_spec"]
 
 METRIC_PLUGINS = "edgewright.metrics"
+
+
+class NamedMetric(NamedTuple):
+    """Which values are better, and what the answers must be; None where the metric itself reads them."""
+
+    better: Literal["higher", "lower"] = "higher"
+    task: ModelTask | None = None
+
+
+# What they compute stands in edgewright/statistics/named_metrics.py.
+NAMED_METRICS = {
+    "top5_accuracy": NamedMetric(task=ModelTask.CLASSIFICATION),
+    "macro_f1": NamedMetric(task=ModelTask.CLASSIFICATION),
+    "f1": NamedMetric(task=ModelTask.CLASSIFICATION),
+    "roc_auc": NamedMetric(task=ModelTask.CLASSIFICATION),
+    "average_precision": NamedMetric(task=ModelTask.CLASSIFICATION),
+    "multilabel_f1": NamedMetric(),
+    "multilabel_roc_auc": NamedMetric(),
+    "mae": NamedMetric("lower", ModelTask.REGRESSION),
+    "rmse": NamedMetric("lower", ModelTask.REGRESSION),
+    "cosine": NamedMetric(),
+    "mean_iou": NamedMetric(),
+    "mean_average_precision": NamedMetric(),
+    "pck": NamedMetric(),
+    "recall_at_1": NamedMetric(),
+    "recall_at_5": NamedMetric(),
+    "token_accuracy": NamedMetric(),
+    "perplexity": NamedMetric("lower"),
+}
 
 
 def _as_written(value: Any) -> Any:
@@ -62,10 +91,12 @@ class DataSpec(Value):
     )
     metric: str | None = Field(
         None,
-        description="A metric of your own, package.module:function or a plugin's name: takes the outputs by name and "
-        "the answers, gives a number. It stands for accuracy everywhere.",
+        description=f"What stands for accuracy everywhere: {', '.join(NAMED_METRICS)}; or a metric of your own, "
+        "package.module:function or a plugin's name, which takes the outputs by name and the answers, gives a number.",
     )
-    metric_better: Literal["higher", "lower"] = Field("higher", description="Which values of the metric are better.")
+    metric_better: Literal["higher", "lower"] | None = Field(
+        None, description="Which values of a metric of your own are better; higher, if left out."
+    )
     folder: str = Field(".", description="Where a metric's module is looked for; left out, beside the data file.")
     labels: tuple[Written, ...] = Field(
         (), description="Names of the classes in the order of the model's scores, as the answers write them."
@@ -89,16 +120,39 @@ class DataSpec(Value):
         return self.task is not ModelTask.NONE or self.metric is not None
 
     @property
-    def own_metric(self) -> Metric | None:
-        """The user's own metric, where there is one."""
+    def chosen_metric(self) -> Metric | None:
+        """What stands for accuracy or R², where the data file names it."""
         if self.metric is None:
             return None
+        if self.metric in NAMED_METRICS:
+            return Metric(name=self.metric, better=NAMED_METRICS[self.metric].better)
         module, _, function = self.metric.partition(":")
         if function:
             code = source_version(module, Path(self.folder))
         else:
             code = plugin_code(METRIC_PLUGINS, module) if module in plugin_names(METRIC_PLUGINS) else ""
-        return Metric(name=self.metric, better=self.metric_better, folder=self.folder, code=code)
+        return Metric(name=self.metric, better=self.metric_better or "higher", folder=self.folder, code=code)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _task_is_of_the_metric(cls, content: Any) -> Any:
+        """`mae` without a task means a regression."""
+        named = NAMED_METRICS.get(str(content.get("metric"))) if isinstance(content, dict) else None
+        if named is None or named.task is None or content.get("task") is not None:
+            return content
+        return {**content, "task": named.task}
+
+    @model_validator(mode="after")
+    def _metric_fits(self) -> Self:
+        named = NAMED_METRICS.get(self.metric or "")
+        if named is None:
+            return self
+        if self.task not in {None, named.task or ModelTask.NONE}:
+            right = f"task: {named.task}" if named.task else "no task: the metric itself reads the answers"
+            raise ValueError(f"metric: {self.metric} has {right}; found task: {self.task}")
+        if self.metric_better not in {None, named.better}:
+            raise ValueError(f"metric_better: {self.metric_better}, but of {self.metric} {named.better} is better")
+        return self
 
     @model_validator(mode="after")
     def _labels_are_of_classes(self) -> Self:

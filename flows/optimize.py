@@ -35,7 +35,7 @@ def optimize(
     """Every technique is exported and judged on the validation rows; the test rows are not looked at here."""
     taken = run(take_in, model, data, *companion_files(model))
     # A kept result may be of the same file under another name, or of a metric whose code has changed.
-    first = imported = taken.model.model_copy(update={"name": name or model.stem, "metric": data.own_metric})
+    first = imported = taken.model.model_copy(update={"name": name or model.stem, "metric": data.chosen_metric})
     dataset, precision = taken.dataset, Precision.FLOAT32
     baseline = _required(run(steps.export, imported, dataset, device, precision, device.export.code), device)
     candidate, done, ledger = baseline, list[Step](), list[LedgerEntry]()

@@ -40,7 +40,7 @@ def preflight(model: Path, data: DataSpec) -> None:
     """
     # Before a child is started: a file that is not a model costs no import of a framework.
     detect_format(model)
-    if (metric := data.own_metric) is not None:
+    if (metric := data.chosen_metric) is not None:
         run_in_child(partial(check_metric, metric), what=f"importing the metric {metric.name}", timeout_s=120)
     run_in_child(
         partial(check_source, model, data),

@@ -158,7 +158,7 @@ def _described(
         inputs=source.inputs,
         outputs=source.outputs,
         task=_task(source, data),
-        metric=data.own_metric,
+        metric=data.chosen_metric,
         labels=source.labels or (),
         preprocessing=source.preprocessing,
         float32_only=source.float32_only,

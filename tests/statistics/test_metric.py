@@ -66,11 +66,11 @@ def test_more_of_an_error_is_a_loss(folder: Path, module: str) -> None:
 
 def test_a_changed_function_is_another_metric(folder: Path, module: str) -> None:
     spec = DataSpec(path=folder / "d.npz", metric=f"{module}:error", folder=str(folder))
-    before = spec.own_metric
+    before = spec.chosen_metric
     (folder / f"{module}.py").write_text(MODULE.replace("np.abs", "np.square"))
     assert before is not None
     assert before.code
-    assert spec.own_metric != before
+    assert spec.chosen_metric != before
 
 
 def test_a_gain_is_no_loss(folder: Path, module: str) -> None:
