@@ -25,8 +25,8 @@ __all__ = [
     "fit",
     "has_several_outputs",
     "joined",
-    "logits_in",
     "kept_zeros",
+    "logits_in",
     "predictions",
     "source_loss",
     "spread_of",
@@ -86,7 +86,7 @@ def class_logits(model: nn.Module, rows: Rows) -> Logits:
 def logits_in(scores: torch.Tensor) -> Logits:
     """What makes logits of outputs such as the scores (N, K, ...): their logarithms where these are probabilities."""
     scores = scores.detach().float()
-    if scores.min() < 0 or not ((scores.sum(1) - 1).abs() <= _SUM_TOLERANCE).all():
+    if scores.shape[1] < 2 or scores.min() < 0 or not ((scores.sum(1) - 1).abs() <= _SUM_TOLERANCE).all():
         return lambda outputs: outputs
     # A softmax underflows to 0, whose logarithm is infinite.
     return lambda outputs: outputs.float().clamp_min(torch.finfo(torch.float32).tiny).log()
@@ -148,8 +148,8 @@ def fit(
                 logits = functional_call(model, effective(trained), (inputs,))
             except ValueError as e:
                 raise UnsupportedError(
-                    f"training: the network does not take a batch of {len(inputs)} row(s): {one_line(e)}; give a larger "
-                    "`batch_size` or more training rows, or leave training out"
+                    f"training: the network does not take a batch of {len(inputs)} row(s): {one_line(e)}; give a "
+                    "larger `batch_size` or more training rows, or leave training out"
                 ) from e
         # The loss in float32: bfloat16 has 8 significant bits.
         loss = loss_of(inputs, joined(logits).float(), targets)
@@ -224,9 +224,7 @@ def _optimizer(parameters: list[torch.Tensor], params: Training) -> torch.optim.
     return kind(parameters, lr=params.learning_rate, weight_decay=params.weight_decay)
 
 
-def distillation_loss(
-    teacher: nn.Module, rows: Rows, params: Training, *, student: nn.Module | None = None
-) -> Loss:
+def distillation_loss(teacher: nn.Module, rows: Rows, params: Training, *, student: nn.Module | None = None) -> Loss:
     """(inputs, outputs, targets) to the loss of Hinton et al., "Distilling the Knowledge in a Neural Network",
     arXiv 1503.02531: the teacher's softened answers weigh ``params.distill``, their KL term scaled by T squared.
 
