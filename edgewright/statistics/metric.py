@@ -28,7 +28,8 @@ _SEED = 20_260
 
 
 class MetricFigures(Value):
-    """The metric on the source's outputs and on the candidate's, and the loss, each with a paired bootstrap interval.
+    """The metric on the source's outputs and on the candidate's, and the loss, each with a paired bootstrap interval of
+    200 draws of rows: a draw that the metric has no figure for, as AUC has none for rows of one class, is drawn anew.
 
     ``loss`` is a share of the source's own figure, positive where the candidate is worse; ``p_value`` that of no loss.
     """
@@ -75,28 +76,34 @@ def judged_by(metric: Metric, reference: Path, outputs: Path | None, answers: Pa
     """The metric on files of `edgewright_runtime.bench.spec.write_arrays`; ``answers`` holds one array, ``y``.
 
     Raises:
-        InputError: the function fails, or gives no finite number.
+        InputError: the function fails, or gives no finite number, on all rows or on more than half of the draws.
     """
     from edgewright_runtime.bench.run import read_arrays
 
     function, truth = load_metric(metric), read_arrays(answers)["y"]
-    source = read_arrays(reference)
-    candidate = read_arrays(outputs) if outputs else None
+    files = [read_arrays(reference), *([read_arrays(outputs)] if outputs else [])]
+    # First on all rows, where nothing may fail.
+    figures = [[_figure(metric, function, arrays, truth) for arrays in files]]
     generator = np.random.default_rng(_SEED)
-    # The same draws for both files: the loss is paired.
-    draws = [generator.integers(0, len(truth), len(truth)) for _ in range(_DRAWS)]
-
-    def on(arrays: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """The figure on all rows, then on each draw of rows."""
-        whole = _figure(metric, function, arrays, truth)
-        return np.array(
-            [whole, *(_figure(metric, function, {n: a[d] for n, a in arrays.items()}, truth[d]) for d in draws)]
-        )
-
-    before = on(source)
-    if candidate is None:
+    failed = 0
+    while len(figures) <= _DRAWS:
+        drawn = generator.integers(0, len(truth), len(truth))
+        try:
+            # The same draw for both files: the loss is paired.
+            figures.append(
+                [_figure(metric, function, {n: a[drawn] for n, a in arrays.items()}, truth[drawn]) for arrays in files]
+            )
+        except InputError as e:
+            failed += 1
+            if failed > _DRAWS:
+                raise InputError(
+                    f"{e} (no interval: {failed} of {failed + len(figures) - 1} random draws of the rows have no "
+                    "figure; give more rows of what is rare)"
+                ) from e
+    before, *rest = np.array(figures).T
+    if not rest:
         return MetricFigures(source=_interval(before))
-    after = on(candidate)
+    after = rest[0]
     sign = 1 if metric.better == "higher" else -1
     # A figure of 0 has no share to lose: the loss is then in the metric's own unit.
     loss = sign * (before - after) / (abs(before[0]) or 1.0)
