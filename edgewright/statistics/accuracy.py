@@ -25,7 +25,7 @@ def accuracy_of(task: ModelTask, truth: Answers, answers: Answers) -> Accuracy:
     if task is ModelTask.CLASSIFICATION:
         interval = intervals.wilson(int((truth == answers).sum()), len(truth))
         return Accuracy(metric="accuracy", rows=len(truth), **interval.model_dump())
-    interval = intervals.r2_interval(*_by_row(truth, answers))
+    interval = intervals.r2_interval(_by_row(truth, truth), _by_row(answers, truth))
     return Accuracy(metric="r2", rows=len(truth), **interval.model_dump())
 
 
@@ -37,7 +37,7 @@ def compare_accuracy(task: ModelTask, truth: Answers, source: Answers, candidate
     _check(task, truth, source)
     _check(task, truth, candidate)
     if task is ModelTask.REGRESSION:
-        interval, p_value = intervals.r2_drop(*_by_row(truth, source, candidate))
+        interval, p_value = intervals.r2_drop(_by_row(truth, truth), _by_row(source, truth), _by_row(candidate, truth))
         return AccuracyDrop(
             percent=100 * interval.value,
             low_percent=100 * interval.low,
@@ -81,9 +81,9 @@ def worst_class(table: Sequence[ClassAccuracy]) -> ClassAccuracy | None:
     return max(table, key=lambda row: row.drop_percent, default=None)
 
 
-def _by_row(*arrays: Answers) -> list[NDArray[np.float64]]:
-    """(N, K) each: the numbers of a row are drawn together, as they are no observations of their own."""
-    return [np.asarray(values, np.float64).reshape(len(arrays[0]), -1) for values in arrays]
+def _by_row(values: Answers, truth: Answers) -> NDArray[np.float64]:
+    """(N, K): the numbers of a row are drawn together, as they are no observations of their own."""
+    return np.asarray(values, np.float64).reshape(len(truth), -1)
 
 
 def _check(task: ModelTask, truth: Answers, answers: Answers) -> None:
