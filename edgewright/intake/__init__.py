@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgewright.artifact import Artifact, Format, Intake
 from edgewright.child import deferred, run_in_child
-from edgewright.data import DataSpec
+from edgewright.data import NAMED_METRICS, DataSpec
 from edgewright.errors import InputError
 from edgewright.forking import Frameworks
 from edgewright.intake.companion_files import companion_files
@@ -40,7 +40,7 @@ def preflight(model: Path, data: DataSpec) -> None:
     """
     # Before a child is started: a file that is not a model costs no import of a framework.
     detect_format(model)
-    if (metric := data.chosen_metric) is not None:
+    if (metric := data.chosen_metric) is not None and metric.name not in NAMED_METRICS:
         run_in_child(partial(check_metric, metric), what=f"importing the metric {metric.name}", timeout_s=120)
     run_in_child(
         partial(check_source, model, data),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgewright.artifact import Artifact, Dataset, Format, ImportedModel, Intake, ModelTask
-from edgewright.data import DataSpec
+from edgewright.data import NAMED_METRICS, DataSpec
 from edgewright.errors import EdgewrightError, InputError, UnsupportedError
 from edgewright.failures import one_line
 from edgewright.intake.formats import detect_format
@@ -20,6 +20,7 @@ from edgewright.intake.inside import Inside, brought_inside
 from edgewright.intake.onnx_nodes import float32_reason
 from edgewright.intake.opening import opened
 from edgewright.intake.source import OtherSplit, Source
+from edgewright.statistics.metric import check_answers
 from edgewright.store import Store
 
 __all__ = ["check", "take_in"]
@@ -43,6 +44,7 @@ def take_in(model: Path, data: DataSpec, store: Path, name: str) -> Intake:
         for tensor, answer in zip(source.outputs, reference, strict=True)
     )
     source.notes += _not_finite(source, reference)
+    _check_metric(source, reference, data)
     inside = brought_inside(source, name, reference)
     with place.workspace() as scratch:
         data_file = scratch / "data.npz"
@@ -61,6 +63,16 @@ def take_in(model: Path, data: DataSpec, store: Path, name: str) -> Intake:
             notes=source.samples.notes,
         ),
     )
+
+
+def _check_metric(source: Source, reference: Sequence[NDArray[np.float64]], data: DataSpec) -> None:
+    """Before any work is done: whether a metric by name can read these outputs and answers."""
+    named = NAMED_METRICS.get(data.metric or "")
+    # Of classes the task's own checks of the answers are enough.
+    if named is None or named.task is ModelTask.CLASSIFICATION:
+        return
+    outputs = {tensor.name: answers for tensor, answers in zip(source.outputs, reference, strict=True)}
+    check_answers(str(data.metric), outputs, source.samples.y[source.samples.rows.test])
 
 
 def _not_finite(source: Source, reference: Sequence[NDArray[np.float64]]) -> tuple[str, ...]:

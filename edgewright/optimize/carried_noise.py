@@ -87,7 +87,7 @@ def _passed(model: fx.GraphModule, row: Row, *, weights_only: bool) -> tuple[lis
         layer = model.get_submodule(name)
         # Rounding is no part of the derivative: autograd holds the graph of the exact network alone.
         with torch.no_grad():
-            rough = given if weights_only else spread_over(float(given.min()), float(given.max()))(given)
+            rough = given if weights_only else _in_levels(given)
             errors.append((name, output, _rough(layer, rough) - output))
 
     try:
@@ -98,6 +98,15 @@ def _passed(model: fx.GraphModule, row: Row, *, weights_only: bool) -> tuple[lis
     outputs = answer if isinstance(answer, (tuple, list)) else [answer]
     # An integer output, such as a class index, has no derivative.
     return [one for one in outputs if one.is_floating_point() and one.requires_grad], errors
+
+
+def _in_levels(given: torch.Tensor) -> torch.Tensor:
+    """A layer's input in 256 levels of its own range; what is not finite has no level, and stays."""
+    known = given.isfinite()
+    held = given[known]
+    if not held.numel():
+        return given
+    return torch.where(known, spread_over(float(held.min()), float(held.max()))(given), given)
 
 
 def _rough(layer: nn.Module, given: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from edgewright.intake import torch_graph
 from edgewright.optimize.rows import TechniqueRows, calibration_inputs
 from edgewright.optimize.sensitivity import int8_sensitivity
 from edgewright.optimize.train_int8 import INPUT_RANGES
+from edgewright.optimize.training import weight_names
 from edgewright.recipe import AnyTechnique, Calibration, Technique, TrainInt8
 
 __all__ = ["apply_to_file", "layer_noise", "of_the_exporter", "transformed"]
@@ -40,6 +41,7 @@ def layer_noise(graph: Path, dataset: Path, calibration: Calibration, percentile
 
 def transformed(model: fx.GraphModule, technique: Technique, dataset: Path) -> fx.GraphModule:
     """One technique on a graph module; ``dataset`` is the ``.npz`` of a `Dataset`."""
+    _require_finite_weights(model, technique.technique)
     module, _, name = technique.function.partition(":")
     # By name: the function of a registered technique lies in another distribution.
     after = getattr(importlib.import_module(module), name)(model, technique, TechniqueRows(dataset))
@@ -50,6 +52,17 @@ def transformed(model: fx.GraphModule, technique: Technique, dataset: Path) -> f
         # Ranges were learnt with the weights that this technique has changed.
         after.meta.pop(INPUT_RANGES, None)
     return after
+
+
+def _require_finite_weights(model: fx.GraphModule, technique: str) -> None:
+    """Here for every technique: each computes with all weights of a layer, and one NaN spreads to all of them."""
+    for name in weight_names(model):
+        weight = model.get_parameter(name)
+        if broken := int((~weight.isfinite()).sum()):
+            raise UnsupportedError(
+                f"{technique}: {broken} of {weight.numel()} numbers in {name} are NaN or infinite; mend the model, or "
+                "leave this technique out"
+            )
 
 
 def of_the_exporter(model: fx.GraphModule, params: Technique, rows: TechniqueRows) -> NoReturn:

@@ -95,7 +95,8 @@ def _nearest(weight: np.ndarray, book: np.ndarray) -> np.ndarray:
     index = np.searchsorted(edges, weight)
     at = np.flatnonzero(book == 0)
     if len(at) and (weight == 0).any():
-        # Zeros to zero, and nothing else may fall on it.
+        # Zeros to zero; what else is nearest to it to the next value of its own sign, unless the codebook has none:
+        # to change its sign would cost more than to lose it.
         lower, upper = max(int(at[0]) - 1, 0), min(int(at[0]) + 1, len(book) - 1)
         fell = (index == at[0]) & (weight != 0)
         index = np.where(fell, np.where(weight < 0, lower, upper), index)

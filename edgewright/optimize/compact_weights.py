@@ -12,6 +12,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -19,7 +20,7 @@ from torch import fx, nn
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.fuse import fuse
 from edgewright.optimize.rows import TechniqueRows
-from edgewright.optimize.training import warped
+from edgewright.optimize.training import each_output, logits_in, warped
 from edgewright.recipe import CompactWeights
 
 __all__ = ["apply", "compact_weights"]
@@ -47,7 +48,7 @@ def compact_weights(model: nn.Module, params: CompactWeights, inputs: torch.Tens
     ``inputs`` (N, ...) are calibration rows, without labels.
 
     Raises:
-        UnsupportedError: the model has no such layer.
+        UnsupportedError: the model has no such layer, or no output with a derivative.
     """
     # Folded by the exporter, a BatchNorm would multiply the levels by another number in each channel.
     original = fuse(model) if isinstance(model, fx.GraphModule) else model.eval()
@@ -94,25 +95,29 @@ def _watched(model: nn.Module, watch: Callable[[str, torch.Tensor, torch.Tensor]
 
 def _output_importance(model: nn.Module, inputs: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
     """For each layer, in order of use: the expected squared gradient of the loss at each output, (O,), summed over
-    positions. The loss is the model's own: labels drawn from its softmax, or unit noise where it has one output."""
+    positions. The loss is the model's own: labels drawn from its softmax, or unit noise where it has one output; of
+    several outputs the sum."""
     generator = torch.Generator().manual_seed(seed)
-    outputs: dict[str, torch.Tensor] = {}
+    # A list, as a layer may be called several times.
+    outputs: list[tuple[str, torch.Tensor]] = []
     sums: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        first = _scores(model.eval()(inputs[:_BATCH]))
+    logits_of = [logits_in(scores) for scores in first]
 
     def watch(name: str, _: torch.Tensor, output: torch.Tensor) -> None:
         output.retain_grad()
-        outputs[name] = output
+        outputs.append((name, output))
 
     with _watched(model, watch):
         for batch in inputs.split(_BATCH):
-            logits = model(batch).flatten(1)
-            if logits.shape[1] > 1:
-                drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)[:, 0]
-                loss = nn.functional.cross_entropy(logits, drawn, reduction="sum")
-            else:
-                loss = (logits * torch.randn(logits.shape, generator=generator)).sum()
-            loss.backward()
-            for name, output in outputs.items():
+            outputs.clear()
+            # Drawn apart for each of several outputs: squared, what one moves then adds to what another does.
+            losses = [
+                _drawn_loss(of(scores), generator) for of, scores in zip(logits_of, _scores(model(batch)), strict=True)
+            ]
+            torch.stack(losses).sum().backward()
+            for name, output in outputs:
                 # A layer may reach no output.
                 if output.grad is not None:
                     # Channels are second in a feature map (N, O, H, W), last in (N, ..., O).
@@ -123,27 +128,46 @@ def _output_importance(model: nn.Module, inputs: torch.Tensor, seed: int) -> dic
     return {name: total / len(inputs) for name, total in sums.items()}
 
 
+def _scores(outputs: Any) -> list[torch.Tensor]:
+    """The outputs that have a derivative, (N, K) each: one that is a class's index has none."""
+    scores = [one.reshape(len(one), -1) for one in each_output(outputs) if one.is_floating_point()]
+    if not scores:
+        raise UnsupportedError("compact_weights: no output is a number with a derivative; leave it out")
+    return scores
+
+
+def _drawn_loss(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    if logits.shape[1] > 1:
+        drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)[:, 0]
+        return nn.functional.cross_entropy(logits, drawn, reduction="sum")
+    return (logits * torch.randn(logits.shape, generator=generator)).sum()
+
+
 @torch.no_grad()
 def _inputs_of(model: nn.Module, name: str, inputs: torch.Tensor, seed: int) -> torch.Tensor:
-    """What a layer multiplies its weights with: (M, I) float32, at most `_POSITIONS` of its rows or positions."""
+    """What a layer multiplies its weights with: (M, I) float32, of each row one position or as many as keep to
+    `_POSITIONS` in all."""
     layer = _layer(model, name)
     seen: list[torch.Tensor] = []
+
+    def kept(columns: torch.Tensor) -> torch.Tensor:
+        """Of (N, positions, I) equally many positions of each row, (M, I)."""
+        # The same positions for the same name and seed, so that two models' inputs can be compared.
+        generator = torch.Generator().manual_seed(seed)
+        each = max(1, _POSITIONS // len(inputs))
+        positions = torch.randperm(columns.shape[1], generator=generator)[:each]
+        return columns[:, positions].flatten(0, 1)
 
     def watch(at: str, given: torch.Tensor, _: torch.Tensor) -> None:
         if at != name:
             return
         if isinstance(layer, nn.Linear):
-            # Each position of a sequence is a row: (N, T, I) as (N * T, I).
-            seen.append(given.reshape(-1, given.shape[-1]))
+            # (N, I), or (N, ..., I) with a position for each element of a sequence or a picture.
+            seen.append(kept(given.reshape(len(given), -1, given.shape[-1])))
         else:
             padding = layer.padding if not isinstance(layer.padding, str) else _same_padding(layer)
             columns = nn.functional.unfold(given, layer.kernel_size, layer.dilation, padding, layer.stride)
-            # The same positions for the same name and seed, so that two models' inputs can be compared.
-            generator = torch.Generator().manual_seed(seed)
-            # Equally many positions of each image.
-            each = max(1, _POSITIONS // len(inputs))
-            positions = torch.randperm(columns.shape[2], generator=generator)[:each]
-            seen.append(columns[:, :, positions].movedim(1, 2).flatten(0, 1))
+            seen.append(kept(columns.movedim(1, 2)))
 
     with _watched(model, watch):
         for batch in inputs.split(_BATCH):

@@ -13,6 +13,10 @@ from edgewright.errors import UnsupportedError
 __all__ = ["Hints", "matched_layers"]
 
 Pairs = tuple[tuple[str, str], ...]
+Named = tuple[str, nn.Module]
+# By the number of axes of what they give.
+_CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
 
 
 class Hints:
@@ -39,7 +43,8 @@ class Hints:
         with torch.no_grad():
             for model in (self._teacher, student.eval()):
                 model(example)
-        self._regressors = [self._regressor(pair, seed) for pair in pairs]
+        layers = dict(self._teacher.named_modules()), dict(student.named_modules())
+        self._regressors = [self._regressor((t, layers[0][t]), (s, layers[1][s]), seed) for t, s in pairs]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -62,20 +67,31 @@ class Hints:
         for handle in self._handles:
             handle.remove()
 
-    def _regressor(self, pair: tuple[str, str], seed: int) -> nn.Module:
-        wanted, given = self._of_teacher[pair[0]].shape, self._of_student[pair[1]].shape
-        if wanted[2:] != given[2:] or len(wanted) != len(given):
+    def _regressor(self, teacher: Named, student: Named, seed: int) -> nn.Module:
+        wanted, given = self._of_teacher[teacher[0]].shape, self._of_student[student[0]].shape
+        axes = [_channel_axis(layer, len(shape)) for (_, layer), shape in ((teacher, wanted), (student, given))]
+        axis = axes[0]
+        # Of the axes beside the channels no regressor makes others.
+        beside = [(*shape[1:axis], *shape[axis + 1 :]) for shape in (wanted, given)]
+        if len(wanted) != len(given) or axis != axes[1] or beside[0] != beside[1]:
             raise UnsupportedError(
-                f"hints: {pair[0]} of the teacher gives {tuple(wanted)[1:]}, {pair[1]} of the student "
+                f"hints: {teacher[0]} of the teacher gives {tuple(wanted)[1:]}, {student[0]} of the student "
                 f"{tuple(given)[1:]}; the sizes beside the channels have to be equal"
             )
         # Drawn apart: the training's own random numbers do not depend on whether there are hints.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            # Channels are second in a feature map, last in (N, ..., C).
-            if len(wanted) == 4:
-                return nn.Conv2d(given[1], wanted[1], 1)
-            return nn.Linear(given[-1], wanted[-1])
+            if axis == len(wanted) - 1:
+                return nn.Linear(given[-1], wanted[-1])
+            return _CONVOLUTIONS[len(wanted)](given[1], wanted[1], 1)
+
+
+def _channel_axis(layer: nn.Module, axes: int) -> int:
+    """Second in a feature map (N, C, ...), last in (N, ..., C)."""
+    if isinstance(layer, _CHANNELS_LAST) or axes not in _CONVOLUTIONS:
+        return axes - 1
+    # A sequence is (N, T, C) unless a convolution or its normalization gives it.
+    return 1 if axes > 3 or isinstance(layer, (nn.Conv1d, nn.BatchNorm1d)) else 2
 
 
 def matched_layers(teacher: fx.GraphModule, student: fx.GraphModule, example: torch.Tensor) -> Pairs:

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgewright.errors import UnsupportedError
+
 __all__ = ["EXACT_CLUSTERS", "codebook", "optimal_means"]
 
 Array = NDArray[Any]
@@ -34,7 +36,13 @@ def codebook(values: Array, clusters: int, start: str = "optimal", seed: int = 0
     ``optimal``: the least squared error there is, up to `EXACT_CLUSTERS` clusters. Else Lloyd's iterations, each of
     which costs K searches in the sorted values, from ``linear``, ``density`` or ``random`` means (Han et al., arXiv
     1510.00149, section 3.2).
+
+    Raises:
+        UnsupportedError: a value is NaN or infinite.
     """
+    # A mean with an infinity is NaN, and the search below would not come to an end.
+    if broken := int(np.size(values) - np.isfinite(values).sum()):
+        raise UnsupportedError(f"a codebook needs finite weights: {broken} of {np.size(values)} are NaN or infinite")
     sums = _Sums.of(values)
     if start == "optimal":
         means = optimal_means(sums, clusters) if clusters <= EXACT_CLUSTERS else _equally_distorted(sums, clusters)

@@ -1,7 +1,7 @@
 """Unstructured pruning: gradual, on a cubic ramp (Zhu and Gupta, "To prune, or not to prune", arXiv 1710.01878).
 
-Magnitude pruning with retraining as in Han et al., "Learning both Weights and Connections", arXiv 1506.02626; masks are
-recomputed while the network trains, so a weight may come back. N:M keeps N of every M inputs (2:4: Mishra et
+Magnitude pruning with retraining as in Han et al., "Learning both Weights and Connections", arXiv 1506.02626; masks
+grow while the network trains, and what has fallen stays zero. N:M keeps N of every M inputs (2:4: Mishra et
 al., arXiv 2104.08378). ``rate`` weighs what a weight does against the bits of its place, as rate-distortion-optimized
 quantization does (Wiedemann et al., DeepCABAC, arXiv 1907.11900). Runs in a child process: imports torch.
 """
@@ -103,21 +103,44 @@ class _Masks:
             nonzero, group = (int(part) for part in self._scope.split(":"))
             self.of = {n: _some_of_each(w, nonzero, group) for n, w in weights.items()}
         elif self._scope == "layer":
-            self.of = {n: (w.abs() > _threshold(w.abs().flatten(), sparsity)).float() for n, w in weights.items()}
+            self.of = {n: _standing(w.abs(), sparsity) for n, w in weights.items()}
         else:
-            scores = {n: w.abs() / w[w != 0].std().clamp_min(1e-12).sqrt() for n, w in weights.items()}
+            scores = {n: w.abs() / _spread(w).sqrt() for n, w in weights.items()}
             if self._scope == "rate":
                 # Squared, a magnitude is a loss, and a loss is to be held against bits.
                 scores = {n: s / _bits_of_places(weights[n]).sqrt() for n, s in scores.items()}
             # One threshold for all layers: those whose weights matter less lose more.
-            limit = _threshold(torch.cat([s.flatten() for s in scores.values()]), sparsity)
-            self.of = {n: (s > limit).float() for n, s in scores.items()}
+            standing = _standing(torch.cat([s.flatten() for s in scores.values()]), sparsity)
+            parts = standing.split([s.numel() for s in scores.values()])
+            self.of = {n: part.reshape(s.shape) for (n, s), part in zip(scores.items(), parts, strict=True)}
 
 
-def _threshold(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
-    fallen = round(sparsity * len(scores))
-    # Where the share rounds to no weight, a threshold below every magnitude; kthvalue counts from 1.
-    return scores.kthvalue(fallen).values if fallen else torch.tensor(-1.0)
+def _spread(weight: torch.Tensor) -> torch.Tensor:
+    """The standard deviation of the weights that are not zero; where they do not vary, as one weight does not, their
+    magnitude."""
+    held = weight[weight != 0]
+    if not len(held):
+        return torch.tensor(1.0)
+    # Without Bessel's correction a single weight would do; with it, results stay as they were measured.
+    spread = held.std(correction=min(1, len(held) - 1))
+    return spread if spread > 0 else held.abs().mean()
+
+
+def _standing(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
+    """1 where a weight stands, 0 for the ``sparsity`` of least score, in the shape of the scores."""
+    flat = scores.flatten()
+    fallen = round(sparsity * len(flat))
+    if not fallen:
+        return torch.ones_like(scores)
+    limit = flat.kthvalue(fallen).values  # counts from 1
+    standing = flat > limit
+    # Of equal scores as many fall as are wanted, in a fixed random order: in that of their places, whole channels
+    # would. What is zero has fallen already.
+    if limit > 0:
+        ties = (flat == limit).nonzero()[:, 0]
+        order = torch.randperm(len(ties), generator=torch.Generator().manual_seed(0))
+        standing[ties[order[fallen - int((flat < limit).sum()) :]]] = True
+    return standing.float().reshape(scores.shape)
 
 
 def _bits_of_places(weight: torch.Tensor) -> torch.Tensor:

@@ -111,11 +111,12 @@ def _pruner(model: fx.GraphModule, params: PruneChannels, example: torch.Tensor)
     }[params.importance]()
     # Torch-Pruning finds which channels depend on each other by autograd.
     for parameter in model.parameters():
-        parameter.requires_grad_(True)
+        # Whole numbers have no gradient, and torch refuses to ask one of them.
+        parameter.requires_grad_(parameter.is_floating_point())
     return tp.pruner.BasePruner(
         model,
         example,
-        importance=importance,
+        importance=_untied(importance),
         global_pruning=params.scope == "global",
         # More than is ever asked for, as `_prune_to` stops at the target; no layer may lose all of its channels.
         pruning_ratio=0.98,
@@ -125,6 +126,25 @@ def _pruner(model: fx.GraphModule, params: PruneChannels, example: torch.Tensor)
         ignored_layers=_last_layers(model),
         round_to=params.channel_multiple,
     )
+
+
+def _untied(importance: Callable[[Any], torch.Tensor | None]) -> Callable[[Any], torch.Tensor | None]:
+    """Scores of which no two are equal, in the same order otherwise.
+
+    Torch-Pruning removes all channels up to the score of the last one that is to go: of a network whose BatchNorm
+    scales are all 1, every channel of every layer.
+    """
+    drawn = torch.Generator().manual_seed(0)
+
+    def untied(group: Any) -> torch.Tensor | None:
+        scores = importance(group)
+        if scores is None:
+            return None
+        share = torch.rand(len(scores), generator=drawn, dtype=torch.float64)
+        # In float64, by far less than float32 tells apart. 1e-30: a share of a score of 0 is 0.
+        return scores.double() * (1 + 1e-9 * share) + 1e-30 * share
+
+    return untied
 
 
 def _prune_to(

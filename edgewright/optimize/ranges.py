@@ -58,7 +58,11 @@ class Histogram:
         """Count (N,) values, all between the bounds."""
         # A tensor of zeros: np.histogram would widen an empty range to one around it.
         if self.high > self.low:
-            self.counts += np.histogram(values, bins=_BINS, range=(self.low, self.high))[0]
+            # In float64 and units of the largest: float32 has no width for the range of a mask of -3.4e38, and no bin
+            # of one that ends at 1e-45.
+            reach = max(-self.low, self.high)
+            scaled = np.asarray(values, np.float64) / reach
+            self.counts += np.histogram(scaled, bins=_BINS, range=(self.low / reach, self.high / reach))[0]
 
     @property
     def edges(self) -> Array:

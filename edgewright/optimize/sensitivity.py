@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgewright.errors import UnsupportedError
 from edgewright.optimize.ranges import streamed_ranges
 from edgewright.optimize.training import weight_names
 from edgewright.recipe import Calibration
@@ -32,7 +33,8 @@ def sensitivity(
     ``change`` is applied to its weights, and that of ``change_input`` with its name to its input, and to no other's.
     ``inputs`` (N, ...) are calibration rows; they pass through the model once.
 
-    Infinite where the output does not change. The smallest figures name the layers to leave as they are.
+    Infinite where the output does not change. The smallest figures name the layers to leave as they are. Where the
+    exact output is not finite nothing is compared.
     """
     powers: dict[str, list[float]] = {}
     # Copies, as the exact layers go on to give the layers behind them their inputs.
@@ -44,8 +46,11 @@ def sensitivity(
         rough = rough_layers[name](change_input[name](given) if change_input else given)
         power = powers.setdefault(name, [0.0, 0.0])
         # Over all rows in float64: float32 drops small terms beside a large sum.
-        power[0] += float((exact**2).sum(dtype=torch.float64))
-        power[1] += float(((rough - exact) ** 2).sum(dtype=torch.float64))
+        known = exact.isfinite()
+        exact, rough = exact[known].double(), rough[known].double()
+        power[0] += float((exact**2).sum())
+        # A rough output that is not finite where the exact one is: as bad as can be.
+        power[1] += float(((rough - exact) ** 2).nan_to_num(nan=math.inf, posinf=math.inf).sum())
 
     with watched(model.eval(), compare):
         for batch in inputs.split(_BATCH):
@@ -61,7 +66,11 @@ def sensitivity(
 def int8_sensitivity(
     model: nn.Module, inputs: torch.Tensor, method: Calibration, percentile: float
 ) -> dict[str, float]:
-    """`sensitivity` to static int8: weights per output channel, the layer's input in 256 levels of its range."""
+    """`sensitivity` to static int8: weights per output channel, the layer's input in 256 levels of its range.
+
+    Raises:
+        UnsupportedError: no number that reaches a layer is finite.
+    """
     ranges = input_ranges(model, inputs, method, percentile)
     return sensitivity(model, inputs, rounded_to(8), {name: spread_over(*bounds) for name, bounds in ranges.items()})
 
@@ -70,17 +79,32 @@ def int8_sensitivity(
 def input_ranges(
     model: nn.Module, inputs: torch.Tensor, method: Calibration, percentile: float
 ) -> dict[str, tuple[float, float]]:
-    """The range of the input of each linear and convolution layer, over calibration rows (N, ...)."""
+    """The range of the input of each linear and convolution layer, over calibration rows (N, ...).
+
+    Raises:
+        UnsupportedError: no number that reaches a layer is finite.
+    """
+    called: set[str] = set()
 
     def rows() -> Iterator[dict[str, np.ndarray]]:
-        # Filled anew by each batch: the activations of all rows would not fit into memory.
-        seen: dict[str, np.ndarray] = {}
-        with watched(model.eval(), lambda name, given, _: seen.update({name: given.numpy()})):
+        # Emptied after each batch: the activations of all rows would not fit into memory. A list, as a layer may be
+        # called several times, with other inputs each.
+        seen: list[tuple[str, np.ndarray]] = []
+        with watched(model.eval(), lambda name, given, _: seen.append((name, given.numpy()))):
             for batch in inputs.split(_BATCH):
                 model(batch)
-                yield seen
+                for name, given in seen:
+                    called.add(name)
+                    yield {name: given}
+                seen.clear()
 
-    return streamed_ranges(rows, method, percentile)
+    ranges = streamed_ranges(rows, method, percentile)
+    if without := sorted(called - ranges.keys()):
+        raise UnsupportedError(
+            f"int8: what reaches layer {without[0]} is NaN or infinite on all calibration rows; look at the data and "
+            "at the layers before it"
+        )
+    return ranges
 
 
 @contextmanager
@@ -121,6 +145,8 @@ def rounded_to(bits: int) -> Change:
 def spread_over(low: float, high: float, levels: int = 256) -> Change:
     """Rounding of an activation to ``levels`` between ``low`` and ``high``, clipped outside, zero kept exact."""
     step = (high - low) / (levels - 1)
+    # A step that float32 rounds to zero divides by it.
+    step = step if step >= torch.finfo(torch.float32).tiny else 0.0
     # A whole number, as int8 kernels take it: zero is then a level.
     zero = round(-low / step) if step else 0
 

@@ -6,6 +6,7 @@ coding needs. Zeros stay zero. Runs in a child process: imports torch.
 
 import copy
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -62,7 +63,9 @@ def best_step(weight: torch.Tensor, limit: int) -> torch.Tensor:
     if not len(sizes):
         return torch.tensor(1.0)
     # Around the 95th percentile: the few largest weights may be cut off for a finer step.
-    candidates = torch.linspace(0.05, 1.5, _GRID_CANDIDATES) * sizes.quantile(0.95) / limit
+    # By numpy, as torch's quantile refuses more than 2^24 values.
+    common = float(np.quantile(sizes.numpy(), 0.95))
+    candidates = torch.linspace(0.05, 1.5, _GRID_CANDIDATES) * common / limit
     errors = torch.stack([((torch.round(sizes / s).clamp(0, limit) * s - sizes) ** 2).sum() for s in candidates])
     return candidates[errors.argmin()].clone()
 

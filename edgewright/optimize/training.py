@@ -13,16 +13,20 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from edgewright.errors import UnsupportedError
+from edgewright.failures import one_line
 from edgewright.recipe import Training
 
 __all__ = [
     "Rows",
     "class_logits",
     "distillation_loss",
+    "each_output",
     "fit",
     "has_several_outputs",
     "joined",
     "kept_zeros",
+    "logits_in",
     "predictions",
     "source_loss",
     "spread_of",
@@ -34,6 +38,8 @@ Tensors = dict[str, torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 Logits = Callable[[torch.Tensor], torch.Tensor]
 _LEAST_PROBABILITY = 1e-6  # float32 holds one less this, and its logarithm is finite
+# Probabilities add up to 1 within this: float32 rounds each of a thousand classes.
+_SUM_TOLERANCE = 1e-3
 # The learning rate never falls below this share of where it began.
 _FLOOR = 0.01
 # At strength 1: a rotation in degrees, scale and shear as shares, a shift in half widths of the image.
@@ -63,14 +69,27 @@ def class_logits(model: nn.Module, rows: Rows) -> Logits:
     """What makes of the model's outputs a logit for each class, (N, classes); of a regressor's nothing.
 
     One score a row is that of the second of two classes: a probability where the outputs stay in 0-1 on these rows,
-    else a logit, as when the model was taken in (`edgewright.intake.answers`).
+    else a logit, as when the model was taken in (`edgewright.intake.answers`). Several are probabilities where a row's
+    add up to 1, as behind the softmax that a Keras classifier ends in: their logarithms are the logits.
     """
-    if not rows.is_classification or predictions(model, rows.take(1).inputs).flatten(1).shape[1] > 1:
+    if not rows.is_classification:
         return lambda outputs: outputs
     first = predictions(model, rows.take(1000).inputs)
+    if first[0].numel() > 1:
+        return logits_in(first)
+    # Not `flatten(1)`, which scores (N,) have no axis for.
     if first.min() < 0 or first.max() > 1:
-        return lambda outputs: nn.functional.pad(outputs.flatten(1), (1, 0))
-    return lambda outputs: nn.functional.pad(torch.logit(outputs.flatten(1), _LEAST_PROBABILITY), (1, 0))
+        return lambda outputs: nn.functional.pad(outputs.reshape(-1, 1), (1, 0))
+    return lambda outputs: nn.functional.pad(torch.logit(outputs.reshape(-1, 1), _LEAST_PROBABILITY), (1, 0))
+
+
+def logits_in(scores: torch.Tensor) -> Logits:
+    """What makes logits of outputs such as the scores (N, K, ...): their logarithms where these are probabilities."""
+    scores = scores.detach().float()
+    if scores.shape[1] < 2 or scores.min() < 0 or not ((scores.sum(1) - 1).abs() <= _SUM_TOLERANCE).all():
+        return lambda outputs: outputs
+    # A softmax underflows to 0, whose logarithm is infinite.
+    return lambda outputs: outputs.float().clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def weight_names(model: nn.Module) -> list[str]:
@@ -104,14 +123,19 @@ def fit(
     without it zeros stay zero. ``extra`` are parameters of that mapping. ``on_step`` is told the share of the
     training that is done. ``teacher`` is who ``params.distill`` listens to. ``penalty`` of a batch of inputs is added
     to the loss, right after the model has seen them.
+
+    Raises:
+        UnsupportedError: the network refuses a batch, as BatchNorm does one row of one position.
     """
     effective = effective or kept_zeros(model)
-    # Beside the model, which computes with what `effective` makes of them.
+    # Beside the model, which computes with what `effective` makes of them. Whole numbers have no gradient, and stay.
     trained: Tensors = {
-        n: nn.Parameter(p.detach().clone(memory_format=_layout(p))) for n, p in model.named_parameters()
+        n: nn.Parameter(p.detach().clone(memory_format=_layout(p)))
+        for n, p in model.named_parameters()
+        if p.is_floating_point()
     }
     optimizer = _optimizer([*trained.values(), *(extra or [])], params)
-    steps = params.epochs * -(-len(rows.inputs) // params.batch_size)
+    steps = params.epochs * len(_batch_sizes(len(rows.inputs), params.batch_size))
     loss_of = _loss_of(model, teacher, rows, params)
     model.train()
     torch.manual_seed(params.seed)  # of dropout, which the network may hold
@@ -120,7 +144,13 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = params.learning_rate * _share_of_rate(params.schedule, step / steps)
         with torch.autocast("cpu", torch.bfloat16, enabled=params.precision == "bfloat16"):
-            logits = functional_call(model, effective(trained), (inputs,))
+            try:
+                logits = functional_call(model, effective(trained), (inputs,))
+            except ValueError as e:
+                raise UnsupportedError(
+                    f"training: the network does not take a batch of {len(inputs)} row(s): {one_line(e)}; give a "
+                    "larger `batch_size` or more training rows, or leave training out"
+                ) from e
         # The loss in float32: bfloat16 has 8 significant bits.
         loss = loss_of(inputs, joined(logits).float(), targets)
         if penalty:
@@ -151,8 +181,16 @@ def joined(outputs: Any) -> torch.Tensor:
     """The one output (N, ...), or all of several, flat and side by side (N, elements)."""
     if isinstance(outputs, torch.Tensor):
         return outputs
-    flat = [joined(output).flatten(1) for output in outputs]
+    # Not `flatten(1)`, which an output of one number a row, (N,), has no axis for.
+    flat = [output.reshape(len(output), -1) for output in each_output(outputs)]
     return torch.cat([part.float() for part in flat], dim=1)
+
+
+def each_output(outputs: Any) -> list[torch.Tensor]:
+    """Every tensor of the outputs, (N, ...) each, in order."""
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    return [tensor for output in outputs for tensor in each_output(output)]
 
 
 @torch.no_grad()
@@ -186,18 +224,21 @@ def _optimizer(parameters: list[torch.Tensor], params: Training) -> torch.optim.
     return kind(parameters, lr=params.learning_rate, weight_decay=params.weight_decay)
 
 
-def distillation_loss(teacher: nn.Module, rows: Rows, params: Training) -> Loss:
+def distillation_loss(teacher: nn.Module, rows: Rows, params: Training, *, student: nn.Module | None = None) -> Loss:
     """(inputs, outputs, targets) to the loss of Hinton et al., "Distilling the Knowledge in a Neural Network",
-    arXiv 1503.02531: the teacher's softened answers weigh ``params.distill``, their KL term scaled by T squared."""
+    arXiv 1503.02531: the teacher's softened answers weigh ``params.distill``, their KL term scaled by T squared.
+
+    The outputs are those of ``student``; left out, they mean what the teacher's do.
+    """
     # A copy that stays as it is, without gradients of its own.
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     hard, alpha, temperature = _loss(rows), params.distill, params.temperature
-    logits_of = class_logits(teacher, rows)
+    logits_of, logits_of_student = class_logits(teacher, rows), _logits_of_student(student, teacher, rows)
 
     def loss(inputs: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         with torch.no_grad():
             answers = logits_of(teacher(inputs))
-        outputs = logits_of(outputs)
+        outputs = logits_of_student(outputs)
         if not rows.is_classification:
             return alpha * nn.functional.mse_loss(outputs, answers) + (1 - alpha) * hard(outputs, targets)
         soft = nn.functional.kl_div(
@@ -215,8 +256,18 @@ def _loss_of(model: nn.Module, teacher: nn.Module | None, rows: Rows, params: Tr
     if rows.targets is None or has_several_outputs(teacher or model, rows):
         return source_loss(teacher or model, rows)
     if teacher and params.distill:
-        return distillation_loss(teacher, rows, params)
-    return _without_teacher(teacher or model, rows)
+        return distillation_loss(teacher, rows, params, student=model)
+    hard, logits_of = _loss(rows), _logits_of_student(model, teacher or model, rows)
+    return lambda _, outputs, targets: hard(logits_of(outputs), targets)
+
+
+def _logits_of_student(student: nn.Module | None, teacher: nn.Module, rows: Rows) -> Logits:
+    """As the teacher's, except that a user's own network may end in logits where the teacher ends in a softmax."""
+    if student is None or student is teacher or not rows.is_classification:
+        return class_logits(teacher, rows)
+    # One score is the teacher's kind: an untrained network's logits may all lie in 0-1.
+    is_single = predictions(student, rows.take(1).inputs).numel() == 1
+    return class_logits(teacher if is_single else student, rows)
 
 
 @torch.no_grad()
@@ -252,11 +303,6 @@ def spread_of(model: nn.Module, rows: Rows) -> torch.Tensor:
     return spread.clamp_min(max(1e-3 * float(spread.mean()), 1e-12)).sqrt()
 
 
-def _without_teacher(model: nn.Module, rows: Rows) -> Loss:
-    hard, logits_of = _loss(rows), class_logits(model, rows)
-    return lambda _, outputs, targets: hard(logits_of(outputs), targets)
-
-
 def _loss(rows: Rows) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
     measure = nn.CrossEntropyLoss() if rows.is_classification else nn.MSELoss()
 
@@ -277,11 +323,21 @@ def _batches(rows: Rows, params: Training) -> Iterator[tuple[torch.Tensor, torch
     is_image = rows.inputs.ndim == 4
     for _ in range(params.epochs):
         order = torch.randperm(len(rows.inputs), generator=generator)
-        for part in order.split(params.batch_size):
+        for part in order.split(_batch_sizes(len(order), params.batch_size)):
             inputs = rows.inputs[part]
             if is_image and params.augment:
                 inputs = warped(inputs, params.augment, generator)
             yield inputs.contiguous(memory_format=_layout(inputs)), None if rows.targets is None else rows.targets[part]
+
+
+def _batch_sizes(rows: int, batch_size: int) -> list[int]:
+    """Of an epoch, the rest last; a rest of one row goes into the batch before it."""
+    whole, rest = divmod(rows, batch_size)
+    sizes = [batch_size] * whole + [rest] * (rest > 0)
+    # One row has no variance, which BatchNorm divides by.
+    if rest == 1 and whole:
+        sizes[-2:] = [batch_size + 1]
+    return sizes
 
 
 def warped(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:

@@ -15,7 +15,7 @@ __all__ = ["write_example"]
 
 
 def write_example(folder: Path, model: ImportedModel, dataset: Dataset) -> Path:
-    """``example.json`` with a table row, or ``example.npy`` with a raw array; several inputs: ``example.npz``."""
+    """``example.json`` with a table row, or with several inputs by name; one raw array: ``example.npy``."""
     with np.load(dataset.artifact.path, allow_pickle=False) as stored:
         raw_row = str(stored["test.raw"][0]) if "test.raw" in stored.files else None
         first = {spec.name: stored[f"test.x.{spec.name}"][:1] for spec in model.inputs}

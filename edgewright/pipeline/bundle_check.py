@@ -23,7 +23,7 @@ from edgewright.validate.verdict import budget_lines
 from edgewright.value import Value
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
 from edgewright_runtime.predict.encoding import dequantize
-from edgewright_runtime.update.golden import load_golden
+from edgewright_runtime.update.golden import largest_difference, load_golden
 
 __all__ = ["DeviceCheck", "ValidatedBundle", "check_bundle", "check_rows", "validated_bundle"]
 
@@ -200,10 +200,7 @@ def _share(difference: float, allowed: float) -> float:
 
 def _largest(actual: np.ndarray, expected: np.ndarray) -> float:
     """Infinite where shapes differ or a number is missing, so that it exceeds every tolerance."""
-    if actual.shape != expected.shape:
-        return float("inf")
-    largest = float(np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
-    return largest if np.isfinite(largest) else float("inf")
+    return largest_difference(actual, expected) if actual.shape == expected.shape else float("inf")
 
 
 def _names(model: Exported) -> _Names:

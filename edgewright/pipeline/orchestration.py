@@ -82,4 +82,5 @@ def configure_orchestration() -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     # Its server makes this folder, but not the one above it, and then waits for itself in vain.
-    Path(os.environ.get("PREFECT_HOME", home())).mkdir(parents=True, exist_ok=True)
+    # It expands a tilde, as in an env file, which no shell has; so must this.
+    Path(os.environ.get("PREFECT_HOME", home())).expanduser().mkdir(parents=True, exist_ok=True)

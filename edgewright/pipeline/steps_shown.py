@@ -21,7 +21,8 @@ def steps_shown() -> Iterator[None]:
     """The five stages as a bar, and the step that runs now as a line below it, each with its time."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
-        running: dict[str, TaskID] = {}
+        # A list of each title, as two threads may run a step of one.
+        running: dict[str, list[TaskID]] = {}
         stages: list[TaskID] = []
 
         def listener(event: Event) -> None:
@@ -33,9 +34,9 @@ def steps_shown() -> Iterator[None]:
                     stages.append(bar.add_task(escape(event.title), total=len(STAGES)))
                 bar.update(stages[0], description=f"[bold]{escape(event.title)}", advance=1 if event.done else 0)
             elif event.done:
-                bar.remove_task(running.pop(event.title))
+                bar.remove_task(running[event.title].pop())
             else:
-                running[event.title] = bar.add_task(escape(event.title), total=None)
+                running.setdefault(event.title, []).append(bar.add_task(escape(event.title), total=None))
 
         with progress.listening(listener):
             yield

@@ -1,9 +1,9 @@
 """The final table, on a terminal: one line for each deployment. No ML framework is imported here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from edgewright.measurement import Measurement
 from edgewright.pipeline.bundle_check import DeviceCheck, check_rows
@@ -50,13 +50,19 @@ def results_table(results: Sequence[DeploymentResult], width: int) -> Table:
     # A column that is empty for all says nothing.
     reached = [i for i in range(len(COLUMNS)) if any(row[i] != _NOT_REACHED for row in cells)]
     if width >= _LEAST_WIDTH:
-        table = Table(*(COLUMNS[i] for i in reached), title="Deployments")
-        for row in cells:
-            table.add_row(*(escape(row[i]) for i in reached))
-        return table
-    table = Table("", *(escape(row[0]) for row in cells), title="Deployments")
-    for i in reached[1:]:
-        table.add_row(COLUMNS[i], *(escape(row[i]) for row in cells))
+        rows = ([row[i] for i in reached] for row in cells)
+        return _table("Deployments", [COLUMNS[i] for i in reached], rows)
+    rows = ([COLUMNS[i], *(row[i] for row in cells)] for i in reached[1:])
+    return _table("Deployments", ["", *(row[0] for row in cells)], rows)
+
+
+def _table(title: str, header: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Of texts as they stand: as `Text` none is taken for markup, whatever the console that prints it."""
+    table = Table(title=title)
+    for name in header:
+        table.add_column(Text(name))
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
     return table
 
 
@@ -69,19 +75,17 @@ def results_markdown(results: Sequence[DeploymentResult]) -> str:
 def check_table(checks: Sequence[DeviceCheck]) -> Table:
     """A column for each device that a bundle was tried on, a row for each figure."""
     rows = check_rows(checks)
-    table = Table("", *(escape(row["device"]) for row in rows), title="Bundle on devices")
-    for name in list(rows[0])[1:]:
-        table.add_row(name, *(escape(row[name]) for row in rows))
-    return table
+    figures = ([name, *(row[name] for row in rows)] for name in list(rows[0])[1:])
+    return _table("Bundle on devices", ["", *(row["device"] for row in rows)], figures)
 
 
 def comparison_table(runs: Sequence[ComparedRun]) -> Table:
     """A column for each run, a row for each figure that any of them has."""
-    table = Table("", *(f"{escape(run.name)}\n{run.run_id[:8]}" for run in runs), title="Runs")
-    for figure in sorted({name for run in runs for name in run.metrics}):
-        cells = (formatted(run.metrics.get(figure), "{:.6g}") for run in runs)
-        table.add_row(escape(figure), *cells)
-    return table
+    figures = (
+        [figure, *(formatted(run.metrics.get(figure), "{:.6g}") for run in runs)]
+        for figure in sorted({name for run in runs for name in run.metrics})
+    )
+    return _table("Runs", ["", *(f"{run.name}\n{run.run_id[:8]}" for run in runs)], figures)
 
 
 def result_cells(result: DeploymentResult) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ Answers = NDArray[np.int64] | NDArray[np.float64]
 
 
 def accuracy_of(task: ModelTask, truth: Answers, answers: Answers) -> Accuracy:
-    """Accuracy of class indices (N,), or R² of numbers (N,) or (N, K), with its 95% interval.
+    """Accuracy of class indices (N,), or R² of numbers (N,) or (N, K), over all of them, with its 95% interval by row.
 
     Raises:
         InputError: no rows, or a regressor's truth that never varies.
@@ -25,7 +25,7 @@ def accuracy_of(task: ModelTask, truth: Answers, answers: Answers) -> Accuracy:
     if task is ModelTask.CLASSIFICATION:
         interval = intervals.wilson(int((truth == answers).sum()), len(truth))
         return Accuracy(metric="accuracy", rows=len(truth), **interval.model_dump())
-    interval = intervals.r2_interval(_flat(truth), _flat(answers))
+    interval = intervals.r2_interval(_by_row(truth, truth), _by_row(answers, truth))
     return Accuracy(metric="r2", rows=len(truth), **interval.model_dump())
 
 
@@ -37,7 +37,7 @@ def compare_accuracy(task: ModelTask, truth: Answers, source: Answers, candidate
     _check(task, truth, source)
     _check(task, truth, candidate)
     if task is ModelTask.REGRESSION:
-        interval, p_value = intervals.r2_drop(_flat(truth), _flat(source), _flat(candidate))
+        interval, p_value = intervals.r2_drop(_by_row(truth, truth), _by_row(source, truth), _by_row(candidate, truth))
         return AccuracyDrop(
             percent=100 * interval.value,
             low_percent=100 * interval.low,
@@ -81,8 +81,9 @@ def worst_class(table: Sequence[ClassAccuracy]) -> ClassAccuracy | None:
     return max(table, key=lambda row: row.drop_percent, default=None)
 
 
-def _flat(values: Answers) -> NDArray[np.float64]:
-    return np.asarray(values, np.float64).reshape(-1)
+def _by_row(values: Answers, truth: Answers) -> NDArray[np.float64]:
+    """(N, K): the numbers of a row are drawn together, as they are no observations of their own."""
+    return np.asarray(values, np.float64).reshape(len(truth), -1)
 
 
 def _check(task: ModelTask, truth: Answers, answers: Answers) -> None:
@@ -91,5 +92,5 @@ def _check(task: ModelTask, truth: Answers, answers: Answers) -> None:
     # By their number: (N, 1) answers are compared with (N,) true ones.
     if truth.size != answers.size:
         raise InputError(f"{truth.size} true answers in the test split, the model gave {answers.size}")
-    if task is ModelTask.REGRESSION and np.ptp(_flat(truth)) == 0:
+    if task is ModelTask.REGRESSION and np.ptp(np.asarray(truth, np.float64)) == 0:
         raise InputError("all true answers in the test split are equal: R² has no meaning; give rows that vary")

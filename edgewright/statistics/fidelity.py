@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from edgewright.errors import InputError
 from edgewright.measurement import Accuracy, AccuracyDrop, Interval, OutputParity
 
-__all__ = ["FIDELITY", "fidelity_drop", "fidelity_of", "output_parity"]
+__all__ = ["FIDELITY", "comparable", "fidelity_drop", "fidelity_of", "output_parity"]
 
 FIDELITY = "fidelity"
 Arrays = Mapping[str, NDArray[np.float64]]
 _DRAWS = 2000
 _SEED = 20_260
+_COUNTED_AT_ONCE = 2_000_000  # rows of draws held together: bounded memory, however many rows
 # An output that varies by less than this share of its magnitude is a constant: its rounding is no variation.
 _CONSTANT = 1e-4
 
@@ -54,7 +55,7 @@ def output_parity(reference: Arrays, outputs: Arrays) -> tuple[OutputParity, ...
 
 def _compared(name: str, expected: NDArray[np.float64], actual: NDArray[np.float64]) -> OutputParity:
     error, variation = _of_rows(expected, actual)
-    a, b = _finite(expected, actual)
+    a, b = comparable(expected, actual)
     norms = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
     difference, largest = np.abs(a - b), float(np.abs(a).max(initial=0))
     return OutputParity(
@@ -83,8 +84,12 @@ def _fidelity(reference: Arrays, outputs: Arrays) -> Interval:
     value = float(_share(error.sum(axis=0), variation.sum(axis=0)).min())
     # How often each row is drawn: the sums over all resamples are then two matrix products.
     generator = np.random.default_rng(_SEED)
-    draws = generator.multinomial(len(error), np.full(len(error), 1 / len(error)), size=_DRAWS)
-    drawn = _share(draws @ error, draws @ variation).min(axis=1)
+    chances = np.full(len(error), 1 / len(error))
+    block, parts = max(1, min(_DRAWS, _COUNTED_AT_ONCE // len(error))), []
+    for done in range(0, _DRAWS, block):
+        draws = generator.multinomial(len(error), chances, size=min(block, _DRAWS - done))
+        parts.append(_share(draws @ error, draws @ variation).min(axis=1))
+    drawn = np.concatenate(parts)
     low, high = np.quantile(drawn, (0.025, 0.975))
     # The value itself is in its interval, also where few rows make every draw miss it.
     return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
@@ -92,7 +97,7 @@ def _fidelity(reference: Arrays, outputs: Arrays) -> Interval:
 
 def _of_rows(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
     """Squared error and variation of each row, (N,) both."""
-    a, b = _finite(expected, actual)
+    a, b = comparable(expected, actual)
     scale = float(np.abs(a).max(initial=0)) or 1.0  # squares of 1e200 would be infinite
     a, b = a / scale, b / scale
     error = ((a - b) ** 2).sum(axis=1)
@@ -101,8 +106,10 @@ def _of_rows(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> tupl
     return error, centred if centred.sum() > _CONSTANT**2 * whole.sum() else whole
 
 
-def _finite(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Rows of both, (N, elements); where the source's own answer is not finite nothing is compared."""
+def comparable(
+    expected: NDArray[np.float64], actual: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rows of both, (N, elements); where the source's own answer is not finite, such as a mask's, both are 0."""
     a, b = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (expected, actual))
     known = np.isfinite(a)
     return np.where(known, a, 0), np.where(known, b, 0)

@@ -68,15 +68,15 @@ def paired_difference(only_first: int, only_second: int, rows: int) -> Interval:
 
 
 def r2(truth: Floats, predicted: Floats) -> float:
-    """Coefficient of determination; ``truth`` must not be constant."""
+    """Coefficient of determination over all numbers; ``truth`` must not be constant."""
     spread = float(((truth - truth.mean()) ** 2).sum())
     left = float(((truth - predicted) ** 2).sum())
     return 1 - left / spread
 
 
 def r2_interval(truth: Floats, predicted: Floats, seed: int = 0) -> Interval:
-    """R² with its percentile bootstrap interval over rows."""
-    resampled = _resampled_r2(truth, predicted[None, :], seed)[0]
+    """R² of numbers (N,) or (N, K) with its percentile bootstrap interval over the N rows."""
+    resampled = _resampled_r2(truth, predicted[None], seed)[0]
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Interval(value=r2(truth, predicted), low=float(low), high=float(high))
 
@@ -93,17 +93,18 @@ def r2_drop(truth: Floats, source: Floats, candidate: Floats, seed: int = 0) -> 
 
 
 def _resampled_r2(truth: Floats, predictions: Floats, seed: int) -> Floats:
-    """R² of each of (M, N) predictions on each resample of the N rows: (M, resamples).
+    """R² of each of (M, N) or (M, N, K) predictions on each resample of the N rows: (M, resamples).
 
     Resamples of equal values are left out, since they have no R².
     """
     chance = np.random.default_rng(seed)
-    errors = (truth[None, :] - predictions) ** 2
+    truth = truth.reshape(len(truth), -1)
+    errors = ((truth[None] - predictions.reshape(len(predictions), *truth.shape)) ** 2).sum(axis=2)
     parts = []
-    block = max(1, min(_RESAMPLES, _DRAWN_AT_ONCE // len(truth)))
+    block = max(1, min(_RESAMPLES, _DRAWN_AT_ONCE // truth.size))
     for done in range(0, _RESAMPLES, block):
         drawn = chance.integers(0, len(truth), (min(block, _RESAMPLES - done), len(truth)))
-        picked = truth[drawn]
+        picked = truth[drawn].reshape(len(drawn), -1)
         varies = picked.min(axis=1) < picked.max(axis=1)
         drawn, picked = drawn[varies], picked[varies]
         # Centred first: a sum of squares less the squared mean loses its digits where the mean is large.

@@ -1,4 +1,4 @@
-"""How right a file is: by its true answers, by a metric of the user's own, or by its source's answers alone."""
+"""How right a file is: by its true answers, by a metric, or by its source's answers alone."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from edgewright.artifact import ImportedModel, Metric, ModelTask
 from edgewright.child import run_in_child
+from edgewright.data import NAMED_METRICS
 from edgewright.measurement import Accuracy, AccuracyDrop, ClassAccuracy, Interval
 from edgewright.statistics.accuracy import Answers, accuracy_of, compare_accuracy, per_class
+from edgewright.statistics.class_metrics import CLASSES, SCORES
 from edgewright.statistics.fidelity import fidelity_drop, fidelity_of
 from edgewright.statistics.metric import MetricFigures, judged_by
 from edgewright.store import Store
@@ -43,7 +45,7 @@ def judged(
     by_answers = None if model.task is ModelTask.NONE else _by_answers(model, held_out, decision, outputs)
     # A metric of the user's own decides; the classes are shown beside it where they are known.
     if model.metric is not None:
-        own = _by_metric(model.metric, held_out, outputs, timeout_s)
+        own = _by_metric(model.metric, held_out, decision, outputs, timeout_s)
         return own if by_answers is None else own._replace(per_class=by_answers.per_class)
     return by_answers or _by_source(held_out, outputs)
 
@@ -90,13 +92,17 @@ def _by_source(held_out: HeldOut, outputs: Arrays | None) -> Judgement:
     return Judgement(before, fidelity_of(held_out.reference, outputs), fidelity_drop(held_out.reference, outputs))
 
 
-def _by_metric(metric: Metric, held_out: HeldOut, outputs: Arrays | None, timeout_s: float) -> Judgement:
+def _by_metric(
+    metric: Metric, held_out: HeldOut, decision: Decision | None, outputs: Arrays | None, timeout_s: float
+) -> Judgement:
+    named = NAMED_METRICS.get(metric.name)
+    of_classes = decision if named is not None and named.task is ModelTask.CLASSIFICATION else None
     with Store().workspace() as scratch:
         files = [scratch / f"{name}.npz" for name in ("reference", "outputs", "answers")]
-        write_arrays(files[0], held_out.reference)
+        write_arrays(files[0], _decided(of_classes, held_out.reference))
         write_arrays(files[2], {"y": held_out.truth})
         if outputs is not None:
-            write_arrays(files[1], outputs)
+            write_arrays(files[1], _decided(of_classes, outputs))
         # In a child: a function of the user's own may hang, or crash.
         job = partial(judged_by, metric, files[0], files[1] if outputs is not None else None, files[2])
         what = f"judging by the metric {metric.name}"
@@ -113,6 +119,14 @@ def _by_metric(metric: Metric, held_out: HeldOut, outputs: Arrays | None, timeou
         unit="percent of the source's",
     )
     return Judgement(source, _accuracy(metric, figures.candidate, held_out.count), drop)
+
+
+def _decided(decision: Decision | None, outputs: Arrays) -> Arrays:
+    """What metrics of classes read: scores (N, C), unless the model answers with the class alone, and classes (N,)."""
+    if decision is None:
+        return outputs
+    classes = {CLASSES: decision.classes(outputs).astype(np.float64)}
+    return classes if decision.is_class else {SCORES: decision.scores(outputs), **classes}
 
 
 def _accuracy(metric: Metric, interval: Interval, rows: int) -> Accuracy:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from edgewright.errors import ConversionError
 from edgewright.measurement import Parity
-from edgewright.statistics.fidelity import output_parity
+from edgewright.statistics.fidelity import comparable, output_parity
 from edgewright.validate.decision import Decision
 
 __all__ = ["check_outputs", "parity"]
@@ -23,7 +23,8 @@ def check_outputs(reference: Arrays, outputs: Arrays, name: str) -> None:
     """Refuse outputs that cannot be compared.
 
     Raises:
-        ConversionError: an output is missing, has another shape than the source's, or is not finite where its is.
+        ConversionError: an output is missing, has another shape than the source's, or is NaN or infinite where its is
+            not the same.
     """
     for key, expected in reference.items():
         if key not in outputs:
@@ -35,12 +36,14 @@ def check_outputs(reference: Arrays, outputs: Arrays, name: str) -> None:
                 f"{name}: output '{key}' has shape {list(actual.shape[1:])} a row, the source model's has "
                 f"{list(expected.shape[1:])}"
             )
-        broken = ~np.isfinite(actual.reshape(len(actual), -1)) & np.isfinite(expected.reshape(len(expected), -1))
+        a, b = (array.reshape(len(array), -1) for array in (expected, actual))
+        # What the source leaves undefined may be anything; its infinities are those of masks, and may be finite.
+        broken = ~np.isfinite(b) & ~np.isnan(a) & (a != b)
         rows = broken.any(axis=1)
         if rows.any():
             raise ConversionError(
                 f"{name}: output '{key}' is NaN or infinite in {int(rows.sum())} of {len(actual)} test rows "
-                f"(first: row {int(rows.argmax())}), where the source model's is finite"
+                f"(first: row {int(rows.argmax())}), where the source model's is not"
             )
 
 
@@ -48,11 +51,11 @@ def parity(reference: Arrays, outputs: Arrays, checked_by: str, decision: Decisi
     """Differences over all outputs and rows and, for a classifier, the share of equal decisions.
 
     The deciding output alone is compared for a classifier: a label output differs by whole classes wherever a
-    decision does, which ``agreement`` already says.
+    decision does, which ``agreement`` already says. Where the source's own answer is not finite nothing is compared.
     """
     names = [decision.output] if decision else list(reference)
-    expected = np.concatenate([reference[n].reshape(len(reference[n]), -1) for n in names], axis=1)
-    actual = np.concatenate([outputs[n].reshape(len(outputs[n]), -1) for n in names], axis=1)
+    pairs = [comparable(reference[n], outputs[n]) for n in names]
+    expected, actual = (np.concatenate(side, axis=1) for side in zip(*pairs, strict=True))
     difference = np.abs(actual - expected)
     largest = float(np.abs(expected).max())
     norms = np.linalg.norm(expected) * np.linalg.norm(actual)
@@ -89,12 +92,18 @@ def _explained(decision: Decision, reference: Arrays, outputs: Arrays, differ: N
     scores = decision.scores(reference)
     # The two best of each row; `argmax` decides between them.
     best = np.sort(scores, axis=1)[:, -2:]
-    margin = (best[:, 1] - best[:, 0])[rows]
+    margin = _apart(best[:, 1], best[:, 0])[rows]
     ties = int((margin <= _FLOAT32_TIE * np.maximum(np.abs(best[rows, 1]), 1e-30)).sum())
     if ties == len(rows):
         return f"{place}: the source's two best scores tie there within float32 rounding (margin <= {margin.max():.2g})"
-    moved = np.abs(decision.scores(outputs) - scores)[rows].max(axis=1)
+    moved = _apart(decision.scores(outputs), scores)[rows].max(axis=1)
     return (
         f"{place}: {ties} of them tie in the source within float32 rounding; elsewhere the source's margin is "
         f"{margin.min():.2g} to {margin.max():.2g}, and the scores moved by {moved.min():.2g} to {moved.max():.2g}"
     )
+
+
+def _apart(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The magnitude of the difference; of equal infinities, which subtract to NaN, none."""
+    with np.errstate(invalid="ignore"):
+        return np.where(a == b, 0.0, np.abs(a - b))

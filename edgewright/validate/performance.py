@@ -33,11 +33,14 @@ from edgewright_runtime.bundle.manifest import Kernels
 
 __all__ = ["measure", "performance_of"]
 
-_BOARD_SECONDS = 60.0
+_HEATED = ("ssh", "adb")  # boards and phones, which have no fan
+_SUSTAINED_S = 60.0
 _PROFILED_RUNS = 20
 _THROTTLED = 0.9  # a lower clock after the run than this share of the one before it
 _ROWS = 64  # different real rows that the timing cycles through
-_NO_HEAT = "latency under heat: a sustained run shows it, on a board by default, elsewhere with `edgewright validate`"
+_NO_HEAT = (
+    "latency under heat: a sustained run shows it, on a board or phone by default, elsewhere with `edgewright validate`"
+)
 
 
 def measure(
@@ -109,8 +112,8 @@ def _measured(
         # With one thread the figures are those already taken; Core ML chooses its threads itself.
         if device.threads > 1 and not in_core_ml:
             performance = _with_one_thread(performance, replace(session, threads=1), before, after)
-        if sustained_seconds is None and device.target_kind == "ssh":
-            sustained_seconds = _BOARD_SECONDS
+        if sustained_seconds is None and device.target_kind in _HEATED:
+            sustained_seconds = _SUSTAINED_S
         sustained, cool = session.sustained(after, sustained_seconds) if sustained_seconds else (None, _NO_HEAT)
     missing = tuple(filter(None, (_too_few(performance, timing), reason, unplanned, cool)))
     return performance.model_copy(update={"not_measured": missing, "sustained": sustained, "compute_plan": plan})

@@ -49,4 +49,8 @@ def advice(exported: Exported, device: DeviceProfile) -> tuple[str, ...]:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text))
+    parts = [int(part) for part in re.findall(r"\d+", text)]
+    # 17.0 is 17: as tuples the longer one would be the newer.
+    while parts and not parts[-1]:
+        parts.pop()
+    return tuple(parts)

@@ -24,7 +24,7 @@ from edgewright_runtime.npy import Npz
 from edgewright_runtime.predict.predictor import Predictor
 from edgewright_runtime.shortage import reads_as_shortage, shortage_or
 
-__all__ = ["FAULTY", "LOADING", "check_bundle", "check_bundle_in_child", "load_golden"]
+__all__ = ["FAULTY", "LOADING", "check_bundle", "check_bundle_in_child", "largest_difference", "load_golden"]
 
 # How the check of a bundle ends that is at fault itself; whatever else ends it says nothing of the bundle.
 FAULTY = 3
@@ -86,7 +86,7 @@ def _checked(folder: Path, threads: int | None) -> dict[str, float]:
     why = f": {reason}" if reason else ""
     differences = {}
     for name, tolerance in golden.tolerance.items():
-        difference = _largest_difference(answers[name], expected[name], name)
+        difference = _difference(answers[name], expected[name], name)
         # Written so that NaN, which compares false, is refused.
         if not difference <= tolerance:
             raise IntegrityError(
@@ -200,11 +200,20 @@ def load_golden(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
     return inputs, outputs
 
 
-def _largest_difference(actual: np.ndarray, expected: np.ndarray, name: str) -> float:
+def largest_difference(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Of two arrays of one shape; infinite where one is not finite and the other not the same."""
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
+    # The same infinity, such as a mask's, is agreement, as is NaN in both; subtracted they give NaN.
+    with np.errstate(invalid="ignore"):
+        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    largest = float(apart.max(initial=0.0))
+    return float("inf") if np.isnan(largest) else largest
+
+
+def _difference(actual: np.ndarray, expected: np.ndarray, name: str) -> float:
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         raise IntegrityError(
             f"golden vectors: output '{name}' is {actual.dtype} {list(actual.shape)}, "
             f"expected {expected.dtype} {list(expected.shape)}"
         )
-    # Unsigned numbers would wrap around in a difference of their own type.
-    return float(np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
+    return largest_difference(actual, expected)

@@ -1,6 +1,7 @@
 """What each layer's 8 bits bring to the outputs, against what they are measured to bring."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
 from edgewright.intake import torch_graph
-from edgewright.optimize.carried_noise import carried_noise, noisiest_layers
+from edgewright.optimize.carried_noise import _in_levels, carried_noise, noisiest_layers
 from edgewright.optimize.sensitivity import rounded_to
 
 
@@ -69,3 +70,18 @@ def test_without_a_derivative_or_rows_it_is_refused(tmp_path):
     np.savez(tmp_path / "d.npz", other=rows())
     with pytest.raises(UnsupportedError, match="no calibration rows"):
         noisiest_layers(tmp_path / "m.graph", tmp_path / "d.npz", ["x"], weights_only=True)
+
+
+def test_an_input_that_is_not_finite_has_no_levels():
+    given = torch.tensor([[1.0, math.nan, -math.inf, 0.3]])
+    found = _in_levels(given)
+    assert found[0, 0] == pytest.approx(1.0, abs=0.01)
+    assert found[0, 1].isnan()
+    assert found[0, 2] == -math.inf
+    assert _in_levels(torch.full((2,), math.nan)).isnan().all()
+
+
+def test_a_network_of_nothing_but_nan_is_refused_in_words():
+    net = fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+    with pytest.raises(UnsupportedError, match="no layer's error"):
+        carried_noise(net, [{"x": torch.full((1, 4), math.nan)}], weights_only=False)

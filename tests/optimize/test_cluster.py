@@ -1,9 +1,10 @@
 """Weight sharing: how many values, which, and what they learn."""
 
+import numpy as np
 import pytest
 import torch
 
-from edgewright.optimize.cluster import cluster
+from edgewright.optimize.cluster import _nearest, cluster
 from edgewright.optimize.prune import prune
 from edgewright.recipe import Cluster, Prune
 from tests.optimize.networks import SHORT, accuracy
@@ -50,3 +51,12 @@ def test_the_random_start_follows_its_seed(model):
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_a_weight_without_a_value_of_its_sign_goes_to_zero_and_never_across():
+    assert _nearest(np.array([0.0, -0.1, 0.1, 1.4], np.float32), np.array([0.0, 1.5], np.float32)).tolist() == [
+        0,
+        0,
+        1,
+        1,
+    ]

@@ -184,3 +184,35 @@ def test_hints_that_do_not_fit_are_refused(model, rows):
         Hints(model, copy.deepcopy(model), (("conv7", "conv1"),), example, 1.0, 0)
     with pytest.raises(UnsupportedError, match="sizes beside the channels"):
         Hints(model, copy.deepcopy(model), (("conv2", "fc1"),), example, 1.0, 0)
+
+
+class Sequences(nn.Module):
+    """(N, 5, 6) features of width ``wide``: of a dense layer (N, 5, C), or of a convolution (N, C, 5)."""
+
+    def __init__(self, wide: int, *, convolution: bool) -> None:
+        super().__init__()
+        self.features = nn.Conv1d(6, wide, 1) if convolution else nn.Linear(6, wide)
+        self.convolution = convolution
+        self.dense = nn.Linear(wide, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = self.features(x.transpose(1, 2)).transpose(1, 2) if self.convolution else self.features(x)
+        return self.dense(found.mean(1))
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+def test_hints_between_sequences_of_other_width(convolution):
+    torch.manual_seed(0)
+    teacher, student = (fx.symbolic_trace(Sequences(wide, convolution=convolution)) for wide in (8, 4))
+    inputs = torch.randn(7, 5, 6)
+    hints = Hints(teacher, student, (("features", "features"),), inputs[:1], 1.0, 0)
+    student(inputs)
+    hints(inputs).backward()
+    assert all(p.grad is not None for p in hints.parameters)
+    hints.close()
+
+
+def test_hints_between_sequences_of_other_length_are_refused():
+    teacher, student = (fx.symbolic_trace(Sequences(8, convolution=convolution)) for convolution in (False, True))
+    with pytest.raises(UnsupportedError, match="sizes beside the channels"):
+        Hints(teacher, student, (("features", "features"),), torch.randn(1, 5, 6), 1.0, 0)

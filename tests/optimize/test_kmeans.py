@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from edgewright.errors import UnsupportedError
 from edgewright.optimize.kmeans import codebook
 
 
@@ -76,3 +77,11 @@ def test_each_start_ends_where_no_mean_moves(start):
     means = codebook(values, 6, start)
     nearest = np.abs(values[:, None] - means[None]).argmin(1)
     assert np.allclose([values[nearest == i].mean() for i in range(len(means))], means, atol=1e-3)
+
+
+@pytest.mark.parametrize("start", ["optimal", "linear", "density", "random"])
+@pytest.mark.parametrize("broken", [np.inf, -np.inf, np.nan])
+def test_a_value_that_is_not_finite_has_no_codebook(start, broken):
+    values = np.array([1.0, 2.0, broken, 3.0, 7.0], np.float32)
+    with pytest.raises(UnsupportedError, match="1 of 5 are NaN or infinite"):
+        codebook(values, 3, start)

@@ -1,11 +1,14 @@
 """Unstructured pruning: how much, which weights, and that training holds it."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from edgewright.errors import UnsupportedError
-from edgewright.optimize.prune import prune
+from edgewright.optimize.prune import _Masks, prune
 from edgewright.recipe import Prune
 from tests.optimize.networks import SHORT, accuracy, density
 
@@ -47,3 +50,49 @@ def test_prune_keeps_n_of_every_m_inputs(model, scope, kept, group):
 def test_a_pattern_that_removes_nothing_is_refused(scope):
     with pytest.raises(ValidationError):
         Prune(scope=scope)
+
+
+def single() -> nn.Sequential:
+    net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 8), nn.Linear(8, 4))
+    with torch.no_grad():
+        net[0].weight.fill_(5.0)
+        net[1].weight.fill_(0.0)
+        net[2].weight.copy_(torch.linspace(0.01, 1, 32).reshape(4, 8))
+    return net
+
+
+@pytest.mark.parametrize("scope", ["global", "rate"])
+def test_one_weight_that_stands_out_stays(scope):
+    """One weight has no standard deviation, nor has a layer of zeros; NaN compares with nothing."""
+    pruned = prune(single(), Prune(sparsity=0.5, scope=scope, training=None), None)
+    assert float(pruned[0].weight) == 5.0
+    # 20 of 41 weights fall, and 8 of them were zero.
+    assert sum(int((layer.weight == 0).sum()) for layer in pruned) == 20
+
+
+@pytest.mark.parametrize("scope", ["global", "rate", "layer"])
+@pytest.mark.parametrize("sparsity", [0.25, 0.5, 0.75])
+def test_of_equal_weights_as_many_fall_as_were_asked(scope, sparsity):
+    net = nn.Sequential(nn.Linear(16, 16))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.ones(16, 16).tril() * 2 - 1)
+    params = Prune(sparsity=sparsity, scope=scope, training=None)
+    masks = [prune(net, params, None)[0].weight == 0 for _ in range(2)]
+    assert float(masks[0].float().mean()) == sparsity
+    assert torch.equal(*masks)
+    # Not channel by channel.
+    assert not masks[0].all(dim=1).any()
+
+
+def test_what_has_fallen_stays_zero_while_the_network_trains(model, rows, monkeypatch):
+    fallen: list[torch.Tensor] = []
+    update = _Masks.update
+
+    def watched(self: _Masks, weights: dict[str, torch.Tensor], sparsity: float) -> None:
+        update(self, weights, sparsity)
+        fallen.append(self.of["fc1.weight"] == 0)
+
+    monkeypatch.setattr(_Masks, "update", watched)
+    prune(model, Prune(sparsity=0.8, training=SHORT), rows)
+    assert len(fallen) > 3
+    assert all((later[earlier]).all() for earlier, later in pairwise(fallen))

@@ -1,10 +1,14 @@
 """Structured pruning to a target."""
 
+import copy
+
 import pytest
+import torch
+from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.prune_channels import multiply_accumulates, prune_channels
-from edgewright.optimize.training import predictions
+from edgewright.optimize.training import Rows, predictions
 from edgewright.recipe import PruneChannels, Training
 from tests.optimize.networks import CLASSES, accuracy
 
@@ -57,3 +61,29 @@ def test_a_multiple_that_leaves_too_little_to_remove_is_refused(model, rows):
 def test_a_latency_is_not_the_graphs_to_know(model, rows):
     with pytest.raises(UnsupportedError, match="exported"):
         prune_channels(model, PruneChannels(target="latency"), rows)
+
+
+@pytest.mark.parametrize("importance", ["batchnorm", "magnitude"])
+def test_channels_of_equal_importance_do_not_all_fall(importance):
+    """As of a network whose BatchNorm scales were never trained."""
+    net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16))
+    net = fx.symbolic_trace(net.extend([nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)]))
+    with torch.no_grad():
+        for name in ("0", "3"):
+            net.get_submodule(name).weight.fill_(1.0)
+    data = Rows(torch.randn(8, 1, 8, 8), torch.randint(0, 3, (8,)))
+    params = PruneChannels(ratio=0.3, importance=importance, steps=1, training=None)
+    left, full = (multiply_accumulates(m, data.inputs[:1]) for m in (prune_channels(net, params, data), net))
+    assert 0.5 * full < left <= 0.7 * full
+
+
+@pytest.mark.filterwarnings("ignore:Unwrapped parameters:UserWarning")  # Torch-Pruning's, of the whole number
+def test_a_whole_number_among_the_parameters_is_no_obstacle(model, rows):
+    net = copy.deepcopy(model)
+    net.register_parameter("times", nn.Parameter(torch.tensor(3), requires_grad=False))
+    with net.graph.inserting_before(node := next(n for n in net.graph.nodes if n.op == "output")):
+        times = net.graph.get_attr("times")
+        node.args = (net.graph.call_function(torch.mul, (node.args[0], times)),)
+    net.recompile()
+    params = PruneChannels(ratio=0.3, steps=1, training=Training(epochs=1))
+    assert prune_channels(net, params, rows.take(256)).times == 3

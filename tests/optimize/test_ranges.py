@@ -85,3 +85,20 @@ def test_rows_are_gone_through_one_at_a_time_and_infinities_left_out():
 
 def test_a_tensor_that_is_always_zero_has_no_width():
     assert streamed_ranges(lambda: [{"x": np.zeros(8)}], "entropy", 99.99) == {"x": (0.0, 0.0)}
+
+
+@pytest.mark.parametrize("method", ["min_max", "percentile", "entropy", "mse"])
+@pytest.mark.parametrize("ends", [(-3.4e38, 3.4e38), (0.0, 1e-45), (-1e-45, 1e-45), (-1e-40, 3.4e38)])
+def test_a_range_at_the_ends_of_float32_has_bins(method, ends):
+    """A mask's -3.4e38, whose width float32 has not, and the least number that it has."""
+    values = np.array([*ends, 0.0], np.float32)
+    found = streamed_ranges(lambda: [{"x": values}], method, 99.99)["x"]
+    assert values.min() <= found[0] <= 0 <= found[1] <= values.max()
+    assert np.ptp(found) > 0
+
+
+def test_scaling_moves_no_value_to_another_bin():
+    values = np.random.default_rng(0).normal(0, 3, 10_000).astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    expected = np.histogram(values.astype(np.float64), 2048, (low, high))[0]
+    assert np.abs(histogram(values).counts - expected).sum() <= 4

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from edgewright.artifact import Artifact, Exported, Format, LayerNoise, Precision
-from edgewright.optimize.sensitivity import int8_sensitivity, rounded_to, sensitivity, spread_over
+from edgewright.errors import UnsupportedError
+from edgewright.optimize.sensitivity import input_ranges, int8_sensitivity, rounded_to, sensitivity, spread_over
 from edgewright.report.sensitivity import sensitivity_csv, sensitivity_svg
 
 
@@ -91,3 +92,39 @@ def test_the_plot_grows_with_the_layers():
     heights = [int(re.findall(rb'^<svg [^>]*height="(\d+)"', svg)[0]) for svg in (few, many)]
     assert heights[1] > 3 * heights[0]
     assert few.count(b'class="baseline"') == 1
+
+
+class Twice(nn.Module):
+    """One layer, called with inputs of very different size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + self.layer(x / 100)
+
+
+@pytest.mark.parametrize("method", ["min_max", "mse"])
+def test_the_range_of_a_layer_is_that_of_all_its_calls(method):
+    ranges = input_ranges(Twice(), torch.linspace(0, 10, 80).reshape(20, 4), method, 99.99)
+    assert ranges["layer"] == (0.0, pytest.approx(10, rel=0.01))
+
+
+def test_a_layer_that_nothing_finite_reaches_is_named():
+    model = network()
+    with torch.no_grad():
+        model[0].bias.fill_(math.nan)
+    with pytest.raises(UnsupportedError, match="reaches layer 2 is NaN or infinite"):
+        int8_sensitivity(model, torch.randn(40, 8), "min_max", 99.0)
+
+
+def test_a_row_that_is_not_finite_leaves_the_figure_of_the_others():
+    model, inputs = network(), torch.randn(200, 8)
+    broken = torch.cat([inputs, torch.full((1, 8), math.nan)])
+    for name, ratio in int8_sensitivity(model, inputs, "min_max", 99.0).items():
+        assert int8_sensitivity(model, broken, "min_max", 99.0)[name] == pytest.approx(ratio, abs=0.1)
+
+
+def test_a_range_that_float32_cannot_divide_is_a_range_of_zeros():
+    assert spread_over(0.0, 1e-45)(torch.tensor([0.0, 1e-45, 1.0])).tolist() == [0, 0, 0]

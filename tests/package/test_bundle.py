@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewright.artifact import digest_of
+from edgewright.artifact import Precision, digest_of
 from edgewright.errors import InputError, MissingLibraryError, UnsupportedError
 from edgewright.export.stored import StoredModel
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle, read_bundle
+from edgewright.package.golden import _tolerance
 from edgewright.package.snippet import write_snippet
 from edgewright.pipeline.inspection import describe_path
 from edgewright.profile import ExportOptions
@@ -267,3 +268,10 @@ def test_labels_are_valid_literals_of_the_language(
     ).read_text()
 
     assert quoted in text
+
+
+def test_a_mask_makes_no_tolerance_infinite() -> None:
+    """A share of the largest magnitude: of an infinity it would allow every answer."""
+    output = np.array([[2.0, -np.inf, np.nan]], np.float32)
+    assert _tolerance(output, Precision.FLOAT32) == pytest.approx(2e-4)
+    assert _tolerance(np.array([-3, 2], np.int8), Precision.INT8) == 2

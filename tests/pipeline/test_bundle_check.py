@@ -183,3 +183,11 @@ def _hold(machine: str, held: multiprocessing.synchronize.Event) -> None:
 def _enter(machine: str, done: threading.Event) -> None:
     with alone_on(machine):
         done.set()
+
+
+def test_equal_infinities_are_equal_answers() -> None:
+    golden = np.array([[1.0, -np.inf, np.nan]], np.float32)
+    assert bundle_check._largest(golden.copy(), golden) == 0
+    assert bundle_check._largest(golden + np.float32(0.5), golden) == 0.5
+    for other in (np.nan, np.inf, -9.0):
+        assert bundle_check._largest(np.where(golden == -np.inf, np.float32(other), golden), golden) == float("inf")

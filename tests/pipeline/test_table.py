@@ -11,9 +11,13 @@ from typer.testing import CliRunner
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedModel, ModelTask, Precision
 from edgewright.pipeline.cli import app
+from edgewright.pipeline.orchestration import configure_orchestration
 from edgewright.pipeline.result import DeploymentResult, Optimization, Step
+from edgewright.pipeline.steps_shown import steps_shown
 from edgewright.pipeline.table import explanation, results_table
 from edgewright.profile import Platform
+from edgewright.progress import progress
+from edgewright.terminal import terminal
 from edgewright_runtime.bundle.manifest import TensorSpec
 
 FAILED = DeploymentResult(
@@ -109,3 +113,32 @@ def test_failed_run_prints_what_it_came_to_and_why_it_ended(
     assert ("118.0 kB" in done.stdout) == reached
     if not reached:
         assert done.stdout == ""
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_brackets_of_a_name_are_printed_as_they_are(optimized: DeploymentResult, width: int) -> None:
+    named = optimized.optimization.model.model_copy(update={"name": "a[b] :x: [red]c"})
+    result = optimized.model_copy(update={"optimization": optimized.optimization.model_copy(update={"model": named})})
+    for console in (terminal(), Console()):
+        console.file, console.width = io.StringIO(), width
+        console.print(results_table([result], width))
+        assert "a[b] :x: [red]c" in console.file.getvalue()
+
+
+def test_two_steps_of_one_title_may_run_at_once() -> None:
+    with steps_shown(), progress.during("Looking into x"), progress.during("Looking into x"):
+        pass
+
+
+def test_a_tilde_in_the_home_of_prefect_is_that_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an env file gives it, which no shell has expanded: Prefect itself does."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_HOME", "~/prefect")
+    monkeypatch.chdir(tmp_path)
+    for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED", "PREFECT_LOGGING_LEVEL"):
+        monkeypatch.setenv(name, "1")
+    for name in ("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "PREFECT_LOCAL_STORAGE_PATH", "EDGEWRIGHT_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    configure_orchestration()
+    assert (tmp_path / "prefect").is_dir()
+    assert not (tmp_path / "~").exists()

@@ -62,3 +62,27 @@ def test_unusable_truth_is_refused() -> None:
         accuracy_of(ModelTask.CLASSIFICATION, TRUTH, TRUTH[:7])
     with pytest.raises(InputError, match="R² has no meaning"):
         accuracy_of(ModelTask.REGRESSION, np.ones(5), np.ones(5))
+
+
+def test_the_numbers_of_a_row_are_no_rows_of_their_own() -> None:
+    """Fifty equal columns say no more than one of them."""
+    chance = np.random.default_rng(0)
+    truth = chance.normal(size=30)
+    source, candidate = (truth + size * chance.normal(size=30) for size in (1.0, 1.2))
+    wide = [np.repeat(values[:, None], 50, axis=1) for values in (truth, source, candidate)]
+    for one, many in zip(
+        (
+            accuracy_of(ModelTask.REGRESSION, truth, source),
+            compare_accuracy(ModelTask.REGRESSION, truth, source, candidate),
+        ),
+        (accuracy_of(ModelTask.REGRESSION, *wide[:2]), compare_accuracy(ModelTask.REGRESSION, *wide)),
+        strict=True,
+    ):
+        figures = [name for name, value in one.model_dump().items() if isinstance(value, float)]
+        assert [getattr(many, name) for name in figures] == pytest.approx([getattr(one, name) for name in figures])
+
+
+def test_each_column_counts_by_its_variation() -> None:
+    truth = np.stack([np.linspace(0, 1, 20), np.linspace(0, 100, 20)], axis=1)
+    wrong = truth * [0, 1]  # the small column is lost, the large one is kept
+    assert accuracy_of(ModelTask.REGRESSION, truth, wrong).value > 0.99

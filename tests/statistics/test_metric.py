@@ -110,3 +110,39 @@ def test_the_example_s_plugin_is_found_by_its_name(tmp_path: Path, monkeypatch: 
     monkeypatch.syspath_prepend(installed("metric_plugin", tmp_path / "site"))
     truth = np.zeros((4, 2))
     assert load_metric(Metric(name="psnr"))({"y": truth + 0.1}, truth) == pytest.approx(20)
+
+
+SOMETIMES = """
+def share(outputs, answers):
+    if not 0 < answers.sum() < len(answers):
+        raise ValueError("only one class")
+    return float(outputs["y"][answers == 1].mean())
+
+def rarely(outputs, answers):
+    return float("nan") if len(set(outputs["y"].tolist())) < len(answers) else 1.0
+"""
+
+
+def judged_classes(folder: Path, metric: Metric) -> MetricFigures:
+    answers = np.zeros(50)
+    answers[:3] = 1
+    write_arrays(folder / "answers.npz", {"y": answers})
+    write_arrays(folder / "reference.npz", {"y": np.arange(50.0)})
+    write_arrays(folder / "outputs.npz", {"y": np.arange(50.0) - 1})
+    return judged_by(metric, *(folder / f"{name}.npz" for name in ("reference", "outputs", "answers")))
+
+
+def test_a_draw_without_a_figure_is_drawn_anew(tmp_path: Path) -> None:
+    """In one of twenty draws none of the three positives is among fifty rows."""
+    (tmp_path / "own_sometimes.py").write_text(SOMETIMES)
+    found = judged_classes(tmp_path, Metric(name="own_sometimes:share", folder=str(tmp_path)))
+    assert found.source.value == 1
+    assert 0 <= found.source.low < 1 < found.source.high <= 2
+    assert found.loss is not None
+    assert found.p_value is not None
+
+
+def test_a_metric_that_most_draws_have_no_figure_for_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "own_rarely.py").write_text(SOMETIMES)
+    with pytest.raises(InputError, match=r"gives nan on 50 rows.* \(no interval: 201 of 201 random draws"):
+        judged_classes(tmp_path, Metric(name="own_rarely:rarely", folder=str(tmp_path)))

@@ -132,3 +132,21 @@ def test_phone_that_goes_away_from_its_python_may_be_tried_again(spec: BenchSpec
     target = AdbPythonTarget(AdbConnection(python="python3"))
     with pytest.raises(DeviceUnreachableError, match="device offline"):
         target.run(replace(spec, rows=spec.models[0].path), "measuring", 60)
+
+
+def test_a_file_name_is_no_command_on_the_phone(phone: AdbConnection, spec: BenchSpec, tmp_path: Path) -> None:
+    model = tmp_path / "m.tflite;touch X;"
+    model.write_bytes(b"a model that the stand-in does not read")
+    AdbTarget(phone).run(replace(spec, models=(BenchModel(str(model), "tflite"),)), "measuring", 60)
+    assert not list(tmp_path.rglob("X"))
+    assert [p for p in (tmp_path / "phone").iterdir() if p.name.endswith(".tflite;touch X;")]
+
+
+def test_a_phone_is_heated_by_default(
+    phone: AdbConnection, dataset: Dataset, export: Callable[..., Exported], weights: np.ndarray, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.tflite"
+    file.write_bytes(b"a" * 100)
+    model = export(weights).model_copy(update={"artifact": Store().put(file, Format.TFLITE)})
+    found = measure(model, model, dataset, load_device("pixel_8").model_copy(update={"adb": phone}))
+    assert "gives no answer to 'sustained'" in found.not_measured[-1]

@@ -68,3 +68,33 @@ def test_every_output_is_looked_at() -> None:
     reference = {"a": np.ones((2, 1)), "b": np.ones((2, 1))}
     with pytest.raises(ConversionError, match="'b' is NaN"):
         check_outputs(reference, {"a": np.ones((2, 1)), "b": np.full((2, 1), np.nan)}, "model.onnx")
+
+
+MASKED = {"y": np.array([[1.0, -np.inf], [2.0, -np.inf], [-np.inf, 3.0]])}
+
+
+@pytest.mark.parametrize("decision", [None, SCORES])
+def test_equal_infinities_are_agreement(decision: Decision | None) -> None:
+    outputs = {"y": MASKED["y"] + 0.5}
+    check_outputs(MASKED, outputs, "m.onnx")
+    found = parity(MASKED, outputs, "test", decision)
+    assert (found.max_absolute, found.max_relative) == (0.5, pytest.approx(0.5 / 3))
+    assert found.mean_absolute == 0.25
+    assert found.cosine is not None
+    assert found.cosine > 0.98
+
+
+def test_a_mask_that_became_another_is_named() -> None:
+    for other in (np.nan, np.inf):
+        outputs = {"y": np.where(MASKED["y"] == -np.inf, other, MASKED["y"])}
+        with pytest.raises(ConversionError, match="NaN or infinite in 3 of 3 test rows"):
+            check_outputs(MASKED, outputs, "m.onnx")
+    # In 8 bits a mask is the lowest number there.
+    check_outputs(MASKED, {"y": np.maximum(MASKED["y"], -9.0)}, "m.onnx")
+
+
+def test_a_decision_among_masked_scores_is_explained_in_numbers() -> None:
+    outputs = {"y": np.where(MASKED["y"] == 1.0, -np.inf, MASKED["y"])}
+    outputs["y"][0, 1] = 0.0
+    said = parity(MASKED, outputs, "test", SCORES).explanation
+    assert "nan" not in said

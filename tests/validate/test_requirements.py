@@ -118,3 +118,18 @@ def test_int8_without_dot_products_is_warned_of() -> None:
     assert "no 8-bit dot product (neon)" in advice(int8, load_device("raspberry_pi_4"))[0]
     assert advice(int8, load_device("raspberry_pi_5")) == ()
     assert advice(int8, load_device("generic_edge_device")) == ()
+
+
+@pytest.mark.parametrize(
+    ("needed", "held", "is_met"),
+    [
+        ("17.0", "17", True),
+        ("17", "17.0.0", True),
+        ("17.0.1", "17", False),
+        ("1.9", "1.14", True),
+        ("1.14", "1.9", False),
+    ],
+)
+def test_a_version_is_as_new_as_its_numbers(needed: str, held: str, is_met: bool) -> None:
+    device = load_device("raspberry_pi_5").model_copy(update={"runtime_floor": held})
+    assert (unmet(exported(Format.ONNX, needed), device) == ()) is is_met

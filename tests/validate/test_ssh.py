@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +154,21 @@ def test_board_that_reboots_in_the_middle_resumes(board: SshConnection, spec: Be
     answer = SshTarget(board.model_copy(update={"folder": work})).run(spec, "running", 60)
     assert answer["rows"] == 3
     assert sorted(p.name for p in Path(work, "files").iterdir()) == pushed
+
+
+def test_a_file_name_is_no_command(tmp_path: Path, spec: BenchSpec) -> None:
+    model = tmp_path / "m.onnx;touch X;"
+    model.write_bytes(Path(spec.models[0].path).read_bytes())
+    target = Beside(str(tmp_path / "there"))
+    odd = replace(spec, models=(replace(spec.models[0], path=str(model)),))
+    for _ in range(2):
+        assert target.run(odd, "running", 60)["runtime"]
+    files = sorted(p.name for p in (tmp_path / "there" / "files").iterdir())
+    assert not list(tmp_path.rglob("X"))
+    assert sum(name.endswith(".onnx;touch X;") for name in files) == 1
+    assert target._held(odd, "looking") == set(files)
+
+
+def test_a_folder_of_the_board_is_quoted_and_its_home_is_not() -> None:
+    target = SshTarget(SshConnection(host="board", user="pi", folder="models/ours"))
+    assert target._folder == '"$HOME"/models/ours'

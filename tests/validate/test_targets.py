@@ -1,5 +1,6 @@
 """One contract, every target: the same answers, and the same words for what goes wrong."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -294,3 +295,36 @@ def test_a_target_that_nobody_registered_is_refused(tmp_path: Path) -> None:
     (tmp_path / "device.yaml").write_text(text.replace("target: nice", "target: local"))
     with pytest.raises(ProfileError, match="target_options are for targets of other distributions, not for local"):
         load_device(str(tmp_path / "device.yaml"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Welcome to the board\n",
+        'Welcome\n{"runtime": "x"}',
+        "[1, 2]",
+        "3",
+        '{"error": "no"}',
+        '{"error": {"type": "X"}}',
+    ],
+)
+def test_an_answer_that_the_bench_does_not_give_is_one_clear_line(content: str) -> None:
+    with pytest.raises(ConversionError, match=r"running: the (answer is not the bench's|bench's error has no type)"):
+        answer_of(content, 0, "", "running")
+
+
+def test_a_group_that_empties_a_moment_later_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel answers EBUSY as long as a process that has ended is in it; no such group is delegated here."""
+    group, busy = tmp_path / "group", [1, 1]
+    group.mkdir()
+    remove = Path.rmdir
+
+    def rmdir(self: Path) -> None:
+        if busy:
+            busy.pop()
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        remove(self)
+
+    monkeypatch.setattr(Path, "rmdir", rmdir)
+    cgroup._remove(group)
+    assert not group.exists()

@@ -5,6 +5,7 @@ A Python there (Termux has one) runs the device runtime, as on any board.
 """
 
 import re
+import shlex
 import statistics
 import subprocess
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class AdbTarget:
             raise InputError(f"{what}: the profile's adb names no benchmark_model")
         program = self._pushed(self.connection.benchmark_model, what)
         # The user's file may lack the mode of a program.
-        self._shell(f"chmod 755 {program}", what, _TRANSFER_S)
+        self._shell(f"chmod 755 {shlex.quote(program)}", what, _TRANSFER_S)
         paths = [self._pushed(Path(model.path), what) for model in spec.models]
         if spec.task == "cold":
             return self._cold(self._benchmark(program, paths[0], spec, what, timeout_s))
@@ -85,7 +86,7 @@ class AdbTarget:
     def _benchmark(self, program: str, path: str, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
         runs = max(1, -(-spec.min_runs // _ROUNDS))
         log = self._shell(
-            f"{program} --graph={path} --num_threads={spec.threads} --num_runs={runs} "
+            f"{shlex.quote(program)} --graph={shlex.quote(path)} --num_threads={spec.threads} --num_runs={runs} "
             f"--min_secs={spec.min_seconds / _ROUNDS:.3f}",
             what,
             timeout_s,
@@ -98,11 +99,12 @@ class AdbTarget:
             raise InputError(f"{what}: {file} is not there")
         digest = digest_of(file)
         path = f"{self.connection.folder}/{digest}{file.suffix}"
+        quoted, part, folder = (shlex.quote(name) for name in (path, f"{path}.part", self.connection.folder))
         # `mkdir` in the same call: a call costs a handshake with the phone.
-        if digest not in self._shell(f"sha256sum < {path} || mkdir -p {self.connection.folder}", what, 60).split():
+        if digest not in self._shell(f"sha256sum < {quoted} || mkdir -p {folder}", what, 60).split():
             # Under another name until it is whole, as a broken transfer leaves a part.
             self._adb(["push", str(file), f"{path}.part"], what, _TRANSFER_S)
-            self._shell(f"mv {path}.part {path}", what, 60)
+            self._shell(f"mv {part} {quoted}", what, 60)
         return path
 
     def _shell(self, command: str, what: str, timeout_s: float) -> str:
@@ -146,11 +148,11 @@ class AdbPythonTarget(ShellTarget):
 
     @property
     def _folder(self) -> str:
-        return self.connection.folder
+        return shlex.quote(self.connection.folder)
 
     @property
     def _python(self) -> str:
-        return self.connection.python or "python3"
+        return shlex.quote(self.connection.python or "python3")
 
     def _carrier(self) -> list[str]:
         serial = ["-s", self.connection.serial] if self.connection.serial else []

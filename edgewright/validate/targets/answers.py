@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Mapping
 from typing import Any
 
 from edgewright import errors
@@ -10,6 +9,7 @@ from edgewright.errors import ConversionError, EdgewrightError, UnsupportedError
 
 __all__ = ["OutOfMemoryError", "TooSlowError", "answer_of"]
 
+_SHOWN = 120  # characters of what is no answer
 _SHELL_SIGNAL = 128  # a shell reports a child that died by signal n as 128 + n
 # As the runtimes, libc and Python put it; "ailed" leaves either capital.
 _ALLOCATION = ("bad_alloc", "MemoryError", "Cannot allocate", "ailed to allocate", "cannot allocate", "out of memory")
@@ -35,7 +35,15 @@ def answer_of(content: str | None, code: int, log: str, what: str) -> dict[str, 
         if any(word in log for word in _ALLOCATION):
             raise OutOfMemoryError(f"{what}: out of memory")
         raise ConversionError(f"{what}: {_death(code, log)}")
-    answer: dict[str, Any] = json.loads(content)
+    try:
+        answer = json.loads(content)
+    except json.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise ConversionError(
+            f"{what}: the answer is not the bench's JSON object but {content.strip()[:_SHOWN]!r}; nothing that a login "
+            "there runs, such as .bashrc, may print"
+        )
     if "error" in answer:
         raise _named(answer["error"], what)
     return answer
@@ -50,8 +58,12 @@ def _death(code: int, log: str) -> str:
     return f"the process ended with exit code {code} and no answer{last}"
 
 
-def _named(error: Mapping[str, str], what: str) -> EdgewrightError:
-    kind, message = error["type"], error["message"]
+def _named(error: object, what: str) -> EdgewrightError:
+    match error:
+        case {"type": str(kind), "message": str(message)}:
+            pass
+        case _:
+            return ConversionError(f"{what}: the bench's error has no type and message: {str(error)[:_SHOWN]}")
     if kind == "MemoryError" or any(word in message for word in _ALLOCATION):
         return OutOfMemoryError(f"{what}: out of memory ({message[:200]})")
     if kind == "BackendUnavailableError":

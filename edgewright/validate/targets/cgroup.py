@@ -4,8 +4,10 @@ Source: Linux, Documentation/admin-guide/cgroup-v2.rst. A group of its own count
 kernel memory too, where RLIMIT_AS counts addresses that may never be touched.
 """
 
+import errno
 import os
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from pathlib import Path
 
 __all__ = ["delegated", "memory_bound", "was_out_of_memory"]
 
+_REMOVAL_WAITS_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 _MOUNTS, _GROUPS = Path("/proc/self/mountinfo"), Path("/proc/self/cgroup")
 
 
@@ -70,7 +73,7 @@ def _may_bound_below(folder: Path, *, enable: bool) -> bool:
     try:
         return os.access(probe / "memory.max", os.W_OK) and _may_enter(probe)
     finally:
-        probe.rmdir()
+        _remove(probe)
 
 
 def _may_enter(group: Path) -> bool:
@@ -91,7 +94,21 @@ def memory_bound(below: Path, limit_mb: float) -> Iterator[Path]:
             swap.write_text("0")
         yield group
     finally:
-        group.rmdir()
+        _remove(group)
+
+
+def _remove(group: Path) -> None:
+    """Once it is empty: a process leaves its group a moment after it was seen to end."""
+    for wait_s in _REMOVAL_WAITS_S:
+        try:
+            group.rmdir()
+        except OSError as e:
+            if e.errno != errno.EBUSY:
+                raise
+            time.sleep(wait_s)
+        else:
+            return
+    group.rmdir()
 
 
 def was_out_of_memory(group: Path) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import shlex
 import subprocess
 import tarfile
 import uuid
@@ -41,12 +42,12 @@ class ShellTarget(ABC):
     @property
     @abstractmethod
     def _folder(self) -> str:
-        """The working folder there, as its shell takes it."""
+        """The working folder there, quoted for its shell."""
 
     @property
     @abstractmethod
     def _python(self) -> str:
-        """The interpreter there."""
+        """The interpreter there, quoted for its shell."""
 
     @abstractmethod
     def _carrier(self) -> list[str]:
@@ -114,10 +115,11 @@ class ShellTarget(ABC):
         files = [Path(spec.rows), *(Path(model.path) for model in spec.models)]
         needed = {_name(file): digest_of(file) for file in files} | {_runtime_name(): _runtime_digest()}
         # A device without sha256sum holds nothing: everything is sent, which is slow and right.
-        folder, names = f"{self._folder}/files", " ".join(needed)
+        folder, names = f"{self._folder}/files", shlex.join(needed)
         stdout = self._said(f"mkdir -p {folder} && cd {folder} && {{ sha256sum {names} 2>/dev/null || true; }}", what)
-        entries = (line.split() for line in stdout.splitlines())
-        return {name for digest, name in (words for words in entries if len(words) == 2) if needed.get(name) == digest}
+        # A digest, two spaces and the name, which may hold spaces of its own.
+        entries = (line.partition("  ") for line in stdout.splitlines())
+        return {name for digest, _, name in entries if needed.get(name) == digest}
 
     def _pushed_model(self, model: BenchModel, held: set[str], what: str) -> BenchModel:
         return replace(model, path=self._pushed(Path(model.path), held, what))
@@ -126,7 +128,7 @@ class ShellTarget(ABC):
         """The file's name there, relative to a run's folder; sent unless its digest is there already."""
         name = _name(file)
         if name not in held:
-            self._place(file.read_bytes(), f"{self._folder}/files/{name}", what)
+            self._place(file.read_bytes(), f"{self._folder}/files/{shlex.quote(name)}", what)
             held.add(name)
         return f"../../files/{name}"
 
@@ -140,6 +142,7 @@ class ShellTarget(ABC):
         return f"mkdir -p {folder} && tar -x -f {self._folder}/files/{name} -C {folder}", folder
 
     def _place(self, content: bytes, path: str, what: str) -> None:
+        """``path`` is quoted for the shell there."""
         # The name must not outlive a power cut that the content does not: what has the name is never sent again.
         self._send(content, f"cat > {path}.part && sync && mv {path}.part {path}", what)
 

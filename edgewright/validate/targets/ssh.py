@@ -1,6 +1,7 @@
 """A real board over SSH."""
 
 import re
+import shlex
 from dataclasses import dataclass
 
 from edgewright.errors import DeviceUnreachableError, EdgewrightError, InputError
@@ -32,11 +33,11 @@ class SshTarget(ShellTarget):
     @property
     def _folder(self) -> str:
         folder = self.connection.folder
-        return folder if folder.startswith("/") else f"$HOME/{folder}"
+        return shlex.quote(folder) if folder.startswith("/") else f'"$HOME"/{shlex.quote(folder)}'
 
     @property
     def _python(self) -> str:
-        return self.connection.python
+        return shlex.quote(self.connection.python)
 
     def _lost(self, code: int, stderr: bytes, what: str) -> EdgewrightError | None:
         if code != _UNREACHABLE:
