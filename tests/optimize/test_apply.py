@@ -11,6 +11,7 @@ from edgewright.artifact import Artifact, Dataset, Format
 from edgewright.errors import UnsupportedError
 from edgewright.intake import torch_graph
 from edgewright.optimize import apply
+from edgewright.optimize.child import transformed
 from edgewright.optimize.rows import calibration_inputs, training_rows
 from edgewright.profile import shipped_names
 from edgewright.recipe import Cluster, Fuse, Prune, Quantize, Training, load_recipe
@@ -51,6 +52,15 @@ def test_apply_returns_a_new_artifact_whose_zeros_are_in_the_file(graph, store, 
     weights = [p for n, p in torch_graph.load(after.path).named_parameters() if n.endswith("weight")]
     zero = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
     assert zero == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("technique", [Prune(training=None), Cluster(), Fuse()])
+def test_a_weight_that_is_not_finite_is_named_before_any_technique(technique, tmp_path):
+    net = fx.symbolic_trace(nn.Sequential(nn.Linear(6, 20), nn.Linear(20, 3)))
+    with torch.no_grad():
+        net.get_parameter("1.weight")[0, 0] = torch.nan
+    with pytest.raises(UnsupportedError, match=r"1 of 60 numbers in 1\.weight are NaN or infinite; mend the model"):
+        transformed(net, technique, tmp_path / "no data")
 
 
 def test_a_later_technique_keeps_the_zeros_of_an_earlier_one(graph, store, tmp_path):

@@ -65,7 +65,7 @@ def single() -> nn.Sequential:
 def test_one_weight_that_stands_out_stays(scope):
     """One weight has no standard deviation, nor has a layer of zeros; NaN compares with nothing."""
     pruned = prune(single(), Prune(sparsity=0.5, scope=scope, training=None), None)
-    assert float(pruned[0].weight) == 5.0
+    assert pruned[0].weight.item() == 5.0
     # 20 of 41 weights fall, and 8 of them were zero.
     assert sum(int((layer.weight == 0).sum()) for layer in pruned) == 20
 
