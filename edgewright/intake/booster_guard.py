@@ -46,14 +46,14 @@ def inspect_booster(kind: type, state: Any, path: Path) -> None:
     if not is_booster(kind.__module__, kind.__name__):
         return
     library = _LIBRARIES[kind.__module__]
+    if type(state) is not dict:
+        raise InputError(f"{path}: damaged: a booster of {library} whose state is {type(state).__name__}, not a dict")
     try:
-        if type(state) is not dict:
-            raise ValueError(f"its state is {type(state).__name__}, not a dict")
         if library == "XGBoost":
             state["handle"] = _inspected_handle(state.get("handle"))
         else:
-            for text in (state.get("_handle"), state.get("handle")):
-                _inspect_text(text)
+            _inspect_text(state.get("_handle"))
+            _inspect_text(state.get("handle"))
     except ValueError as e:
         raise InputError(f"{path}: damaged: the model of {library} in it: {one_line(e, 200)}") from e
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.intake.xgboost_fields import count, field, integers, length
+from edgewright.intake.xgboost_fields import DamagedModelError, count, field, integers, length
 
 __all__ = ["inspect_forest"]
 
@@ -29,10 +29,10 @@ def inspect_forest(trees: Sequence[Any], features: int, groups: int) -> None:
     """Look at all trees of a model of that many features and outputs.
 
     Raises:
-        ValueError: counts that do not fit, or nodes, features or categories that are not there.
+        DamagedModelError: counts that do not fit, or nodes, features or categories that are not there.
     """
     if not all(isinstance(tree, dict) for tree in trees):
-        raise ValueError("a tree that is not an object")
+        raise DamagedModelError("a tree that is not an object")
     if not trees:
         return
     params = [field(tree, "tree_param", dict) for tree in trees]
@@ -41,7 +41,7 @@ def inspect_forest(trees: Sequence[Any], features: int, groups: int) -> None:
         count(param, "num_feature", 0, features)
     vector = max(count(param, "size_leaf_vector", 0, groups, default=0) for param in params)
     if vector > 1 and (vector != groups or any(count(p, "size_leaf_vector", groups, groups) != vector for p in params)):
-        raise ValueError(f"leaves of {vector} values in a model of {groups} outputs")
+        raise DamagedModelError(f"leaves of {vector} values in a model of {groups} outputs")
     forest = _Forest(trees, np.array(sizes, np.int64), [count(param, "num_deleted", 0, _MAX_NODES) for param in params])
     forest.inspect_sizes(vector if vector > 1 else 1)
     forest.inspect_branches(vector if vector > 1 else 0)
@@ -71,16 +71,16 @@ class _Forest:
     def _refuse(self, wrong: NDArray[np.bool_], said: str, tree_of: NDArray[np.int64] | None = None) -> None:
         if wrong.any():
             tree = (self.tree_of if tree_of is None else tree_of)[int(np.argmax(wrong))]
-            raise ValueError(f"tree {tree}: {said}")
+            raise DamagedModelError(f"tree {tree}: {said}")
 
     def inspect_sizes(self, width: int) -> None:
         """Statistics have one value a node, weights one vector."""
         for place, (tree, size) in enumerate(zip(self.trees, self.sizes.tolist(), strict=True)):
             for name in _STATISTICS:
                 if length(tree, name) != size:
-                    raise ValueError(f"tree {place}: '{name}' is not as long as num_nodes")
+                    raise DamagedModelError(f"tree {place}: '{name}' is not as long as num_nodes")
             if length(tree, "base_weights") != size * width:
-                raise ValueError(f"tree {place}: 'base_weights' is not as long as its nodes have values")
+                raise DamagedModelError(f"tree {place}: 'base_weights' is not as long as its nodes have values")
 
     def inspect_branches(self, vector: int) -> None:
         """Every node but the root is the child of one node, and reached from the root; deleted ones are of none.
@@ -139,15 +139,15 @@ class _Forest:
         tree_of = np.repeat(each, counts)
         self._refuse((nodes < 0) | (nodes >= self.sizes[tree_of]), "categories of a node that is not there", tree_of)
         if not np.array_equal(nodes + self.roots[tree_of], np.flatnonzero(kinds)):
-            raise ValueError("categories of other nodes than those that split by category")
+            raise DamagedModelError("categories of other nodes than those that split by category")
         if not len(nodes):
             self._refuse(n_values > 0, "categories of no node", each)
             return
         self._refuse((sizes < 1) | (sizes > n_values[tree_of]), "a set of categories beyond its list", tree_of)
         starts, bases = np.cumsum(sizes) - sizes, np.cumsum(n_values) - n_values
         if sizes.sum() != len(values) or not np.array_equal(begins + bases[tree_of], starts):
-            raise ValueError("sets of categories that do not lie end to end")
+            raise DamagedModelError("sets of categories that do not lie end to end")
         if ((values < 0) | (values >= _MAX_CATEGORY)).any():
-            raise ValueError(f"a category that is no number from 0 to {_MAX_CATEGORY - 1}")
+            raise DamagedModelError(f"a category that is no number from 0 to {_MAX_CATEGORY - 1}")
         if (np.maximum.reduceat(values, starts) // 32 + 1).sum() > _MAX_CATEGORY_WORDS:
-            raise ValueError(f"sets of categories that take more than {_MAX_CATEGORY_WORDS} words of memory")
+            raise DamagedModelError(f"sets of categories that take more than {_MAX_CATEGORY_WORDS} words of memory")

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from edgewright.intake.ubjson import read_ubjson
-from edgewright.intake.xgboost_fields import count, field, integers, length, texts
+from edgewright.intake.xgboost_fields import DamagedModelError, count, field, integers, length, texts
 from edgewright.intake.xgboost_forest import inspect_forest
 
 __all__ = ["inspect_xgboost"]
 
 _MAX_FEATURES = 1 << 24
 _MAX_OUTPUTS = 1 << 16
-_MAX_THREADS = 1 << 10  # the library starts as many as a model names
+_MAX_THREADS = 1 << 10  # more than machines have; whether a library keeps to its cores is left to its version
 _INT32 = 2**31 - 1
 _FLOAT = r"[-+]?(?:[0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?|nan|NaN|inf|Infinity)"
 _SCORES = re.compile(rf"{_FLOAT}|\[(?:{_FLOAT}(?:,{_FLOAT})*)?\]")
@@ -30,11 +30,12 @@ def inspect_xgboost(handle: bytearray) -> bytearray:
     """What the library may read: the same bytes, or JSON written anew, whose escapes readers take differently.
 
     Raises:
-        ValueError: not such a document, or counts, nodes, features or categories that are not there.
+        ValueError: not such UBJSON or JSON.
+        DamagedModelError: counts, nodes, features or categories that are not there.
     """
     document, is_text = _read(handle)
     if not isinstance(document, dict):
-        raise ValueError("its document is not an object")
+        raise DamagedModelError("its document is not an object")
     if document.get("Model") is None:  # so does the library decide
         _inspect_model(document)
     else:
@@ -50,13 +51,13 @@ def _read(handle: bytearray) -> tuple[Any, bool]:
     try:
         return json.loads(handle, object_pairs_hook=_each_key_once), True
     except RecursionError as e:
-        raise ValueError("nested too deep") from e
+        raise DamagedModelError("nested too deep") from e
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise ValueError("a key twice")
+        raise DamagedModelError("a key twice")
     return fields
 
 
@@ -69,9 +70,9 @@ def _inspect_model(model: Mapping[str, Any]) -> None:
     _inspect_scores(field(param, "base_score", str), groups)
     for name in ("feature_names", "feature_types"):
         if len(texts(learner, name)) not in {0, features}:
-            raise ValueError(f"'{name}' does not fit the {features} features")
+            raise DamagedModelError(f"'{name}' does not fit the {features} features")
     if not all(isinstance(value, str) for value in field(learner, "attributes", dict).values()):
-        raise ValueError("'attributes' that are not texts")
+        raise DamagedModelError("'attributes' that are not texts")
     _inspect_objective(field(learner, "objective", dict), param)
     _inspect_booster(field(learner, "gradient_booster", dict), features, groups)
 
@@ -79,13 +80,13 @@ def _inspect_model(model: Mapping[str, Any]) -> None:
 def _inspect_version(document: Mapping[str, Any]) -> None:
     version = field(document, "version", list)
     if len(version) != 3 or any(type(number) is not int for number in version):
-        raise ValueError("'version' is not three whole numbers")
+        raise DamagedModelError("'version' is not three whole numbers")
 
 
 def _inspect_scores(text: str, groups: int) -> None:
     """One for all outputs, or one for each."""
     if not _SCORES.fullmatch(text) or text.count(",") + 1 not in {1, groups}:
-        raise ValueError(f"'base_score' is {text[:40]!r}, not a number for each of {groups} outputs")
+        raise DamagedModelError(f"'base_score' is {text[:40]!r}, not a number for each of {groups} outputs")
 
 
 def _inspect_objective(objective: Mapping[str, Any], param: Mapping[str, Any]) -> None:
@@ -95,7 +96,7 @@ def _inspect_objective(objective: Mapping[str, Any], param: Mapping[str, Any]) -
         not isinstance(softmax, dict)
         or count(softmax, "num_class", 0, _MAX_OUTPUTS) != count(param, "num_class", 0, _MAX_OUTPUTS)
     ):
-        raise ValueError("an objective of another number of classes")
+        raise DamagedModelError("an objective of another number of classes")
 
 
 def _inspect_booster(booster: Mapping[str, Any], features: int, groups: int) -> None:
@@ -105,19 +106,19 @@ def _inspect_booster(booster: Mapping[str, Any], features: int, groups: int) -> 
         case "dart":
             inner = field(booster, "gbtree", dict)
             if field(inner, "name", str) != "gbtree":
-                raise ValueError("a dart booster over no trees")
+                raise DamagedModelError("a dart booster over no trees")
             trees = _inspect_trees(field(inner, "model", dict), features, groups)
             if length(booster, "weight_drop") != trees:
-                raise ValueError(f"'weight_drop' does not fit {trees} trees")
+                raise DamagedModelError(f"'weight_drop' does not fit {trees} trees")
         case "gblinear":
             model = field(booster, "model", dict)
             rounds, weights = count(model, "boosted_rounds", 0, _INT32, default=0), length(model, "weights")
             asked = (features + 1) * groups
             # Before the first round there are none; the library makes them when it first predicts.
             if weights != asked and (weights or rounds or asked > _MAX_FEATURES):
-                raise ValueError(f"'weights' does not fit {features} features and {groups} outputs")
+                raise DamagedModelError(f"'weights' does not fit {features} features and {groups} outputs")
         case name:
-            raise ValueError(f"a booster {name[:40]!r}; known are gbtree, dart and gblinear")
+            raise DamagedModelError(f"a booster {name[:40]!r}; known are gbtree, dart and gblinear")
 
 
 def _inspect_trees(model: Mapping[str, Any], features: int, groups: int) -> int:
@@ -127,18 +128,18 @@ def _inspect_trees(model: Mapping[str, Any], features: int, groups: int) -> int:
     parallel = count(param, "num_parallel_tree", 1, max(len(trees), 1 << 16), default=1)
     inspect_forest(trees, features, groups)
     if trees and sorted(count(tree, "id", 0, len(trees) - 1) for tree in trees) != [*range(len(trees))]:
-        raise ValueError("trees whose ids are not their places")
+        raise DamagedModelError("trees whose ids are not their places")
     (outputs, _), is_vector = integers([model], "tree_info"), _is_vector(trees)
     if len(outputs) != len(trees) or ((outputs < 0) | (outputs >= groups)).any():
-        raise ValueError(f"'tree_info' does not name one of {groups} outputs for each of {len(trees)} trees")
+        raise DamagedModelError(f"'tree_info' does not name one of {groups} outputs for each of {len(trees)} trees")
     if not is_vector and len(trees) % groups:
-        raise ValueError(f"{len(trees)} trees for {groups} outputs")
+        raise DamagedModelError(f"{len(trees)} trees for {groups} outputs")
     if "iteration_indptr" in model:
         bounds, _ = integers([model], "iteration_indptr")
         if not len(bounds) or bounds[0] != 0 or bounds[-1] != len(trees) or (np.diff(bounds) < 0).any():
-            raise ValueError(f"'iteration_indptr' does not lead from 0 to {len(trees)} trees")
+            raise DamagedModelError(f"'iteration_indptr' does not lead from 0 to {len(trees)} trees")
     elif len(trees) % (parallel * (1 if is_vector else groups)):  # before XGBoost 2: the library divides
-        raise ValueError(f"{len(trees)} trees in rounds of {parallel} for {groups} outputs")
+        raise DamagedModelError(f"{len(trees)} trees in rounds of {parallel} for {groups} outputs")
     _inspect_categories(model.get("cats", {}), features)
     return len(trees)
 
@@ -151,24 +152,24 @@ def _inspect_categories(cats: Any, features: int) -> None:
     """The values of categorical columns, by which the library numbers those of new data."""
     if not isinstance(cats, dict) or not cats:
         if cats != {}:
-            raise ValueError("'cats' is not an object")
+            raise DamagedModelError("'cats' is not an object")
         return
     columns = field(cats, "enc", list)
     if not all(isinstance(column, dict) for column in columns):
-        raise ValueError("a column of 'cats' that is not an object")
+        raise DamagedModelError("a column of 'cats' that is not an object")
     sizes = np.array([_categories_of(column) for column in columns], np.int64)
     bounds, order = integers([cats], "feature_segments")[0], integers([cats], "sorted_idx")[0]
     if not columns and not len(bounds) and not len(order):
         return
     if len(columns) != features or not np.array_equal(bounds, np.concatenate([[0], np.cumsum(sizes)])):
-        raise ValueError("'feature_segments' does not fit the columns of 'cats'")
+        raise DamagedModelError("'feature_segments' does not fit the columns of 'cats'")
     if not len(order):  # not sorted yet
         return
     starts, column_of = np.cumsum(sizes) - sizes, np.repeat(np.arange(len(sizes)), sizes)
     if len(order) != len(column_of) or not np.array_equal(
         order[np.lexsort((order, column_of))], np.arange(len(order)) - starts[column_of]
     ):
-        raise ValueError("'sorted_idx' does not order the columns of 'cats'")
+        raise DamagedModelError("'sorted_idx' does not order the columns of 'cats'")
 
 
 def _categories_of(column: Mapping[str, Any]) -> int:
@@ -181,7 +182,7 @@ def _categories_of(column: Mapping[str, Any]) -> int:
     if not len(offsets):
         return 0
     if offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] > size:
-        raise ValueError("'offsets' of a column of 'cats' lead beyond its texts")
+        raise DamagedModelError("'offsets' of a column of 'cats' lead beyond its texts")
     return len(offsets) - 1
 
 
@@ -201,7 +202,7 @@ def _inspect_config(config: Mapping[str, Any], learner: Mapping[str, Any]) -> No
     again = settings.get("learner_model_param", {})
     pairs += [(again.get(name), param.get(name)) for name in _COUNTS if name in again]
     if any(twice != once for twice, once in pairs):
-        raise ValueError("its Config is of another model")
+        raise DamagedModelError("its Config is of another model")
     generic = field(settings, "generic_param", dict)
     for name in ("nthread", "n_jobs"):
         count(generic, name, -_INT32, _MAX_THREADS, default=0)
