@@ -38,8 +38,6 @@ def refuse_arguments(thing: Any, path: Path) -> None:
 def inspect_booster(kind: type, state: Any, path: Path) -> None:
     """Look at the model in the state of a booster; pass on objects of other classes.
 
-    An XGBoost model in JSON is replaced by the same, written anew.
-
     Raises:
         InputError: no state of such a booster, or a model whose counts, nodes or features are not there.
     """
@@ -50,7 +48,7 @@ def inspect_booster(kind: type, state: Any, path: Path) -> None:
         raise InputError(f"{path}: damaged: a booster of {library} whose state is {type(state).__name__}, not a dict")
     try:
         if library == "XGBoost":
-            state["handle"] = _inspected_handle(state.get("handle"))
+            _inspect_handle(state.get("handle"))
         else:
             _inspect_text(state.get("_handle"))
             _inspect_text(state.get("handle"))
@@ -58,12 +56,12 @@ def inspect_booster(kind: type, state: Any, path: Path) -> None:
         raise InputError(f"{path}: damaged: the model of {library} in it: {one_line(e, 200)}") from e
 
 
-def _inspected_handle(handle: Any) -> bytearray | None:
+def _inspect_handle(handle: Any) -> None:
     if handle is None:
-        return None
+        return
     if type(handle) is not bytearray:
         raise ValueError(f"its handle is {type(handle).__name__}, not bytearray")
-    return inspect_xgboost(handle)
+    inspect_xgboost(handle)
 
 
 def _inspect_text(text: Any) -> None:

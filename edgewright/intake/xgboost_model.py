@@ -1,10 +1,9 @@
-"""XGBoost's document of a model (UBJSON, in older files JSON), looked at before the library reads it.
+"""XGBoost's document of a model (UBJSON), looked at before the library reads it.
 
 A pickled booster holds ``{"Config", "Model"}``, or the model alone. The library compares few of its counts with what
 is there: it walks the trees that it is given, and takes as many threads and as much memory as the counts say.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -26,39 +25,24 @@ _SCORES = re.compile(rf"{_FLOAT}|\[(?:{_FLOAT}(?:,{_FLOAT})*)?\]")
 _COUNTS = ("num_class", "num_feature", "num_target")
 
 
-def inspect_xgboost(handle: bytearray) -> bytearray:
-    """What the library may read: the same bytes, or JSON written anew, whose escapes readers take differently.
+def inspect_xgboost(handle: bytearray) -> None:
+    """Look at the document in a booster's handle.
 
     Raises:
-        ValueError: not such UBJSON or JSON.
+        ValueError: not such UBJSON.
         DamagedModelError: counts, nodes, features or categories that are not there.
     """
-    document, is_text = _read(handle)
+    if handle.startswith(b'{"'):
+        raise DamagedModelError("it is JSON, which XGBoost 3 takes in no pickle; save it anew by the one that wrote it")
+    document = read_ubjson(handle)
     if not isinstance(document, dict):
         raise DamagedModelError("its document is not an object")
-    if document.get("Model") is None:  # so does the library decide
+    if document.get("Model") is None:  # older libraries read such a one as the model
         _inspect_model(document)
-    else:
-        model = field(document, "Model", dict)
-        _inspect_model(model)
-        _inspect_config(field(document, "Config", dict), field(model, "learner", dict))
-    return bytearray(json.dumps(document, ensure_ascii=False).encode()) if is_text else handle
-
-
-def _read(handle: bytearray) -> tuple[Any, bool]:
-    if not handle.startswith(b'{"'):
-        return read_ubjson(handle), False
-    try:
-        return json.loads(handle, object_pairs_hook=_each_key_once), True
-    except RecursionError as e:
-        raise DamagedModelError("nested too deep") from e
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise DamagedModelError("a key twice")
-    return fields
+        return
+    model = field(document, "Model", dict)
+    _inspect_model(model)
+    _inspect_config(field(document, "Config", dict), field(model, "learner", dict))
 
 
 def _inspect_model(model: Mapping[str, Any]) -> None:
