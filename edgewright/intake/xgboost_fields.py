@@ -26,8 +26,8 @@ def field(holder: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
     """
     value = holder.get(name)
     if not isinstance(value, kind):
-        found = type(value).__name__ if name in holder else "not there"
-        raise DamagedModelError(f"'{name}' is {found}, not {kind.__name__}")
+        kind_there = type(value).__name__ if name in holder else "not there"
+        raise DamagedModelError(f"'{name}' is {kind_there}, not {kind.__name__}")
     return value
 
 
