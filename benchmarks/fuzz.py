@@ -26,7 +26,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgewright.errors import EdgewrightError
+from benchmarks.boosters import changed, pickled, ubjson
+from edgewright.errors import EdgewrightError, InputError
+from edgewright.intake.ubjson import read_ubjson
 from edgewright.validate.machine import machine
 
 RESULT = Path(__file__).parent / "results" / "fuzz.json"
@@ -192,6 +194,60 @@ def skops_files(chance: random.Random) -> Iterator[Input]:
             else:
                 changed.append((name, data))
         yield "m.skops", _repacked(changed, chance, [b"os", b"system", b"cos\nsystem\n"])
+
+
+def boosters(chance: random.Random) -> Iterator[Input]:
+    """Pickled boosters of XGBoost: fields of their document and nodes of their trees exchanged, at times bytes too."""
+    import numpy as np
+    import xgboost
+
+    random_numbers = np.random.default_rng(0)
+    x, classes = random_numbers.normal(size=(60, 4)).round(2), np.arange(60) % 3
+    x[:, 3] = classes
+    small = {"max_depth": 3, "subsample": 0.7, "verbosity": 0, "nthread": 1}
+    kinds: list[tuple[dict[str, Any], Any]] = [
+        ({"objective": "binary:logistic"}, x[:, 0] > 0),
+        ({"objective": "multi:softprob", "num_class": 3}, classes),
+        ({"booster": "dart", "rate_drop": 0.5}, x[:, 0]),
+        ({"booster": "gblinear", "subsample": None, "max_depth": None}, x[:, 0]),
+        ({"multi_strategy": "multi_output_tree"}, x[:, :2]),
+        ({"updater": "grow_colmaker,prune", "gamma": 1}, x[:, 0]),
+        ({"max_cat_to_onehot": 1}, x[:, 0] + classes),
+    ]
+    seeds = []
+    for asked, y in kinds:
+        types = ["q", "q", "q", "c"] if "max_cat_to_onehot" in asked else None
+        data = xgboost.DMatrix(x, label=y, feature_types=types, enable_categorical=True)
+        wanted = {name: value for name, value in (small | asked).items() if value is not None}
+        seeds.append(read_ubjson(xgboost.train(wanted, data, 3).__getstate__()["handle"]))
+    while True:
+        document = changed(chance.choice(seeds), chance)
+        content = ubjson(document["Model"] if chance.random() < 0.2 and document.get("Model") else document)
+        if chance.random() < 0.2:
+            content = _spliced(content, chance, [b"[$l#L", b"[#L", b"{", b"}", b"Z", b"T", b"\x00" * 7 + b"\xff", b"L"])
+        yield "m.pkl", pickled(bytearray(content))
+
+
+def _answer(path: Path) -> None:
+    """Load a booster and let it answer: what was taken may not end the process."""
+    import numpy as np
+    import xgboost
+
+    from edgewright.intake.pickle_guard import load_model
+
+    booster = load_model(path)
+    if not isinstance(booster, xgboost.Booster) or booster.handle is None:
+        return
+    rows = np.random.default_rng(0).normal(size=(70, 4)).round()
+    rows[::7] = np.nan
+    try:
+        features = booster.num_features()
+        rows = np.tile(rows, (1, features // 4 + 1))[:, :features] if features < 4000 else rows
+        booster.predict(xgboost.DMatrix(rows), validate_features=False)
+        booster.get_dump(dump_format="json")
+        booster.save_raw()
+    except (xgboost.core.XGBoostError, ValueError) as e:  # the library looks at some things itself
+        raise InputError(f"{path}: {e}") from e
 
 
 def arrays(chance: random.Random) -> Iterator[Input]:
@@ -423,6 +479,7 @@ def _guards() -> dict[str, tuple[Callable[[random.Random], Iterator[Input]], Cal
     return {
         "pickle": (pickles, load_model),
         "skops": (skops_files, load_model),
+        "xgboost": (boosters, _answer),
         "pt2": (programs, program),
         "torchscript": (scripts, script),
         "onnx": (onnx_models, load_onnx),

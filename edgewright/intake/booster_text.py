@@ -3,36 +3,31 @@
 import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.errors import InputError
-
-__all__ = ["inspect_booster"]
+__all__ = ["inspect_lightgbm"]
 
 _OF_NODES = ("split_feature", "threshold", "decision_type", "left_child", "right_child")
 _BY_CATEGORY = 1  # of decision_type, a bit
 
 
-def inspect_booster(thing: Any, state: Any, path: Path) -> None:
-    """Look at the text in the state of a LightGBM booster; pass on other things.
+def inspect_lightgbm(text: str) -> None:
+    """Look at LightGBM's text of a model.
 
     Raises:
-        InputError: a count that does not fit, or a node, feature or category that is not there.
+        ValueError: a count that does not fit, or a node, feature or category that is not there.
     """
-    if type(thing).__name__ != "Booster" or not isinstance(state, dict):
-        return
-    for text in (state.get("_handle"), state.get("handle")):
-        if isinstance(text, str):
-            try:
-                sound = _is_sound(text.encode())
-            except (ValueError, KeyError, IndexError, OverflowError) as e:
-                raise InputError(f"{path}: damaged: LightGBM's text of the model cannot be read: {e}") from e
-            if not sound:
-                raise InputError(f"{path}: damaged: a tree of LightGBM whose counts or branches lead nowhere")
+    if "\0" in text:  # where the library takes it to end
+        raise ValueError("a zero byte in its text")
+    try:
+        sound = _is_sound(text.encode())
+    except (KeyError, IndexError, OverflowError) as e:
+        raise ValueError(f"its text cannot be read: {e}") from e
+    if not sound:
+        raise ValueError("a tree of LightGBM whose counts or branches lead nowhere")
 
 
 def _is_sound(text: bytes) -> bool:

@@ -2,10 +2,10 @@
 
 A pickle is a program; what it may call is decided by `Unpickler.find_class`. Allowed are estimator classes of
 scikit-learn (their constructors and ``__setstate__`` only set attributes), the few internal classes that fitted
-estimators hold, models of XGBoost and LightGBM (a booster is read by the library's own parser of its format), and what
-rebuilds numpy and scipy arrays. Functions are not allowed, save those that rebuild arrays and those of numpy that take
-one number to another. Nothing but what was named so is ever called: not an object that the file made before. What a
-model calls by a name that it holds (``stack_method_``) is one of scikit-learn's own methods.
+estimators hold, models of XGBoost and LightGBM (whose boosters `booster_guard` looks at before their libraries' parsers
+do), and what rebuilds numpy and scipy arrays. Functions are not allowed, save those that rebuild arrays and those of
+numpy that take one number to another. Nothing but what was named so is ever called: not an object that the file made
+before. What a model calls by a name that it holds (``stack_method_``) is one of scikit-learn's own methods.
 Runs in a child process: imports scikit-learn when a model asks for it.
 """
 
@@ -25,12 +25,13 @@ import numpy as np
 from edgewright.errors import InputError, UnsupportedError, UntrustedModelError
 from edgewright.failures import one_line
 from edgewright.intake.archives import normalized
-from edgewright.intake.booster_text import inspect_booster
+from edgewright.intake.booster_guard import inspect_booster, refuse_arguments
 from edgewright.intake.fitted_counts import inspect_counts
 from edgewright.intake.fitted_trees import inspect_if_tree
 from edgewright.intake.pickle_names import ESTIMATOR_PACKAGES, EXACT, FUNCTIONS, FUNCTIONS_WITHOUT_PATH
 from edgewright.intake.pickle_rebuilding import inspect_if_sparse, rebuilding, refuse_special_names
 from edgewright.intake.pickle_stand_ins import is_function, is_only_held, stand_in, zone
+from edgewright.intake.skops_guard import load_inspected
 
 __all__ = ["load_model"]
 
@@ -138,9 +139,15 @@ class GuardedUnpickler(_PythonUnpickler):
             )
         _OPCODES[opcode](self)
 
+    def _instantiate(self, kind: Any, arguments: Any) -> None:
+        """OBJ and INST: call with what lies above the mark."""
+        refuse_arguments(kind, self.path)
+        super()._instantiate(kind, arguments)  # type: ignore[misc]
+
     def load_reduce(self) -> None:
         """REDUCE: call with a tuple of arguments."""
         # The stack below the arguments holds what is called: [..., callable, arguments].
+        refuse_arguments(self.stack[-2], self.path)
         self._named_alone(-2, pickle.REDUCE[0])
 
     def load_newobj(self) -> None:
@@ -209,7 +216,7 @@ class GuardedUnpickler(_PythonUnpickler):
             return
         refuse_special_names(self.stack[-1], self.path)
         # Before the library's own parser gets the bytes.
-        inspect_booster(self.stack[-2], self.stack[-1], self.path)
+        inspect_booster(type(self.stack[-2]), self.stack[-1], self.path)
         _OPCODES[pickle.BUILD[0]](self)
         if isinstance(self.stack[-1], _JoblibArray):
             self.stack[-1] = self.stack[-1].read(self)
@@ -426,7 +433,9 @@ def _load_skops(path: Path) -> Any:
             _permitted(module, leaf, path)
         trusted.append(str(name))
     try:
-        model = skops.io.load(path, trusted=trusted)
+        model = load_inspected(path, trusted)
+    except (InputError, UntrustedModelError):
+        raise
     except Exception as e:
         raise InputError(f"{path}: damaged .skops file: {one_line(e, 200)}") from e
     return _inspected(model, path)
