@@ -17,7 +17,7 @@ import pytest
 import skops.io
 from scipy.interpolate import BSpline
 from scipy.stats import loguniform
-from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
@@ -298,6 +298,50 @@ def test_a_tree_that_leads_nowhere_is_refused_before_anything_walks_it(tmp_path,
     state["nodes"][field][0] = value
     model.tree_.__setstate__(state)
     with pytest.raises(InputError, match="damaged: a tree"):
+        load_model(saved(model, tmp_path, form))
+
+
+class _Told(pickle.Pickler):
+    """Writes a tree with another count of its nodes than it has."""
+
+    count = 0
+
+    def reducer_override(self, thing):
+        if type(thing).__name__ != "Tree":
+            return NotImplemented
+        made, given, state = thing.__reduce__()
+        return made, given, {**state, "node_count": self.count}
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_nodes_behind_the_count_are_not_passed_over(tmp_path, count):
+    """The arrays of a tree end at its count; compiled code walks all nodes."""
+    model = DecisionTreeClassifier(max_depth=3, random_state=0).fit(X, Y)
+    with (tmp_path / "m.pkl").open("wb") as stream:
+        pickler = _Told(stream)
+        pickler.count = count
+        pickler.dump(model)
+    with pytest.raises(InputError, match=rf"damaged: a tree of {count} nodes that holds {model.tree_.node_count}"):
+        load_model(tmp_path / "m.pkl")
+
+
+@pytest.mark.parametrize("form", ["pkl", "skops"])
+def test_a_tree_without_a_node_is_refused(tmp_path, form):
+    model = DecisionTreeClassifier(max_depth=3, random_state=0).fit(X, Y)
+    state = model.tree_.__getstate__()
+    model.tree_.__setstate__(
+        {**state, "node_count": 0, "nodes": state["nodes"][:0].copy(), "values": state["values"][:0].copy()}
+    )
+    with pytest.raises(InputError, match="damaged: a tree without a node"):
+        load_model(saved(model, tmp_path, form))
+
+
+@pytest.mark.parametrize("form", ["pkl", "skops"])
+def test_a_histogram_tree_without_a_node_is_refused(tmp_path, form):
+    model = HistGradientBoostingClassifier(max_iter=2).fit(X, Y)
+    tree = model._predictors[0][0]
+    tree.nodes = tree.nodes[:0].copy()
+    with pytest.raises(InputError, match="damaged: a tree without a node"):
         load_model(saved(model, tmp_path, form))
 
 
