@@ -17,7 +17,12 @@ import pytest
 import skops.io
 from scipy.interpolate import BSpline
 from scipy.stats import loguniform
-from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    StackingClassifier,
+)
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
@@ -299,6 +304,32 @@ def test_a_tree_that_leads_nowhere_is_refused_before_anything_walks_it(tmp_path,
     model.tree_.__setstate__(state)
     with pytest.raises(InputError, match="damaged: a tree"):
         load_model(saved(model, tmp_path, form))
+
+
+def nested(depth):
+    """Lists that hold the next one twice each: written out, it is as long as 2 to the power of their depth."""
+    inner = []
+    for _ in range(depth):
+        inner = [inner, inner]
+    return inner
+
+
+@pytest.mark.parametrize("value", [nested(22), (nested(22), "predict"), "__class__"], ids=["list", "tuple", "text"])
+def test_what_a_method_is_called_is_not_written_out(tmp_path, value):
+    model = StackingClassifier([("a", LogisticRegression())]).fit(X, Y)
+    model.stack_method = value
+    with pytest.raises(UntrustedModelError, match=r"stack_method is (a list|'__class__'), no method"):
+        load_model(saved(model, tmp_path, "pkl"))
+
+
+def test_an_external_object_is_not_written_out(tmp_path):
+    stream = io.BytesIO()
+    pickler = pickle.Pickler(stream)
+    pickler.dump(nested(22))
+    content = stream.getvalue()[:-1] + pickle.BINPERSID + pickle.STOP
+    (tmp_path / "m.pkl").write_bytes(content)
+    with pytest.raises(UntrustedModelError, match="asks for the external object a list; such"):
+        load_model(tmp_path / "m.pkl")
 
 
 class _Told(pickle.Pickler):
