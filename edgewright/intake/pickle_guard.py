@@ -119,9 +119,7 @@ class GuardedUnpickler(_PythonUnpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         """Persistent ids point outside the file."""
-        raise UntrustedModelError(
-            f"{self.path}: asks for the external object {shown(pid)}; such references are not allowed"
-        )
+        raise UntrustedModelError(f"{self.path}: asks for the external object {shown(pid)}; none may be referred to")
 
     def _is_named(self, thing: Any) -> bool:
         return any(thing is named for named in self._named)
