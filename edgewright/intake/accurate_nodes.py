@@ -35,13 +35,13 @@ def write_log1p(nodes: Nodes, x: str) -> str:
     return _chosen(nodes, x, series, far)
 
 
-def write_expm1(nodes: Nodes, x: str) -> str:
-    """Add exp(x) - 1; the name of its value."""
+def write_expm1(nodes: Nodes, x: str, exponential: str = "") -> str:
+    """Add exp(x) - 1; the name of its value. ``exponential`` is exp(x), where the graph has a better one than Exp's."""
     near = _near(nodes, x)
     # exp(x) - 1 = x / (1 - x/2 + x^2/12 - x^4/720 + ...), whose coefficients are Bernoulli's numbers.
     even = _in_squares(nodes, near, 1.0, 1 / 12, -1 / 720)
     divisor = nodes.call("Sub", even, nodes.call("Mul", near, nodes.constant(0.5)))
-    far = nodes.call("Sub", nodes.call("Exp", x), nodes.constant(1.0))
+    far = nodes.call("Sub", exponential or nodes.call("Exp", x), nodes.constant(1.0))
     return _chosen(nodes, x, nodes.call("Div", near, divisor), far)
 
 

@@ -203,11 +203,12 @@ def _of_one_output(y: NDArray[Any], spec: DataSpec) -> Answers:
 
 def _refuse_two_others(y: NDArray[Any], spec: DataSpec) -> None:
     """Two whole numbers or texts, as -1 and 1, or no and yes, are classes that nobody has named, not values."""
-    two = sorted(dict.fromkeys(y.tolist()))
+    two = list(dict.fromkeys(y.tolist()))
     if len(two) != 2 or not all(isinstance(v, str) or _is_whole(v) for v in two):
         return
+    two.sort(key=lambda v: (isinstance(v, str), v))  # a text and a number have no order between them
     written = [f"'{v}'" if isinstance(v, str) else str(int(v)) for v in two]
-    values = "" if isinstance(two[0], str) else ", or `task: regression` where they are values"
+    values = "" if any(isinstance(v, str) for v in two) else ", or `task: regression` where they are values"
     raise InputError(
         f"{spec.path}: the answers are {written[0]} and {written[1]}, and the model has one output a row: write "
         f"`labels: [{', '.join(written)}]` in the data file, the class that a high output means last{values}"
@@ -288,7 +289,8 @@ def _whole(y: NDArray[Any]) -> NDArray[np.int64] | None:
 
 
 def _is_whole(value: Any) -> bool:
-    return not isinstance(value, str) and float(value).is_integer()
+    """Whether it may be the number of a class: no fraction, and within int64. Beyond that every float is whole."""
+    return not isinstance(value, str) and -(2**63) <= value < 2**63 and value == int(value)
 
 
 def _values(y: NDArray[Any], path: Path) -> NDArray[np.float64]:

@@ -23,6 +23,16 @@ __all__ = ["Samples", "open_arrays", "read_arrays", "row_shapes", "rows_of", "st
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Arrays of one file that belong together, under the name ``x``, ``x_train`` or ``x_test``."""
+
+    path: Path
+    name: str
+    x: Mapping[str, NDArray[Any]]
+    y: NDArray[Any]
+
+
+@dataclass(frozen=True)
 class Samples:
     """Rows as the model's inputs, the true answers, and which row serves what.
 
@@ -68,15 +78,18 @@ def read_arrays(
             raise InputError(f"{spec.path}: holds x_test itself; leave test_path out")
         with open_arrays(spec.test_path) as file:
             parts.append(_pool(file, spec.test_path, "x", target if answered else None, inputs, of_any_shape=own))
-    raw = {i.name: np.concatenate([x[i.name] for x, _ in parts]) for i in inputs}
-    y = _joined([y for _, y in parts], spec)
+    y = _joined([part.y for part in parts], spec)
     if y.dtype.kind == "f" and np.isnan(y).any():
         raise InputError(f"{spec.path}: the target '{target}' holds NaN in row {int(np.flatnonzero(np.isnan(y))[0])}")
     # Of training and test rows together: a class may occur in one of them alone.
     answers = meaning(y)
     notes: list[str] = []
-    encoded = {i.name: _fitted(raw[i.name], i, spec, notes, accepts_nan=accepts_nan) for i in inputs}
-    rows = rows_of(spec, answers, [len(part) for _, part in parts])
+    # Each part by itself: joined before, signed and unsigned numbers would become float64 and lose digits.
+    encoded = {
+        i.name: np.concatenate([_fitted(part, i, spec, notes, accepts_nan=accepts_nan) for part in parts])
+        for i in inputs
+    }
+    rows = rows_of(spec, answers, [len(part.y) for part in parts])
     return Samples(
         encoded,
         answers.y,
@@ -158,15 +171,17 @@ def row_shapes(spec: DataSpec, names: Sequence[str]) -> list[tuple[tuple[int, ..
 
 def _pool(
     file: Npz, path: Path, x_name: str, y_name: str | None, inputs: Sequence[TensorSpec], *, of_any_shape: bool
-) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
-    x = {}
+) -> _Part:
+    x, counts = {}, {}
     for tensor in inputs:
         own = [key for name in data_names(tensor.name) if (key := f"{x_name}.{name}") in file.files]
         own += [f"{x_name}.{data_names(tensor.name)[-1]}" if len(inputs) > 1 else x_name]
         x[tensor.name] = _array(file, path, own[0])
+        counts[own[0]] = len(x[tensor.name])
+    _refuse_other_counts(path, counts)
     if y_name is None:
         # No answers to read (`task: none`): zeros in their place keep the rows countable.
-        return x, np.zeros(len(next(iter(x.values()))))
+        return _Part(path, x_name, x, np.zeros(len(next(iter(x.values())))))
     if y_name not in file.files:
         held = ", ".join(sorted(file.files)) or "nothing"
         raise InputError(
@@ -181,10 +196,18 @@ def _pool(
             f"{path}: '{y_name}' has shape {y.shape}; expected one answer for each row. In the data file, a metric of "
             "your own takes answers of any shape (metric: package.module:function), and task: none needs no answers"
         )
-    for name, array in x.items():
-        if len(array) != len(y):
-            raise InputError(f"{path}: {len(array)} rows of '{x_name}' ({name}) but {len(y)} of '{y_name}'")
-    return x, y
+    _refuse_other_counts(path, {**counts, y_name: len(y)})
+    return _Part(path, x_name, x, y)
+
+
+def _refuse_other_counts(path: Path, counts: Mapping[str, int]) -> None:
+    """Row n of each array belongs to row n of all others: where one has more, the pairs would be wrong."""
+    (first, rows), *others = counts.items()
+    for name, count in others:
+        if count != rows:
+            raise InputError(
+                f"{path}: {rows} rows of '{first}' but {count} of '{name}'; each row needs its values in all of them"
+            )
 
 
 def _array(file: Npz, path: Path, name: str, kinds: str = "fiub") -> NDArray[Any]:
@@ -193,12 +216,14 @@ def _array(file: Npz, path: Path, name: str, kinds: str = "fiub") -> NDArray[Any
     array = stored_array(file, path, name)
     if array.ndim == 0 or array.dtype.kind not in kinds:
         raise InputError(f"{path}: array '{name}' has shape {array.shape} and dtype {array.dtype}; expected numbers")
+    if len(array) == 0:
+        raise InputError(f"{path}: array '{name}' has no rows; give at least 10 to test and to calibrate with")
     return array
 
 
-def _fitted(raw: NDArray[Any], tensor: TensorSpec, spec: DataSpec, notes: list[str], *, accepts_nan: bool) -> Any:
+def _fitted(part: _Part, tensor: TensorSpec, spec: DataSpec, notes: list[str], *, accepts_nan: bool) -> Any:
     """``(raw - mean) * scale`` in the input's shape and dtype."""
-    wanted = tensor.shape[1:]
+    raw, wanted = part.x[tensor.name], tensor.shape[1:]
     is_given = any(name in spec.shapes for name in data_names(tensor.name))
     if is_given and raw.shape[1:] != wanted and _reaches(raw.shape[1:], wanted):
         notes.append(f"rows of shape {raw.shape[1:]} were cut to {wanted} for input '{tensor.name}', as --shape asks")
@@ -208,39 +233,48 @@ def _fitted(raw: NDArray[Any], tensor: TensorSpec, spec: DataSpec, notes: list[s
         without = tuple(s for s in wanted if s != 1)
         if tuple(s for s in raw.shape[1:] if s != 1) != without:
             raise InputError(
-                f"{spec.path}: rows of shape {raw.shape[1:]} do not fit the model's input '{tensor.name}' "
+                f"{part.path}: rows of shape {raw.shape[1:]} do not fit the model's input '{tensor.name}' "
                 f"of shape {wanted}"
             )
         notes.append(f"rows of shape {raw.shape[1:]} were reshaped to {wanted} for input '{tensor.name}'")
     if raw.dtype.kind == "f" and not accepts_nan and np.isnan(raw).any():
         row = int(np.flatnonzero(np.isnan(raw).reshape(len(raw), -1).any(axis=1))[0])
-        raise InputError(f"{spec.path}: NaN in row {row} of the data for input '{tensor.name}'")
+        raise InputError(f"{part.path}: NaN in row {row} of '{part.name}' for input '{tensor.name}'")
     # Unsigned integers are pixels, as a rule, and many networks want them scaled.
     if raw.dtype.kind == "u" and tensor.dtype.startswith("float") and spec.scale == 1.0:
         notes.append(f"integers 0-{int(raw.max(initial=0))} go into the float input '{tensor.name}' unscaled (scale 1)")
-    shaped = raw.reshape(len(raw), *wanted)
-    if spec.scale != 1.0 or spec.mean != 0.0:
-        # float32 throughout, as on the device.
-        shaped = (shaped.astype(np.float32) - np.float32(spec.mean)) * np.float32(spec.scale)
-    return _cast(shaped, tensor, spec.path)
+    rows = raw.reshape(len(raw), *wanted)
+    cast, lost = _cast(rows, tensor, spec)
+    if lost:
+        scaled = f" with scale {spec.scale:g} and mean {spec.mean:g}" if _is_scaled(spec) else ""
+        allowed = {"f": "finite numbers", "b": "0 and 1"}.get(cast.dtype.kind, "whole numbers")
+        raise InputError(
+            f"{part.path}: row {lost[0]} of '{part.name}' for input '{tensor.name}' holds {rows[lost]:g}, which "
+            f"{tensor.dtype} cannot hold{scaled}: give {allowed} in its range, or another scale and mean"
+        )
+    return cast
 
 
 def _reaches(given: Sequence[int], wanted: Sequence[int]) -> bool:
     return len(given) == len(wanted) and all(a >= b for a, b in zip(given, wanted, strict=True))
 
 
-def _cast(rows: NDArray[Any], tensor: TensorSpec, path: Path) -> NDArray[Any]:
-    """The rows in the input's dtype; whole numbers are neither cut nor wrapped round to become so."""
-    with np.errstate(invalid="ignore"):  # what is no number is found below
-        cast = rows.astype(tensor.dtype)
-    if cast.dtype.kind not in "iu" or rows.dtype == cast.dtype:
-        return cast
+def _cast(rows: NDArray[Any], tensor: TensorSpec, spec: DataSpec) -> tuple[NDArray[Any], tuple[int, ...]]:
+    """``(rows - mean) * scale`` in the input's dtype, and the first place that it cannot hold; () where there is none.
+
+    No value is cut, wrapped round or made infinite.
+    """
+    # As on the device: float32, but for an input of float64. Whole numbers need more than its 24 bits.
+    wide = np.dtype(np.float32 if tensor.dtype in {"float16", "float32"} else np.float64).type
+    scaled = rows
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found below
+        if _is_scaled(spec):
+            scaled = (rows.astype(wide) - wide(spec.mean)) * wide(spec.scale)
+        cast = scaled.astype(tensor.dtype)
     # By the round trip: a fraction, a value out of range and NaN all come back as another number.
-    lost = np.argwhere(cast != rows)
-    if len(lost):
-        where = tuple(int(i) for i in lost[0])
-        raise InputError(
-            f"{path}: row {where[0]} of the data for input '{tensor.name}' holds {rows[where]:g}, which {tensor.dtype} "
-            "cannot hold: give whole numbers in its range, or another scale and mean"
-        )
-    return cast
+    lost = np.isfinite(rows) & ~np.isfinite(cast) if cast.dtype.kind == "f" else cast != scaled
+    return cast, tuple(int(i) for i in np.argwhere(lost)[0]) if lost.any() else ()
+
+
+def _is_scaled(spec: DataSpec) -> bool:
+    return spec.scale != 1.0 or spec.mean != 0.0

@@ -261,8 +261,11 @@ class Builder:
         zeros = self.call(torch.mul, self.call(torch.Tensor.to, self.call(torch.isnan, first), torch.float32), 0.0)
         column = self.call(torch.reshape, self.call(torch.add, zeros, 0.0), [-1] + [1] * (len(sizes) - 1))
         wide = self.call(torch.Tensor.expand, column, [-1, *sizes[1:]]) if any(s != 1 for s in sizes[1:]) else column
-        full = self.call(torch.add, wide, float(value))
-        return full if dtype == torch.float32 else self.call(torch.Tensor.to, full, dtype)
+        if dtype in {torch.float32, torch.bool}:
+            full = self.call(torch.add, wide, float(value))
+            return full if dtype == torch.float32 else self.call(torch.Tensor.to, full, dtype)
+        # The value is added in its own type: float32 has other numbers from 2^24 on.
+        return self.call(torch.add, self.call(torch.Tensor.to, wide, dtype), value)
 
     def constant(self, tensor: torch.Tensor, name: str) -> fx.Node:
         """A constant as a node: a buffer that is read with get_attr."""

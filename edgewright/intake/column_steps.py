@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from edgewright.errors import UnsupportedError
-from edgewright.intake.accurate_nodes import Nodes
+from edgewright.intake.accurate_nodes import Nodes, write_expm1, write_log1p
 from edgewright.intake.tables import is_blank
 
 __all__ = ["Filled", "Picked", "Powers", "Splined"]
@@ -128,14 +128,14 @@ class Powers(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def written(self, nodes: Nodes, x: str) -> str:
         """(N, width) to (N, width)."""
-        zero, one = nodes.constant(0.0), nodes.constant(1.0)
+        zero = nodes.constant(0.0)
         if self.positive_only:
-            powered = _power(nodes, x, self.exponents)
+            powered = _power(nodes, x, nodes.call("Log", x), self.exponents)
         else:
             # Each side is computed of its own numbers alone: a power of the others is none.
-            above = _power(nodes, nodes.call("Add", nodes.call("Max", x, zero), one), self.exponents)
+            above = _power_beyond_one(nodes, nodes.call("Max", x, zero), self.exponents)
             # Below zero: -((1 - x) ** (2 - e) - 1) / (2 - e).
-            below = _power(nodes, nodes.call("Sub", one, nodes.call("Min", x, zero)), 2 - self.exponents)
+            below = _power_beyond_one(nodes, nodes.call("Neg", nodes.call("Min", x, zero)), 2 - self.exponents)
             powered = nodes.call("Sub", above, below)
         if self.mean is not None:
             powered = nodes.call("Sub", powered, nodes.constant([self.mean]))
@@ -143,17 +143,22 @@ class Powers(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return nodes.call("Where", nodes.call("IsNaN", x), x, powered)
 
 
-def _power(nodes: Nodes, x: str, exponents: NDArray[np.float64]) -> str:
+def _power_beyond_one(nodes: Nodes, x: str, exponents: NDArray[np.float64]) -> str:
+    """((1 + x) ** e - 1) / e of a number that is not below 0."""
+    return _power(nodes, nodes.call("Add", x, nodes.constant(1.0)), write_log1p(nodes, x), exponents)
+
+
+def _power(nodes: Nodes, x: str, logarithm: str, exponents: NDArray[np.float64]) -> str:
     """(x ** e - 1) / e, and log(x) where e is 0."""
     # The bound of scikit-learn and scipy.
     are_zero = np.abs(exponents) < np.spacing(1.0)
-    logarithm = nodes.call("Log", x)
     if are_zero.all():
         return logarithm
     # Any exponent but 0: what it gives is dropped below.
-    safe = np.where(are_zero, 1.0, exponents)
-    raised = nodes.call("Sub", nodes.call("Pow", x, nodes.constant([safe])), nodes.constant(1.0))
-    powered = nodes.call("Div", raised, nodes.constant([safe]))
+    safe = nodes.constant([np.where(are_zero, 1.0, exponents)])
+    # x ** e - 1 cancels near 0, and the division by a small e makes the rest large; far from 0, Pow is the more exact.
+    less_one = write_expm1(nodes, nodes.call("Mul", logarithm, safe), exponential=nodes.call("Pow", x, safe))
+    powered = nodes.call("Div", less_one, safe)
     if not are_zero.any():
         return powered
     # Both are finite where x > 0, so a product with 0 drops the other.

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 __all__ = ["open_bags"]
 
@@ -65,13 +66,18 @@ class _Bags:
             return None
         if starts.args[0] != 0 or not isinstance(starts.args[2], int):
             return None
+        # The last bag holds whatever ids are left, which need not be L.
+        (bags,), (count,) = starts.meta["val"].shape, self.given["indices"].meta["val"].shape
+        if not statically_known_true(bags * starts.args[2] == count):
+            return None
         return self._call(_ATEN.reshape.default, self.given["indices"], [-1, starts.args[2]]), None
 
     def _listed(self) -> tuple[fx.Node, fx.Node] | None:
         """All ids (1, N), and which of them are in which bag, (B, N)."""
         starts, (count,) = self.given["offsets"], self.given["indices"].meta["val"].shape
         bags = starts.meta["val"].shape[0]
-        if not isinstance(count, int) or not isinstance(bags, int) or starts.op != "get_attr":
+        is_constant = starts.op == "get_attr" or not starts.all_input_nodes
+        if not isinstance(count, int) or not isinstance(bags, int) or not is_constant:
             return None
         places = self._call(_ATEN.arange.default, count)
         # There is one offset more than bags: where the last one ends.

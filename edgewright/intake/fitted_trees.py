@@ -29,6 +29,7 @@ def inspect_if_tree(thing: Any, path: Path) -> None:
         _inspect_decisions(thing, path)
     elif kind == "TreePredictor":
         nodes = thing.nodes
+        _refuse_empty(len(nodes), path)
         own, inner = np.arange(len(nodes)), nodes["is_leaf"] == 0
         for side in ("left", "right"):
             _inspect_children(nodes[side].astype(np.int64)[inner], own[inner], len(nodes), path)
@@ -36,7 +37,17 @@ def inspect_if_tree(thing: Any, path: Path) -> None:
         _inspect_neighbours(thing, _SIDES_OF_BOUNDS[kind.rstrip("3264")], path)
 
 
+def _refuse_empty(nodes: int, path: Path) -> None:
+    """Compiled code reads the root before anything else."""
+    if nodes == 0:
+        raise InputError(f"{path}: damaged: a tree without a node")
+
+
 def _inspect_decisions(tree: Any, path: Path) -> None:
+    # All arrays of a tree end at `node_count`, which the file gives beside the nodes; those behind it are walked, too.
+    if tree.node_count != tree.capacity:
+        raise InputError(f"{path}: damaged: a tree of {tree.node_count} nodes that holds {tree.capacity}")
+    _refuse_empty(tree.node_count, path)
     left, right = tree.children_left, tree.children_right
     inner = left != -1
     own = np.arange(tree.node_count)[inner]

@@ -128,6 +128,6 @@ def _is_pickle(head: bytes) -> bool:
 
 def _is_onnx(head: bytes) -> bool:
     """A ModelProto starts with its ir_version (field 1, varint) and goes on with another of its fields."""
-    # https://github.com/onnx/onnx/blob/main/onnx/onnx.proto: fields 2-8, 14, 20, 25
+    # https://github.com/onnx/onnx/blob/main/onnx/onnx.proto: fields 2-8 and 14; two more come last
     known = {2 << 3 | 2, 3 << 3 | 2, 4 << 3 | 2, 5 << 3, 6 << 3 | 2, 7 << 3 | 2, 8 << 3 | 2, 14 << 3 | 2}
     return len(head) > 3 and head[0] == 0x08 and head[1] < 0x80 and head[2] in known

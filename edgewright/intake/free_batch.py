@@ -48,7 +48,7 @@ def with_free_batch(model: onnx.ModelProto) -> onnx.ModelProto | None:
     for count, node in enumerate(_reading_inputs(freed)):
         shape = known.get(node.input[1]) if node.op_type == "Reshape" else None
         # A 0 is an empty axis under `allowzero`, and would become a copied one below.
-        if shape is not None and shape.ndim == 1 and shape[:1] == size and 0 not in shape:
+        if shape is not None and shape.ndim == 1 and shape.size and shape[0] == size and 0 not in shape:
             _let_follow(freed, node, shape, f"free_batch_shape_{count}")
     return freed
 

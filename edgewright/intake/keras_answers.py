@@ -23,7 +23,7 @@ Outputs = Sequence[tuple[TensorSpec, int]]
 """The outputs that are kept, each with its place among all that the model returns."""
 
 _ONLY = "output"
-_ROWS = 3  # of zeros, to see which outputs have a value for each
+_ROWS = (3, 2)  # of zeros: an output of a fixed size, such as a mean of each of three channels, has as many only once
 _ROWS_AT_ONCE = 256
 
 
@@ -34,14 +34,14 @@ def outputs_of(loaded: "Loaded") -> tuple[Outputs, tuple[str, ...]]:
         UnsupportedError: there is none.
     """
     batch = loaded.inputs[0].shape[0]
-    rows = batch if batch > 0 else _ROWS
-    zeros = [np.zeros((rows, *t.shape[1:]), t.dtype) for t in loaded.inputs]
-    arrays = [(name, np.asarray(value)) for name, value in flat(loaded.asked(*zeros))]
+    counts = (batch,) if batch > 0 else _ROWS
+    asked = [_asked_of_zeros(loaded, rows) for rows in counts]
     outputs: list[tuple[TensorSpec, int]] = []
     left_out = []
-    for place, (name, array) in enumerate(arrays):
-        if array.dtype.kind in "fiub" and array.ndim and len(array) == rows:
-            plain = _name(loaded, name, place, len(arrays), {t.name for t, _ in outputs})
+    for place, ((name, array), *others) in enumerate(zip(*asked, strict=True)):
+        of_rows = [(rows, *array.shape[1:]) for rows in counts]
+        if array.dtype.kind in "fiub" and [array.shape, *(other.shape for _, other in others)] == of_rows:
+            plain = _name(loaded, name, place, len(asked[0]), {t.name for t, _ in outputs})
             outputs.append((TensorSpec(plain, (batch, *array.shape[1:]), array.dtype.name), place))
         else:
             left_out.append(f"{name or place} {array.dtype.name}{array.shape}")
@@ -49,6 +49,11 @@ def outputs_of(loaded: "Loaded") -> tuple[Outputs, tuple[str, ...]]:
         raise UnsupportedError(f"no output has numbers with the rows on its first axis ({'; '.join(left_out)})")
     note = f"outputs without numbers whose first axis is the rows were left out: {'; '.join(left_out)}"
     return outputs, (note,) if left_out else ()
+
+
+def _asked_of_zeros(loaded: "Loaded", rows: int) -> list[tuple[str, NDArray[Any]]]:
+    zeros = [np.zeros((rows, *t.shape[1:]), t.dtype) for t in loaded.inputs]
+    return [(name, np.asarray(value)) for name, value in flat(loaded.asked(*zeros))]
 
 
 def flat(result: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -197,18 +197,24 @@ def _refuse_links(file: Any, path: Path) -> None:
     """Weights that lie in another file would be read from wherever the link points."""
     import h5py
 
-    def visit(group: Any) -> None:
+    waiting, seen = [file], set()
+    while waiting:
+        group = waiting.pop()
+        # Two names may stand for one group: where each holds the next one twice, there are paths without end.
+        address = h5py.h5o.get_info(group.id).addr
+        if address in seen:
+            continue
+        seen.add(address)
         for name in group:
             # `getlink` looks at the link itself; plain indexing would follow it.
             if isinstance(group.get(name, getlink=True), (h5py.ExternalLink, h5py.SoftLink)):
                 raise UntrustedModelError(f"{path}: '{name}' is a link out of the file; refused")
-            if isinstance(group[name], h5py.Group):
-                visit(group[name])
+            held = group[name]
+            if isinstance(held, h5py.Group):
+                waiting.append(held)
             # HDF5 may leave a dataset's bytes in other files, or put it together from other datasets.
-            elif group[name].external or group[name].is_virtual:
+            elif held.external or held.is_virtual:
                 raise UntrustedModelError(f"{path}: '{name}' lies in another file; refused")
-
-    visit(file)
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
@@ -301,17 +307,19 @@ def _refuse_names_of_operators(functions: Iterable[str], path: Path) -> None:
 
 def _reaching_files(functions: dict[str, list[Any]]) -> set[str]:
     """The functions that read or write files, themselves or by what they call."""
+    callers: dict[str, set[str]] = {}
+    for name, nodes in functions.items():
+        for called in set[str]().union(*map(_calls, nodes)):
+            callers.setdefault(called, set()).add(name)
     names: set[str] = set()
-    # Again until nothing is added, since functions call functions.
-    while True:
-        more = {
-            name
-            for name, nodes in functions.items()
-            if name not in names and any(n.op in OF_CHECKPOINTS or _calls(n) & names for n in nodes)
-        }
-        if not more:
-            return names
-        names |= more
+    # An operator stands among the calls, so that those who use it come first, and then who calls them.
+    waiting = [name for operator in OF_CHECKPOINTS for name in callers.get(operator, ())]
+    while waiting:
+        name = waiting.pop()
+        if name not in names:
+            names.add(name)
+            waiting += callers.get(name, ())
+    return names
 
 
 def _calls(node: Any) -> set[str]:

@@ -28,7 +28,7 @@ _WHOLE = {TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.I
 }
 # Quantized as they run, by the range of all rows of a batch: what a row is answered depends on the others.
 _QUANTIZED_BY_BATCH = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
-_ROWS = 3  # of zeros, to see which outputs have a value for each
+_ROWS = (3, 2)  # of zeros: an output of a fixed size, such as a mean of each of three channels, has as many only once
 
 
 class Asked:
@@ -54,9 +54,14 @@ class Asked:
         dynamic = next((n.op_type for n in model.graph.node if n.op_type in _QUANTIZED_BY_BATCH), None)
         if dynamic is not None and inputs[0].shape[0] < 0:
             self._fix_batch(f"the batch is declared free, but {dynamic} takes one scale for all rows at once")
-        rows, arrays = self._answered()
+        answers = self._answered()
+        rows, arrays = answers[0]
         batch = self.inputs[0].shape[0]
-        row_arrays = {name: array for name, array in arrays.items() if array.ndim and len(array) == rows}
+        row_arrays = {
+            name: array
+            for name, array in arrays.items()
+            if all(other[name].shape == (count, *array.shape[1:]) for count, other in answers)
+        }
         if not row_arrays:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
             raise UnsupportedError(f"{path}: no output has the rows on its first axis ({shapes} of {rows} rows)")
@@ -73,12 +78,11 @@ class Asked:
         self.notes += (rows_first_note([*moved, *outputs]),)
         self.session = _session(self.model, self.path)
 
-    def _answered(self) -> tuple[int, dict[str, NDArray[Any]]]:
-        """How many rows of zeros were answered at once, and the outputs."""
+    def _answered(self) -> list[tuple[int, dict[str, NDArray[Any]]]]:
+        """How many rows of zeros were answered at once, and the outputs; of a free batch for two such numbers."""
         fixed = self.inputs[0].shape[0]
-        rows = fixed if fixed > 0 else _ROWS
         try:
-            return rows, self._run(rows)
+            return [(rows, self._run(rows)) for rows in ((fixed,) if fixed > 0 else _ROWS)]
         except UnsupportedError as e:
             raise UnsupportedError(f"{self.path}: {e}") from e
         except Exception as e:  # ONNX Runtime's errors share no base that it exports
@@ -88,7 +92,7 @@ class Asked:
             why = one_line(e, 200)
             self._fix_batch(f"the batch is declared free, but only one row at a time is answered ({why})")
         try:
-            return 1, self._run(1)
+            return [(1, self._run(1))]
         except UnsupportedError as e:
             raise UnsupportedError(f"{self.path}: {e}") from e
         except Exception as e:

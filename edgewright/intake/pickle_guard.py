@@ -30,7 +30,7 @@ from edgewright.intake.fitted_counts import inspect_counts
 from edgewright.intake.fitted_trees import inspect_if_tree
 from edgewright.intake.pickle_names import ESTIMATOR_PACKAGES, EXACT, FUNCTIONS, FUNCTIONS_WITHOUT_PATH
 from edgewright.intake.pickle_rebuilding import inspect_if_sparse, rebuilding, refuse_special_names
-from edgewright.intake.pickle_stand_ins import is_function, is_only_held, stand_in, zone
+from edgewright.intake.pickle_stand_ins import is_function, is_only_held, shown, stand_in, zone
 from edgewright.intake.skops_guard import load_inspected
 
 __all__ = ["load_model"]
@@ -124,7 +124,7 @@ class GuardedUnpickler(_PythonUnpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         """Persistent ids point outside the file."""
-        raise UntrustedModelError(f"{self.path}: asks for the external object {pid!r}; such references are not allowed")
+        raise UntrustedModelError(f"{self.path}: asks for the external object {shown(pid)}; none may be referred to")
 
     def _is_named(self, thing: Any) -> bool:
         # By identity: equality is what an object of the file may define.
@@ -268,7 +268,7 @@ def _dtype_of(plain: Any, state: Any, path: Path) -> Any:
                 return dtype
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as e:
         raise InputError(f"{path}: damaged: an array of no known type: {one_line(e, 200)}") from e
-    raise InputError(f"{path}: damaged: an array of no known type: {str(state)[:100]}")
+    raise InputError(f"{path}: damaged: an array of no known type: {shown(state)} for {plain}")
 
 
 class _JoblibArray:
@@ -333,9 +333,10 @@ def _inspected(model: Any, path: Path) -> Any:
             refuse_special_names(dict(thing), path)
         for key, value in held.items() if isinstance(held, dict) else ():
             names = value if isinstance(value, (list, tuple)) else [value]
-            if key in _CALLED_BY_NAME and not all(isinstance(n, (str, type(None))) and n in _METHODS for n in names):
+            others = [n for n in names if not (isinstance(n, (str, type(None))) and n in _METHODS)]
+            if key in _CALLED_BY_NAME and others:
                 raise UntrustedModelError(
-                    f"{path}: {key} is {str(value)[:80]}, no method that answers; nothing has run"
+                    f"{path}: {key} is {shown(others[0])}, no method that answers; nothing has run"
                 )
             # RFE reads an attribute of that name, also a path of names, of its estimator.
             if key == "importance_getter" and isinstance(value, str) and "__" in value:
@@ -357,7 +358,7 @@ def _parts(thing: Any, held: Any) -> list[Any]:
 def _encoded(text: str, encoding: str = "latin1") -> bytes:
     """How protocol 2 writes bytes; no other codec has a place in a model."""
     if encoding not in {"latin1", "latin-1"}:
-        raise UntrustedModelError(f"a model asks for _codecs.encode with the codec {encoding!r}; allowed: latin1")
+        raise UntrustedModelError(f"a model asks for _codecs.encode with the codec {shown(encoding)}; allowed: latin1")
     return text.encode("latin1")
 
 

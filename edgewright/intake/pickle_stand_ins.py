@@ -14,7 +14,7 @@ import numpy as np
 
 from edgewright.errors import UntrustedModelError
 
-__all__ = ["is_function", "is_only_held", "stand_in", "zone"]
+__all__ = ["is_function", "is_only_held", "shown", "stand_in", "zone"]
 
 _CHECK_ARRAY = object()
 """Stand-in for scikit-learn's function of that name: nothing that a file can call."""
@@ -131,11 +131,19 @@ def _method_of_zones(*asked: Any) -> Any:
     return zone
 
 
+def shown(value: Any) -> str:
+    """What a file holds where it should not, for a message: a text as it is, of others the kind.
+
+    Nothing else is asked of it: lists that hold the next one twice each are written out without end.
+    """
+    return repr(value[:80]) if type(value) is str else f"a {type(value).__name__}"
+
+
 def zone(key: Any, *_: Any) -> Any:
     """The time zone of that name; nothing else of a file's path is read."""
     import zoneinfo
 
     # A key is a path below the folder of time zones; only the known ones are opened.
     if not isinstance(key, str) or key not in zoneinfo.available_timezones():
-        raise UntrustedModelError(f"asks for the time zone {str(key)[:80]!r}, which is not known here")
+        raise UntrustedModelError(f"asks for the time zone {shown(key)}, which is not known here")
     return zoneinfo.ZoneInfo(key)

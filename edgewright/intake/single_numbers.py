@@ -41,9 +41,11 @@ def single_number(data: DataSpec, name: str, dtype: str, model: Path) -> NDArray
             f"{wanted}; {data.path} gives it {len(values)} values ({values_text}{', …' if len(values) > 3 else ''}): "
             "take the model in once for each value, with rows of that one"
         )
-    cast = values[0].astype(dtype)
-    # A real type may round what it is given (0.1 as float32); a whole one may not change it.
-    if cast != values[0] and not np.issubdtype(cast.dtype, np.floating):
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found below
+        cast = values[0].astype(dtype)
+    # A float may be rounded, but not made infinite.
+    is_lost = np.isfinite(values[0]) and not np.isfinite(cast) if cast.dtype.kind == "f" else cast != values[0]
+    if is_lost:
         raise InputError(f"{wanted}; {data.path} gives {values[0]:g}, which {dtype} cannot hold")
     return np.asarray(cast)
 

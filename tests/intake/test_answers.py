@@ -155,6 +155,24 @@ def test_one_output_and_two_other_answers_must_be_named(y, words):
         of_network(y, 1)
 
 
+@pytest.mark.parametrize("y", [[1e20, 3e20, 2e20], [2.0**63, 0.0], [-1e19, 0.5], [2**63, 2**64 - 1, 0]])
+def test_numbers_beyond_int64_are_values(y):
+    """Every float from 2^53 on is whole."""
+    for options in ({}, {"task": "regression"}):
+        found = of_network(y, 1, **options)
+        assert found.task is ModelTask.REGRESSION
+        np.testing.assert_array_equal(found.y, np.array(y, dtype=np.float64))
+    with pytest.raises(InputError, match="is no class number, but the model has scores for the classes 0-2"):
+        of_network(y, 3)
+    with pytest.raises(InputError, match="needs the answers 0 and 1, found"):
+        of_network(y, 1, task="classification")
+
+
+def test_a_text_and_a_number_must_be_named_as_well():
+    with pytest.raises(InputError, match=r"the answers are 1 and 'no', .*`labels: \[1, 'no'\]`"):
+        of_network(["no", 1], 1, dtype=object)
+
+
 def test_two_other_answers_may_be_values():
     assert of_network([-1, 1], 1, task="regression").task is ModelTask.REGRESSION
 

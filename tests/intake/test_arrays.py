@@ -29,17 +29,84 @@ def read(folder, rows, dtype, **spec):
         (300, "uint8", "row 3 .* holds 300, which uint8"),
         (-1, "uint8", "row 3 .* holds -1, which uint8"),
         (1 << 40, "int32", "row 3 .* which int32"),
+        (2.5, "bool", "row 3 .* holds 2.5, which bool cannot hold: give 0 and 1"),
+        (1e6, "float16", r"row 3 .* holds 1e\+06, which float16 cannot hold: give finite numbers"),
+        (1e300, "float32", r"row 3 .* holds 1e\+300, which float32"),
     ],
 )
-def test_what_a_whole_number_input_cannot_hold_is_refused(value, dtype, said, tmp_path):
-    rows = [[1], [2], [3], [value], *([[4]] * 16)]
+def test_what_an_input_cannot_hold_is_refused(value, dtype, said, tmp_path):
+    rows = [[1], [0], [1], [value], *([[1]] * 16)]
     with pytest.raises(InputError, match=said):
         read(tmp_path, rows, dtype)
 
 
 def test_a_scale_that_leaves_fractions_is_refused_for_whole_numbers(tmp_path):
-    with pytest.raises(InputError, match=r"holds 0.5, which int64 .* another scale"):
+    with pytest.raises(InputError, match=r"holds 1, which int64 cannot hold with scale 0.5 .* another scale"):
         read(tmp_path, [[1]] * 20, "int64", scale=0.5)
+
+
+def test_what_a_scale_makes_infinite_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"row 0 of 'x' .* holds 1e\+38, which float32 cannot hold with scale 100 "):
+        read(tmp_path, [[1e38]] * 20, "float32", scale=100)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_is_infinite_already_stays_so(dtype, tmp_path):
+    assert np.isinf(read(tmp_path, [[np.inf]] * 20, dtype)).all()
+
+
+def test_large_whole_numbers_keep_their_digits_when_scaled(tmp_path):
+    """As float32 2^24 + 1 is 2^24."""
+    assert read(tmp_path, [[2**24 + 1]] * 20, "int64", mean=1).tolist() == [2**24] * 20
+
+
+def test_numbers_as_flags_are_taken(tmp_path):
+    assert read(tmp_path, [[0.0], [1.0]] * 10, "bool").tolist() == [False, True] * 10
+
+
+def pair(folder, task=None, **arrays):
+    path = folder / "data.npz"
+    np.savez(path, **arrays)
+    tensors = (TensorSpec("a", (-1, 1), "int64"), TensorSpec("b", (-1, 1), "float32"))
+    return read_arrays(DataSpec(path=path, task=task), tensors, lambda y: Answers(y, None, known=task is None))
+
+
+def column(count, start=0):
+    return np.arange(start, start + count)[:, None]
+
+
+@pytest.mark.parametrize("task", ["none", None])
+def test_inputs_with_other_numbers_of_rows_are_refused(task, tmp_path):
+    """Row n of one would otherwise be paired with another row of the other."""
+    arrays = {"x_train.a": column(20), "x_train.b": column(23), "x_test.a": column(10), "x_test.b": column(10)}
+    arrays |= {} if task else {"y_train": np.zeros(20), "y_test": np.zeros(10)}
+    with pytest.raises(InputError, match=r"data\.npz: 20 rows of 'x_train\.a' but 23 of 'x_train\.b'; each row"):
+        pair(tmp_path, task, **arrays)
+    with pytest.raises(InputError, match=r"200 rows of 'x\.a' but 230 of 'x\.b'"):
+        pair(tmp_path, task, **{"x.a": column(200), "x.b": column(230)}, y=np.zeros(200))
+
+
+def test_answers_with_another_number_of_rows_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"20 rows of 'x\.a' but 19 of 'y'"):
+        pair(tmp_path, **{"x.a": column(20), "x.b": column(20)}, y=np.zeros(19))
+
+
+@pytest.mark.parametrize("empty", ["x_train.a", "x_test.b", "y_test"])
+def test_an_array_of_no_rows_is_refused(empty, tmp_path):
+    names = ("x_train.a", "x_train.b", "x_test.a", "x_test.b")
+    arrays = {name: column(20) for name in names} | {"y_train": np.zeros(20), "y_test": np.zeros(20)}
+    with pytest.raises(InputError, match=rf"array '{empty}' has no rows"):
+        pair(tmp_path, **{**arrays, empty: arrays[empty][:0]})
+
+
+def test_training_and_test_rows_of_unlike_dtypes_and_shapes_are_taken(tmp_path):
+    """Signed and unsigned numbers together are float64 to numpy, which does not hold 2^60 + 1."""
+    large = 2**60 + 1
+    arrays = {"x_train.a": column(20, large), "x_test.a": column(10, large).astype(np.uint64)[:, 0]}
+    arrays |= {"x_train.b": column(20), "x_test.b": column(10)[:, 0]}
+    samples = pair(tmp_path, "none", **arrays)
+    assert samples.inputs["a"][:, 0].tolist() == [*range(large, large + 20), *range(large, large + 10)]
+    assert samples.inputs["b"].shape == (30, 1)
 
 
 def test_whole_numbers_of_another_dtype_are_taken(tmp_path):

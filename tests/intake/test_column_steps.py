@@ -3,8 +3,10 @@
 import pickle
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
+from skl2onnx.common.data_types import FloatTensorType
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
@@ -19,6 +21,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, PowerTransforme
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake import child, tables
+from edgewright.intake.estimator_graph import transformer_graph
 from tests.intake.test_encoders import assert_agrees
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -96,6 +99,19 @@ def test_powers_let_missing_values_pass(method, frame, label, tmp_path):
     x = frame[NUMBERS] if method == "yeo-johnson" else frame[NUMBERS].abs() + 1
     model = make_pipeline(PowerTransformer(method), SimpleImputer(), logistic()).fit(x, label)
     assert_answers_alike(model, x, label, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["yeo-johnson", "box-cox"])
+@pytest.mark.parametrize("exponent", [1e-12, 1e-5, -1e-4, 1e-2, 0.5, 1.0, 2 - 1e-5, 3.0])
+def test_powers_keep_their_digits_near_zero(method, exponent):
+    """Of exponents as a logarithmic normal distribution gives them, and of small numbers."""
+    x = np.geomspace(1e-6, 1e3, 500)
+    x = (x if method == "box-cox" else np.concatenate([-x, x])).astype(np.float32)[:, None]
+    step = PowerTransformer(method, standardize=False).fit(np.linspace(0.5, 2, 20)[:, None])
+    step.lambdas_ = np.array([exponent])
+    graph = transformer_graph(make_pipeline(step), [("x", FloatTensorType([None, 1]))])
+    found = onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"x": x})[0]
+    np.testing.assert_allclose(found, step.transform(x.astype(np.float64)), rtol=2e-6, atol=0)
 
 
 def test_powers_of_zero_are_logarithms(frame, label, tmp_path):

@@ -40,6 +40,26 @@ def test_bag_is_opened(mode, padding, starts, ends):
     assert torch.allclose(opened(module, IDS)(IDS), module(IDS), atol=1e-5)
 
 
+class Counted(nn.Module):
+    """Bags that begin at every ``length``-th id, up to an end."""
+
+    def __init__(self, end, length):
+        super().__init__()
+        torch.manual_seed(0)
+        self.bag = nn.EmbeddingBag(20, 8)
+        self.register_buffer("starts", torch.zeros(0))  # of `opened`: the sizes are fixed
+        self.end, self.length = end, length
+
+    def forward(self, ids):
+        return self.bag(ids.reshape(-1), torch.arange(0, self.end, self.length))
+
+
+@pytest.mark.parametrize(("end", "length"), [(30, 6), (25, 6), (30, 4), (12, 6), (29, 7)])
+def test_counted_bags_end_with_the_ids_that_are_left(end, length):
+    module = Counted(end, length)
+    assert torch.allclose(opened(module, IDS)(IDS), module(IDS), atol=1e-5)
+
+
 def test_ids_are_weighed():
     weights = torch.rand(5, 6)
     module = Bagged(None, mode="sum", padding_idx=3)

@@ -72,6 +72,19 @@ def test_a_fixed_batch_is_freed_and_the_graph_takes_many_rows(batch, tmp_path, d
     assert any(f"the batch size, {batch} in the file, was freed" in note for note in intake.model.notes)
 
 
+def test_a_reshape_to_a_scalar_stays_as_it_is():
+    scalar = [
+        helper.make_node("ReduceSum", ["h"], ["sum"], keepdims=1),
+        helper.make_node("Reshape", ["sum", "scalar"], ["share"]),
+        helper.make_node("Mul", ["h", "share"], ["m"]),
+    ]
+    model = network(scalar)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(0, np.int64), "scalar"))
+    freed = with_free_batch(model)
+    shapes = [node.input[1] for node in freed.graph.node if node.op_type == "Reshape"]
+    assert shapes == ["free_batch_shape_0", "scalar"]
+
+
 @pytest.mark.parametrize("middle", [MIXING, FIRST_ROW], ids=["a mean over the batch", "the first row alone"])
 def test_what_mixes_or_drops_rows_stays_as_it_is_and_says_so(middle, tmp_path, digits_npz):
     """At a batch of 1 both answer every row rightly; at more they would not."""

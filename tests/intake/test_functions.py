@@ -66,10 +66,37 @@ def test_each_function_as_numpy_has_it(name):
     x = np.concatenate([-magnitudes, magnitudes]).astype(np.float32)[:, None]
     x = x[(x[:, 0] >= _ABOVE.get(name, -np.inf)) & (np.abs(x[:, 0]) <= end)]
     x = np.concatenate([x, [[np.nan]]]).astype(np.float32) if name == "isnan" else x
+    np.testing.assert_allclose(applied(name, x), getattr(np, name)(x.astype(np.float64)), rtol=3e-5, atol=2e-6)
+
+
+def applied(name, x):
+    """What the graph of a function answers."""
     step = FunctionTransformer(getattr(np, name)).fit(x)
     graph = transformer_graph(make_pipeline(step), [("x", FloatTensorType([None, 1]))])
-    found = onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"x": x})[0]
-    np.testing.assert_allclose(found, getattr(np, name)(x.astype(np.float64)), rtol=3e-5, atol=2e-6)
+    return onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"x": x})[0]
+
+
+_UNBOUNDED = {"arcsinh", "arctan", "cbrt", "degrees", "radians", "deg2rad", "rad2deg", "tanh"}
+
+
+@pytest.mark.parametrize("name", [*sorted(_UNBOUNDED), "arcsin", "arctanh", "expm1", "log1p", "sin", "sinh", "tan"])
+def test_what_is_zero_at_zero_keeps_the_digits_of_a_small_number(name):
+    """And is finite of a large one: a scaler behind it would make any loss large."""
+    magnitudes = np.concatenate([np.geomspace(1e-30, 0.9, 500), [1e20, 1e30] if name in _UNBOUNDED else []])
+    x = np.concatenate([-magnitudes, magnitudes]).astype(np.float32)[:, None]
+    np.testing.assert_allclose(applied(name, x), getattr(np, name)(x.astype(np.float64)), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("name", "sign"), [("arccos", 1), ("arccosh", -1), ("arcsin", 1)])
+def test_what_ends_at_one_keeps_its_digits_there(name, sign):
+    x = (1 - sign * np.geomspace(1e-7, 0.5, 500)).astype(np.float32)[:, None]
+    np.testing.assert_allclose(applied(name, x), getattr(np, name)(x.astype(np.float64)), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["arccos", "arccosh", "arcsin", "arctanh"])
+def test_beyond_its_ends_a_function_is_none(name):
+    x = np.array([[1.5], [-1.5]] if name != "arccosh" else [[0.5], [-1.5]], dtype=np.float32)
+    assert np.isnan(applied(name, x)).all()
 
 
 @pytest.mark.parametrize("name", [n for n in dir(np) if getattr(getattr(np, n), "nin", 0) == 1])

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 import zipfile
 
 import numpy as np
@@ -16,7 +17,7 @@ from edgewright.errors import InputError, UntrustedModelError
 from edgewright.export import export
 from edgewright.export.runs import outputs_of
 from edgewright.intake import child, detect_format, torch_graph
-from edgewright.intake.keras_guard import inspect_keras_file
+from edgewright.intake.keras_guard import _reaching_files, inspect_keras_file
 from edgewright.profile import Platform
 from edgewright.store import Store
 
@@ -169,6 +170,41 @@ def test_functions_that_compute_are_taken(tmp_path):
     config = {"module": "keras", "class_name": "Functional", "config": {"layers": layers}}
     trained = {"loss": {"module": "mine", "class_name": "MyLoss", "config": {}}}
     inspect_keras_file(archive(tmp_path / "m.keras", {**config, "compile_config": trained}))
+
+
+def test_groups_of_several_names_are_looked_at_once(tmp_path):
+    """Each holds the next one twice: 2^40 paths, of which the last leads out of the file."""
+    import h5py
+
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["model_config"] = "{}"
+        group = file
+        for _ in range(40):
+            group["one"] = inner = group.create_group("other")
+            group = inner
+        group["back"] = file
+    inspect_keras_file(tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5", "a") as file:
+        file["/".join(["other"] * 40) + "/kernel"] = h5py.ExternalLink("/etc/passwd", "/")
+    with pytest.raises(UntrustedModelError, match="'kernel' is a link out of the file"):
+        inspect_keras_file(tmp_path / "m.h5")
+
+
+class Node:
+    """A node of TensorFlow's graph that calls what it is named after."""
+
+    def __init__(self, op):
+        self.op, self.attr = op, {}
+
+
+def test_functions_that_reach_files_are_found_through_their_callers():
+    """In an order in which each is declared before what it calls: again for each of them, it would take hours."""
+    count = 4000
+    chain = {f"f{i}": [Node(f"f{i + 1}")] for i in range(count)}
+    functions = {**chain, f"f{count}": [Node("Relu"), Node("SaveV2")], "apart": [Node("Relu")], "loop": [Node("loop")]}
+    started = time.process_time()
+    assert _reaching_files(functions) == {f"f{i}" for i in range(count + 1)}
+    assert time.process_time() - started < 2
 
 
 def test_an_hdf5_file_with_a_lambda_or_a_link_is_refused(tmp_path):

@@ -158,6 +158,47 @@ def test_sizes_that_exporters_compute_with():
     assert_free(model_of(text, **constants))
 
 
+def test_a_constant_of_the_batchs_size_keeps_its_digits():
+    """As float32, 2^24 + 1 is 2^24."""
+    text = """
+    net (float[rows, 4] x) => (int64[rows, 4] y, int64[rows, 4] z, bool[rows, 4] true) {
+        shape = Shape (x)
+        y = ConstantOfShape <value = int64[1] {16777217}> (shape)
+        z = ConstantOfShape <value = int64[1] {-1152921504606846977}> (shape)
+        true = ConstantOfShape <value = bool[1] {1}> (shape)
+    }"""
+    model = model_of(text)
+    graph = import_onnx(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for rows in ROWS:
+        x = weights(rows, 4)
+        for got, expected in zip(graph(torch.from_numpy(x)), session.run(None, {"x": x}), strict=True):
+            np.testing.assert_array_equal(got.numpy(), expected, strict=True)
+
+
+def encoded(node, rows):
+    """What the imported graph of a node of ai.onnx.ml answers, beside ONNX Runtime."""
+    ends = [helper.make_tensor_value_info("x", TensorProto.INT64, ["rows", 1])]
+    result = helper.make_empty_tensor_value_info("y")
+    result.type.tensor_type.elem_type = TensorProto.INT64 if node.op_type == "LabelEncoder" else TensorProto.FLOAT
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(helper.make_graph([node], "g", ends, [result]), opset_imports=opsets, ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return import_onnx(model)(torch.from_numpy(rows)).numpy(), session.run(None, {"x": rows})[0]
+
+
+@pytest.mark.parametrize("large", [0, 2**24, 2**60])
+def test_encoders_of_whole_numbers_tell_large_ones_apart(large):
+    keys, ml = [large, large + 1, large + 3], {"domain": "ai.onnx.ml"}
+    rows = np.array([*keys, large + 2], np.int64)[:, None]
+    one_hot = helper.make_node("OneHotEncoder", ["x"], ["y"], cats_int64s=keys, **ml)
+    labels = helper.make_node(
+        "LabelEncoder", ["x"], ["y"], keys_int64s=keys, values_int64s=keys[::-1], default_int64=-large - 5, **ml
+    )
+    for node in (one_hot, labels):
+        np.testing.assert_array_equal(*encoded(node, rows))
+
+
 @pytest.mark.parametrize("lengths", [[4, 4, 4, 4, 4, 4, 4], [1, 3, 2, 4, 4, 1, 2]])
 def test_reverse_sequence(lengths):
     """Rows of their own lengths; those of constant length are flipped."""

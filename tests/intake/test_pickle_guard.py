@@ -17,7 +17,12 @@ import pytest
 import skops.io
 from scipy.interpolate import BSpline
 from scipy.stats import loguniform
-from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    StackingClassifier,
+)
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
@@ -298,6 +303,76 @@ def test_a_tree_that_leads_nowhere_is_refused_before_anything_walks_it(tmp_path,
     state["nodes"][field][0] = value
     model.tree_.__setstate__(state)
     with pytest.raises(InputError, match="damaged: a tree"):
+        load_model(saved(model, tmp_path, form))
+
+
+def nested(depth):
+    """Lists that hold the next one twice each: written out, it is as long as 2 to the power of their depth."""
+    inner = []
+    for _ in range(depth):
+        inner = [inner, inner]
+    return inner
+
+
+@pytest.mark.parametrize("value", [nested(12), (nested(12), "predict"), "__class__"], ids=["list", "tuple", "text"])
+def test_what_a_method_is_called_is_not_written_out(tmp_path, value):
+    model = StackingClassifier([("a", LogisticRegression())]).fit(X, Y)
+    model.stack_method = value
+    with pytest.raises(UntrustedModelError, match=r"stack_method is (a list|'__class__'), no method"):
+        load_model(saved(model, tmp_path, "pkl"))
+
+
+def test_an_external_object_is_not_written_out(tmp_path):
+    stream = io.BytesIO()
+    pickler = pickle.Pickler(stream)
+    pickler.dump(nested(12))
+    content = stream.getvalue()[:-1] + pickle.BINPERSID + pickle.STOP
+    (tmp_path / "m.pkl").write_bytes(content)
+    with pytest.raises(UntrustedModelError, match="asks for the external object a list; none"):
+        load_model(tmp_path / "m.pkl")
+
+
+class _Told(pickle.Pickler):
+    """Writes a tree with another count of its nodes than it has."""
+
+    count = 0
+
+    def reducer_override(self, thing):
+        if type(thing).__name__ != "Tree":
+            return NotImplemented
+        made, given, state = thing.__reduce__()
+        return made, given, {**state, "node_count": self.count}
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_nodes_behind_the_count_are_not_passed_over(tmp_path, count):
+    """The arrays of a tree end at its count; compiled code walks all nodes."""
+    model = DecisionTreeClassifier(max_depth=3, random_state=0).fit(X, Y)
+    with (tmp_path / "m.pkl").open("wb") as stream:
+        pickler = _Told(stream)
+        pickler.count = count
+        pickler.dump(model)
+    with pytest.raises(InputError, match=rf"damaged: a tree of {count} nodes that holds {model.tree_.node_count}"):
+        load_model(tmp_path / "m.pkl")
+
+
+@pytest.mark.parametrize("form", ["pkl", "skops"])
+def test_a_tree_without_a_node_is_refused(tmp_path, form):
+    model = DecisionTreeClassifier(max_depth=3, random_state=0).fit(X, Y)
+    state = model.tree_.__getstate__()
+    model.tree_.__setstate__(
+        {**state, "node_count": 0, "nodes": state["nodes"][:0].copy(), "values": state["values"][:0].copy()}
+    )
+    with pytest.raises(InputError, match="damaged: a tree without a node"):
+        load_model(saved(model, tmp_path, form))
+
+
+@pytest.mark.parametrize("form", ["pkl", "skops"])
+def test_a_histogram_tree_without_a_node_is_refused(tmp_path, form):
+    model = HistGradientBoostingClassifier(max_iter=2).fit(X, Y)
+    tree = model._predictors[0][0]
+    tree.nodes = tree.nodes[:0].copy()
+    with pytest.raises(InputError, match="damaged: a tree without a node"):
         load_model(saved(model, tmp_path, form))
 
 

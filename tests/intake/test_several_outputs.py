@@ -9,7 +9,8 @@ from onnx import numpy_helper
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake import child, torch_graph
-from edgewright.intake.keras_answers import flat
+from edgewright.intake.keras_answers import answers_of, flat, outputs_of
+from edgewright_runtime.bundle.manifest import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RANDOM = np.random.default_rng(0)
@@ -53,6 +54,41 @@ def test_every_output_of_numbers_with_rows_is_kept(tmp_path, digits_npz):
     # The classes are those of the output that has as many scores as there are, not of the first.
     np.testing.assert_array_equal(arrays["test.predicted"], arrays["test.reference.scores"].argmax(1))
     assert len(intake.model.labels) == 10
+
+
+def test_what_has_as_many_values_as_rows_were_asked_is_not_of_rows(tmp_path, digits_npz):
+    """The model is asked with three rows; a constant of three, and what grows with the rows twice, have no row each."""
+    text = """
+    net (float[rows, 8, 8] x) => (float[rows, 10] scores, float[3] mean, float[rows, rows] alike) {
+        flat = Flatten (x)
+        scores = MatMul (flat, weight)
+        mean = Identity (constant)
+        turned = Transpose (scores)
+        alike = MatMul (scores, turned)
+    }"""
+    weight = RANDOM.normal(size=(64, 10)).astype(np.float32)
+    intake = taken(model_of(text, weight=weight, constant=np.ones(3, np.float32)), digits_npz, tmp_path)
+    assert [(o.name, o.shape) for o in intake.model.outputs] == [("scores", (-1, 10))]
+    assert any("rows on their first axis were left out: mean, alike" in note for note in intake.model.notes)
+
+
+class Stub:
+    """A loaded model of one input; ``asked`` answers as TensorFlow's function does."""
+
+    output_names = ()
+
+    def __init__(self, asked, batch=-1):
+        self.asked, self.inputs = asked, (TensorSpec("x", (batch, 4), "float32"),)
+
+
+def test_keras_outputs_of_three_values_are_not_of_rows():
+    def asked(x):
+        return {"alike": x @ x.T, "mean": np.ones(3, np.float32), "scores": x[:, :1]}
+
+    outputs, notes = outputs_of(Stub(asked))
+    assert [(t.name, t.shape, place) for t, place in outputs] == [("scores", (-1, 1), 2)]
+    assert "left out: alike float32(3, 3); mean float32(3,)" in notes[0]
+    assert [a.shape for a in answers_of(Stub(asked), outputs, [np.zeros((10, 4), np.float32)])] == [(10, 1)]
 
 
 def test_whole_numbers_are_kept_where_there_are_no_others(tmp_path, digits_npz):

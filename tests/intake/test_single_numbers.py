@@ -13,6 +13,7 @@ from edgewright.artifact import ModelTask
 from edgewright.data import DataSpec
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake import child, torch_graph
+from edgewright.intake.single_numbers import single_number
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RANDOM = np.random.default_rng(0)
@@ -80,6 +81,12 @@ def test_a_number_that_the_data_does_not_give_is_asked_for(tmp_path):
 def test_a_number_that_the_type_cannot_hold_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"gives 0\.5, which int64 cannot hold"):
         taken(at_a_rate(tmp_path), tmp_path, **{"x.x": ROWS, "x.rate": np.array(0.5)})
+
+
+def test_a_number_that_would_become_infinite_is_refused(tmp_path):
+    np.savez(tmp_path / "d.npz", **{"x.rate": np.array(1e6)})
+    with pytest.raises(InputError, match=r"gives 1e\+06, which float16 cannot hold"):
+        single_number(DataSpec(path=tmp_path / "d.npz"), "rate", "float16", tmp_path / "m.onnx")
 
 
 def test_a_vector_is_not_one_number(tmp_path):

@@ -20,14 +20,24 @@ def _float(b: Builder, x: Operand) -> Operand:
     return x if b.dtype(x) == torch.float32 else b.call(torch.Tensor.to, x, torch.float32)
 
 
+_EXACT_BELOW = 2**24  # from here on float32 has not every whole number
+
+
+def _comparable(b: Builder, x: Operand, keys: torch.Tensor) -> tuple[Operand, torch.Tensor]:
+    """Both as whole numbers where they are, which float32 may not tell apart; else in float32."""
+    if keys.is_floating_point() or b.dtype(x).is_floating_point or b.dtype(x) == torch.bool:
+        return _float(b, x), keys.to(torch.float32)
+    return x, keys
+
+
 def one_hot_encoder(b: Builder, op: Op) -> Result:
     """OneHotEncoder: (..., ) -> (..., categories) float32; what is in no category gives zeros."""
     categories = op.get("cats_int64s")
     if categories is None or not op.get("zeros", 1):
         raise refuse(op, "categories that are text, or an error for unknown ones")
-    x = _float(b, operand(op, 0))
+    x, known = _comparable(b, operand(op, 0), torch.tensor(categories))
     wide = b.call(torch.unsqueeze, x, -1)
-    return b.call(torch.Tensor.to, b.call(torch.eq, wide, torch.tensor(categories, dtype=torch.float32)), torch.float32)
+    return b.call(torch.Tensor.to, b.call(torch.eq, wide, known), torch.float32)
 
 
 def label_encoder(b: Builder, op: Op) -> Result:
@@ -39,8 +49,7 @@ def label_encoder(b: Builder, op: Op) -> Result:
     )
     if keys is None or values is None:
         raise refuse(op, "keys or values that are text")
-    x = operand(op, 0)
-    known = torch.as_tensor(keys).to(torch.float32)
+    x, known = _comparable(b, operand(op, 0), torch.as_tensor(keys))
     results = torch.as_tensor(values)
     dtype = torch.int64 if results.dtype == torch.int64 else torch.float32
     if default is not None:
@@ -50,15 +59,26 @@ def label_encoder(b: Builder, op: Op) -> Result:
         fallback = -1 if default_int64 is None else default_int64
     else:
         fallback = 0.0 if default_float is None else default_float
-    wide = b.call(torch.unsqueeze, _float(b, x), -1)
+    wide = b.call(torch.unsqueeze, x, -1)
     missing = known.isnan()
-    # Core ML takes no NaN for a constant; nothing that is finite on a device equals this.
-    hit = b.call(torch.eq, wide, torch.where(missing, -torch.finfo(torch.float32).max, known))
     if missing.any():
+        # Core ML takes no NaN for a constant; nothing that is finite on a device equals this.
+        hit = b.call(torch.eq, wide, torch.where(missing, -torch.finfo(torch.float32).max, known))
         hit = b.call(torch.logical_or, hit, b.call(torch.logical_and, b.call(torch.isnan, wide), missing))
+    else:
+        hit = b.call(torch.eq, wide, known)
+    if dtype == torch.int64 and max(abs(int(v)) for v in (*results.reshape(-1), fallback)) >= _EXACT_BELOW:
+        return _answered_exactly(b, b.call(torch.Tensor.to, hit, torch.int64), results, int(fallback))
     weights = b.call(torch.Tensor.to, hit, torch.float32)
     total = _answered(b, weights, results.float(), float(fallback))
     return total if dtype == torch.float32 else b.call(torch.Tensor.to, total, torch.int64)
+
+
+def _answered_exactly(b: Builder, hits: Operand, results: torch.Tensor, fallback: int) -> Operand:
+    """The result of the one hit (..., keys), or the fallback, in whole numbers that float32 does not have."""
+    missed = b.call(torch.sub, 1, b.call(torch.sum, hits, [-1]))
+    total = b.call(torch.sum, b.call(torch.mul, hits, results), [-1])
+    return b.call(torch.add, total, b.call(torch.mul, missed, fallback))
 
 
 def _answered(b: Builder, hits: Operand, results: torch.Tensor, fallback: float) -> Operand:
