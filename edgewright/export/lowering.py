@@ -123,19 +123,28 @@ def _inline(
     module.graph.erase_node(node)
 
 
-def recurrent_layers_as_operations(module: fx.GraphModule, kinds: tuple[type[nn.RNNBase], ...]) -> fx.GraphModule:
-    """A copy in which recurrent layers of these kinds are operations of ATen on their weights."""
+def recurrent_layers_as_operations(
+    module: fx.GraphModule, examples: tuple[Tensor, ...], kinds: tuple[type[nn.RNNBase], ...]
+) -> fx.GraphModule:
+    """A copy, for the examples' shapes, in which recurrent layers of these kinds are operations on their weights."""
     module = copy.copy(module)
     module.graph = copy.deepcopy(module.graph)
-    for node in list(module.graph.nodes):
-        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(layer, kinds):
-            _as_operation(module, node, layer)
+    layers = [n for n in module.graph.nodes if n.op == "call_module"]
+    layers = [n for n in layers if isinstance(module.get_submodule(str(n.target)), kinds)]
+    if not layers:
+        return module
+    values = NodeValues.of(module, examples)
+    # Before anything is replaced: one layer may read another's state.
+    shapes = [values.env[node.args[0]].shape for node in layers]
+    for node, shape in zip(layers, shapes, strict=True):
+        layer = module.get_submodule(str(node.target))
+        # (steps, batch, inputs), or the batch first; inside a model it may be another than the model's own.
+        _as_operation(module, node, layer, shape[0 if layer.batch_first else 1])
     module.recompile()
     return module
 
 
-def _as_operation(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase) -> None:
+def _as_operation(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase, batch: int) -> None:
     is_lstm = isinstance(layer, nn.LSTM)
     name = layer.mode.lower()
     operation = getattr(torch.ops.aten, name).input
@@ -143,7 +152,7 @@ def _as_operation(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase) -> N
         weights = [module.graph.get_attr(f"{node.target}.{n}") for n in layer._flat_weights_names]
         given, state = node.args[0], node.args[1] if len(node.args) > 1 else None
         if state is None:
-            state = _no_state(module, node, layer, is_lstm=is_lstm)
+            state = _no_state(module, node, layer, batch, is_lstm=is_lstm)
         # (has_biases, num_layers, dropout, train, bidirectional, batch_first) of the operation.
         settings = (layer.bias, layer.num_layers, layer.dropout, False, layer.bidirectional, layer.batch_first)
         call = module.graph.call_function(operation, (given, state, weights, *settings))
@@ -160,13 +169,13 @@ def _as_operation(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase) -> N
     module.graph.erase_node(node)
 
 
-def _no_state(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase, *, is_lstm: bool) -> Any:
-    """A state of zeros for one row."""
+def _no_state(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase, batch: int, *, is_lstm: bool) -> Any:
+    """A state of zeros for each row of the batch."""
     rows = layer.num_layers * (2 if layer.bidirectional else 1)
 
     def zeros(width: int) -> fx.Node:
         path = free_name(module, f"{node.name}_state")
-        place(module, path, torch.zeros(rows, 1, width))
+        place(module, path, torch.zeros(rows, batch, width))
         return module.graph.get_attr(path)
 
     if is_lstm:

@@ -166,10 +166,31 @@ def test_recurrent_layers_step_by_step(kind, layers, both, first, bias):
 
     shape = (1, 5, 3) if first else (5, 1, 3)
     module, x = Network(), torch.rand(*shape)
-    graph = recurrent_layers_as_operations(graph_of(module, x), (kind,))
+    graph = recurrent_layers_as_operations(graph_of(module, x), (x,), (kind,))
     other = lowered(graph, (x,), lambda node, _: "input" not in str(node.target))
     assert not any(n.op == "call_module" for n in other.graph.nodes)
     assert_same(module, other, torch.rand(*shape))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("first", [True, False])
+def test_recurrent_layers_of_another_batch_than_the_models_begin_with_a_state_of_theirs(kind, first):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = kind(3, 4, batch_first=first)
+            self.of_state = kind(4, 2, batch_first=first)
+
+        def forward(self, x):
+            y, state = self.rnn(x.reshape(3, 5, 3))
+            z, _ = self.of_state(state[0] if isinstance(state, tuple) else state)
+            return y.sum() + z.sum(0)
+
+    module, x = Network(), torch.rand(1, 45)
+    graph = recurrent_layers_as_operations(graph_of(module, x), (x,), (kind,))
+    assert_same(module, graph, torch.rand(1, 45))
+    other = lowered(graph, (x,), lambda node, _: "input" not in str(node.target))
+    assert_same(module, other, torch.rand(1, 45))
 
 
 @pytest.mark.parametrize(
