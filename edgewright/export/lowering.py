@@ -229,18 +229,32 @@ def _rsub(x: Tensor, other: float, alpha: float = 1) -> Tensor:
 
 def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
     """The largest of one value more than there are: converters know them from a sort by what is left out."""
-    x = x.movedim(dim, -1) if x.dim() else x.reshape(1)
-    kind = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
-    least = x.new_full((), kind.min).expand(*x.shape[:-1], 1)
-    values, places = torch.cat([x if descending else -x, least], -1).topk(x.shape[-1], -1)
-    return (values if descending else -values).movedim(-1, dim), places.movedim(-1, dim)
+    rows = x.movedim(dim, -1) if x.dim() else x.reshape(1)
+    keys, count = _keys(rows, largest=descending), rows.shape[-1]
+    least = -math.inf if keys.is_floating_point() else torch.iinfo(keys.dtype).min
+    padded_keys = torch.cat([keys, keys.new_full((), least).expand(*keys.shape[:-1], 1)], -1)
+    places = padded_keys.topk(count, -1).indices
+    # What was added may stand for a number that is equal to it: in its place comes the one that was left out.
+    left_out = count * (count + 1) // 2 - places.sum(-1, keepdim=True)
+    places = torch.where(places == count, left_out, places)
+    # As the keys are held, since Core ML gathers no truth values.
+    values = (keys if descending else _keys(keys, largest=False)).gather(-1, places).to(x.dtype)
+    return (values.movedim(-1, dim), places.movedim(-1, dim)) if x.dim() else (values.squeeze(), places.squeeze())
 
 
 def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:  # noqa: A002
     """The largest of the last axis, by their places: LiteRT's converter knows no other."""
-    given = x if largest else -x
-    places = given.movedim(dim, -1).topk(k, -1).indices.movedim(-1, dim)
+    places = _keys(x, largest=largest).movedim(dim, -1).topk(k, -1).indices.movedim(-1, dim)
     return x.gather(dim, places), places
+
+
+def _keys(x: Tensor, *, largest: bool) -> Tensor:
+    """Numbers whose largest stand where the largest, or the smallest, of these stand."""
+    if x.is_floating_point():
+        return x if largest else -x
+    # Unsigned numbers have no negatives, truth values no order, and the least whole number has no opposite.
+    whole = x if x.dtype in {torch.int32, torch.int64} else x.to(torch.int32)
+    return whole if largest else -1 - whole
 
 
 def _unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:

@@ -143,6 +143,30 @@ def test_an_operation_is_written_in_others(name):
     assert_same(module, other, torch.rand(*shape) + 0.1)
 
 
+INFINITE = torch.tensor([[1, -torch.inf, 2, torch.inf], [-torch.inf, -torch.inf, torch.finfo(torch.float32).min, 0]])
+ORDERED = {
+    "infinite": INFINITE,
+    "uint8": torch.tensor([[0, 1, 2, 200], [255, 0, 7, 0]], dtype=torch.uint8),
+    "int32": torch.tensor([[0, -(2**31), 2**31 - 1, 5]], dtype=torch.int32),
+    "bool": torch.tensor([[True, False, True, False]]),
+    "scalar": torch.tensor(3.0),
+}
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("name", ORDERED)
+def test_an_order_is_torchs_for_every_number(name, descending):
+    x = ORDERED[name]
+    expected = x.sort(-1, descending=descending).values
+    values, places = FORMS["aten.sort.default"](x, -1, descending)
+    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(x.gather(-1, places), expected)
+    assert places.sort().values.tolist() == torch.zeros_like(x, dtype=torch.int32).argsort(stable=True).tolist()
+    values, places = FORMS["aten.topk.default"](x, 1, -1, descending)
+    torch.testing.assert_close(values, expected[..., :1] if x.dim() else expected)
+    torch.testing.assert_close(x.gather(-1, places), values)
+
+
 def test_an_operation_without_a_form_of_ours_takes_torchs_own():
     module, x = Function(lambda v: torch.addcmul(v, v, v, value=0.5)), torch.rand(1, 4)
     graph = graph_of(module, x)
