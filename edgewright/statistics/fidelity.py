@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgewright.errors import InputError
 from edgewright.measurement import Accuracy, AccuracyDrop, Interval, OutputParity
 
-__all__ = ["FIDELITY", "fidelity_drop", "fidelity_of", "output_parity"]
+__all__ = ["FIDELITY", "fidelity_drop", "fidelity_of", "finite", "output_parity"]
 
 FIDELITY = "fidelity"
 Arrays = Mapping[str, NDArray[np.float64]]
@@ -53,7 +53,7 @@ def output_parity(reference: Arrays, outputs: Arrays) -> tuple[OutputParity, ...
 
 def _compared(name: str, expected: NDArray[np.float64], actual: NDArray[np.float64]) -> OutputParity:
     error, variation = _of_rows(expected, actual)
-    a, b = _finite(expected, actual)
+    a, b = finite(expected, actual)
     norms = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
     difference, largest = np.abs(a - b), float(np.abs(a).max(initial=0))
     return OutputParity(
@@ -88,7 +88,7 @@ def _fidelity(reference: Arrays, outputs: Arrays) -> Interval:
 
 def _of_rows(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
     """Squared error and variation of each row, (N,) both."""
-    a, b = _finite(expected, actual)
+    a, b = finite(expected, actual)
     scale = float(np.abs(a).max(initial=0)) or 1.0  # squares of 1e200 would be infinite
     a, b = a / scale, b / scale
     error = ((a - b) ** 2).sum(axis=1)
@@ -97,7 +97,7 @@ def _of_rows(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> tupl
     return error, centred if centred.sum() > _CONSTANT**2 * whole.sum() else whole
 
 
-def _finite(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+def finite(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
     """Rows of both, (N, elements); where the source's own answer is not finite nothing is compared."""
     a, b = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (expected, actual))
     known = np.isfinite(a)

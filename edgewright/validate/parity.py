@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from edgewright.errors import ConversionError
 from edgewright.measurement import Parity
-from edgewright.statistics.fidelity import output_parity
+from edgewright.statistics.fidelity import finite, output_parity
 from edgewright.validate.decision import Decision
 
 __all__ = ["check_outputs", "parity"]
@@ -50,8 +50,8 @@ def parity(reference: Arrays, outputs: Arrays, checked_by: str, decision: Decisi
     decision does, which ``agreement`` already says.
     """
     names = [decision.output] if decision else list(reference)
-    expected = np.concatenate([reference[n].reshape(len(reference[n]), -1) for n in names], axis=1)
-    actual = np.concatenate([outputs[n].reshape(len(outputs[n]), -1) for n in names], axis=1)
+    pairs = [finite(reference[n], outputs[n]) for n in names]
+    expected, actual = (np.concatenate(side, axis=1) for side in zip(*pairs, strict=True))
     difference = np.abs(actual - expected)
     largest = float(np.abs(expected).max())
     norms = np.linalg.norm(expected) * np.linalg.norm(actual)

@@ -68,3 +68,10 @@ def test_every_output_is_looked_at() -> None:
     reference = {"a": np.ones((2, 1)), "b": np.ones((2, 1))}
     with pytest.raises(ConversionError, match="'b' is NaN"):
         check_outputs(reference, {"a": np.ones((2, 1)), "b": np.full((2, 1), np.nan)}, "model.onnx")
+
+
+def test_the_same_infinities_are_no_difference() -> None:
+    reference = {"y": np.array([[-np.inf, 1.0], [np.inf, 2.0]])}
+    found = parity(reference, reference, "test", None)
+    assert (found.max_absolute, found.mean_absolute, found.max_relative) == (0, 0, 0)
+    assert found.cosine == pytest.approx(1)

@@ -10,7 +10,14 @@ import onnxruntime
 
 from edgewright.errors import ConversionError
 from edgewright.export import onnx_file
-from edgewright.export.diagnosis.computation import Computation, Operator, Quantization, moving, narrowest
+from edgewright.export.diagnosis.computation import (
+    Computation,
+    Operator,
+    Quantization,
+    moving,
+    narrowest,
+    require_inputs,
+)
 from edgewright.export.runs import Arrays
 
 __all__ = ["OnnxComputation", "SingleNodes"]
@@ -99,10 +106,11 @@ class OnnxComputation(Computation):
     def __init__(self, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         model = onnx_file.load(path)
         self._nodes = SingleNodes(model)
-        self._path, self._inputs = path, list(inputs)
+        self._path = path
         self._whole: onnxruntime.InferenceSession | None = None
         held = {tensor.name for tensor in model.graph.initializer}
         self._entries = [value.name for value in model.graph.input if value.name not in held]
+        require_inputs(path, self._entries, inputs)
         given = [value.name for value in model.graph.output]
         self.outputs = list(outputs) if set(outputs) <= set(given) else given
         self.quantized = dict(self._quantizations())
@@ -155,13 +163,14 @@ class OnnxComputation(Computation):
 
     def whole(self, row: Arrays) -> list[np.ndarray]:
         """See `Computation`."""
+        given = self.entered(row)
         try:
             if self._whole is None:
                 options = onnxruntime.SessionOptions()
                 options.log_severity_level = _SEVERITY_FATAL
                 providers = ["CPUExecutionProvider"]
                 self._whole = onnxruntime.InferenceSession(str(self._path), options, providers=providers)
-            return [np.asarray(value) for value in self._whole.run(list(self.outputs), self.entered(row))]
+            return [np.asarray(value) for value in self._whole.run(list(self.outputs), given)]
         except Exception as e:  # ONNX Runtime's errors share no base that it exports
             raise ConversionError(f"{self._path.name}: ONNX Runtime does not run it: {_first_line(e)}") from e
 

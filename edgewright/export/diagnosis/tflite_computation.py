@@ -12,7 +12,14 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgewright.errors import ConversionError
 from edgewright.export import tflite
-from edgewright.export.diagnosis.computation import Computation, Operator, Quantization, moving, narrowest
+from edgewright.export.diagnosis.computation import (
+    Computation,
+    Operator,
+    Quantization,
+    moving,
+    narrowest,
+    require_inputs,
+)
 from edgewright.export.diagnosis.orientation import oriented
 from edgewright.export.runs import Arrays
 from edgewright.failures import one_line
@@ -47,6 +54,7 @@ class TfliteComputation(Computation):
         self._names = [
             t.name.decode() + (f"#{i}" if repeated[t.name] > 1 else "") for i, t in enumerate(self._graph.tensors)
         ]
+        require_inputs(path, [self._names[i] for i in self._graph.inputs], inputs)
         self._entries = _in_order(signature and signature.inputs, self._graph.inputs, inputs)
         self.outputs = [
             self._names[i] for i in _in_order(signature and signature.outputs, self._graph.outputs, outputs)
