@@ -219,7 +219,8 @@ def _col2im(x: Tensor, output_size: Any, kernel_size: Any, dilation: Any, paddin
     # What no patch reaches at the far end.
     rest = [output_size[i] - covered[i] for i in (0, 1)]
     given = x.reshape(-1, x.shape[-2], *steps)
-    return functional.conv_transpose2d(given, weight, None, stride, padding, rest, channels, dilation)
+    image = functional.conv_transpose2d(given, weight, None, stride, padding, rest, channels, dilation)
+    return image if x.dim() == 3 else image.squeeze(0)  # (channels * area, places) has no batch
 
 
 def _rsub(x: Tensor, other: float, alpha: float = 1) -> Tensor:

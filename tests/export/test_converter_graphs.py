@@ -83,6 +83,7 @@ FORMED = {
     "aten.adaptive_max_pool2d.default": (lambda x: functional.adaptive_max_pool2d(x, (3, 2)), (1, 4, 7, 5)),
     "aten.chunk.default": (lambda x: torch.cat(x.chunk(3, 1)[::-1], 1), (1, 8, 3)),
     "aten.col2im.default": (lambda x: functional.fold(x, (8, 6), (3, 2), 1, (1, 0), (2, 1)), (1, 12, 20)),
+    "aten.col2im.default, unbatched": (lambda x: functional.fold(x[0], (8, 6), (3, 2), 1, (1, 0), (2, 1)), (1, 12, 20)),
     "aten.log_sigmoid.default": (functional.logsigmoid, (1, 5)),
     "aten.pad.default": (lambda x: functional.pad(x, (-1, 2, 0, -2)), (1, 3, 6, 5)),
     "aten.unfold.default": (lambda x: x.unfold(1, 4, 2), (1, 9, 3)),
@@ -135,6 +136,7 @@ def test_average_pooling_without_padding(name, divisor):
 @pytest.mark.parametrize("name", FORMED)
 def test_an_operation_is_written_in_others(name):
     function, shape = FORMED[name]
+    name = name.partition(",")[0]
     module, x = Function(function), torch.rand(*shape) + 0.1
     graph = graph_of(module, x)
     assert name in {str(n.target) for n in graph.graph.nodes}
@@ -243,6 +245,20 @@ def test_transposed_convolutions_are_plain_for_litert(layer, shape):
     assert_same(module, graph, torch.rand(*shape))
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.ConvTranspose2d(4, 6, 3, 2, 1, groups=2), (1, 4, 5, 6)),
+        (nn.ConvTranspose1d(3, 4, 5, 3, 2, output_padding=2), (1, 3, 7)),
+        (nn.ConvTranspose3d(2, 4, 3, 2, 1, groups=2, bias=False), (1, 2, 3, 4, 3)),
+    ],
+)
+def test_transposed_convolutions_without_a_batch_have_none_after_it(layer, shape):
+    module, x = nn.Sequential(Function(lambda v: v[0]), layer), torch.rand(*shape)
+    graph = graph_for_litert(graph_of(module, x), (x,))
+    assert_same(module, graph, torch.rand(*shape))
+
+
 class Windows(nn.Module):
     """Swin's partition of a volume, its attention in windows and the way back, and more that takes many axes."""
 
@@ -264,6 +280,38 @@ def test_many_axes_become_few():
     few = with_few_axes(graph, (x,), 5)
     assert widest(few, x) <= 5
     assert_same(module, few, torch.rand(1, 4, 6, 4, 3))
+
+
+MANY_AXES = {
+    "the largest, and where": lambda x: x.max(1).values + x.min(1).indices,
+    "the largest so far": lambda x: x.cummax(2).values,
+    "an order, which has no rule": lambda x: x.sort(2).values,
+    "a layer of two axes": nn.LayerNorm((2, 3)),
+    "its like without a mean": nn.RMSNorm((2, 3)),
+    "a column": lambda x: x @ torch.arange(3.0),
+    "a row": lambda x: torch.arange(2.0) @ x,
+    "truth values counted": lambda x: (x > 0.5).sum(1, dtype=torch.float32),
+    "whole numbers averaged": lambda x: (x * 9).int().mean((1, 2), dtype=torch.float32),
+    "a wide number": lambda x: x * torch.tensor(2.0, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("name", MANY_AXES)
+def test_an_operation_on_many_axes_gives_what_it_gave(name):
+    shape = (1, 2, 3, 2, 2, 2, 3)
+    module, x = Function(MANY_AXES[name]), torch.rand(*shape)
+    few = with_few_axes(graph_of(module, x), (x,), 5)
+    assert_same(module, few, torch.rand(*shape))
+
+
+def test_a_mask_given_by_its_name_is_kept():
+    mask = torch.rand(2, 1, 3) > 0.5
+    mask[..., 0] = True  # a row of nothing has no answer
+    module, x = Function(lambda v: functional.scaled_dot_product_attention(v, v, v, mask)), torch.rand(1, 2, 2, 2, 3, 4)
+    graph = graph_of(module, x)
+    (attention,) = [n for n in graph.graph.nodes if "attention" in str(n.target)]
+    attention.kwargs, attention.args = {"attn_mask": attention.args[3], **attention.kwargs}, attention.args[:3]
+    assert_same(module, with_few_axes(graph, (x,), 5), torch.rand(1, 2, 2, 2, 3, 4))
 
 
 def test_a_graph_of_few_axes_is_left_alone():
