@@ -51,7 +51,7 @@ def load(path: Path) -> Any:
     if content[4:8] != _IDENTIFIER:
         raise InputError(f"{path}: not a .tflite file (no TFL3 at byte 4); was it cut off or renamed?")
     try:
-        return _with_names(flatbuffer_utils.read_model_from_bytearray(content))
+        return _completed(flatbuffer_utils.read_model_from_bytearray(content))
     except (struct.error, ValueError, TypeError, IndexError, AttributeError) as e:
         # flatbuffers raises the first two for an offset that leads nowhere, in words of its own code.
         leads_nowhere = isinstance(e, (struct.error, TypeError))
@@ -59,10 +59,13 @@ def load(path: Path) -> Any:
         raise InputError(f"{path}: a truncated or damaged .tflite: {cause}") from e
 
 
-def _with_names(model: Any) -> Any:
-    """With a name for each tensor, by which they are known here; the format asks for none, and stripped files have
-    none."""
+def _completed(model: Any) -> Any:
+    """With what the format lets a file leave out: a name for each tensor, by which they are known here, and the lists
+    of an operator that takes or gives nothing."""
     for graph in model.subgraphs:
+        for operator in graph.operators or ():
+            operator.inputs = [] if operator.inputs is None else operator.inputs
+            operator.outputs = [] if operator.outputs is None else operator.outputs
         for index, tensor in enumerate(graph.tensors):
             tensor.name = tensor.name or f"tensor_{index}".encode()
     return model

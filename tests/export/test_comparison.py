@@ -1,5 +1,8 @@
 """Files that anybody made, against their model: what they may hold that ours do not."""
 
+import copy
+from unittest import mock
+
 import numpy as np
 import onnx
 import pytest
@@ -7,9 +10,10 @@ from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper
 
 from edgewright.artifact import Format
-from edgewright.errors import InputError
-from edgewright.export import tflite
+from edgewright.errors import ConversionError, InputError, UnsupportedError
+from edgewright.export import litert_recipes, tflite
 from edgewright.export.declaration import File
+from edgewright.export.diagnosis import onnx_computation
 from edgewright.export.diagnosis.comparison import compare
 from edgewright.export.diagnosis.finding import computation_of
 from edgewright.export.diagnosis.values import difference
@@ -118,3 +122,38 @@ def test_numbers_of_any_size_are_compared(one, other):
     found = difference(np.array([one, one]), np.array([other, other]))
     assert found.snr_db < 0.1
     assert found.largest >= 1
+
+
+def test_nodes_in_reverse_are_ordered_at_once():
+    count = 3000
+    nodes = [helper.make_node("Relu", [f"v{n}"], [f"v{n + 1}"], name=f"n{n}") for n in range(count)]
+    ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, [1])] for n in ("v0", f"v{count}")]
+    graph = helper.make_graph(nodes[::-1], "g", *ends)
+    with mock.patch.object(onnx_computation, "_read_by", wraps=onnx_computation._read_by) as looked_at:
+        assert [node.name for node in onnx_computation._in_order(graph)] == [node.name for node in nodes]
+    assert looked_at.call_count == count
+    circle = helper.make_graph([helper.make_node("Add", ["v0", "v2"], ["v1"], name="first"), nodes[1]], "g", *ends)
+    with pytest.raises(ConversionError, match="node 'first'"):
+        onnx_computation._in_order(circle)
+
+
+def test_operators_that_give_nothing_are_left_out_of_recipes(tmp_path):
+    path = unnamed(tmp_path)
+    model = tflite.load(path)
+    call, code = schema.OperatorT(), schema.OperatorCodeT()
+    call.opcodeIndex = 1
+    code.builtinCode, code.deprecatedBuiltinCode = schema.BuiltinOperator.CALL_ONCE, 127
+    model.operatorCodes.append(code)
+    # A body that no signature names, as the one that sets the variables of a stateful model.
+    body = copy.deepcopy(model.subgraphs[0])
+    model.subgraphs.append(body)
+    for graph in model.subgraphs:
+        graph.operators.insert(0, call)
+    tflite.save(model, path)
+    work = mock.Mock()
+    litert_recipes.keep_between_layers_float(work, path)
+    litert_recipes.keep_unsafe_float(work, path)
+    litert_recipes.keep_values_float(work, path, frozenset({"tensor_1"}), masks=True)
+    assert work.update_quantization_recipe.call_count > 2
+    with pytest.raises(UnsupportedError, match="'CALL_ONCE' gives no tensor"):
+        computation_of(path, Format.TFLITE, ["x"], ["y"])

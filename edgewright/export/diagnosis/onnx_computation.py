@@ -1,5 +1,6 @@
 """A `.onnx` file operator by operator: each node is a model of its own, run by ONNX Runtime."""
 
+import heapq
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -181,21 +182,27 @@ def _first_line(error: Exception) -> str:
 
 def _in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes so that each comes after those that it reads: ONNX Runtime's half precision appends its casts."""
-    waiting = list(graph.node)
-    output_names = {name for node in waiting for name in node.output}
-    known: set[str] = set()
+    nodes = list(graph.node)
+    maker = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    # Of each node those that it waits for, and of each those that wait for it.
+    waits_for = [{maker[name] for name in _read_by(node) if name in maker} for node in nodes]
+    readers: dict[int, list[int]] = {}
+    for place, makers in enumerate(waits_for):
+        for one in makers:
+            readers.setdefault(one, []).append(place)
+    ready = [place for place, makers in enumerate(waits_for) if not makers]
     ordered: list[onnx.NodeProto] = []
-    while waiting:
-        left = []
-        for node in waiting:
-            if all(name in known for name in _read_by(node) if name in output_names):
-                ordered.append(node)
-                known.update(node.output)
-            else:
-                left.append(node)
-        if len(left) == len(waiting):
-            raise ConversionError(f"node '{left[0].name}' ({left[0].op_type}) reads what no node before it makes")
-        waiting = left
+    while ready:
+        # The first in the file's own order, which most files have right.
+        place = heapq.heappop(ready)
+        ordered.append(nodes[place])
+        for reader in readers.get(place, ()):
+            waits_for[reader].discard(place)
+            if not waits_for[reader]:
+                heapq.heappush(ready, reader)
+    if len(ordered) < len(nodes):
+        stuck = next(node for node, makers in zip(nodes, waits_for, strict=True) if makers)
+        raise ConversionError(f"node '{stuck.name}' ({stuck.op_type}) reads what no node before it makes")
     return ordered
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from edgewright.errors import ConversionError
+from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import tflite
 from edgewright.export.diagnosis.computation import (
     Computation,
@@ -76,6 +76,11 @@ class TfliteComputation(Computation):
     def _operators_of(self, tflite_operator: Any) -> list[Operator]:
         """One, or two where an activation is split off; none where it depends on constants alone."""
         kind = tflite.operator_name(self._model, tflite_operator)
+        if not len(tflite_operator.outputs):
+            raise UnsupportedError(
+                f"LiteRT operator '{kind}' gives no tensor: a file that keeps a state between calls is not compared "
+                "operator by operator; convert the model without state"
+            )
         given = [int(i) for i in tflite_operator.inputs if i >= 0]
         results = [int(i) for i in tflite_operator.outputs]
         reads = tuple(dict.fromkeys(self._names[i] for i in given if not self._holds(i)))
