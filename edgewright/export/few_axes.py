@@ -185,9 +185,14 @@ class _Rewriter:
         return parts
 
     def _part(self, node: fx.Node) -> fx.Node:
-        whole, place = self.made[node.args[0]], node.args[1]  # type: ignore[index]
+        source: Any
+        place: Any
+        source, place = node.args
+        whole = self.made[source]
         # The parts are a list where a rule made them, else what an operation that stays gives.
-        return whole[place] if isinstance(whole, list) else self._call(operator.getitem, whole, place)
+        if isinstance(whole, list):
+            return whole[place]  # type: ignore[no-any-return]
+        return self._call(operator.getitem, whole, place)
 
     def _placed(self, node: fx.Node) -> list[fx.Node]:
         both = self._call(node.target, self._around(node.args[0], self._axis(node)), 1)

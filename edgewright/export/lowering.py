@@ -129,15 +129,14 @@ def recurrent_layers_as_operations(
     """A copy, for the examples' shapes, in which recurrent layers of these kinds are operations on their weights."""
     module = copy.copy(module)
     module.graph = copy.deepcopy(module.graph)
-    layers = [n for n in module.graph.nodes if n.op == "call_module"]
-    layers = [n for n in layers if isinstance(module.get_submodule(str(n.target)), kinds)]
+    called = [(n, module.get_submodule(str(n.target))) for n in module.graph.nodes if n.op == "call_module"]
+    layers = [(node, layer) for node, layer in called if isinstance(layer, kinds)]
     if not layers:
         return module
     values = NodeValues.of(module, examples)
     # Before anything is replaced: one layer may read another's state.
-    shapes = [values.env[node.args[0]].shape for node in layers]
-    for node, shape in zip(layers, shapes, strict=True):
-        layer = module.get_submodule(str(node.target))
+    shapes = [values.env[node.args[0]].shape for node, _ in layers]
+    for (node, layer), shape in zip(layers, shapes, strict=True):
         # (steps, batch, inputs), or the batch first; inside a model it may be another than the model's own.
         _as_operation(module, node, layer, shape[0 if layer.batch_first else 1])
     module.recompile()
