@@ -71,6 +71,9 @@ def _conv_transpose(
 ) -> Tensor:
     """The operation's own arguments; what lies past the plain result holds the bias alone."""
     axes = weight.dim() - 2
+    if x.dim() == axes + 1:  # (C, ...) is a batch of one
+        batched = _conv_transpose(x.unsqueeze(0), weight, bias, stride, padding, output_padding, groups, dilation)
+        return batched.squeeze(0)
     stride, padding, output_padding, dilation = (_each(v, axes) for v in (stride, padding, output_padding, dilation))
     # A dilated kernel is a larger one with zeros between its places.
     weight = _dilated(weight, dilation)

@@ -121,17 +121,27 @@ def half_but(ct: Any, float_values: frozenset[str]) -> Any:
     """Half precision, left out the operators that give one of these values, numbers that become whole ones, or what
     half precision does not keep from zero (see `edgewright.export.whole_numbers`, `edgewright.export.small_constants`).
     """
-    known: dict[int, bool] = {}
+    known: dict[Any, bool] = {}
 
     def becomes_whole(operator: Any) -> bool:
-        if id(operator) not in known:
-            known[id(operator)] = False
-            readers = [reader for value in operator.outputs for reader in value.child_ops]
-            known[id(operator)] = operator.op_type.upper() in PASSING and any(
-                reader.dtype.val.startswith(("int", "uint")) if reader.op_type == "cast" else becomes_whole(reader)
-                for reader in readers
-            )
-        return known[id(operator)]
+        # With a list of its own, since a recurrent layer is a chain longer than Python's stack is deep.
+        left = [] if operator in known else [operator]
+        while left:
+            current = left[-1]
+            readers = [r for value in current.outputs for r in value.child_ops]
+            casts = [reader for reader in readers if reader.op_type == "cast"]
+            others = [reader for reader in readers if reader.op_type != "cast"]
+            if current.op_type.upper() not in PASSING:
+                known[current] = False
+            elif any(cast.dtype.val.startswith(("int", "uint")) for cast in casts):
+                known[current] = True
+            elif unknown := [reader for reader in others if reader not in known]:
+                left += unknown
+                continue
+            else:
+                known[current] = any(known[reader] for reader in others)
+            left.pop()
+        return known[operator]
 
     def is_half(operator: Any) -> bool:
         if becomes_whole(operator) or _guards(operator) or any(_guards(giver, operator) for giver in _givers(operator)):

@@ -38,7 +38,7 @@ def graph_for_coreml(module: fx.GraphModule, examples: tuple[torch.Tensor, ...])
     module = with_wide_arithmetic(module, examples)
     # Core ML's GRU is another one than torch's, and its plain recurrent layer goes one way only.
     projected = tuple({type(m) for m in module.modules() if isinstance(m, nn.LSTM) and m.proj_size})
-    module = recurrent_layers_as_operations(module, (nn.GRU, nn.RNN, *projected))
+    module = recurrent_layers_as_operations(module, examples, (nn.GRU, nn.RNN, *projected))
     transposed_layers_as_operations(module, adds_nothing)
     # Once more: what the forms make of sizes alone are constants.
     module = static_graph(lowered(module, examples, _is_known, STABLE_ORDERS), examples)

@@ -34,8 +34,10 @@ _ALONG = {
     "aten.cumsum.default",
     "aten.slice.Tensor",
 }
+# Likewise, with two results: the numbers, and the places where they stand.
+_PLACED = {"aten.max.dim", "aten.min.dim", "aten.cummax.default", "aten.cummin.default"}
 _REDUCED = {"aten.sum.dim_IntList", "aten.mean.dim", "aten.amax.default", "aten.amin.default"}
-# Layers of the last axis, whatever is before it.
+# Layers of the last axis or axes, whatever is before them.
 _ON_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Dropout, nn.Identity)
 
 
@@ -87,13 +89,13 @@ class _Rewriter:
             layer = self.module.get_submodule(name)
             return self._on_last if isinstance(layer, _ON_LAST) and len(node.all_input_nodes) == 1 else None
         if node.target is operator.getitem:
-            # `made` holds the parts as a list, and which one is read is known as the graph is written.
-            return lambda n: self.made[n.args[0]][n.args[1]]  # type: ignore[index]
+            return self._part
         for names, rule in (
             (_SAME_ORDER, self._same_order),
             (_MOVES, self._moved),
             (_PARTS, self._parts),
             (_ALONG, self._along),
+            (_PLACED, self._placed),
             (_REDUCED, self._reduced),
             ({"aten.select.int"}, self._selected),
             ({"aten.matmul.default"}, self._product),
@@ -182,6 +184,22 @@ class _Rewriter:
             parts.append(part if value.dim() > self.most else self._reshape(part, value.shape))
         return parts
 
+    def _part(self, node: fx.Node) -> fx.Node:
+        source: Any
+        place: Any
+        source, place = node.args
+        whole = self.made[source]
+        # The parts are a list where a rule made them, else what an operation that stays gives.
+        if isinstance(whole, list):
+            return whole[place]  # type: ignore[no-any-return]
+        return self._call(operator.getitem, whole, place)
+
+    def _placed(self, node: fx.Node) -> list[fx.Node]:
+        both = self._call(node.target, self._around(node.args[0], self._axis(node)), 1)
+        parts = [self._call(operator.getitem, both, place) for place in (0, 1)]
+        values = self.values.env[node]
+        return [p if v.dim() > self.most else self._reshape(p, v.shape) for p, v in zip(parts, values, strict=True)]
+
     def _along(self, node: fx.Node) -> fx.Node:
         whole = self._around(node.args[0], self._axis(node))
         return self._given(self._call(node.target, whole, 1, *node.args[2:], **node.kwargs), node)
@@ -191,10 +209,11 @@ class _Rewriter:
         rank = len(self.shape(node.args[0]))
         axes = sorted({int(a) % rank for a in ([given] if isinstance(given, int) else given)} or set(range(rank)))  # type: ignore[union-attr,arg-type]
         current, shape = self.made[node.args[0]], list(self.shape(node.args[0]))  # type: ignore[index]
+        named = {key: value for key, value in node.kwargs.items() if key == "dtype"}
         # One at a time, since the axes need not be neighbours.
         for axis in reversed(axes):
             sizes = [math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])]
-            current = self._call(node.target, self._reshape(current, sizes), [1])
+            current = self._call(node.target, self._reshape(current, sizes), [1], **named)
             shape[axis] = 1
         return self._given(current, node)
 
@@ -206,8 +225,10 @@ class _Rewriter:
         runs = _runs(len(shape), list(aligned.values()))
 
         def few(operand: fx.Node) -> fx.Node:
-            sizes = [math.prod(aligned[operand][axis] for axis in run) for run in runs]
-            return self._numbers(operand, sizes) if operand in aligned else self.made[operand]
+            # A single number stays without axes: with some it would decide the result's dtype.
+            if operand not in aligned or not self.shape(operand):
+                return self.made[operand]  # type: ignore[no-any-return]
+            return self._numbers(operand, [math.prod(aligned[operand][axis] for axis in run) for run in runs])
 
         arguments, named = fx.node.map_arg((node.args, node.kwargs), few)
         return self._given(self._call(node.target, *arguments, **named), node)
@@ -222,16 +243,18 @@ class _Rewriter:
 
     def _product(self, node: fx.Node) -> fx.Node:
         left, right = (self.shape(n) for n in node.args[:2])
-        if left[:-2] != right[:-2]:
-            batch = torch.broadcast_shapes(left[:-2], right[:-2])
-            pair = [self._broadcast(n, (*batch, *self.shape(n)[-2:])) for n in node.args[:2]]
-        else:
-            pair = [self.made[n] for n in node.args[:2]]  # type: ignore[index]
-        few = [self._reshape(m, (-1, *s[-2:])) for m, s in zip(pair, (left, right), strict=True)]
+        # A vector is a row on the left, and a column on the right; the result's own shape has no such axis.
+        left, right = left if len(left) > 1 else (1, *left), right if len(right) > 1 else (*right, 1)
+        batch = torch.broadcast_shapes(left[:-2], right[:-2])
+        few = []
+        for operand, shape in zip(node.args[:2], (left, right), strict=True):
+            is_spread = shape[:-2] != batch
+            whole = self._broadcast(operand, shape, (*batch, *shape[-2:])) if is_spread else self.made[operand]  # type: ignore[index]
+            few.append(self._reshape(whole, (-1, *shape[-2:])))
         return self._given(self._call(_ATEN.matmul.default, *few), node)
 
-    def _broadcast(self, node: Any, shape: tuple[int, ...]) -> fx.Node:
-        given = self.shape(node)
+    def _broadcast(self, node: Any, given: tuple[int, ...], shape: tuple[int, ...]) -> fx.Node:
+        """An old node's numbers, of the sizes that are given, in those of a shape."""
         aligned = (1,) * (len(shape) - len(given)) + given
         runs = _runs(len(shape), [aligned, shape])
         few = self._numbers(node, [math.prod(aligned[a] for a in run) for run in runs])
@@ -240,13 +263,13 @@ class _Rewriter:
     def _attention(self, node: fx.Node) -> fx.Node:
         # (batch and heads, L, E); a mask is spread first, as its axes of one cannot be joined with others.
         few = [self._numbers(n, (-1, *self.shape(n)[-2:])) for n in node.args[:3]]
-        rest = list(node.args[3:])
-        if rest and isinstance(rest[0], fx.Node):
+        rest = dict(zip(("attn_mask", "dropout_p", "is_causal"), node.args[3:], strict=False)) | node.kwargs
+        mask = rest.get("attn_mask")
+        if isinstance(mask, fx.Node):
             query, key = (self.shape(n) for n in node.args[:2])
-            mask = self._broadcast(rest[0], (*query[:-1], key[-2]))
-            rest[0] = self._reshape(mask, (-1, query[-2], key[-2]))
-        named = {k: v for k, v in node.kwargs.items() if not isinstance(v, fx.Node)}
-        return self._given(self._call(node.target, *few, *rest, **named), node)
+            spread = self._broadcast(mask, self.shape(mask), (*query[:-1], key[-2]))
+            rest["attn_mask"] = self._reshape(spread, (-1, query[-2], key[-2]))
+        return self._given(self._call(node.target, *few, **rest), node)
 
     def _joined(self, node: fx.Node) -> fx.Node:
         parts: Any = node.args[0]
@@ -264,7 +287,9 @@ class _Rewriter:
         return int(given) % rank  # type: ignore[arg-type]
 
     def _on_last(self, node: fx.Node) -> fx.Node:
-        few = self._numbers(node.args[0], (-1, self.shape(node.args[0])[-1]))
+        layer = self.module.get_submodule(str(node.target))
+        own_axes = len(layer.normalized_shape) if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) else 1
+        few = self._numbers(node.args[0], (-1, *self.shape(node.args[0])[-own_axes:]))
         return self._given(self.graph.call_module(str(node.target), (few,)), node)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from edgewright.artifact import Artifact, Dataset, ImportedModel, Precision
-from edgewright.errors import DisagreementError, UnsupportedError
+from edgewright.errors import ConversionError, DisagreementError, UnsupportedError
 from edgewright.export.declaration import Declared
 from edgewright.export.declared import LEAST_SNR_DB, checked
 from edgewright.export.diagnosis_report import Culprit, Diagnosis, Place
@@ -84,6 +84,9 @@ def converted(
             disagreement = e
         except UnsupportedError:  # nothing is left to be stored in fewer bits
             break
+        except ConversionError as e:  # a converter may refuse this file, where it took the first one
+            last = replace(last, notes=(*last.notes, f"such a file cannot be made: {e}"))
+            break
     message = f"{first}; tried in vain: {'; '.join(last.notes)}" if last.notes else str(first)
     if precision in {Precision.FLOAT32, Precision.FLOAT16}:
         raise DisagreementError(message, first.exported, first.diagnosis) from first
@@ -109,7 +112,7 @@ def with_layers_only(
     try:
         artifact = make(done.float_values)
         declared = checked(model, artifact, dataset, precision)
-    except (DisagreementError, UnsupportedError) as e:
+    except (ConversionError, UnsupportedError) as e:
         return replace(
             done, notes=(*done.notes, f"{precision} of convolutions and dense layers alone is no better: {e}")
         )

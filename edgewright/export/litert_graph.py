@@ -191,11 +191,15 @@ def _copy_shared_heads(module: fx.GraphModule, values: NodeValues) -> None:
 
 def _enters_a_product(node: fx.Node) -> bool:
     """Whether a matrix product or an attention takes it, as it is or in another order."""
-    return any(
-        operation_stem(str(user.target)) in _PRODUCTS
-        or (operation_stem(str(user.target)) in _ORDERS and _enters_a_product(user))
-        for user in node.users
-    )
+    left, seen = list(node.users), set[fx.Node]()
+    while left:
+        user = left.pop()
+        if operation_stem(str(user.target)) in _PRODUCTS:
+            return True
+        if user not in seen and operation_stem(str(user.target)) in _ORDERS:
+            seen.add(user)
+            left.extend(user.users)
+    return False
 
 
 def refuse_complex(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> None:

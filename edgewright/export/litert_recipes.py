@@ -45,7 +45,7 @@ def keep_between_layers_float(work: Any, source: Path) -> None:
     for graph in model.subgraphs:
         for operator in graph.operators:
             kind = tflite.operator_name(model, operator)
-            if kind not in WEIGHTED:
+            if kind not in WEIGHTED and _gives(operator):
                 _leave_float(work, graph.tensors[operator.outputs[0]].name.decode(), kind)
 
 
@@ -64,7 +64,7 @@ def keep_values_float(work: Any, source: Path, float_values: frozenset[str], *, 
 
     model = tflite.load(source)
     masking, note = masking_operators(model) if masks else ([], "")
-    for operator in model.subgraphs[0].operators:
+    for operator in filter(_gives, model.subgraphs[0].operators):
         output = model.subgraphs[0].tensors[operator.outputs[0]].name.decode()
         kind = tflite.operator_name(model, operator)
         stays = output in float_values or any(operator is one for one in masking)
@@ -177,7 +177,7 @@ def _keep_bodies_float(work: Any, source: Path) -> None:
         for kind, sides in (("INPUT", graph.inputs), ("OUTPUT", graph.outputs)):
             for i in sides:
                 _leave_float(work, graph.tensors[i].name.decode(), kind)
-        for operator in graph.operators:
+        for operator in filter(_gives, graph.operators):
             _leave_float(work, graph.tensors[operator.outputs[0]].name.decode(), tflite.operator_name(model, operator))
 
 
@@ -209,6 +209,11 @@ def _step(model: Any, operator: Any) -> ScalingNode:
         ),
         results=tuple(tensors[i].name.decode() for i in operator.outputs),
     )
+
+
+def _gives(operator: Any) -> bool:
+    """Whether an operator gives anything: one that sets a state, or calls what does, has nothing to quantize."""
+    return len(operator.outputs) > 0
 
 
 def _leave_float(work: Any, output: str, kind: str) -> None:

@@ -123,19 +123,27 @@ def _inline(
     module.graph.erase_node(node)
 
 
-def recurrent_layers_as_operations(module: fx.GraphModule, kinds: tuple[type[nn.RNNBase], ...]) -> fx.GraphModule:
-    """A copy in which recurrent layers of these kinds are operations of ATen on their weights."""
+def recurrent_layers_as_operations(
+    module: fx.GraphModule, examples: tuple[Tensor, ...], kinds: tuple[type[nn.RNNBase], ...]
+) -> fx.GraphModule:
+    """A copy, for the examples' shapes, in which recurrent layers of these kinds are operations on their weights."""
     module = copy.copy(module)
     module.graph = copy.deepcopy(module.graph)
-    for node in list(module.graph.nodes):
-        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(layer, kinds):
-            _as_operation(module, node, layer)
+    called = [(n, module.get_submodule(str(n.target))) for n in module.graph.nodes if n.op == "call_module"]
+    layers = [(node, layer) for node, layer in called if isinstance(layer, kinds)]
+    if not layers:
+        return module
+    values = NodeValues.of(module, examples)
+    # Before anything is replaced: one layer may read another's state.
+    shapes = [values.env[node.args[0]].shape for node, _ in layers]
+    for (node, layer), shape in zip(layers, shapes, strict=True):
+        # (steps, batch, inputs), or the batch first; inside a model it may be another than the model's own.
+        _as_operation(module, node, layer, shape[0 if layer.batch_first else 1])
     module.recompile()
     return module
 
 
-def _as_operation(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase) -> None:
+def _as_operation(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase, batch: int) -> None:
     is_lstm = isinstance(layer, nn.LSTM)
     name = layer.mode.lower()
     operation = getattr(torch.ops.aten, name).input
@@ -143,7 +151,7 @@ def _as_operation(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase) -> N
         weights = [module.graph.get_attr(f"{node.target}.{n}") for n in layer._flat_weights_names]
         given, state = node.args[0], node.args[1] if len(node.args) > 1 else None
         if state is None:
-            state = _no_state(module, node, layer, is_lstm=is_lstm)
+            state = _no_state(module, node, layer, batch, is_lstm=is_lstm)
         # (has_biases, num_layers, dropout, train, bidirectional, batch_first) of the operation.
         settings = (layer.bias, layer.num_layers, layer.dropout, False, layer.bidirectional, layer.batch_first)
         call = module.graph.call_function(operation, (given, state, weights, *settings))
@@ -160,13 +168,13 @@ def _as_operation(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase) -> N
     module.graph.erase_node(node)
 
 
-def _no_state(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase, *, is_lstm: bool) -> Any:
-    """A state of zeros for one row."""
+def _no_state(module: fx.GraphModule, node: fx.Node, layer: nn.RNNBase, batch: int, *, is_lstm: bool) -> Any:
+    """A state of zeros for each row of the batch."""
     rows = layer.num_layers * (2 if layer.bidirectional else 1)
 
     def zeros(width: int) -> fx.Node:
         path = free_name(module, f"{node.name}_state")
-        place(module, path, torch.zeros(rows, 1, width))
+        place(module, path, torch.zeros(rows, batch, width))
         return module.graph.get_attr(path)
 
     if is_lstm:
@@ -210,7 +218,8 @@ def _col2im(x: Tensor, output_size: Any, kernel_size: Any, dilation: Any, paddin
     # What no patch reaches at the far end.
     rest = [output_size[i] - covered[i] for i in (0, 1)]
     given = x.reshape(-1, x.shape[-2], *steps)
-    return functional.conv_transpose2d(given, weight, None, stride, padding, rest, channels, dilation)
+    image = functional.conv_transpose2d(given, weight, None, stride, padding, rest, channels, dilation)
+    return image if x.dim() == 3 else image.squeeze(0)  # (channels * area, places) has no batch
 
 
 def _rsub(x: Tensor, other: float, alpha: float = 1) -> Tensor:
@@ -220,18 +229,32 @@ def _rsub(x: Tensor, other: float, alpha: float = 1) -> Tensor:
 
 def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
     """The largest of one value more than there are: converters know them from a sort by what is left out."""
-    x = x.movedim(dim, -1) if x.dim() else x.reshape(1)
-    kind = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
-    least = x.new_full((), kind.min).expand(*x.shape[:-1], 1)
-    values, places = torch.cat([x if descending else -x, least], -1).topk(x.shape[-1], -1)
-    return (values if descending else -values).movedim(-1, dim), places.movedim(-1, dim)
+    rows = x.movedim(dim, -1) if x.dim() else x.reshape(1)
+    keys, count = _keys(rows, largest=descending), rows.shape[-1]
+    least = -math.inf if keys.is_floating_point() else torch.iinfo(keys.dtype).min
+    padded_keys = torch.cat([keys, keys.new_full((), least).expand(*keys.shape[:-1], 1)], -1)
+    places = padded_keys.topk(count, -1).indices
+    # What was added may stand for a number that is equal to it: in its place comes the one that was left out.
+    left_out = count * (count + 1) // 2 - places.sum(-1, keepdim=True)
+    places = torch.where(places == count, left_out, places)
+    # As the keys are held, since Core ML gathers no truth values.
+    values = (keys if descending else _keys(keys, largest=False)).gather(-1, places).to(x.dtype)
+    return (values.movedim(-1, dim), places.movedim(-1, dim)) if x.dim() else (values.squeeze(), places.squeeze())
 
 
 def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:  # noqa: A002
     """The largest of the last axis, by their places: LiteRT's converter knows no other."""
-    given = x if largest else -x
-    places = given.movedim(dim, -1).topk(k, -1).indices.movedim(-1, dim)
+    places = _keys(x, largest=largest).movedim(dim, -1).topk(k, -1).indices.movedim(-1, dim)
     return x.gather(dim, places), places
+
+
+def _keys(x: Tensor, *, largest: bool) -> Tensor:
+    """Numbers whose largest stand where the largest, or the smallest, of these stand."""
+    if x.is_floating_point():
+        return x if largest else -x
+    # Unsigned numbers have no negatives, truth values no order, and the least whole number has no opposite.
+    whole = x if x.dtype in {torch.int32, torch.int64} else x.to(torch.int32)
+    return whole if largest else -1 - whole
 
 
 def _unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:

@@ -6,6 +6,7 @@ half, which is the accuracy that Apple's units reach or exceed in their accumula
 Imports torch: call it in a child process.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ __all__ = ["Evaluator", "evaluate"]
 
 # What torch lacks, or computes little on, is held in a type that has all of its values.
 _DTYPES = {
-    "FLOAT16": torch.float16, "FLOAT32": torch.float32, "INT8": torch.int8, "INT16": torch.int16, "INT32": torch.int32,
+    "FLOAT16": torch.float16, "FLOAT32": torch.float32, "FLOAT64": torch.float64,
+    "INT8": torch.int8, "INT16": torch.int16, "INT32": torch.int32, "INT64": torch.int64,
     "INT4": torch.int8, "UINT1": torch.uint8, "UINT2": torch.uint8, "UINT3": torch.uint8, "UINT4": torch.uint8,
     "UINT6": torch.uint8, "UINT8": torch.uint8, "UINT16": torch.int32, "UINT32": torch.int64, "BOOL": torch.bool,
 }  # fmt: skip
@@ -39,7 +41,7 @@ def evaluate(path: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]
         {output: (N, ...)} in the dtype that the package declares.
 
     Raises:
-        UnsupportedError: an operator that is not known here; it is named.
+        UnsupportedError: an operator or a type that is not known here; it is named.
         InputError: an input is missing, unknown, or of another shape.
         ConversionError: the program contradicts itself or its weight file.
     """
@@ -63,6 +65,10 @@ class Evaluator:
                 self.constants.update(_results(operation, self.constants))
             else:
                 self.steps.append(operation)
+        given = {*self.constants, *(d.name for d in self.program.inputs)}
+        given |= {result.name for step in self.steps for result in step.results}
+        if missing := sorted(set(self.program.outputs.values()) - given):
+            raise ConversionError(f"the Core ML program's output '{missing[0]}' is given by no operator")
         self._last_used = self._last_uses()
         # Widened once: a half-precision weight would else be converted anew for every row.
         self.constants = {name: _operand(Variable(name), self.constants) for name in self.constants}
@@ -127,14 +133,20 @@ def _rows(declared: tuple[Result, ...], inputs: dict[str, np.ndarray]) -> dict[s
         raise InputError(f"the package takes the inputs {names}, not {sorted(inputs)}")
     rows = {}
     for d in declared:
-        column = torch.from_numpy(np.ascontiguousarray(inputs[d.name])).to(_DTYPES[d.dtype])
+        column = torch.from_numpy(np.ascontiguousarray(inputs[d.name])).to(_dtype(d))
         # A free shape is that of the column: all of it is one run.
-        shape = d.shape if d.shape is not None else column.shape
-        try:
-            rows[d.name] = column.reshape(-1, *shape)
-        except RuntimeError as e:
-            raise InputError(f"input '{d.name}' has shape {tuple(column.shape)}; the package takes {shape}") from e
+        shape = d.shape if d.shape is not None else tuple(column.shape)
+        if not _fits(tuple(column.shape), shape):
+            raise InputError(f"input '{d.name}' has shape {tuple(column.shape)}; the package takes {shape}")
+        rows[d.name] = column.reshape(-1, *shape)
     return rows
+
+
+def _fits(column: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a column is rows of a declared shape, which may hold some of them; axes of one place tell nothing."""
+    of_row, whole, of_batch = ([n for n in sizes if n != 1] for sizes in (column[1:], shape, shape[1:]))
+    size = math.prod(shape)
+    return of_row in (whole, of_batch) and (math.prod(column) % size == 0 if size else math.prod(column) == 0)
 
 
 def _count(rows: dict[str, torch.Tensor]) -> int:
@@ -163,6 +175,8 @@ def _results(operation: Operation, values: dict[str, Operand]) -> dict[str, Oper
 
 
 def _operand(item: Variable | Constant, values: dict[str, Operand]) -> Operand:
+    if isinstance(item, Variable) and item.name not in values:
+        raise ConversionError(f"the Core ML program reads '{item.name}', which no operator before it gives")
     value = values[item.name] if isinstance(item, Variable) else item
     if isinstance(value, np.ndarray):
         # torch has few operations for these two.
@@ -179,4 +193,10 @@ def _as_declared(tensor: torch.Tensor, declared: Result, kind: str) -> torch.Ten
             f"Core ML operator '{kind}' at '{declared.name}': gives {tuple(tensor.shape)}, declared is {declared.shape}"
         )
     # Rounded to what is declared: it is here that half precision loses.
-    return tensor.to(_DTYPES[declared.dtype])
+    return tensor.to(_dtype(declared))
+
+
+def _dtype(declared: Result) -> torch.dtype:
+    if declared.dtype not in _DTYPES:
+        raise UnsupportedError(f"'{declared.name}' is of the Core ML type {declared.dtype}, which is not evaluated")
+    return _DTYPES[declared.dtype]

@@ -15,7 +15,7 @@ from edgewright.export.diagnosis.values import difference
 from edgewright.export.diagnosis_report import Diagnosis
 from edgewright.export.gpu import gpu_report
 from edgewright.export.real_rows import ROWS, SPLITS, fixed_batch, real_rows
-from edgewright.export.runs import Arrays, outputs_of, rounding_of
+from edgewright.export.runs import Arrays, in_whole_batches, outputs_of, rounding_of
 from edgewright.intake.row_mixing import allowed_beside, said_of_rounding
 
 __all__ = ["check"]
@@ -221,6 +221,7 @@ def _judged(
 
 def _telling(rows: Arrays, worst: np.ndarray, batch: int, most: int) -> list[Arrays]:
     """The rows that are farthest off, as batches of the size that the model takes."""
+    rows = in_whole_batches(rows, batch)
     # The whole batch that a row stood in: a model that mixes rows answers otherwise in another.
     starts = list(dict.fromkeys(int(number) // batch * batch for number in worst))[:most]
     return [{name: column[start : start + batch] for name, column in rows.items()} for start in starts]

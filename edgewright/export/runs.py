@@ -16,7 +16,7 @@ from edgewright.export.refusal import other_ways
 from edgewright.failures import one_line
 from edgewright_runtime.bundle.processor import saturates
 
-__all__ = ["Arrays", "outputs_of", "rounding_of"]
+__all__ = ["Arrays", "in_whole_batches", "outputs_of", "rounding_of"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -86,6 +86,12 @@ def _batches(rows: Arrays, size: int = 1) -> Iterator[Arrays]:
         yield {name: column[start : start + size] for name, column in rows.items()}
 
 
+def in_whole_batches(rows: Arrays, batch: int) -> Arrays:
+    """The rows, the last one repeated to a whole number of batches: a fixed size takes no fewer."""
+    short = -len(next(iter(rows.values()))) % batch
+    return {name: np.concatenate([c, c[-1:].repeat(short, 0)]) for name, c in rows.items()} if short else rows
+
+
 def _joined(outputs: list[str], answers: Iterator[Arrays]) -> Arrays:
     given = list(answers)
     return {name: np.concatenate([answer[name] for answer in given]) for name in outputs}
@@ -101,7 +107,11 @@ def _onnx_outputs(path: Path, rows: Arrays, outputs: list[str]) -> Arrays:
     first = session.get_inputs()[0].shape
     # A free axis is a name or None. Row by row: what a batch shares, as a scale of dynamic int8, would be of all rows.
     fixed = first[0] if first and isinstance(first[0], int) else 1
-    return _joined(outputs, (dict(zip(outputs, session.run(outputs, r), strict=True)) for r in _batches(rows, fixed)))
+    filled = in_whole_batches(rows, fixed)
+    answers = (dict(zip(outputs, session.run(outputs, r), strict=True)) for r in _batches(filled, fixed))
+    count, total = (len(next(iter(given.values()))) for given in (rows, filled))
+    # By the share of rows, since an output may have several places for each along its first axis.
+    return {name: answer[: len(answer) * count // total] for name, answer in _joined(outputs, answers).items()}
 
 
 def _torch_outputs(path: Path, rows: Arrays, outputs: list[str]) -> Arrays:

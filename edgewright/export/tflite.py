@@ -51,12 +51,24 @@ def load(path: Path) -> Any:
     if content[4:8] != _IDENTIFIER:
         raise InputError(f"{path}: not a .tflite file (no TFL3 at byte 4); was it cut off or renamed?")
     try:
-        return flatbuffer_utils.read_model_from_bytearray(content)
+        return _completed(flatbuffer_utils.read_model_from_bytearray(content))
     except (struct.error, ValueError, TypeError, IndexError, AttributeError) as e:
         # flatbuffers raises the first two for an offset that leads nowhere, in words of its own code.
         leads_nowhere = isinstance(e, (struct.error, TypeError))
         cause = f"it refers to what lies outside its {len(content):,} bytes" if leads_nowhere else one_line(e, 200)
         raise InputError(f"{path}: a truncated or damaged .tflite: {cause}") from e
+
+
+def _completed(model: Any) -> Any:
+    """With what the format lets a file leave out: a name for each tensor, by which they are known here, and the lists
+    of an operator that takes or gives nothing."""
+    for graph in model.subgraphs:
+        for operator in graph.operators or ():
+            operator.inputs = [] if operator.inputs is None else operator.inputs
+            operator.outputs = [] if operator.outputs is None else operator.outputs
+        for index, tensor in enumerate(graph.tensors):
+            tensor.name = tensor.name or f"tensor_{index}".encode()
+    return model
 
 
 def save(model: Any, path: Path) -> None:

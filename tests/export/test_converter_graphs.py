@@ -83,6 +83,7 @@ FORMED = {
     "aten.adaptive_max_pool2d.default": (lambda x: functional.adaptive_max_pool2d(x, (3, 2)), (1, 4, 7, 5)),
     "aten.chunk.default": (lambda x: torch.cat(x.chunk(3, 1)[::-1], 1), (1, 8, 3)),
     "aten.col2im.default": (lambda x: functional.fold(x, (8, 6), (3, 2), 1, (1, 0), (2, 1)), (1, 12, 20)),
+    "aten.col2im.default, unbatched": (lambda x: functional.fold(x[0], (8, 6), (3, 2), 1, (1, 0), (2, 1)), (1, 12, 20)),
     "aten.log_sigmoid.default": (functional.logsigmoid, (1, 5)),
     "aten.pad.default": (lambda x: functional.pad(x, (-1, 2, 0, -2)), (1, 3, 6, 5)),
     "aten.unfold.default": (lambda x: x.unfold(1, 4, 2), (1, 9, 3)),
@@ -135,12 +136,37 @@ def test_average_pooling_without_padding(name, divisor):
 @pytest.mark.parametrize("name", FORMED)
 def test_an_operation_is_written_in_others(name):
     function, shape = FORMED[name]
+    name = name.partition(",")[0]
     module, x = Function(function), torch.rand(*shape) + 0.1
     graph = graph_of(module, x)
     assert name in {str(n.target) for n in graph.graph.nodes}
     other = lowered(graph, (x,), lambda node, _: str(node.target) != name)
     assert name not in {str(n.target) for n in other.graph.nodes} or name == "aten.matmul.default"
     assert_same(module, other, torch.rand(*shape) + 0.1)
+
+
+INFINITE = torch.tensor([[1, -torch.inf, 2, torch.inf], [-torch.inf, -torch.inf, torch.finfo(torch.float32).min, 0]])
+ORDERED = {
+    "infinite": INFINITE,
+    "uint8": torch.tensor([[0, 1, 2, 200], [255, 0, 7, 0]], dtype=torch.uint8),
+    "int32": torch.tensor([[0, -(2**31), 2**31 - 1, 5]], dtype=torch.int32),
+    "bool": torch.tensor([[True, False, True, False]]),
+    "scalar": torch.tensor(3.0),
+}
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("name", ORDERED)
+def test_an_order_is_torchs_for_every_number(name, descending):
+    x = ORDERED[name]
+    expected = x.sort(-1, descending=descending).values
+    values, places = FORMS["aten.sort.default"](x, -1, descending)
+    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(x.gather(-1, places), expected)
+    assert places.sort().values.tolist() == torch.zeros_like(x, dtype=torch.int32).argsort(stable=True).tolist()
+    values, places = FORMS["aten.topk.default"](x, 1, -1, descending)
+    torch.testing.assert_close(values, expected[..., :1] if x.dim() else expected)
+    torch.testing.assert_close(x.gather(-1, places), values)
 
 
 def test_an_operation_without_a_form_of_ours_takes_torchs_own():
@@ -166,10 +192,31 @@ def test_recurrent_layers_step_by_step(kind, layers, both, first, bias):
 
     shape = (1, 5, 3) if first else (5, 1, 3)
     module, x = Network(), torch.rand(*shape)
-    graph = recurrent_layers_as_operations(graph_of(module, x), (kind,))
+    graph = recurrent_layers_as_operations(graph_of(module, x), (x,), (kind,))
     other = lowered(graph, (x,), lambda node, _: "input" not in str(node.target))
     assert not any(n.op == "call_module" for n in other.graph.nodes)
     assert_same(module, other, torch.rand(*shape))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("first", [True, False])
+def test_recurrent_layers_of_another_batch_than_the_models_begin_with_a_state_of_theirs(kind, first):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = kind(3, 4, batch_first=first)
+            self.of_state = kind(4, 2, batch_first=first)
+
+        def forward(self, x):
+            y, state = self.rnn(x.reshape(3, 5, 3))
+            z, _ = self.of_state(state[0] if isinstance(state, tuple) else state)
+            return y.sum() + z.sum(0)
+
+    module, x = Network(), torch.rand(1, 45)
+    graph = recurrent_layers_as_operations(graph_of(module, x), (x,), (kind,))
+    assert_same(module, graph, torch.rand(1, 45))
+    other = lowered(graph, (x,), lambda node, _: "input" not in str(node.target))
+    assert_same(module, other, torch.rand(1, 45))
 
 
 @pytest.mark.parametrize(
@@ -198,6 +245,20 @@ def test_transposed_convolutions_are_plain_for_litert(layer, shape):
     assert_same(module, graph, torch.rand(*shape))
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.ConvTranspose2d(4, 6, 3, 2, 1, groups=2), (1, 4, 5, 6)),
+        (nn.ConvTranspose1d(3, 4, 5, 3, 2, output_padding=2), (1, 3, 7)),
+        (nn.ConvTranspose3d(2, 4, 3, 2, 1, groups=2, bias=False), (1, 2, 3, 4, 3)),
+    ],
+)
+def test_transposed_convolutions_without_a_batch_have_none_after_it(layer, shape):
+    module, x = nn.Sequential(Function(lambda v: v[0]), layer), torch.rand(*shape)
+    graph = graph_for_litert(graph_of(module, x), (x,))
+    assert_same(module, graph, torch.rand(*shape))
+
+
 class Windows(nn.Module):
     """Swin's partition of a volume, its attention in windows and the way back, and more that takes many axes."""
 
@@ -219,6 +280,38 @@ def test_many_axes_become_few():
     few = with_few_axes(graph, (x,), 5)
     assert widest(few, x) <= 5
     assert_same(module, few, torch.rand(1, 4, 6, 4, 3))
+
+
+MANY_AXES = {
+    "the largest, and where": lambda x: x.max(1).values + x.min(1).indices,
+    "the largest so far": lambda x: x.cummax(2).values,
+    "an order, which has no rule": lambda x: x.sort(2).values,
+    "a layer of two axes": nn.LayerNorm((2, 3)),
+    "its like without a mean": nn.RMSNorm((2, 3)),
+    "a column": lambda x: x @ torch.arange(3.0),
+    "a row": lambda x: torch.arange(2.0) @ x,
+    "truth values counted": lambda x: (x > 0.5).sum(1, dtype=torch.float32),
+    "whole numbers averaged": lambda x: (x * 9).int().mean((1, 2), dtype=torch.float32),
+    "a wide number": lambda x: x * torch.tensor(2.0, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("name", MANY_AXES)
+def test_an_operation_on_many_axes_gives_what_it_gave(name):
+    shape = (1, 2, 3, 2, 2, 2, 3)
+    module, x = Function(MANY_AXES[name]), torch.rand(*shape)
+    few = with_few_axes(graph_of(module, x), (x,), 5)
+    assert_same(module, few, torch.rand(*shape))
+
+
+def test_a_mask_given_by_its_name_is_kept():
+    mask = torch.rand(2, 1, 3) > 0.5
+    mask[..., 0] = True  # a row of nothing has no answer
+    module, x = Function(lambda v: functional.scaled_dot_product_attention(v, v, v, mask)), torch.rand(1, 2, 2, 2, 3, 4)
+    graph = graph_of(module, x)
+    (attention,) = [n for n in graph.graph.nodes if "attention" in str(n.target)]
+    attention.kwargs, attention.args = {"attn_mask": attention.args[3], **attention.kwargs}, attention.args[:3]
+    assert_same(module, with_few_axes(graph, (x,), 5), torch.rand(1, 2, 2, 2, 3, 4))
 
 
 def test_a_graph_of_few_axes_is_left_alone():

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgewright.artifact import Dataset, Exported, Format, ImportedModel, ModelTask, Precision
-from edgewright.errors import DisagreementError
+from edgewright.errors import ConversionError, DisagreementError
 from edgewright.export import export, kept_float, mlpackage
 from edgewright.export.diagnosis_report import Culprit, Diagnosis, OutputDifference, Place
 from edgewright.export.runs import outputs_of
@@ -312,6 +312,29 @@ def test_8_bits_that_cannot_be_mended_are_the_first_file_and_a_note(tries):
     assert (made.artifact, made.declared, made.float_layers) == ("file 1", "declared of file 1", ())
     assert made.notes[0].startswith("off; tried in vain")
     assert len(tried) == 3
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.FLOAT16])
+def test_a_converter_that_refuses_a_later_file_leaves_the_first_one(monkeypatch, precision):
+    def checked(model, artifact, dataset, precision, *, is_judged=True):
+        if is_judged:
+            raise DisagreementError("off", artifact, _diagnosis(_culprit("log", "softmax")))
+        return "declared"
+
+    def make(kept):
+        if kept:
+            raise ConversionError("no such operator")
+        return "first file"
+
+    monkeypatch.setattr(kept_float, "checked", checked)
+    said = r"^off; tried in vain: .*; such a file cannot be made: no such operator"
+    if precision is Precision.FLOAT16:
+        with pytest.raises(DisagreementError, match=said):
+            kept_float.converted(None, None, precision, make)
+        return
+    made = kept_float.converted(None, None, precision, make)
+    assert (made.artifact, made.float_layers, made.is_in_vain) == ("first file", (), True)
+    assert re.match(said, made.notes[0])
 
 
 def test_float32_that_disagrees_is_a_defect_and_never_tried_again(tries):

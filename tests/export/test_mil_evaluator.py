@@ -11,7 +11,7 @@ import pytest
 
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.export import mlpackage
-from edgewright.export.mil_evaluator import evaluate
+from edgewright.export.mil_evaluator import Evaluator, _fits, evaluate
 from edgewright.export.stored import describe
 
 SCRIPT = Path(__file__).parent / "build_packages.py"
@@ -127,11 +127,67 @@ def test_a_declared_shape_that_cannot_be_is_refused(packages, tmp_path):
         evaluate(package, {"x": np.zeros((1, 6), np.float32)})
 
 
+@pytest.mark.parametrize("output", [False, True])
+def test_a_name_that_nothing_gives_is_refused(packages, tmp_path, output):
+    package = copy_of(packages, "linear", tmp_path)
+    specification = mlpackage.load(package)
+    block = mlpackage.program_of(specification, package)
+    if output:
+        block.outputs[0] = "nowhere"
+    else:
+        next(op for op in block.operations if op.type == "relu").inputs["x"].arguments[0].name = "nowhere"
+    (package / MODEL).write_bytes(specification.SerializeToString())
+    with pytest.raises(ConversionError, match="'nowhere'"):
+        evaluate(package, {"x": np.zeros((1, 6), np.float32)})
+
+
+@pytest.mark.parametrize("name", ["FLOAT64", "INT64", "UINT64"])
+def test_wide_types_are_computed_or_refused_by_name(packages, tmp_path, name):
+    package = copy_of(packages, "linear", tmp_path)
+    specification = mlpackage.load(package)
+    block = mlpackage.program_of(specification, package)
+    relu = next(op for op in block.operations if op.type == "relu")
+    relu.outputs[0].type.tensorType.dataType = mlpackage.mil().DataType.Value(name)
+    (package / MODEL).write_bytes(specification.SerializeToString())
+    evaluator, given = Evaluator(package), {"x": np.ones((1, 6), np.float32)}
+    values = {**evaluator.constants, **evaluator.entered(given)}
+    steps = evaluator.steps[: [step.kind for step in evaluator.steps].index("relu") + 1]
+
+    def computed():
+        for step in steps:
+            values.update(evaluator.computed(step, values))
+        return values[relu.outputs[0].name].dtype
+
+    if name == "UINT64":
+        with pytest.raises(UnsupportedError, match="Core ML type UINT64"):
+            computed()
+    else:
+        assert str(computed()) == f"torch.{name.lower()}"
+
+
+@pytest.mark.parametrize(
+    ("shape", "declared", "fits"),
+    [
+        ((1, 4, 4, 3), (1, 3, 4, 4), False),
+        ((5, 3, 4, 4), (1, 3, 4, 4), True),
+        ((32, 4), (16, 4), True),
+        ((30, 4), (16, 4), False),
+        ((2, 3, 8), (3, 8), True),
+        ((7,), (1, 1), True),
+        ((7, 1), (1,), True),
+        ((7,), (), True),
+    ],
+)
+def test_axes_in_another_order_are_another_shape(shape, declared, fits):
+    assert _fits(shape, declared) is fits
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
         ({"y": np.zeros((1, 6), np.float32)}, r"takes the inputs \['x'\]"),
         ({"x": np.zeros((1, 5), np.float32)}, "has shape"),
+        ({"x": np.zeros((6, 1), np.float32)}, "has shape"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(packages, inputs, message):

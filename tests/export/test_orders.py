@@ -22,6 +22,10 @@ ORDERS = {
     "the smallest two of columns": lambda x: x.topk(2, 1, largest=False).values,
     "places of the smallest two": lambda x: x.topk(2, -1, largest=False).indices.to(x.dtype),
     "the largest and where": lambda x: x.max(1).values + x.argmax(1),
+    "beside infinite ones": lambda x: (
+        x.where(x < 1, -torch.inf).sort(-1, descending=True).indices.to(x.dtype).sort(-1)[0]
+    ),
+    "of bytes": lambda x: (x.abs() * 50).to(torch.uint8).sort(-1).values.to(x.dtype),
     "of whole numbers": lambda x: (3 * x).int().sort(-1).values.to(x.dtype),
 }
 

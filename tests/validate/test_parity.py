@@ -98,3 +98,10 @@ def test_a_decision_among_masked_scores_is_explained_in_numbers() -> None:
     outputs["y"][0, 1] = 0.0
     said = parity(MASKED, outputs, "test", SCORES).explanation
     assert "nan" not in said
+
+
+def test_the_same_infinities_are_no_difference() -> None:
+    reference = {"y": np.array([[-np.inf, 1.0], [np.inf, 2.0]])}
+    found = parity(reference, reference, "test", None)
+    assert (found.max_absolute, found.mean_absolute, found.max_relative) == (0, 0, 0)
+    assert found.cosine == pytest.approx(1)

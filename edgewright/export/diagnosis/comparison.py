@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,9 @@ from edgewright.export.declaration import File
 from edgewright.export.diagnosis.computation import Computation
 from edgewright.export.diagnosis.finding import computation_of, find
 from edgewright.export.diagnosis.noise import nearest
-from edgewright.export.diagnosis.values import Difference
 from edgewright.export.diagnosis_report import Comparison
 from edgewright.export.real_rows import fixed_batch, real_rows
-from edgewright.export.runs import Arrays, outputs_of
+from edgewright.export.runs import Arrays, in_whole_batches, outputs_of
 
 __all__ = ["compare"]
 
@@ -46,7 +46,7 @@ def compare(
     if not rows:
         raise InputError("the data has no validation or calibration rows to compare on")
     batch, count = fixed_batch(reference), len(next(iter(rows.values())))
-    starts = range(0, count - count % batch, batch)
+    rows, starts = in_whole_batches(rows, batch), range(0, count, batch)
     split = [{name: column[start : start + batch] for name, column in rows.items()} for start in starts]
     answers = outputs_of(reference.path, reference.form, rows, outputs)
     expected = {name: [answers[name][start : start + batch] for start in starts] for name in outputs}
@@ -57,29 +57,41 @@ def compare(
     diagnosis = find(*files, [split[i] for i in worst], outputs)
     limit = limits.get(diagnosis.dtype)
     farthest = {name: max(row[i].largest for row in off) for i, name in enumerate(outputs)}
-    ratios = {name: _ratio([row[i] for row in off], expected[name]) for i, name in enumerate(outputs)}
+    ratios = {name: _ratio([row[i].noise for row in off], expected[name]) for i, name in enumerate(outputs)}
     holds = all(v <= limit for v in farthest.values()) if limit else all(v > least_snr_db for v in ratios.values())
     by = f"{limit:g} of an output's largest magnitude" if limit else f"above {least_snr_db:g} dB of signal over error"
     return Comparison(
         holds=holds,
         limit=f"{by}, as the file holds {diagnosis.dtype}",
-        rows=len(split) * batch,
+        rows=count,
         outputs={name: _told(farthest[name], ratios[name]) for name in outputs},
         diagnosis=diagnosis,
     )
 
 
+@dataclass(frozen=True)
+class _Off:
+    """How far an output is off in one batch: the largest difference over the largest magnitude of all rows, and the
+    power of the error."""
+
+    largest: float
+    noise: float
+
+
+_LOST = _Off(math.inf, math.inf)
+
+
 def _offs(
     computation: Computation, rows: Sequence[Arrays], expected: Sequence[Sequence[np.ndarray]]
-) -> list[list[Difference]]:
-    """For each row and output how far the file is off, relative to the largest magnitude over all rows."""
+) -> list[list[_Off]]:
+    """For each batch and output how far the file is off."""
     peaks = [max(map(_height, wanted)) or 1.0 for wanted in expected]
     deviations = []
     for number, row in enumerate(rows):
         try:
             given = computation.whole(row)
         except ConversionError:  # the diagnosis says which operator does not run
-            deviations.append([Difference(-math.inf, math.inf)] * len(expected))
+            deviations.append([_LOST] * len(expected))
             continue
         if len(given) != len(expected):
             raise InputError(f"the file has {len(given)} outputs, the model {len(expected)}")
@@ -88,25 +100,38 @@ def _offs(
     return deviations
 
 
+def _finite(value: np.ndarray) -> np.ndarray:
+    """The finite numbers; an infinite one has to be met as it is, which `difference` looks at."""
+    numbers = value.astype(np.float64)
+    return numbers[np.isfinite(numbers)]
+
+
 def _height(value: np.ndarray) -> float:
-    return float(np.nanmax(np.abs(value.astype(np.float64)), initial=0.0))
+    return float(np.abs(_finite(value)).max(initial=0.0))
 
 
-def _off(value: np.ndarray, wanted: np.ndarray, peak: float) -> Difference:
+def _power(value: np.ndarray) -> float:
+    return float((_finite(value) ** 2).sum())
+
+
+def _off(value: np.ndarray, wanted: np.ndarray, peak: float) -> _Off:
+    if not wanted.any() and value.size == wanted.size and np.isfinite(value).all():
+        # Zeros have no magnitude of their own that an error could be related to; those of other rows have.
+        return _Off(_height(value) / peak, _power(value))
     # `nearest` relates to the row's own magnitude; the limit is on that of all rows.
     own = nearest(wanted[np.newaxis], value[np.newaxis])
-    return Difference(own.snr_db, own.largest * _height(wanted) / peak if math.isfinite(own.largest) else math.inf)
+    if not math.isfinite(own.largest):
+        return _LOST
+    # Powers add up, ratios do not: the error's power again, from its ratio.
+    return _Off(own.largest * _height(wanted) / peak, _power(wanted) * 10 ** (-own.snr_db / 10))
 
 
-def _ratio(rows: Sequence[Difference], wanted: Sequence[np.ndarray]) -> float:
+def _ratio(noises: Sequence[float], wanted: Sequence[np.ndarray]) -> float:
     """Of all rows together: signal power over error power, dB."""
-    signals = [float((row.astype(np.float64) ** 2).sum()) for row in wanted]
-    noisy = [(s, row.snr_db) for s, row in zip(signals, rows, strict=True) if row.snr_db < math.inf]
-    # Powers add up, ratios do not: each row's error power again, from its ratio.
-    noise = math.fsum(signal * 10 ** (-ratio / 10) for signal, ratio in noisy)
+    signal, noise = math.fsum(map(_power, wanted)), math.fsum(noises)
     if not noise:
         return math.inf
-    return 10 * math.log10(math.fsum(signals) / noise) if math.isfinite(noise) and any(signals) else -math.inf
+    return 10 * math.log10(signal / noise) if math.isfinite(noise) and signal else -math.inf
 
 
 def _told(largest: float, snr_db: float) -> str:

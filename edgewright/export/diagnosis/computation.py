@@ -3,13 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from edgewright.errors import InputError
 from edgewright.export.runs import Arrays
 
-__all__ = ["Computation", "Operator", "Quantization", "moving", "narrowest"]
+__all__ = ["Computation", "Operator", "Quantization", "moving", "narrowest", "require_inputs"]
 
 # From the widest to the narrowest; what is not listed (integers that count, truth values) is not rounded.
 _WIDTHS = (
@@ -127,6 +129,19 @@ class Computation(ABC):
         # Beyond half precision's range a number is infinite, as it is in the file.
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(real, dtype=like.dtype)
+
+
+def require_inputs(path: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
+    """Refuse a file that takes more inputs than its model, or fewer.
+
+    Raises:
+        InputError: it does.
+    """
+    if len(found) != len(wanted):
+        raise InputError(
+            f"{path.name}: the file takes {len(found)} inputs ({', '.join(found)}), the model {len(wanted)} "
+            f"({', '.join(wanted)}): give a file that was made of this model"
+        )
 
 
 def narrowest(dtypes: Sequence[str]) -> str:

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgewright.export.diagnosis.computation import Computation, Operator, Quantization, moving, narrowest
+from edgewright.export.diagnosis.computation import (
+    Computation,
+    Operator,
+    Quantization,
+    moving,
+    narrowest,
+    require_inputs,
+)
 from edgewright.export.diagnosis.orientation import oriented
 from edgewright.export.mil_evaluator import Evaluator
 from edgewright.export.mil_program import Operation, Variable
@@ -27,11 +34,11 @@ class MilComputation(Computation):
     def __init__(self, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         self._evaluator = Evaluator(path)
         program = self._evaluator.program
+        require_inputs(path, [declared.name for declared in program.inputs], inputs)
         given = program.outputs
         names = outputs if set(outputs) <= set(given) else list(given)
         self.outputs = [given[name] for name in names]
         self.quantized: dict[str, Quantization] = {}
-        self._inputs = list(inputs)
         self._known: dict[str, Any] = dict(self._evaluator.constants)
         self._narrow = self._dtypes_of_constants()
         self._of: dict[str, Operation] = {}

@@ -1,5 +1,6 @@
 """A `.onnx` file operator by operator: each node is a model of its own, run by ONNX Runtime."""
 
+import heapq
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,14 @@ import onnxruntime
 
 from edgewright.errors import ConversionError
 from edgewright.export import onnx_file
-from edgewright.export.diagnosis.computation import Computation, Operator, Quantization, moving, narrowest
+from edgewright.export.diagnosis.computation import (
+    Computation,
+    Operator,
+    Quantization,
+    moving,
+    narrowest,
+    require_inputs,
+)
 from edgewright.export.runs import Arrays
 
 __all__ = ["OnnxComputation", "SingleNodes"]
@@ -99,10 +107,11 @@ class OnnxComputation(Computation):
     def __init__(self, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         model = onnx_file.load(path)
         self._nodes = SingleNodes(model)
-        self._path, self._inputs = path, list(inputs)
+        self._path = path
         self._whole: onnxruntime.InferenceSession | None = None
         held = {tensor.name for tensor in model.graph.initializer}
         self._entries = [value.name for value in model.graph.input if value.name not in held]
+        require_inputs(path, self._entries, inputs)
         given = [value.name for value in model.graph.output]
         self.outputs = list(outputs) if set(outputs) <= set(given) else given
         self.quantized = dict(self._quantizations())
@@ -155,13 +164,14 @@ class OnnxComputation(Computation):
 
     def whole(self, row: Arrays) -> list[np.ndarray]:
         """See `Computation`."""
+        given = self.entered(row)
         try:
             if self._whole is None:
                 options = onnxruntime.SessionOptions()
                 options.log_severity_level = _SEVERITY_FATAL
                 providers = ["CPUExecutionProvider"]
                 self._whole = onnxruntime.InferenceSession(str(self._path), options, providers=providers)
-            return [np.asarray(value) for value in self._whole.run(list(self.outputs), self.entered(row))]
+            return [np.asarray(value) for value in self._whole.run(list(self.outputs), given)]
         except Exception as e:  # ONNX Runtime's errors share no base that it exports
             raise ConversionError(f"{self._path.name}: ONNX Runtime does not run it: {_first_line(e)}") from e
 
@@ -172,21 +182,27 @@ def _first_line(error: Exception) -> str:
 
 def _in_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes so that each comes after those that it reads: ONNX Runtime's half precision appends its casts."""
-    waiting = list(graph.node)
-    output_names = {name for node in waiting for name in node.output}
-    known: set[str] = set()
+    nodes = list(graph.node)
+    maker = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    # Of each node those that it waits for, and of each those that wait for it.
+    waits_for = [{maker[name] for name in _read_by(node) if name in maker} for node in nodes]
+    readers: dict[int, list[int]] = {}
+    for place, makers in enumerate(waits_for):
+        for one in makers:
+            readers.setdefault(one, []).append(place)
+    ready = [place for place, makers in enumerate(waits_for) if not makers]
     ordered: list[onnx.NodeProto] = []
-    while waiting:
-        left = []
-        for node in waiting:
-            if all(name in known for name in _read_by(node) if name in output_names):
-                ordered.append(node)
-                known.update(node.output)
-            else:
-                left.append(node)
-        if len(left) == len(waiting):
-            raise ConversionError(f"node '{left[0].name}' ({left[0].op_type}) reads what no node before it makes")
-        waiting = left
+    while ready:
+        # The first in the file's own order, which most files have right.
+        place = heapq.heappop(ready)
+        ordered.append(nodes[place])
+        for reader in readers.get(place, ()):
+            waits_for[reader].discard(place)
+            if not waits_for[reader]:
+                heapq.heappush(ready, reader)
+    if len(ordered) < len(nodes):
+        stuck = next(node for node, makers in zip(nodes, waits_for, strict=True) if makers)
+        raise ConversionError(f"node '{stuck.name}' ({stuck.op_type}) reads what no node before it makes")
     return ordered
 
 

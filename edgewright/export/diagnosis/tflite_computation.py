@@ -10,9 +10,16 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from edgewright.errors import ConversionError
+from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import tflite
-from edgewright.export.diagnosis.computation import Computation, Operator, Quantization, moving, narrowest
+from edgewright.export.diagnosis.computation import (
+    Computation,
+    Operator,
+    Quantization,
+    moving,
+    narrowest,
+    require_inputs,
+)
 from edgewright.export.diagnosis.orientation import oriented
 from edgewright.export.runs import Arrays
 from edgewright.failures import one_line
@@ -47,6 +54,7 @@ class TfliteComputation(Computation):
         self._names = [
             t.name.decode() + (f"#{i}" if repeated[t.name] > 1 else "") for i, t in enumerate(self._graph.tensors)
         ]
+        require_inputs(path, [self._names[i] for i in self._graph.inputs], inputs)
         self._entries = _in_order(signature and signature.inputs, self._graph.inputs, inputs)
         self.outputs = [
             self._names[i] for i in _in_order(signature and signature.outputs, self._graph.outputs, outputs)
@@ -68,6 +76,11 @@ class TfliteComputation(Computation):
     def _operators_of(self, tflite_operator: Any) -> list[Operator]:
         """One, or two where an activation is split off; none where it depends on constants alone."""
         kind = tflite.operator_name(self._model, tflite_operator)
+        if not len(tflite_operator.outputs):
+            raise UnsupportedError(
+                f"LiteRT operator '{kind}' gives no tensor: a file that keeps a state between calls is not compared "
+                "operator by operator; convert the model without state"
+            )
         given = [int(i) for i in tflite_operator.inputs if i >= 0]
         results = [int(i) for i in tflite_operator.outputs]
         reads = tuple(dict.fromkeys(self._names[i] for i in given if not self._holds(i)))

@@ -36,15 +36,20 @@ def difference(expected: Reals, actual: Reals) -> Difference:
     if not ((rest_a == rest_b) | (np.isnan(rest_a) & np.isnan(rest_b))).all():
         return _LOST
     a, b = a[finite], b[finite]
+    unit = float(max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0)))
+    if not unit:
+        return EXACT
+    # In that unit no square leaves the range of float64, as those of numbers beyond 1e154 would.
+    a, b = a / unit, b / unit
     error = a - b
     noise, signal = float(error @ error), float(a @ a)
     if not noise:
         return EXACT
-    peak = float(np.abs(a).max())
-    # Beside zeros alone any error is all that there is.
+    # Beside zeros, or what is nearly zero, any error is all that there is.
     if not signal:
-        return Difference(-math.inf, math.inf)
-    return Difference(10 * math.log10(signal / noise), float(np.abs(error).max()) / peak)
+        return _LOST
+    ratio_db = 10 * (math.log10(signal) - math.log10(noise))
+    return Difference(ratio_db, float(np.abs(error).max() / np.abs(a).max()))
 
 
 @dataclass(frozen=True)
