@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,11 @@ __all__ = [
 # that a zero point at the least level makes needless.
 SIGNED_ACTIVATIONS = {"arm64", "armv7"}
 # The oldest ONNX Runtime that reads an opset of the default domain, and an IR version:
-# https://onnxruntime.ai/docs/reference/compatibility.html
+# https://onnxruntime.ai/docs/reference/compatibility.html; opsets 24 and 25 came with ONNX 1.19.1 and 1.20.1, which
+# https://github.com/microsoft/onnxruntime/pull/26202 and 26579 took in between the releases 1.23 and 1.24.
 _RUNTIME_OF_OPSET = {
     13: "1.7", 14: "1.8", 15: "1.9", 16: "1.11", 17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21",
-    23: "1.23",
+    23: "1.23", 24: "1.24", 25: "1.24",
 }  # fmt: skip
 MASKS_NOTE = "edgewright.masks"  # written by `edgewright.export.onnx_runtime`
 PAIR_SUM = "edgewright.largest_pair_sum"  # written by `edgewright.export.onnx_int8`
@@ -57,7 +59,7 @@ SCALES_NOTE = "edgewright.scales"  # likewise
 _GRAPH_ATTRIBUTES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _RUNTIME_OF_OPERATOR = {"MatMulNBits": "1.17"}
 _WHOLE = {getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)}
-_RUNTIME_OF_IR = {7: "1.7", 8: "1.10", 9: "1.15", 10: "1.18", 11: "1.23"}
+_RUNTIME_OF_IR = {7: "1.7", 8: "1.10", 9: "1.15", 10: "1.18", 11: "1.23", 12: "1.24", 13: "1.24"}
 
 
 def load(path: Path, *, with_data: bool = True) -> onnx.ModelProto:
@@ -276,7 +278,8 @@ def _of_session(value: Any) -> TensorSpec:
 
 def _at_least(floors: dict[int, str], version: int) -> str:
     known = [v for v in floors if v >= version]
-    return floors[min(known)] if known else floors[max(floors)]
+    # Newer than the table: the release here is the oldest that is known to load it.
+    return floors[min(known)] if known else ".".join(metadata.version("onnxruntime").split(".")[:2])
 
 
 def array_of(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:

@@ -173,3 +173,16 @@ def test_zeros_of_4_bits_are_counted_without_the_filling_of_a_block(tmp_path: Pa
     path = saved(tmp_path / "m.onnx", nodes, [value("x", None, 40)], [value("y", None, 8)], constants(w=weight))
     onnx_runtime.to_int4(path, "m", tmp_path / "int4.onnx")
     assert describe(tmp_path / "int4.onnx").sparsity == pytest.approx(7 / 320)
+
+
+@pytest.mark.parametrize(
+    ("opset", "ir_version", "floor"),
+    [(18, 8, "1.14"), (23, 11, "1.23"), (24, 11, "1.24"), (25, 11, "1.24"), (18, 12, "1.24"), (18, 13, "1.24")],
+)
+def test_the_oldest_runtime_that_reads_a_file_is_told(opset, ir_version, floor) -> None:
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value("x", 4)], [value("y", 4)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    assert onnx_file.runtime_floor(model) == floor
+    # What no release of the table reads, the one here does, and says so.
+    model.opset_import[0].version = 99
+    assert onnx_file.runtime_floor(model) == ".".join(onnxruntime.__version__.split(".")[:2])
