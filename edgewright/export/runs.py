@@ -101,7 +101,15 @@ def _onnx_outputs(path: Path, rows: Arrays, outputs: list[str]) -> Arrays:
     first = session.get_inputs()[0].shape
     # A free axis is a name or None. Row by row: what a batch shares, as a scale of dynamic int8, would be of all rows.
     fixed = first[0] if first and isinstance(first[0], int) else 1
-    return _joined(outputs, (dict(zip(outputs, session.run(outputs, r), strict=True)) for r in _batches(rows, fixed)))
+
+    def answer(batch: Arrays) -> Arrays:
+        count = len(next(iter(batch.values())))
+        # A last piece that is shorter is filled up with its last row; what that gives is dropped.
+        full = {name: np.concatenate([c, *[c[-1:]] * (fixed - count)]) for name, c in batch.items()}
+        values = session.run(outputs, full)
+        return {name: v[: len(v) * count // fixed] for name, v in zip(outputs, values, strict=True)}
+
+    return _joined(outputs, (answer(batch) for batch in _batches(rows, fixed)))
 
 
 def _torch_outputs(path: Path, rows: Arrays, outputs: list[str]) -> Arrays:
