@@ -14,7 +14,7 @@ from edgewright.export.named_operations import with_named_operations
 from edgewright.export.narrow_integers import with_wide_arithmetic
 from edgewright.export.number_forms import STABLE_ORDERS
 from edgewright.export.own_outputs import with_own_outputs
-from edgewright.export.pooling_forms import has_own_divisor, is_ceiling, is_dilated
+from edgewright.export.pooling_forms import has_own_divisor, is_ceiling, is_dilated, tells_places
 from edgewright.export.resize_forms import has_other_scale
 from edgewright.export.static_graph import NodeValues, static_graph
 
@@ -55,7 +55,7 @@ def _is_known(node: fx.Node, values: NodeValues) -> bool:
         return False
     if name in _NOT_TRUSTED or name in {"gru", "rnn_tanh", "rnn_relu", "lstm"} or has_factor(node) or is_dilated(node):
         return False
-    if has_other_scale(node, values):
+    if has_other_scale(node, values) or tells_places(node):
         return False
     if name in {
         "conv_transpose1d",

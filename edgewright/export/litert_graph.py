@@ -15,7 +15,7 @@ from edgewright.export.few_axes import with_few_axes
 from edgewright.export.lowering import has_factor, is_outer, lowered
 from edgewright.export.named_operations import with_named_operations
 from edgewright.export.narrow_integers import with_wide_arithmetic
-from edgewright.export.pooling_forms import has_own_divisor, is_ceiling
+from edgewright.export.pooling_forms import has_own_divisor, is_ceiling, tells_places
 from edgewright.export.real_pairs import with_real_pairs
 from edgewright.export.refusal import other_ways
 from edgewright.export.resize_forms import has_other_scale, is_uneven_nearest
@@ -78,7 +78,7 @@ def graph_for_litert(
             return _is_plain_topk(node, values)
         if stem in {"split", "split_with_sizes", "chunk"} and len(values.env[node]) == 1:
             return False
-        if has_own_divisor(node) or is_ceiling(node) or has_factor(node):
+        if has_own_divisor(node) or is_ceiling(node) or has_factor(node) or tells_places(node):
             return False
         if has_other_scale(node, values) or is_uneven_nearest(node, values) or is_summing_scatter(node, values):
             return False

@@ -7,7 +7,6 @@ each tensor a record of 64 bytes (sentinel, type, size, offset of the data), eac
 import math
 import struct
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import mlpackage
+from edgewright.failures import one_line
 
 __all__ = [
     "CLASSES_NOTE",
@@ -38,7 +38,7 @@ CLASSES_NOTE = "edgewright.classes"
 Constant = np.ndarray | str
 # Opens each tensor's record: an offset that leads elsewhere is seen by its absence.
 _SENTINEL = 0xDEADBEEF
-_WEIGHTS = Path("Data/com.apple.CoreML/weights/weight.bin")
+_BESIDE_THE_MODEL = "@model_path/"  # begins the weight file's name in a program
 # The blob's own type codes, which differ from those of the program.
 _BLOB_DTYPES = {1: "f2", 2: "f4", 3: "u1", 4: "i1", 6: "i2", 7: "u2", 14: "i4", 15: "u4"}
 # Types of less than a byte, from iOS 18 on: their code in the blob, and how many bits an element takes.
@@ -147,15 +147,19 @@ def pixels_of(description: Any) -> dict[str, Pixels]:
 class _Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._folder = mlpackage.model_file(path).parent
         self._bytes = 0
+        self._weights_by_name: dict[str, np.ndarray] = {}
 
-    @cached_property
-    def _weights(self) -> np.ndarray:
-        file = self._path / _WEIGHTS
-        if not file.is_file():
-            raise ConversionError(f"{self._path}: the weight file that the program refers to ({_WEIGHTS}) is missing")
-        # Mapped: of gigabytes, only the tensor being read is in memory. An empty file cannot be mapped.
-        return np.memmap(file, mode="r") if file.stat().st_size else np.empty(0, np.uint8)
+    def _weights(self, name: str) -> np.ndarray:
+        if name not in self._weights_by_name:
+            file = self._folder / name.removeprefix(_BESIDE_THE_MODEL)
+            if not file.is_file() or not file.resolve().is_relative_to(self._path.resolve()):
+                raise ConversionError(f"{self._path}: the weight file that the program refers to ({name}) is missing")
+            # Mapped: of gigabytes, only the tensor being read is in memory. An empty file cannot be mapped.
+            is_empty = not file.stat().st_size
+            self._weights_by_name[name] = np.empty(0, np.uint8) if is_empty else np.memmap(file, mode="r")
+        return self._weights_by_name[name]
 
     def operation(self, operation: Any) -> Operation:
         if operation.blocks:
@@ -176,6 +180,16 @@ class _Reader:
 
     def value(self, value: Any) -> Constant:
         declared = _tensor_type(value.type)
+        try:
+            return self._stored(value, declared)
+        # By numpy: fewer bytes or more than the shape takes, or numbers that the type does not hold.
+        except (ValueError, IndexError, TypeError, OverflowError) as e:
+            raise ConversionError(
+                f"{self._path}: a constant of type {declared.dtype} and shape {declared.shape} is not what is stored"
+                f" for it: {one_line(e, 200)}"
+            ) from e
+
+    def _stored(self, value: Any, declared: Result) -> Constant:
         if value.WhichOneof("value") == "blobFileValue":
             return self._blob(value.blobFileValue, declared)
         kind = value.immediateValue.WhichOneof("value")
@@ -198,7 +212,7 @@ class _Reader:
         return flat.reshape(declared.shape or ())
 
     def _blob(self, reference: Any, declared: Result) -> np.ndarray:
-        weights, at = self._weights, reference.offset
+        weights, at = self._weights(reference.fileName), reference.offset
         # Padded: a record that the file's end cuts off is refused below, not by an error of struct.
         sentinel, code, size, offset = struct.unpack_from("<IIQQ", weights[at : at + 24].tobytes().ljust(24, b"\0"))
         if sentinel != _SENTINEL or offset + size > len(weights):
@@ -222,7 +236,7 @@ def _unpacked(raw: bytes, declared: Result) -> np.ndarray:
     width = _PACKED[declared.dtype][1]
     count = math.prod(declared.shape or ())
     fields = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")[: count * width].reshape(count, width)
-    whole: np.ndarray = (fields << np.arange(width, dtype=np.uint8)).sum(1).astype(np.uint8)
+    whole: np.ndarray = (fields << np.arange(width, dtype=np.uint8)).sum(1, dtype=np.uint8)
     if declared.dtype == "INT4":
         whole = (whole.astype(np.int8) ^ 8) - 8  # two's complement
     shaped: np.ndarray = whole.reshape(declared.shape or ())
@@ -237,7 +251,11 @@ def _declared(value: Any) -> Result:
 def _tensor_type(kind: Any) -> Result:
     if kind.WhichOneof("type") != "tensorType":
         raise UnsupportedError(f"a Core ML value of type '{kind.WhichOneof('type')}' is not evaluated")
-    dtype = mlpackage.mil().DataType.Name(kind.tensorType.dataType)
+    types = mlpackage.mil().DataType
+    code = kind.tensorType.dataType
+    if code not in types.values():
+        raise UnsupportedError(f"Core ML values of type {code} are not evaluated: coremltools here knows none such")
+    dtype = types.Name(code)
     if dtype not in _DTYPES and dtype not in _PACKED and dtype != "STRING":
         raise UnsupportedError(f"Core ML values of type {dtype} are not evaluated")
     sizes = [d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in kind.tensorType.dimensions]

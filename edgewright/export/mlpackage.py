@@ -17,11 +17,12 @@ from edgewright.errors import InputError
 from edgewright.export.declaration import Declared
 from edgewright_runtime.bundle.manifest import TensorSpec
 
-__all__ = ["MASKS_NOTE", "load", "make_reproducible", "mil", "operators", "program_of", "tensors"]
+__all__ = ["MASKS_NOTE", "load", "make_reproducible", "mil", "model_file", "operators", "program_of", "tensors"]
 
 MASKS_NOTE = "edgewright.masks"  # written by `edgewright.export.coreml`
-# Where coremltools puts the model; the manifest, which names the place too, is not consulted.
+# Where coremltools puts the model: the manifest names the place, in the folder of data, and may name another.
 _MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
+_MANIFEST = "Manifest.json"
 _PROTO = "edgewright_coreml_proto"
 _IDENTITY = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122's namespace for URLs
 # coremltools writes the day of conversion into the model; the same source must give the same bytes.
@@ -33,6 +34,26 @@ def mil() -> ModuleType:
     return _proto("MIL_pb2")
 
 
+def model_file(path: Path) -> Path:
+    """The file that holds the model of a package; weights lie beside it.
+
+    Raises:
+        InputError: the manifest is damaged, or names a file outside the package.
+    """
+    manifest = path / _MANIFEST
+    if not manifest.is_file():
+        return path / _MODEL
+    try:
+        content = json.loads(manifest.read_text())
+        item = content.get("itemInfoEntries", {}).get(content.get("rootModelIdentifier"), {})
+        file = path / "Data" / item["path"] if "path" in item else path / _MODEL
+    except (ValueError, AttributeError, TypeError) as e:
+        raise InputError(f"{manifest}: not the manifest of a Core ML package; export the model again") from e
+    if not file.resolve().is_relative_to(path.resolve()):
+        raise InputError(f"{manifest}: names the model '{item['path']}', which lies outside the package")
+    return file
+
+
 def load(path: Path) -> Any:
     """The model specification (``Model`` protobuf) of a package.
 
@@ -41,9 +62,9 @@ def load(path: Path) -> Any:
     """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    file = path / _MODEL
+    file = model_file(path)
     if not file.is_file():
-        raise InputError(f"{path}: not a Core ML package ({_MODEL} is missing)")
+        raise InputError(f"{path}: not a Core ML package ({file.relative_to(path)} is missing)")
     specification = _proto("Model_pb2").Model()
     try:
         specification.ParseFromString(file.read_bytes())
@@ -56,13 +77,20 @@ def program_of(specification: Any, path: Path) -> Any:
     """The block of operations that the model's main function runs.
 
     Raises:
-        InputError: the package holds another kind of model than an ML program.
+        InputError: the package holds another kind of model than an ML program, or none of the blocks that it names.
     """
     kind = specification.WhichOneof("Type")
     if kind != "mlProgram":
         raise InputError(f"{path}: holds a Core ML '{kind}', only ML programs are read")
-    function = specification.mlProgram.functions["main"]
+    # Asked first: of a map of protobuf, what is not in it reads as an empty one.
+    functions = specification.mlProgram.functions
+    if "main" not in functions:
+        raise InputError(f"{path}: its ML program has the functions {sorted(functions)}, and 'main' is what is run")
+    function = functions["main"]
     # A function may hold a block for each of several opsets; it runs the one that it names.
+    if function.opset not in function.block_specializations:
+        held = sorted(function.block_specializations)
+        raise InputError(f"{path}: its main function is of opset '{function.opset}', and it holds those of {held}")
     return function.block_specializations[function.opset]
 
 
@@ -84,8 +112,8 @@ def make_reproducible(path: Path) -> None:
     specification = load(path)
     for key in _TIME_STAMPS:
         specification.description.metadata.userDefined.pop(key, None)
-    (path / _MODEL).write_bytes(specification.SerializeToString(deterministic=True))
-    manifest = path / "Manifest.json"
+    model_file(path).write_bytes(specification.SerializeToString(deterministic=True))
+    manifest = path / _MANIFEST
     content = json.loads(manifest.read_text())
     # coremltools draws these identifiers at random; they need only be distinct, as the items' paths are.
     renamed = {old: str(uuid.uuid5(_IDENTITY, item["path"])) for old, item in content["itemInfoEntries"].items()}

@@ -52,8 +52,9 @@ def _or_the_other(choose: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tenso
 def _hypot(x: Tensor, y: Tensor) -> Tensor:
     """By the ratio of the two: their squares may leave the range of numbers."""
     longer, shorter = torch.maximum(x.abs(), y.abs()), torch.minimum(x.abs(), y.abs())
-    # At the origin 0 / 1, not 0 / 0.
-    ratio = shorter / torch.where(longer == 0, torch.ones_like(longer), longer)
+    # Of two equal ones it is 1, where 0 / 0 and the ratio of two infinities are NaN.
+    are_equal, one = longer == shorter, torch.ones_like(longer)
+    ratio = torch.where(are_equal, one, shorter) / torch.where(are_equal, one, longer)
     return longer * torch.sqrt(ratio * ratio + 1.0)
 
 
@@ -72,6 +73,9 @@ def _of_truths(logical: Callable[..., Tensor], bitwise: Callable[..., Tensor]) -
 
 def _cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """Each vector by its own length, which is at least ``eps``."""
+    # First to one shape: the axis is counted in that, and a number that is repeated along it adds to the length.
+    shape = torch.broadcast_shapes(x.shape, y.shape)
+    x, y = (side if side.shape == shape else side.expand(shape) for side in (x, y))
     lengths = (torch.sqrt((side * side).sum(dim, keepdim=True)).clamp(min=eps) for side in (x, y))
     return ((x / next(lengths)) * (y / next(lengths))).sum(dim)
 
@@ -112,8 +116,10 @@ def _logcumsumexp(x: Tensor, dim: int) -> Tensor:
     taken = torch.ones(count, count, dtype=torch.bool).tril()
     terms = torch.where(taken, rows.unsqueeze(-2), torch.tensor(torch.finfo(x.dtype).min))
     largest = terms.amax(-1, keepdim=True)
+    # Not infinity less infinity, which is NaN: the largest stands for exp(0) by itself.
+    below = torch.where(terms == largest, torch.zeros_like(terms), terms - largest)
     # Masked once more: where all terms taken are minus infinity, the masked ones are the largest, and exp(0) is 1.
-    sums = torch.where(taken, torch.exp(terms - largest), torch.zeros_like(terms)).sum(-1)
+    sums = torch.where(taken, torch.exp(below), torch.zeros_like(terms)).sum(-1)
     return (torch.log(sums) + largest.squeeze(-1)).movedim(-1, dim)
 
 
@@ -129,8 +135,13 @@ def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, T
     of_row, of_column = rows.unsqueeze(-1), rows.unsqueeze(-2)
     # (rows, numbers, numbers): each number against each other one of its row.
     is_before = of_column > of_row if descending else of_column < of_row
+    is_alike = of_column == of_row
+    if x.is_floating_point():  # NaN, which is before, behind and equal to nothing, is the largest of all
+        row_is_nan, column_is_nan = torch.isnan(of_row), torch.isnan(of_column)
+        is_larger = (column_is_nan & ~row_is_nan) if descending else (row_is_nan & ~column_is_nan)
+        is_before, is_alike = is_before | is_larger, is_alike | (row_is_nan & column_is_nan)
     earlier = torch.ones(count, count, dtype=torch.bool).tril(-1)
-    places = (is_before | ((of_column == of_row) & earlier)).float().sum(-1)
+    places = (is_before | (is_alike & earlier)).float().sum(-1)
     # The inverse of that permutation: which number has a place. One of each sum's terms is not zero, so it is exact.
     stands_at = places.unsqueeze(-2) == torch.arange(count).float().unsqueeze(-1)
     indices = (stands_at.float() * torch.arange(count).float()).sum(-1).to(torch.int64)

@@ -1,12 +1,14 @@
 """The `.onnx` file itself: what it declares, and what must not stand in a file that leaves the workstation."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.export.declaration import Declared
@@ -22,6 +24,8 @@ __all__ = [
     "PAIR_SUM",
     "SCALES_NOTE",
     "SIGNED_ACTIVATIONS",
+    "array_of",
+    "graphs_of",
     "load",
     "name_nodes",
     "name_outputs",
@@ -43,10 +47,11 @@ __all__ = [
 # that a zero point at the least level makes needless.
 SIGNED_ACTIVATIONS = {"arm64", "armv7"}
 # The oldest ONNX Runtime that reads an opset of the default domain, and an IR version:
-# https://onnxruntime.ai/docs/reference/compatibility.html
+# https://onnxruntime.ai/docs/reference/compatibility.html; opsets 24 and 25 came with ONNX 1.19.1 and 1.20.1, which
+# https://github.com/microsoft/onnxruntime/pull/26202 and 26579 took in between the releases 1.23 and 1.24.
 _RUNTIME_OF_OPSET = {
     13: "1.7", 14: "1.8", 15: "1.9", 16: "1.11", 17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21",
-    23: "1.23",
+    23: "1.23", 24: "1.24", 25: "1.24",
 }  # fmt: skip
 MASKS_NOTE = "edgewright.masks"  # written by `edgewright.export.onnx_runtime`
 PAIR_SUM = "edgewright.largest_pair_sum"  # written by `edgewright.export.onnx_int8`
@@ -54,7 +59,7 @@ SCALES_NOTE = "edgewright.scales"  # likewise
 _GRAPH_ATTRIBUTES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _RUNTIME_OF_OPERATOR = {"MatMulNBits": "1.17"}
 _WHOLE = {getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)}
-_RUNTIME_OF_IR = {7: "1.7", 8: "1.10", 9: "1.15", 10: "1.18", 11: "1.23"}
+_RUNTIME_OF_IR = {7: "1.7", 8: "1.10", 9: "1.15", 10: "1.18", 11: "1.23", 12: "1.24", 13: "1.24"}
 
 
 def load(path: Path, *, with_data: bool = True) -> onnx.ModelProto:
@@ -67,11 +72,21 @@ def load(path: Path, *, with_data: bool = True) -> onnx.ModelProto:
         model = onnx.load(path, load_external_data=with_data)
     except DecodeError as e:  # protobuf's own words name its types
         raise InputError(f"{path}: not a readable ONNX model: truncated or damaged") from e
-    except (OSError, onnx.checker.ValidationError) as e:
+    # ValueError: the place of external data is not a number, or lies outside its file.
+    except (OSError, ValueError, onnx.checker.ValidationError) as e:
         raise InputError(f"{path}: not a readable ONNX model: {one_line(e, 200)}") from e
     if not model.graph.node:
         raise InputError(f"{path}: not an ONNX model (no graph in it)")
     return model
+
+
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph, and those that its nodes hold, as the branches of an ``If``: they read its values by name."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in _GRAPH_ATTRIBUTES else ():
+                yield from graphs_of(inner)
 
 
 def require(path: Path, operators: set[str], refusal: UnsupportedError) -> None:
@@ -106,7 +121,12 @@ def steps(model: onnx.ModelProto) -> list[ScalingNode]:
 
 def nodes_to_whole_numbers(model: onnx.ModelProto) -> list[str]:
     """The names of the nodes that compute what is cast to whole numbers, and of those casts."""
-    casts = [n for n in model.graph.node if n.op_type == "Cast" and n.attribute[0].i in _WHOLE]
+    # By its name: beside `to` a cast may have attributes of later opsets, in any order.
+    casts = [
+        node
+        for node in model.graph.node
+        if node.op_type == "Cast" and any(a.name == "to" and a.i in _WHOLE for a in node.attribute)
+    ]
     selected_steps = steps_to_whole_numbers(steps(model), [node.input[0] for node in casts])
     return _names(model, selected_steps) + [node.name for node in casts]
 
@@ -129,8 +149,15 @@ def _names(model: onnx.ModelProto, selected_steps: Iterable[ScalingNode]) -> lis
 
 def name_nodes(model: onnx.ModelProto) -> None:
     """Give a name to each node that has none: tools leave nodes out by their names."""
+    taken = {node.name for graph in graphs_of(model.graph) for node in graph.node}
     for number, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}_{number}"
+        if not node.name:
+            name = f"{node.op_type}_{number}"
+            # One name of two nodes would leave out both.
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
 
 
 def name_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
@@ -183,8 +210,7 @@ def strip(model: onnx.ModelProto) -> None:
 
 
 def _domains(graph: onnx.GraphProto) -> set[str]:
-    inner = [g for n in graph.node for a in n.attribute for g in (a.g, *a.graphs) if a.type in _GRAPH_ATTRIBUTES]
-    return {node.domain for node in graph.node}.union(*(_domains(g) for g in inner))
+    return {node.domain for inner in graphs_of(graph) for node in inner.node}
 
 
 def _strip_graph(graph: onnx.GraphProto) -> None:
@@ -206,7 +232,7 @@ def _clear(part: Any) -> None:
 def runtime_floor(model: onnx.ModelProto) -> str:
     """The oldest ONNX Runtime that loads the model, by its opset, IR version and operators."""
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 13)
-    operators = {node.op_type for node in model.graph.node}
+    operators = {node.op_type for graph in graphs_of(model.graph) for node in graph.node}
     floors = (
         _at_least(_RUNTIME_OF_OPSET, opset),
         _at_least(_RUNTIME_OF_IR, model.ir_version),
@@ -216,15 +242,19 @@ def runtime_floor(model: onnx.ModelProto) -> str:
 
 
 def tensors(path: Path) -> Declared:
-    """What a file declares; a free axis is -1."""
+    """What a file declares; a free axis is -1.
+
+    Raises:
+        InputError: not an ONNX model, or a damaged one.
+    """
     if path.suffix == ".ort":
         return _tensors_of_ort(path)
     model = load(path, with_data=False)
     # Before IR version 4 every initializer stands among the inputs, too.
     weights = {tensor.name for tensor in model.graph.initializer}
     return Declared(
-        inputs=tuple(_spec(value) for value in model.graph.input if value.name not in weights),
-        outputs=tuple(_spec(value) for value in model.graph.output),
+        inputs=tuple(_spec(value, path) for value in model.graph.input if value.name not in weights),
+        outputs=tuple(_spec(value, path) for value in model.graph.output),
         runtime_floor=runtime_floor(model),
         notes=tuple(entry.value for entry in model.metadata_props if entry.key in (MASKS_NOTE, SCALES_NOTE)),
         largest_pair_sum=next((int(e.value) for e in model.metadata_props if e.key == PAIR_SUM), None),
@@ -248,11 +278,35 @@ def _of_session(value: Any) -> TensorSpec:
 
 def _at_least(floors: dict[int, str], version: int) -> str:
     known = [v for v in floors if v >= version]
-    return floors[min(known)] if known else floors[max(floors)]
+    # Newer than the table: the release here is the oldest that is known to load it.
+    return floors[min(known)] if known else ".".join(metadata.version("onnxruntime").split(".")[:2])
 
 
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+def array_of(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
+    """The numbers of a constant of a file.
+
+    Raises:
+        InputError: its type is unknown, or its numbers are fewer or more than its shape says.
+    """
+    try:
+        array: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
+    except (KeyError, ValueError, TypeError) as e:
+        shape, dtype = tuple(tensor.dims), tensor.data_type
+        raise InputError(
+            f"{path}: the tensor '{tensor.name}' cannot be read as type {dtype} of shape {shape}: {one_line(e, 200)};"
+            " export the model again"
+        ) from e
+    return array
+
+
+def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
     kind = value.type.tensor_type
+    if kind.elem_type not in onnx.TensorProto.DataType.values():
+        known = max(onnx.TensorProto.DataType.values())
+        raise InputError(
+            f"{path}: the tensor '{value.name}' is of type {kind.elem_type}, and onnx {onnx.__version__} knows those up"
+            f" to {known}; export the model again"
+        )
     dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name if kind.elem_type else "unknown"
     return TensorSpec(value.name, dims, dtype)

@@ -1,9 +1,9 @@
 """An ONNX graph in the form that ONNX Runtime's quantizer makes a valid file of: equal, for the same inputs."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx
+
+from edgewright.export.onnx_file import graphs_of
 
 __all__ = ["CHANNELS_OPSET", "opset_of", "with_biases_by_channel", "with_channels", "with_names_for_copies"]
 
@@ -29,7 +29,7 @@ def with_channels(model: onnx.ModelProto) -> onnx.ModelProto:
         onnx.checker.check_model(raised)
     except Exception:  # by the converter's C++: no adapter for an operator, or beyond the 2 GB of a message
         return model
-    for graph in _graphs(raised.graph):
+    for graph in graphs_of(raised.graph):
         del graph.value_info[:]  # of what the converter adds, it claims that it is one number
         for node in graph.node:
             if node.output[0] in placed:
@@ -50,7 +50,7 @@ def _nearest_of_resized(model: onnx.ModelProto) -> dict[str, str]:
         return {}
     held = {tensor.name: tensor for tensor in model.graph.initializer}
     modes: dict[str, str] = {}
-    for node in (node for graph in _graphs(model.graph) for node in graph.node):
+    for node in (node for graph in graphs_of(model.graph) for node in graph.node):
         if node.op_type == "Upsample":
             modes[node.output[0]] = "floor"
         elif node.op_type == "Resize":
@@ -66,14 +66,6 @@ def _place(node: onnx.NodeProto, nearest: str) -> None:
     attributes = [a for a in node.attribute if a.name not in chosen]
     del node.attribute[:]
     node.attribute.extend([*attributes, *(onnx.helper.make_attribute(name, value) for name, value in chosen.items())])
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _graphs(inner)
 
 
 def with_biases_by_channel(model: onnx.ModelProto) -> None:
@@ -106,7 +98,7 @@ def with_names_for_copies(model: onnx.ModelProto) -> None:
     The quantizer gives a constant that several nodes read a copy for each, by the constant's name and the next number
     that no other constant has; it does not see that a computed value has it.
     """
-    nodes = [node for graph in _graphs(model.graph) for node in graph.node]
+    nodes = [node for graph in graphs_of(model.graph) for node in graph.node]
     declared = {value.name for value in model.graph.input}
     computed = {name for node in nodes for name in node.output} | declared
     taken = computed | {tensor.name for tensor in model.graph.initializer}
@@ -128,7 +120,7 @@ def with_names_for_copies(model: onnx.ModelProto) -> None:
 
 
 def _drop_unread(model: onnx.ModelProto) -> None:
-    graphs = list(_graphs(model.graph))
+    graphs = list(graphs_of(model.graph))
     read = {name for graph in graphs for node in graph.node for name in node.input}
     # An initializer may be an output as it is, and one that is an input, too, is only its default.
     read |= {value.name for graph in graphs for value in graph.output} | {value.name for value in model.graph.input}

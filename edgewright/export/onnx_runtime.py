@@ -144,8 +144,7 @@ def quantize_dynamically(source: Path, name: str, path: Path, float_values: Sequ
     refusal = unsupported_precision(name, Precision.DYNAMIC_INT8, "it holds no dense layer to quantize")
     onnx_file.require(source, _DENSE, refusal)
     float32 = onnx_file.load(source)
-    onnx_file.name_nodes(float32)
-    left_out = onnx_file.nodes_of(float32, float_values)
+    left_out = _left_out(float32, float_values)
     quantize_dynamic(
         float32,
         str(path),
@@ -153,7 +152,7 @@ def quantize_dynamically(source: Path, name: str, path: Path, float_values: Sequ
         per_channel=True,
         weight_type=QuantType.QInt8,
         reduce_range=True,
-        nodes_to_exclude=[*left_out, *(f"{node}_MatMul" for node in left_out)],  # what it makes of a Gemm first
+        nodes_to_exclude=left_out,
     )
     model = onnx_file.load(path)
     if not any("Integer" in node.op_type or "Quantize" in node.op_type for node in model.graph.node):
@@ -175,10 +174,10 @@ def to_int4(source: Path, name: str, path: Path, float_values: Sequence[str] = (
     refusal = unsupported_precision(name, Precision.INT4, "it holds no dense layer to quantize")
     onnx_file.require(source, _DENSE, refusal)
     prepared = ONNXModel(onnx_file.load(source))
+    left_out = _left_out(prepared.model, float_values)
     # The quantizer takes MatMul alone.
     prepared.replace_gemm_with_matmul()
     onnx_file.name_nodes(prepared.model)
-    left_out = onnx_file.nodes_of(prepared.model, float_values)
     quantizer = MatMulNBitsQuantizer(prepared.model, block_size=_BLOCK, is_symmetric=True, nodes_to_exclude=left_out)
     quantizer.process()
     model = quantizer.model.model
@@ -186,6 +185,16 @@ def to_int4(source: Path, name: str, path: Path, float_values: Sequence[str] = (
         raise refusal
     onnx_file.strip(model)
     onnx.save(model, path)
+
+
+def _left_out(model: onnx.ModelProto, float_values: Sequence[str]) -> list[str]:
+    """Name the nodes; return the names of those that stay float, and of the product that is first made of a Gemm.
+
+    Asked of the model as it is given: of the product and the sum that a Gemm becomes, the sum alone gives its value.
+    """
+    onnx_file.name_nodes(model)
+    names = onnx_file.nodes_of(model, float_values)
+    return [*names, *(f"{name}_MatMul" for name in names)]
 
 
 def to_float16(source: Path, name: str, path: Path, float_values: Sequence[str] = ()) -> None:
@@ -230,10 +239,12 @@ def _join_float32(model: onnx.ModelProto) -> None:
         for node in model.graph.node
         if node.op_type == "Cast" and node.name.endswith("_cast_to_fp32_node") and node.input[0] in narrowed
     }
-    for node in model.graph.node:
+    graphs = list(onnx_file.graphs_of(model.graph))
+    for node in (node for graph in graphs for node in graph.node):
         node.input[:] = [widened.get(name, name) for name in node.input]
-    # What no node reads any more is dropped, so that it is not computed.
-    read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    # What no node reads any more, in a branch neither, is dropped, so that it is not computed.
+    read = {name for graph in graphs for node in graph.node for name in node.input}
+    read |= {value.name for graph in graphs for value in graph.output}
     nodes = [node for node in model.graph.node if node.op_type != "Cast" or node.output[0] in read]
     del model.graph.node[:]
     model.graph.node.extend(nodes)

@@ -27,12 +27,14 @@ def with_own_outputs(
     end = next(node for node in module.graph.nodes if node.op == "output")
     results = list(end.args[0]) if isinstance(end.args[0], (tuple, list)) else [end.args[0]]
     for place, result in enumerate(results):
+        if not isinstance(result, fx.Node):  # None, or a number, that the model returns as it is
+            continue
         with module.graph.inserting_before(end):
             if result not in values.dependent and not are_constants_held:
                 results[place] = _chosen(module.graph, result, values)
             elif result.op == "placeholder" or result in results[:place]:
                 # A reshape to the shape that it has, the batch left free, gives a value of another name.
-                shape = [-1, *values.env[result].shape[1:]]
+                shape = [-1, *values.env[result].shape[1:]] if values.env[result].dim() else []
                 results[place] = module.graph.call_function(_ATEN.reshape.default, (result, shape))
     end.args = (tuple(results) if isinstance(end.args[0], (tuple, list)) else results[0],)
     module.recompile()

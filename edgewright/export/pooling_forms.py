@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from edgewright.export.padding_form import padded
 
-__all__ = ["POOLING_FORMS", "has_own_divisor", "is_ceiling", "is_dilated"]
+__all__ = ["POOLING_FORMS", "has_own_divisor", "is_ceiling", "is_dilated", "tells_places"]
 
 Tensor = torch.Tensor
 
@@ -46,13 +46,33 @@ def _adaptive_avg_pool2d(x: Tensor, output_size: Sequence[int]) -> Tensor:
     return x
 
 
-def _adaptive_max_pool(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-    """The largest of windows that may overlap; where it stood, nothing here reads."""
+def _numbered(x: Tensor, axes: int) -> Tensor:
+    """The place of each number in its own image, (1, ..., *image); real, as converters pad no others.
+
+    They are exact up to 2^24, an image of 4,096 x 4,096.
+    """
+    image = x.shape[-axes:]
+    return torch.arange(math.prod(image)).float().reshape([*[1] * (x.dim() - axes), *image])
+
+
+def _where_equal(x: Tensor, largest: Tensor, places: Tensor, behind: float) -> Tensor:
+    return torch.where(x == largest, places, torch.full_like(places, behind))
+
+
+def _adaptive_max_pool(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The largest of windows that may overlap, and its place in the image: the first, where several are as large."""
+    places, count = _numbered(x, len(output_size)), math.prod(x.shape[-len(output_size) :])
     for axis, want in zip(range(-len(output_size), 0), output_size, strict=True):
         have = x.shape[axis]
         bounds = [(n * have // want, -(-(n + 1) * have // want)) for n in range(want)]
-        x = torch.cat([x.narrow(axis, a, b - a).amax(axis, keepdim=True) for a, b in bounds], axis)
-    return x, None
+        windows = [(x.narrow(axis, a, b - a), places.narrow(axis, a, b - a)) for a, b in bounds]
+        parts = [window.amax(axis, keepdim=True) for window, _ in windows]
+        firsts = [
+            _where_equal(window, part, of_window, count).amin(axis, keepdim=True)
+            for part, (window, of_window) in zip(parts, windows, strict=True)
+        ]
+        x, places = torch.cat(parts, axis), torch.cat(firsts, axis)
+    return x, places.to(torch.int64)
 
 
 def _avg_pool(
@@ -97,8 +117,9 @@ def _max_pool(
     padding: Sequence[int] = (0,),
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
-) -> Tensor:
-    """The largest of windows whose places may lie apart, one axis after the other."""
+) -> tuple[Tensor, Tensor]:
+    """The largest of windows whose places may lie apart, one axis after the other; and its place, as above."""
+    numbers, count = _numbered(x, axes), math.prod(x.shape[-axes:])
     given = (kernel_size, stride or kernel_size, padding, dilation)
     for axis, (wide, step, pad, apart) in enumerate(zip(*(list(n) * (axes // len(n)) for n in given), strict=True)):
         axis -= axes  # noqa: PLW2901 - counted from the last
@@ -110,18 +131,37 @@ def _max_pool(
         around = [pad, max(0, last * step + reach - have - pad)]
         if any(around):
             x = functional.pad(x, [0, 0] * (-1 - axis) + around, value=least)
+            numbers = functional.pad(numbers, [0, 0] * (-1 - axis) + around, value=count)
         starts = [n * apart for n in range(wide)]
         # One shifted slice for each place of the window, thinned to the windows' starts: their maximum is the pooling.
-        parts = [x.narrow(axis, start, last * step + 1) for start in starts]
-        parts = [torch.ops.aten.slice.Tensor(part, axis, 0, part.shape[axis], step) for part in parts]
+        parts, places = (
+            [
+                torch.ops.aten.slice.Tensor(side.narrow(axis, start, last * step + 1), axis, 0, last * step + 1, step)
+                for start in starts
+            ]
+            for side in (x, numbers)
+        )
         x = functools.reduce(torch.maximum, parts)
-    return x
+        firsts = [_where_equal(part, x, place_, count) for part, place_ in zip(parts, places, strict=True)]
+        numbers = functools.reduce(torch.minimum, firsts)
+    return x, numbers.to(torch.int64)
+
+
+def _max_pool_alone(axes: int, *given: Any, **named: Any) -> Tensor:
+    return _max_pool(axes, *given, **named)[0]
 
 
 def is_dilated(node: fx.Node) -> bool:
     """Whether this is pooling for the largest whose windows have gaps."""
     given: Any = node.kwargs.get("dilation") or (*node.args[4:], (1,))[0]
     return str(node.target) in _LARGEST and set(given if isinstance(given, (list, tuple)) else [given]) != {1}
+
+
+def tells_places(node: fx.Node) -> bool:
+    """Whether this is pooling for the largest, and somebody reads where they stood."""
+    name = str(node.target)
+    is_pool = name.startswith("aten.adaptive_max_pool") or name in _WITH_INDICES
+    return is_pool and any(user.args[1] == 1 for user in node.users)
 
 
 def has_own_divisor(node: fx.Node) -> bool:
@@ -142,12 +182,12 @@ def _adaptive_avg_pool1d(x: Tensor, output_size: Sequence[int]) -> Tensor:
     return _averaged(x, -1, x.shape[-1], output_size[0])
 
 
+_WITH_INDICES: dict[str, Callable[..., Any]] = {
+    f"aten.max_pool{axes}d_with_indices.default": partial(_max_pool, axes) for axes in (1, 2, 3)
+}
 _LARGEST: dict[str, Callable[..., Any]] = {
-    **{f"aten.max_pool{axes}d.default": partial(_max_pool, axes) for axes in (1, 2, 3)},
-    **{
-        f"aten.max_pool{axes}d_with_indices.default": lambda *given, axes=axes: (_max_pool(axes, *given), None)
-        for axes in (2, 3)
-    },
+    **{f"aten.max_pool{axes}d.default": partial(_max_pool_alone, axes) for axes in (1, 2, 3)},
+    **_WITH_INDICES,
 }
 
 POOLING_FORMS: dict[str, Callable[..., Any]] = {

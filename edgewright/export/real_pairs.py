@@ -101,16 +101,17 @@ class _Writer:
     def _transform(self, node: fx.Node, kind: "_Kind") -> _Pair | fx.Node:
         named = dict(zip(kind.arguments, node.args[1:], strict=False)) | dict(node.kwargs)
         value = self.values.env[node.args[0]]  # type: ignore[index]
-        axes = named.get("dim", kind.axes)
-        axes = range(value.dim()) if axes is None else [axes] if isinstance(axes, int) else axes
-        axes = [axis % value.dim() for axis in axes]
         sizes: Any = named.get("n", named.get("s"))
         sizes = [sizes] if isinstance(sizes, int) else sizes
-        result = self.values.env[node]
+        axes = named.get("dim", kind.axes)
+        if axes is None:  # all of them, or the last for which there are sizes
+            axes = range(value.dim() - len(sizes), value.dim()) if sizes is not None else range(value.dim())
+        axes = [axis % value.dim() for axis in ([axes] if isinstance(axes, int) else axes)]
         # Never of the half of frequencies: it does not tell an odd length from an even one.
-        lengths = [(result if kind.half == "back" else value).shape[axis] for axis in axes]
-        # Other sizes would cut or pad the input first.
-        if max(lengths) > _LARGEST or (sizes is not None and list(sizes) != lengths):
+        lengths = [self.values.env[node].shape[axis] for axis in axes]
+        if kind.half == "out":
+            lengths[-1] = sizes[-1] if sizes is not None and sizes[-1] != -1 else value.shape[axes[-1]]
+        if max(lengths) > _LARGEST:
             raise _Unknown
         pair = self._pair(node.args[0])
         # From the last axis on: it halves the frequencies of a real input, and the others have less to do. To a real
@@ -119,11 +120,12 @@ class _Writer:
             half = kind.half if place_ == len(axes) - 1 else ""
             if half == "back":
                 continue
-            pair = self._product(pair, axis, _matrix(length, kind.sign, _scale(length, kind, named.get("norm")), half))
+            matrix = _matrix(length, kind.sign, _scale(length, kind, named.get("norm")), half)
+            pair = self._product(pair, axis, _of_rows(matrix, value.shape[axis]))
         if kind.half != "back":
             return pair
         matrix = _matrix(lengths[-1], kind.sign, _scale(lengths[-1], kind, named.get("norm")), "back")
-        return self._product(pair, axes[-1], matrix).real
+        return self._product(pair, axes[-1], _of_rows(matrix, value.shape[axes[-1]])).real
 
     def _product(self, pair: _Pair, axis: int, matrix: torch.Tensor) -> _Pair:
         """(a + bi)(c + si) along an axis."""
@@ -198,6 +200,12 @@ def _matrix(length: int, sign: int, scale: float, half: str) -> torch.Tensor:
     matrix = matrix[:frequencies]
     matrix[1 : (length + 1) // 2] *= 2  # those of the mirrored half
     return matrix
+
+
+def _of_rows(matrix: torch.Tensor, given: int) -> torch.Tensor:
+    """For ``given`` numbers, which a transform of another size first cuts off or fills up with zeros."""
+    missing = max(0, given - len(matrix))
+    return torch.cat([matrix[:given], matrix.new_zeros(missing, matrix.shape[1])])
 
 
 def _absolute(writer: _Writer, pair: _Pair) -> fx.Node:

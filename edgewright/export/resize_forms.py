@@ -69,14 +69,23 @@ def _nearest(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _linear(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def form(x: Tensor, *settings: Any, **named: Any) -> Tensor:
-        axes = x.dim() - 2
-        for axis in range(axes):
+        axes, is_whole = x.dim() - 2, not x.dtype.is_floating_point
+        for axis in reversed(range(axes)):
             # It is linear: what it makes of the unit vectors are the rows of its matrix, (have, want).
             shares = _of_one_axis(operation, torch.eye(x.shape[axis + 2]), axis, axes, settings, named)
-            x = (x.movedim(axis + 2, -1) @ shares.to(x.dtype)).movedim(-1, axis + 2)
+            lines = x.movedim(axis + 2, -1)
+            # Shares of one are no whole numbers.
+            resized_lines = _rounded(lines.float() @ shares, x.dtype) if is_whole else lines @ shares.to(x.dtype)
+            x = resized_lines.movedim(-1, axis + 2)
         return x
 
     return form
+
+
+def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """After each axis, from the last on, as torch does; bicubic shares lead beyond what the type holds."""
+    limits = torch.iinfo(dtype)
+    return torch.round(x).clamp(limits.min, limits.max).to(dtype)
 
 
 def has_other_scale(node: fx.Node, values: NodeValues) -> bool:

@@ -5,6 +5,7 @@ softmax, and zero times it gives NaN as well. In 8 bits the scores beside it are
 Runs in a child process.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["BOUND", "bound_masks", "masking_nodes", "masking_operators"]
 
 _LEAST = float(np.finfo(np.float16).min)
+# What computes with numbers, of the above: a whole one among the others' operands is a size or a place.
+_COMPUTES = {
+    *("add", "sub", "mul", "div", "truediv", "where", "masked_fill", "full", "full_like", "maximum", "minimum"),
+    "clamp",
+}
 BOUND = -30_000.0  # two of them added, and scores of thousands beside them, are still in the range of half precision
 _SOFTMAX = {
     *("softmax", "_softmax", "log_softmax", "_log_softmax", "Softmax", "LogSoftmax", "SOFTMAX", "LOG_SOFTMAX"),
@@ -89,15 +95,16 @@ def bound_masks(graph: "fx.GraphModule") -> str:
     changed: list[float] = []
 
     def bounded(value: Any) -> Any:
-        if isinstance(value, float) and np.isfinite(value) and value < _LEAST:
+        # torch makes a whole number what it is computed with: a mask of -1000000000 is a real one.
+        if isinstance(value, (int, float)) and math.isfinite(value) and value < _LEAST:
             changed.append(value)
-            return BOUND
+            return type(value)(BOUND)
         return value
 
     for node in nodes:
         if node.op == "get_attr" and any(user in masking for user in node.users):
             changed += _bound_tensor(graph, str(node.target))
-        elif node in masking:
+        elif node in masking and kind(node) in _COMPUTES:
             node.args = fx.node.map_aggregate(node.args, bounded)
             node.kwargs = fx.node.map_aggregate(node.kwargs, bounded)
     graph.recompile()
@@ -111,12 +118,14 @@ def _bound_tensor(graph: "fx.GraphModule", target: str) -> list[float]:
 
     owner, _, leaf = target.rpartition(".")
     tensor = getattr(graph.get_submodule(owner), leaf)
-    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+    # A whole one may be cast on its way; of truth values and complex ones nothing is less than the other.
+    if not isinstance(tensor, torch.Tensor) or tensor.dtype is torch.bool or tensor.is_complex():
         return []
     low = torch.isfinite(tensor) & (tensor < _LEAST)
     values = [float(value) for value in tensor[low].unique()]
     with torch.no_grad():
-        tensor.data = torch.where(low, torch.full_like(tensor, BOUND), tensor)
+        if values:  # of types that do not hold the bound, no number is below it
+            tensor.data = torch.where(low, torch.full_like(tensor, BOUND), tensor)
     return values
 
 

@@ -172,9 +172,12 @@ def _fmod(x: Tensor, y: Tensor | float) -> Tensor:
 def _atan2(y: Tensor, x: Tensor) -> Tensor:
     """Where x is zero by the sign of y alone: a quotient has the sign of that zero as well. Two zeros have signs."""
     is_left = (x < 0) | ((y == 0) & is_below_zero(x))
-    quotient = torch.atan(y / torch.where(x == 0, torch.ones_like(x), x))
+    one = torch.ones_like(x)
+    # Of two of one size it is 1 or -1, where the quotient of infinities is NaN; of two zeros it is not read.
+    quotient = torch.where(y.abs() == x.abs(), torch.sign(y) * torch.sign(x), y / torch.where(x == 0, one, x))
+    angle = torch.atan(quotient)
     turn = torch.where(is_below_zero(y), torch.full_like(y, -math.pi), torch.full_like(y, math.pi))
-    turned = torch.where(x == 0, y, quotient) + torch.where(is_left, turn, torch.zeros_like(turn))
+    turned = torch.where(x == 0, y, angle) + torch.where(is_left, turn, torch.zeros_like(turn))
     return torch.where((x == 0) & (y != 0), torch.sign(y) * (math.pi / 2), turned)
 
 

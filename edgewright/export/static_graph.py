@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgewright.errors import UnsupportedError
 from edgewright.intake.module_paths import free_name, place
 
 __all__ = ["NodeValues", "static_graph"]
@@ -27,11 +28,13 @@ _SHAPE_ONLY = frozenset(
 
 
 class NodeValues(fx.Interpreter):
-    """Runs the graph once and keeps what each node gives, and which nodes depend on the inputs' values."""
+    """Runs the graph once and keeps what each node gives, which nodes depend on the inputs' values, and which draw at
+    random."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.dependent: set[fx.Node] = set()
+        self.drawing: set[fx.Node] = set()
 
     @classmethod
     def of(cls, module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> "NodeValues":
@@ -51,14 +54,32 @@ class NodeValues(fx.Interpreter):
         # Layers are what quantizers look for: they stay, whatever they are given.
         if n.op in {"placeholder", "call_module"} or any(o in self.dependent for o in operands):
             self.dependent.add(n)
-        return super().run_node(n)
+        if not n.op.startswith("call_"):
+            return super().run_node(n)
+        # By the generator, not by the operation: a dropout that is turned off draws nothing.
+        before = torch.get_rng_state()
+        result = super().run_node(n)
+        if not torch.equal(before, torch.get_rng_state()):
+            self.drawing.add(n)
+        return result
 
 
 def static_graph(module: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> fx.GraphModule:
-    """A copy for inputs of the examples' shapes, without what does not depend on their values."""
+    """A copy for inputs of the examples' shapes, without what does not depend on their values.
+
+    Raises:
+        UnsupportedError: it draws at random; names the operator.
+    """
     module = copy.copy(module)
     module.graph = copy.deepcopy(module.graph)
+    module.graph.eliminate_dead_code()
     values = NodeValues.of(module, examples)
+    drawing = next((node for node in module.graph.nodes if node in values.drawing and node.users), None)
+    if drawing is not None:
+        raise UnsupportedError(
+            f"operator {drawing.target} (node '{drawing.name}') draws at random, so that no file can be compared with"
+            " the model: give the numbers as an input, or export the model as it answers without them"
+        )
     for node in list(module.graph.nodes):
         if node.op == "call_function" and node not in values.dependent:
             _make_constant(module, node, values)

@@ -29,6 +29,7 @@ __all__ = [
     "packed",
     "save",
     "tensors",
+    "zero_point",
 ]
 
 _IDENTIFIER = b"TFL3"
@@ -42,33 +43,79 @@ _BIAS = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_
 
 
 def load(path: Path) -> Any:
-    """The file as the schema's mutable ``ModelT``.
+    """The file as the schema's mutable ``ModelT``, its tensors named and its references checked.
 
     Raises:
-        InputError: not a `.tflite` file, or a damaged one.
+        InputError: not a `.tflite` file, a damaged one, or one of a newer schema.
     """
     content = path.read_bytes()
     if content[4:8] != _IDENTIFIER:
         raise InputError(f"{path}: not a .tflite file (no TFL3 at byte 4); was it cut off or renamed?")
     try:
-        return _completed(flatbuffer_utils.read_model_from_bytearray(content))
+        model = flatbuffer_utils.read_model_from_bytearray(content)
     except (struct.error, ValueError, TypeError, IndexError, AttributeError) as e:
         # flatbuffers raises the first two for an offset that leads nowhere, in words of its own code.
         leads_nowhere = isinstance(e, (struct.error, TypeError))
         cause = f"it refers to what lies outside its {len(content):,} bytes" if leads_nowhere else one_line(e, 200)
         raise InputError(f"{path}: a truncated or damaged .tflite: {cause}") from e
-
-
-def _completed(model: Any) -> Any:
-    """With what the format lets a file leave out: a name for each tensor, by which they are known here, and the lists
-    of an operator that takes or gives nothing."""
-    for graph in model.subgraphs:
-        for operator in graph.operators or ():
-            operator.inputs = [] if operator.inputs is None else operator.inputs
-            operator.outputs = [] if operator.outputs is None else operator.outputs
-        for index, tensor in enumerate(graph.tensors):
-            tensor.name = tensor.name or f"tensor_{index}".encode()
+    _complete(model)
+    fault = _fault(model)
+    if fault:
+        raise InputError(f"{path}: a damaged .tflite, or one of a newer schema: {fault}; export the model again")
     return model
+
+
+def _complete(model: Any) -> None:
+    """Put a list in the place of each that is left out, and a name in that of each tensor's."""
+    model.operatorCodes = _listed(model.operatorCodes)
+    for graph in model.subgraphs:
+        graph.inputs, graph.outputs = _listed(graph.inputs), _listed(graph.outputs)
+        graph.operators = _listed(graph.operators)
+        for operator in graph.operators:
+            operator.inputs, operator.outputs = _listed(operator.inputs), _listed(operator.outputs)
+        for number, tensor in enumerate(graph.tensors):
+            if not tensor.name:  # converters may strip what no runtime needs
+                tensor.name = b"tensor_%d" % number
+    for signature in _listed(model.signatureDefs):
+        signature.inputs, signature.outputs = _listed(signature.inputs), _listed(signature.outputs)
+
+
+def _listed(values: Any) -> Any:
+    return [] if values is None else values
+
+
+def _fault(model: Any) -> str:
+    """What the file refers to and does not hold, or does not name as the schema does; "" where there is nothing."""
+    if not model.subgraphs:
+        return "it holds no graph"
+    for code in model.operatorCodes:
+        if _builtin(code) not in _OPERATORS:
+            return f"its operator code {_builtin(code)} is unknown"
+    for graph in model.subgraphs:
+        count = len(graph.tensors)
+        for tensor in graph.tensors:
+            if tensor.type not in DTYPES:
+                return f"its tensor '{_text(tensor.name)}' is of type {tensor.type}, which is unknown"
+        for number, operator in enumerate(graph.operators):
+            if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
+                return f"its operator {number} has code {operator.opcodeIndex} of {len(model.operatorCodes)}"
+            # An operand that is left out is -1.
+            if any(not -1 <= i < count for i in (*operator.inputs, *operator.outputs)):
+                return f"its operator {number} reads or gives a tensor that is not among its {count}"
+        if any(not 0 <= i < count for i in (*graph.inputs, *graph.outputs)):
+            return f"an input or output is not among its {count} tensors"
+    entries = [m for signature in _listed(model.signatureDefs) for m in (*signature.inputs, *signature.outputs)]
+    if any(not 0 <= entry.tensorIndex < len(model.subgraphs[0].tensors) for entry in entries):
+        return "an input or output of its signature is not among its tensors"
+    return ""
+
+
+def _builtin(code: Any) -> int:
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))  # codes below 127 stand in the older field
+
+
+def _text(name: bytes | None) -> str:
+    return (name or b"").decode(errors="replace")
 
 
 def save(model: Any, path: Path) -> None:
@@ -159,17 +206,22 @@ def tensors(path: Path) -> Declared:
         pairs = [[(graph.tensors[i].name, i) for i in side] for side in (graph.inputs, graph.outputs)]
     else:
         pairs = [[(m.name, m.tensorIndex) for m in side] for side in (signature.inputs, signature.outputs)]
-    inputs, outputs = (tuple(_spec(name.decode(), graph.tensors[i]) for name, i in side) for side in pairs)
+    inputs, outputs = (tuple(_spec(_text(name), graph.tensors[i]) for name, i in side) for side in pairs)
     return Declared(inputs, outputs)
 
 
 def operator_name(model: Any, operator: Any) -> str:
     """The schema's name of an operator, ``CUSTOM:<name>`` for a custom one."""
     code = model.operatorCodes[operator.opcodeIndex]
-    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)  # codes below 127 stand in the older field
-    if builtin == schema.BuiltinOperator.CUSTOM:
-        return f"CUSTOM:{code.customCode.decode()}"
-    return str(_OPERATORS[builtin])
+    if _builtin(code) == schema.BuiltinOperator.CUSTOM:
+        return f"CUSTOM:{_text(code.customCode)}"
+    return str(_OPERATORS[_builtin(code)])
+
+
+def zero_point(tensor: Any) -> int:
+    """What stands for zero in a tensor with one scale; the schema lets a file leave out a zero point of 0."""
+    points = tensor.quantization.zeroPoint
+    return int(points[0]) if points is not None and len(points) else 0
 
 
 def _spec(name: str, tensor: Any) -> TensorSpec:
@@ -183,5 +235,5 @@ def _spec(name: str, tensor: Any) -> TensorSpec:
         shape=tuple(int(n) for n in (shape if shape is not None else ())),
         dtype=DTYPES[tensor.type],
         scale=float(quantization.scale[0]) if scaled else None,
-        zero_point=int(quantization.zeroPoint[0]) if scaled else None,
+        zero_point=zero_point(tensor) if scaled else None,
     )

@@ -9,6 +9,9 @@ from torch import nn
 from torch.nn import functional
 
 from edgewright.artifact import Precision
+from edgewright.export.coreml_graph import graph_for_coreml
+from edgewright.export.litert_graph import graph_for_litert
+from edgewright.export.pooling_forms import POOLING_FORMS
 from edgewright.profile import Platform
 from tests.export.end_to_end import exported_answers, largest_difference
 
@@ -79,3 +82,42 @@ def test_padding_by_its_name_is_the_sources(name: str, platform: Platform, tmp_p
     found, expected = exported_answers(nn.Sequential(layer, nn.ReLU()), rows, platform, Precision.FLOAT32, tmp_path)
     assert found.shape == expected.shape
     assert largest_difference(found, expected) <= 1e-5
+
+
+PLACES = {
+    "with gaps": ("max_pool2d_with_indices", (3, 2, 1, 2)),
+    "of one number for all axes": ("max_pool2d_with_indices", ((2,), (), (0,), (1,), True)),
+    "of one axis": ("max_pool1d_with_indices", (3, 2, 1)),
+    "of three axes": ("max_pool3d_with_indices", (2, 1, 1, 2)),
+    "adaptive": ("adaptive_max_pool2d", ((3, 2),)),
+    "adaptive, of three axes": ("adaptive_max_pool3d", ((2, 2, 3),)),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_largest_is_told_by_its_place(name):
+    operation, settings = PLACES[name]
+    axes = int(operation.partition("pool")[2][0])
+    settings = tuple((n,) * axes if type(n) is int else n for n in settings)
+    # Few numbers: several of a window are the largest, and the first of them counts.
+    x = torch.randint(-2, 3, (2, 3, *(7, 8, 5)[:axes]), generator=torch.Generator().manual_seed(0)).float()
+    expected = getattr(torch.ops.aten, operation).default(x, *settings)
+    for found, wanted in zip(POOLING_FORMS[f"aten.{operation}.default"](x, *settings), expected, strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("graph_for", [graph_for_coreml, graph_for_litert], ids=["coreml", "litert"])
+def test_a_place_that_is_an_output_stays_one(graph_for):
+    class Places(nn.Module):
+        def forward(self, x):
+            return functional.max_pool2d(x, 3, 2, 1, dilation=2, return_indices=True), functional.adaptive_max_pool2d(
+                x, (3, 2), return_indices=True
+            )
+
+    x = torch.randn(1, *IMAGE)
+    program = torch.export.export(Places(), (x,)).module()
+    refused = {"max_pool2d_with_indices"}
+    graph = graph_for(program, (x,)) if graph_for is graph_for_coreml else graph_for(program, (x,), refused)
+    found, expected = torch.utils._pytree.tree_leaves(graph(x)), torch.utils._pytree.tree_leaves(Places()(x))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)

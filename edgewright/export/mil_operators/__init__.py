@@ -3,6 +3,10 @@
 Semantics: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
 """
 
+import functools
+
+from torch import Tensor
+
 from edgewright.export.mil_operators import (
     constants,
     elementwise,
@@ -18,7 +22,21 @@ from edgewright.export.mil_operators.elementwise import Operator
 
 __all__ = ["OPERATORS", "Arguments", "Operand", "Operator"]
 
-OPERATORS: dict[str, Operator] = {
+
+def _refusing_zeros(operator: Operator) -> Operator:
+    """The same, where a size of zero that it divides by is told as the other operands that do not fit are."""
+
+    @functools.wraps(operator)
+    def computed(a: Arguments) -> Tensor | list[Tensor]:
+        try:
+            return operator(a)
+        except ArithmeticError as e:
+            raise ValueError(f"operands of a size or value that cannot be: {e}") from e
+
+    return computed
+
+
+_ALL: dict[str, Operator] = {
     **constants.OPERATORS,
     **elementwise.OPERATORS,
     **images.OPERATORS,
@@ -28,3 +46,4 @@ OPERATORS: dict[str, Operator] = {
     **scatter.OPERATORS,
     **shapes.OPERATORS,
 }
+OPERATORS: dict[str, Operator] = {kind: _refusing_zeros(operator) for kind, operator in _ALL.items()}

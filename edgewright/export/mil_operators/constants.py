@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,10 +28,13 @@ def _affine_dequantize(a: Arguments) -> Tensor:
 
 def _bits(packed: Tensor, width: int, count: int) -> Tensor:
     """`count` unsigned integers of `width` bits, packed from the least significant bit of each byte upward."""
-    # (bytes, 8): a field may lie across two bytes, so all are laid out in one row of bits.
-    bits = (packed.to(torch.uint8).unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1
-    fields = bits.reshape(-1)[: width * count].reshape(count, width).long()
-    return (fields << torch.arange(width)).sum(1)
+    # A field may lie across two bytes, so all are laid out in one row of bits; in bytes, of millions of them.
+    bits = np.unpackbits(packed.to(torch.uint8).reshape(-1).numpy(), bitorder="little")
+    fields = bits[: width * count].reshape(count, width)
+    whole = np.zeros(count, np.uint8)
+    for place in range(width):
+        whole |= fields[:, place] << place
+    return torch.from_numpy(whole)
 
 
 def _lut_to_dense(a: Arguments) -> Tensor:
@@ -40,7 +44,7 @@ def _lut_to_dense(a: Arguments) -> Tensor:
     palette, shape = a.tensor("lut"), a.ints("shape")
     # Palettes have a power of two of entries: log2 in whole numbers.
     width = (palette.numel() - 1).bit_length()
-    return palette[_bits(a.tensor("indices"), width, math.prod(shape))].reshape(shape)
+    return palette.reshape(-1).index_select(0, _bits(a.tensor("indices"), width, math.prod(shape)).int()).reshape(shape)
 
 
 def _vector_axis(a: Arguments) -> int:
@@ -54,13 +58,20 @@ def _looked_up(indices: Tensor, lut: Tensor, axis: int) -> Tensor:
     """
     groups = [
         # The group of each place along this axis, shaped to broadcast with those of the other axes.
-        (torch.arange(size) // (size // count)).reshape([-1 if i == at else 1 for i in range(indices.dim())])
+        (torch.arange(size) // _block(size, count)).reshape([-1 if i == at else 1 for i in range(indices.dim())])
         for at, (size, count) in enumerate(zip(indices.shape, lut.shape, strict=False))
     ]
     entries = lut[(*groups, indices.long())]
     if lut.shape[-1] == 1:
         return entries.squeeze(-1)
     return entries.movedim(-1, axis + 1).flatten(axis, axis + 1)
+
+
+def _block(size: int, count: int) -> int:
+    """How many places along an axis share one of ``count`` scales or palettes."""
+    if count < 1 or size % count:
+        raise ValueError(f"{count} blocks do not divide an axis of {size} places")
+    return size // count
 
 
 def _scattered(mask: Tensor, values: Tensor) -> Tensor:
@@ -100,9 +111,8 @@ def _blockwise_shift_scale(a: Arguments) -> Tensor:
 def _rescaled(data: Tensor, a: Arguments) -> Tensor:
     scale, offset = a.tensor("scale"), a.optional("offset")
     for axis, (size, blocks) in enumerate(zip(data.shape, scale.shape, strict=True)):
-        # A size that the blocks do not divide fails in the product below: the program contradicts itself.
-        scale = scale.repeat_interleave(size // blocks, axis)
-        offset = None if offset is None else offset.repeat_interleave(size // blocks, axis)
+        scale = scale.repeat_interleave(_block(size, blocks), axis)
+        offset = None if offset is None else offset.repeat_interleave(_block(size, blocks), axis)
     return scale * (data if offset is None else data - offset.float())
 
 

@@ -52,8 +52,11 @@ def _resize_bilinear(a: Arguments) -> Tensor:
 def _targets(a: Arguments) -> tuple[int, int]:
     x = a.tensor("x")
     sides = (("height", x.shape[-2]), ("width", x.shape[-1]))
-    # Rounded down, by the specification; 1e-6 for factors that float32 holds too small: 3 * (7 / 3) is 6.9999998.
-    height, width = (int(size * a.number(f"scale_factor_{side}", 1.0) + 1e-6) for side, size in sides)
+    # Rounded down, by the specification; multiplied in float32, as coremltools does: 7 / 3 is too small there, and
+    # 300 times that is 699.99998 in float64, and 700 here.
+    height, width = (
+        int(torch.tensor(a.number(f"scale_factor_{side}", 1.0), dtype=torch.float32) * size) for side, size in sides
+    )
     return height, width
 
 

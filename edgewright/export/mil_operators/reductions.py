@@ -1,4 +1,4 @@
-"""Reductions, sorting, and reading or writing by index."""
+"""Reductions, sorting, and reading by index."""
 
 from collections.abc import Callable
 
@@ -17,6 +17,11 @@ def _over_axes(function: Callable[[Tensor, list[int], bool], Tensor]) -> Callabl
         return function(x, a.ints("axes", list(range(x.dim()))), a.flag("keep_dims"))
 
     return reduce
+
+
+def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    # Of whole numbers in float64, which holds all of int32; the evaluator cuts it to the whole number that is declared.
+    return (x if x.is_floating_point() else x.double()).mean(axes, keepdim=keep)
 
 
 def _prod(x: Tensor, axes: list[int], keep: bool) -> Tensor:
@@ -61,22 +66,6 @@ def _gather_nd(a: Arguments) -> Tensor:
     return x[tuple(indices.unbind(-1))]
 
 
-def _scatter_nd(a: Arguments) -> Tensor:
-    data, indices, updates = a.tensor("data").clone(), a.tensor("indices").long(), a.tensor("updates")
-    mode = a.text("mode", "add")
-    if mode not in {"update", "add"}:
-        raise UnsupportedError(f"the Core ML operator 'scatter_nd' in mode '{mode}' is not evaluated")
-    return data.index_put_(tuple(indices.unbind(-1)), updates, accumulate=mode == "add")
-
-
-def _scatter_along_axis(a: Arguments) -> Tensor:
-    data, axis, mode = a.tensor("data"), a.integer("axis", 0), a.text("mode", "add")
-    if mode not in {"update", "add"}:
-        raise UnsupportedError(f"the Core ML operator 'scatter_along_axis' in mode '{mode}' is not evaluated")
-    indices, updates = _indices(a, data, axis), a.tensor("updates")
-    return data.scatter(axis, indices, updates) if mode == "update" else data.scatter_add(axis, indices, updates)
-
-
 def _topk(a: Arguments) -> list[Tensor]:
     values, indices = a.tensor("x").topk(a.integer("k", 1), a.integer("axis", -1), largest=not a.flag("ascending"))
     # A program may declare the values alone.
@@ -89,7 +78,7 @@ def _argsort(a: Arguments) -> Tensor:
 
 OPERATORS = {
     "reduce_sum": _over_axes(lambda x, axes, keep: x.sum(axes, keepdim=keep, dtype=x.dtype)),
-    "reduce_mean": _over_axes(lambda x, axes, keep: x.mean(axes, keepdim=keep)),
+    "reduce_mean": _over_axes(_mean),
     "reduce_max": _over_axes(lambda x, axes, keep: x.amax(axes, keepdim=keep)),
     "reduce_min": _over_axes(lambda x, axes, keep: x.amin(axes, keepdim=keep)),
     "reduce_prod": _over_axes(_prod),
@@ -105,7 +94,5 @@ OPERATORS = {
     "gather": _gather,
     "gather_along_axis": _gather_along_axis,
     "gather_nd": _gather_nd,
-    "scatter_nd": _scatter_nd,
-    "scatter_along_axis": _scatter_along_axis,
     "non_zero": lambda a: a.tensor("x").nonzero(),
 }

@@ -42,23 +42,31 @@ def _scatter(a: Arguments) -> Tensor:
     rank = max(indices.dim(), 1)
     # The indices' axes stand in `updates` where the axis stood in `data`: (*before, *indices, *behind).
     front = updates.movedim(list(range(axis, axis + rank)), list(range(rank)))
-    moved = _put(data.movedim(axis, 0), (indices.reshape(-1) % data.shape[axis],), front.flatten(0, rank - 1), _mode(a))
-    return moved.movedim(0, axis)
+    places = _counted_from_the_first(indices.reshape(-1), data.shape[axis])
+    return _put(data.movedim(axis, 0), (places,), front.flatten(0, rank - 1), _mode(a)).movedim(0, axis)
 
 
 def _scatter_along_axis(a: Arguments) -> Tensor:
     data, indices, updates = a.tensor("data"), a.tensor("indices").long(), a.tensor("updates")
     axis = a.integer("axis", 0) % data.dim()
-    # Each index with its own place along the other axes; a negative one counts from the end.
+    # Each index with its own place along the other axes.
     places = list(torch.meshgrid(*(torch.arange(n) for n in indices.shape), indexing="ij"))
-    places[axis] = indices % data.shape[axis]
+    places[axis] = _counted_from_the_first(indices, data.shape[axis])
     return _put(data, tuple(places), updates, _mode(a))
 
 
 def _scatter_nd(a: Arguments) -> Tensor:
     data, indices, updates = a.tensor("data"), a.tensor("indices").long(), a.tensor("updates")
-    places = tuple(index % size for index, size in zip(indices.unbind(-1), data.shape, strict=False))
+    places = tuple(map(_counted_from_the_first, indices.unbind(-1), data.shape))
     return _put(data, places, updates, _mode(a))
+
+
+def _counted_from_the_first(indices: Tensor, size: int) -> Tensor:
+    """A negative index counts from the end; one outside both is a wrong conversion's."""
+    outside = indices[(indices < -size) | (indices >= size)]
+    if outside.numel():
+        raise ValueError(f"the index {int(outside[0])} lies outside an axis of {size} places")
+    return torch.where(indices < 0, indices + size, indices)
 
 
 def _mode(a: Arguments) -> str:

@@ -79,19 +79,29 @@ def _split(a: Arguments) -> list[Tensor]:
 
 
 def _pad(a: Arguments) -> Tensor:
+    """``pad``: elements before and after each of the last axes."""
     x, pads, mode = a.tensor("x"), a.ints("pad"), a.text("mode", "constant")
     pairs = [pads[i : i + 2] for i in range(0, len(pads), 2)]
-    while mode != "constant" and len(pairs) > 1 and pairs[0] == [0, 0]:
-        pairs.pop(0)  # torch reflects the last axes only, and wants no entry for the others
-    flat = list(itertools.chain.from_iterable(reversed(pairs)))
     if mode == "constant":
-        return functional.pad(x, flat, value=a.number("constant_val", 0.0))
+        return functional.pad(
+            x, list(itertools.chain.from_iterable(reversed(pairs))), value=a.number("constant_val", 0.0)
+        )
     if mode not in {"reflect", "replicate"}:
         raise UnsupportedError(f"the Core ML padding mode '{mode}' is not evaluated")
-    # torch wants two axes before those that it mirrors or repeats.
-    missing = len(pairs) + 2 - x.dim()
-    grown = x[(None,) * max(0, missing)]
-    return functional.pad(grown, flat, mode=mode).reshape([*functional.pad(x, flat).shape])
+    # By the places that are taken, axis by axis: torch's own padding knows the last three axes only.
+    for axis, (before, after) in enumerate(pairs, x.dim() - len(pairs)):
+        last = x.shape[axis] - 1
+        places = torch.arange(-before, last + 1 + after)
+        if mode == "replicate":
+            places = places.clamp(0, last)
+        elif max(before, after) > last:
+            raise ValueError(
+                f"{max(before, after)} places are mirrored of an axis of {last + 1}, at most {last} can be"
+            )
+        else:
+            places = last - (last - places.abs()).abs()
+        x = x.index_select(axis, places)
+    return x
 
 
 def _cumsum(a: Arguments) -> Tensor:

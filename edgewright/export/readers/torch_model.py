@@ -1,10 +1,12 @@
 """`.pt2` programs and Edgewright's own torch graphs."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
+from torch.export.graph_signature import ConstantArgument
 
 from edgewright.artifact import Format
 from edgewright.export.readers.contents import Contents
@@ -40,11 +42,18 @@ def _program(path: Path) -> Contents:
     program = load_program(path)
     signature = program.graph_signature
     nodes = {node.name: node for node in program.graph.nodes}
-    inputs = [_spec(name, nodes[name]) for name in signature.user_inputs]
-    outputs = [_spec(name, nodes[name]) for name in signature.user_outputs]
+    # A number, text or None that the program was exported with, or returns, is held in its signature: it has no node.
+    inputs = [_spec(name, nodes[name]) for name in signature.user_inputs if _is_computed(name, nodes)]
+    outputs = [_spec(name, nodes[name]) for name in signature.user_outputs if _is_computed(name, nodes)]
+    fixed = [s.arg for s in signature.input_specs if isinstance(s.arg, ConstantArgument)]
+    notes = [f"the input '{argument.name}' is {argument.value!r}, fixed when it was exported" for argument in fixed]
     operators = Counter(str(n.target) for n in program.graph.nodes if n.op == "call_function")
     # Tensors that the program made itself are constants, and no parameters of the module.
-    return _counted({**program.state_dict, **program.constants}).result(inputs, outputs, dict(operators))
+    return _counted({**program.state_dict, **program.constants}).result(inputs, outputs, dict(operators), notes)
+
+
+def _is_computed(name: object, nodes: Mapping[str, torch.fx.Node]) -> TypeGuard[str]:
+    return isinstance(name, str) and name in nodes
 
 
 def _operator(node: torch.fx.Node) -> str:
@@ -63,5 +72,7 @@ def _counted(tensors: dict[str, Any]) -> Tally:
 
 def _spec(name: str, node: torch.fx.Node) -> TensorSpec:
     value = node.meta["val"]
+    if not isinstance(value, torch.Tensor):  # a number that is free, or an object of the program's own
+        return TensorSpec(name, (), type(value).__name__)
     shape = tuple(n if isinstance(n, int) else -1 for n in value.shape)
     return TensorSpec(name, shape, str(value.dtype).removeprefix("torch."))
