@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -281,3 +282,19 @@ def test_limit_at_the_end_of_its_scale_can_be_met_again(
     raised = [len(watch.judge(bad, reading)) for _ in range(2)]
     assert raised == [0, 1]
     assert [len(watch.judge(well, cleared)) for _ in range(3)] == [1, 1, 0]
+
+
+def test_battery_of_a_mouse_is_not_the_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mouse = SimpleNamespace(sensors_battery=lambda: SimpleNamespace(percent=5, power_plugged=False))
+    monkeypatch.setattr("edgewright_runtime.health.sensors._psutil", lambda: mouse)
+    for name, text in {"type": "Battery\n", "scope": "Device\n", "capacity": "5\n"}.items():
+        write(tmp_path, f"sys/class/power_supply/hidpp_battery_0/{name}", text)
+    write(tmp_path, "sys/class/power_supply/AC/type", "Mains\n")
+    write(tmp_path, "sys/class/power_supply/AC/online", "1\n")
+    without = Sensors(tmp_path).read()
+    write(tmp_path, "sys/class/power_supply/BAT0/type", "Battery\n")
+    write(tmp_path, "sys/class/power_supply/BAT0/scope", "System\n")
+    write(tmp_path, "sys/class/power_supply/BAT0/capacity", "80\n")
+
+    assert (without.battery_percent, without.on_mains) == (None, True)
+    assert Sensors(tmp_path).read().battery_percent == 80
