@@ -181,14 +181,16 @@ class _Plane:
         for_row, for_column, for_beside = self._weights
 
         def by_row(at: np.ndarray) -> np.ndarray:
-            return for_row * of(self._rows[:, at], _PRIOR_ROW)
+            return np.asarray(for_row * of(self._rows[:, at], _PRIOR_ROW))
 
         def by_column(at: np.ndarray) -> np.ndarray:
             # A set: with a group of 1 both distances are the same columns, which count once.
             beside = np.sum([_beside(self._columns, at + by) for by in {1, -1, self._group, -self._group}], axis=0)
-            return for_column * of(self._columns[:, at], _PRIOR_COLUMN) + for_beside * of(beside, _PRIOR_BESIDE)
+            alone = for_column * of(self._columns[:, at], _PRIOR_COLUMN)
+            return np.asarray(alone + for_beside * of(beside, _PRIOR_BESIDE))
 
-        return _each(by_row, row, self._rows.shape[1]) + _each(by_column, column, self._columns.shape[1])
+        of_rows = _each(by_row, row, self._rows.shape[1])
+        return np.asarray(of_rows + _each(by_column, column, self._columns.shape[1]))
 
 
 class _Sizes:
