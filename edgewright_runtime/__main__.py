@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,29 +161,27 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _predict(options: argparse.Namespace) -> dict[str, Any]:
-    from edgewright_runtime.predict.predictor import Predictor
+    from edgewright_runtime.predict.predictor import Predictor, check_finite
 
     # Leased while files are read: an update must not delete the bundle in between.
     with _held(options.root) if options.bundle is None else nullcontext(options.bundle) as folder:
         predictor = Predictor(folder, options.threads)
         prediction = predictor.predict(_rows(options.rows))
-    if predictor.manifest.task == "none":
+    none = predictor.manifest.task == "none"
+    check_finite(prediction.outputs.values() if none else [prediction.scores])
+    if none:
         return {"outputs": {name: array.tolist() for name, array in prediction.outputs.items()}}
     return {"labels": list(prediction.labels), "scores": prediction.scores.tolist()}
 
 
 def _rows(source: str) -> Any:
-    import numpy as np
-
     from edgewright_runtime.npy import read_npy
 
     try:
         if source.endswith(".npy"):
             return read_npy(Path(source))
-        content = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text())
-        # A list of objects, or one: rows of a table, or inputs by name. A bare list of numbers is an array.
-        table = isinstance(content, dict) or (isinstance(content, list) and content and isinstance(content[0], dict))
-        return content if table else np.asarray(content, dtype=np.float32)
+        # As it is: token ids would lose their type, and a float64 its digits, where a model's inputs are not known.
+        return json.loads(sys.stdin.read() if source == "-" else Path(source).read_text())
     except Exception as e:  # of JSON, or of whatever the header of a damaged array raises
         raise InputRejectedError(f"{source}: cannot be read: {str(e)[:200]}") from e
 
@@ -228,11 +226,8 @@ def _waiting(path: Path) -> dict[str, int] | None:
 
     if not path.exists():
         return None
-    outbox = Outbox(path)
-    try:
+    with closing(Outbox(path)) as outbox:
         return outbox.counters()
-    finally:
-        outbox.close()
 
 
 def _rollback(options: argparse.Namespace) -> dict[str, Any]:
@@ -279,8 +274,8 @@ def _sync(options: argparse.Namespace) -> dict[str, Any]:
     from edgewright_runtime.health.outbox import Outbox
     from edgewright_runtime.predict.offline import sync
 
-    outbox = Outbox(options.root / "outbox.db")
-    done = sync(outbox, _client(options), {"release": _current(options.root).name, **outbox.counters()})
+    with closing(Outbox(options.root / "outbox.db")) as outbox:
+        done = sync(outbox, _client(options), {"release": _current(options.root).name, **outbox.counters()})
     offer = f"{done.offer.line}.{done.offer.version}" if done.offer else None
     return {"sent": done.records, "batches": done.batches, "offer": offer}
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = [
@@ -168,11 +168,14 @@ def set_aside(path: Path) -> Path:
 
 
 def discard(folder: Path) -> None:
-    """Delete a folder so that it is either whole or gone; what a crash leaves has a hidden name."""
+    """Delete a folder so that it is either whole or gone; what a crash leaves has a hidden name. One that is not there
+    is gone already.
+    """
     hidden = folder if folder.name.startswith(".") else folder.with_name(f".{folder.name}.gone")
     # A rename is one step, deleting many files is not.
     if hidden != folder:
         remove(hidden)
-        folder.replace(hidden)
+        with suppress(FileNotFoundError):
+            folder.replace(hidden)
         sync_folder(folder.parent)
     remove(hidden)

@@ -37,6 +37,7 @@ _MAX_PATH = 240
 MAX_INTEGER = 1 << 53
 _MAX_DIGITS = 500  # more than a float64 written out in full
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _ALLOWED_PATH = re.compile(r"[A-Za-z0-9._+@ -]+(/[A-Za-z0-9._+@ -]+)*")
 
 
@@ -49,7 +50,7 @@ def parse_object(content: bytes, what: str) -> Fields:
     """One JSON object, as fields to be read.
 
     Raises:
-        IntegrityError: too long, not JSON, not an object, a key twice, or NaN.
+        IntegrityError: too long, not JSON, not an object, a key twice, NaN, or a text that UTF-8 cannot hold.
     """
     if len(content) > MAX_DOCUMENT_BYTES:
         raise IntegrityError(f"{what}: {len(content)} bytes, at most {MAX_DOCUMENT_BYTES} are read")
@@ -57,6 +58,9 @@ def parse_object(content: bytes, what: str) -> Fields:
         value = json.loads(
             content.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_int=bounded_integer
         )
+        # Only an escape can bring in half of a surrogate pair, which no path, digest or message could be made of.
+        if _SURROGATE.search(content):
+            _check_characters(value)
     except RecursionError as e:
         raise IntegrityError(f"{what}: not valid JSON: nested too deeply") from e
     except ValueError as e:
@@ -86,6 +90,13 @@ def bounded_integer(digits: str) -> int:
     if len(digits) > _MAX_DIGITS:
         raise ValueError(f"an integer of {len(digits)} digits")
     return int(digits)
+
+
+def _check_characters(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as e:
+        raise ValueError(f"half a character ({e.object[e.start]!a}), which is no Unicode") from e
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Prefect server, MLflow server and a worker, started together and stopped together."""
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -8,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -90,7 +90,8 @@ def running_servers() -> dict[str, str] | None:
         os.kill(known["pid"], 0)
         with urllib.request.urlopen(f"{known['prefect']}/api/health", timeout=2):  # noqa: S310 - our own http address
             return {"prefect": known["prefect"], "mlflow": known["mlflow"]}
-    except (OSError, ValueError, LookupError, TypeError):  # of a process or server that is gone, or of a damaged file
+    # Of a process or server that is gone, of another server in its place, or of a damaged file.
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -159,7 +160,8 @@ def _await(url: str, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
             with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own http address
                 if answer.status == 200:
                     return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
+        # Not up yet (a URLError is an OSError), or something else answers on its port for now.
+        except (OSError, http.client.HTTPException):
             time.sleep(0.2)
     raise EdgewrightError(f"{url} does not answer after {_START_TIMEOUT_S} s; see {_logs()}")
 

@@ -78,6 +78,8 @@ def upload_record(path: Path) -> str:
 def upload_waiting(before: Path) -> list[str]:
     """Send the records that are older than this one, but for those that another run sends now.
 
+    One that the server does not take stays where it is, and keeps none of the others.
+
     Raises:
         TrackingUnavailableError: the server did not answer; what was not sent stays where it is.
     """
@@ -93,7 +95,20 @@ def upload_waiting(before: Path) -> list[str]:
             # A record that cannot be read would keep all those after it from being sent.
             except ValidationError as e:
                 _set_aside(path, e)
+            except TrackingUnavailableError as e:
+                _check_answers()
+                progress.note(f"{path}: the record of an earlier run was not sent: {e}")
     return sent
+
+
+def _check_answers() -> None:
+    """Tell a record that the server does not take from a server that takes none.
+
+    Raises:
+        TrackingUnavailableError: the server does not answer.
+    """
+    with _mlflow_for_one() as client:
+        client.search_experiments(max_results=1)
 
 
 def _lock_of(path: Path) -> Path:
@@ -232,7 +247,7 @@ def _log(
                 for name, points in record.series.items()
                 for i, (at_ms, value) in enumerate(points)
             ),
-        ][:1000],  # MLflow's limit for one batch
+        ],  # the client sends them in batches of what a server takes
         params=[Param(name, value[:6000]) for name, value in record.params.items()],  # MLflow's limit
         tags=[RunTag("edgewright.logged_ms", str(int(time.time() * 1000)))],
     )
@@ -258,9 +273,10 @@ def _register(client: "MlflowClient", record: VersionRecord, run_id: str) -> Non
         if e.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         client.create_registered_model(name)
-    known = client.search_model_versions(f"name = '{name}'")
-    # A bundle that is released again is the same version; its release is in the tags.
-    version = next((v for v in known if v.tags.get("bundle_digest") == record.tags["bundle_digest"]), None)
+    # A bundle that is released again is the same version; its release is in the tags. Asked for by its digest: the
+    # filter's grammar knows no way to write a quotation mark, which a name may hold.
+    same = client.search_model_versions(f"tags.bundle_digest = '{record.tags['bundle_digest']}'")
+    version = next((v for v in same if v.name == name), None)
     if version is None:
         version = client.create_model_version(
             name, f"runs:/{run_id}/{record.bundle.name}", run_id=run_id, tags=record.tags

@@ -19,7 +19,7 @@ __all__ = ["download_bytes", "footprint", "transfer_form", "unpacked"]
 
 _XZ_PRESET = 6  # xz's own default; a device unpacks it in steps of a block
 _MODEL_SUFFIXES = {".tflite", ".onnx", ".bin"}
-# An .ewz is rebuilt in memory, at up to some twenty times its size; a larger file is sent as xz.
+# An .ewz is rebuilt in memory, at up to some twenty times its size and 250 MB; a larger file is sent as xz.
 _LARGEST_CODED_BYTES = 64 << 20
 # An xz unpacks in bounded memory, so an .ewz has to be worth it.
 _LEAST_SAVING = 0.005

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgewright_runtime.backends.tensors import check_feeds, narrowed, renamed
-from edgewright_runtime.bundle.manifest import Kernels, TensorSpec
+from edgewright_runtime.bundle.manifest import QUANTIZED_DTYPES, Kernels, TensorSpec
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError, ShortageError
 from edgewright_runtime.shortage import is_shortage, shortage_or
 
@@ -135,7 +135,8 @@ def _spec(name: str, detail: Any) -> TensorSpec:
     shape = tuple(-1 if s < 0 else int(d) for s, d in zip(free, detail["shape"]))
     scale, zero_point = detail["quantization"]
     stored = np.dtype(detail["dtype"]).name
-    # TensorFlow Lite's scale is 0 where a tensor is not quantized, or has a scale for each channel.
-    if not scale:
+    # TensorFlow Lite's scale is 0 where a tensor is not quantized, or has a scale for each channel; of floats it says
+    # nothing.
+    if not scale or stored not in QUANTIZED_DTYPES:
         return TensorSpec(name, shape, stored)
     return TensorSpec(name, shape, stored, float(scale), int(zero_point))

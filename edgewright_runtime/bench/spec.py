@@ -123,6 +123,8 @@ def stored_feeds(backend: Backend, rows: Mapping[str, np.ndarray]) -> dict[str, 
 
 def single_rows(backend: Backend, rows: Mapping[str, np.ndarray], limit: int) -> list[dict[str, np.ndarray]]:
     """Up to ``limit`` different rows, each as the feeds of one inference at the file's own batch (1 where free)."""
+    if not backend.inputs:
+        raise InputRejectedError("the model has no inputs: there is nothing that rows could be given to")
     # A free axis is -1: one row at a time.
     batch = max(1, *(spec.shape[0] if spec.shape else 1 for spec in backend.inputs))
     few = {name: np.asarray(array[: limit * batch]) for name, array in rows.items()}

@@ -21,6 +21,7 @@ from edgewright_runtime.wire import read, rule
 __all__ = [
     "CONFIDENCE_BINS",
     "MANIFEST_NAME",
+    "QUANTIZED_DTYPES",
     "SCHEMA_VERSION",
     "Budget",
     "Calibration",
@@ -51,6 +52,8 @@ _FORMATS = ("tflite", "mlpackage", "onnx")
 _PRECISIONS = ("float32", "float16", "int8", "dynamic_int8", "int4")
 _TASKS = ("classification", "regression", "none")
 _DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
+QUANTIZED_DTYPES = frozenset({"int8", "uint8", "int16", "int32"})
+"""What a tensor with a scale may be stored as."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class TensorSpec:
         """Raise `IntegrityError` where it is half quantized."""
         if (self.scale is None) != (self.zero_point is None) or self.scale == 0:
             raise IntegrityError(f"{what}: scale and zero point stand together, and the scale is above zero")
+        if self.scale is not None and self.dtype not in QUANTIZED_DTYPES:
+            raise IntegrityError(f"{what}: a scale is of {', '.join(sorted(QUANTIZED_DTYPES))}, not of {self.dtype}")
 
 
 @dataclass(frozen=True)

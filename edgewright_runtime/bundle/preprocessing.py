@@ -17,7 +17,7 @@ __all__ = ["Column", "Preprocessing", "Words"]
 def _expression(pattern: str) -> str:
     try:
         compiled = re.compile(pattern)
-    except re.error as e:
+    except (re.error, OverflowError, RecursionError) as e:  # a count beyond 32 bits, groups nested too deeply
         raise IntegrityError(f"manifest: the token pattern {pattern[:80]!r} is not a regular expression: {e}") from e
     # With several groups `findall` gives tuples, and no texts.
     if compiled.groups > 1:
@@ -75,6 +75,9 @@ class Column:
         """Raise `IntegrityError` where kind, words and vocabulary contradict each other."""
         if (self.kind == "text") != (self.words is not None):
             raise IntegrityError(f"{what}: a text, and nothing else, needs to know how it is cut into terms")
+        # No number of terms means "missing": it would have to stand in every one of its features.
+        if self.kind == "text" and self.optional:
+            raise IntegrityError(f"{what}: a text cannot be optional; an empty one has no terms")
         # Codes are places in the row of counts: a gap would be a feature that nothing fills.
         if self.kind == "text" and {code for _, code in self.vocabulary} != set(range(self.width)):
             raise IntegrityError(f"{what}: the terms of a text are numbered from 0 without a gap")

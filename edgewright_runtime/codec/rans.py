@@ -12,7 +12,7 @@ import numpy as np
 
 from edgewright_runtime.errors import IntegrityError
 
-__all__ = ["PROBABILITY_BITS", "STATE_BYTES", "STATE_FLOOR", "WORD_BITS", "RansDecoder"]
+__all__ = ["PROBABILITY_BITS", "STATE_BYTES", "STATE_FLOOR", "WORD_BITS", "RansDecoder", "WorkLimitError"]
 
 PROBABILITY_BITS = 16
 WORD_BITS = 16
@@ -21,13 +21,24 @@ STATE_FLOOR = 1 << 31
 STATE_BYTES = 6
 
 
+# A call takes some 40 microseconds, however few bits it asks for. The most that real weights were seen to take is 9 a
+# byte, of a permutation matrix; what stands far below needs no more than the first number.
+_FREE_CALLS = 1 << 17
+_CALLS_PER_BYTE = 16
+
+
+class WorkLimitError(IntegrityError):
+    """A stream whose few bytes ask for more work than a device can be expected to do for them."""
+
+
 class RansDecoder:
     """Reads the bits that an encoder wrote, given the same probabilities in the same order.
 
-    ``data`` is the state (6 bytes, little-endian) and then 16-bit words. Memory is twice the data's.
+    ``data`` is the state (6 bytes, little-endian) and then 16-bit words. Memory is twice the data's. Bits that are all
+    but certain take time and no data: beside ``free_calls``, `bits` may be called as often as the data's length allows.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, free_calls: int = 0) -> None:
         if len(data) < STATE_BYTES or len(data) % 2:
             raise IntegrityError(f"coded stream of {len(data)} bytes: too short, or not whole 16-bit words")
         self._state = int.from_bytes(data[:STATE_BYTES], "little")
@@ -38,6 +49,7 @@ class RansDecoder:
         if sys.byteorder == "big":
             words.byteswap()
         self._words = iter(words)
+        self._calls_left = free_calls + _FREE_CALLS + _CALLS_PER_BYTE * len(data)
 
     def bits(self, probabilities: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
         """The next bits, (M,) int64, where ``probabilities`` (M,) are those of a 1, in 1..65535.
@@ -46,9 +58,13 @@ class RansDecoder:
 
         Raises:
             IntegrityError: the stream ended before its last bit.
+            WorkLimitError: it was called more often than the data's length allows.
         """
         if known is not None:
             raise ValueError("a decoder is not told the bits")
+        self._calls_left -= 1
+        if self._calls_left < 0:
+            raise WorkLimitError("coded stream takes more steps to decode than its length allows")
         state, words = self._state, self._words
         out: list[int] = []
         # A loop of Python over every bit: a local name spares a look-up each time.

@@ -11,6 +11,7 @@ The same function codes and decodes; only the coder that it is given differs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,7 +75,8 @@ def decode_levels(data: bytes, shape: WideShape) -> np.ndarray:
     Raises:
         IntegrityError: it is cut off, goes on after its end, or its layout is none that an encoder makes.
     """
-    if not (0 < shape.classes <= MOST_CLASSES and 0 < shape.group <= shape.columns <= MOST_COLUMNS):
+    # No encoder lays out a single row: it teaches the model nothing, and its columns' counts would take most memory.
+    if shape.rows < 2 or not (0 < shape.classes <= MOST_CLASSES and 0 < shape.group <= shape.columns <= MOST_COLUMNS):
         raise IntegrityError("a tensor in lanes has an impossible layout")
     if not data or data[0] > MOST_LANES_LOG2:
         raise IntegrityError("a tensor in lanes has an impossible number of them")
@@ -157,20 +159,19 @@ class _Plane:
         ones, seen = (int(n) for n in self._total)
         prior = ((2 * ones + 1) << 15) // (seen + 1)
         base = int(self._stretch[prior])
-        by_row, by_column = self._evidence(prior, base)
-        logit = base + ((by_row[row] + by_column[column]) >> 4)
+        logit = base + (self._evidence(row, column, prior, base) >> 4)
         middle = len(self._squash) // 2
         # The table's middle is a logit of 0.
         bits = self._coder.bits(self._squash[np.clip(logit + middle, 0, 2 * middle)], known)
         # Learnt after the whole unit was coded: a decoder knows its bits no earlier.
         for counts, index in ((self._rows, row), (self._columns, column)):
-            counts[0] += np.bincount(index[bits], minlength=counts.shape[1])
-            counts[1] += np.bincount(index, minlength=counts.shape[1])
+            _count(counts[0], index[bits])
+            _count(counts[1], index)
         self._total += np.array([np.count_nonzero(bits), len(bits)])
         return bits
 
-    def _evidence(self, prior: int, base: int) -> tuple[np.ndarray, np.ndarray]:
-        """What rows and columns add to the logit, in sixteenths of it."""
+    def _evidence(self, row: np.ndarray, column: np.ndarray, prior: int, base: int) -> np.ndarray:
+        """What its row and its columns add to each decision's logit, in sixteenths of it."""
 
         def of(counts: np.ndarray, strength: int) -> np.ndarray:
             share = ((counts[0] << 16) + strength * prior) // (counts[1] + strength)
@@ -178,10 +179,18 @@ class _Plane:
             return evidence
 
         for_row, for_column, for_beside = self._weights
-        # A set: with a group of 1 both distances are the same columns, which count once.
-        beside = np.sum([_moved(self._columns, by) for by in {1, -1, self._group, -self._group}], axis=0)
-        by_column = for_column * of(self._columns, _PRIOR_COLUMN) + for_beside * of(beside, _PRIOR_BESIDE)
-        return for_row * of(self._rows, _PRIOR_ROW), by_column
+
+        def by_row(at: np.ndarray) -> np.ndarray:
+            return np.asarray(for_row * of(self._rows[:, at], _PRIOR_ROW))
+
+        def by_column(at: np.ndarray) -> np.ndarray:
+            # A set: with a group of 1 both distances are the same columns, which count once.
+            beside = np.sum([_beside(self._columns, at + by) for by in {1, -1, self._group, -self._group}], axis=0)
+            alone = for_column * of(self._columns[:, at], _PRIOR_COLUMN)
+            return np.asarray(alone + for_beside * of(beside, _PRIOR_BESIDE))
+
+        of_rows = _each(by_row, row, self._rows.shape[1])
+        return np.asarray(of_rows + _each(by_column, column, self._columns.shape[1]))
 
 
 class _Sizes:
@@ -234,12 +243,20 @@ class _Sizes:
         return bits
 
 
-def _moved(columns: np.ndarray, by: int) -> np.ndarray:
-    """(2, C) counts of the columns ``by`` further on; beyond the edge there are none."""
-    out = np.zeros_like(columns)
-    if abs(by) < columns.shape[1]:
-        if by > 0:
-            out[:, :-by] = columns[:, by:]
-        else:
-            out[:, -by:] = columns[:, :by]
-    return out
+def _each(evidence: Callable[[np.ndarray], np.ndarray], index: np.ndarray, size: int) -> np.ndarray:
+    """The evidence of each of (M,) indices into ``size`` rows or columns: never more work than there are decisions."""
+    return evidence(np.arange(size))[index] if size <= len(index) else evidence(index)
+
+
+def _count(counts: np.ndarray, index: np.ndarray) -> None:
+    """Count one at each index, which may stand there more than once; see `_each` for the two ways."""
+    if len(counts) <= len(index):
+        counts += np.bincount(index, minlength=len(counts))
+    else:
+        np.add.at(counts, index, 1)
+
+
+def _beside(columns: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """(2, M) counts of the columns ``at``; beyond the edge there are none."""
+    inside = (at >= 0) & (at < columns.shape[1])
+    return np.where(inside, columns[:, np.where(inside, at, 0)], 0)

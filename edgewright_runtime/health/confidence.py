@@ -80,4 +80,5 @@ def wilson_high(share: float, rows: int) -> float:
     z2 = _Z_95**2
     centre = share + z2 / (2 * rows)
     spread = _Z_95 * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2))
-    return (centre + spread) / (1 + z2 / rows)
+    # Rounding can put the bound of a share of 1 just below it, where it would miss a limit of 1.
+    return min(1.0, max((centre + spread) / (1 + z2 / rows), share))

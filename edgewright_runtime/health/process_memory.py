@@ -68,4 +68,8 @@ def limit_memory(added_mb: float) -> None:
 
     held = _status_mb("VmSize") or 0.0
     limit = int((held + added_mb) * (1 << 20))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    # A lower bound that stands already (`ulimit -v`) goes on: only root may raise it.
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -111,16 +111,20 @@ class Sensors:
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20 if len(fields) > 1 else None
 
     def _battery(self) -> tuple[float | None, bool | None]:
-        charge, mains = None, None
+        charge, mains, peripherals = None, None, False
         for supply in self._matching("sys/class/power_supply", "*"):
             name = supply.relative_to(self._root)
+            # A mouse or a headset tells of its own battery: scope Device (kernel: power_supply.h), else System or none.
+            if self._text(name / "scope").strip() == "Device":
+                peripherals = True
+                continue
             kind = self._text(name / "type").strip()
             if kind == "Battery":
                 charge = self._number(name / "capacity")
             elif kind in {"Mains", "USB"} and (online := self._number(name / "online")) is not None:
                 mains = bool(online) or bool(mains)
-        # The power_supply class is Linux's; psutil knows the batteries of other systems.
-        if charge is None and (battery := self._battery_by_psutil()) is not None:
+        # The power_supply class is Linux's; psutil knows the batteries of other systems, and of Linux the mouse's too.
+        if charge is None and not peripherals and (battery := self._battery_by_psutil()) is not None:
             return float(battery.percent), bool(battery.power_plugged)
         return charge, mains
 

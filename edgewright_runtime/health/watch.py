@@ -42,12 +42,13 @@ class _State:
 
 
 class _Figure(NamedTuple):
-    """A value, its limit, and whether below the limit is the bad side."""
+    """A value, its limit, and whether below the limit is the bad side; ``best`` is the end of its scale."""
 
     kind: str
     value: float | None
     limit: float | None
     below: bool = False
+    best: float = 0.0
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Watch:
             [
                 _Figure("high_cpu", cpu, self.plan.max_cpu_percent),
                 _Figure("high_temperature", reading.temperature_c, self.plan.max_temperature_c),
-                _Figure("low_battery", battery, self.plan.min_battery_percent, below=True),
+                _Figure("low_battery", battery, self.plan.min_battery_percent, below=True, best=100.0),
             ]
         )
 
@@ -114,7 +115,7 @@ class Watch:
         return [
             _Figure("high_latency", window.p95_ms if fast else None, self.plan.max_latency_p95_ms),
             _Figure("high_memory", window.memory_mb if fast else None, self.plan.max_memory_mb),
-            _Figure("low_accuracy", self._accuracy(window), self.plan.min_accuracy, below=True),
+            _Figure("low_accuracy", self._accuracy(window), self.plan.min_accuracy, below=True, best=1.0),
             _Figure("high_errors", self._errors(window), self.plan.max_error_share),
             _Figure("confidence_drift", self._drift(window) if enough else None, self.plan.max_drift),
             _Figure(
@@ -147,8 +148,10 @@ class Watch:
         bad = value < limit if figure.below else value > limit
         # To count as good again the figure must come back past the limit by a margin; an accuracy's is its interval.
         share = 1.0 if figure.kind == "low_accuracy" else self.clear_share
-        margin = limit / share if figure.below else limit * share
-        good = value > margin if figure.below else value < margin
+        # At most half of what is left of the scale: a margin at its end, or beyond, would keep an issue for ever.
+        margin = min(limit / share, (limit + figure.best) / 2) if figure.below else limit * share
+        past = value > margin if figure.below else value < margin
+        good = not bad and (past or value == figure.best)
         state.over = state.over + 1 if bad else 0
         state.under = state.under + 1 if good else 0
         if state.over >= self.raise_after:

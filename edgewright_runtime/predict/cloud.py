@@ -10,9 +10,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from edgewright_runtime.errors import IntegrityError, RefusedError, TransportError
 from edgewright_runtime.strict_json import Fields, parse_object
@@ -20,6 +21,8 @@ from edgewright_runtime.web import opener, plain_line
 from edgewright_runtime.wire import read
 
 __all__ = ["Breaker", "CloudAnswer", "CloudClient"]
+
+T = TypeVar("T")
 
 _MAX_REPLY_BYTES = 1 << 20
 _GZIP_FROM_BYTES = 1024  # below that the header costs more than it saves
@@ -109,26 +112,23 @@ class CloudClient:
         self._other_breaker = self.breaker.another()
         self._opener = opener(grace_s=timeout_s, redirect_hosts=None)  # the token is for this server alone
 
-    def predict(self, row: Any, model: str) -> CloudAnswer:
-        """Ask for an answer to one raw row (table) or array (nested lists).
+    def predict(self, row: Any, model: str, classes: int | None = None) -> CloudAnswer:
+        """Ask for an answer to one raw row (table) or array (nested lists): a distribution where there are ``classes``.
 
         Raises:
             TransportError: no answer within the attempts, or the breaker is open.
             IntegrityError: an answer that is not what the protocol says.
         """
-        f = self.post(_PREDICT, {"model": model, "row": row})
-        answer = read(CloudAnswer, f.rest(), "the cloud's reply")
-        if not answer.scores:
-            self.breaker.failed()
-            raise IntegrityError("the cloud's answer holds no scores")
-        return answer
+        return self.post(_PREDICT, {"model": model, "row": row}, partial(_judged, classes=classes))
 
-    def post(self, path: str, content: Mapping[str, Any]) -> Fields:
-        """Post JSON and read the JSON reply; tried again where the failure may pass.
+    def post(self, path: str, content: Mapping[str, Any], judge: Callable[[Fields], T]) -> T:
+        """Post JSON and return what ``judge`` makes of the JSON reply; tried again where the failure may pass.
+
+        A reply that ``judge`` refuses with an `IntegrityError` counts for the breaker as no reply does.
 
         Raises:
             TransportError: no answer, or refused.
-            IntegrityError: a reply that is not a JSON object.
+            IntegrityError: a reply that is not a JSON object, or that was refused.
         """
         breaker = self.breaker if path == _PREDICT else self._other_breaker
         if not breaker.admits():
@@ -145,12 +145,12 @@ class CloudClient:
                 # Full jitter: many devices that lost the same server do not come back at the same instant.
                 self._pause(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311 - spreading load, not a secret
         try:
-            fields = parse_object(reply, "the cloud's reply")
+            judged = judge(parse_object(reply, "the cloud's reply"))
         except IntegrityError:
             breaker.failed()
             raise
         breaker.succeeded()
-        return fields
+        return judged
 
     def _once(self, path: str, body: bytes) -> bytes:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
@@ -167,6 +167,20 @@ class CloudClient:
             raise kind(f"{self._url}{path}: the server answered {e.code}: {_detail(e)}") from e
         except (OSError, ValueError, http.client.HTTPException) as e:
             raise TransportError(f"{self._url}{path}: no answer: {plain_line(getattr(e, 'reason', None) or e)}") from e
+
+
+def _judged(fields: Fields, classes: int | None) -> CloudAnswer:
+    answer = read(CloudAnswer, fields.rest(), "the cloud's reply")
+    if not answer.scores:
+        raise IntegrityError("the cloud's answer holds no scores")
+    # The cloud's model may be another than the device's: its classes must be the same in number.
+    if classes is not None and not _is_distribution(answer.scores, classes):
+        raise IntegrityError(f"the cloud's answer is no distribution over {classes} classes")
+    return answer
+
+
+def _is_distribution(scores: Sequence[float], classes: int) -> bool:
+    return len(scores) == classes and min(scores) >= 0 and abs(sum(scores) - 1) <= 0.01
 
 
 def _detail(error: urllib.error.HTTPError) -> str:

@@ -73,7 +73,9 @@ def quantize(real: np.ndarray, spec: TensorSpec) -> np.ndarray:
         return np.ascontiguousarray(real, dtype=spec.dtype)
     limits = np.iinfo(spec.dtype)
     # Half to even, as ONNX's QuantizeLinear.
-    stored = np.rint(real / spec.scale) + spec.zero_point
+    nearest = np.rint(real / spec.scale)
+    # In float64, which holds the limits of 32 bits: in float32 the upper one of int32 is beyond it, and wraps around.
+    stored = nearest.astype(np.float64) + spec.zero_point
     return np.asarray(np.clip(stored, limits.min, limits.max), dtype=spec.dtype)
 
 

@@ -5,7 +5,6 @@ Without a cloud client the same class is the device-only pattern.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, IntegrityError
+from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
 from edgewright_runtime.health.confidence import calibrated, entropy_confidence, margin_confidence
 from edgewright_runtime.predict.encoding import as_json, needed
-from edgewright_runtime.predict.predictor import Prediction, Predictor
+from edgewright_runtime.predict.predictor import Prediction, Predictor, check_finite
 
 if TYPE_CHECKING:
     from edgewright_runtime.predict.cloud import CloudAnswer, CloudClient
@@ -126,6 +125,7 @@ class Hybrid:
             scores = _finite(prediction.scores.reshape(-1))
             outputs = None
             if self._predictor.manifest.task == "none":
+                check_finite(prediction.outputs.values())
                 outputs = {name: array[0].tolist() for name, array in prediction.outputs.items()}
             return Answer("edge", None, scores, None, 0.0, self._model, model_ms, release=self._model, outputs=outputs)
         shown = calibrated(prediction.scores, self._predictor.manifest.calibration)
@@ -135,7 +135,7 @@ class Hybrid:
         return Answer("edge", label, scores, confidence, 0.0, self._model, *own)
 
     def _asked(self, raw: Any, edge: Answer, began: float) -> Answer:
-        """The cloud's answer if it comes within the budget and fits this model, else the edge's, marked so."""
+        """The cloud's answer if it comes within the budget, else the edge's, marked so."""
         fallback = replace(edge, source="edge_fallback")
         cloud = self._cloud
         # No thread is worth starting while the breaker is open: the network is down, and the answer is known.
@@ -147,7 +147,7 @@ class Hybrid:
         def ask() -> None:
             try:
                 row = as_json(needed(raw, self._predictor.manifest.preprocessing))
-                box.append(cloud.predict(row, self._predictor.manifest.name))
+                box.append(cloud.predict(row, self._predictor.manifest.name, len(edge.scores)))
             except EdgeRuntimeError:
                 return  # counted by the client's breaker; the caller has the edge's answer
             finally:
@@ -156,20 +156,11 @@ class Hybrid:
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         thread.join(max(self._policy.latency_budget_ms - _since(began), 0.0) / 1000)
-        if not box:
-            return fallback
-        try:
-            return self._from_cloud(box[0], edge)
-        except IntegrityError:
-            return fallback
+        return self._from_cloud(box[0], edge) if box else fallback
 
     def _from_cloud(self, answer: CloudAnswer, edge: Answer) -> Answer:
-        classes = len(edge.scores)
         scores = np.asarray([answer.scores])
-        # The cloud's model may be another than the device's: its classes must be the same in number.
-        if scores.shape[1] != classes or scores.min() < 0 or abs(scores.sum() - 1) > 0.01:
-            raise IntegrityError(f"the cloud's answer is no distribution over {classes} classes")
-        labels = self._predictor.manifest.labels or tuple(str(i) for i in range(classes))
+        labels = self._predictor.manifest.labels or tuple(str(i) for i in range(len(answer.scores)))
         confidence = float(_MEASURES[self._policy.measure](scores)[0])
         best = labels[int(scores.argmax())]
         own = (edge.model_ms, edge.model_label, edge.model_probability, edge.release)
@@ -185,10 +176,8 @@ class Hybrid:
 
 
 def _finite(scores: np.ndarray) -> tuple[float, ...]:
-    numbers = tuple(float(score) for score in scores)
-    if not math.isfinite(sum(numbers)):
-        raise EdgeRuntimeError("the model answered with NaN or infinity")
-    return numbers
+    check_finite([scores])
+    return tuple(float(score) for score in scores)
 
 
 def _since(began: float) -> float:

@@ -8,7 +8,9 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -20,6 +22,7 @@ from edgewright_runtime.health.outbox import Outbox, OutboxError, Record
 from edgewright_runtime.predict.cache import AnswerCache, feeds_key
 from edgewright_runtime.predict.encoding import as_json, encode, needed
 from edgewright_runtime.predict.hybrid import Answer, Hybrid
+from edgewright_runtime.strict_json import Fields
 from edgewright_runtime.wire import read, rule
 
 if TYPE_CHECKING:
@@ -158,16 +161,10 @@ def sync(outbox: Outbox, cloud: CloudClient, status: Mapping[str, Any], most_bat
         # The first round goes out even with nothing to send: the status and the offer travel with it.
         if not batch and number:
             return Synced(sent, number, offer)
-        fields = cloud.post("/v1/sync", {"status": dict(status), "records": [_as_json(record) for record in batch]})
-        reply = read(_Confirmation, fields.rest(), "the cloud's reply")
-        confirmed, offer = set(reply.confirmed), reply.offer
-        # Exactly the keys that were sent: on any other reply nothing is deleted.
-        if confirmed != {record.key for record in batch}:
-            raise IntegrityError(
-                f"the cloud confirmed {len(confirmed)} records, {len(batch)} were sent: nothing is removed"
-            )
-        outbox.acknowledge(sorted(confirmed))
-        sent += len(confirmed)
+        content = {"status": dict(status), "records": [_as_json(record) for record in batch]}
+        offer = cloud.post("/v1/sync", content, partial(_confirmed, keys={record.key for record in batch})).offer
+        outbox.acknowledge(sorted(record.key for record in batch))
+        sent += len(batch)
         if not batch:
             return Synced(0, 1, offer)
     return Synced(sent, most_batches, offer)
@@ -183,6 +180,16 @@ class _Confirmation:
 
     confirmed: tuple[str, ...]
     offer: Optional[Offer]
+
+
+def _confirmed(fields: Fields, keys: AbstractSet[str]) -> _Confirmation:
+    reply = read(_Confirmation, fields.rest(), "the cloud's reply")
+    # Exactly the keys that were sent: on any other reply nothing is deleted.
+    if set(reply.confirmed) != keys:
+        raise IntegrityError(
+            f"the cloud confirmed {len(set(reply.confirmed))} records, {len(keys)} were sent: nothing is removed"
+        )
+    return reply
 
 
 def _hash_key(path: Path) -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.errors import BackendUnavailableError, EdgeRuntimeError, IntegrityError
 from edgewright_runtime.predict.encoding import RawRows, dequantize, encode
 
-__all__ = ["Prediction", "Predictor", "interpreted", "probabilities", "softmax"]
+__all__ = ["Prediction", "Predictor", "check_finite", "interpreted", "probabilities", "softmax"]
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,7 @@ def interpreted(stored: Mapping[str, np.ndarray], manifest: Manifest) -> Predict
         # Of an output with several columns the first is the value.
         return Prediction(outputs, answer.reshape(len(answer), -1)[:, 0], np.empty(0, np.int64), ())
     if manifest.scores.kind == "classes":
-        classes = np.rint(answer.reshape(-1)).astype(np.int64)
-        # A model that names its class and nothing else is entirely sure of it: one-hot rows (N, classes).
-        scores = np.eye(max(len(manifest.labels), int(classes.max()) + 1), dtype=np.float32)[classes]
+        scores = _one_hot(answer, manifest.labels)
     else:
         scores = probabilities(answer, manifest.scores.kind)
         if np.isnan(scores).any():
@@ -101,15 +100,24 @@ def interpreted(stored: Mapping[str, np.ndarray], manifest: Manifest) -> Predict
     return Prediction(outputs, scores, indices, tuple(labels[i] for i in indices))
 
 
+def check_finite(arrays: Iterable[np.ndarray]) -> None:
+    """Nothing, of answers that are numbers.
+
+    Raises:
+        EdgeRuntimeError: NaN or infinity, which JSON has no way to write.
+    """
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise EdgeRuntimeError("the model answered with NaN or infinity")
+
+
 def probabilities(answer: np.ndarray, kind: str) -> np.ndarray:
     """Probabilities (N, classes) of a classifier's output; one column stands for the second of two classes."""
-    if answer.ndim == 1 or answer.shape[1] == 1:
+    rows = _by_row(answer)
+    if rows.shape[1] == 1:
         # (N,) and (N, 1): what sigmoid classifiers answer.
-        positive = answer.reshape(-1, 1)
-        if kind == "logits":
-            positive = 1 / (1 + np.exp(-positive))
+        positive = 1 / (1 + np.exp(-rows)) if kind == "logits" else rows
         return np.concatenate([1 - positive, positive], axis=1)
-    return softmax(answer) if kind == "logits" else answer
+    return softmax(rows) if kind == "logits" else rows
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -117,6 +125,24 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     # exp() of a large logit overflows; softmax does not change with a constant.
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def _by_row(answer: np.ndarray) -> np.ndarray:
+    """(N, ...) as (N, columns): axes of 1 beside the classes, as in (N, 1, 10), make no rows of their own."""
+    return answer.reshape(len(answer), math.prod(answer.shape[1:]))
+
+
+def _one_hot(answer: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """(N, classes): a model that names its class and nothing else is entirely sure of it."""
+    named = np.rint(_by_row(answer))
+    if named.shape[1] != 1:
+        raise EdgeRuntimeError(f"the model names {named.shape[1]} classes a row, one is expected")
+    highest = len(labels) - 1 if labels else max(int(named.max(initial=0)), 0)
+    if not ((named >= 0) & (named <= highest)).all():  # NaN compares false
+        raise EdgeRuntimeError(f"the model names classes {named.min():g} to {named.max():g}, there are 0 to {highest}")
+    scores = np.zeros((len(named), highest + 1), np.float32)
+    scores[np.arange(len(named)), named[:, 0].astype(np.int64)] = 1
+    return scores
 
 
 def _check_version(backend: Backend, minimum: str) -> None:

@@ -55,7 +55,7 @@ class BundleFetch:
             # The manifest first: it says which files there are, and the release vouches for it by digest.
             self._fetch(release.manifest, staged / MANIFEST_NAME)
             manifest = check_manifest((staged / MANIFEST_NAME).read_bytes(), release)
-            self._check_room(release)
+            self._check_room(release, staged)
             sources = self._sources(release)
             by_path = {blob.path: blob for blob in release.files}
             for entry in manifest.files:
@@ -80,12 +80,12 @@ class BundleFetch:
             remove(staged)
         staged.mkdir(exist_ok=True)
 
-    def _check_room(self, release: ReleaseDocument) -> None:
-        needed = sum(blob.bytes for blob in release.files)
+    def _check_room(self, release: ReleaseDocument, staged: Path) -> None:
+        needed = sum(blob.bytes - _held_bytes(staged / blob.path, blob.bytes) for blob in release.files)
         free = shutil.disk_usage(self._installation.root).free
         if needed > free:
             raise ShortageError(
-                f"no space left: release {release.version} takes {needed / 2**20:.1f} MB, "
+                f"no space left: release {release.version} takes {needed / 2**20:.1f} MB more, "
                 f"only {free / 2**20:.1f} MB are free"
             )
 
@@ -168,6 +168,16 @@ def _is(path: Path, entry: FileEntry) -> bool:
     return True
 
 
+def _held_bytes(target: Path, at_most: int) -> int:
+    """What an earlier attempt left of a file: it is used, or removed before the file is written."""
+    left = [path.stat().st_size for path in (target, _part_of(target)) if path.is_file()]
+    return min(sum(left), at_most)
+
+
+def _part_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.part")
+
+
 def _blocks_of(path: Path) -> Iterable[bytes]:
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -177,7 +187,7 @@ def _blocks_of(path: Path) -> Iterable[bytes]:
 def _write_checked(blocks: Iterable[bytes], entry: FileEntry, target: Path) -> None:
     """Write a file under a temporary name, and give it its own only when length and digest are right."""
     digest, size = hashlib.sha256(), 0
-    part = target.with_name(f".{target.name}.part")
+    part = _part_of(target)
     # A link in their place would lead the new bytes elsewhere.
     for stale in (part, target):
         remove(stale)

@@ -106,7 +106,7 @@ def decompressed(blocks: Iterable[bytes], name: str, at_most: int) -> Iterator[b
     """Unpack what a release sends for a file: an xz stream or an ``.ewz``, told apart by their first bytes.
 
     An xz stream in bounded steps: never more memory than a block. An ``.ewz`` as a whole: some twenty times
-    ``at_most``. Never more output than announced.
+    ``at_most`` and 250 MB. Never more output than announced.
 
     Raises:
         IntegrityError: neither of them, broken off, trailing bytes, or more than ``at_most`` bytes unpacked.

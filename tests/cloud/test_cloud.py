@@ -30,6 +30,7 @@ from edgewright_runtime.predict.cloud import CloudClient
 from edgewright_runtime.predict.hybrid import Hybrid, Policy
 from edgewright_runtime.predict.offline import OfflineModel, sync
 from edgewright_runtime.predict.predictor import Predictor
+from edgewright_runtime.strict_json import Fields
 from tests.bundles import report
 
 pytestmark = pytest.mark.filterwarnings("ignore:websockets.*:DeprecationWarning")
@@ -61,7 +62,7 @@ def test_what_a_device_logged_is_counted_once_whatever_is_repeated(
     outbox.add_many([{"kind": "prediction", "n": n} for n in range(700)])
     first_batch = [{"key": r.key, "body": json.loads(r.body)} for r in outbox.batch()]
     # The server commits, the confirmation is lost, the device sends all of it again.
-    client(url, token).post("/v1/sync", {"status": {}, "records": first_batch})
+    client(url, token).post("/v1/sync", {"status": {}, "records": first_batch}, Fields.rest)
 
     done = sync(outbox, client(url, token), {"release": "stable.1"})
 
@@ -220,7 +221,7 @@ def test_hostile_reports_are_refused_or_counted_and_never_stop_monitoring(
             statuses.append(reply.status_code)
             assert reply.status_code in {200, 400, 413, 422, 429}, reply.text
             assert len(reply.text) < 1000
-    client(url, good).post("/v1/sync", {"status": {}, "records": [{"key": "g", "body": whole}]})
+    client(url, good).post("/v1/sync", {"status": {}, "records": [{"key": "g", "body": whole}]}, Fields.rest)
 
     telemetry = database.telemetry()
     health = check_health(telemetry, MonitoringPlan(), report(table_bundle.artifact))
@@ -235,7 +236,7 @@ def test_hostile_reports_are_refused_or_counted_and_never_stop_monitoring(
 def test_device_cannot_speak_for_another(serving: Serving, database: Database) -> None:
     token = database.add_device("a")
     content = {"status": {}, "records": [{"key": "k", "body": {"kind": "rollback", "device": "b"}}]}
-    client(serving(), token).post("/v1/sync", content)
+    client(serving(), token).post("/v1/sync", content, Fields.rest)
     assert [body["device"] for body in database.bodies("rollback")] == ["a"]
 
 
@@ -264,7 +265,7 @@ def test_without_its_token_a_device_is_refused(serving: Serving, database: Datab
     url = serving()
 
     with pytest.raises(RefusedError, match="401"):
-        client(url, "guessed").post("/v1/sync", {"status": {}, "records": []})
+        client(url, "guessed").post("/v1/sync", {"status": {}, "records": []}, Fields.rest)
     assert get(f"{url}/v1/devices")[0] == 401
     assert database.count() == 0
 
@@ -388,7 +389,7 @@ def test_device_sees_itself_and_an_operator_all(serving: Serving, database: Data
     assert seen(operator) == ["board-1", "board-2"]
     assert get(f"{url}/v1/devices", "guessed")[0] == 401
     with pytest.raises(RefusedError, match="401"):  # an operator is no device: nothing is counted for it
-        client(url, operator).post("/v1/sync", {"status": {}, "records": []})
+        client(url, operator).post("/v1/sync", {"status": {}, "records": []}, Fields.rest)
     with pytest.raises(InputError, match="operator 'anna' is registered already"):
         database.add_operator("anna")
 
@@ -414,11 +415,11 @@ def test_jump_of_its_clock_neither_shuts_a_device_out_nor_loses_or_repeats_a_rec
     rates = Rates(Bucket(1, 2), Bucket(1000, 1000), lambda: steady[0])
     url, token = serving(repository=str(tmp_path / "r"), offer_every_s=3600.0, rates=rates), database.add_device("b")
     content = {"status": {"release": "churn.edge_device.stable.1"}, "records": [{"key": "k", "body": {"kind": "n"}}]}
-    client(url, token).post("/v1/sync", content)
+    client(url, token).post("/v1/sync", content, Fields.rest)
     before = database.devices()[0].last_seen_s
 
     monkeypatch.setattr(time, "time", lambda: clock() + jump_s)
-    offered = client(url, token).post("/v1/sync", content).take("offer")["version"]
+    offered = client(url, token).post("/v1/sync", content, Fields.rest)["offer"]["version"]
     hasty, _ = post(f"{url}/v1/sync", token, json.dumps(content).encode())
     steady[0] += 1.0
     patient, _ = post(f"{url}/v1/sync", token, json.dumps(content).encode())

@@ -16,6 +16,7 @@ from edgewright.cloud import connections
 from edgewright.cloud.database import Database
 from edgewright_runtime.errors import TransportError
 from edgewright_runtime.predict.cloud import Breaker, CloudClient
+from edgewright_runtime.strict_json import Fields
 
 pytestmark = pytest.mark.filterwarnings("ignore:websockets.*:DeprecationWarning")
 
@@ -76,7 +77,7 @@ def test_clients_that_trickle_are_cut_off_while_others_are_served(
     sent = {"nothing": b"", "headers": HEAD, "body": headers + b'{"status'}[where]
     slow = [opened(url, sent) for _ in range(30)]
 
-    synced = CloudClient(url, token).post("/v1/sync", {"status": {}, "records": []}).take("confirmed")
+    synced = CloudClient(url, token).post("/v1/sync", {"status": {}, "records": []}, Fields.rest)["confirmed"]
 
     assert synced == []
     assert is_cut_off(slow[0], b"x" * 100)
@@ -142,7 +143,7 @@ def test_beyond_the_most_connections_the_longest_incomplete_makes_room(
     first, *others = [opened(url, HEAD) for _ in range(10)]
 
     for _ in range(3):
-        CloudClient(url, token, attempts=1).post("/v1/sync", {"status": {}, "records": []})
+        CloudClient(url, token, attempts=1).post("/v1/sync", {"status": {}, "records": []}, Fields.rest)
 
     assert is_cut_off(first)
     assert all(is_open(client) for client in others[-3:])
@@ -179,7 +180,7 @@ def test_more_clients_than_descriptors_lose_nothing_and_are_served_in_the_end(
             content = {"status": {}, "records": [{"key": f"{number}", "body": {"kind": "prediction"}}]}
             for _ in range(20):  # rounds of upkeep
                 with suppress(TransportError):
-                    return client.post("/v1/sync", content).take("confirmed")
+                    return client.post("/v1/sync", content, Fields.rest)["confirmed"]
             return None
 
         with ThreadPoolExecutor(30) as pool:

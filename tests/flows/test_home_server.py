@@ -3,9 +3,13 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from edgewright.errors import EdgewrightError
 from edgewright.locks import locked
 from flows import home_server
 from flows.prefect_home import ALIVE, STARTING, renew_idle_database
-from flows.serve import running_servers
+from flows.serve import _await, running_servers
 
 
 def test_a_full_disk_is_one_line_before_anything_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +134,51 @@ def test_server_takes_its_address_back_before_it_ends(tmp_path: Path, monkeypatc
     assert addressed_at_stop
 
 
-@pytest.mark.parametrize("content", [b"", b"no JSON", b"\xff\xfe", b"[]", b'{"pid": "x"}', b'{"pid": 99999999}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no JSON",
+        b"\xff\xfe",
+        b"[]",
+        b'{"pid": "x"}',
+        b'{"pid": 99999999}',
+        b'{"pid": 1' + b"0" * 30 + b"}",
+        b"[" * 100_000,
+    ],
+)
 def test_damaged_note_of_running_servers_is_none(edgewright_home: Path, content: bytes) -> None:
     edgewright_home.mkdir()
     (edgewright_home / "servers.json").write_bytes(content)
     assert running_servers() is None
+
+
+@contextmanager
+def _answering(*replies: bytes) -> Iterator[str]:
+    """A port that answers one connection after another with these bytes; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)  # a test that fails never connects
+
+        def answer() -> None:
+            for reply in replies:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(reply)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+def test_port_that_answers_no_http_is_not_the_server_of_the_note(edgewright_home: Path) -> None:
+    edgewright_home.mkdir()
+    with _answering(b"SSH-2.0-another\r\n") as url:
+        (edgewright_home / "servers.json").write_text(json.dumps({"pid": os.getpid(), "prefect": url, "mlflow": url}))
+        assert running_servers() is None
+
+
+def test_server_is_awaited_where_another_answers_before_it() -> None:
+    with _answering(b"SSH-2.0-another\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as url:
+        _await(url, {})

@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from edgewright import profile
 from edgewright.package import Bundle
 from edgewright_runtime.backends import installed_runtimes, load, run_rows
-from edgewright_runtime.backends.litert import _by_number
+from edgewright_runtime.backends.litert import _by_number, _spec
 from edgewright_runtime.backends.onnx import _providers
 from edgewright_runtime.bundle.integer_range import first_outside
-from edgewright_runtime.bundle.manifest import Kernels
+from edgewright_runtime.bundle.manifest import Kernels, TensorSpec
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError, IntegrityError
 from edgewright_runtime.predict.predictor import Predictor
 from tests.bundles import onnx_file, softmax, table_parts
@@ -213,3 +213,11 @@ def test_installed_runtimes_go_by_the_names_of_manifests(monkeypatch: pytest.Mon
     assert installed_runtimes() == {"onnxruntime", "litert"}
     monkeypatch.setattr("edgewright_runtime.backends.find_spec", lambda name: name == "tflite_runtime" or None)
     assert installed_runtimes() == {"litert"}
+
+
+@pytest.mark.parametrize(("dtype", "scaled"), [(np.int8, True), (np.float32, False), (np.int64, False)])
+def test_scale_of_a_litert_tensor_counts_where_it_is_stored_in_few_bits(dtype: type, scaled: bool) -> None:
+    detail = {"shape": np.array([1, 2]), "quantization": (0.5, 3), "dtype": dtype}
+
+    name = np.dtype(dtype).name
+    assert _spec("x", detail) == TensorSpec("x", (1, 2), name, *((0.5, 3) if scaled else ()))

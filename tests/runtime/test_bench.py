@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgewright_runtime.bench import run as bench
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
-from edgewright_runtime.bench.spec import spec_json, spec_of
+from edgewright_runtime.bench.spec import single_rows, spec_json, spec_of
 from edgewright_runtime.bundle.manifest import Kernels
 from edgewright_runtime.errors import InputRejectedError
 
@@ -146,3 +147,22 @@ def test_kernels_of_the_profile_run_the_model(tmp_path: Path, rows: str) -> None
     spec = BenchSpec("cold", (scaled(tmp_path / "m.onnx", 1.0),), rows, kernels=Kernels(kleidiai=False))
     assert spec_of(json.loads(spec_json(spec))) == spec
     assert run(tmp_path, spec)["load_ms"] > 0
+
+
+def test_model_without_inputs_is_one_clear_line() -> None:
+    with pytest.raises(InputRejectedError, match="the model has no inputs"):
+        single_rows(SimpleNamespace(inputs=()), {}, 1)
+
+
+def test_lower_limit_of_memory_that_stands_already_goes_on() -> None:
+    script = (
+        "import resource\n"
+        "from edgewright_runtime.health.process_memory import limit_memory\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+        "limit_memory(1 << 20)\n"  # a terabyte
+        "print(resource.getrlimit(resource.RLIMIT_AS) == (4 << 30, 4 << 30))\n"
+        "limit_memory(16)\n"
+        "print(resource.getrlimit(resource.RLIMIT_AS)[1] < 4 << 30)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.stderr) == (["True", "True"], "")

@@ -1,8 +1,10 @@
 """The device's half of ``.ewz``: exact bytes back, and nothing but an IntegrityError from a file that is not sound."""
 
+import hashlib
 import resource
 import subprocess
 import sys
+import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewright.codec.rans import RansEncoder
-from edgewright.codec.wide import plan_wide, wide_stream
+from edgewright.codec.streams import number, signed
+from edgewright.codec.wide import WidePlan, plan_wide, wide_stream
 from edgewright.codec.writer import TensorSpan, encode
 from edgewright.package import Bundle
 from edgewright.release import publish
 from edgewright_runtime.codec import huffman
+from edgewright_runtime.codec.context_model import LevelShape, code_levels
 from edgewright_runtime.codec.ewz import MAGIC, is_ewz, rebuild
-from edgewright_runtime.codec.rans import RansDecoder
+from edgewright_runtime.codec.rans import RansDecoder, WorkLimitError
 from edgewright_runtime.codec.wide_context import WideShape, decode_levels
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.update.transport import decompressed
@@ -145,8 +149,6 @@ def test_another_version_is_named():
 
 def test_a_file_that_announces_a_gigabyte_costs_neither_its_memory_nor_its_time():
     """A tensor of 2^28 elements announced, four bytes of coded data given."""
-    from edgewright.codec.streams import number, signed
-
     tensor = number(0) + bytes([5]) + number(1 << 14) + number(1 << 14) + bytes([0]) + signed(0)
     tensor = tensor.replace(bytes([5]), bytes([1]), 1)  # int8
     stream = bytes([5, 2]) + number(1) + number(1) + number(64)
@@ -296,7 +298,12 @@ def test_a_resealed_truncation_of_lanes_is_refused(wide):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"classes": 10}, "impossible"), ({"group": 0}, "impossible"), ({"columns": 1 << 21}, "impossible")],
+    [
+        ({"rows": 1}, "impossible"),
+        ({"classes": 10}, "impossible"),
+        ({"group": 0}, "impossible"),
+        ({"columns": 1 << 21}, "impossible"),
+    ],
 )
 def test_a_layout_that_would_take_memory_is_refused(change, said):
     shape = replace(WideShape(2, 100, 1, 2, (16, 16, 0)), **change)
@@ -307,3 +314,81 @@ def test_a_layout_that_would_take_memory_is_refused(change, said):
 def test_lanes_too_few_for_their_tensor_are_refused_before_they_take_time():
     with pytest.raises(IntegrityError, match="too few"):
         decode_levels(bytes(200), WideShape(1 << 10, 1 << 11, 1, 2, (16, 16, 0)))
+
+
+def test_a_decoder_takes_as_many_steps_as_its_data_allows_and_no_more():
+    data, nothing = (1 << 31).to_bytes(6, "little") + bytes(4), np.zeros(0, np.int64)
+    decoder = RansDecoder(data, free_calls=5)
+    for _ in range(5 + (1 << 17) + 16 * len(data)):
+        decoder.bits(nothing)
+    with pytest.raises(WorkLimitError, match="more steps to decode than its length allows"):
+        decoder.bits(nothing)
+
+
+def certain_levels(rows: int, columns: int, unit: int) -> tuple[bytes, bytes]:
+    """An int8 tensor of ones, and its file in context-coded units of so many levels."""
+    content, shape = b"\1" * rows * columns, LevelShape(rows, columns, 1, 1, unit, 1)
+    encoder = RansEncoder()
+    code_levels(encoder, shape, np.ones((rows, columns), np.int32))
+    shared = encoder.finish()
+    head = number(len(content)) + hashlib.sha256(content).digest()[:16] + bytes([0]) + number(0) + number(0)
+    tensor = number(0) + bytes([1]) + number(rows) + number(columns) + bytes([0]) + signed(0)
+    stream = bytes([5, 1]) + number(1) + number(1) + number(unit)
+    return content, resealed(MAGIC + bytes(4) + head + number(1) + tensor + stream + number(len(shared)) + shared)
+
+
+@pytest.mark.parametrize(("columns", "unit"), [(400, 1), (1, 64)], ids=["units of one", "rows of one"])
+def test_levels_that_take_no_data_take_no_more_time_than_is_allowed(columns, unit, monkeypatch):
+    content, coded = certain_levels(4000 // columns, columns, unit)
+    assert len(coded) < 150
+    assert rebuild(coded) == content
+
+    monkeypatch.setattr("edgewright_runtime.codec.rans._FREE_CALLS", 1000)
+    with pytest.raises(WorkLimitError):
+        rebuild(coded)
+
+
+def test_a_file_of_rows_and_columns_alone_is_refused_before_it_takes_time():
+    rows, count = 500_000, 3
+    tensor = number(0) + bytes([1]) + number(rows) + number(1) + bytes([0]) + signed(0)
+    stream = bytes([5, 1]) + number(1) + number(1) + number(64)
+    head = number(rows * count) + bytes(16) + bytes([0]) + number(0) + number(0) + number(count)
+    with pytest.raises(WorkLimitError, match="1500003 rows and columns"):
+        rebuild(resealed(MAGIC + bytes(4) + head + (tensor + stream) * count))
+
+
+def test_what_a_device_would_refuse_for_its_work_is_coded_without_the_serial_coder(monkeypatch):
+    content = bytes([1, 0]) * 2000
+    span = TensorSpan(0, "<i1", 2000, 2)
+    assert encode(content, [span]).methods == ("context",)
+
+    monkeypatch.setattr("edgewright_runtime.codec.rans._FREE_CALLS", 1000)
+    coded = encode(content, [span])
+    assert "context" not in coded.methods
+    assert rebuild(coded.data) == content
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "digest"),
+    [(3, 20_000, "b913c87b2213ff38"), (20_000, 3, "a2a69fb29aeb59e7"), (300, 400, "b7b80db628fb9846")],
+    ids=["few rows", "few columns", "many of both"],
+)
+def test_lanes_are_coded_as_they_always_were(rows, columns, digest):
+    """Files of before are read by the same model: a count that differs would make noise of them."""
+    rng = np.random.default_rng(7)
+    levels = ((rng.random((rows, columns)) < 0.2) * rng.integers(-6, 7, (rows, columns))).astype(np.int32)
+    shape = WideShape(rows, columns, 2, 3, (12, 10, 8))
+    coded = wide_stream(levels, WidePlan(shape, False, levels.size / 8))
+    assert hashlib.sha256(coded).hexdigest()[:16] == digest
+    assert np.array_equal(decode_levels(coded, shape), levels)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 1 << 19), (1 << 19, 2)], ids=["few rows", "few columns"])
+def test_time_of_lanes_goes_by_their_levels_not_by_their_columns(rows, columns):
+    levels = np.zeros((rows, columns), np.int32)
+    levels[:, ::2] = 1
+    shape = WideShape(rows, columns, 1, 1, (16, 16, 0))
+    coded = wide_stream(levels, WidePlan(shape, False, levels.size / 8))
+    began = time.process_time()
+    assert np.array_equal(decode_levels(coded, shape), levels)
+    assert time.process_time() - began < 8, "a step for each column in each unit took a quarter of a minute"

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from edgewright.package import Bundle
+from edgewright_runtime.__main__ import main
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError, IntegrityError, RefusedError, TransportError
 from edgewright_runtime.health.outbox import Outbox
 from edgewright_runtime.predict import encoding
@@ -20,7 +22,8 @@ from edgewright_runtime.predict.cache import AnswerCache, feeds_key
 from edgewright_runtime.predict.cloud import Breaker, CloudClient
 from edgewright_runtime.predict.hybrid import Answer, Hybrid, Policy
 from edgewright_runtime.predict.offline import OfflineModel, Privacy, _hash_key, sync
-from edgewright_runtime.predict.predictor import Predictor
+from edgewright_runtime.predict.predictor import Prediction, Predictor
+from edgewright_runtime.strict_json import Fields
 from tests.bundles import LABELS
 from tests.runtime.loopback import Cloud, Reply, answering, serving, slowly
 
@@ -126,7 +129,7 @@ def trickling(whole: bytes) -> Iterator[str]:
 )
 def test_server_of_a_byte_now_and_then_is_given_up(whole: bytes) -> None:
     with trickling(whole) as url, pytest.raises(TransportError, match="too slow"):
-        CloudClient(url, "t", timeout_s=0.4, attempts=1).post("/v1/predict", {})
+        CloudClient(url, "t", timeout_s=0.4, attempts=1).post("/v1/predict", {}, Fields.rest)
 
 
 def test_refusal_that_breaks_off_is_an_answer_too() -> None:
@@ -142,7 +145,7 @@ def test_refusal_that_breaks_off_is_an_answer_too() -> None:
     thread = threading.Thread(target=serve)
     thread.start()
     with pytest.raises(TransportError, match="answered 503"):
-        CloudClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "t", attempts=1).post("/v1/sync", {})
+        CloudClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "t", attempts=1).post("/v1/sync", {}, Fields.rest)
     thread.join()
     listener.close()
 
@@ -171,7 +174,7 @@ def test_token_is_never_sent_where_a_redirection_leads(status: int) -> None:
         threading.Thread(target=server.serve_forever).start()
         try:
             with pytest.raises(RefusedError, match=f"answered {status}"):
-                CloudClient(f"http://127.0.0.1:{server.server_port}", "t").post("/v1/sync", {})
+                CloudClient(f"http://127.0.0.1:{server.server_port}", "t").post("/v1/sync", {}, Fields.rest)
         finally:  # however it fails
             server.shutdown()
     assert seen == []
@@ -209,6 +212,37 @@ def test_open_breaker_asks_no_more_and_tries_again_after_the_pause(predictor: Pr
     assert (first.source, second.source) == ("cloud", "cloud")
 
 
+@pytest.mark.parametrize(
+    "useless",
+    [
+        answering(scores=[], model="m", version="1"),
+        answering(scores=[0.5, 0.5], model="m", version="1"),
+        answering(scores=["high"], model="m", version="1"),
+        lambda _p, _c: (200, b"<html>captive portal</html>"),
+    ],
+    ids=["empty", "classes", "text", "html"],
+)
+def test_useless_answers_open_the_breaker_as_none_do(predictor: Predictor, useless: Reply) -> None:
+    breaker = Breaker(failures=2, pause_s=10, clock=lambda: 0.0)
+    with serving(useless) as cloud:
+        hybrid = Hybrid(predictor, "s", cloud=client(cloud, breaker=breaker), policy=ALWAYS_UNSURE)
+        sources = {hybrid.predict(ROW).source for _ in range(10)}
+
+    assert sources == {"edge_fallback"}
+    assert len(cloud.requests) == 2
+
+
+def test_confirmations_that_do_not_fit_open_the_breaker_of_the_records(outbox: Outbox) -> None:
+    outbox.add({"n": 1})
+    with serving(answering(confirmed=[], offer=None)) as cloud:
+        asking = client(cloud, breaker=Breaker(failures=2, pause_s=10, clock=lambda: 0.0))
+        for _ in range(2):
+            with pytest.raises(IntegrityError, match="nothing is removed"):
+                sync(outbox, asking, {})
+        with pytest.raises(TransportError, match="not asked"):
+            sync(outbox, asking, {})
+
+
 def test_half_open_breaker_admits_one_caller() -> None:
     now = [0.0]
     breaker = Breaker(failures=1, pause_s=10, clock=lambda: now[0])
@@ -223,7 +257,7 @@ def test_only_what_may_pass_is_tried_again(status: int, asked: int) -> None:
     pauses: list[float] = []
     with serving(lambda _p, _c: (status, b"")) as cloud:
         with pytest.raises(TransportError) as caught:
-            client(cloud, pause=pauses.append).post("/v1/sync", {})
+            client(cloud, pause=pauses.append).post("/v1/sync", {}, Fields.rest)
         assert len(cloud.requests) == asked
     assert len(pauses) == asked - 1
     assert isinstance(caught.value, RefusedError) == (asked == 1)
@@ -509,3 +543,36 @@ def test_offer_comes_even_with_nothing_to_send(outbox: Outbox) -> None:
         done = sync(outbox, client(cloud), {"release": "stable.1"})
 
     assert (done.records, done.offer.version) == (0, 3)
+
+
+def test_infinity_in_any_output_is_no_answer(
+    table_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Untasked(Predictor):
+        def __init__(self, folder: Path, threads: int | None = None) -> None:
+            super().__init__(folder, threads)
+            self.manifest = replace(self.manifest, task="none")
+
+        def predict_encoded(self, feeds: Any) -> Prediction:
+            outputs = {"a": np.ones((1, 2)), "b": np.array([[1.0, -np.inf]])}
+            return Prediction(outputs, outputs["a"], np.empty(0, np.int64), ())
+
+    folder = table_bundle.artifact.path
+    with pytest.raises(EdgeRuntimeError, match="NaN or infinity"):
+        Hybrid(Untasked(folder), "s").predict(ROW)
+    monkeypatch.setattr("edgewright_runtime.predict.predictor.Predictor", Untasked)
+    assert main(["predict", str(folder / "example.json"), "--bundle", str(folder)]) == 1
+    assert "NaN or infinity" in capsys.readouterr().err
+
+
+def test_sync_closes_the_outbox_that_it_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed, real = [], Outbox.close
+    monkeypatch.setattr(Outbox, "close", lambda outbox: (closed.append(1), real(outbox)))
+    (tmp_path / "token").write_text("token")
+
+    arguments = ["--cloud", "http://127.0.0.1:9", "--token-file", str(tmp_path / "token"), "--root", str(tmp_path)]
+    assert main(["sync", *arguments]) == 1
+    assert "nothing is installed" in capsys.readouterr().err
+    assert closed == [1]

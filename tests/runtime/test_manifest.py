@@ -29,6 +29,9 @@ def _changed(content: bytes, path: tuple[Any, ...], value: Any) -> bytes:
     return json.dumps(document).encode()
 
 
+QUANTIZED = {"name": "x", "shape": [-1, 3], "scale": 0.5, "zero_point": 0}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -52,6 +55,10 @@ def _changed(content: bytes, path: tuple[Any, ...], value: Any) -> bytes:
         (("inputs", 0, "shape"), [2**40, 3], "integer"),
         (("inputs", 0, "dtype"), "object", "one of"),
         (("inputs", 0, "scale"), 0.5, "stand together"),
+        (("inputs", 0), {**QUANTIZED, "dtype": "float32"}, "not of float32"),
+        (("inputs", 0), {**QUANTIZED, "dtype": "int64"}, "not of int64"),
+        (("name",), "\ud800", "half a character"),
+        (("golden", "tolerance"), {"\udfff": 0.1}, "half a character"),
         (("inputs", 0, "shape"), [-1, 4], "do not fit"),
         (("scores", "output"), "nothing", "other outputs"),
         (("golden", "tolerance"), {"scores": "1"}, "number"),
@@ -104,3 +111,7 @@ def test_integer_of_a_thousand_digits_is_not_even_read() -> None:
     with pytest.raises(IntegrityError, match="an integer of 1000 digits"):
         parse_object(b'{"n": ' + b"9" * 1000 + b"}", "it")
     assert parse_object(b'{"n": 1' + b"0" * 300 + b"}", "it").number("n") == 1e300
+
+
+def test_whole_characters_may_be_escaped() -> None:
+    assert parse_object(b'{"name": "\\ud83d\\ude00 \\\\ud800"}', "it").text("name") == "\U0001f600 \\ud800"

@@ -15,6 +15,7 @@ from edgewright_runtime.errors import EdgeRuntimeError, IntegrityError, Transpor
 from edgewright_runtime.health.outbox import Outbox
 from edgewright_runtime.predict.cloud import Breaker, CloudClient
 from edgewright_runtime.predict.offline import sync
+from edgewright_runtime.strict_json import Fields
 from tests.runtime.loopback import Cloud, serving
 from tests.runtime.relay import Relay
 
@@ -132,7 +133,7 @@ def test_device_in_use_while_the_network_is_down_is_not_slowed(tmp_path: Path) -
     cloud = CloudClient("http://127.0.0.1:9", "t", attempts=1, breaker=breaker)
     for _ in range(2):
         with pytest.raises(TransportError, match="no answer"):
-            cloud.post("/v1/predict", {})
+            cloud.post("/v1/predict", {}, Fields.rest)
 
     with pytest.raises(TransportError, match="not asked"):
-        cloud.post("/v1/predict", {})
+        cloud.post("/v1/predict", {}, Fields.rest)

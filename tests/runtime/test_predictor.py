@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgewright.artifact import Format
 from edgewright.package import Bundle
+from edgewright_runtime.__main__ import _rows
 from edgewright_runtime.bundle.manifest import Manifest, Preprocessing, Scores, TensorSpec
 from edgewright_runtime.errors import BackendUnavailableError, EdgeRuntimeError, InputRejectedError, IntegrityError
 from edgewright_runtime.predict.encoding import dequantize, encode, quantize
-from edgewright_runtime.predict.predictor import Predictor, interpreted
+from edgewright_runtime.predict.predictor import Predictor, interpreted, probabilities
 from tests.bundles import COLUMNS, LABELS, onnx_file, softmax, table_parts
 
 ROW = {"tenure": 1.5, "charges": "-0.25", "contract": "One year", "customerID": "7590-VHVEG"}
@@ -151,6 +153,9 @@ def test_quantized_input_is_rounded_and_saturated() -> None:
         ("logits", [[math.log(3)]], [[0.25, 0.75]]),
         ("probabilities", [[0.75]], [[0.25, 0.75]]),
         ("classes", [1], [[0, 1, 0]]),
+        ("logits", [[[0.0, math.log(3), -50.0]]], [[0.25, 0.75, 0.0]]),
+        ("probabilities", [[[[0.2]], [[0.5]], [[0.3]]]], [[0.2, 0.5, 0.3]]),
+        ("probabilities", [[[0.75]]], [[0.25, 0.75]]),
     ],
 )
 def test_outputs_mean_what_the_manifest_says(
@@ -273,3 +278,54 @@ def test_model_with_int8_inputs_takes_raw_rows(tmp_path: Path) -> None:
     stored = np.clip(np.rint(np.array([[1.5, -0.245, 1], [100, -0.245, 1]]) / scale) + zero, -128, 127)
     assert stored[1, 0] == 127, "beyond what int8 holds"
     np.testing.assert_allclose(answer.scores, softmax((stored - zero) * scale @ weights), atol=1e-6)
+
+
+def test_rows_with_axes_of_one_stay_rows() -> None:
+    assert probabilities(np.full((2, 1, 10), 0.1), "probabilities").shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ([3], "names classes 3 to 3, there are 0 to 2"),
+        ([-1], "names classes -1 to -1"),
+        ([math.nan], "names classes nan"),
+        ([[0, 1]], "names 2 classes a row"),
+    ],
+    ids=str,
+)
+def test_class_that_is_none_of_the_models_is_no_answer(table_bundle: Bundle, named: list[Any], message: str) -> None:
+    manifest = Manifest.from_json((table_bundle.artifact.path / "manifest.json").read_bytes())
+
+    with pytest.raises(EdgeRuntimeError, match=message):
+        interpreted({"scores": np.array(named)}, replace(manifest, scores=Scores("scores", "classes")))
+
+
+def test_class_among_many_takes_no_table_of_all_pairs(table_bundle: Bundle) -> None:
+    content = (table_bundle.artifact.path / "manifest.json").read_bytes()
+    manifest = replace(Manifest.from_json(content), scores=Scores("scores", "classes"), labels=())
+    tracemalloc.start()
+    try:
+        answer = interpreted({"scores": np.array([20_000])}, manifest)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert answer.indices.tolist() == [20_000]
+    assert peak < 20e6, "a square of 20,000 classes is 1.6 GB"
+
+
+def test_int32_is_saturated_at_its_own_limits() -> None:
+    spec = TensorSpec("x", (1, 3), "int32", scale=1e-6, zero_point=0)
+
+    stored = quantize(np.array([[1e6, -1e6, 0.5]], np.float32), spec)
+
+    assert stored.tolist() == [[2**31 - 1, -(2**31), 500_000]]
+
+
+def test_token_ids_of_a_json_file_stay_whole(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(f"[[1, {2**40 + 1}]]")
+
+    encoded = encode(_rows(str(tmp_path / "rows.json")), (TensorSpec("ids", (-1, 2), "int64"),), Preprocessing())
+
+    assert encoded["ids"].tolist() == [[1, 2**40 + 1]]

@@ -2,6 +2,7 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,10 @@ def test_deleted_bundle_can_be_installed_and_held_again(four: Installation) -> N
         fcntl.flock(lease, fcntl.LOCK_SH | fcntl.LOCK_NB)
     finally:
         os.close(lease)
+
+
+def test_release_whose_bundle_is_gone_is_swept_and_stops_nothing(four: Installation) -> None:
+    shutil.rmtree(_bundle(four, "shared"))
+
+    assert Registry(four).collect() == [f"{LINE}.{version}" for version in (1, 2, 3)]
+    assert four.names() == [f"{LINE}.4"]

@@ -9,6 +9,7 @@ import pytest
 from edgewright_runtime.bundle.release import LINES_PATH, MAX_INDEX_BYTES
 from edgewright_runtime.errors import TransportError
 from edgewright_runtime.predict.cloud import CloudClient
+from edgewright_runtime.strict_json import Fields
 from edgewright_runtime.update.transport import Repository
 
 
@@ -60,7 +61,7 @@ def test_error_of_a_server_is_one_short_plain_line(url: str, monkeypatch: pytest
     monkeypatch.setattr(_Talking, "reply", reply)
     for ask in (
         lambda: Repository(url).read(LINES_PATH, MAX_INDEX_BYTES),
-        lambda: CloudClient(url, "token", attempts=1).post("/v1/sync", {}),
+        lambda: CloudClient(url, "token", attempts=1).post("/v1/sync", {}, Fields.rest),
     ):
         with pytest.raises(TransportError) as caught:
             ask()

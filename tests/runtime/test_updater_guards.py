@@ -3,12 +3,15 @@
 import errno
 import hashlib
 import os
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from edgewright_runtime.bundle.manifest import FileEntry
-from edgewright_runtime.bundle.release import FileDelta, ReleaseDocument
+from edgewright_runtime.bundle.release import Blob, FileDelta, ReleaseDocument
 from edgewright_runtime.errors import IntegrityError, RollbackError, ShortageError
 from edgewright_runtime.update import bundle_fetch
 from edgewright_runtime.update.bundle_fetch import BundleFetch
@@ -199,3 +202,33 @@ def test_wrong_content_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="announced were 7"):
         written(tmp_path / "model.onnx", b"another")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("left", "free"),
+    [
+        ({}, 100),
+        ({"model.onnx": 70}, 30),
+        ({"model.onnx": 70, "labels.json": 30}, 0),
+        ({"model.onnx": 70, ".labels.json.part": 20}, 10),
+    ],
+    ids=["nothing", "a file", "all files", "a part of a file"],
+)
+def test_what_an_earlier_attempt_staged_needs_no_room_again(
+    client: Updater, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: dict[str, int], free: int
+) -> None:
+    sizes = {"model.onnx": 70, "labels.json": 30}
+    files = tuple(Blob(name, size, digest(b""), digest(b""), 1) for name, size in sizes.items())
+    release, staged = replace(release_of(2), files=files), tmp_path / "staged"
+    staged.mkdir()
+    for name, size in left.items():
+        (staged / name).write_bytes(b"\0" * size)
+    fetch = BundleFetch(client._repository, client._installation)
+
+    def check(free_bytes: int) -> None:
+        monkeypatch.setattr(bundle_fetch.shutil, "disk_usage", lambda _: SimpleNamespace(free=free_bytes))
+        fetch._check_room(release, staged)
+
+    check(free)
+    with pytest.raises(ShortageError, match="no space left") if free else nullcontext():
+        check(max(free - 1, 0))

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -248,3 +249,52 @@ def test_this_machine_can_be_read() -> None:
 
     assert reading.memory_mb > 1
     assert 0 <= reading.memory_percent <= 100
+
+
+@pytest.mark.parametrize("rows", [4, 50, 100, 1999])
+def test_model_without_a_fault_meets_limits_that_allow_none(rows: int) -> None:
+    watch = Watch(Monitoring(min_accuracy=1, max_error_share=0, max_fallback_share=0))
+    faultless = window(predictions=rows, labelled=rows, correct=rows)
+
+    assert [watch.judge_model(faultless) for _ in range(3)] == [[], [], []]
+
+
+FALLEN_BACK, FAILED, WRONG = window(fallbacks=1), window(errors=9), window(labelled=100, correct=50)
+
+
+@pytest.mark.parametrize(
+    ("plan", "bad", "reading", "cleared"),
+    [
+        (Monitoring(max_fallback_share=0), FALLEN_BACK, Reading(), Reading()),
+        (Monitoring(max_error_share=0), FAILED, Reading(), Reading()),
+        (Monitoring(min_accuracy=1), WRONG, Reading(), Reading()),
+        (Monitoring(min_battery_percent=90), window(), low(50), low(96)),
+        (Monitoring(min_battery_percent=95), window(), low(50), Reading(battery_percent=50, on_mains=True)),
+        (Monitoring(min_battery_percent=100), window(), low(99), low(100)),
+    ],
+    ids=["no fallback", "no error", "no wrong answer", "battery 90", "battery 95", "battery 100"],
+)
+def test_limit_at_the_end_of_its_scale_can_be_met_again(
+    plan: Monitoring, bad: TelemetryRecord, reading: Reading, cleared: Reading
+) -> None:
+    watch, well = Watch(plan), window(labelled=100, correct=100)
+
+    raised = [len(watch.judge(bad, reading)) for _ in range(2)]
+    assert raised == [0, 1]
+    assert [len(watch.judge(well, cleared)) for _ in range(3)] == [1, 1, 0]
+
+
+def test_battery_of_a_mouse_is_not_the_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mouse = SimpleNamespace(sensors_battery=lambda: SimpleNamespace(percent=5, power_plugged=False))
+    monkeypatch.setattr("edgewright_runtime.health.sensors._psutil", lambda: mouse)
+    for name, text in {"type": "Battery\n", "scope": "Device\n", "capacity": "5\n"}.items():
+        write(tmp_path, f"sys/class/power_supply/hidpp_battery_0/{name}", text)
+    write(tmp_path, "sys/class/power_supply/AC/type", "Mains\n")
+    write(tmp_path, "sys/class/power_supply/AC/online", "1\n")
+    without = Sensors(tmp_path).read()
+    write(tmp_path, "sys/class/power_supply/BAT0/type", "Battery\n")
+    write(tmp_path, "sys/class/power_supply/BAT0/scope", "System\n")
+    write(tmp_path, "sys/class/power_supply/BAT0/capacity", "80\n")
+
+    assert (without.battery_percent, without.on_mains) == (None, True)
+    assert Sensors(tmp_path).read().battery_percent == 80

@@ -147,6 +147,56 @@ def test_record_that_cannot_be_read_is_set_aside_and_stops_no_other(store: Mlflo
     assert "cannot be read, set aside" in said[0].title
 
 
+def test_record_that_the_server_does_not_take_stays_and_stops_no_other(store: MlflowClient, tmp_path: Path) -> None:
+    record = _record(tmp_path, "bad", "aa", champion=False)
+    unnameable = record.version.model_copy(update={"model_name": "a/b"})
+    bad = keep_record(record.model_copy(update={"version": unnameable}))
+    good, own = (keep_record(_record(tmp_path, name, "bb", champion=False)) for name in ("good", "own"))
+    said: list[Event] = []
+
+    with progress.listening(said.append):
+        assert len(upload_waiting.fn(own)) == 1
+
+    assert pending_records() == [bad, own]
+    assert not good.exists()
+    assert "the record of an earlier run was not sent" in said[0].title
+    assert "a/b" in said[0].title
+
+
+def test_earlier_records_wait_where_no_server_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edgewright_home: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    waiting = [keep_record(_record(tmp_path, name, "aa", champion=False)) for name in ("one", "two", "own")]
+
+    with pytest.raises(TrackingUnavailableError):
+        upload_waiting.fn(waiting[-1])
+
+    assert pending_records() == waiting
+
+
+@pytest.mark.parametrize("name", ["it's", 'both "of" it\'s', "back\\slash"])
+def test_model_of_any_name_is_one_version_a_bundle(store: MlflowClient, tmp_path: Path, name: str) -> None:
+    for number, digest in enumerate(["aa", "bb", "bb"]):
+        record = _record(tmp_path, str(number), digest, champion=True)
+        version = record.version.model_copy(update={"model_name": name})
+        upload_record.fn(keep_record(record.model_copy(update={"version": version})))
+
+    assert pending_records() == []
+    digests = {v.version: v.tags["bundle_digest"] for v in store.search_model_versions() if v.name == name}
+    assert sorted(digests.values()) == ["aa", "bb"]
+
+
+def test_series_is_sent_to_its_last_point(store: MlflowClient, tmp_path: Path) -> None:
+    record = _record(tmp_path, "long", "aa", champion=False)
+    series = {name: tuple((at, 0.5) for at in range(900)) for name in ("accuracy", "latency")}
+    path = keep_record(record.model_copy(update={"run": record.run.model_copy(update={"series": series})}))
+
+    run_id = upload_record.fn(path)
+
+    assert [len(store.get_metric_history(run_id, name)) for name in series] == [900, 900]
+
+
 def test_record_that_is_sent_leaves_neither_file_nor_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edgewright_home: Path
 ) -> None:
