@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-import edgewright as ew
 from edgewright.pipeline.result import DeploymentResult
 from edgewright_runtime.predict.hybrid import Hybrid
 from edgewright_runtime.predict.predictor import Predictor
@@ -137,29 +136,3 @@ def test_the_user_s_own_metric_judges(home: Path, detector: Detector) -> None:
     (line,) = (line for line in result.report.lines if line.figure == "accuracy drop")
     assert line.unit == "percent of the source's"
     assert line.measured == pytest.approx(loss)
-
-
-def test_a_segmenter_is_judged_by_its_overlap(home: Path) -> None:
-    chance = np.random.default_rng(0)
-    pictures = chance.normal(size=(240, 2, 13, 9)).astype(np.float32)
-    torch.manual_seed(0)
-    network = nn.Conv2d(2, 3, 3, padding=1).eval()
-    with torch.no_grad():
-        classes = network(torch.from_numpy(pictures)).argmax(1).numpy()
-    classes[chance.random(classes.shape) < 0.1] = 0  # not all of them are what the network says
-    classes[:, 0] = 255
-    result = ew.deploy(network, (pictures, classes), platform="edge_device", metric="mean_iou", name="segmenter")
-    assert result.error is None
-    assert result.report is not None
-    baseline, found = result.report.baseline.accuracy, result.report.candidate.accuracy
-    assert baseline is not None
-    assert found is not None
-    assert found.metric == "mean_iou"
-    assert 0.7 < baseline.low < baseline.value < baseline.high < 1
-    assert found.low < found.value < found.high
-    assert result.report.drop_test == "paired bootstrap of mean_iou"
-
-    over = ew.deploy(network, (pictures, classes[:, 0, 0]), platform="edge_device", metric="mean_iou", name="segmenter")
-    assert over.error is not None
-    assert "metric mean_iou: answers are not a class for each pixel" in over.error
-    assert over.release is None

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -66,3 +67,29 @@ def test_bad_input_is_one_line_and_writes_nothing(home: Path, options: dict[str,
 def test_what_the_package_does_not_have_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'deplo'"):
         ew.deplo  # noqa: B018
+
+
+def test_a_segmenter_is_judged_by_its_overlap(home: Path) -> None:
+    chance = np.random.default_rng(0)
+    pictures = chance.normal(size=(240, 2, 13, 9)).astype(np.float32)
+    torch.manual_seed(0)
+    network = nn.Conv2d(2, 3, 3, padding=1).eval()
+    with torch.no_grad():
+        classes = network(torch.from_numpy(pictures)).argmax(1).numpy()
+    classes[chance.random(classes.shape) < 0.1] = 0  # not all of them are what the network says
+    classes[:, 0] = 255
+    result = ew.deploy(network, (pictures, classes), platform="edge_device", metric="mean_iou", name="segmenter")
+    assert result.error is None
+    assert result.report is not None
+    baseline, found = result.report.baseline.accuracy, result.report.candidate.accuracy
+    assert baseline is not None
+    assert found is not None
+    assert found.metric == "mean_iou"
+    assert 0.7 < baseline.low < baseline.value < baseline.high < 1
+    assert found.low < found.value < found.high
+    assert result.report.drop_test == "paired bootstrap of mean_iou"
+
+    over = ew.deploy(network, (pictures, classes[:, 0, 0]), platform="edge_device", metric="mean_iou", name="segmenter")
+    assert over.error is not None
+    assert "metric mean_iou: answers are not a class for each pixel" in over.error
+    assert over.release is None
