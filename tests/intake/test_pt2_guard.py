@@ -56,7 +56,13 @@ def test_pickled_weights_are_refused_unless_they_are_tensors(tmp_path, digits_pt
 
 @pytest.mark.parametrize(
     "target",
-    ["torch.hub.load", "torch.load", "torch.ops.load_library", "_operator.attrgetter", "torch.ops.aten.from_file"],
+    ["torch.hub.load", "torch.load", "torch.ops.load_library", "_operator.attrgetter", "torch.ops.aten.from_file"]
+    # Files, processes, memory as it is, the state of the process, and a name of which the operands pick an overload.
+    + ["torch.ops.aten.save.default", "torch.ops.aten.from_file.default", "torch.ops.aten.wait.default"]
+    + ["torch.ops.aten.set_.source_Storage", "torch.ops.aten._reshape_alias.default", "torch.ops.aten.warn.default"]
+    + ["torch.ops.aten._sparse_coo_tensor_unsafe.default", "torch.ops.aten._nested_view_from_buffer.default"]
+    + ["torch.ops.aten.manual_seed.default", "torch.ops.aten.set_data.default", "torch.ops.aten.add"]
+    + ["torch.ops.aten.__class__.mro", "torch.ops.aten.no_such_operation.default"],
 )
 def test_functions_other_than_tensor_operators_are_refused(tmp_path, digits_pt2, target):
     path = changed(
