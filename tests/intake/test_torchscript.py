@@ -179,8 +179,13 @@ def with_code(folder, line):
 
 @pytest.mark.parametrize(
     "call",
-    ['torch.save(state, "written")', 'ops.aten.save(state, "written")', 'torch.from_file("read")']
-    + ["torch._reshape_alias(state, [9], [9])", "ops.aten._sparse_coo_tensor_unsafe(state, state, [9])"],
+    [
+        'torch.save(state, "written")',
+        'ops.aten.save(state, "written")',
+        'torch.from_file("read")',
+        "torch._reshape_alias(state, [9], [9])",
+        "ops.aten._sparse_coo_tensor_unsafe(state, state, [9])",
+    ],
 )
 def test_code_that_names_a_file_or_memory_is_refused_before_it_is_loaded(tmp_path, call):
     name = call.partition("(")[0]
