@@ -1,7 +1,8 @@
-"""Which operations of torch's own library (ATen) an internal graph may hold: those that only compute.
+"""Which operations of torch's own library (ATen) only compute: an internal graph holds those, a source calls no others.
 
-Decided by an operation's declared schema, not by a list of names: it changes no operand, returns tensors or sizes, and
-takes nothing but tensors, numbers and words of a closed set, so it names no file, device or storage. Imports torch.
+Decided by an operation's declared schema, not by a list of names: it returns tensors or sizes, and takes nothing but
+tensors, numbers and words of a closed set, so it names no file, process or storage. In a graph it changes no operand
+either. Imports torch.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["SIZE_FUNCTIONS", "is_pure", "named_operation", "operation_name"]
+__all__ = ["SIZE_FUNCTIONS", "computes", "is_pure", "named_operation", "operation_name", "reaches_outside"]
 
 _NAME = re.compile(r"torch\.ops\.aten\.([A-Za-z_]\w*)\.(\w+)")
 _ARGUMENTS = re.compile(
@@ -32,6 +33,25 @@ _prelu_kernel _safe_softmax _scaled_dot_product_flash_attention_for_cpu _softmax
 _unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
 _upsample_nearest_exact3d _weight_norm
 """
+# Of the inner ones these, too, look at their operands; a program may call them, and has no graph then.
+_OF_PROGRAMS = """
+_addmm_activation _aminmax _batch_norm_with_update _batch_norm_with_update_functional _conj_physical _convolution
+_convolution_mode _embedding_bag _fused_rms_norm _int_mm _is_all_true _is_any_true _linalg_det _linalg_eigh
+_linalg_slogdet _linalg_solve_ex _linalg_svd _local_scalar_dense _logcumsumexp _masked_softmax
+_native_batch_norm_legit_functional _native_multi_head_attention _neg_view _pad_circular _pad_enum _pdist_forward
+_scaled_dot_product_attention_math _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
+_shape_as_tensor _stack _transformer_encoder_layer_fwd _unique2 _weight_norm_interface
+"""
+# What only asserts returns nothing, and takes the text of its error.
+_ASSERTING = """
+_assert_async _assert_scalar _assert_tensor_metadata _functional_assert_async _functional_assert_scalar
+_functional_sym_constrain_range _functional_sym_constrain_range_for_size sym_constrain_range
+sym_constrain_range_for_size
+"""
+# These make a tensor of a shape that they do not hold against the memory behind it.
+_UNCHECKED = re.compile(
+    r"_sparse_\w+_unsafe|_reshape_alias(_copy)?|_nested_view_from_\w+|_nested_tensor_from_\w+|set_?"
+)
 _OPERATOR = "add and_ eq floordiv ge getitem gt le lt mod mul ne neg not_ or_ pow sub truediv"
 _MATH = "ceil floor sqrt trunc"
 _TORCH = "sym_float sym_int sym_ite sym_max sym_min sym_not sym_sum"
@@ -48,8 +68,37 @@ def is_pure(operation: Any) -> bool:
     """Whether an operation computes its results from its operands and does nothing else."""
     if not isinstance(operation, torch._ops.OpOverload) or operation.namespace != "aten":
         return False
-    schema, name = operation._schema, operation._schema.name.removeprefix("aten::")
-    if schema.is_mutable or not schema.returns or (name.startswith("_") and name not in _INNER.split()):
+    return not operation._schema.is_mutable and _is_of_tensors(operation, _INNER)
+
+
+def computes(operation: Any) -> bool:
+    """Whether a program may call an operation: it computes or asserts, and changes its operands at most."""
+    if not isinstance(operation, torch._ops.OpOverload) or operation.namespace not in {"aten", "prims"}:
+        return False
+    return _short_name(operation) in _ASSERTING.split() or _is_of_tensors(operation, _INNER + _OF_PROGRAMS)
+
+
+def reaches_outside(name: str) -> bool:
+    """Whether an operation of that name, of any overload, takes a file's name or a storage, or trusts its operands.
+
+    What is no operation of ATen does not: it is a name of somebody else's.
+    """
+    packet = getattr(torch.ops.aten, name, None)
+    if not isinstance(packet, torch._ops.OpOverloadPacket):
+        return False
+    arguments = [a for overload in packet.overloads() for a in getattr(packet, overload)._schema.arguments]
+    outside = any("file" in a.name or str(a.type) in {"Storage", "Stream"} for a in arguments)
+    return outside or _UNCHECKED.fullmatch(name) is not None
+
+
+def _short_name(operation: Any) -> str:
+    return str(operation._schema.name.rpartition("::")[2])
+
+
+def _is_of_tensors(operation: Any, inner: str) -> bool:
+    """Whether an operation takes and returns nothing else; ``inner`` names those with an underscore that may."""
+    schema, name = operation._schema, _short_name(operation)
+    if _UNCHECKED.fullmatch(name) or not schema.returns or (name.startswith("_") and name not in inner.split()):
         return False
     return all(str(r.type) in _RESULTS for r in schema.returns) and all(_is_plain(a) for a in schema.arguments)
 

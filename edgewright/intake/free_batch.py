@@ -12,6 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edgewright.intake.onnx_tensors import array_of
+
 __all__ = ["fixed_batch", "with_free_batch"]
 
 _OF_SHAPES = {"Constant", "Concat", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Gather", "Slice", "Identity"}
@@ -79,7 +81,7 @@ def _let_follow(model: onnx.ModelProto, node: onnx.NodeProto, shape: NDArray[np.
 def _known_shapes(model: onnx.ModelProto) -> dict[str, NDArray[np.int64]]:
     """Lists of whole numbers that follow from constants alone; exporters write a shape piece by piece."""
     known = {
-        i.name: numpy_helper.to_array(i)
+        i.name: array_of(i).astype(np.int64)
         for i in model.graph.initializer
         if i.data_type == onnx.TensorProto.INT64 and len(i.dims) < 2
     }

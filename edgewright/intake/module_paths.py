@@ -1,11 +1,12 @@
 """Tensors and layers of a module by their dotted paths. Imports torch."""
 
 import re
+from itertools import chain, count
 
 import torch
 from torch import nn
 
-__all__ = ["free_name", "place", "plain_path", "tensor_at"]
+__all__ = ["free_name", "free_place", "place", "plain_path", "tensor_at"]
 
 _INVALID = re.compile(r"[^0-9A-Za-z_.]")
 
@@ -40,11 +41,14 @@ def place(module: nn.Module, path: str, thing: nn.Module | torch.Tensor) -> None
 
 def free_name(module: nn.Module, path: str) -> str:
     """The path, or the first of ``path_1``, ``path_2``, … at which nothing is."""
-    candidate, count = path, 0
-    while _taken(module, candidate):
-        count += 1
-        candidate = f"{path}_{count}"
-    return candidate
+    return next(name for name in chain([path], (f"{path}_{n}" for n in count(1))) if not _taken(module, name))
+
+
+def free_place(module: nn.Module, path: str) -> str:
+    """The same for a tensor: of a module's tensors all go to ``module_1``, so that it may become a layer."""
+    owner, _, leaf = path.rpartition(".")
+    places = (f"{owner}_{n}.{leaf}" if owner else f"{leaf}_{n}" for n in count(1))
+    return next(place for place in chain([path], places) if not _taken(module, place))
 
 
 def _taken(module: nn.Module, path: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, inliner, numpy_helper
+from onnx import TensorProto, helper, inliner
 from torch import fx
 
 from edgewright.errors import InputError, UnsupportedError
@@ -18,6 +18,7 @@ from edgewright.failures import one_line
 from edgewright.intake.builder import Argument, Builder, Op, Operand, Result, TensorSequence, operand, refuse
 from edgewright.intake.onnx_layers import Layers, users_of
 from edgewright.intake.onnx_nodes import needed_nodes
+from edgewright.intake.onnx_tensors import array_of, type_name
 from edgewright.intake.operators import (
     attention,
     control_flow,
@@ -215,7 +216,7 @@ def _op(node: onnx.NodeProto, values: Mapping[str, Argument], opsets: Mapping[st
         kind=node.op_type,
         name=node.name,
         inputs=tuple(values[name] for name in node.input),
-        attributes={a.name: _attribute(a) for a in node.attribute},
+        attributes={a.name: _attribute(a, node) for a in node.attribute},
         # Exporters write the default domain as "" or as "ai.onnx".
         opset=opsets.get(domain, opsets.get("ai.onnx", 1)),
         outputs=tuple(node.output),
@@ -223,11 +224,20 @@ def _op(node: onnx.NodeProto, values: Mapping[str, Argument], opsets: Mapping[st
     )
 
 
-def _attribute(attribute: onnx.AttributeProto) -> Any:
+def _attribute(attribute: onnx.AttributeProto, node: onnx.NodeProto) -> Any:
+    try:
+        return _value_of(attribute)
+    except ValueError as e:  # text that is not UTF-8, or an attribute of no type
+        raise InputError(
+            f"damaged: attribute '{attribute.name}' of node '{node.name}' ({node.op_type}): {one_line(e, 120)}"
+        ) from e
+
+
+def _value_of(attribute: onnx.AttributeProto) -> Any:
     value = helper.get_attribute_value(attribute)
     # The number of a type that torch lacks becomes its name, for the refusal.
     if attribute.name in {"to", "dtype", "output_dtype"} and isinstance(value, int):
-        return _DTYPES.get(value, TensorProto.DataType.Name(value))
+        return _DTYPES.get(value, type_name(value))
     if isinstance(value, TensorProto):
         return _tensor(value)
     if isinstance(value, float):
@@ -242,9 +252,9 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
 def _tensor(proto: onnx.TensorProto) -> torch.Tensor:
     if proto.data_type not in _DTYPES:
         raise UnsupportedError(
-            f"tensor '{proto.name}' of type {TensorProto.DataType.Name(proto.data_type)} has no place in a torch graph"
+            f"tensor '{proto.name}' of type {type_name(proto.data_type)} has no place in a torch graph"
         )
-    array = np.ascontiguousarray(numpy_helper.to_array(proto))
+    array = np.ascontiguousarray(array_of(proto))
     # ml_dtypes' bfloat16 is no dtype that torch.from_numpy knows.
     if proto.data_type == TensorProto.BFLOAT16:
         return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)

@@ -4,6 +4,7 @@ Runs in a child process: imports torch and onnx.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -24,14 +25,16 @@ class Layers:
         self.builder, self.users = builder, users
         # The tensors are kept, so that another does not get the identity of one that is gone.
         self._made: dict[tuple[Any, ...], tuple[fx.Node, tuple[Argument, ...]]] = {}
-        self._weights: dict[str, str] = {}
+        # How often a layer is called, and what its weight is.
+        self._calls: Counter[str] = Counter()
+        self._weights: dict[str, Argument] = {}
         self._with_fused_bias: set[str] = set()
         self.is_repeating = False
         """Whether the nodes that come in are those of a loop, each of which comes again."""
 
     def earlier(self, op: Op) -> fx.Node | None:
         """The call of a layer with the same weights and settings, which may be called again on what ``op`` is given."""
-        entry = self._made.get(_identity(op))
+        entry = self._made.get(self._identity(op))
         # A constant operand is folded at once: there is no call to make again.
         if entry is None or not isinstance(op.input(0), fx.Node):
             return None
@@ -42,6 +45,7 @@ class Layers:
         # The layer was made for one rank: nn.BatchNorm1d takes 2 or 3 axes, nn.BatchNorm2d 4.
         if self.builder.rank(op.inputs[0]) != self.builder.rank(call.args[0]):  # type: ignore[arg-type]
             return None
+        self._calls[str(call.target)] += 1
         return call
 
     def note(self, op: Op, result: Result) -> None:
@@ -51,8 +55,9 @@ class Layers:
             return
         # A call on padded or transposed input (args differ) is not the operator alone, and is not shared.
         if result.op == "call_module" and result.args == (op.inputs[0],):
-            self._made[_identity(op)] = result, op.inputs[1:]
-            self._weights[str(result.target)] = op.input_names[1]
+            self._made[self._identity(op)] = result, op.inputs[1:]
+            self._calls[str(result.target)] += 1
+            self._weights[str(result.target)] = op.inputs[1]
 
     def fuse_bias(self, node: onnx.NodeProto, values: dict[str, Argument]) -> None:
         """A layer without bias, then Add of a constant for each output channel: one layer, to quantize and prune."""
@@ -63,14 +68,28 @@ class Layers:
             if not isinstance(call, fx.Node) or call.op != "call_module" or not isinstance(bias, torch.Tensor):
                 continue
             layer = self.builder.root.get_submodule(str(call.target))
-            weight = self._weights.get(str(call.target), "")
-            # Another reader of the product, or of the weight, would get the bias, too.
-            alone = self.users[product] == 1 and self.users[weight] == 1 and not self.is_repeating
-            if alone and _is_bias_of(layer, bias, self.builder.rank(call)):
+            if _is_bias_of(layer, bias, self.builder.rank(call)) and self._is_read_once(call, values):
                 layer.bias = nn.Parameter(bias.detach().clone().reshape(-1))
                 self._with_fused_bias.add(str(call.target))
                 values[node.output[0]] = call
                 return
+
+    def _is_read_once(self, call: fx.Node, values: Mapping[str, Argument]) -> bool:
+        """Whether the layer, its weight and its result have one reader: another would get the bias, too."""
+        layer = str(call.target)
+        if self.is_repeating or self._calls[layer] != 1:
+            return False
+        # By every name that a value goes by: an Identity gives it another, with readers of its own.
+        weight = self._weights[layer]
+        return all(self.users[name] == 1 for name, value in values.items() if value is call or value is weight)
+
+    def _identity(self, op: Op) -> tuple[Any, ...]:
+        settings = sorted((key, repr(value)) for key, value in op.attributes.items())
+        # Padding that follows from the input's size is a setting of the layer.
+        follows = op.attributes.get("auto_pad") in {"SAME_UPPER", "SAME_LOWER"} or "output_shape" in op.attributes
+        sizes = self.builder.shape(op.inputs[0])[2:] if follows and isinstance(op.input(0), fx.Node) else ()  # type: ignore[arg-type]
+        # Constants by identity: two equal weights are two layers, which training may move apart.
+        return (op.kind, *(id(value) for value in op.inputs[1:]), *settings, *map(str, sizes))
 
 
 def users_of(graph: onnx.GraphProto) -> Counter[str]:
@@ -83,12 +102,6 @@ def users_of(graph: onnx.GraphProto) -> Counter[str]:
             for inner in (attribute.g, *attribute.graphs):
                 counts.update(users_of(inner))
     return counts
-
-
-def _identity(op: Op) -> tuple[Any, ...]:
-    settings = sorted((key, repr(value)) for key, value in op.attributes.items())
-    # Constants by identity: two equal weights are two layers, which training may move apart.
-    return (op.kind, *(id(value) for value in op.inputs[1:]), *settings)
 
 
 def _is_bias_of(layer: nn.Module, bias: torch.Tensor, rank: int) -> bool:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from edgewright.errors import UnsupportedError
 from edgewright.intake.onnx_nodes import constant_value
+from edgewright.intake.onnx_tensors import array_of
 
 __all__ = ["limit_s", "refuse_endless_loops", "run_within"]
 
@@ -138,4 +138,4 @@ def _told_to_go_on(body: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
 
 def _held(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
     """Initializers of one number."""
-    return {i.name: numpy_helper.to_array(i) for i in graph.initializer if math.prod(i.dims) == 1}
+    return {i.name: array_of(i) for i in graph.initializer if math.prod(i.dims) == 1}

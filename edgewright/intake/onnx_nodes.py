@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edgewright.intake.onnx_tensors import array_of
 from edgewright.intake.tensor_names import plain_name
 
 __all__ = ["constant_value", "drop_unused", "fix_input", "float32_reason", "has_trees", "needed_nodes", "rename_ends"]
@@ -34,7 +35,7 @@ def constant_value(node: onnx.NodeProto, known: Mapping[str, NDArray[np.generic]
         return known.get(node.input[0])
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute} if node.op_type == "Constant" else {}
     if "value" in given:
-        return np.asarray(numpy_helper.to_array(given["value"]))
+        return array_of(given["value"])
     names = ("value_float", "value_floats", "value_int", "value_ints")
     value = next((given[name] for name in names if name in given), None)
     return None if value is None else np.asarray(value)

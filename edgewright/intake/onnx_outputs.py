@@ -16,7 +16,7 @@ from edgewright.intake.onnx_nodes import drop_unused
 from edgewright.intake.onnx_rows import put_output_rows_first, rows_first_note
 from edgewright_runtime.bundle.manifest import TensorSpec
 
-__all__ = ["Asked", "keep_numbers"]
+__all__ = ["NUMBERS", "Asked", "keep_numbers"]
 
 _REAL = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _WHOLE = {TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8} | {
@@ -26,9 +26,12 @@ _WHOLE = {TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.I
     TensorProto.UINT8,
     TensorProto.BOOL,
 }
+NUMBERS = frozenset(_REAL | _WHOLE)
+"""Element types that an input may have, or an output."""
 # Quantized as they run, by the range of all rows of a batch: what a row is answered depends on the others.
 _QUANTIZED_BY_BATCH = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
-_ROWS = (3, 2)  # of zeros: an output of a fixed size, such as a mean of each of three channels, has as many only once
+_PROBES = (3, 2)
+"""Rows of zeros; an output whose first axis has first one size, then the other, has a value for each row."""
 
 
 class Asked:
@@ -54,20 +57,16 @@ class Asked:
         dynamic = next((n.op_type for n in model.graph.node if n.op_type in _QUANTIZED_BY_BATCH), None)
         if dynamic is not None and inputs[0].shape[0] < 0:
             self._fix_batch(f"the batch is declared free, but {dynamic} takes one scale for all rows at once")
-        answers = self._answered()
-        rows, arrays = answers[0]
-        batch = self.inputs[0].shape[0]
-        row_arrays = {
-            name: array
-            for name, array in arrays.items()
-            if all(other[name].shape == (count, *array.shape[1:]) for count, other in answers)
-        }
-        if not row_arrays:
+        answered = self._answered()
+        (rows, arrays), batch = answered[0], self.inputs[0].shape[0]
+        # Other axes keep their sizes: what is rows by rows, such as the similarity of each with each, is left out too.
+        of_rows = [n for n, a in arrays.items() if all(got[n].shape == (k, *a.shape[1:]) for k, got in answered)]
+        if not of_rows:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
             raise UnsupportedError(f"{path}: no output has the rows on its first axis ({shapes} of {rows} rows)")
-        if len(row_arrays) < len(arrays):
-            self._leave_out([name for name in arrays if name not in row_arrays])
-        self.outputs = tuple(TensorSpec(n, (batch, *a.shape[1:]), a.dtype.name) for n, a in row_arrays.items())
+        if len(of_rows) < len(arrays):
+            self._leave_out([name for name in arrays if name not in of_rows])
+        self.outputs = tuple(TensorSpec(n, (batch, *arrays[n].shape[1:]), arrays[n].dtype.name) for n in of_rows)
 
     def _follow(self, moved: Sequence[str]) -> None:
         outputs: list[str] = []
@@ -79,10 +78,10 @@ class Asked:
         self.session = _session(self.model, self.path)
 
     def _answered(self) -> list[tuple[int, dict[str, NDArray[Any]]]]:
-        """How many rows of zeros were answered at once, and the outputs; of a free batch for two such numbers."""
+        """How many rows of zeros were answered at once, and the outputs: of each probe."""
         fixed = self.inputs[0].shape[0]
         try:
-            return [(rows, self._run(rows)) for rows in ((fixed,) if fixed > 0 else _ROWS)]
+            return [(rows, self._run(rows)) for rows in ((fixed,) if fixed > 0 else _PROBES)]
         except UnsupportedError as e:
             raise UnsupportedError(f"{self.path}: {e}") from e
         except Exception as e:  # ONNX Runtime's errors share no base that it exports

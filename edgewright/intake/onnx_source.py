@@ -15,8 +15,9 @@ from edgewright.failures import one_line
 from edgewright.intake.given_shapes import input_sizes
 from edgewright.intake.onnx_loops import limit_s, refuse_endless_loops, run_within
 from edgewright.intake.onnx_nodes import fix_input, has_trees, rename_ends
-from edgewright.intake.onnx_outputs import Asked, keep_numbers
+from edgewright.intake.onnx_outputs import NUMBERS, Asked, keep_numbers
 from edgewright.intake.onnx_rows import put_input_rows_first
+from edgewright.intake.onnx_tensors import graphs_of, refuse_incomplete_nodes, type_name, write_out_sparse
 from edgewright.intake.onnx_training import refuse_training_mode
 from edgewright.intake.single_numbers import fixed_note, single_number
 from edgewright.intake.source import AskedSource
@@ -92,6 +93,12 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as e:  # what a damaged description of external data raises
         raise InputError(f"{path}: damaged: {one_line(e, 200)}") from e
+    try:
+        write_out_sparse(model)
+    except InputError as e:
+        raise InputError(f"{path}: {e}") from e  # a tensor knows no file
+    # Before anything reads a node's operands by their places.
+    refuse_incomplete_nodes(model, str(path))
     _hold_initializers(model)
     return model
 
@@ -101,9 +108,7 @@ def _hold_initializers(model: onnx.ModelProto) -> None:
 
     ONNX Runtime then folds nothing that depends on it, and loses such values when it writes a graph.
     """
-    held = {tensor.name for tensor in model.graph.initializer} | {
-        tensor.values.name for tensor in model.graph.sparse_initializer
-    }
+    held = {tensor.name for tensor in model.graph.initializer}
     asked = [value for value in model.graph.input if value.name not in held]
     if len(asked) < len(model.graph.input):
         del model.graph.input[:]
@@ -149,19 +154,18 @@ def _parsed(path: Path) -> onnx.ModelProto:
 
 
 def _external_files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
-    external = (t for t in _tensors(model.graph) if t.data_location == TensorProto.EXTERNAL)
+    external = (t for t in _tensors(model) if t.data_location == TensorProto.EXTERNAL)
     return tuple(sorted({_external_file(tensor, path) for tensor in external}))
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            # Fields that are not set read as empty tensors and graphs, which hold nothing external.
-            yield attribute.t
-            yield from attribute.tensors
-            for inner in [attribute.g, *attribute.graphs]:
-                yield from _tensors(inner)
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    for graph in graphs_of(model):
+        yield from graph.initializer if isinstance(graph, onnx.GraphProto) else ()
+        for node in graph.node:
+            for attribute in node.attribute:
+                # A field that is not set reads as an empty tensor, which holds nothing external.
+                yield attribute.t
+                yield from attribute.tensors
 
 
 def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
@@ -198,6 +202,8 @@ def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
 def _inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], path: Path) -> tuple[TensorSpec, ...]:
     constants = {i.name for i in model.graph.initializer}
     entries = [e for e in model.graph.input if e.name not in constants]
+    if not entries:
+        raise UnsupportedError(f"{path}: it takes no input; a model answers rows, on the first axis of an input")
     declared = {entry.name: _declared(entry, path) for entry in entries}
     sizes = input_sizes(declared, shapes, path)
     # The first axis stays free.
@@ -214,7 +220,7 @@ def _fix_numbers(model: onnx.ModelProto, data: DataSpec, path: Path) -> tuple[st
     constants = {i.name for i in model.graph.initializer}
     for entry in [e for e in model.graph.input if e.name not in constants]:
         kind = entry.type.tensor_type
-        if kind.HasField("shape") and not len(kind.shape.dim) and kind.elem_type != TensorProto.STRING:
+        if kind.HasField("shape") and not len(kind.shape.dim) and kind.elem_type in NUMBERS:
             dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
             value = single_number(data, entry.name, dtype.name, path)
             fix_input(model, entry.name, value)
@@ -227,8 +233,10 @@ def _fix_numbers(model: onnx.ModelProto, data: DataSpec, path: Path) -> tuple[st
 def _declared(entry: onnx.ValueInfoProto, path: Path) -> list[int | str]:
     """The sizes of an input; a free one by its name."""
     kind = entry.type.tensor_type
-    if not entry.type.HasField("tensor_type") or kind.elem_type == TensorProto.STRING:
-        raise UnsupportedError(f"{path}: input '{entry.name}' is not a tensor of numbers")
+    if not entry.type.HasField("tensor_type") or kind.elem_type not in NUMBERS:
+        raise UnsupportedError(
+            f"{path}: input '{entry.name}' is not a tensor of numbers (element type {type_name(kind.elem_type)})"
+        )
     if not kind.HasField("shape"):
         raise InputError(
             f"{path}: input '{entry.name}' does not say how many axes it has: export the model with their sizes"

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from edgewright.errors import InputError
 from edgewright.intake.onnx_nodes import constant_value
+from edgewright.intake.onnx_tensors import array_of
 
 __all__ = ["refuse_training_mode"]
 
@@ -29,7 +29,7 @@ def refuse_training_mode(model: onnx.ModelProto, what: str) -> None:
         InputError: it was exported in training mode.
     """
     # Only small ones are unpacked: weights of gigabytes are no mode and no ratio.
-    constants = {i.name: numpy_helper.to_array(i) for i in _small(model.graph)}
+    constants = {i.name: array_of(i) for i in _small(model.graph)}
     # A function's body is called with operands of its own: no constant from outside is known there.
     bodies = [(model.graph.node, constants, _opset(model)), *((f.node, {}, _opset(f)) for f in model.functions)]
     for nodes, known, opset in bodies:
@@ -66,7 +66,7 @@ def _training(nodes: Iterable[onnx.NodeProto], outer: Constants, opset: int) -> 
             return node
         for attribute in node.attribute:
             for inner in [attribute.g, *attribute.graphs]:
-                constants = {i.name: numpy_helper.to_array(i) for i in _small(inner)}
+                constants = {i.name: array_of(i) for i in _small(inner)}
                 training_node = _training(inner.node, known | constants, opset)
                 if training_node is not None:
                     return training_node

@@ -94,13 +94,15 @@ class GuardedUnpickler(_PythonUnpickler):
     def __init__(self, stream: BinaryIO, path: Path) -> None:
         super().__init__(stream)
         self.stream, self.path = stream, path
-        # Kept, so that no object of the file gets the identity of a name that is gone.
-        self._named: list[Any] = []
+        # By identity: equality is what an object of the file may define. Kept, so that no object of the file gets the
+        # identity of a name that is gone.
+        self._named: dict[int, Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """The object behind a name, if it is allowed."""
-        self._named.append(self._found(module, name))
-        return self._named[-1]
+        named = self._found(module, name)
+        self._named[id(named)] = named
+        return named
 
     def _found(self, module: str, name: str) -> Any:
         if (module, name) == ("joblib.numpy_pickle", "NumpyArrayWrapper"):
@@ -115,7 +117,7 @@ class GuardedUnpickler(_PythonUnpickler):
         if standing is None:
             return _permitted(module, name, self.path)
         if name == "getattr":
-            self._named.append(zone)  # what it gives is called
+            self._named[id(zone)] = zone  # what it gives is called
         return standing
 
     def get_extension(self, code: int) -> None:
@@ -127,8 +129,7 @@ class GuardedUnpickler(_PythonUnpickler):
         raise UntrustedModelError(f"{self.path}: asks for the external object {shown(pid)}; none may be referred to")
 
     def _is_named(self, thing: Any) -> bool:
-        # By identity: equality is what an object of the file may define.
-        return any(thing is named for named in self._named)
+        return id(thing) in self._named
 
     def _named_alone(self, place: int, opcode: int) -> None:
         """Let an opcode call what stands on the stack only if it was named: an object of the file has methods too."""

@@ -19,7 +19,7 @@ from edgewright.errors import InputError, UnsupportedError
 from edgewright.intake.aten import SIZE_FUNCTIONS, is_pure
 from edgewright.intake.embedding_bags import open_bags
 from edgewright.intake.grouped_experts import GROUPED, ungroup_experts
-from edgewright.intake.module_paths import place, plain_path
+from edgewright.intake.module_paths import free_place, place, plain_path
 from edgewright.intake.pure_program import functional
 from edgewright.intake.raise_layers import raise_layers
 
@@ -109,6 +109,7 @@ class _Copy:
         self.fixed = fixed
         self.outputs = outputs
         self.root = nn.Module()
+        self.placed: dict[str, torch.Tensor] = {}
         self.graph = fx.Graph()
 
     def copied(self) -> fx.Graph:
@@ -150,9 +151,13 @@ class _Copy:
         return self._held_tensor(spec.target, tensor, node)
 
     def _held_tensor(self, name: str, tensor: torch.Tensor, node: fx.Node) -> fx.Node:
-        name = plain_path(name)
-        place(self.root, name, tensor if isinstance(tensor, nn.Parameter) else tensor.detach())
-        attribute = self.graph.get_attr(name)
+        path = plain_path(name)
+        # Two names may become one path ("a-b" and "a_b"), and each region has names of its own.
+        if self.placed.get(path) is not tensor:
+            path = free_place(self.root, path)
+            self.placed[path] = tensor
+            place(self.root, path, tensor if isinstance(tensor, nn.Parameter) else tensor.detach())
+        attribute = self.graph.get_attr(path)
         attribute.meta = dict(node.meta)
         return attribute
 

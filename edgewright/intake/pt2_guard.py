@@ -13,16 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from edgewright.errors import InputError, UntrustedModelError
 from edgewright.failures import one_line
 from edgewright.intake.archives import opened_archive
+from edgewright.intake.aten import computes
 from edgewright.intake.tensor_files import load_tensors
 
 __all__ = ["inspect_program"]
 
-_TARGET = re.compile(
-    r"torch\.ops\.(aten|prims|quantized_decomposed)\.(?!from_file|_from_file)\w+(\.\w+)?"
-    r"|torch\.ops\.transformers\.grouped_mm_fallback\.default"  # of `edgewright.intake.grouped_experts`
+_OPERATION = re.compile(r"torch\.ops\.(aten|prims)\.(\w+)\.(\w+)")
+# Of quantization, which torch registers only when it is imported; and of `edgewright.intake.grouped_experts`.
+_OTHER_OPERATION = re.compile(
+    r"torch\.ops\.quantized_decomposed\.[a-z]\w*(\.\w+)?|torch\.ops\.transformers\.grouped_mm_fallback\.default"
 )
 _PYTHON_TARGET = re.compile(
     r"(_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
@@ -100,7 +104,7 @@ def _inspect_pickle(path: Path, entry: str, content: bytes) -> None:
 
 
 def _inspect_string(path: Path, key: str, value: str) -> None:
-    if key == "target" and not (_TARGET.fullmatch(value) or _PYTHON_TARGET.fullmatch(value)):
+    if key == "target" and not (_PYTHON_TARGET.fullmatch(value) or _is_operation(value)):
         raise UntrustedModelError(f"{path}: the graph calls {value}; only tensor operators (torch.ops.aten) are taken")
     if key == "expr_str" and not _is_size_expression(value):
         raise UntrustedModelError(f"{path}: a size is given as {value[:80]!r}, which is no arithmetic on sizes")
@@ -110,6 +114,15 @@ def _inspect_string(path: Path, key: str, value: str) -> None:
                 raise UntrustedModelError(
                     f"{path}: inputs or outputs of type {kind}; only tuples, lists and dicts are taken"
                 )
+
+
+def _is_operation(target: str) -> bool:
+    parts = _OPERATION.fullmatch(target)
+    if parts is None:
+        return _OTHER_OPERATION.fullmatch(target) is not None
+    packet = getattr(getattr(torch.ops, parts[1]), parts[2], None)
+    # An overload, not the name alone: a call of that picks one by its operands.
+    return computes(getattr(packet, parts[3], None))
 
 
 def _is_size_expression(text: str) -> bool:

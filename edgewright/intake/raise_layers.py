@@ -34,7 +34,7 @@ def raise_layers(module: fx.GraphModule) -> None:
             raise_recurrent(module, node, _layer_path(node))
         elif str(node.target) in MAKERS:
             form = MAKERS[str(node.target)](Call(node))
-            if form is not None and _is_layer(form):
+            if form is not None and _is_layer(form) and not (form.first and _is_read_beside_the_first(node)):
                 _replace(module, node, form, layer_paths)
         elif node.target is _RESHAPE:
             _without_sizes(node)
@@ -48,6 +48,11 @@ def _is_layer(form: Form) -> bool:
     return all(n.op == "get_attr" for n in given) and (bool(given) or form.kind is nn.Dropout)
 
 
+def _is_read_beside_the_first(node: fx.Node) -> bool:
+    """Whether a result is read that the layer does not give (a mean, an inverse deviation)."""
+    return any(user.args[1] != 0 and user.users for user in node.users)
+
+
 def _replace(module: fx.GraphModule, node: fx.Node, form: Form, layer_paths: dict[tuple[Any, ...], str]) -> None:
     held = {own: str(n.target) for own, n in form.tensors.items() if n is not None}
     key = (form.kind, repr(form.settings), tuple(held.items()))
@@ -59,7 +64,7 @@ def _replace(module: fx.GraphModule, node: fx.Node, form: Form, layer_paths: dic
     call.meta = dict(node.meta)
     if form.first:
         call.meta["val"] = node.meta["val"][0]
-        # The other results, kept for the backward pass, are taken to be unread.
+        # The others, kept for the backward pass, are not read.
         for user in list(node.users):
             user.replace_all_uses_with(call)
             module.graph.erase_node(user)
@@ -105,6 +110,7 @@ def _give(layer: nn.Module, own: str, tensor: torch.Tensor) -> None:
 def _fold_weights(module: fx.GraphModule) -> None:
     """A weight that follows from parameters alone (weight norm, standardization, joined biases) becomes one."""
     values: dict[fx.Node, torch.Tensor] = {}
+    computed = _following_from_parameters(module.graph)
     for node in list(module.graph.nodes):
         if node.op != "call_function" or str(node.target) not in MAKERS:
             continue
@@ -112,9 +118,9 @@ def _fold_weights(module: fx.GraphModule) -> None:
         biases = {"self": "bias"} if str(node.target) == "aten.addmm.default" else {}
         for name, given in Call(node).nodes().items():
             own = biases.get(name, name)
-            if own in _FOLDED and given.op == "call_function" and _follows_from_parameters(given):
+            if own in _FOLDED and given in computed:
                 if given not in values:
-                    values[given] = _value(module, given)
+                    values[given] = _value(module, given, {})
                 path = free_name(module, f"{_layer_path(node)}.{own}".lstrip("."))
                 place(module, path, nn.Parameter(values[given].detach().clone()))
                 with module.graph.inserting_before(node):
@@ -125,22 +131,30 @@ def _fold_weights(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code()
 
 
-def _follows_from_parameters(node: fx.Node, depth: int = 0) -> bool:
-    if node.op == "get_attr":
-        return True
-    if node.op != "call_function" or depth > _LONGEST_CHAIN or not isinstance(node.meta.get("val"), torch.Tensor):
-        return False
-    operands = node.all_input_nodes
-    return bool(operands) and all(_follows_from_parameters(n, depth + 1) for n in operands)
+def _following_from_parameters(graph: fx.Graph) -> set[fx.Node]:
+    """The operations whose result follows from parameters, by chains of no more than `_LONGEST_CHAIN` operations."""
+    # Operands stand before what reads them: one pass, however often a node is read.
+    lengths: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        operands = node.all_input_nodes
+        if node.op == "get_attr":
+            lengths[node] = 0
+        elif node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor) and operands:
+            length = 1 + max(lengths.get(operand, _LONGEST_CHAIN) for operand in operands)
+            if length <= _LONGEST_CHAIN:
+                lengths[node] = length
+    return {node for node in lengths if node.op == "call_function"}
 
 
-def _value(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
+def _value(module: fx.GraphModule, node: fx.Node, known: dict[fx.Node, torch.Tensor]) -> torch.Tensor:
+    """What a node computes; ``known`` holds what was computed on the way to it, each once."""
     if node.op == "get_attr":
         return tensor_at(module, str(node.target))
-    arguments, named = fx.node.map_arg((node.args, node.kwargs), lambda n: _value(module, n))
-    with torch.no_grad():
-        value: torch.Tensor = node.target(*arguments, **named)  # type: ignore[operator]
-    return value
+    if node not in known:
+        arguments, named = fx.node.map_arg((node.args, node.kwargs), lambda n: _value(module, n, known))
+        with torch.no_grad():
+            known[node] = node.target(*arguments, **named)  # type: ignore[operator]
+    return known[node]
 
 
 def _layer_path(node: fx.Node) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgewright.data import DataSpec
 from edgewright.errors import InputError
+from edgewright.failures import one_line
 from edgewright_runtime.bundle.manifest import Column, Preprocessing
 from edgewright_runtime.disk import check_plain
 from edgewright_runtime.errors import InputRejectedError
@@ -173,7 +174,6 @@ def _encoded(series: "pd.Series[Any]", column: Column, missing: Sequence[str], t
 
 
 def _read(path: Path, spec: DataSpec) -> "pd.DataFrame":
-    import pandas as pd
 
     try:
         check_plain(path)
@@ -185,14 +185,17 @@ def _read(path: Path, spec: DataSpec) -> "pd.DataFrame":
         raise InputError(f"{path}: cannot be read as a table: {reason.splitlines()[0]}") from e
     if len(frame) == 0:
         raise InputError(f"{path}: no rows")
-    # A .parquet may have numbers for names.
-    frame.columns = pd.Index([str(c) for c in frame.columns])
     unknown = [
         c for c in (*spec.dtypes, *(spec.na_values if isinstance(spec.na_values, dict) else ())) if c not in frame
     ]
     if unknown:
         raise InputError(f"{path}: no column '{unknown[0]}', which dtypes or na_values name; it holds {_some(frame)}")
-    return frame
+    if _is_text_file(path):
+        return frame
+    try:
+        return frame.astype(spec.dtypes)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"{path}: cannot be read as a table: {one_line(e, 200)}") from e
 
 
 def _parsed(path: Path, spec: DataSpec) -> "pd.DataFrame":
@@ -203,7 +206,10 @@ def _parsed(path: Path, spec: DataSpec) -> "pd.DataFrame":
             raise ValueError(
                 "na_values and keep_default_na say how a .csv is read; a .parquet holds its missing values"
             )
-        return pd.read_parquet(path).astype(spec.dtypes)
+        frame = pd.read_parquet(path)
+        # It may have numbers for names.
+        frame.columns = pd.Index([str(c) for c in frame.columns])
+        return frame
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
     given = (
         {c: list(t) for c, t in spec.na_values.items()} if isinstance(spec.na_values, dict) else list(spec.na_values)
@@ -241,9 +247,14 @@ def _alike(frames: Sequence["pd.DataFrame"]) -> Sequence["pd.DataFrame"]:
     for name in frames[0].columns:
         kinds = [f[name].dtype if name in f else None for f in frames]
         if all(isinstance(kind, pd.CategoricalDtype) for kind in kinds) and kinds[0] != kinds[1]:
-            both = pd.api.types.union_categoricals([f[name] for f in frames]).categories
-            for f in frames:
-                f[name] = f[name].cat.set_categories(both)
+            # An order says nothing of what a category is, and pandas joins none that are in different orders.
+            unordered = [f[name].cat.as_unordered() for f in frames]
+            try:
+                both = pd.api.types.union_categoricals(unordered).categories
+            except TypeError as e:  # categories of text and of numbers
+                raise InputError(f"column '{name}' is of different kinds in the two files: {one_line(e, 120)}") from e
+            for f, column in zip(frames, unordered, strict=True):
+                f[name] = column.cat.set_categories(both)
     return frames
 
 

@@ -65,13 +65,15 @@ def load(path: Path) -> fx.GraphModule:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         document = json.loads(metadata["edgewright_graph"])
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as e:
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError, RecursionError) as e:
         raise InputError(f"{path}: not a readable Edgewright graph: {one_line(e, 200)}") from e
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: not a readable Edgewright graph: a {type(document).__name__}, not an object")
     if document.get("schema") != _SCHEMA:
         raise InputError(f"{path}: graph schema {document.get('schema')!r}; this version reads {_SCHEMA}")
     try:
         return _built(document, tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as e:
         raise InputError(f"{path}: damaged Edgewright graph: {one_line(e, 200)}") from e
 
 

@@ -95,7 +95,10 @@ class TorchSource(AskedSource):
                 if short > 0:
                     piece = [torch.cat([p, p[-1:].expand(short, *p.shape[1:])]) for p in piece]
                 arguments, named = _call_arguments(self.program, piece, self.fixed)
-                results = pytree.tree_leaves(module(*arguments, **named))
+                try:
+                    results = pytree.tree_leaves(module(*arguments, **named))
+                except Exception as e:  # an operation may raise anything
+                    raise InputError(f"the model refuses its own data: PyTorch: {one_line(e)}") from e
                 row_count = len(piece[0]) - max(short, 0)
                 batch_answers.append([results[place][:row_count].double().numpy() for place in self.kept])
         return [np.concatenate(column) for column in zip(*batch_answers, strict=True)]

@@ -15,6 +15,7 @@ __all__ = ["inspect_torchscript"]
 # Recurrent layers of quantized models hold their weights in that class of torch's own.
 _OUTSIDE = re.compile(r"__torch__\.torch\.classes\.(?!rnn\.CellParamsBase)[\w.]+")
 _NAMESPACES = frozenset({"aten", "prim"})
+_MOST_PARTS = 2  # behind the first: ops.aten.add
 
 
 def inspect_torchscript(path: Path) -> None:
@@ -51,8 +52,18 @@ def _inspect_code(path: Path, entry: str, code: str) -> None:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
         raise InputError(f"{path}: a damaged TorchScript archive: {entry} is not code") from e
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            _inspect_name(path, entry, ast.unparse(node))
+        name = _dotted(node)
+        if name:
+            _inspect_name(path, entry, name)
+
+
+def _dotted(node: ast.AST) -> str:
+    """``a.b`` or ``a.b.c``; empty of longer ones, which name no operation and may be as deep as the parser goes."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute) and len(parts) < _MOST_PARTS:
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) and parts else ""
 
 
 def _inspect_name(path: Path, entry: str, name: str) -> None:
@@ -66,16 +77,10 @@ def _inspect_name(path: Path, entry: str, name: str) -> None:
             raise UntrustedModelError(f"{path}: {entry} calls {name}; only operations of torch on tensors are taken")
     else:
         return
-    if _names_a_file(operation):
-        raise UntrustedModelError(f"{path}: {entry} calls {name}, which names a file; nothing has run")
-
-
-def _names_a_file(operation: str) -> bool:
     # Only torch has the schemas, which say what an operation takes.
-    import torch
+    from edgewright.intake.aten import reaches_outside
 
-    packet = getattr(torch.ops.aten, operation, None)
-    if not isinstance(packet, torch._ops.OpOverloadPacket):
-        return False
-    schemas = [getattr(packet, overload)._schema for overload in packet.overloads()]
-    return any("file" in argument.name for schema in schemas for argument in schema.arguments)
+    if reaches_outside(operation):
+        raise UntrustedModelError(
+            f"{path}: {entry} calls {name}, which names a file, or memory as it is; nothing has run"
+        )

@@ -301,6 +301,20 @@ def test_several_inputs_and_outputs_have_names(tmp_path):
         np.testing.assert_allclose(a, b.numpy(), atol=1e-6)
 
 
+def test_data_that_an_operation_refuses_is_said_to_be_so(tmp_path):
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(4, 2)
+
+        def forward(self, word):
+            return self.table(word)
+
+    source = saved(tmp_path, Words(), torch.tensor([1, 2]), names=("word",))
+    with pytest.raises(InputError, match="the model refuses its own data: PyTorch: index out of range"):
+        source.ask([np.array([1, 9])])
+
+
 def test_hostile_operations_have_no_place():
     for name in (
         "from_file.default",

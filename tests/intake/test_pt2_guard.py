@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.errors import InputError, UntrustedModelError
-from edgewright.intake.pt2_guard import _is_size_expression, inspect_program
+from edgewright.intake.pt2_guard import _is_operation, _is_size_expression, inspect_program
 
 
 class Touches:
@@ -56,7 +56,16 @@ def test_pickled_weights_are_refused_unless_they_are_tensors(tmp_path, digits_pt
 
 @pytest.mark.parametrize(
     "target",
-    ["torch.hub.load", "torch.load", "torch.ops.load_library", "_operator.attrgetter", "torch.ops.aten.from_file"],
+    [
+        *("torch.hub.load", "torch.load", "torch.ops.load_library", "_operator.attrgetter"),
+        # Files, processes, memory as it is, the state of the process, and a name of which operands pick an overload.
+        *("torch.ops.aten.save.default", "torch.ops.aten.from_file.default", "torch.ops.aten.from_file"),
+        *("torch.ops.aten.set_.source_Storage", "torch.ops.aten.set_.source_Tensor", "torch.ops.aten.wait.default"),
+        *("torch.ops.aten._sparse_coo_tensor_unsafe.default", "torch.ops.aten._nested_view_from_buffer.default"),
+        *("torch.ops.aten._reshape_alias.default", "torch.ops.aten.warn.default", "torch.ops.aten.manual_seed.default"),
+        *("torch.ops.aten.set_data.default", "torch.ops.aten.add", "torch.ops.aten.__class__.mro"),
+        "torch.ops.aten.no_such_operation.default",
+    ],
 )
 def test_functions_other_than_tensor_operators_are_refused(tmp_path, digits_pt2, target):
     path = changed(
@@ -149,3 +158,14 @@ def test_a_pickle_that_lacks_what_it_takes_is_damage(tmp_path, content):
 )
 def test_sizes_that_are_computed_pass(size):
     assert _is_size_expression(size)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("add.Tensor", "add_.Tensor", "_to_copy.default", "_assert_scalar.default", "lstm.input", "rand.default"),
+        *("_convolution.default", "index_put_.default", "sym_size.int", "upsample_nearest2d.vec"),
+    ],
+)
+def test_operations_on_tensors_pass(name):
+    assert _is_operation(f"torch.ops.aten.{name}")

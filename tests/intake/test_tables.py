@@ -321,6 +321,46 @@ def test_a_table_that_cannot_be_read_so_is_refused_in_one_line(spec, words, path
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("dtypes", "words"),
+    [
+        ({"nothing": "str"}, "no column 'nothing', which dtypes or na_values name"),
+        ({"city": "float64"}, "cannot be read as a table: could not convert"),
+    ],
+)
+def test_a_parquet_that_cannot_be_read_so_is_refused_in_one_line(dtypes, words, path, tmp_path):
+    pytest.importorskip("pyarrow")
+    pd.read_csv(path).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=words) as error:
+        tables.read_table(DataSpec(path=tmp_path / "t.parquet", target="sold", dtypes=dtypes))
+    assert "\n" not in str(error.value)
+
+
+def two_parquets(folder, first, second):
+    for name, cells in (("train", first), ("test", second)):
+        pd.DataFrame({"size": cells, "sold": range(len(cells))}).to_parquet(folder / f"{name}.parquet")
+    return DataSpec(path=folder / "train.parquet", test_path=folder / "test.parquet", target="sold")
+
+
+def test_categories_in_different_orders_are_joined(tmp_path):
+    pytest.importorskip("pyarrow")
+    first = pd.Categorical(["s", "m"], categories=["s", "m"], ordered=True)
+    for second in (
+        pd.Categorical(["m", "l"], categories=["m", "l"]),
+        pd.Categorical(["m", "l"], categories=["l", "m", "s"], ordered=True),
+    ):
+        table = tables.read_table(two_parquets(tmp_path, first, second))
+        assert table.frame["size"].tolist() == ["s", "m", "m", "l"]
+        assert set(table.frame["size"].cat.categories) == {"s", "m", "l"}
+
+
+def test_categories_of_text_and_of_numbers_are_not(tmp_path):
+    pytest.importorskip("pyarrow")
+    spec = two_parquets(tmp_path, ["s", "m"], [1, 2]).model_copy(update={"dtypes": {"size": "category"}})
+    with pytest.raises(InputError, match="column 'size' is of different kinds in the two files"):
+        tables.read_table(spec)
+
+
 def test_train_and_test_files_are_two_frames_of_the_same_kinds(path, tmp_path):
     """Whole numbers without a blank in one file and with blanks in the other."""
     frame = pd.read_csv(path)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import fx, nn
 
@@ -134,3 +135,23 @@ def test_a_truncated_file_is_refused(net, tmp_path):
         (tmp_path / "a").write_bytes(content[:end])
         with pytest.raises(InputError):
             torch_graph.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("document", ["[]", "3", "null", "[" * 100_000, '{"a":' * 100_000])
+def test_a_document_of_another_shape_is_refused(document, tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "g", {"edgewright_graph": document})
+    with pytest.raises(InputError, match="not a readable Edgewright graph"):
+        torch_graph.load(tmp_path / "g")
+
+
+def test_arguments_of_great_depth_are_damage(net, tmp_path):
+    """As deep as the reader of JSON goes, which may be deeper than Python's own functions."""
+    torch_graph.save(net, tmp_path / "a")
+    with safe_open(tmp_path / "a", framework="pt") as file:
+        text = file.metadata()["edgewright_graph"]
+    document = json.loads(text)
+    document["nodes"][-1]["args"] = "deep"
+    text = json.dumps(document).replace('"deep"', "[" * 990 + "]" * 990)
+    save_file(load_file(tmp_path / "a"), tmp_path / "b", {"edgewright_graph": text})
+    with pytest.raises(InputError, match="Edgewright graph"):
+        torch_graph.load(tmp_path / "b")

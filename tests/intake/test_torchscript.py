@@ -163,19 +163,50 @@ def test_what_torch_cannot_export_anew_says_how_to(tmp_path):
         TorchScriptSource(tmp_path / "m.pt", data_for(tmp_path, x=lambda r, n: r.random((n, 2), np.float32)))
 
 
-def test_code_that_names_a_file_is_refused_before_it_is_loaded(tmp_path):
-    torch.jit.save(torch.jit.script(Network().eval()), tmp_path / "m.pt")
-    with zipfile.ZipFile(tmp_path / "m.pt") as archive, zipfile.ZipFile(tmp_path / "bad.pt", "w") as changed:
+def with_code(folder, line):
+    """An archive that runs a line when it is loaded."""
+    torch.jit.save(torch.jit.script(Network().eval()), folder / "m.pt")
+    with zipfile.ZipFile(folder / "m.pt") as archive, zipfile.ZipFile(folder / "bad.pt", "w") as changed:
         for entry in archive.infolist():
             content = archive.read(entry)
             if entry.filename.endswith(".py") and b"def forward" in content:
                 state = b"  def __setstate__(self, state: int) -> NoneType:\n"
-                marked = state + b'    _0 = torch.save(state, "written")\n    return None\n  def forward'
+                marked = state + f"    {line}\n    return None\n  def forward".encode()
                 content = content.replace(b"  def forward", marked)
             changed.writestr(entry, content)
-    with pytest.raises(UntrustedModelError, match=r"torch\.save, which names a file"):
-        inspect_torchscript(tmp_path / "bad.pt")
+    return folder / "bad.pt"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        'torch.save(state, "written")',
+        'ops.aten.save(state, "written")',
+        'torch.from_file("read")',
+        "torch._reshape_alias(state, [9], [9])",
+        "ops.aten._sparse_coo_tensor_unsafe(state, state, [9])",
+    ],
+)
+def test_code_that_names_a_file_or_memory_is_refused_before_it_is_loaded(tmp_path, call):
+    name = call.partition("(")[0]
+    with pytest.raises(UntrustedModelError, match=rf"{name}, which names a file, or memory"):
+        inspect_torchscript(with_code(tmp_path, f"_0 = {call}"))
     inspect_torchscript(tmp_path / "m.pt")
+
+
+PARSED = 900
+"""As deep as Python's parser goes, or nearly."""
+
+
+@pytest.mark.parametrize("depth", [500, PARSED, 100_000])
+def test_code_of_deep_names_is_looked_at_or_damaged(tmp_path, depth):
+    path = with_code(tmp_path, f"_0 = a{'.b' * depth}")
+    if depth <= PARSED:
+        inspect_torchscript(path)
+    # Behind a deep name, another is still found.
+    kind, words = (UntrustedModelError, "which names a file") if depth <= PARSED else (InputError, "is not code")
+    with pytest.raises(kind, match=words):
+        inspect_torchscript(with_code(tmp_path, f"_0 = a{'.b' * depth}, torch.save(state, 'written')"))
 
 
 def test_a_plain_pickle_is_still_a_scikit_learn_model(tmp_path):

@@ -209,7 +209,8 @@ def gemm(b: Builder, op: Op) -> Result:
     if isinstance(weight, torch.Tensor) and not isinstance(c, torch.fx.Node) and weight.is_floating_point():
         outputs = weight.shape[0]
         bias = None if c is None else torch.as_tensor(c) * beta
-        if bias is None or bias.numel() in {1, outputs}:
+        # One number for all, or one for each column: (M, 1) is one for each row, also where M is as many.
+        if bias is None or bias.numel() == 1 or tuple(bias.shape) in {(outputs,), (1, outputs)}:
             full = None if bias is None else bias.reshape(-1).expand(outputs)
             return linear(b, layer_name(op), a, weight * alpha if alpha != 1 else weight, full)
     y = b.call(torch.matmul, a, b.call(torch.transpose, weight, 0, 1))

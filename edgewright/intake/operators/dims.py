@@ -43,7 +43,21 @@ def _dims_div(op: Op) -> Any:
     # n / 2.0 need not be whole, and a size must be.
     if any(isinstance(v, torch.Tensor) and v.is_floating_point() for v in op.inputs):
         raise refuse(op, "divides a size that depends on the batch by a number that is not whole")
-    return _dims(op, 0) // _dims(op, 1)
+    return _quotients(_dims(op, 0), _dims(op, 1))
+
+
+def _quotient(n: Any, by: Any) -> Any:
+    """Towards zero, as ONNX divides whole numbers; whether a sign holds for every batch is looked at afterwards."""
+    return n // by if (n >= 0) == (by > 0) else -(-n // by)
+
+
+_quotients = np.frompyfunc(_quotient, 2, 1)
+
+
+def _dims_mod(op: Op) -> Any:
+    left, right = _dims(op, 0), _dims(op, 1)
+    # The divisor's sign, or with fmod=1 the dividend's.
+    return left - _quotients(left, right) * right if op.get("fmod", 0) else left % right
 
 
 def _dims_mul(op: Op) -> Any:
@@ -85,7 +99,7 @@ HANDLERS_OF_DIMS: dict[str, Callable[[Op], Any]] = {
     "Max": lambda op: np.maximum(_dims(op, 0), _dims(op, 1)),
     "Min": lambda op: np.minimum(_dims(op, 0), _dims(op, 1)),
     "Neg": lambda op: -_dims(op, 0),
-    "Mod": lambda op: _dims(op, 0) % _dims(op, 1),
+    "Mod": _dims_mod,
     # Sizes are whole: rounding and casting leave them as they are.
     "Floor": lambda op: _dims(op, 0),
     "Ceil": lambda op: _dims(op, 0),

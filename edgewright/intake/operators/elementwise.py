@@ -321,7 +321,8 @@ _LAYERS: dict[str, Callable[[Op], nn.Module]] = {
     "Celu": lambda op: nn.CELU(op.get("alpha", 1.0)),
     "HardSwish": lambda _: nn.Hardswish(),
     "Mish": lambda _: nn.Mish(),
-    "Softplus": lambda _: nn.Softplus(threshold=1e6),  # torch's own turns linear at 20
+    # Linear from 20 on, where what is left out (e^-20) is below the step of float32; exp(x) alone would overflow.
+    "Softplus": lambda _: nn.Softplus(),
     "Gelu": gelu,
 }
 

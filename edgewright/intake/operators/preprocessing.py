@@ -16,18 +16,16 @@ from edgewright.intake.operators.trees import label_of, post_transformed
 __all__ = ["HANDLERS"]
 
 
+_EXACT = 1 << 24
+"""Up to here float32 holds every whole number."""
+
+
+def _cast(b: Builder, x: Operand, dtype: torch.dtype) -> Operand:
+    return x if b.dtype(x) == dtype else b.call(torch.Tensor.to, x, dtype)
+
+
 def _float(b: Builder, x: Operand) -> Operand:
-    return x if b.dtype(x) == torch.float32 else b.call(torch.Tensor.to, x, torch.float32)
-
-
-_EXACT_BELOW = 2**24  # from here on float32 has not every whole number
-
-
-def _comparable(b: Builder, x: Operand, keys: torch.Tensor) -> tuple[Operand, torch.Tensor]:
-    """Both as whole numbers where they are, which float32 may not tell apart; else in float32."""
-    if keys.is_floating_point() or b.dtype(x).is_floating_point or b.dtype(x) == torch.bool:
-        return _float(b, x), keys.to(torch.float32)
-    return x, keys
+    return _cast(b, x, torch.float32)
 
 
 def one_hot_encoder(b: Builder, op: Op) -> Result:
@@ -35,9 +33,14 @@ def one_hot_encoder(b: Builder, op: Op) -> Result:
     categories = op.get("cats_int64s")
     if categories is None or not op.get("zeros", 1):
         raise refuse(op, "categories that are text, or an error for unknown ones")
-    x, known = _comparable(b, operand(op, 0), torch.tensor(categories))
-    wide = b.call(torch.unsqueeze, x, -1)
-    return b.call(torch.Tensor.to, b.call(torch.eq, wide, known), torch.float32)
+    # Whole numbers, as ONNX Runtime compares them: real ones lose their fraction, and large ones keep every digit.
+    wide = b.call(torch.unsqueeze, _cast(b, operand(op, 0), torch.int64), -1)
+    hit = b.call(torch.eq, wide, torch.tensor(categories))
+    # Of a category that is named twice the last column counts.
+    place = {category: at for at, category in enumerate(categories)}
+    last = torch.tensor([place[category] == at for at, category in enumerate(categories)])
+    hit = hit if last.all() else b.call(torch.logical_and, hit, last)
+    return b.call(torch.Tensor.to, hit, torch.float32)
 
 
 def label_encoder(b: Builder, op: Op) -> Result:
@@ -49,36 +52,38 @@ def label_encoder(b: Builder, op: Op) -> Result:
     )
     if keys is None or values is None:
         raise refuse(op, "keys or values that are text")
-    x, known = _comparable(b, operand(op, 0), torch.as_tensor(keys))
+    x = operand(op, 0)
+    # Whole numbers are compared as such: float32 would take large ones for each other.
+    known = torch.as_tensor(keys).to(torch.float32 if b.dtype(x).is_floating_point else b.dtype(x))
     results = torch.as_tensor(values)
-    dtype = torch.int64 if results.dtype == torch.int64 else torch.float32
+    # Of a key that is named twice the first value counts; NaN, which equals nothing, by the text that it is written as.
+    first = list({str(key): at for at, key in reversed(list(enumerate(known.tolist())))}.values())
+    known, results = known[first], results[first]
+    dtype = torch.float32 if results.is_floating_point() else results.dtype
     if default is not None:
         fallback = default.reshape(-1)[0]
     # The specification's defaults: -1 for whole numbers, 0 for real ones.
-    elif dtype == torch.int64:
-        fallback = -1 if default_int64 is None else default_int64
-    else:
+    elif dtype == torch.float32:
         fallback = 0.0 if default_float is None else default_float
-    wide = b.call(torch.unsqueeze, x, -1)
-    missing = known.isnan()
-    if missing.any():
-        # Core ML takes no NaN for a constant; nothing that is finite on a device equals this.
-        hit = b.call(torch.eq, wide, torch.where(missing, -torch.finfo(torch.float32).max, known))
-        hit = b.call(torch.logical_or, hit, b.call(torch.logical_and, b.call(torch.isnan, wide), missing))
     else:
-        hit = b.call(torch.eq, wide, known)
-    if dtype == torch.int64 and max(abs(int(v)) for v in (*results.reshape(-1), fallback)) >= _EXACT_BELOW:
-        return _answered_exactly(b, b.call(torch.Tensor.to, hit, torch.int64), results, int(fallback))
+        fallback = -1 if default_int64 is None else default_int64
+    hit = _equal(b, b.call(torch.unsqueeze, _cast(b, x, known.dtype), -1), known)
+    if dtype != torch.float32 and max(abs(int(fallback)), int(results.abs().max())) > _EXACT:
+        # Of what is added for a hit the fallback is left out: it is added for every one.
+        added = b.call(torch.mul, b.call(torch.Tensor.to, hit, torch.int64), results.long() - int(fallback))
+        return _cast(b, b.call(torch.add, b.call(torch.sum, added, [-1]), int(fallback)), dtype)
     weights = b.call(torch.Tensor.to, hit, torch.float32)
-    total = _answered(b, weights, results.float(), float(fallback))
-    return total if dtype == torch.float32 else b.call(torch.Tensor.to, total, torch.int64)
+    return _cast(b, _answered(b, weights, results.float(), float(fallback)), dtype)
 
 
-def _answered_exactly(b: Builder, hits: Operand, results: torch.Tensor, fallback: int) -> Operand:
-    """The result of the one hit (..., keys), or the fallback, in whole numbers that float32 does not have."""
-    missed = b.call(torch.sub, 1, b.call(torch.sum, hits, [-1]))
-    total = b.call(torch.sum, b.call(torch.mul, hits, results), [-1])
-    return b.call(torch.add, total, b.call(torch.mul, missed, fallback))
+def _equal(b: Builder, wide: Operand, keys: torch.Tensor) -> Operand:
+    """Which key a number equals (..., keys); NaN is one, too."""
+    missing = keys.isnan()
+    if not missing.any():
+        return b.call(torch.eq, wide, keys)
+    # Core ML takes no NaN for a constant; nothing that is finite on a device equals this.
+    hit = b.call(torch.eq, wide, torch.where(missing, -torch.finfo(torch.float32).max, keys))
+    return b.call(torch.logical_or, hit, b.call(torch.logical_and, b.call(torch.isnan, wide), missing))
 
 
 def _answered(b: Builder, hits: Operand, results: torch.Tensor, fallback: float) -> Operand:
@@ -124,7 +129,8 @@ def normalizer(b: Builder, op: Op) -> Result:
     x = _float(b, operand(op, 0))
     match op.get("norm", "MAX"):
         case "MAX":
-            size = b.call(torch.amax, b.call(torch.abs, x), [1], True)
+            # The largest, not the largest in size: so it stands in the specification, and so ONNX Runtime has it.
+            size = b.call(torch.amax, x, [1], True)
         case "L1":
             size = b.call(torch.sum, b.call(torch.abs, x), [1], True)
         case _:

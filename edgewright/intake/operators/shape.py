@@ -6,6 +6,7 @@ Each handler follows the operator of the same name in the ONNX operator specific
 from typing import Any
 
 import numpy as np
+import sympy
 import torch
 from torch.nn import functional
 
@@ -184,8 +185,7 @@ def _sliced(b: Builder, op: Op, x: Operand, axis: int, limits: tuple[Any, Any, i
     start, end, step = limits
     total = b.shape(x)[axis]
     if not isinstance(total, int):
-        is_whole = isinstance(start, int) and start == 0 and step == 1
-        if is_whole and (isinstance(end, torch.SymInt) or end >= _TO_THE_END):
+        if isinstance(start, int) and start == 0 and step == 1 and _reaches(end, total):
             return x
         raise refuse(op, "along the batch axis")
     # Forwards Python's slices clamp bounds as ONNX does.
@@ -203,6 +203,15 @@ def _sliced(b: Builder, op: Op, x: Operand, axis: int, limits: tuple[Any, Any, i
     # Never below the start: an empty slice, not a negative one.
     index = (slice(None),) * axis + (slice(start, max(start, end), step),)
     return _index(b, x, index)
+
+
+def _reaches(end: Any, total: torch.SymInt) -> bool:
+    """Whether an end is that of an axis, or behind it, for every batch."""
+    if not isinstance(end, torch.SymInt):
+        return bool(end >= _TO_THE_END)
+    # Sizes that depend on the batch differ from each other: n rows are half of 2 n.
+    behind = sympy.expand(end.node.expr - total.node.expr)
+    return bool(behind.is_number and behind >= 0)
 
 
 def _index(b: Builder, x: Operand, index: tuple[Any, ...]) -> Operand:

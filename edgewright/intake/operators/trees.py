@@ -181,10 +181,18 @@ def _summed(b: Builder, op: Op, trees: Trees) -> Operand:
     x = operand(op, 0)
     if b.dtype(x) != torch.float32:
         x = b.call(torch.Tensor.to, x, torch.float32)
-    # By the largest tree, since all are padded to it.
-    if trees.is_leaf.sum(axis=1).max() <= _GEMM_LEAVES:
+    # By the largest tree, since all are padded to it. Where branches meet, each path would have a leaf of its own.
+    if trees.is_leaf.sum(axis=1).max() <= _GEMM_LEAVES and not _branches_meet(trees):
         return _by_matrices(b, x, trees)
     return _by_walking(b, x, trees)
+
+
+def _branches_meet(trees: Trees) -> bool:
+    """Whether a node is the child of two others, or twice of one: ONNX Runtime takes such trees."""
+    tree, node = np.nonzero(~trees.is_leaf)
+    children = np.concatenate([trees.true[tree, node], trees.false[tree, node]])
+    places = np.concatenate([tree, tree]) * trees.is_leaf.shape[1] + children
+    return len(np.unique(places)) < len(places)
 
 
 def _decided(b: Builder, trees: Trees, x: Operand, threshold: Operand, missing_true: Any) -> Operand:

@@ -1,0 +1,123 @@
+"""Tensors and nodes of an ONNX file as they must be before anything reads them. Runs in a child process: imports onnx.
+
+A file is what somebody else wrote: a tensor of no type, data that are cut off, a node without its operands. Sparse
+tensors, which nothing else here reads, are written out.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, defs, numpy_helper
+
+from edgewright.errors import InputError
+from edgewright.failures import one_line
+
+__all__ = ["array_of", "graphs_of", "refuse_incomplete_nodes", "type_name", "write_out_sparse"]
+
+_MOST_BYTES = (1 << 31) - 1
+"""What a message of protobuf can hold, which an ONNX model is."""
+
+
+def array_of(tensor: onnx.TensorProto) -> NDArray[np.generic]:
+    """The numbers of a tensor.
+
+    Raises:
+        InputError: its type is none of ONNX, or its data are not as many as its shape says.
+    """
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (KeyError, TypeError, ValueError) as e:
+        raise InputError(
+            f"damaged: tensor '{tensor.name}' of type {type_name(tensor.data_type)} and shape {list(tensor.dims)} "
+            f"cannot be read: {one_line(e, 120)}"
+        ) from e
+
+
+def type_name(number: int) -> str:
+    """``FLOAT`` of 1; a number that stands for no type of ONNX stays one."""
+    return str(TensorProto.DataType.Name(number)) if number in TensorProto.DataType.values() else str(number)
+
+
+def graphs_of(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    """The model's graph and functions, and every graph inside them."""
+    waiting: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                waiting += [attribute.g] if attribute.HasField("g") else []
+                waiting += attribute.graphs
+
+
+def refuse_incomplete_nodes(model: onnx.ModelProto, what: str) -> None:
+    """Refuse a node with fewer operands or results than its operator must have.
+
+    Raises:
+        InputError: it has one; names it.
+    """
+    own = {o.domain: o.version for o in model.opset_import}
+    for graph in graphs_of(model):
+        opsets = own | (
+            {o.domain: o.version for o in graph.opset_import} if isinstance(graph, onnx.FunctionProto) else {}
+        )
+        for node in graph.node:
+            _refuse_incomplete(node, opsets, what)
+
+
+def _refuse_incomplete(node: onnx.NodeProto, opsets: dict[str, int], what: str) -> None:
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    try:
+        schema = defs.get_schema(node.op_type, opsets.get(domain, opsets.get("ai.onnx", 1)), domain)
+    except defs.SchemaError:
+        return  # an operator of ONNX Runtime's own, or of the model: not ONNX's to say
+    for kind, given, least in (
+        ("inputs", node.input, schema.min_input),
+        ("outputs", node.output, schema.min_output),
+    ):
+        if len(given) < least:
+            raise InputError(
+                f"{what}: damaged: node '{node.name}' ({node.op_type}) has {len(given)} {kind} of at least {least}"
+            )
+
+
+def write_out_sparse(model: onnx.ModelProto) -> None:
+    """Make ordinary tensors of the sparse ones: initializers, and what a Constant holds.
+
+    Raises:
+        InputError: a position outside its shape, data in another file, or too large for a model.
+    """
+    for graph in graphs_of(model):
+        if isinstance(graph, onnx.GraphProto) and graph.sparse_initializer:
+            graph.initializer.extend(map(_written_out, graph.sparse_initializer))
+            del graph.sparse_initializer[:]
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "sparse_value" and node.op_type == "Constant":
+                    attribute.t.CopyFrom(_written_out(attribute.sparse_tensor))
+                    attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
+                    attribute.ClearField("sparse_tensor")
+
+
+def _written_out(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    values, shape = sparse.values, list(sparse.dims)
+    # Their location would be read from wherever this process runs.
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in (values, sparse.indices)):
+        raise InputError(f"sparse tensor '{values.name}' lies in another file: not supported; save it in the model")
+    numbers = array_of(values)
+    if min(shape, default=0) < 0 or math.prod(shape) * numbers.itemsize > _MOST_BYTES:
+        raise InputError(f"sparse tensor '{values.name}' of shape {shape}: a tensor holds 2 GB at most")
+    try:
+        full = np.zeros(math.prod(shape), numbers.dtype)
+        full[_places(array_of(sparse.indices), shape)] = numbers
+    except (IndexError, TypeError, ValueError) as e:
+        raise InputError(f"damaged: sparse tensor '{values.name}' of shape {shape}: {one_line(e, 120)}") from e
+    return numpy_helper.from_array(full.reshape(shape), values.name)
+
+
+def _places(indices: NDArray[np.generic], shape: Sequence[int]) -> NDArray[np.generic]:
+    """(n,) positions, or (n, axes) of them on each axis, as positions of the flat array."""
+    return np.asarray(np.ravel_multi_index(tuple(indices.T), tuple(shape))) if indices.ndim == 2 else indices
