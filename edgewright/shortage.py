@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from edgewright.errors import InputError
 from edgewright.store import home
+from edgewright.variables import variable
 from edgewright_runtime.disk import make_folder
 
 __all__ = ["require_writable", "setting_of", "shortage_of"]
@@ -63,7 +64,7 @@ def setting_of(path: Path) -> str:
     # The home first: other folders may be set to places inside it, and go with it.
     if not path.absolute().is_relative_to(home().absolute()):
         for name in _SETTINGS:
-            if (folder := os.environ.get(name)) and path.absolute().is_relative_to(Path(folder).absolute()):
+            if (folder := variable(name)) and path.absolute().is_relative_to(Path(folder).absolute()):
                 return name
     return "EDGEWRIGHT_HOME"
 

@@ -17,6 +17,7 @@ from edgewright.errors import InputError
 from edgewright.locks import locked
 from edgewright.progress import progress
 from edgewright.scratch import scratch_folder
+from edgewright.variables import variable
 from edgewright_runtime.disk import make_folder, sync_folder
 
 __all__ = ["DIGEST", "Store", "home", "replace_file"]
@@ -28,7 +29,7 @@ _MOST_ANCESTORS = 100
 
 def home() -> Path:
     """The folder for everything Edgewright keeps: ``EDGEWRIGHT_HOME``, else ``.edgewright`` here."""
-    return Path(os.environ.get("EDGEWRIGHT_HOME", ".edgewright")).absolute()
+    return Path(variable("EDGEWRIGHT_HOME") or ".edgewright").absolute()
 
 
 class Store:

@@ -3,7 +3,6 @@
 Sources: MLflow 3 client API (`MlflowClient.log_batch`, `create_model_version`, registered model aliases).
 """
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,6 +16,7 @@ from edgewright.locks import locked
 from edgewright.pipeline.record import RunRecord, TrackingRecord, VersionRecord
 from edgewright.progress import progress
 from edgewright.store import home, replace_file
+from edgewright.variables import default_variables, variable
 from mlflow_server.serve import lock_of, renew_database
 from tasks.caching import step
 
@@ -40,7 +40,7 @@ _RELEASE_TAGS = {"line", "release_version"}
 
 def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, else SQLite under ``.edgewright/mlflow``."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}"
+    return variable("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}"
 
 
 def keep_record(record: TrackingRecord) -> Path:
@@ -152,13 +152,17 @@ def answering(failed: str) -> Iterator[None]:
 
 def configure_client() -> None:
     """Before MLflow is imported: answer within seconds whether its server is there, keep no connection."""
-    # The defaults would try a server that is down for minutes (5 times with growing pauses).
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    # An embedded database that is set aside must not be written to by a connection that was kept.
-    os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    default_variables(
+        {
+            # Its own defaults would try a server that is down for minutes (5 times with growing pauses).
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+            # An embedded database that is set aside must not be written to by a connection that was kept.
+            "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_LOGGING_LEVEL": "WARNING",
+        }
+    )
 
 
 def _uploaded(client: "MlflowClient", record: TrackingRecord) -> str:
