@@ -27,7 +27,16 @@ from edgewright_runtime.bundle.release import (
 )
 from edgewright_runtime.errors import IntegrityError
 
-__all__ = ["Release", "announce", "current_document", "current_release", "publish", "read_release", "rollback", "way_back"]
+__all__ = [
+    "Release",
+    "announce",
+    "current_document",
+    "current_release",
+    "publish",
+    "read_release",
+    "rollback",
+    "way_back",
+]
 
 
 class Release(Value):
