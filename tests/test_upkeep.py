@@ -190,6 +190,36 @@ def test_what_a_killed_writer_left_is_removed_once_it_is_old(store: Store) -> No
     assert (left.exists(), fresh.exists()) == (False, True)
 
 
+@pytest.mark.parametrize("name", [".hf.metadata", ".m.0123abcd"])
+def test_files_of_the_users_are_not_half_written_whatever_their_names(store: Store, tmp_path: Path, name: str) -> None:
+    (tmp_path / "model").mkdir()
+    for file in ("weights.bin", name):
+        (tmp_path / "model" / file).write_bytes(b"w")
+    kept = store.put(tmp_path / "model", Format.SAVED_MODEL)
+    mine = store.root / "mine" / name
+    mine.parent.mkdir()
+    mine.write_bytes(b"m")
+    for path in (kept.path / name, mine):
+        os.utime(path, (1e9, 1e9))
+
+    assert repair_home(store) == []
+
+    assert store.holds(kept)
+    assert mine.exists()
+
+
+@pytest.mark.parametrize("place", ["servers.json", "demo/a.md", "exports/a.json", "reports/a/b.html"])
+def test_half_written_files_are_found_wherever_a_file_is_replaced(store: Store, place: str) -> None:
+    left = store.root / place
+    left = left.with_name(f".{left.name}.0123abcd")
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    os.utime(left, (1e9, 1e9))
+
+    assert repair_home(store)[-1] == f"{left}: half-written by a killed run; removed"
+    assert not left.exists()
+
+
 _PLACES: dict[str, Callable[[Artifact], Path]] = {
     "object": lambda kept: kept.path,
     "its folder": lambda kept: kept.path.parent,
