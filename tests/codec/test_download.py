@@ -1,4 +1,6 @@
 import lzma
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +63,30 @@ def test_a_transfer_form_is_unpacked_within_its_limit_only(tmp_path: Path) -> No
     content = sparse_model(tmp_path / "m.onnx")
     with pytest.raises(IntegrityError, match="above"):
         unpacked(transfer_form(tmp_path / "m.onnx"), len(content) - 1)
+
+
+def test_an_xz_is_unpacked_within_its_limit_only() -> None:
+    packed = lzma.compress(b"x" * 10_000_000)
+    with pytest.raises(IntegrityError, match="unpacks to more than 10 bytes"):
+        unpacked(packed, 10)
+    assert unpacked(packed, 10_000_000) == b"x" * 10_000_000
+
+
+@pytest.mark.parametrize("damage", [lambda p: b"no xz" + p, lambda p: p[:-9], lambda p: p + b"x", lambda _: b""])
+def test_what_is_no_whole_xz_is_refused(damage: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(IntegrityError, match="xz stream"):
+        unpacked(damage(lzma.compress(b"x" * 1000)), 1000)
+
+
+@pytest.mark.parametrize("intruder", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_what_stands_in_the_place_of_a_kept_form_is_set_aside(
+    tmp_path: Path, edgewright_home: Path, intruder: Callable[[Path], None]
+) -> None:
+    sparse_model(tmp_path / "m.onnx")
+    packed = transfer_form(tmp_path / "m.onnx")
+    (kept,) = (edgewright_home / "transfer").iterdir()
+    shutil.rmtree(kept)
+    intruder(kept)
+
+    assert transfer_form(tmp_path / "m.onnx") == packed
+    assert (kept / "packed").read_bytes() == packed
