@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from edgewright.errors import TrackingUnavailableError
 from edgewright.locks import locked
 from edgewright.pipeline.record import RunRecord, TrackingRecord, VersionRecord
+from edgewright.plain_text import without_password
 from edgewright.progress import progress
 from edgewright.store import home, replace_file
 from edgewright.variables import default_variables, variable
@@ -147,7 +148,8 @@ def answering(failed: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as e:
-        raise TrackingUnavailableError(f"the tracking server at {tracking_uri()} {failed}: {_first_line(e)}") from e
+        at = without_password(tracking_uri())
+        raise TrackingUnavailableError(f"the tracking server at {at} {failed}: {_first_line(e)}") from e
 
 
 def configure_client() -> None:
@@ -182,7 +184,7 @@ def _run_of(client: "MlflowClient", record_id: str) -> str:
     for experiment_id in experiment_ids:
         if run_id := _complete_run(client, experiment_id, record_id):
             return run_id
-    raise TrackingUnavailableError(f"record {record_id} is not here, nor at {tracking_uri()}")
+    raise TrackingUnavailableError(f"record {record_id} is not here, nor at {without_password(tracking_uri())}")
 
 
 def _first_line(error: Exception) -> str:

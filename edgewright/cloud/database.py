@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from edgewright.errors import InputError
+from edgewright.failures import one_line
 from edgewright.monitor import Telemetry
+from edgewright.plain_text import without_password
 from edgewright.value import Value
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.health.telemetry import TelemetryRecord
@@ -64,8 +66,13 @@ class Database:
         try:
             # pre-ping: connections that the server closed, as at its restart, are replaced before they are used.
             self._engine = sa.create_engine(url, pool_pre_ping=True)
-        except (sa.exc.ArgumentError, ImportError) as e:
-            raise InputError(f"database '{url}': {e}; for example sqlite:////var/lib/edgewright.db") from e
+        except (sa.exc.ArgumentError, ValueError, ImportError) as e:  # ValueError: a port that is not a number
+            # A number that is none is quoted there, and may be a piece of the password.
+            why = "its port is not a number" if type(e) is ValueError else one_line(e)
+            raise InputError(
+                f"database '{without_password(url)}': {why}; for example sqlite:////var/lib/edgewright.db, "
+                "postgresql+psycopg2://user:password@host:5432/name"
+            ) from None
         if self._engine.dialect.name not in {"sqlite", "postgresql"}:
             raise InputError(f"database '{self._engine.dialect.name}': sqlite and postgresql are allowed")
         if self._engine.dialect.name == "sqlite":
@@ -79,7 +86,7 @@ class Database:
 
     @property
     def _shown(self) -> str:
-        return self._engine.url.render_as_string()  # without its password
+        return without_password(self._engine.url.render_as_string())
 
     def _damaged(self, why: object) -> str:
         return f"database '{self._shown}' is damaged ({why}) and left as it is; restore a copy, or name another"

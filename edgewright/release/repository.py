@@ -161,7 +161,7 @@ class ReleaseRepository:
         except Exception as e:
             if self._is_local and not isinstance(e, OSError):
                 raise
-            # Each store's client has errors of its own kind. A local disk fails again in the same way; a network may not,
-            # and tasks retry what is transient.
+            # Each store's client has errors of its own kind. A local disk fails again in the same way; a network may
+            # not, and tasks retry what is transient.
             kind = InputError if self._is_local else TransientError
             raise kind(f"release repository {self.url}: cannot be {what}: {one_line(e)}") from e
