@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgewright.codec.containers import find_tensors
 from edgewright.codec.download import transfer_form, unpacked
 from edgewright.store import home
 from edgewright.validate import download_bytes
@@ -90,3 +91,22 @@ def test_what_stands_in_the_place_of_a_kept_form_is_set_aside(
 
     assert transfer_form(tmp_path / "m.onnx") == packed
     assert (kept / "packed").read_bytes() == packed
+
+
+@pytest.mark.parametrize("dims", [[1000], [-5, -2], [-9], [3, 3, 0], []])
+def test_tensor_whose_shape_is_not_that_of_its_bytes_travels_as_it_is(tmp_path: Path, dims: list[int]) -> None:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims, raw_data=bytes(range(40)))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:], [tensor])
+    content = helper.make_model(graph).SerializeToString()
+    (tmp_path / "m.onnx").write_bytes(content)
+    assert unpacked(transfer_form(tmp_path / "m.onnx"), len(content)) == content
+
+
+def test_weight_file_that_leads_back_to_its_own_description_ends(tmp_path: Path) -> None:
+    header = np.array([2**31, 2], "<u4").tobytes()
+    blob = np.array([0xDEADBEEF, 1], "<u4").tobytes() + np.array([0, 64], "<u8").tobytes()
+    content = header.ljust(64, b"\0") + blob.ljust(64, b"\0")
+    (tmp_path / "weight.bin").write_bytes(content)
+    assert find_tensors(content) == []
+    assert unpacked(transfer_form(tmp_path / "weight.bin"), len(content)) == content
