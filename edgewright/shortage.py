@@ -72,12 +72,15 @@ def setting_of(path: Path) -> str:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        # `from None`: what was handled before is not what went wrong.
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _said_of(error: OSError) -> str | None:
     # Of two names the second is where something was to be written.
-    path = Path(os.fsdecode(error.filename2 or error.filename or home()))
+    named = error.filename2 or error.filename
+    # Of a call by descriptor it is a number.
+    path = Path(os.fsdecode(named)) if isinstance(named, (str, bytes, os.PathLike)) else home()
     if error.errno in _FULL:
         return _full(path, str(error.strerror))
     if error.errno == errno.EROFS:

@@ -136,6 +136,13 @@ def test_what_a_child_tells_is_told_here_and_its_temporary_files_end_with_it() -
     assert not folder.exists()
 
 
+def test_file_in_the_place_of_the_scratch_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"edgewright-{os.getuid()}").touch()
+    with pytest.raises(InputError, match=r"is not a folder; remove it, or name another .* TMPDIR"):
+        system_scratch()
+
+
 def test_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "elsewhere").mkdir()

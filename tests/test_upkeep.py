@@ -265,6 +265,14 @@ def test_notes_that_say_nothing_are_found_and_removed(store: Store, tmp_path: Pa
     assert check_home(store).damaged == ()
 
 
+@pytest.mark.parametrize("result", [None, 3, ["x"], {}])
+def test_sealed_result_that_is_no_text_is_damaged(store: Store, result: object) -> None:
+    (store.root / "results").mkdir(parents=True)
+    kept = {"metadata": {"serializer": {"jsonlib": "edgewright.sealed_json"}}, "result": result}
+    (store.root / "results" / "a").write_text(json.dumps(kept))
+    assert len(check_home(store).damaged) == 1
+
+
 @pytest.mark.parametrize("content", [b'{"metadata": []}', b'{"metadata": {"serializer": 3}}', b"[]"])
 def test_result_of_another_kind_is_none_of_ours(store: Store, content: bytes) -> None:
     (store.root / "results").mkdir(parents=True)
