@@ -20,7 +20,7 @@ from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.health.telemetry import TelemetryRecord
 from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
 
-__all__ = ["Database", "DeviceRecord", "read_telemetry"]
+__all__ = ["Database", "DeviceRecord", "hashed", "read_telemetry"]
 
 _metadata = sa.MetaData()
 _devices = sa.Table(
@@ -126,7 +126,7 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 # No look beforehand: between it and the insert another process could take the name.
-                connection.execute(table.insert().values(token_sha256=_hashed(token), **values))
+                connection.execute(table.insert().values(token_sha256=hashed(token), **values))
         except sa.exc.IntegrityError as e:
             raise InputError(f"{kind} '{name}' is registered already") from e
         return token
@@ -134,14 +134,20 @@ class Database:
     def device_of(self, token: str) -> str | None:
         """The device that a token belongs to."""
         with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_devices.c.id).where(_devices.c.token_sha256 == _hashed(token)))
+            rows = connection.execute(sa.select(_devices.c.id).where(_devices.c.token_sha256 == hashed(token)))
             return rows.scalar_one_or_none()
 
     def is_operator(self, token: str) -> bool:
         """Whether a token is an operator's."""
         with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_operators.c.name).where(_operators.c.token_sha256 == _hashed(token)))
+            rows = connection.execute(sa.select(_operators.c.name).where(_operators.c.token_sha256 == hashed(token)))
             return rows.scalar_one_or_none() is not None
+
+    def token_hashes(self) -> frozenset[str]:
+        """The hashes of all tokens, of devices and of operators."""
+        query = sa.union_all(sa.select(_devices.c.token_sha256), sa.select(_operators.c.token_sha256))
+        with self._engine.connect() as connection:
+            return frozenset(connection.execute(query).scalars())
 
     def receive(self, device: str, status: Mapping[str, Any], records: Sequence[tuple[str, Mapping[str, Any]]]) -> int:
         """Keep what a device sent, each key once; returns how many were new. Committed when this returns."""
@@ -256,7 +262,8 @@ def _kind(body: Mapping[str, Any]) -> str:
     return kind if kind.isprintable() else "other"
 
 
-def _hashed(token: str) -> str:
+def hashed(token: str) -> str:
+    """What is kept of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
