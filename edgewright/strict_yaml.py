@@ -75,10 +75,10 @@ class _Loader(yaml.SafeLoader):
             kind = node.tag.rpartition(":")[2]
             raise _refused(node, f"{str(node.value)[:80]!r} cannot be read as {kind}") from e
 
-    def construct_written_int(self, node: yaml.ScalarNode) -> int:
+    def construct_written_int(self, node: yaml.ScalarNode) -> Any:
         return _as_written(WrittenInt, self.construct_yaml_int(node), node)
 
-    def construct_written_float(self, node: yaml.ScalarNode) -> float:
+    def construct_written_float(self, node: yaml.ScalarNode) -> Any:
         return _as_written(WrittenFloat, self.construct_yaml_float(node), node)
 
 
