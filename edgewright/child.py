@@ -228,8 +228,8 @@ def _cause_of_death(code: int, log: Path) -> str:
     with log.open("rb") as stream:
         # Its end alone: a hostile file's child writes as much as it likes.
         stream.seek(-min(stream.seek(0, os.SEEK_END), _TAIL_BYTES), os.SEEK_END)
-        said = stream.read(_TAIL_BYTES).decode(errors="replace").splitlines()
-    tail = next((line for line in reversed(said) if line.strip()), "")
+        lines = stream.read(_TAIL_BYTES).decode(errors="replace").splitlines()
+    tail = next((line for line in reversed(lines) if line.strip()), "")
     last = f" ({one_line(tail)})" if tail else ""
     if code < 0:
         return f"the child process was ended by {signal_name(-code)}{last}"

@@ -31,10 +31,10 @@ def system_scratch() -> Path:
     # Anyone may make this name in /tmp first: what is there, and whose, is looked at after, without following a link.
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700, parents=True)
-    found = folder.lstat()
-    if found.st_uid != os.getuid():
+    status = folder.lstat()
+    if status.st_uid != os.getuid():
         raise InputError(f"{folder} belongs to somebody else; name another folder for temporary files in TMPDIR")
-    if not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         raise InputError(f"{folder} is not a folder; remove it, or name another for temporary files in TMPDIR")
     return folder
 

@@ -233,9 +233,9 @@ def _metric_keys(metric: Callable[..., Any]) -> dict[str, str]:
     file = Path(getattr(imported, "__file__", None) or "")
     is_there = inspect.isroutine(metric) and getattr(imported, name, None) is metric
     if module == "__main__" or file.suffix != ".py" or not is_there:
-        said = f"'{module}:{name}'" if name else f"a {type(metric).__name__}"
+        shown = f"'{module}:{name}'" if name else f"a {type(metric).__name__}"
         raise InputError(
-            f"metric: {said} cannot be imported by another process; put a function into a module file: def NAME(…)"
+            f"metric: {shown} cannot be imported by another process; put a function into a module file: def NAME(…)"
         )
     # The folder from which the dotted name is imported: one up for each dot, and out of the package that it may be.
     levels = module.count(".") + (file.name == "__init__.py")
