@@ -1,6 +1,8 @@
 """Files with an identity: what every stage takes and gives. No ML framework is imported here."""
 
+import errno
 import hashlib
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -207,7 +209,8 @@ def digest_of(path: Path) -> str:
         tree = hashlib.sha256()
         for file in _files_of(path):
             # A name holds no NUL and a digest has a fixed length: two different trees never give the same text.
-            tree.update(f"{file.relative_to(path).as_posix()}\0{digest_of(file)}\n".encode())
+            # A file system's names are bytes, which need not be UTF-8.
+            tree.update(os.fsencode(file.relative_to(path).as_posix()) + f"\0{digest_of(file)}\n".encode())
         return tree.hexdigest()
     content = hashlib.sha256()
     with path.open("rb") as stream:
@@ -222,6 +225,19 @@ def size_of(path: Path) -> int:
 
 
 def _files_of(folder: Path) -> list[Path]:
+    """Links are followed, as a copy follows them: what they lead to is content like any other."""
+    files: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=_raised, followlinks=True):
+        above = {os.path.realpath(part) for part in (Path(place), *Path(place).parents)}
+        for name in folders:
+            link = Path(place, name)
+            if link.is_symlink() and os.path.realpath(link) in above:
+                raise OSError(errno.ELOOP, "a link that leads back to a folder above it", str(link))
+        files += (file for name in names if (file := Path(place, name)).is_file())
     # A listing's order is the file system's; sorted as POSIX text, the digest is the same on every machine.
-    files = (p for p in folder.rglob("*") if p.is_file())
     return sorted(files, key=lambda p: p.relative_to(folder).as_posix())
+
+
+def _raised(error: OSError) -> None:
+    """A folder that cannot be read: without its files the digest would be that of another tree."""
+    raise error

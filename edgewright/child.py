@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from edgewright import errors, forking, sandbox
-from edgewright.failures import failing_operator, one_line
+from edgewright.failures import failing_operator, one_line, signal_name
 from edgewright.forking import Frameworks
 from edgewright.progress import Event, progress
 from edgewright.scratch import scratch_folder, system_scratch
@@ -36,7 +36,7 @@ __all__ = ["ChildRun", "called", "deferred", "die_with_parent", "run_in_child"]
 R = TypeVar("R")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_TAIL_LINES = 30
+_TAIL_BYTES = 1 << 16
 # Signals of a fault in native code. SIGKILL is none: the kernel (memory, processor time) or a person sends it.
 _CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 # Threads that wait for one another by spinning were measured to double the work of a training on a busy machine.
@@ -225,10 +225,14 @@ def _spawned(command: list[str], log: Path, environment: Mapping[str, str], time
 
 
 def _cause_of_death(code: int, log: Path) -> str:
-    tail = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-_TAIL_LINES:]
-    last = f" ({one_line(tail[-1])})" if tail else ""
+    with log.open("rb") as stream:
+        # Its end alone: a hostile file's child writes as much as it likes.
+        stream.seek(-min(stream.seek(0, os.SEEK_END), _TAIL_BYTES), os.SEEK_END)
+        lines = stream.read(_TAIL_BYTES).decode(errors="replace").splitlines()
+    tail = next((line for line in reversed(lines) if line.strip()), "")
+    last = f" ({one_line(tail)})" if tail else ""
     if code < 0:
-        return f"the child process was ended by {signal.Signals(-code).name}{last}"
+        return f"the child process was ended by {signal_name(-code)}{last}"
     return f"the child process ended with exit code {code} and no result{last}"
 
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from edgewright.artifact import Metric, ModelTask
 from edgewright.code_version import source_version
 from edgewright.plugins import plugin_code, plugin_names
+from edgewright.strict_yaml import WrittenFloat, WrittenInt
 from edgewright.value import Value
 from edgewright.yaml_values import read_value
 
@@ -46,9 +47,11 @@ NAMED_METRICS = {
 
 
 def _as_written(value: Any) -> Any:
-    """A number of a YAML file as its text; whoever writes ``no`` there without quotes has written False."""
+    """A number of a YAML file as it is written there; whoever writes ``no`` there without quotes has written False."""
     if isinstance(value, bool):
         raise ValueError("YAML takes yes, no, on, off, true and false for truth values: put a text into quotes")  # noqa: TRY004 - pydantic turns ValueError into its own
+    if isinstance(value, (WrittenInt, WrittenFloat)):
+        return value.text
     return str(value) if isinstance(value, (int, float)) else value
 
 

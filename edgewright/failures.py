@@ -4,20 +4,26 @@ No ML framework is imported here.
 """
 
 import re
+import signal
 from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-__all__ = ["failing_operator", "one_line"]
+__all__ = ["failing_operator", "one_line", "signal_name"]
 
 _TERMINAL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 # Not the newline: lines are told apart by it below.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # MLIR (TensorFlow's and LiteRT's converters) puts a place of many nested parts before what it has to say.
-_MLIR_PLACE = re.compile(r"(?:<unknown>|loc\(.*\)|\S+\.(?:mlir|py)):?(?:\d+:)*\s*(?=(?:loc|error|note|remark|'))")
+# The text may be a hostile file's: each of these takes time in proportion to the line. So a path is looked for where a
+# word begins, and only the first `loc(` (atomic: never a later one in its stead) is followed to the last bracket.
+_BEFORE_MESSAGE = r":?(?:\d+:)*\s*(?=(?:loc|error|note|remark|'))"
+_MLIR_FILE = re.compile(rf"(?:<unknown>|(?<!\S)\S+\.(?:mlir|py)){_BEFORE_MESSAGE}")
+_MLIR_LOCATION = re.compile(rf"\A((?>.*?(?=loc\()))loc\(.*\){_BEFORE_MESSAGE}")
 # ONNX Runtime's status, and the place and signature in its own source.
 _ONNX_RUNTIME_PLACE = re.compile(
-    r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |\S*/onnxruntime/\S+\.(?:cc|h):\d+ (?:.*?\) (?=[A-Z]))?"
+    r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : "
+    r"|(?<!\S)(?>\S*?/onnxruntime/)\S+\.(?:cc|h):\d+ (?:.{0,500}?\) (?=[A-Z]))?"
 )
 _TELLING = re.compile(r"\berror:\s*(.+)")
 # Lines that say where, not what: of Python's tracebacks and of MLIR's notes.
@@ -44,6 +50,15 @@ def one_line(error: object, limit: int = 300) -> str:
     return f"{_cut(line, limit // 2)}: {_cut(because, limit // 2)}"
 
 
+def signal_name(number: int) -> str:
+    """What a signal is called; those of real time have numbers alone.
+
+    >>> signal_name(9), signal_name(40)
+    ('SIGKILL', 'signal 40')
+    """
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
 def _telling_line(error: object) -> str:
     message = str(error)
     # str() of a KeyError is the bare key in quotes, which tells a reader nothing.
@@ -53,7 +68,7 @@ def _telling_line(error: object) -> str:
         message = "it is nested too deeply"
     plain = _UNPRINTABLE.sub("", _TERMINAL_CODES.sub("", message))
     lines = [line.strip() for line in plain.splitlines() if line.strip() and not _FRAMES.match(line)]
-    lines = [_ONNX_RUNTIME_PLACE.sub("", _MLIR_PLACE.sub("", line)) for line in lines]
+    lines = [_ONNX_RUNTIME_PLACE.sub("", _MLIR_LOCATION.sub(r"\1", _MLIR_FILE.sub("", line))) for line in lines]
     if lines and lines[0] == _COMPILED:
         lines = [match[1] for line in lines if (match := _NAMED.match(line))] or lines[1:]
     telling = next((match[1] for line in lines if (match := _TELLING.search(line))), None)

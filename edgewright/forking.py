@@ -79,6 +79,7 @@ _ONE_THREAD = MappingProxyType({"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CO
 _READ_AT_LOAD = ("ARROW_", "CUDA_", "GLIBC_", "JE_", "KERAS_", "LD_", "MALLOC_", "MKL_", "NUMEXPR_", "OMP_",
                  "OPENBLAS_", "PYTHON", "PYTORCH_", "TF_", "TORCH", "XLA_")  # fmt: skip
 _MOST_SERVERS = 6
+_IMPORT_TIMEOUT_S = 300.0  # the slowest takes half a minute without bytecode, on two busy cores
 MESSAGE_BYTES = 1 << 20
 STARTED = b"started"
 
@@ -201,7 +202,10 @@ def run_forked(
                 with theirs:
                     socket.send_fds(server.control, [json.dumps(job).encode()], [theirs.fileno()])
                 # The server holds the only copy of `theirs` left: where it dies, nothing is received, at once.
+                ours.settimeout(_IMPORT_TIMEOUT_S)
                 begun = ours.recv(MESSAGE_BYTES)
+            except TimeoutError:
+                begun = f"the server was still importing after {_IMPORT_TIMEOUT_S:.0f} s".encode()
             except OSError as e:
                 begun = str(e).encode()
             if begun != STARTED:

@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["csv_text", "markdown_text"]
+__all__ = ["csv_text", "markdown_text", "without_password"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -15,3 +15,19 @@ def markdown_text(text: str) -> str:
 def csv_text(text: str) -> str:
     """In a table that a spreadsheet opens: never a formula (OWASP, CSV Injection)."""
     return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def without_password(url: str) -> str:
+    """A database's or server's URL as it may be shown, however it is mistyped.
+
+    >>> without_password("postgresql://user:secret@host:5432/name?sslmode=disable")
+    'postgresql:…@host:5432/name'
+    >>> without_password("sqlite:////var/lib/edgewright.db")
+    'sqlite:////var/lib/edgewright.db'
+    """
+    scheme, colon, rest = url.partition(":")
+    _, at, place = rest.rpartition("@")
+    if scheme.startswith("sqlite") or not colon or not (at or scheme.startswith("postgres")):
+        return url
+    # Without an @ the rest may be a password as it stands; a query may hold one, too.
+    return f"{scheme}:…{at}{place.partition('?')[0] if at else ''}"

@@ -1,6 +1,5 @@
 """Device profiles and budgets: what a device is, and what a model may cost there. No ML framework is imported here."""
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from edgewright.errors import ProfileError
 from edgewright.plugins import plugin_code, plugin_names
 from edgewright.project import project_folder
 from edgewright.value import Value
+from edgewright.variables import variable
 from edgewright.yaml_values import read_value
 from edgewright_runtime.bundle.manifest import Budget, Kernels
 from edgewright_runtime.bundle.monitoring import STEPS, Step
@@ -228,7 +228,7 @@ class DeviceProfile(Value):
 
 def profiles_folder() -> Path:
     """``EDGEWRIGHT_PROFILES``, else the project folder's."""
-    given = os.environ.get("EDGEWRIGHT_PROFILES")
+    given = variable("EDGEWRIGHT_PROFILES")
     return Path(given) if given else project_folder() / "profiles"
 
 

@@ -6,10 +6,11 @@ Each folder has a lock file beside it, held for as long as its process lives, ho
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgewright.errors import InputError
@@ -24,14 +25,17 @@ def system_scratch() -> Path:
     """This user's own folder among the system's temporary ones, for what belongs to no home.
 
     Raises:
-        InputError: its name is taken by somebody else.
+        InputError: its name is taken, by somebody else or by what is not a folder.
     """
     folder = Path(tempfile.gettempdir()) / f"edgewright-{os.getuid()}"
-    # Anyone may make this name in /tmp first: who owns it is looked at after, without following a link.
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    stat = folder.lstat()
-    if stat.st_uid != os.getuid() or folder.is_symlink():
+    # Anyone may make this name in /tmp first: what is there, and whose, is looked at after, without following a link.
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    status = folder.lstat()
+    if status.st_uid != os.getuid():
         raise InputError(f"{folder} belongs to somebody else; name another folder for temporary files in TMPDIR")
+    if not stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{folder} is not a folder; remove it, or name another for temporary files in TMPDIR")
     return folder
 
 

@@ -32,8 +32,10 @@ def loads(sealed: str, **options: Any) -> Any:
     return json.loads(sealed.partition("\n")[2], **options)
 
 
-def is_whole(sealed: str) -> bool:
-    """Whether the content is what its digest says."""
+def is_whole(sealed: Any) -> bool:
+    """Whether the content is what its digest says; what is not a text is not."""
+    if not isinstance(sealed, str):
+        return False
     digest, _, content = sealed.partition("\n")
     return digest == _digest(content)
 

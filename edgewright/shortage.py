@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from edgewright.errors import InputError
 from edgewright.store import home
+from edgewright.variables import variable
 from edgewright_runtime.disk import make_folder
 
 __all__ = ["require_writable", "setting_of", "shortage_of"]
@@ -63,7 +64,7 @@ def setting_of(path: Path) -> str:
     # The home first: other folders may be set to places inside it, and go with it.
     if not path.absolute().is_relative_to(home().absolute()):
         for name in _SETTINGS:
-            if (folder := os.environ.get(name)) and path.absolute().is_relative_to(Path(folder).absolute()):
+            if (folder := variable(name)) and path.absolute().is_relative_to(Path(folder).absolute()):
                 return name
     return "EDGEWRIGHT_HOME"
 
@@ -71,12 +72,15 @@ def setting_of(path: Path) -> str:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        # `from None`: what was handled before is not what went wrong.
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _said_of(error: OSError) -> str | None:
     # Of two names the second is where something was to be written.
-    path = Path(os.fsdecode(error.filename2 or error.filename or home()))
+    named = error.filename2 or error.filename
+    # Of a call by descriptor it is a number.
+    path = Path(os.fsdecode(named)) if isinstance(named, (str, bytes, os.PathLike)) else home()
     if error.errno in _FULL:
         return _full(path, str(error.strerror))
     if error.errno == errno.EROFS:

@@ -4,6 +4,7 @@ What a disk did to a file is never kept: content is compared with its digest bef
 it is wrong.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -14,9 +15,11 @@ from uuid import uuid4
 
 from edgewright.artifact import Artifact, Format, digest_of, size_of
 from edgewright.errors import InputError
+from edgewright.failures import one_line
 from edgewright.locks import locked
 from edgewright.progress import progress
 from edgewright.scratch import scratch_folder
+from edgewright.variables import variable
 from edgewright_runtime.disk import make_folder, sync_folder
 
 __all__ = ["DIGEST", "Store", "home", "replace_file"]
@@ -28,7 +31,7 @@ _MOST_ANCESTORS = 100
 
 def home() -> Path:
     """The folder for everything Edgewright keeps: ``EDGEWRIGHT_HOME``, else ``.edgewright`` here."""
-    return Path(os.environ.get("EDGEWRIGHT_HOME", ".edgewright")).absolute()
+    return Path(variable("EDGEWRIGHT_HOME") or ".edgewright").absolute()
 
 
 class Store:
@@ -46,9 +49,14 @@ class Store:
         """Copy a file or folder into the store; putting the same content twice changes nothing.
 
         Raises:
-            InputError: the file changed while it was copied.
+            InputError: the file changed while it was copied, or a folder holds links that lead nowhere or in a circle.
         """
-        digest = digest_of(path)
+        try:
+            digest = digest_of(path)
+        except OSError as e:
+            if e.errno != errno.ELOOP:
+                raise
+            raise InputError(f"{e.filename}: {e.strerror}; put the files themselves there") from e
         target = self.root / "objects" / digest[:2] / digest / (name or path.name)
         # What is there is read in full: a name alone would keep a rotten byte for ever.
         if not _is_whole(target, digest):
@@ -161,7 +169,11 @@ def _is_whole(path: Path, digest: str) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        shutil.copytree(source, target)
+        try:
+            shutil.copytree(source, target)
+        except shutil.Error as e:  # of a list of (from, to, why)
+            name, _, why = e.args[0][0]
+            raise InputError(f"{name} cannot be copied: {one_line(why)}; the folder needs plain files alone") from e
     else:
         shutil.copyfile(source, target)
 

@@ -1,7 +1,8 @@
 """YAML that means what it says, and costs no more than its length: what a person reads otherwise than YAML is refused.
 
 A key that stands twice is refused, where YAML takes the last; so is a number that YAML takes for another one (``010``
-is 8 there, ``12:30`` is 750). Depth, and what aliases multiply, are bounded before anything is made of it.
+is 8 there, ``12:30`` is 750, ``12:30.5`` is 750.5). A number keeps how it was written (``1.10``), for where a text is
+meant. Depth, and what aliases multiply, are bounded before anything is made of it.
 """
 
 from collections.abc import Hashable
@@ -9,12 +10,13 @@ from typing import Any
 
 import yaml
 
-__all__ = ["YamlError", "parse_yaml"]
+__all__ = ["WrittenFloat", "WrittenInt", "YamlError", "parse_yaml"]
 
 _MOST_DEPTH = 32
 _MOST_NODES = 50_000  # more than the largest sets of labels; an alias counts as what it stands for
 _MOST_DIGITS = 500  # more than a float64 written out in full
-_INTEGER, _MERGE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge"
+_INTEGER, _FLOAT, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "merge"))
+_ANOTHER_NUMBER = "{} is another number in YAML: put a text into quotes, or write digits alone"
 
 
 class YamlError(ValueError):
@@ -49,6 +51,18 @@ def parse_yaml(text: str) -> Any:
         raise YamlError(str(e).splitlines()[0]) from e
 
 
+class WrittenInt(int):
+    """An integer whose ``text`` in the file is another one than Python's: ``0x1F``."""
+
+    text: str
+
+
+class WrittenFloat(float):
+    """A real number whose ``text`` in the file is another one than Python's: ``1.10``."""
+
+    text: str
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's own, but for what a person would read otherwise; errors of Python's types name their line."""
 
@@ -57,6 +71,28 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep=deep)
         except (ValueError, OverflowError) as e:  # the 99th of a month
             raise _refused(node, str(e)) from e
+        except (LookupError, AttributeError, TypeError) as e:  # `!!bool maybe`: of a tag that its value does not fit
+            kind = node.tag.rpartition(":")[2]
+            raise _refused(node, f"{str(node.value)[:80]!r} cannot be read as {kind}") from e
+
+    def construct_written_int(self, node: yaml.ScalarNode) -> Any:
+        return _as_written(WrittenInt, self.construct_yaml_int(node), node)
+
+    def construct_written_float(self, node: yaml.ScalarNode) -> Any:
+        return _as_written(WrittenFloat, self.construct_yaml_float(node), node)
+
+
+_Loader.add_constructor(_INTEGER, _Loader.construct_written_int)
+_Loader.add_constructor(_FLOAT, _Loader.construct_written_float)
+
+
+def _as_written(kind: Any, number: Any, node: yaml.ScalarNode) -> Any:
+    text = node.value.removeprefix("+")  # which changes no number
+    if str(number) == text:
+        return number
+    written = kind(number)
+    written.text = text
+    return written
 
 
 class _Nodes:
@@ -81,6 +117,9 @@ class _Nodes:
                 self.require_within_limits(part, depth + 1)
         elif isinstance(node, yaml.ScalarNode) and node.tag == _INTEGER:
             _require_plain(node)
+        # The same in real numbers: 12:30.5 is in base 60, 1_000.5 has a separator.
+        elif isinstance(node, yaml.ScalarNode) and node.tag == _FLOAT and not {":", "_"}.isdisjoint(node.value):
+            raise _refused(node, _ANOTHER_NUMBER.format(node.value))
 
 
 def _require_shallow(text: str) -> None:
@@ -114,7 +153,7 @@ def _require_plain(node: yaml.ScalarNode) -> None:
     # YAML 1.1: 010 is octal, 1_000 has a separator, 12:30 is in base 60.
     plain = digits.isdecimal() and (digits == "0" or not digits.startswith("0"))
     if not plain and not digits.lower().startswith(("0x", "0b")):
-        raise _refused(node, f"{node.value} is another number in YAML: put a text into quotes, or write digits alone")
+        raise _refused(node, _ANOTHER_NUMBER.format(node.value))
 
 
 def _refused(at: yaml.Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError:

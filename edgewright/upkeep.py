@@ -20,8 +20,9 @@ __all__ = ["Findings", "check_home", "collect_home", "repair_home", "size_said"]
 
 _NAMED_OBJECT = re.compile(r"objects/[0-9a-f]{2}/([0-9a-f]{64})")
 _COLLECTED = ("objects", "transfer", "reports")
-_OF_OTHERS = ("mlflow", "prefect")  # their databases are theirs to keep
-_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-z_]{8}")
+_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}")
+# Where `replace_file` writes: objects and results are of others, whose files may have any name.
+_WRITTEN_IN_PLACE = ("", "demo", "exports", "lineage", "reports/*", "tracking", "transfer/*")
 _LONGEST_WRITE_S = 3600.0
 
 
@@ -171,8 +172,7 @@ def _half_written(root: Path) -> list[Path]:
     """Files that `replace_file` was writing when it was killed."""
     # A younger one may belong to a writer that is at work.
     before = time.time() - _LONGEST_WRITE_S
-    ours = [path for path in root.iterdir() if path.name not in _OF_OTHERS] if root.is_dir() else []
-    dotfiles = (path for folder in ours if folder.is_dir() for path in folder.rglob(".*"))
+    dotfiles = (path for place in _WRITTEN_IN_PLACE for path in root.glob(f"{place}/.*".lstrip("/")))
     files = (path for path in dotfiles if _HALF_WRITTEN.fullmatch(path.name) and path.is_file())
     return sorted(path for path in files if path.stat().st_mtime < before)
 

@@ -19,6 +19,7 @@ from edgewright.errors import EdgewrightError
 from edgewright.locks import locked
 from edgewright.shortage import setting_of
 from edgewright.store import home, replace_file
+from edgewright.variables import variable
 from flows.prefect_home import ALIVE, STARTING, prefect_home, renew_database
 from flows.serve import running_servers
 
@@ -39,14 +40,10 @@ def orchestrator() -> Iterator[str | None]:
         EdgewrightError: the home's server does not come up.
     """
     # Whatever names a server to Prefect itself: a variable, a profile, or its file of profiles.
-    if (
-        "PREFECT_API_URL" in os.environ
-        or "PREFECT_PROFILE" in os.environ
-        or (prefect_home() / "profiles.toml").exists()
-    ):
+    if variable("PREFECT_API_URL") or variable("PREFECT_PROFILE") or (prefect_home() / "profiles.toml").exists():
         yield None
     elif urls := running_servers():
-        mlflow = os.environ.get("MLFLOW_TRACKING_URI", urls["mlflow"])
+        mlflow = variable("MLFLOW_TRACKING_URI") or urls["mlflow"]
         with _addressed(f"{urls['prefect']}/api"), _environment(MLFLOW_TRACKING_URI=mlflow):
             yield f"using the running servers: {urls['prefect']}, {mlflow}"
     else:

@@ -1,10 +1,10 @@
 """Where the home's own Prefect server keeps its database, and the locks of those who share it."""
 
-import os
 from pathlib import Path
 
 from edgewright.locks import locked
 from edgewright.sqlite_file import set_aside_if_damaged
+from edgewright.variables import variable
 
 __all__ = ["ALIVE", "STARTING", "prefect_home", "renew_database", "renew_idle_database"]
 
@@ -14,7 +14,7 @@ ALIVE = ".edgewright-server.alive"  # held by the server
 
 def prefect_home() -> Path:
     """``PREFECT_HOME``, else Prefect's own default."""
-    return Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
+    return Path(variable("PREFECT_HOME") or Path.home() / ".prefect")
 
 
 def renew_database(folder: Path) -> None:

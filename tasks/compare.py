@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from edgewright.errors import InputError
+from edgewright.plain_text import without_password
 from edgewright.report.comparison import ComparedRun
 from tasks.tracking import answering, configure_client, tracking_uri
 
@@ -50,6 +51,5 @@ def _whole(asked: str, known: Sequence[str]) -> str:
     if len(matching) == 1:
         return matching[0]
     problem = "no run has" if not matching else f"{len(matching)} runs have"
-    raise InputError(
-        f"{problem} the id '{asked}' at {tracking_uri()}; give a run's id, or its first {_LEAST_PREFIX} letters"
-    )
+    at = without_password(tracking_uri())
+    raise InputError(f"{problem} the id '{asked}' at {at}; give a run's id, or its first {_LEAST_PREFIX} letters")

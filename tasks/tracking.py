@@ -3,7 +3,6 @@
 Sources: MLflow 3 client API (`MlflowClient.log_batch`, `create_model_version`, registered model aliases).
 """
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,8 +14,10 @@ from pydantic import ValidationError
 from edgewright.errors import TrackingUnavailableError
 from edgewright.locks import locked
 from edgewright.pipeline.record import RunRecord, TrackingRecord, VersionRecord
+from edgewright.plain_text import without_password
 from edgewright.progress import progress
 from edgewright.store import home, replace_file
+from edgewright.variables import default_variables, variable
 from mlflow_server.serve import lock_of, renew_database
 from tasks.caching import step
 
@@ -40,7 +41,7 @@ _RELEASE_TAGS = {"line", "release_version"}
 
 def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, else SQLite under ``.edgewright/mlflow``."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}"
+    return variable("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}"
 
 
 def keep_record(record: TrackingRecord) -> Path:
@@ -168,18 +169,23 @@ def answering(failed: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as e:
-        raise TrackingUnavailableError(f"the tracking server at {tracking_uri()} {failed}: {_first_line(e)}") from e
+        at = without_password(tracking_uri())
+        raise TrackingUnavailableError(f"the tracking server at {at} {failed}: {_first_line(e)}") from e
 
 
 def configure_client() -> None:
     """Before MLflow is imported: answer within seconds whether its server is there, keep no connection."""
-    # The defaults would try a server that is down for minutes (5 times with growing pauses).
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    # An embedded database that is set aside must not be written to by a connection that was kept.
-    os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    default_variables(
+        {
+            # Its own defaults would try a server that is down for minutes (5 times with growing pauses).
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+            # An embedded database that is set aside must not be written to by a connection that was kept.
+            "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_LOGGING_LEVEL": "WARNING",
+        }
+    )
 
 
 def _uploaded(client: "MlflowClient", record: TrackingRecord) -> str:
@@ -200,7 +206,7 @@ def _run_of(client: "MlflowClient", record_id: str) -> str:
     for experiment_id in experiment_ids:
         if run_id := _complete_run(client, experiment_id, record_id):
             return run_id
-    raise TrackingUnavailableError(f"record {record_id} is not here, nor at {tracking_uri()}")
+    raise TrackingUnavailableError(f"record {record_id} is not here, nor at {without_password(tracking_uri())}")
 
 
 def _first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.artifact import Precision
-from edgewright.child import run_in_child
+from edgewright.child import _cause_of_death, run_in_child
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.progress import Event, progress
 from edgewright.scratch import system_scratch
@@ -36,6 +36,12 @@ def fail() -> None:
 def crash() -> None:
     print("last words", flush=True)
     os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def end_in_real_time() -> None:
+    print("x" * (1 << 20), flush=True)
+    print("last words", flush=True)
+    os.kill(os.getpid(), 40)
 
 
 def hang() -> None:
@@ -130,9 +136,32 @@ def test_what_a_child_tells_is_told_here_and_its_temporary_files_end_with_it() -
     assert not folder.exists()
 
 
+def test_file_in_the_place_of_the_scratch_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"edgewright-{os.getuid()}").touch()
+    with pytest.raises(InputError, match=r"is not a folder; remove it, or name another .* TMPDIR"):
+        system_scratch()
+
+
 def test_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"edgewright-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="TMPDIR"):
         system_scratch()
+
+
+def test_end_by_a_signal_without_a_name_is_told_by_its_number() -> None:
+    with pytest.raises(ConversionError, match=r"ended by signal 40 \(last words\)"):
+        run_in_child(partial(end_in_real_time), what="ending")
+
+
+def test_of_a_childs_log_only_the_end_is_read(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    with log.open("wb") as stream:
+        stream.truncate(4 << 30)  # takes no room on the disk; in memory it would
+        stream.seek(0, os.SEEK_END)
+        stream.write(b"\nlast words\n\n")
+    began = time.perf_counter()
+    assert _cause_of_death(1, log).endswith("exit code 1 and no result (last words)")
+    assert time.perf_counter() - began < 1

@@ -1,5 +1,6 @@
 """One line of what other people's code says when it fails."""
 
+import time
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,22 @@ MLIR = (
 )
 def test_the_telling_line_alone(error: object, said: str) -> None:
     assert one_line(error) == said
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["x", "loc(", ")", "a.py", "loc()", "/onnxruntime/", "x/onnxruntime/a.cc:1 ", ".py:1:", "1:", "\x1b]", "\x1b[0"],
+)
+def test_long_hostile_text_takes_no_longer_than_its_length(part: str) -> None:
+    text = part * (15_000 // len(part))
+    began = time.perf_counter()
+    for line in (text, f"loc({text}", f"a.py:{text}", f"/onnxruntime/{text}"):
+        one_line(line)
+    assert time.perf_counter() - began < 0.5
+
+
+def test_a_place_behind_the_kind_of_a_message_is_left_out() -> None:
+    assert one_line(f"warning {PLACE}: 'tf.A' fails") == "warning 'tf.A' fails"
 
 
 def test_a_long_line_is_cut() -> None:

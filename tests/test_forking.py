@@ -136,6 +136,18 @@ def test_a_library_that_starts_threads_is_found_out_and_told_once(imports, tmp_p
     assert "a library started threads when it was imported" in said
 
 
+def test_a_server_whose_import_does_not_end_is_given_up(imports, tmp_path, monkeypatch) -> None:
+    (tmp_path / "stuck.py").write_text("import threading\nthreading.Event().wait()\n")
+    monkeypatch.setenv("PYTHONPATH", f"{Path.cwd()}:{tmp_path}")
+    monkeypatch.setattr(forking, "_IMPORT_TIMEOUT_S", 2.0, raising=False)
+    imports[Frameworks.TORCH] = ("stuck",)
+    heard: list[Event] = []
+    with progress.listening(heard.append):
+        assert job(family)[1] == os.getpid()
+    assert any("the server was still importing after 2 s" in event.title for event in heard)
+    assert not forking._pool.servers
+
+
 def test_a_server_that_cannot_import_is_given_up_and_one_that_was_killed_is_started_anew(imports) -> None:
     _, server = job(family)
     os.kill(server, signal.SIGKILL)

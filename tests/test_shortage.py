@@ -133,3 +133,17 @@ def test_failure_of_a_server_on_a_full_disk_is_told_as_the_full_disk(
     assert (shortage_of(RuntimeError("500 Internal Server Error")) or "").startswith(f"{disk}: No space left")
     ballast.unlink()
     assert shortage_of(RuntimeError("500 Internal Server Error")) is None
+
+
+def test_what_was_handled_before_is_not_blamed() -> None:
+    error = ValueError("what went wrong")
+    error.__context__ = PermissionError(errno.EACCES, "Permission denied", "/handled")
+    assert "/handled" in str(shortage_of(error))
+    error.__suppress_context__ = True  # as `from None` sets it
+    assert shortage_of(error) is None
+
+
+def test_error_of_a_descriptor_names_the_home(edgewright_home: Path) -> None:
+    assert str(shortage_of(OSError(errno.ENOSPC, "No space left on device", 7))).startswith(
+        f"{edgewright_home}: No space"
+    )

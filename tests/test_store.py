@@ -1,3 +1,4 @@
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -327,3 +328,48 @@ def test_lineage_that_rotted_ends_there_and_is_said(store: Store, tmp_path: Path
     with progress.listening(said.append):
         assert store.ancestors(exported.digest) == ["0" * 64]
     assert [event for event in said if "holds no digest" in str(event)]
+
+
+def test_folder_behind_a_link_is_content_like_any_other(store: Store, tmp_path: Path) -> None:
+    model, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
+    (model / "plain").mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "w").write_bytes(b"weights")
+    (model / "variables").symlink_to(elsewhere)
+    before = digest_of(model)
+
+    artifact = store.put(model, Format.SAVED_MODEL)
+
+    assert store.holds(artifact)
+    assert (artifact.path / "variables" / "w").read_bytes() == b"weights"
+    assert artifact.size_bytes == 7
+    (elsewhere / "w").write_bytes(b"others")
+    assert digest_of(model) != before
+
+
+def test_links_that_lead_in_a_circle_or_nowhere_are_refused(store: Store, tmp_path: Path) -> None:
+    for name, target in (("round", ".."), ("lost", "nowhere"), ("self", "self")):
+        folder = tmp_path / name / "model"
+        folder.mkdir(parents=True)
+        (folder / "link").symlink_to(target)
+        with pytest.raises(InputError, match=r"link.*(plain files|the files themselves)") as caught:
+            store.put(folder, Format.SAVED_MODEL)
+        assert "\n" not in str(caught.value)
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder, other in ((a, b), (b, a)):
+        folder.mkdir()
+        (folder / "x").symlink_to(other)
+    with pytest.raises(InputError, match="leads back"):
+        store.put(a, Format.SAVED_MODEL)
+
+
+def test_name_that_is_not_utf8_is_part_of_the_digest(store: Store, tmp_path: Path) -> None:
+    digests = set()
+    for name in (b"caf\xe9", "café".encode()):
+        folder = tmp_path / hashlib.sha256(name).hexdigest()[:4]
+        folder.mkdir()
+        (folder / os.fsdecode(name)).write_bytes(b"x")
+        artifact = store.put(folder, Format.SAVED_MODEL)
+        assert store.holds(artifact)
+        digests.add(artifact.digest)
+    assert len(digests) == 2

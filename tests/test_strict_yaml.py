@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.data import load_data_spec
+from edgewright.data import DataSpec, load_data_spec
 from edgewright.errors import InputError
 from edgewright.profile import load_device
 from edgewright.recipe import load_recipe
@@ -38,6 +38,13 @@ _MERGE_BOMB = "a0: &a0 {x: 1}\n" + "".join(
         ("path: x\nlabels: [010, 020]", "line 2: 010 is another number in YAML: put a text into quotes"),
         ("path: x\nlabels: [12:30]", "line 2: 12:30 is another number in YAML"),
         ("path: x\nseed: 1_000", "line 2: 1_000 is another number in YAML"),
+        ("path: x\nscale: 12:30.5", "line 2: 12:30.5 is another number in YAML"),
+        ("path: x\nscale: 1_000.5", "line 2: 1_000.5 is another number in YAML"),
+        ("path: x\ntarget: !!bool maybe", "line 2: 'maybe' cannot be read as bool"),
+        ("path: x\nscale: !!float ''", "line 2: '' cannot be read as float"),
+        ("path: x\nseed: !!int ''", "line 2: "),
+        ("path: x\ntarget: !!timestamp abc", "line 2: 'abc' cannot be read as timestamp"),
+        ("path: x\ntarget: !!binary é", "line 2: "),
         ("path: x\nseed: -1", "seed = -1: input should be greater than or equal to 0"),
         ("path: x\nscale: .inf", "scale = inf: input should be a finite number"),
         ("path: x\nmean: 1" + "0" * 400, "mean = 1000"),
@@ -76,3 +83,14 @@ def test_aliases_and_numbers_that_mean_what_they_say_are_read(tmp_path: Path) ->
     spec = load_data_spec(tmp_path / "d.yaml")
     assert (spec.target, spec.seed, spec.labels) == ("age", 31, ("010", "7", "3"))
     assert spec.na_values == {"age": ("0", "-1"), "income": ("0", "-1")}
+
+
+def test_numbers_that_stand_for_texts_are_as_they_were_written(tmp_path: Path) -> None:
+    (tmp_path / "d.yaml").write_text(
+        "path: x\nscale: 1.50\nlabels: [1.10, 1.1, +2.50, 100., .5, -0x1F, 7]\nna_values: [9.90, -1]\n"
+    )
+    spec = load_data_spec(tmp_path / "d.yaml")
+    assert spec.labels == ("1.10", "1.1", "2.50", "100.", ".5", "-0x1F", "7")
+    assert spec.na_values == ("9.90", "-1")
+    assert spec.scale == 1.5
+    assert DataSpec.model_validate_json(spec.model_dump_json()) == spec

@@ -190,6 +190,36 @@ def test_what_a_killed_writer_left_is_removed_once_it_is_old(store: Store) -> No
     assert (left.exists(), fresh.exists()) == (False, True)
 
 
+@pytest.mark.parametrize("name", [".hf.metadata", ".m.0123abcd"])
+def test_files_of_the_users_are_not_half_written_whatever_their_names(store: Store, tmp_path: Path, name: str) -> None:
+    (tmp_path / "model").mkdir()
+    for file in ("weights.bin", name):
+        (tmp_path / "model" / file).write_bytes(b"w")
+    kept = store.put(tmp_path / "model", Format.SAVED_MODEL)
+    mine = store.root / "mine" / name
+    mine.parent.mkdir()
+    mine.write_bytes(b"m")
+    for path in (kept.path / name, mine):
+        os.utime(path, (1e9, 1e9))
+
+    assert repair_home(store) == []
+
+    assert store.holds(kept)
+    assert mine.exists()
+
+
+@pytest.mark.parametrize("place", ["servers.json", "demo/a.md", "exports/a.json", "reports/a/b.html"])
+def test_half_written_files_are_found_wherever_a_file_is_replaced(store: Store, place: str) -> None:
+    left = store.root / place
+    left = left.with_name(f".{left.name}.0123abcd")
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    os.utime(left, (1e9, 1e9))
+
+    assert repair_home(store)[-1] == f"{left}: half-written by a killed run; removed"
+    assert not left.exists()
+
+
 _PLACES: dict[str, Callable[[Artifact], Path]] = {
     "object": lambda kept: kept.path,
     "its folder": lambda kept: kept.path.parent,
@@ -233,6 +263,14 @@ def test_notes_that_say_nothing_are_found_and_removed(store: Store, tmp_path: Pa
     assert {line.partition(":")[0] for line in check_home(store).damaged} == {str(path) for path in wanted}
     assert len(repair_home(store)) == len(wanted)
     assert check_home(store).damaged == ()
+
+
+@pytest.mark.parametrize("result", [None, 3, ["x"], {}])
+def test_sealed_result_that_is_no_text_is_damaged(store: Store, result: object) -> None:
+    (store.root / "results").mkdir(parents=True)
+    kept = {"metadata": {"serializer": {"jsonlib": "edgewright.sealed_json"}}, "result": result}
+    (store.root / "results" / "a").write_text(json.dumps(kept))
+    assert len(check_home(store).damaged) == 1
 
 
 @pytest.mark.parametrize("content", [b'{"metadata": []}', b'{"metadata": {"serializer": 3}}', b"[]"])

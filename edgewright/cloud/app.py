@@ -22,10 +22,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 
 from edgewright.cloud.bodies import Bodies, Question, Sync, refusal_text
-from edgewright.cloud.database import Database
+from edgewright.cloud.database import Database, hashed
 from edgewright.cloud.offers import Offers
 from edgewright.cloud.rates import Bucket, Rates
 from edgewright.cloud.refreshed import Refreshed
+from edgewright.errors import InputError
 from edgewright.failures import one_line
 from edgewright_runtime.bundle.manifest import MANIFEST_NAME
 from edgewright_runtime.bundle.opening import file_digest
@@ -36,6 +37,7 @@ __all__ = ["create_app"]
 
 _log = logging.getLogger("uvicorn.error")
 _METRICS_EVERY_S = 5.0  # the database is counted
+_TOKENS_EVERY_S = 10.0  # read anew
 _RETRY_AFTER_S = 2  # while a database restarts
 _OUR_FAULT = (DataError, IntegrityError, NotSupportedError, ProgrammingError)  # no other try will mend it
 _EACH, _TOGETHER = Bucket(50, 500), Bucket(1000, 5000)  # requests of a device, and of everybody
@@ -45,7 +47,15 @@ class _Served:
     """The models that answer for devices that are unsure, by their manifest's name."""
 
     def __init__(self, bundles: list[Path]) -> None:
-        self._models = {p.manifest.name: p for p in (Predictor(folder) for folder in bundles)}
+        self._models: dict[str, Predictor] = {}
+        for predictor in map(Predictor, bundles):
+            known = self._models.setdefault(predictor.manifest.name, predictor)
+            # Devices ask by name: a second one would answer in the place of the first.
+            if known is not predictor:
+                raise InputError(
+                    f"two models are called '{predictor.manifest.name}': {known.folder} and {predictor.folder}; "
+                    "serve one of them, or give one a name of its own (--name)"
+                )
         self._versions = {name: file_digest(p.folder / MANIFEST_NAME)[:12] for name, p in self._models.items()}
         self._lock = Lock()
 
@@ -72,17 +82,25 @@ class _Callers:
 
     def __init__(self, database: Database, counted: dict[str, int], rates: Rates) -> None:
         self._database, self._counted, self._rates = database, counted, rates
+        self._tokens = Refreshed(database.token_hashes)
 
     async def device(self, authorization: Annotated[str, Header()] = "") -> str:
         """The device that asks; everybody else is refused."""
-        self._refuse_haste(self._rates.wait_of_all())  # who has no token makes the database look, too
         token = _token(authorization)
+        await self._admit(token)
         device_id = await run_in_threadpool(self._database.device_of, token) if token else None
         if device_id is None:
             self._counted["refused"] += 1
             raise HTTPException(401, "an Authorization header with this device's token is needed")
         self._refuse_haste(self._rates.wait_of(device_id))
         return device_id
+
+    async def _admit(self, token: str) -> None:
+        """Refuse who comes too soon. Strangers, who make the database look too, have a bucket of their own: however
+        many they are, they lock nobody out who was registered `_TOKENS_EVERY_S` ago.
+        """
+        known = bool(token) and hashed(token) in await run_in_threadpool(self._tokens.value, _TOKENS_EVERY_S)
+        self._refuse_haste(self._rates.wait_of_all() if known else self._rates.wait_of_strangers())
 
     def _refuse_haste(self, wait_s: float) -> None:
         if wait_s:
@@ -92,15 +110,16 @@ class _Callers:
 
     async def operator(self, authorization: Annotated[str, Header()] = "") -> None:
         """Everybody but an operator is refused."""
-        self._refuse_haste(self._rates.wait_of_all())
-        if not await run_in_threadpool(self._database.is_operator, _token(authorization)):
+        token = _token(authorization)
+        await self._admit(token)
+        if not await run_in_threadpool(self._database.is_operator, token):
             self._counted["refused"] += 1
             raise HTTPException(401, "an Authorization header with an operator's token is needed")
 
     async def visible(self, authorization: Annotated[str, Header()] = "") -> str | None:
         """The one device that the caller may see; None for an operator, who may see all."""
-        self._refuse_haste(self._rates.wait_of_all())
         token = _token(authorization)
+        await self._admit(token)
         # Asked without a rate of the caller's own: an operator has none, a device pays in `device`.
         operator = await run_in_threadpool(self._database.is_operator, token)
         return None if operator else await self.device(authorization)
@@ -134,6 +153,7 @@ def create_app(
 
     Raises:
         EdgeRuntimeError: a bundle cannot be opened.
+        InputError: two bundles have the same name.
     """
     counted = {"sync": 0, "records": 0, "repeated": 0, "predict": 0, "refused": 0, "offer_failures": 0, "hasty": 0}
     callers = _Callers(database, counted, rates or Rates(_EACH, _TOGETHER))

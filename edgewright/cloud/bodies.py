@@ -5,10 +5,10 @@ import json
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import HTTPException, Request
-from pydantic import Field, ValidationError
+from pydantic import FailFast, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -25,6 +25,7 @@ _MAX_STATUS_BYTES = 64 << 10  # an operator's list holds those of all devices
 _MAX_RECORDS = 2000
 _MAX_VALUES = 600_000  # of JSON: small ones take many times their bytes in memory
 _MOST_HANDLED_AT_ONCE = 8  # bodies, one of which is parsed: what waits is packed
+_MOST_KEYS = 16  # of an object whose keys are ours, of which it has three at most
 _MAX_SAID = 500  # characters of a refusal
 
 
@@ -37,7 +38,8 @@ class Sync(Value):
     """What a device tells of itself, and the records that it has kept."""
 
     status: dict[str, Any]
-    records: tuple[_Record, ...] = Field(max_length=_MAX_RECORDS)
+    # The first fault alone is told.
+    records: Annotated[tuple[_Record, ...], Field(max_length=_MAX_RECORDS), FailFast()]
 
 
 class Question(Value):
@@ -123,6 +125,7 @@ def _parsed(kind: type[_Asked], packed: bytes, encoding: str) -> _Asked:
         if is_nested_deeper(value, MAX_DEPTH):
             raise HTTPException(422, f"nested deeper than {MAX_DEPTH}")
         json.dumps(value, allow_nan=False)  # 1e999 is read as infinite
+        _require_few_keys(value)
         asked = kind.model_validate(value)
     except ValidationError as e:
         raise HTTPException(422, refusal_text(first_fault(e, kind))) from e
@@ -131,6 +134,14 @@ def _parsed(kind: type[_Asked], packed: bytes, encoding: str) -> _Asked:
     if isinstance(asked, Sync):
         _require_listable(asked.status)
     return asked
+
+
+def _require_few_keys(value: Any) -> None:
+    """Each unknown key becomes an error of its own, with its text, before any is told."""
+    records = value.get("records") if isinstance(value, dict) else None
+    for part in (value, *(records if isinstance(records, list) else ())):
+        if isinstance(part, dict) and len(part) > _MOST_KEYS:
+            raise HTTPException(422, f"{len(part)} keys in one object; at most {_MOST_KEYS} are looked at")
 
 
 def _require_listable(status: Mapping[str, Any]) -> None:

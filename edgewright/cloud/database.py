@@ -12,13 +12,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from edgewright.errors import InputError
+from edgewright.failures import one_line
 from edgewright.monitor import Telemetry
+from edgewright.plain_text import without_password
 from edgewright.value import Value
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.health.telemetry import TelemetryRecord
 from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
 
-__all__ = ["Database", "DeviceRecord", "read_telemetry"]
+__all__ = ["Database", "DeviceRecord", "hashed", "read_telemetry"]
 
 _metadata = sa.MetaData()
 _devices = sa.Table(
@@ -64,8 +66,13 @@ class Database:
         try:
             # pre-ping: connections that the server closed, as at its restart, are replaced before they are used.
             self._engine = sa.create_engine(url, pool_pre_ping=True)
-        except (sa.exc.ArgumentError, ImportError) as e:
-            raise InputError(f"database '{url}': {e}; for example sqlite:////var/lib/edgewright.db") from e
+        except (sa.exc.ArgumentError, ValueError, ImportError) as e:  # ValueError: a port that is not a number
+            # A number that is none is quoted there, and may be a piece of the password.
+            why = "its port is not a number" if type(e) is ValueError else one_line(e)
+            raise InputError(
+                f"database '{without_password(url)}': {why}; for example sqlite:////var/lib/edgewright.db, "
+                "postgresql+psycopg2://user:password@host:5432/name"
+            ) from None
         if self._engine.dialect.name not in {"sqlite", "postgresql"}:
             raise InputError(f"database '{self._engine.dialect.name}': sqlite and postgresql are allowed")
         if self._engine.dialect.name == "sqlite":
@@ -79,7 +86,7 @@ class Database:
 
     @property
     def _shown(self) -> str:
-        return self._engine.url.render_as_string()  # without its password
+        return without_password(self._engine.url.render_as_string())
 
     def _damaged(self, why: object) -> str:
         return f"database '{self._shown}' is damaged ({why}) and left as it is; restore a copy, or name another"
@@ -119,7 +126,7 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 # No look beforehand: between it and the insert another process could take the name.
-                connection.execute(table.insert().values(token_sha256=_hashed(token), **values))
+                connection.execute(table.insert().values(token_sha256=hashed(token), **values))
         except sa.exc.IntegrityError as e:
             raise InputError(f"{kind} '{name}' is registered already") from e
         return token
@@ -127,14 +134,20 @@ class Database:
     def device_of(self, token: str) -> str | None:
         """The device that a token belongs to."""
         with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_devices.c.id).where(_devices.c.token_sha256 == _hashed(token)))
+            rows = connection.execute(sa.select(_devices.c.id).where(_devices.c.token_sha256 == hashed(token)))
             return rows.scalar_one_or_none()
 
     def is_operator(self, token: str) -> bool:
         """Whether a token is an operator's."""
         with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_operators.c.name).where(_operators.c.token_sha256 == _hashed(token)))
+            rows = connection.execute(sa.select(_operators.c.name).where(_operators.c.token_sha256 == hashed(token)))
             return rows.scalar_one_or_none() is not None
+
+    def token_hashes(self) -> frozenset[str]:
+        """The hashes of all tokens, of devices and of operators."""
+        query = sa.union_all(sa.select(_devices.c.token_sha256), sa.select(_operators.c.token_sha256))
+        with self._engine.connect() as connection:
+            return frozenset(connection.execute(query).scalars())
 
     def receive(self, device: str, status: Mapping[str, Any], records: Sequence[tuple[str, Mapping[str, Any]]]) -> int:
         """Keep what a device sent, each key once; returns how many were new. Committed when this returns."""
@@ -249,7 +262,8 @@ def _kind(body: Mapping[str, Any]) -> str:
     return kind if kind.isprintable() else "other"
 
 
-def _hashed(token: str) -> str:
+def hashed(token: str) -> str:
+    """What is kept of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

@@ -18,16 +18,21 @@ class Bucket:
 
 
 class Rates:
-    """Buckets by caller, and one for all. Not for several threads."""
+    """Buckets by caller, one for all callers, and one for strangers. Not for several threads."""
 
     def __init__(self, each: Bucket, together: Bucket, clock: Callable[[], float] = time.monotonic) -> None:
         self._each, self._together, self._clock = each, together, clock
         self._levels: dict[str, tuple[float, float]] = {}
-        self._all = (float(together.burst), clock())
+        self._all = self._strangers = (float(together.burst), clock())
 
     def wait_of_all(self) -> float:
         """Take one request of everybody's; seconds after which it may be tried again, 0 where it may pass."""
         self._all, wait = self._taken(self._all, self._together)
+        return wait
+
+    def wait_of_strangers(self) -> float:
+        """The same of those together whom nobody knows; what they take is not taken from the others."""
+        self._strangers, wait = self._taken(self._strangers, self._together)
         return wait
 
     def wait_of(self, caller: str) -> float:

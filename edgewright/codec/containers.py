@@ -52,6 +52,11 @@ def _matrix(start: int, dtype: str, shape: tuple[int, ...]) -> TensorSpan:
     return TensorSpan(start, dtype, rows, prod(shape) // rows if rows else 0, tuple(sorted(blocks - {1})))
 
 
+def _fits(shape: tuple[int, ...], dtype: str, stored_bytes: int) -> bool:
+    """Whether a tensor's shape is that of its bytes; where it is not, as in a damaged file, they stay as they are."""
+    return min(shape, default=1) >= 0 and prod(shape) * np.dtype(dtype).itemsize == stored_bytes
+
+
 def _in_onnx(content: bytes) -> Iterator[TensorSpan]:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -65,9 +70,10 @@ def _in_onnx(content: bytes) -> Iterator[TensorSpan]:
         raw = tensor.raw_data
         # Protobuf does not tell where a field lay; equal bytes at an earlier place would do as well.
         start = content.find(raw, at) if raw else -1
-        if start >= 0 and tensor.data_type in _ONNX_DTYPES:
+        dtype, shape = _ONNX_DTYPES.get(tensor.data_type), tuple(tensor.dims)
+        if start >= 0 and dtype is not None and _fits(shape, dtype, len(raw)):
             at = start + len(raw)
-            yield _matrix(start, _ONNX_DTYPES[tensor.data_type], tuple(tensor.dims))
+            yield _matrix(start, dtype, shape)
 
 
 def _onnx_tensors(graph: Any) -> Iterator[Any]:
@@ -97,7 +103,7 @@ def _in_tflite(content: bytes) -> Iterator[TensorSpan]:
             dtype = _TFLITE_DTYPES[tensor.Type()]
             shape = tuple(int(n) for n in tensor.ShapeAsNumpy()) if tensor.ShapeLength() else (1,)
             # A sparse tensor's data is shorter than its shape says.
-            if prod(shape) * np.dtype(dtype).itemsize == len(data):
+            if _fits(shape, dtype, len(data)):
                 yield _matrix(data.__array_interface__["data"][0] - base, dtype, shape)
 
 
@@ -116,7 +122,8 @@ def _in_mil(content: bytes) -> Iterator[TensorSpan]:
         if at + 24 > len(content):
             return
         sentinel, dtype, size, offset = struct.unpack_from("<IIQQ", content, at)
-        if sentinel != _MIL_SENTINEL or offset + size > len(content):
+        # Data begins behind its metadata; one that lies before would be read again and again.
+        if sentinel != _MIL_SENTINEL or offset < at + _MIL_ALIGNMENT or offset + size > len(content):
             return
         element = _MIL_DTYPES.get(dtype, "<u1")
         yield TensorSpan(offset, element, 1, size // np.dtype(element).itemsize)

@@ -14,10 +14,13 @@ from edgewright.measurement import Footprint
 from edgewright.store import home, replace_file
 from edgewright.value import Value
 from edgewright_runtime.codec.ewz import is_ewz, rebuild
+from edgewright_runtime.disk import make_own_folder
+from edgewright_runtime.errors import IntegrityError
 
 __all__ = ["download_bytes", "footprint", "transfer_form", "unpacked"]
 
 _XZ_PRESET = 6  # xz's own default; a device unpacks it in steps of a block
+_DECODER_MEMORY_BYTES = 64 << 20  # the preset needs 9 MB; what a stream asks for is its maker's choice
 _MODEL_SUFFIXES = {".tflite", ".onnx", ".bin"}
 # An .ewz is rebuilt in memory, at up to some twenty times its size and 250 MB; a larger file is sent as xz.
 _LARGEST_CODED_BYTES = 64 << 20
@@ -63,10 +66,21 @@ def unpacked(packed: bytes, limit_bytes: int) -> bytes:
     """The original of a transfer form, which is at most ``limit_bytes`` long.
 
     Raises:
-        IntegrityError: a damaged ``.ewz``.
-        LZMAError: a damaged xz.
+        IntegrityError: damaged, neither ``.ewz`` nor xz, or longer than the limit.
     """
-    return rebuild(packed, limit_bytes=limit_bytes) if is_ewz(packed) else lzma.decompress(packed)
+    if is_ewz(packed):
+        return rebuild(packed, limit_bytes=limit_bytes)
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_DECODER_MEMORY_BYTES)
+    try:
+        # One byte more: an original that is too long is told from one that just fits.
+        content = unpacker.decompress(packed, max_length=limit_bytes + 1)
+    except lzma.LZMAError as e:
+        raise IntegrityError(f"not a valid xz stream: {e}") from e
+    if len(content) > limit_bytes:
+        raise IntegrityError(f"the xz stream unpacks to more than {limit_bytes} bytes")
+    if not unpacker.eof or unpacker.unused_data:
+        raise IntegrityError("the xz stream is broken off, or followed by something else")
+    return content
 
 
 def _files(path: Path) -> list[Path]:
@@ -82,6 +96,7 @@ def _packed(path: Path) -> tuple[bytes, _Parts]:
     entry = _kept(folder)
     if entry is None:
         entry = _coded(content)
+        make_own_folder(folder)
         # The note last: without it, or where it tells of other bytes, the file is coded anew.
         replace_file(folder / "packed", entry[0])
         replace_file(folder / "parts.json", entry[1].model_dump_json().encode())
@@ -92,7 +107,7 @@ def _kept(folder: Path) -> tuple[bytes, _Parts] | None:
     try:
         parts = _Parts.model_validate_json((folder / "parts.json").read_bytes())
         packed = (folder / "packed").read_bytes()
-    except (FileNotFoundError, ValidationError):
+    except (OSError, ValidationError):  # not there, or a disk error: made anew
         return None
     # A rotten byte here would be published, and refused by every device.
     if (_digest(packed), len(packed)) != (parts.packed, parts.size_bytes):

@@ -5,7 +5,6 @@ first import) can be tried after that of Keras 3, and so that TensorFlow shares 
 """
 
 import importlib
-import os
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from edgewright.intake.keras_resizing import check_resizing
 from edgewright.intake.row_mixing import refuse_mixed_rows
 from edgewright.intake.single_numbers import Number, fixed_note, single_number
 from edgewright.intake.tensor_names import plain_name
+from edgewright.variables import default_variables
 from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = ["convert", "load"]
@@ -92,7 +92,7 @@ def load(
         UntrustedModelError: it may do more than compute; nothing of it has run.
     """
     # TensorFlow reads it when it is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    default_variables({"TF_CPP_MIN_LOG_LEVEL": "3"})
     warnings.simplefilter("ignore")
     if kind is Format.SAVED_MODEL:
         inspect_saved_model(path)

@@ -1,6 +1,8 @@
 """Rows in memory as a data file: arrays as ``.npz``, frames as ``.parquet``, and the ``.yaml`` that describes them."""
 
+import inspect
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from edgewright.errors import InputError
+from edgewright.failures import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,8 +110,14 @@ def _collected(data: Any) -> tuple[Any, Any]:
 def _joined(batches: Sequence[Any]) -> Any:
     # Inputs by name, as a Dataset for a model of several inputs gives them.
     if isinstance(batches[0], Mapping):
+        if any(not isinstance(batch, Mapping) or set(batch) != set(batches[0]) for batch in batches):
+            raise InputError(f"data: batches with different inputs; the first has {', '.join(map(str, batches[0]))}")
         return {name: _joined([batch[name] for batch in batches]) for name in batches[0]}
-    return np.concatenate([_array(batch) for batch in batches])
+    arrays = [_array(batch) for batch in batches]
+    if len({array.shape[1:] for array in arrays}) > 1:
+        shapes = ", ".join(sorted({str(("N", *array.shape[1:])) for array in arrays}))
+        raise InputError(f"data: batches of rows of different shapes: {shapes}; give them one shape")
+    return np.concatenate(arrays)
 
 
 def _is_frame(rows: Any) -> bool:
@@ -117,13 +127,20 @@ def _is_frame(rows: Any) -> bool:
 def _array(rows: Any) -> NDArray[Any]:
     """An array, a tensor of PyTorch or TensorFlow, a Series or a list, as an array."""
     # A tensor that needs gradients, or lies on another device, has no array.
-    if hasattr(rows, "detach"):
-        rows = rows.detach().cpu()
-    array = np.asarray(rows)
-    if array.dtype == object:  # of texts, as pandas has them
-        array = np.array(array.tolist())
+    given, allowed = rows, f"allowed: {_ALLOWED}"
+    try:
+        if hasattr(rows, "detach"):
+            rows = rows.detach().cpu()
+            rows = rows.to_dense() if rows.is_sparse else rows
+            # NumPy has no bfloat16; every one of its numbers is a float32.
+            rows = rows.float() if str(rows.dtype) == "torch.bfloat16" else rows
+        array = np.asarray(rows)
+        if array.dtype == object:  # of texts, as pandas has them
+            array = np.array(array.tolist())
+    except Exception as e:  # whatever the conversion of somebody's own type raises
+        raise InputError(f"data: a {type(given).__name__} that is not an array: {one_line(e)}; {allowed}") from e
     if array.dtype.kind not in "fiubUS" or array.ndim == 0:
-        raise InputError(f"data: found {type(rows).__name__} of dtype {array.dtype}; allowed: {_ALLOWED}")
+        raise InputError(f"data: found {type(given).__name__} of dtype {array.dtype}; {allowed}")
     return array
 
 
@@ -151,25 +168,54 @@ def _written_arrays(splits: Sequence[_Split], folder: Path, options: dict[str, A
 def _written_frames(splits: Sequence[_Split], folder: Path, options: dict[str, Any]) -> DataFile:
     target = options.get("target")
     for number, split in enumerate(splits):
-        # A copy: the caller's frame keeps its columns.
-        frame: pd.DataFrame = split.rows.copy()
-        # A frame made of an array has numbers as names; in the file, and in the manifest, columns are texts.
-        frame.columns = frame.columns.astype(str)
+        frame = _table(split.rows)
         if split.answers is not None:
-            target = target or str(getattr(split.answers, "name", None) or _OWN_TARGET)
+            name, answers = _column(split.answers)
+            target = target or name
             if target in frame:
                 raise InputError(f"data: the frame has a column '{target}', too; name the answers' otherwise: target=")
-            if len(frame) != len(split.answers):
-                raise InputError(f"data: {len(frame)} rows but {len(split.answers)} answers")
-            frame[target] = _array(split.answers)
-        # Without the index: it would come back as one more column, and be taken for a feature.
-        frame.to_parquet(folder / (_FRAME if number == 0 else f"test_{_FRAME}"), index=False)
+            if len(frame) != len(answers):
+                raise InputError(f"data: {len(frame)} rows but {len(answers)} answers")
+            frame[target] = answers
+        try:
+            # Without the index: it would come back as one more column, and be taken for a feature.
+            frame.to_parquet(folder / (_FRAME if number == 0 else f"test_{_FRAME}"), index=False)
+        except OSError:  # of the disk
+            raise
+        except Exception as e:  # of its writer, as for numbers and texts in one column
+            raise InputError(f"data: the frame cannot be written: {one_line(e)}; give each column one type") from e
     keys = {**options, "path": _FRAME, **({"test_path": f"test_{_FRAME}"} if len(splits) == 2 else {})}
     if target is None:
         keys = _without_answers(keys)
     else:
         keys["target"] = target
     return DataFile(_described(folder, keys), None)
+
+
+def _table(rows: Any) -> "pd.DataFrame":
+    """A copy, whose columns have texts for names: the caller's frame keeps its own."""
+    if not _is_frame(rows):
+        raise InputError(f"data: the rows to train with are a DataFrame, those to test with a {type(rows).__name__}")
+    frame: pd.DataFrame = rows.copy()
+    if frame.columns.nlevels > 1:
+        raise InputError(f"data: a frame whose columns have {frame.columns.nlevels} levels of names; one is allowed")
+    # A frame made of an array has numbers as names; in the file, and in the manifest, columns are texts.
+    frame.columns = frame.columns.astype(str)
+    if not frame.columns.is_unique:
+        twice = ", ".join(sorted(set(frame.columns[frame.columns.duplicated()])))
+        raise InputError(f"data: a frame with several columns of one name: {twice}; each needs a name of its own")
+    return frame
+
+
+def _column(answers: Any) -> tuple[str, NDArray[Any]]:
+    """The name and the values of the answers to a frame's rows."""
+    if _is_frame(answers) and answers.shape[1] == 1:
+        answers = answers.iloc[:, 0]
+    values = _array(answers)
+    if values.ndim > 1 and values.size != len(values):
+        raise InputError(f"data: answers of shape {('N', *values.shape[1:])}; one column is allowed beside a frame")
+    name = answers.name if type(answers).__name__ == "Series" else None
+    return _OWN_TARGET if name is None else str(name), values.reshape(-1)
 
 
 def _without_answers(options: dict[str, Any]) -> dict[str, Any]:
@@ -180,18 +226,27 @@ def _without_answers(options: dict[str, Any]) -> dict[str, Any]:
 
 def _metric_keys(metric: Callable[..., Any]) -> dict[str, str]:
     """A function as the data file names it: a child process imports it from its file."""
-    module, name = metric.__module__, metric.__qualname__
-    # A function of an extension module has none, and no source that could be found.
-    file = getattr(metric, "__code__", None) and metric.__code__.co_filename
-    if module == "__main__" or not name.isidentifier() or not file or not Path(file).is_file():
+    # What is made at run time, as by functools.partial, has no name of its own.
+    module, name = str(getattr(metric, "__module__", "")), str(getattr(metric, "__qualname__", ""))
+    imported = sys.modules.get(module)
+    # Of the module, not of the function: a decorator's code lies elsewhere. An extension module has no source.
+    file = Path(getattr(imported, "__file__", None) or "")
+    is_there = inspect.isroutine(metric) and getattr(imported, name, None) is metric
+    if module == "__main__" or file.suffix != ".py" or not is_there:
+        shown = f"'{module}:{name}'" if name else f"a {type(metric).__name__}"
         raise InputError(
-            f"metric: '{module}:{name}' cannot be imported by another process; put the function into a module file"
+            f"metric: {shown} cannot be imported by another process; put a function into a module file: def NAME(…)"
         )
-    # The folder from which the dotted name is imported: one up for each dot.
-    return {"metric": f"{module}:{name}", "folder": str(Path(file).absolute().parents[module.count(".")])}
+    # The folder from which the dotted name is imported: one up for each dot, and out of the package that it may be.
+    levels = module.count(".") + (file.name == "__init__.py")
+    return {"metric": f"{module}:{name}", "folder": str(file.absolute().parents[levels])}
 
 
 def _described(folder: Path, keys: Mapping[str, Any]) -> Path:
     path = folder / _DESCRIPTION
-    path.write_text(yaml.safe_dump(dict(keys), sort_keys=False))
+    try:
+        plain = to_jsonable_python(dict(keys), inf_nan_mode="constants", fallback=lambda value: value.tolist())
+        path.write_text(yaml.safe_dump(plain, sort_keys=False))
+    except (AttributeError, PydanticSerializationError, yaml.YAMLError) as e:
+        raise InputError(f"data: an option is not plain text, a number, or a list of these: {one_line(e)}") from e
     return path

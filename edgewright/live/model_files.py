@@ -6,7 +6,7 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +51,28 @@ def write_model(model: Any, name: str, folder: Path, examples: Mapping[str, NDAr
     kinds = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(model).__mro__]
     # Before Module, which a ScriptModule is too.
     if ("torch", "ScriptModule") in kinds:
-        model.save(folder / f"{name}.pt")
-        return folder / f"{name}.pt"
+        return _saved(model, model.save, folder / f"{name}.pt")
     if ("torch", "Module") in kinds or ("torch", "ExportedProgram") in kinds:
         return _written_program(model, folder / f"{name}.pt2", examples)
     if ("keras", "Model") in kinds or ("tf_keras", "Model") in kinds:
-        model.save(folder / f"{name}.keras")
-        return folder / f"{name}.keras"
+        return _saved(model, model.save, folder / f"{name}.keras")
     if ("onnx", "ModelProto") in kinds:
-        (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
-        return folder / f"{name}.onnx"
+        return _saved(model, lambda path: path.write_bytes(model.SerializeToString()), folder / f"{name}.onnx")
     # Last: a Keras model can predict as well.
     if hasattr(model, "predict"):
         return _pickled(model, folder / f"{name}.pkl")
     raise InputError(f"model: found {type(model).__name__}; allowed: {_ALLOWED}")
+
+
+def _saved(model: Any, save: Callable[[Path], object], path: Path) -> Path:
+    """The file that a model's own framework writes."""
+    try:
+        save(path)
+    except OSError:  # of the disk
+        raise
+    except Exception as e:  # whatever its layers raise: a get_config that is missing, 2 GB of ONNX
+        raise ConversionError(f"model: a {type(model).__name__} that cannot be saved: {one_line(e)}") from e
+    return path
 
 
 def _pickled(model: Any, path: Path) -> Path:
@@ -83,14 +91,13 @@ def _written_program(model: Any, path: Path, examples: Mapping[str, NDArray[Any]
         if examples is None:
             raise InputError("model: a module is exported with rows of its data; give these as arrays, or a .pt2 file")
         program = _exported(model, examples)
-    torch.export.save(program, path)
-    return path
+    return _saved(model, lambda file: torch.export.save(program, file), path)
 
 
 def _exported(model: Any, examples: Mapping[str, NDArray[Any]]) -> Any:
     import torch
 
-    module = copy.deepcopy(model).cpu().eval()  # the user's own may be in training, and elsewhere
+    module = _copied(model).cpu().eval()  # the user's own may be in training, and elsewhere
     arrays = _in_order(module, examples)
     free = tuple({0: torch.export.Dim("batch", max=_MOST_ROWS)} for _ in arrays)
     error: Exception | None = None
@@ -105,6 +112,21 @@ def _exported(model: Any, examples: Mapping[str, NDArray[Any]]) -> Any:
             error = error or e
     shapes = ", ".join(str(("N", *array.shape[1:])) for array in arrays)
     raise ConversionError(f"model: torch.export: {one_line(error, 240)}; given were rows of shape {shapes}") from error
+
+
+def _copied(model: Any) -> Any:
+    import torch
+
+    # Tensors that a forward computed and left, as weight_norm does: torch copies none that has a gradient's history.
+    left = [value for part in model.modules() for value in vars(part).values() if isinstance(value, torch.Tensor)]
+    known = {id(tensor): tensor.detach().clone() for tensor in left if not tensor.is_leaf}
+    try:
+        return copy.deepcopy(model, known)
+    except Exception as e:  # a lock, a file or a generator among its attributes
+        raise ConversionError(
+            f"model: a {type(model).__name__} that cannot be copied: {one_line(e)}; "
+            "export it yourself by torch.export, and give the program"
+        ) from e
 
 
 def _as_tensors(arrays: Sequence[NDArray[Any]]) -> list[tuple[Any, ...]]:

@@ -2,7 +2,6 @@
 needed."""
 
 import importlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from edgewright.progress import progress
 from edgewright.project import put_on_path
 from edgewright.shortage import require_writable
 from edgewright.store import home
+from edgewright.variables import default_variables, variable
 
 if TYPE_CHECKING:
     from edgewright.pipeline.result import DeploymentResult
@@ -79,8 +79,7 @@ def configure_orchestration() -> None:
     if not (Path.home() / ".prefect" / "profiles.toml").exists():
         defaults["PREFECT_HOME"] = str(home() / "prefect")
     # What the user has set stays.
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+    default_variables(defaults)
     # Its server makes this folder, but not the one above it, and then waits for itself in vain.
     # It expands a tilde, as in an env file, which no shell has; so must this.
-    Path(os.environ.get("PREFECT_HOME", home())).expanduser().mkdir(parents=True, exist_ok=True)
+    Path(variable("PREFECT_HOME") or home()).expanduser().mkdir(parents=True, exist_ok=True)

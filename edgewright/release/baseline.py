@@ -2,6 +2,8 @@
 
 import hashlib
 
+from pydantic import ValidationError
+
 from edgewright.codec.download import unpacked
 from edgewright.errors import InputError
 from edgewright.measurement import ValidationReport
@@ -11,6 +13,8 @@ from edgewright.release.lines import no_release
 from edgewright.release.release import Release, current_document, current_release
 from edgewright.release.repository import ReleaseRepository
 from edgewright.value import Value
+from edgewright.yaml_values import first_fault
+from edgewright_runtime.errors import IntegrityError
 
 __all__ = ["ReleaseBaseline", "current_baseline"]
 
@@ -44,5 +48,12 @@ def current_baseline(
     # Before it is unpacked: what others may have changed reaches no decoder.
     if hashlib.sha256(packed).hexdigest() != blob.blob:
         raise InputError(f"release repository {repository}: {blob.name} is not what its digest says")
-    report = ValidationReport.model_validate_json(unpacked(packed, blob.bytes))
+    try:
+        report = ValidationReport.model_validate_json(unpacked(packed, blob.bytes))
+    except (IntegrityError, ValidationError) as e:
+        reason = first_fault(e, ValidationReport) if isinstance(e, ValidationError) else e
+        raise InputError(
+            f"release repository {repository}: {REPORT_NAME} of version {document.version} cannot be read: {reason}; "
+            "another version of Edgewright may have written it: publish that model again"
+        ) from e
     return ReleaseBaseline(release=current[0], plan=current[1], report=report)

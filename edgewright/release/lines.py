@@ -92,7 +92,12 @@ def require_same_model(before: ReleaseDocument, manifest: Manifest, files: Relea
     if packed is None or hashlib.sha256(packed).hexdigest() != before.manifest.blob:
         progress.note(f"release {before.name} is damaged: not compared with the model that follows it")
         return
-    if difference := _difference(Manifest.from_json(unpacked(packed, before.manifest.bytes)), manifest):
+    try:
+        older = Manifest.from_json(unpacked(packed, before.manifest.bytes))
+    except IntegrityError as e:  # as its publisher wrote it, who had another version of this tool perhaps
+        progress.note(f"release {before.name} cannot be read ({e}): not compared with the model that follows it")
+        return
+    if difference := _difference(older, manifest):
         raise InputError(
             f"release repository {files.url}: '{manifest.name}' for {manifest.platform} is another model there "
             f"({difference}); give this one a name of its own (--name)"

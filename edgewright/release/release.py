@@ -1,6 +1,7 @@
 """Publishing a bundle as the newest version of its line, and rolling a line back."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,7 +27,16 @@ from edgewright_runtime.bundle.release import (
 )
 from edgewright_runtime.errors import IntegrityError
 
-__all__ = ["Release", "announce", "current_document", "current_release", "publish", "read_release", "rollback"]
+__all__ = [
+    "Release",
+    "announce",
+    "current_document",
+    "current_release",
+    "publish",
+    "read_release",
+    "rollback",
+    "way_back",
+]
 
 
 class Release(Value):
@@ -89,8 +99,13 @@ def publish(
             list_line(files, line)
             return _release(before, repository)
         first, *rest = _upload([listed, *manifest.files], folder, files)
-        # From the release before alone: devices that are further behind download in full.
-        patches = (patch_from(before, manifest, folder, files, tuple(rest)),) if before else ()
+        if before and before.manifest.sha256 == bundle.manifest_digest:
+            # The next step of a rollout: most devices still have what was before the first.
+            patches = before.patches
+        else:
+            # From the release before alone: devices that are further behind download in full.
+            patch = patch_from(before, manifest, folder, files, tuple(rest)) if before else None
+            patches = (patch,) if patch else ()
         document = ReleaseDocument(
             **asdict(line),
             version=before.version + 1 if before else 1,
@@ -101,7 +116,7 @@ def publish(
             manifest=first,
             files=tuple(rest),
             monitoring=plan,
-            patches=tuple(patch for patch in patches if patch),
+            patches=patches,
         )
         list_line(files, line)
         return _release(announce(document, files), repository)
@@ -118,7 +133,7 @@ def rollback(
     """Release an older version's content as a new version, to every device.
 
     ``model`` and ``platform`` may be left out where the channel has one line only. Without ``to_version`` it is the
-    content before the current one.
+    bundle before the current one, however many steps that one was rolled out in.
 
     Raises:
         InputError: an unknown or ambiguous line, an unknown version, one whose files are damaged, or nothing to go
@@ -197,12 +212,31 @@ def _require_whole(release: ReleaseDocument, files: ReleaseRepository) -> None:
             )
 
 
+def way_back(current: ReleaseDocument, files: ReleaseRepository) -> Iterator[ReleaseDocument]:
+    """The releases from the current one back to the last with another bundle: the one that a rollback goes to.
+
+    What a rollback skipped stays skipped: rolling back twice goes back twice, not to and fro.
+
+    Raises:
+        InputError: a version on the way is not there, or damaged.
+    """
+    release = current
+    yield release
+    # A rollout in steps, or another monitoring plan, is a version with the same bundle: the one that is to go.
+    while release.manifest.sha256 == current.manifest.sha256:
+        version = release.content_of or release.previous_version
+        # Versions only grow: a way that leads forward is damaged, and might never end.
+        if version is None or version >= release.version:
+            return
+        release = read_release(files, current.line, version)
+        yield release
+
+
 def _version_before(current: ReleaseDocument, files: ReleaseRepository) -> int:
-    """The version before the one whose content is current: rolling back twice goes back twice, not to and fro."""
-    origin = read_release(files, current.line, current.content_of) if current.content_of else current
-    if origin.previous_version is None:
-        raise InputError(f"'{current.line}': no content is older than that of version {origin.version}")
-    return origin.previous_version
+    *_, last = way_back(current, files)
+    if last.manifest.sha256 == current.manifest.sha256:
+        raise InputError(f"'{current.line}': no content is older than that of version {last.version}")
+    return last.version
 
 
 def _upload(entries: list[FileEntry], folder: Path, files: ReleaseRepository) -> list[Blob]:

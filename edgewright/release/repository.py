@@ -14,7 +14,8 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from edgewright.errors import InputError, TransientError
+from edgewright.errors import EdgewrightError, InputError, TransientError
+from edgewright.failures import one_line
 from edgewright.progress import progress
 from edgewright.store import replace_file
 from edgewright_runtime.disk import make_folder
@@ -112,7 +113,9 @@ class ReleaseRepository:
         # Blobs are shared by channels and versions: most are there already.
         if self.holds(name, sha256):
             return
-        if self._fs.lexists(self._path(name)) if self._is_local else self._fs.exists(self._path(name)):
+        with self._explained("read"):
+            is_there = self._fs.lexists(self._path(name)) if self._is_local else self._fs.exists(self._path(name))
+        if is_there:
             progress.note(f"release repository {self.url}: {name} was damaged or cut off; replaced")
         self.write(name, content)
 
@@ -153,7 +156,12 @@ class ReleaseRepository:
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        except OSError as e:
-            # A local disk fails again in the same way; a network may not, and tasks retry what is transient.
+        except EdgewrightError:
+            raise
+        except Exception as e:
+            if self._is_local and not isinstance(e, OSError):
+                raise
+            # Each store's client has errors of its own kind. A local disk fails again in the same way; a network may
+            # not, and tasks retry what is transient.
             kind = InputError if self._is_local else TransientError
-            raise kind(f"release repository {self.url}: cannot be {what}: {e}") from e
+            raise kind(f"release repository {self.url}: cannot be {what}: {one_line(e)}") from e

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from edgewright.codec.download import transfer_form
 from edgewright.errors import InputError
 from edgewright.package import read_bundle
 from edgewright.release.lines import known_lines
-from edgewright.release.release import announce, current_document, read_release
+from edgewright.release.release import announce, current_document, read_release, way_back
 from edgewright.release.repository import ReleaseRepository
 from edgewright.store import Store
 from edgewright.upkeep import Findings, size_said
@@ -96,7 +97,8 @@ def repair_repository(url: str, store: Store) -> tuple[list[str], list[str]]:
 def collect_repository(url: str, limit_bytes: int | None) -> list[str]:
     """Delete the oldest versions until the repository takes at most ``limit_bytes``, and files that no release names.
 
-    The two newest versions of each line stay, and the one whose content is current. Returns what was done.
+    The two newest versions of each line stay, the one whose content is current, and the one that a rollback goes to.
+    Returns what was done.
 
     Raises:
         InputError: a release or an index is damaged: what it needs would be deleted with it.
@@ -176,12 +178,14 @@ def _named(releases: dict[tuple[str, int], ReleaseDocument]) -> set[str]:
 
 
 def _oldest_first(files: ReleaseRepository, content: _Content) -> list[tuple[str, int]]:
-    """The releases that may go: all but the newest of each line and the one whose content is current."""
+    """The releases that may go: all but those that `collect_repository` keeps."""
     free = []
     for line, versions in content.versions.items():
         current = current_document(files, line)
-        # After a rollback the next one counts from the version whose content is current.
-        needed = {current.version, current.content_of} if current else set()
+        needed: set[int] = set()
+        with suppress(InputError):  # an earlier collection left a hole: nothing beyond it can be gone back to
+            for release in way_back(current, files) if current else ():
+                needed.add(release.version)
         free += [(line, v) for v in sorted(versions)[:-_KEPT_VERSIONS] if v not in needed]
     newest = {line: max(versions) for line, versions in content.versions.items()}
     # Age is the distance to the line's newest: numbers of two lines cannot be compared.

@@ -487,3 +487,22 @@ def test_who_asks_too_often_comes_again_later(serving: Serving, database: Databa
     crowded = serving(rates=Rates(Bucket(100.0, 100), Bucket(0.1, 2)))
     assert [get(f"{crowded}/v1/devices")[0] for _ in range(3)] == [401, 429, 429]
     assert get(f"{crowded}/healthz")[0] == 200
+
+
+def test_strangers_lock_no_device_out(serving: Serving, database: Database) -> None:
+    token, operator = database.add_device("board"), database.add_operator("anna")
+    url = serving(rates=Rates(Bucket(100.0, 100), Bucket(0.01, 4)))
+    body = json.dumps({"status": {}, "records": []}).encode()
+
+    strangers = [post(f"{url}/v1/sync", asked, body)[0] for asked in ["-", "guessed"] * 10]
+
+    assert strangers == [401] * 4 + [429] * 16
+    assert post(f"{url}/v1/sync", token, body)[0] == 200
+    assert get(f"{url}/metrics", operator)[0] == 200
+
+
+def test_two_bundles_of_one_name_are_refused(database: Database, table_bundle: Bundle, newer_bundle: Bundle) -> None:
+    folders = [table_bundle.artifact.path, newer_bundle.artifact.path]
+    with pytest.raises(InputError, match=r"two models are called 'churn': .* and .*--name") as caught:
+        app.create_app(database, bundles=folders)
+    assert all(str(folder) in str(caught.value) for folder in folders)

@@ -80,3 +80,21 @@ def test_nothing_of_a_batch_stays_if_it_fails(shared: Database, tmp_path: Path) 
     with pytest.raises(Exception, match=r"(?i)foreign key"):
         shared.receive("never registered", {}, [("k", {})])
     assert shared.count() == before
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql//u:S3cret@db/x",
+        "postgresql:/u:S3cret@db",
+        "postgresql://u:S3cret@db:abc/x",
+        "postgresql://u:S3cret",
+        "postgresql://u:S3c@S3cret@db:5432x/x",
+        "nosuch://u:S3cret@db/x?password=S3cret",
+    ],
+)
+def test_password_in_a_url_that_cannot_be_read_is_never_shown(url: str) -> None:
+    with pytest.raises(InputError, match=r"^database '.*for example sqlite:") as caught:
+        Database(url)
+    assert "S3c" not in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -10,7 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import HTTPException
+from pydantic import ValidationError
 
+from edgewright.cloud.bodies import Sync, _parsed
 from edgewright.cloud.database import Database
 from edgewright.package import Bundle
 from edgewright_runtime.health.outbox import Outbox
@@ -179,3 +182,20 @@ def test_list_of_millions_is_refused_by_its_length(serving: Serving, database: D
     assert len(body) < 32 << 10
     reply = post(f"{serving()}/v1/sync", database.add_device("board"), body, **{"content-encoding": "gzip"})
     assert (reply.status_code, reply.json()["detail"]) == (413, "unpacks to more than 4194304 bytes")
+
+
+def test_many_unknown_keys_are_refused_before_each_becomes_an_error() -> None:
+    many = {f"k{n}": n for n in range(300_000)}
+    records = [{"key": "a", "body": {}}, {"key": "b", "body": {}, **many}]
+    for content in ({"status": {}, "records": [], **many}, {"status": {}, "records": records}):
+        with pytest.raises(HTTPException, match=r"30000\d keys in one object; at most 16"):
+            _parsed(Sync, json.dumps(content).encode(), "identity")
+
+
+def test_of_many_bad_records_the_first_fault_alone_is_kept() -> None:
+    bad = {"status": {}, "records": [{"key": "", "wrong": n, "body": 3} for n in range(2000)]}
+    with pytest.raises(HTTPException, match=r"records\.0") as caught:
+        _parsed(Sync, json.dumps(bad).encode(), "identity")
+    cause = caught.value.__cause__
+    assert isinstance(cause, ValidationError)
+    assert cause.error_count() <= 3

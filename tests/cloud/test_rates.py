@@ -26,6 +26,12 @@ def test_everybody_together_has_a_bucket_too() -> None:
     assert [rates.wait_of_all() for _ in range(3)] == [0, 0, 1.0]
 
 
+def test_strangers_take_nothing_from_the_others() -> None:
+    rates = Rates(Bucket(100.0, 100), Bucket(1.0, 2), Clock())
+    assert [rates.wait_of_strangers() for _ in range(3)] == [0, 0, 1.0]
+    assert [rates.wait_of_all() for _ in range(3)] == [0, 0, 1.0]
+
+
 def test_callers_that_are_gone_are_forgotten() -> None:
     rates = Rates(Bucket(1.0, 1), Bucket(1.0, 1), Clock())
     for number in range(10_050):

@@ -1,4 +1,6 @@
 import lzma
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgewright.codec.containers import find_tensors
 from edgewright.codec.download import transfer_form, unpacked
 from edgewright.store import home
 from edgewright.validate import download_bytes
@@ -61,3 +64,49 @@ def test_a_transfer_form_is_unpacked_within_its_limit_only(tmp_path: Path) -> No
     content = sparse_model(tmp_path / "m.onnx")
     with pytest.raises(IntegrityError, match="above"):
         unpacked(transfer_form(tmp_path / "m.onnx"), len(content) - 1)
+
+
+def test_an_xz_is_unpacked_within_its_limit_only() -> None:
+    packed = lzma.compress(b"x" * 10_000_000)
+    with pytest.raises(IntegrityError, match="unpacks to more than 10 bytes"):
+        unpacked(packed, 10)
+    assert unpacked(packed, 10_000_000) == b"x" * 10_000_000
+
+
+@pytest.mark.parametrize("damage", [lambda p: b"no xz" + p, lambda p: p[:-9], lambda p: p + b"x", lambda _: b""])
+def test_what_is_no_whole_xz_is_refused(damage: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(IntegrityError, match="xz stream"):
+        unpacked(damage(lzma.compress(b"x" * 1000)), 1000)
+
+
+@pytest.mark.parametrize("intruder", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_what_stands_in_the_place_of_a_kept_form_is_set_aside(
+    tmp_path: Path, edgewright_home: Path, intruder: Callable[[Path], None]
+) -> None:
+    sparse_model(tmp_path / "m.onnx")
+    packed = transfer_form(tmp_path / "m.onnx")
+    (kept,) = (edgewright_home / "transfer").iterdir()
+    shutil.rmtree(kept)
+    intruder(kept)
+
+    assert transfer_form(tmp_path / "m.onnx") == packed
+    assert (kept / "packed").read_bytes() == packed
+
+
+@pytest.mark.parametrize("dims", [[1000], [-5, -2], [-9], [3, 3, 0], []])
+def test_tensor_whose_shape_is_not_that_of_its_bytes_travels_as_it_is(tmp_path: Path, dims: list[int]) -> None:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims, raw_data=bytes(range(40)))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:], [tensor])
+    content = helper.make_model(graph).SerializeToString()
+    (tmp_path / "m.onnx").write_bytes(content)
+    assert unpacked(transfer_form(tmp_path / "m.onnx"), len(content)) == content
+
+
+def test_weight_file_that_leads_back_to_its_own_description_ends(tmp_path: Path) -> None:
+    header = np.array([2**31, 2], "<u4").tobytes()
+    blob = np.array([0xDEADBEEF, 1], "<u4").tobytes() + np.array([0, 64], "<u8").tobytes()
+    content = header.ljust(64, b"\0") + blob.ljust(64, b"\0")
+    (tmp_path / "weight.bin").write_bytes(content)
+    assert find_tensors(content) == []
+    assert unpacked(transfer_form(tmp_path / "weight.bin"), len(content)) == content

@@ -1,12 +1,17 @@
 """Rows in memory become the data file that their user would have written."""
 
+import functools
+import importlib
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
-from torch.utils.data import DataLoader, TensorDataset
+from sklearn.metrics import accuracy_score, make_scorer
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from edgewright.artifact import ModelTask
 from edgewright.errors import InputError
 from edgewright.live import write_data
 
@@ -79,6 +84,16 @@ def test_a_path_is_taken_as_it_is_or_described(tmp_path):
         write_data(tmp_path / "data.yaml", tmp_path, task="none")
 
 
+class _Uneven(Dataset):
+    """Rows of one and of two numbers."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, place):
+        return torch.zeros(place + 1), place
+
+
 @pytest.mark.parametrize(
     ("data", "options", "said"),
     [
@@ -88,6 +103,19 @@ def test_a_path_is_taken_as_it_is_or_described(tmp_path):
         (X, {"task": "classification"}, r"task 'classification' needs answers: data=\(rows, answers\)"),
         ((pd.DataFrame({"target": Y}), Y), {}, "the frame has a column 'target', too"),
         ((X, Y), {"metric": lambda outputs, answers: 0.0}, "cannot be imported by another process"),
+        ((X, Y), {"metric": functools.partial(max, 1)}, "a partial cannot be imported by another process"),
+        ((X, Y), {"metric": make_scorer(accuracy_score)}, "a _Scorer cannot be imported by another process"),
+        ((X, Y), {"metric": np.add}, "cannot be imported by another process"),
+        (pd.DataFrame({"a": [1, "b", None]}), {}, "the frame cannot be written: .*give each column one type"),
+        (pd.DataFrame(X, columns=["a", "a"]), {}, "several columns of one name: a"),
+        (pd.DataFrame(X, columns=[1, "1"]), {}, "several columns of one name: 1"),
+        (pd.DataFrame(X, columns=[["a", "b"], ["c", "d"]]), {}, "columns have 2 levels of names"),
+        ((pd.DataFrame(X), X), {}, r"answers of shape \('N', 2\); one column"),
+        ((pd.DataFrame(X), pd.DataFrame(X)), {}, r"answers of shape \('N', 2\); one column"),
+        ((pd.DataFrame(X), Y, X, Y), {}, "to train with are a DataFrame, those to test with a ndarray"),
+        (([[1.0], [1.0, 2.0], []], [0, 1, 0]), {}, "a list that is not an array: .*inhomogeneous"),
+        (DataLoader(_Uneven(), batch_size=1), {}, "batches of rows of different shapes"),
+        (X, {"target": object()}, "an option is not plain text"),
         (DataLoader(TensorDataset(torch.tensor(X))), {}, r"a DataLoader of list; expected \(rows, answers\)"),
     ],
 )
@@ -103,3 +131,39 @@ def test_a_metric_is_named_by_its_module_and_found_again(tmp_path):
     described, _ = arrays(write_data((X, Y), tmp_path, metric=accuracy_of))
     assert described["metric"] == "edgewright.statistics.accuracy:accuracy_of"
     assert (tmp_path / described["folder"] / "edgewright" / "statistics" / "accuracy.py").is_file()
+
+
+def test_a_metric_of_a_package_or_behind_a_decorator_is_found_from_the_folder_above(tmp_path, monkeypatch):
+    (tmp_path / "site" / "my_metrics").mkdir(parents=True)
+    (tmp_path / "site" / "decorated.py").write_text(
+        "import contextlib\n@contextlib.contextmanager\ndef own(outputs, answers):\n    yield 0.0\n"
+    )
+    (tmp_path / "site" / "my_metrics" / "__init__.py").write_text("def own(outputs, answers):\n    return 0.0\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    for number, module in enumerate(("my_metrics", "decorated")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        described, _ = arrays(write_data((X, Y), folder, metric=importlib.import_module(module).own))
+        assert (described["metric"], described["folder"]) == (f"{module}:own", str(tmp_path / "site"))
+
+
+@pytest.mark.parametrize(
+    "rows", [torch.eye(4, dtype=torch.bfloat16), torch.eye(4).to_sparse(), torch.eye(4, requires_grad=True)]
+)
+def test_tensors_that_numpy_does_not_know_are_taken(rows, tmp_path):
+    _, held = arrays(write_data(rows, tmp_path))
+    np.testing.assert_array_equal(held["x"], np.eye(4))
+
+
+@pytest.mark.parametrize("answers", [Y[:, None], pd.DataFrame({"name": Y}), pd.Series(Y, name="name")])
+def test_one_column_of_answers_is_taken_as_it_comes(answers, tmp_path):
+    frame = pd.DataFrame(X)
+    described = yaml.safe_load(write_data((frame, answers), tmp_path).path.read_text())
+    assert described["target"] == ("target" if isinstance(answers, np.ndarray) else "name")
+    assert pd.read_parquet(tmp_path / "data.parquet")[described["target"]].tolist() == Y.tolist()
+
+
+def test_options_of_numpy_are_written_as_plain_ones(tmp_path):
+    options = {"seed": np.int64(7), "scale": np.float64(0.5), "labels": np.array(["a", "b"]), "task": ModelTask.NONE}
+    described, _ = arrays(write_data((X, Y), tmp_path, **options))
+    assert described == {"seed": 7, "scale": 0.5, "labels": ["a", "b"], "task": "none"}

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,33 @@ def test_an_estimator_that_cannot_be_pickled_is_named(tmp_path):
 def test_a_model_is_called_as_its_file_or_its_class():
     assert model_name("a/b/digits.onnx") == "digits"
     assert model_name(Mixed()) == "mixed"
+
+
+def test_a_module_with_weights_that_its_forward_computed_comes_in(tmp_path):
+    network = nn.Sequential(nn.utils.weight_norm(nn.Linear(6, 4)), nn.ReLU(), nn.Linear(4, 2))
+    rows = torch.randn(30, 6)
+    network(rows)  # leaves a tensor that deepcopy refuses
+
+    graph = torch_graph.load(taken(network, rows, tmp_path).model.graph.path)
+
+    torch.testing.assert_close(graph(rows), network(rows))
+    network(rows).sum().backward()
+    assert network[0].weight_g.grad is not None
+
+
+class _Unsavable:
+    """As far as its name is looked at, a model of Keras."""
+
+    def save(self, path):
+        raise NotImplementedError("a layer without get_config\nand more")
+
+
+def test_what_cannot_be_copied_or_saved_is_said_in_one_line(tmp_path):
+    network = nn.Linear(4, 2)
+    network.lock = threading.Lock()
+    examples = write_data(CHANCE.normal(size=(20, 4)), tmp_path).examples
+    with pytest.raises(ConversionError, match=r"a Linear that cannot be copied: cannot pickle '_thread.lock' object; "):
+        write_model(network, "m", tmp_path, examples)
+    keras = type("Model", (_Unsavable,), {"__module__": "keras.src.models"})()
+    with pytest.raises(ConversionError, match=r"a Model that cannot be saved: a layer without get_config$"):
+        write_model(keras, "m", tmp_path)

@@ -5,9 +5,12 @@ anywhere but in the repository and in the device's folder.
 """
 
 import hashlib
+import http.server
 import json
+import lzma
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +18,12 @@ from typing import Any
 
 import pytest
 
-from edgewright.errors import EdgewrightError
+from edgewright.cloud.offers import Offers
+from edgewright.errors import EdgewrightError, InputError, TransientError
 from edgewright.package import Bundle
-from edgewright.release import publish, rollback
+from edgewright.progress import progress
+from edgewright.release import current_baseline, publish, rollback
+from edgewright.release.repository import ReleaseRepository
 from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.errors import EdgeRuntimeError
 from edgewright_runtime.update.installation import Installation
@@ -207,3 +213,73 @@ def test_what_stands_in_a_file_s_place_is_refused(
     change(path)
     refused_by_the_device(place)
     refused_by_the_publisher(place, table_bundle)
+
+
+class _Failing(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(500)
+
+    do_HEAD = do_GET  # noqa: N815 - the library's name
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def failing() -> Iterator[str]:
+    """A repository whose server has a fault of its own."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Failing)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_server_that_fails_is_tried_again_and_keeps_no_device_from_syncing(failing: str) -> None:
+    with pytest.raises(TransientError, match=r"release repository http://.*: cannot be read: 500"):
+        ReleaseRepository(failing).read("channels/churn.json")
+    counted = {"offer_failures": 0}
+    assert Offers(failing, counted, 60).current({"release": "churn.edge_device.stable.1"}) is None
+    assert counted["offer_failures"] == 1
+
+
+def test_server_that_takes_no_files_is_one_line(failing: str, table_bundle: Bundle) -> None:
+    with pytest.raises(TransientError, match=r"release repository http://.*: cannot be claimed: 501"):
+        publish(table_bundle, failing, "stable")
+
+
+def _replaced(place: Path, path: str, content: bytes) -> None:
+    """Another content of a file in the current release, with all the digests that belong to it."""
+    release = json.loads((place / "repository" / RELEASE).read_bytes())
+    entries = [release["signed"]["manifest"], *release["signed"]["files"]]
+    entry = next(e for e in entries if e["path"] == path)
+    digest = hashlib.sha256(content).hexdigest()
+    entry |= {"blob": digest, "blob_bytes": len(content)}
+    blob = place / "repository" / "blobs" / "sha256" / digest[:2] / digest
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    blob.write_bytes(content)
+    written = json.dumps(release).encode()
+    (place / "repository" / RELEASE).write_bytes(written)
+    index = json.loads((place / "repository" / INDEX).read_bytes())
+    index["signed"] |= {"release_bytes": len(written), "release_sha256": hashlib.sha256(written).hexdigest()}
+    (place / "repository" / INDEX).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("content", [b"no xz", lzma.compress(b"{}"), lzma.compress(b"[1, 2"), b""])
+def test_report_that_cannot_be_read_is_one_line(place: Path, content: bytes) -> None:
+    _replaced(place, "report.json", content)
+    with pytest.raises(InputError, match=r"report\.json of version 2 cannot be read: .*publish that model again"):
+        current_baseline(str(place / "repository"), "stable")
+
+
+@pytest.mark.parametrize("content", [b"no xz", lzma.compress(b"{}")])
+def test_manifest_that_cannot_be_read_keeps_no_release_from_following(
+    place: Path, table_bundle: Bundle, content: bytes
+) -> None:
+    _replaced(place, "manifest.json", content)
+    said: list[str] = []
+    with progress.listening(lambda event: said.append(event.title)):
+        assert publish(table_bundle, str(place / "repository"), "stable").version == 3
+    assert any("cannot be read" in line and "not compared" in line for line in said)

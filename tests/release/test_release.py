@@ -83,6 +83,34 @@ def test_rollback_is_a_new_version_with_old_content(tmp_path: Path, table_bundle
         rollback(str(tmp_path), "stable")
 
 
+def test_rollback_after_a_rollout_in_steps_goes_to_the_bundle_before(
+    tmp_path: Path, table_bundle: Bundle, newer_bundle: Bundle
+) -> None:
+    first = publish(table_bundle, str(tmp_path), "stable")
+    for percent in (10, 50, 100):
+        publish(newer_bundle, str(tmp_path), "stable", cohort_percent=percent)
+
+    back = rollback(str(tmp_path), "stable")
+    assert (back.content_of, back.bundle_digest, back.cohort_percent) == (1, first.bundle_digest, 100)
+
+    # Widened again after the rollback: what that skipped stays skipped.
+    publish(table_bundle, str(tmp_path), "stable", cohort_percent=50)
+    with pytest.raises(InputError, match="no content is older than that of version 1"):
+        rollback(str(tmp_path), "stable")
+
+
+def test_rollback_over_versions_that_lead_in_a_circle_ends(tmp_path: Path, table_bundle: Bundle) -> None:
+    publish(table_bundle, str(tmp_path), "stable", cohort_percent=10)
+    publish(table_bundle, str(tmp_path), "stable", cohort_percent=50)
+    first = tmp_path / "releases" / "churn.edge_device.stable" / "1.json"
+    document = json.loads(first.read_bytes())
+    document["signed"]["previous_version"] = 2
+    first.write_text(json.dumps(document))
+
+    with pytest.raises(InputError, match="no content is older"):
+        rollback(str(tmp_path), "stable")
+
+
 def test_rollback_needs_a_version_that_is_there_and_older(tmp_path: Path, table_bundle: Bundle) -> None:
     with pytest.raises(InputError, match="no release"):
         rollback(str(tmp_path), "stable")

@@ -255,3 +255,27 @@ def test_publishing_replaces_a_blob_that_is_no_file(repository: Path, bundles: l
     os.mkfifo(spot)
     assert publish(bundles[2], str(repository), "stable").version == 3
     assert check_repository(str(repository)).damaged == ()
+
+
+def test_version_that_a_rollback_goes_to_stays(repository: Path, bundles: list[Bundle]) -> None:
+    publish(bundles[0], str(repository), "stable", cohort_percent=5)
+    for percent in (50, 100):
+        publish(bundles[0], str(repository), "stable", cohort_percent=percent)
+
+    collect_repository(str(repository), 0)
+
+    assert rollback(str(repository), "stable").content_of == 3
+
+
+def test_next_step_of_a_rollout_keeps_the_patch_from_what_was_before(
+    repository: Path, bundles: list[Bundle], tmp_path: Path
+) -> None:
+    updater = Updater(str(repository), "stable", tmp_path / "d")
+    updater.update()
+    publish(bundles[1], str(repository), "stable", cohort_percent=0)
+    publish(bundles[1], str(repository), "stable", cohort_percent=100)
+
+    outcome = updater.update()
+
+    assert outcome.installed.name == "churn.edge_device.stable.5"
+    assert "churn.onnx" in outcome.patched
