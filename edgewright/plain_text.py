@@ -26,8 +26,9 @@ def without_password(url: str) -> str:
     'sqlite:////var/lib/edgewright.db'
     """
     scheme, colon, rest = url.partition(":")
-    _, at, place = rest.rpartition("@")
-    if scheme.startswith("sqlite") or not colon or not (at or scheme.startswith("postgres")):
+    # A query may hold a password, too, and an @ in it.
+    _, at, place = rest.partition("?")[0].rpartition("@")
+    if scheme.startswith("sqlite") or not colon or not ("@" in rest or scheme.startswith("postgres")):
         return url
-    # Without an @ the rest may be a password as it stands; a query may hold one, too.
-    return f"{scheme}:…{at}{place.partition('?')[0] if at else ''}"
+    # Without an @ the rest may be a password as it stands.
+    return f"{scheme}:…{at}{place if at else ''}"

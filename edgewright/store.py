@@ -169,9 +169,22 @@ def _is_whole(path: Path, digest: str) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
+        faults: list[OSError] = []
+
+        def copy(file: str, to: str) -> str:
+            try:
+                return shutil.copy2(file, to)
+            except OSError as e:
+                faults.append(e)
+                raise
+
         try:
-            shutil.copytree(source, target)
-        except shutil.Error as e:  # of a list of (from, to, why)
+            shutil.copytree(source, target, copy_function=copy)
+        except shutil.Error as e:  # of a list of (from, to, why), all as text
+            # A full disk is no fault of the folder's.
+            full = next((fault for fault in faults if fault.errno in {errno.ENOSPC, errno.EDQUOT}), None)
+            if full is not None:
+                raise full from e
             name, _, why = e.args[0][0]
             raise InputError(f"{name} cannot be copied: {one_line(why)}; the folder needs plain files alone") from e
     else:

@@ -161,16 +161,15 @@ def _check(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _predict(options: argparse.Namespace) -> dict[str, Any]:
-    from edgewright_runtime.predict.predictor import Predictor, check_finite
+    from edgewright_runtime.predict.predictor import Predictor, as_lists, check_finite
 
     # Leased while files are read: an update must not delete the bundle in between.
     with _held(options.root) if options.bundle is None else nullcontext(options.bundle) as folder:
         predictor = Predictor(folder, options.threads)
         prediction = predictor.predict(_rows(options.rows))
-    none = predictor.manifest.task == "none"
-    check_finite(prediction.outputs.values() if none else [prediction.scores])
-    if none:
-        return {"outputs": {name: array.tolist() for name, array in prediction.outputs.items()}}
+    if predictor.manifest.task == "none":
+        return {"outputs": {name: as_lists(array) for name, array in prediction.outputs.items()}}
+    check_finite([prediction.scores])
     return {"labels": list(prediction.labels), "scores": prediction.scores.tolist()}
 
 

@@ -14,7 +14,8 @@ ALIVE = ".edgewright-server.alive"  # held by the server
 
 def prefect_home() -> Path:
     """``PREFECT_HOME``, else Prefect's own default."""
-    return Path(variable("PREFECT_HOME") or Path.home() / ".prefect")
+    # Prefect expands a tilde, which an env file hands on as it is.
+    return Path(variable("PREFECT_HOME") or Path.home() / ".prefect").expanduser()
 
 
 def renew_database(folder: Path) -> None:

@@ -56,7 +56,8 @@ def _numbered(x: Tensor, axes: int) -> Tensor:
 
 
 def _where_equal(x: Tensor, largest: Tensor, places: Tensor, behind: float) -> Tensor:
-    return torch.where(x == largest, places, torch.full_like(places, behind))
+    # NaN is the largest of a window that holds one, and equals nothing.
+    return torch.where((x == largest) | torch.isnan(x), places, torch.full_like(places, behind))
 
 
 def _adaptive_max_pool(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -104,9 +104,16 @@ def _fault(model: Any) -> str:
                 return f"its operator {number} reads or gives a tensor that is not among its {count}"
         if any(not 0 <= i < count for i in (*graph.inputs, *graph.outputs)):
             return f"an input or output is not among its {count} tensors"
-    entries = [m for signature in _listed(model.signatureDefs) for m in (*signature.inputs, *signature.outputs)]
-    if any(not 0 <= entry.tensorIndex < len(model.subgraphs[0].tensors) for entry in entries):
-        return "an input or output of its signature is not among its tensors"
+    return _signature_fault(model)
+
+
+def _signature_fault(model: Any) -> str:
+    for signature in _listed(model.signatureDefs):
+        if not 0 <= signature.subgraphIndex < len(model.subgraphs):
+            return f"a signature is of graph {signature.subgraphIndex} of {len(model.subgraphs)}"
+        count = len(model.subgraphs[signature.subgraphIndex].tensors)
+        if any(not 0 <= entry.tensorIndex < count for entry in (*signature.inputs, *signature.outputs)):
+            return "an input or output of its signature is not among its tensors"
     return ""
 
 

@@ -270,6 +270,10 @@ def _cast(rows: NDArray[Any], tensor: TensorSpec, spec: DataSpec) -> tuple[NDArr
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found below
         if _is_scaled(spec):
             scaled = (rows.astype(wide) - wide(spec.mean)) * wide(spec.scale)
+            if np.dtype(tensor.dtype).kind in "iu":
+                # 49 times 1/49 is not quite 1.
+                nearest = np.rint(scaled)
+                scaled = np.where(np.abs(scaled - nearest) <= 4 * np.spacing(np.abs(nearest)), nearest, scaled)
         cast = scaled.astype(tensor.dtype)
     # By the round trip: a fraction, a value out of range and NaN all come back as another number.
     lost = np.isfinite(rows) & ~np.isfinite(cast) if cast.dtype.kind == "f" else cast != scaled

@@ -22,8 +22,8 @@ _ARGUMENTS = re.compile(
 _RESULTS = {"Tensor", "List[Tensor]", "int", "bool", "float", "number"}
 # The arguments that are text: each selects one of a few ways to compute.
 _WORDS = """
-UPLO approximate driver equation indexing interpolation mode norm ord pad_mode padding padding_side reduce rounding_mode
-side
+UPLO approximate driver equation indexing interpolation mode norm ord p pad_mode padding padding_side reduce
+rounding_mode side
 """
 # Names with an underscore are torch's inner ones, some of which trust their operands; these do not.
 _INNER = """
@@ -36,11 +36,11 @@ _upsample_nearest_exact3d _weight_norm
 # Of the inner ones these, too, look at their operands; a program may call them, and has no graph then.
 _OF_PROGRAMS = """
 _addmm_activation _aminmax _batch_norm_with_update _batch_norm_with_update_functional _conj_physical _convolution
-_convolution_mode _embedding_bag _fused_rms_norm _int_mm _is_all_true _is_any_true _linalg_det _linalg_eigh
-_linalg_slogdet _linalg_solve_ex _linalg_svd _local_scalar_dense _logcumsumexp _masked_softmax
+_convolution_mode _embedding_bag _fused_rms_norm _grouped_mm _int_mm _is_all_true _is_any_true _linalg_det
+_linalg_eigh _linalg_slogdet _linalg_solve_ex _linalg_svd _local_scalar_dense _logcumsumexp _masked_softmax
 _native_batch_norm_legit_functional _native_multi_head_attention _neg_view _pad_circular _pad_enum _pdist_forward
 _scaled_dot_product_attention_math _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
-_shape_as_tensor _stack _transformer_encoder_layer_fwd _unique2 _weight_norm_interface
+_shape_as_tensor _sparse_mm _stack _transformer_encoder_layer_fwd _unique2 _weight_int8pack_mm _weight_norm_interface
 """
 # What only asserts returns nothing, and takes the text of its error.
 _ASSERTING = """

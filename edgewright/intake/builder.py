@@ -265,7 +265,10 @@ class Builder:
             full = self.call(torch.add, wide, float(value))
             return full if dtype == torch.float32 else self.call(torch.Tensor.to, full, dtype)
         # The value is added in its own type: float32 has other numbers from 2^24 on.
-        return self.call(torch.add, self.call(torch.Tensor.to, wide, dtype), value)
+        # torch adds no unsigned numbers of more than a byte.
+        own = torch.int64 if dtype in {torch.uint16, torch.uint32, torch.uint64} else dtype
+        full = self.call(torch.add, self.call(torch.Tensor.to, wide, own), value)
+        return full if own == dtype else self.call(torch.Tensor.to, full, dtype)
 
     def constant(self, tensor: torch.Tensor, name: str) -> fx.Node:
         """A constant as a node: a buffer that is read with get_attr."""

@@ -6,11 +6,12 @@ tensors, which nothing else here reads, are written out.
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, defs, numpy_helper
+from onnx import TensorProto, defs, helper, numpy_helper
 
 from edgewright.errors import InputError
 from edgewright.failures import one_line
@@ -90,6 +91,10 @@ def write_out_sparse(model: onnx.ModelProto) -> None:
     Raises:
         InputError: a position outside its shape, data in another file, or too large for a model.
     """
+    # A few bytes announce a large tensor: what all of them take is bounded before one is made.
+    size = sum(map(_size_of, _sparse_tensors(model)))
+    if size > _MOST_BYTES:
+        raise InputError(f"its sparse tensors take {size:,} bytes: 2 GB is the most")
     for graph in graphs_of(model):
         if isinstance(graph, onnx.GraphProto) and graph.sparse_initializer:
             graph.initializer.extend(map(_written_out, graph.sparse_initializer))
@@ -100,6 +105,21 @@ def write_out_sparse(model: onnx.ModelProto) -> None:
                     attribute.t.CopyFrom(_written_out(attribute.sparse_tensor))
                     attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
                     attribute.ClearField("sparse_tensor")
+
+
+def _sparse_tensors(model: onnx.ModelProto) -> Iterator[onnx.SparseTensorProto]:
+    for graph in graphs_of(model):
+        if isinstance(graph, onnx.GraphProto):
+            yield from graph.sparse_initializer
+        for node in graph.node:
+            yield from (attribute.sparse_tensor for attribute in node.attribute if attribute.name == "sparse_value")
+
+
+def _size_of(sparse: onnx.SparseTensorProto) -> int:
+    """Bytes of the ordinary tensor; a damaged shape or type is told when it is written out."""
+    known = sparse.values.data_type in helper.get_all_tensor_dtypes()
+    item = int(helper.tensor_dtype_to_np_dtype(sparse.values.data_type).itemsize) if known else 1
+    return max(math.prod(sparse.dims), 0) * item
 
 
 def _written_out(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
@@ -118,6 +138,10 @@ def _written_out(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(full.reshape(shape), values.name)
 
 
-def _places(indices: NDArray[np.generic], shape: Sequence[int]) -> NDArray[np.generic]:
+def _places(indices: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     """(n,) positions, or (n, axes) of them on each axis, as positions of the flat array."""
-    return np.asarray(np.ravel_multi_index(tuple(indices.T), tuple(shape))) if indices.ndim == 2 else indices
+    if indices.ndim == 2:
+        return np.asarray(np.ravel_multi_index(tuple(indices.T), tuple(shape)))
+    if (indices < 0).any():  # which NumPy would count from the end
+        raise IndexError("a position below 0")
+    return indices

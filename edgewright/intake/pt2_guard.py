@@ -105,7 +105,9 @@ def _inspect_pickle(path: Path, entry: str, content: bytes) -> None:
 
 def _inspect_string(path: Path, key: str, value: str) -> None:
     if key == "target" and not (_PYTHON_TARGET.fullmatch(value) or _is_operation(value)):
-        raise UntrustedModelError(f"{path}: the graph calls {value}; only tensor operators (torch.ops.aten) are taken")
+        raise UntrustedModelError(
+            f"{path}: the graph calls {value}; only tensor operators (torch.ops.aten) known to compute alone are taken"
+        )
     if key == "expr_str" and not _is_size_expression(value):
         raise UntrustedModelError(f"{path}: a size is given as {value[:80]!r}, which is no arithmetic on sizes")
     if key in {"in_spec", "out_spec"} and value:

@@ -73,7 +73,7 @@ def load(path: Path) -> fx.GraphModule:
         raise InputError(f"{path}: graph schema {document.get('schema')!r}; this version reads {_SCHEMA}")
     try:
         return _built(document, tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, RecursionError) as e:
         raise InputError(f"{path}: damaged Edgewright graph: {one_line(e, 200)}") from e
 
 

@@ -101,8 +101,7 @@ def _output_importance(model: nn.Module, inputs: torch.Tensor, seed: int) -> dic
     # A list, as a layer may be called several times.
     outputs: list[tuple[str, torch.Tensor]] = []
     sums: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        first = _scores(model.eval()(inputs[:_BATCH]))
+    first = [scores.detach() for scores in _scores(model.eval()(inputs[:_BATCH]))]
     logits_of = [logits_in(scores) for scores in first]
 
     def watch(name: str, _: torch.Tensor, output: torch.Tensor) -> None:
@@ -130,7 +129,7 @@ def _output_importance(model: nn.Module, inputs: torch.Tensor, seed: int) -> dic
 
 def _scores(outputs: Any) -> list[torch.Tensor]:
     """The outputs that have a derivative, (N, K) each: one that is a class's index has none."""
-    scores = [one.reshape(len(one), -1) for one in each_output(outputs) if one.is_floating_point()]
+    scores = [one.reshape(len(one), -1) for one in each_output(outputs) if one.requires_grad]
     if not scores:
         raise UnsupportedError("compact_weights: no output is a number with a derivative; leave it out")
     return scores

@@ -147,6 +147,9 @@ def fit(
             try:
                 logits = functional_call(model, effective(trained), (inputs,))
             except ValueError as e:
+                # BatchNorm's; another fault of the network is told as it is.
+                if "more than 1 value per channel" not in str(e):
+                    raise
                 raise UnsupportedError(
                     f"training: the network does not take a batch of {len(inputs)} row(s): {one_line(e)}; give a "
                     "larger `batch_size` or more training rows, or leave training out"

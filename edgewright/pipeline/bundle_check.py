@@ -199,7 +199,7 @@ def _share(difference: float, allowed: float) -> float:
 
 
 def _largest(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Infinite where shapes differ or a number is missing, so that it exceeds every tolerance."""
+    """Infinite where shapes differ or a number is NaN or infinite in one of them only: it exceeds every tolerance."""
     return largest_difference(actual, expected) if actual.shape == expected.shape else float("inf")
 
 

@@ -1,7 +1,7 @@
 """COCO's mean average precision of boxes, mAP@[.5:.95], from matches that are made once for each image.
 
-As pycocotools' ``COCOeval`` has it: at most 100 boxes of an image, ten overlaps from 0.5 to 0.95, precision at 101
-points of recall, the mean over classes that occur. Areas count all alike, and there are no crowds.
+As pycocotools' ``COCOeval`` has it: at most 100 boxes of an image and class, ten overlaps from 0.5 to 0.95, precision
+at 101 points of recall, the mean over classes that occur. Areas count all alike, and there are no crowds.
 """
 
 from typing import Any
@@ -20,6 +20,7 @@ NEEDS = (
 _OVERLAPS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
 _MOST_BOXES = 100
+_LEFT_OUT = -1  # no class of the answers
 
 
 def matches(outputs: Arrays, answers: NDArray[Any], _: Arrays) -> Rows:
@@ -31,11 +32,12 @@ def matches(outputs: Arrays, answers: NDArray[Any], _: Arrays) -> Rows:
     if answers.ndim != 3 or answers.shape[2] != 5:
         raise MisfitError("answers are not boxes with a class")
     boxes, scores, classes = _detections(outputs)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :_MOST_BOXES]
+    order = np.argsort(-scores, axis=1, kind="stable")
     boxes = np.take_along_axis(boxes, order[..., None], axis=1)
     scores, classes = np.take_along_axis(scores, order, axis=1), np.take_along_axis(classes, order, axis=1)
     truth = answers[..., 4].astype(np.int64)
-    counts = np.zeros((len(truth), 1 + max(int(truth.max(initial=0)), int(classes.max(initial=0)))), np.int64)
+    classes = np.where(_places_in_class(classes) < _MOST_BOXES, classes, _LEFT_OUT)
+    counts = np.zeros((len(truth), 1 + int(truth.max(initial=0))), np.int64)
     hits = np.zeros((*scores.shape, len(_OVERLAPS)), bool)
     for image, labels in enumerate(truth):
         there = labels >= 0
@@ -45,6 +47,18 @@ def matches(outputs: Arrays, answers: NDArray[Any], _: Arrays) -> Rows:
         overlaps[classes[image][:, None] != labels[there]] = -1
         hits[image] = _hits(overlaps)
     return scores, classes, hits, counts
+
+
+def _places_in_class(classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many boxes of the same class stand before each in its image, (N, D)."""
+    places = np.zeros_like(classes)
+    for image, labels in enumerate(classes):
+        # Stable: boxes of a class keep their order, so the first of each group is its place 0.
+        order = np.argsort(labels, kind="stable")
+        grouped = labels[order]
+        starts = np.searchsorted(grouped, grouped, side="left")
+        places[image, order] = np.arange(len(labels)) - starts
+    return places
 
 
 def _detections(outputs: Arrays) -> tuple[Floats, Floats, NDArray[np.int64]]:
@@ -105,9 +119,9 @@ def mean_average_precision(rows: Rows) -> float:
     figures = []
     for label in np.flatnonzero(total):
         right = np.cumsum(hits[classes == label], axis=0)
-        found = np.arange(1, len(right) + 1)[:, None]
+        boxes = np.arange(1, len(right) + 1)[:, None]
         # From the right: precision at a recall is the best at this recall or a higher one.
-        precision = np.maximum.accumulate((right / found)[::-1], axis=0)[::-1]
+        precision = np.maximum.accumulate((right / boxes)[::-1], axis=0)[::-1]
         recall = right / total[label]
         for at in range(len(_OVERLAPS)):
             places = np.searchsorted(recall[:, at], _RECALLS, side="left")

@@ -60,9 +60,9 @@ _IDENTITIES = "one output of vectors (N, D), and answers (N,): which rows are of
 _METRICS: dict[str, _Metric] = {
     "top5_accuracy": _Metric(_OF_CLASSES, class_metrics.scores_and_answers, class_metrics.top5_accuracy),
     "macro_f1": _Metric(_OF_CLASSES, class_metrics.classes_and_answers, class_metrics.macro_f1),
-    "f1": _Metric("a classifier of two classes", class_metrics.classes_and_answers, class_metrics.f1),
-    "roc_auc": _Metric(_OF_CLASSES, class_metrics.scores_and_answers, class_metrics.roc_auc),
-    "average_precision": _Metric(_OF_CLASSES, class_metrics.scores_and_answers, class_metrics.average_precision),
+    "f1": _Metric("a classifier of two classes", class_metrics.two_classes_and_answers, class_metrics.f1),
+    "roc_auc": _Metric(_OF_CLASSES, class_metrics.ranked_scores, class_metrics.roc_auc),
+    "average_precision": _Metric(_OF_CLASSES, class_metrics.ranked_scores, class_metrics.average_precision),
     "multilabel_f1": _Metric(_LABELS, class_metrics.label_scores, class_metrics.multilabel_f1),
     "multilabel_roc_auc": _Metric(_LABELS, class_metrics.label_scores, class_metrics.multilabel_roc_auc),
     "mae": _Metric(_SAME, row_metrics.errors, row_metrics.mae),

@@ -27,14 +27,14 @@ _NEAR = 0.2  # of the larger side of a row's true points' box: a point this near
 
 
 def errors(outputs: Arrays, answers: NDArray[Any], _: Arrays) -> Rows:
-    """Output less answer, and the answer, (N, K) each."""
+    """Output less answer, (N, K)."""
     # (N,) and (N, 1) are the same targets.
     flat = answers.reshape(len(answers), -1).astype(np.float64)
     fits = [name for name, array in outputs.items() if array.reshape(len(array), -1).shape == flat.shape]
     if not fits:
         raise MisfitError("no output has the answers' shape")
     # The first of them, as R² takes it.
-    return outputs[fits[0]].reshape(flat.shape) - flat, flat
+    return (outputs[fits[0]].reshape(flat.shape) - flat,)
 
 
 def mae(rows: Rows) -> float:
@@ -62,7 +62,7 @@ def overlaps(outputs: Arrays, answers: NDArray[Any], reference: Arrays) -> Rows:
         raise MisfitError("answers are not a class for each pixel")
     truth = answers.astype(np.int64)
     name = only(outputs, lambda array: _class_axis(array, truth.shape) is not None)
-    predicted = _pixels_of(outputs[name], _class_axis(outputs[name], truth.shape), threshold(reference[name]))
+    predicted = _pixels_of(outputs[name], _class_axis(outputs[name], truth.shape), reference[name])
     counted = truth != _IGNORED_PIXEL
     if (truth[counted] < 0).any():
         raise MisfitError("answers hold classes below 0")
@@ -83,15 +83,16 @@ def _class_axis(output: Floats, shape: tuple[int, ...]) -> int | None:
     return next((axis for axis in axes if output.shape[:axis] + output.shape[axis + 1 :] == shape), None)
 
 
-def _pixels_of(output: Floats, axis: int | None, threshold: float) -> NDArray[np.int64]:
-    """Classes (N, H, W)."""
+def _pixels_of(output: Floats, axis: int | None, reference: Floats) -> NDArray[np.int64]:
+    """Classes (N, H, W), read as the source's own output is to be read."""
     if axis and output.shape[axis] > 1:
         classes: NDArray[np.int64] = output.argmax(axis=axis)
         return classes
     single = output.squeeze(axis) if axis else output
-    # Whole numbers are classes themselves, others a score for the second of two.
-    whole = np.array_equal(single, np.rint(single))
-    return (single if whole else single > threshold).astype(np.int64)
+    # Whole numbers from 0 are classes themselves, others a score for the second of two.
+    if reference.min(initial=0.0) >= 0 and np.array_equal(reference, np.rint(reference)):
+        return np.clip(np.rint(single), 0, None).astype(np.int64)
+    return (single > threshold(reference)).astype(np.int64)
 
 
 def mean_iou(rows: Rows) -> float:

@@ -43,7 +43,7 @@ def check_outputs(reference: Arrays, outputs: Arrays, name: str) -> None:
         if rows.any():
             raise ConversionError(
                 f"{name}: output '{key}' is NaN or infinite in {int(rows.sum())} of {len(actual)} test rows "
-                f"(first: row {int(rows.argmax())}), where the source model's is not"
+                f"(first: row {int(rows.argmax())}), where the source model's is not the same"
             )
 
 

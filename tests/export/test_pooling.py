@@ -121,3 +121,12 @@ def test_a_place_that_is_an_output_stays_one(graph_for):
     found, expected = torch.utils._pytree.tree_leaves(graph(x)), torch.utils._pytree.tree_leaves(Places()(x))
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_place_of_what_is_missing_is_in_the_image():
+    x = torch.randn(1, 2, 17, 19, generator=torch.Generator().manual_seed(0))
+    x[0, 1, 16, 7] = torch.nan
+    expected = functional.adaptive_max_pool2d(x, (3, 2), return_indices=True)
+    found = POOLING_FORMS["aten.adaptive_max_pool2d.default"](x, (3, 2))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)

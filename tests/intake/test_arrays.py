@@ -60,6 +60,12 @@ def test_large_whole_numbers_keep_their_digits_when_scaled(tmp_path):
     assert read(tmp_path, [[2**24 + 1]] * 20, "int64", mean=1).tolist() == [2**24] * 20
 
 
+@pytest.mark.parametrize("size", [7, 49, 187, 399])
+def test_a_scale_that_is_whole_but_for_rounding_is_taken(size, tmp_path):
+    rows = [[size * n] for n in range(20)]
+    assert read(tmp_path, rows, "int64", scale=1 / size).tolist() == [*range(20)]
+
+
 def test_numbers_as_flags_are_taken(tmp_path):
     assert read(tmp_path, [[0.0], [1.0]] * 10, "bool").tolist() == [False, True] * 10
 

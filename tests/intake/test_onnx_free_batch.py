@@ -161,11 +161,13 @@ def test_sizes_that_exporters_compute_with():
 def test_a_constant_of_the_batchs_size_keeps_its_digits():
     """As float32, 2^24 + 1 is 2^24."""
     text = """
-    net (float[rows, 4] x) => (int64[rows, 4] y, int64[rows, 4] z, bool[rows, 4] true) {
+    net (float[rows, 4] x) => (int64[rows, 4] y, int64[rows, 4] z, bool[rows, 4] true, int64[rows, 4] wide) {
         shape = Shape (x)
         y = ConstantOfShape <value = int64[1] {16777217}> (shape)
         z = ConstantOfShape <value = int64[1] {-1152921504606846977}> (shape)
         true = ConstantOfShape <value = bool[1] {1}> (shape)
+        unsigned = ConstantOfShape <value = uint16[1] {65535}> (shape)
+        wide = Cast <to = 7> (unsigned)
     }"""
     model = model_of(text)
     graph = import_onnx(model)

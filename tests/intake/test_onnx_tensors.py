@@ -70,7 +70,8 @@ def outside(sparse_tensor):
     [
         (([640], (64, 10), [1]), None, "damaged: sparse tensor 'w'"),
         (([[0, 10]], (64, 10), [1]), None, "damaged: sparse tensor 'w'"),
-        (([0], (1 << 30, 10), [1]), None, "2 GB at most"),
+        (([0], (1 << 30, 10), [1]), None, "2 GB"),
+        (([-1], (64, 10), [1]), None, "damaged: sparse tensor 'w'.*below 0"),
         (([0], (64, 10), [1]), outside, "another file"),
     ],
 )
@@ -82,6 +83,17 @@ def test_a_sparse_tensor_that_cannot_be_written_out_is_refused(tmp_path, tensor,
     (tmp_path / "w.bin").write_bytes(np.ones(1, np.float32).tobytes())
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match=words):
+        load_onnx(tmp_path / "m.onnx")
+
+
+def test_sparse_tensors_that_are_too_large_together_are_refused(tmp_path):
+    model = network(PRODUCT)
+    for number in range(3):
+        tensor = sparse([0], (1 << 18, 1 << 10), [1])  # 1 GB each
+        tensor.values.name = f"w{number}"
+        model.graph.sparse_initializer.append(tensor)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="its sparse tensors take 3,221,225,472 bytes"):
         load_onnx(tmp_path / "m.onnx")
 
 

@@ -42,6 +42,7 @@ from edgewright_runtime.update.installation import Installation
 from edgewright_runtime.update.registry import Registry
 from edgewright_runtime.update.updater import Updater
 from tests.bundles import report, table_parts, table_rows
+from tests.runtime.ledger import Ledger
 from tests.runtime.loopback import answering, serving, slowly
 
 ROW = {"tenure": 0.1, "charges": 0.1, "contract": "One year"}
@@ -218,7 +219,13 @@ def test_truth_that_comes_later_judges_the_model_that_answered(
     tmp_path: Path, repository: str, newer_bundle: Bundle
 ) -> None:
     policy = Policy(threshold=1.1, latency_budget_ms=5000)
-    with serving(CLOUD_SAYS) as cloud:
+    ledger = Ledger("churn.edge_device.stable")
+    ledger.version = 2
+
+    def reply(path: str, content: dict[str, Any]) -> tuple[int, bytes] | None:
+        return (ledger if "records" in content else CLOUD_SAYS)(path, content)
+
+    with serving(reply) as cloud:
         options = {"cloud": CloudClient(cloud.url, "t", timeout_s=5, attempts=1), "policy": policy}
         plan = replace(EASY, min_accuracy=0.8)
         running = on_trial(tmp_path, repository, newer_bundle, plan, **options)

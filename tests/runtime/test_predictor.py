@@ -289,7 +289,7 @@ def test_rows_with_axes_of_one_stay_rows() -> None:
     [
         ([3], "names classes 3 to 3, there are 0 to 2"),
         ([-1], "names classes -1 to -1"),
-        ([math.nan], "names classes nan"),
+        ([math.nan], "NaN or infinity"),
         ([[0, 1]], "names 2 classes a row"),
     ],
     ids=str,
@@ -299,6 +299,14 @@ def test_class_that_is_none_of_the_models_is_no_answer(table_bundle: Bundle, nam
 
     with pytest.raises(EdgeRuntimeError, match=message):
         interpreted({"scores": np.array(named)}, replace(manifest, scores=Scores("scores", "classes")))
+
+
+def test_class_that_no_model_has_is_no_answer(table_bundle: Bundle) -> None:
+    manifest = Manifest.from_json((table_bundle.artifact.path / "manifest.json").read_bytes())
+    unnamed = replace(manifest, labels=(), scores=Scores("scores", "classes"))
+    for named, said in ((1e13, "names classes 1e\\+13"), (math.inf, "NaN or infinity")):
+        with pytest.raises(EdgeRuntimeError, match=said):
+            interpreted({"scores": np.array([named])}, unnamed)
 
 
 def test_class_among_many_takes_no_table_of_all_pairs(table_bundle: Bundle) -> None:

@@ -45,7 +45,7 @@ from edgewright_runtime.wire import read, rule
 SHA = "ab" * 32
 WORDS = Words("word", lowercase=True, strip_accents="ascii", pattern=r"\w+", ngrams=(1, 2), stop_words=("the",))
 COLUMN = Column(
-    "review", "text", vocabulary=(("bad", 1), ("good", 0)), optional=True, missing_texts=("NA",), words=WORDS
+    "review", "text", vocabulary=(("bad", 1), ("good", 0)), optional=False, missing_texts=("NA",), words=WORDS
 )
 MONITORING = Monitoring(True, True, 60, 10.0, 50.0, 0.8, 0.1, 0.2, 0.3, 90.0, 80.0, 15.0, 0.5, ("cheaper_model",))
 MANIFEST = Manifest(
@@ -56,7 +56,7 @@ MANIFEST = Manifest(
     model="churn.onnx",
     files=(FileEntry("churn.onnx", 10, SHA), FileEntry("golden.npz", 20, SHA)),
     inputs=(TensorSpec("features", (-1, 2), "int8", 0.5, -3),),
-    outputs=(TensorSpec("scores", (-1, 2), "float32", 0.25, 0),),
+    outputs=(TensorSpec("scores", (-1, 2), "uint8", 0.25, 0),),
     preprocessing=Preprocessing((COLUMN,), 2.0, 0.5, ("", "?")),
     task="classification",
     labels=("no", "yes"),

@@ -172,17 +172,28 @@ def test_tokens(seed: int) -> None:
         assert figure("perplexity", {"y": given.numpy()}, truth) == pytest.approx(float(perplexity), rel=1e-4)
 
 
-def scene(chance: np.random.Generator, images: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def test_pixels_are_read_as_the_source_s_are() -> None:
+    chance = np.random.default_rng(0)
+    truth = chance.integers(0, 2, (12, 7, 5))
+    reference = {"mask": 3.0 * (2 * truth - 1) + chance.normal(size=truth.shape)}
+    for candidate in (np.where(truth, 3.0, -3.0), np.where(truth, 3.0, 0.0), np.rint(reference["mask"])):
+        assert figured("mean_iou", prepared("mean_iou", {"mask": candidate}, truth, reference)) > 0.97
+    classes = {"mask": chance.integers(0, 4, truth.shape).astype(float)}
+    answers = classes["mask"].astype(np.int64)
+    assert figured("mean_iou", prepared("mean_iou", {"mask": classes["mask"] + 1e-6}, answers, classes)) == 1
+
+
+def scene(chance: np.random.Generator, images: int, boxes_each: int = 12) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Detections of three classes and true boxes, some of them near, some missed, images without any."""
     truth = np.full((images, 6, 5), -1.0)
-    boxes, scores, labels = np.zeros((images, 12, 4)), np.zeros((images, 12)), np.zeros((images, 12))
+    boxes, scores, labels = (np.zeros((images, boxes_each, *tail)) for tail in ((4,), (), ()))
     for image in range(images):
         count = int(chance.integers(0, 7))
         low = chance.random((count, 2)) * 50
         truth[image, :count] = np.concatenate(
             [low, low + 5 + chance.random((count, 2)) * 30, chance.integers(0, 3, (count, 1))], axis=1
         )
-        for at in range(12):
+        for at in range(boxes_each):
             like = truth[image, chance.integers(0, count)] if count and chance.random() < 0.7 else None
             box = like[:4] + chance.normal(size=4) * 2 if like is not None else np.sort(chance.random(4) * 60)
             boxes[image, at] = [min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])]
@@ -231,6 +242,12 @@ def test_boxes(seed: int) -> None:
     assert figure("mean_average_precision", outputs, truth) == pytest.approx(coco(outputs, truth), abs=1e-9)
 
 
+def test_a_hundred_boxes_of_each_class_count() -> None:
+    outputs, truth = scene(np.random.default_rng(0), 4, boxes_each=400)
+    outputs["labels"][0, 0] = 1e12  # no class of the answers, and no table of that width
+    assert figure("mean_average_precision", outputs, truth) == pytest.approx(coco(outputs, truth), abs=1e-9)
+
+
 def test_boxes_of_drawn_images_are_those_of_such_images() -> None:
     outputs, truth = scene(np.random.default_rng(0), 20)
     drawn = np.random.default_rng(1).permutation(20)[:11]
@@ -270,6 +287,7 @@ Y = np.zeros((30, 4))
         ("mean_average_precision", {"y": np.zeros((30, 6, 4))}, np.zeros((30, 3, 5)), "beside the boxes there are not"),
         ("mae", {"y": Y}, np.zeros((30, 3)), "no output has the answers' shape"),
         ("cosine", {"y": Y}, np.zeros((30, 3)), "no output fits"),
+        ("f1", {SCORES: Y, CLASSES: Y[:, 0]}, Y[:, 0], "more than two classes"),
         ("roc_auc", {CLASSES: Y[:, 0]}, Y[:, 0], "the model answers with classes, without scores"),
     ],
 )
