@@ -119,7 +119,7 @@ def _size_of(sparse: onnx.SparseTensorProto) -> int:
     """Bytes of the ordinary tensor; a damaged shape or type is told when it is written out."""
     known = sparse.values.data_type in helper.get_all_tensor_dtypes()
     item = int(helper.tensor_dtype_to_np_dtype(sparse.values.data_type).itemsize) if known else 1
-    return max(math.prod(sparse.dims), 0) * item
+    return max(int(math.prod(sparse.dims)), 0) * item
 
 
 def _written_out(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
