@@ -20,9 +20,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt overrides.txt
 test: setup
 	$(PY) -m pytest -n 2 -m "not slow"
 
-# What takes minutes: legacy loaders, emulated cores, and the figures of the importer against those on record.
+# What takes minutes (with MINUTES as much as begins in that time): legacy loaders, emulated cores, recorded figures.
 test-slow: setup
-	$(PY) -m pytest -n 2 -m slow
+	$(PY) -m pytest -n 2 -m slow $(if $(MINUTES),--minutes $(MINUTES))
 	$(PY) benchmarks/conformance.py --check
 
 lint: setup

@@ -5,11 +5,13 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+_BEGAN = time.monotonic()
 _SCRATCH = Path(tempfile.mkdtemp(prefix="edgewright-tests-"))
 atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
 
@@ -40,11 +42,29 @@ _FIRST = ("tests/flows", "tests/validate", "tests/optimize", "tests/export", "te
 _SPREAD = "tests/optimize/test_recipes.py"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--minutes", type=float, help="begin no slow test after so many minutes; another file is first each day"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> int:
         return next((i for i, folder in enumerate(_FIRST) if item.nodeid.startswith(folder)), len(_FIRST))
 
     items.sort(key=rank)
+    if config.getoption("minutes"):
+        # With a budget the last files would never have their turn.
+        files = list(dict.fromkeys(item.nodeid.partition("::")[0] for item in items))
+        today = int(time.time() // 86_400)
+        turn = {file: (place - today) % len(files) for place, file in enumerate(files)}
+        items.sort(key=lambda item: turn[item.nodeid.partition("::")[0]])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = item.config.getoption("minutes")
+    if minutes and item.get_closest_marker("slow") and time.monotonic() - _BEGAN > 60 * minutes:
+        pytest.skip(f"not begun: {minutes:g} minutes are over")
 
 
 @pytest.hookimpl(optionalhook=True)
