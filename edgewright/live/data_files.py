@@ -12,6 +12,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from edgewright.data import NAMED_METRICS
 from edgewright.errors import InputError
 from edgewright.failures import one_line
 
@@ -219,6 +220,11 @@ def _column(answers: Any) -> tuple[str, NDArray[Any]]:
 
 
 def _without_answers(options: dict[str, Any]) -> dict[str, Any]:
+    named = NAMED_METRICS.get(options.get("metric", ""))
+    if named is not None and named.task is not None:
+        raise InputError(
+            f"data: metric '{options['metric']}' needs answers: data=(rows, answers), or a frame with target="
+        )
     if options.get("task") not in {None, "none"}:
         raise InputError(f"data: task '{options['task']}' needs answers: data=(rows, answers), or a frame with target=")
     return {**options, "task": "none"}

@@ -100,6 +100,7 @@ class _Uneven(Dataset):
         ((X, Y[:5]), {}, "as many answers as rows are needed; given were x 12, y 5"),
         ((X, Y, X), {}, "found a tuple of 3; allowed: a path; rows;"),
         (7, {}, "found int of dtype int64"),
+        (X, {"metric": "roc_auc"}, r"metric 'roc_auc' needs answers: data=\(rows, answers\)"),
         (X, {"task": "classification"}, r"task 'classification' needs answers: data=\(rows, answers\)"),
         ((pd.DataFrame({"target": Y}), Y), {}, "the frame has a column 'target', too"),
         ((X, Y), {"metric": lambda outputs, answers: 0.0}, "cannot be imported by another process"),
