@@ -22,6 +22,8 @@ def without_password(url: str) -> str:
 
     >>> without_password("postgresql://user:secret@host:5432/name?sslmode=disable")
     'postgresql:…@host:5432/name'
+    >>> without_password("postgresql://host/name?password=sec@ret")
+    'postgresql:…'
     >>> without_password("sqlite:////var/lib/edgewright.db")
     'sqlite:////var/lib/edgewright.db'
     """

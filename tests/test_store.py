@@ -363,6 +363,16 @@ def test_links_that_lead_in_a_circle_or_nowhere_are_refused(store: Store, tmp_pa
         store.put(a, Format.SAVED_MODEL)
 
 
+def test_links_that_double_what_there_is_to_walk_are_refused(tmp_path: Path) -> None:
+    for level in range(24):
+        (tmp_path / str(level)).mkdir()
+        for link in "ab":
+            (tmp_path / str(level) / link).symlink_to(f"../{level + 1}")
+    (tmp_path / "24").mkdir()
+    with pytest.raises(OSError, match="more than 20,000 folders, by links"):
+        digest_of(tmp_path / "0")
+
+
 def test_name_that_is_not_utf8_is_part_of_the_digest(store: Store, tmp_path: Path) -> None:
     digests = set()
     for name in (b"caf\xe9", "café".encode()):

@@ -1,9 +1,8 @@
 """Metrics by name: what a data file's ``metric`` may say without code of the user's own.
 
 A metric is *prepared* once, into numbers for each row, and *figured* from those: a draw of rows for the interval costs
-a selection, not the metric anew. This is why these are here, on NumPy and scikit-learn, and not torchmetrics' own:
-200 draws of a confusion matrix or of matched boxes took minutes there. The tests hold each to torchmetrics, or to
-pycocotools, on random cases.
+a selection, not the matching of boxes or the counting of pixels anew. This is why these are here, on NumPy and
+scikit-learn, and not torchmetrics' own. The tests hold each to torchmetrics, or to pycocotools, on random cases.
 """
 
 from collections.abc import Callable

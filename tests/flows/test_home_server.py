@@ -18,7 +18,7 @@ import pytest
 from edgewright.errors import EdgewrightError
 from edgewright.locks import locked
 from flows import home_server
-from flows.prefect_home import ALIVE, STARTING, renew_idle_database
+from flows.prefect_home import ALIVE, STARTING, prefect_home, renew_idle_database
 from flows.serve import _await, running_servers
 
 
@@ -182,3 +182,8 @@ def test_port_that_answers_no_http_is_not_the_server_of_the_note(edgewright_home
 def test_server_is_awaited_where_another_answers_before_it() -> None:
     with _answering(b"SSH-2.0-another\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as url:
         _await(url, {})
+
+
+def test_a_tilde_is_the_user_s_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", "~/pf")
+    assert prefect_home() == Path.home() / "pf"
