@@ -29,7 +29,7 @@ from edgewright.intake.estimator_graph import (
     transformer_graph,
     with_decision,
 )
-from edgewright.intake.exact_trees import Scaling, without_scaler
+from edgewright.intake.exact_trees import Scaling, computed_features, without_scaler
 from edgewright.intake.isotonic_graph import calibrated
 from edgewright.intake.neighbours_graph import neighbours
 
@@ -40,13 +40,15 @@ __all__ = ["Conversion"]
 class Conversion:
     """How a model is to be converted: its inputs, and the fitted steps that stand before it.
 
-    ``scalings``: what scalers that were taken out before did to the inputs (see `exact_trees`).
+    ``scalings``: what scalers that were taken out before did to the inputs; ``computed``: inputs that steps before
+    computed (see `exact_trees`).
     """
 
     types: Any
     decimals: bool
     before: tuple[Any, ...] = ()
     scalings: Mapping[int, Scaling] | None = None
+    computed: frozenset[int] = frozenset()
 
     def graph(self, estimator: Any, *, decision: bool = False) -> onnx.ModelProto:
         """The graph of any fitted model; arguments and errors as of `estimator_graph`."""
@@ -83,9 +85,7 @@ class Conversion:
         if composition is not None and not hasattr(estimator, "predict_proba"):
             graph = composition(self, estimator)
             return with_decision(graph, single=True) if len(estimator.classes_) == 2 else graph
-        return estimator_graph(
-            self.whole(estimator), self.types, decimals=self.decimals, decision=decision, scalings=self.scalings
-        )
+        return self.of_whole(estimator, decision=decision)
 
     def deciding(self, estimator: Any) -> onnx.ModelProto:
         """The same, with scores of which the greatest is that of the class that a threshold of the model decides."""
@@ -135,6 +135,17 @@ class Conversion:
         from sklearn.pipeline import Pipeline
 
         return Pipeline([(f"step{i}", step) for i, step in enumerate((*self.before, estimator))])
+
+    def of_whole(self, estimator: Any, *, decision: bool = False) -> onnx.ModelProto:
+        """The graph of an estimator that skl2onnx converts as it is, with the steps before it."""
+        return estimator_graph(
+            self.whole(estimator),
+            self.types,
+            decimals=self.decimals,
+            decision=decision,
+            scalings=self.scalings,
+            computed=self.computed,
+        )
 
     def assembly(self) -> Assembly:
         """An empty graph over the inputs."""
@@ -336,7 +347,8 @@ def _histogram(how: Conversion, model: Any, *, decision: bool) -> onnx.ModelProt
     if splits:
         features = with_set_features(assembly, features, splits)
     types = [("features", FloatTensorType([None, plain.n_features_in_]))]
-    trees = replace(how, types=types, before=(), scalings=scalings).graph(plain, decision=decision)
+    computed = frozenset(computed_features(before, model.n_features_in_))
+    trees = replace(how, types=types, before=(), scalings=scalings, computed=computed).graph(plain, decision=decision)
     scores = assembly.part(trees, {"features": features})
     columns = columns_of_output(trees)
     return assembly.finish(scores, PREDICTION if classes_of(model) is None else SCORES, columns)
@@ -347,7 +359,7 @@ def _exponential(how: Conversion, model: Any) -> onnx.ModelProto:
     plain = copy.copy(model)
     # Of this loss skl2onnx writes the trees' sum as it is.
     plain.loss = "squared_error"
-    graph = estimator_graph(how.whole(plain), how.types, decimals=how.decimals, scalings=how.scalings)
+    graph = how.of_whole(plain)
     if model.loss not in {"poisson", "gamma"}:
         return graph
     assembly = how.assembly()

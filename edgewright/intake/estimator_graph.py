@@ -4,7 +4,7 @@ Models made of other models are put together in `composite_graph`. Runs in a chi
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,17 +52,20 @@ def estimator_graph(
     decimals: bool,
     decision: bool = False,
     scalings: Mapping[int, Scaling] | None = None,
+    computed: Collection[int] = (),
 ) -> onnx.ModelProto:
     """Scores (N, classes) of a classifier, values (N, targets) of any other model.
 
-    ``types``: the inputs, as skl2onnx wants them. ``decimals``, ``scalings``: of the features, see `exact_trees`.
+    ``types``: the inputs, as skl2onnx wants them. ``decimals``, ``scalings``, ``computed``: see `exact_trees`.
     ``decision``: the scores of `decision_function`, (N, 1) where there are two classes.
 
     Raises:
         UnsupportedError: skl2onnx knows no converter for a part of the model.
         ConversionError: it failed.
     """
-    exact = with_float32_thresholds(with_convertible_parts(estimator), decimals=decimals, scalings=scalings)
+    exact = with_float32_thresholds(
+        with_convertible_parts(estimator), decimals=decimals, scalings=scalings, computed=computed
+    )
     model = _converted(exact, types, decision=decision)
     let_missing_values_follow(model, exact.steps[-1][1] if hasattr(exact, "steps") else exact)
     classes = classes_of(estimator)

@@ -8,10 +8,15 @@ still passes, and the scaler is taken out. Then ``x <= t`` decides alike for eve
 A table holds decimals: 99.1 reaches scikit-learn as the float64 nearest to it, the device as the float32 nearest to
 it, which are different numbers. There a float32 stands for the shortest decimal that it is nearest to, so that a
 threshold halfway between two training values decides a customer's 99.1 as scikit-learn does.
+
+Measured numbers (0.8414709848078965) have more digits than a float32 tells apart. Histogram gradient boosting takes
+such a number itself as a threshold, where a column has more values than bins; the float32 nearest to it then stands
+for it, and passes as it does. Where the number was computed (a principal component), a device's differs in its last
+digits, and the threshold moves up by more than these.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +27,7 @@ from edgewright.intake.column_places import places_kept
 
 __all__ = [
     "Scaling",
+    "computed_features",
     "largest_passing",
     "let_missing_values_follow",
     "smallest_failing",
@@ -31,14 +37,27 @@ __all__ = [
 
 _OF_TREES = tuple(f"sklearn.ensemble.{m}" for m in ("_gb", "_forest", "_iforest", "_bagging", "_weight_boosting"))
 
+# What a few float64 operations add to a decimal, by its size.
+_NOISE = 1e-13
+# What a chain of float32 operations differs by, by the size of the column: some 16 units in the last place.
+_ROUNDING = 2e-6
+_HANDING_ON = {"SimpleImputer", "OneHotEncoder", "OrdinalEncoder", "Binarizer"}
+
 Scaling = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
-def with_float32_thresholds(estimator: Any, *, decimals: bool, scalings: Mapping[int, Scaling] | None = None) -> Any:
+def with_float32_thresholds(
+    estimator: Any,
+    *,
+    decimals: bool,
+    scalings: Mapping[int, Scaling] | None = None,
+    computed: Collection[int] = (),
+) -> Any:
     """A copy whose trees compare with float32 thresholds; anything that is not a tree model is returned as it is.
 
     ``decimals``: the raw values are decimals of a table, not float32 numbers. ``scalings``: what scalers that were
-    taken out (`without_scaler`) did to the features; by default those of the step right before the trees.
+    taken out (`without_scaler`) did to the features; by default those of the step right before the trees. ``computed``:
+    features that steps outside of the estimator computed; its own steps are looked at in any case.
     """
     final = _final(estimator)
     if not any(True for _ in _trees_of(final)) and not any(map(len, _histogram_trees_of(final))):
@@ -48,8 +67,10 @@ def with_float32_thresholds(estimator: Any, *, decimals: bool, scalings: Mapping
     final = _final(changed)
     if scalings is None:
         scalings = _taken_out(changed) if final is not changed else {}
+    own_steps = [step for _, step in changed.steps[:-1]] if final is not changed else []
+    computed = {*computed, *computed_features(own_steps, getattr(final, "n_features_in_", 0))} - scalings.keys()
     for nodes in _histogram_trees_of(final):
-        _replace_histogram_thresholds(nodes, scalings, decimals=decimals)
+        _replace_histogram_thresholds(nodes, scalings, computed, decimals=decimals)
     for tree, features in _trees_of(final):
         # Bagging trains each tree on some of the features and numbers them anew.
         own = scalings if features is None else {i: scalings[int(f)] for i, f in enumerate(features) if f in scalings}
@@ -108,13 +129,56 @@ def _histogram_trees_of(model: Any) -> Iterator[Any]:
             yield predictor.nodes
 
 
-def _replace_histogram_thresholds(nodes: Any, scalings: Mapping[int, Scaling], *, decimals: bool) -> None:
+def _replace_histogram_thresholds(
+    nodes: Any, scalings: Mapping[int, Scaling], computed: Collection[int], *, decimals: bool
+) -> None:
     branches = np.flatnonzero((nodes["is_leaf"] == 0) & (nodes["is_categorical"] == 0))
     for feature in np.unique(nodes["feature_idx"][branches]):
         chosen = branches[nodes["feature_idx"][branches] == feature]
         scaling = scalings.get(int(feature), lambda x: x)
         thresholds = nodes["num_threshold"][chosen]
-        nodes["num_threshold"][chosen] = largest_passing(thresholds, scaling, decimals=decimals, rounded=False)
+        if feature in computed:
+            # A row that training saw lies on its threshold; it stays below, however the device rounds.
+            nodes["num_threshold"][chosen] = thresholds + _ROUNDING * np.abs(thresholds[np.isfinite(thresholds)]).max()
+        elif decimals and _have_many_digits(thresholds, scaling):
+            nodes["num_threshold"][chosen] = _nearest_to(thresholds, scaling)
+        else:
+            nodes["num_threshold"][chosen] = largest_passing(thresholds, scaling, decimals=decimals, rounded=False)
+
+
+def computed_features(steps: Sequence[Any], width: int) -> set[int]:
+    """Of the ``width`` features that fitted steps hand on, those that a step computed.
+
+    A scaler computes here; one that is taken out does not (`without_scaler`).
+    """
+    if not steps:
+        return set()
+    *earlier, last = steps
+    if (places := places_kept(last)) is not None:
+        before = computed_features(earlier, max(places, default=0) + 1)
+        return {feature for feature, place in enumerate(places) if place in before}
+    # Steps of our own answer as many columns as they take.
+    before = computed_features(earlier, getattr(last, "n_features_in_", width))
+    if not hasattr(last, "transformers_"):
+        return before if _hands_on(last) else set(range(width))
+    computed = set[int]()
+    for name, part, _ in last.transformers_:
+        where = last.output_indices_[name]
+        # Which column became which feature is not followed behind other steps.
+        if before or not _hands_on(part):
+            computed.update(range(where.start, where.stop))
+    return computed
+
+
+def _hands_on(part: Any) -> bool:
+    """Whether a step answers its inputs, their codes or constants, which a float32 holds as a float64 does."""
+    if isinstance(part, str):
+        return True
+    if hasattr(part, "steps"):
+        return all(_hands_on(step) for _, step in part.steps)
+    if type(part).__name__ == "FunctionTransformer":
+        return part.func is None
+    return type(part).__name__ in _HANDING_ON or hasattr(part, "get_support")
 
 
 def _taken_out(pipeline: Any) -> dict[int, Scaling]:
@@ -197,21 +261,64 @@ def largest_passing(
 
     Found by bisection over the order of the float32 numbers themselves (32 steps), so no rounding is guessed.
     """
-    return _number(_last_passing(thresholds, scaling, np.less_equal, decimals=decimals, rounded=rounded))
+    raw = _shortest_decimals if decimals else _as_they_are
+    return _number(_last_passing(thresholds, scaling, np.less_equal, raw, rounded=rounded))
 
 
 def smallest_failing(
     thresholds: NDArray[np.float32], scaling: Scaling, *, decimals: bool = False
 ) -> NDArray[np.float32]:
     """For each threshold the smallest float32 ``x`` with ``float32(scaling(x)) >= threshold``, for ``x < t`` alike."""
-    passing = _last_passing(thresholds, scaling, np.less, decimals=decimals, rounded=True)
+    raw = _shortest_decimals if decimals else _as_they_are
+    passing = _last_passing(thresholds, scaling, np.less, raw, rounded=True)
     # With `<`, the first to fail is the float32 next to the last that passes; none is next to the largest.
     return _number(np.minimum(passing + 1, _rank(np.finfo(np.float32).max)))
 
 
+def _nearest_to(thresholds: NDArray[np.float64], scaling: Scaling) -> NDArray[np.float32]:
+    """For each threshold the float32 nearest to the largest number that passes it."""
+    return _number(_last_passing(thresholds, scaling, np.less_equal, _least_that_round, rounded=False))
+
+
+def _have_many_digits(thresholds: NDArray[np.float64], scaling: Scaling) -> bool:
+    """Whether most thresholds of a column, before scaling, lie off the decimals of ten digits.
+
+    Ten are what halfway between two decimals of nine needs, and nine tell any two float32 numbers apart.
+    """
+    near = _nearest_to(thresholds, scaling)
+    low, high = _least_that_round(near), _least_that_round(np.nextafter(near, np.float32(np.inf)))
+    with np.errstate(divide="ignore", invalid="ignore"):  # at the ends of float32, where no decimal is
+        # Scalers are straight lines, so that the number sought divides its interval as its image does.
+        share = (thresholds - scaling(low)) / (scaling(high) - scaling(low))
+        numbers = low + share * (high - low)
+    rounded = np.array([float(f"{number:.10g}") for number in numbers])
+    return bool(np.mean(np.abs(numbers - rounded) > _NOISE * np.abs(numbers)) > 0.5)
+
+
+def _as_they_are(numbers: NDArray[np.float32]) -> NDArray[np.float64]:
+    return numbers.astype(np.float64)
+
+
+def _shortest_decimals(numbers: NDArray[np.float32]) -> NDArray[np.float64]:
+    # numpy writes a float32 as its shortest decimal, which is what a table would hold.
+    return numbers.astype(np.str_).astype(np.float64)
+
+
+def _least_that_round(numbers: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The lower ends of what rounds to each number: halfway to the one below."""
+    below = np.nextafter(numbers, np.float32(-np.inf))
+    return (below.astype(np.float64) + numbers.astype(np.float64)) / 2
+
+
 def _last_passing(
-    thresholds: NDArray[Any], scaling: Scaling, compare: Any, *, decimals: bool, rounded: bool
+    thresholds: NDArray[Any],
+    scaling: Scaling,
+    compare: Any,
+    raw: Callable[[NDArray[np.float32]], NDArray[np.float64]],
+    *,
+    rounded: bool,
 ) -> NDArray[np.int64]:
+    """The ranks of the last float32 numbers that pass; ``raw``: what a table holds where a device has the float32."""
     limit = np.finfo(np.float32).max
     low = np.full(len(thresholds), _rank(np.float32(-limit)), dtype=np.int64)
     high = np.full(len(thresholds), _rank(np.float32(limit)), dtype=np.int64)
@@ -220,10 +327,8 @@ def _last_passing(
         # Rounded up, or two neighbours would never meet.
         middle = low + (high - low + 1) // 2
         with np.errstate(over="ignore"):  # beyond float32 is infinite, which does not pass: as in scikit-learn
-            numbers = _number(middle)
-            # numpy writes a float32 as its shortest decimal, which is what a table would hold.
-            raw = (numbers.astype(np.str_) if decimals else numbers).astype(np.float64)
-            scaled = scaling(raw).astype(np.float32) if rounded else scaling(raw)
+            scaled = scaling(raw(_number(middle)))
+            scaled = scaled.astype(np.float32) if rounded else scaled
         passes = compare(scaled.astype(np.float64), thresholds)
         low, high = np.where(passes, middle, low), np.where(passes, high, middle - 1)
     return low
