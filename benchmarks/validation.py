@@ -164,9 +164,13 @@ def arm(folder: Path) -> dict[str, Any]:
                 began = time.perf_counter()
                 found = EmulatedArm(core, roots[facts.architecture]).instructions(spec, f"counting {name}")
                 runs.append(time.perf_counter() - began)
-                totals.append(sum(found.values()))
+                totals.append(found.total)
             spread = (max(totals) - min(totals)) / min(totals)
-            counts.setdefault(name, {})[core] = {**found, "total": min(totals), "spread": spread}
+            counts.setdefault(name, {})[core] = {
+                **found.model_dump(exclude={"core"}),
+                "total": min(totals),
+                "spread": spread,
+            }
             print(name, core, counts[name][core], flush=True)
     return {"arm_instructions": counts, "arm_setup_s": setup_s, "arm_run_s": statistics.median(runs), **device(folder)}
 
@@ -174,7 +178,9 @@ def arm(folder: Path) -> dict[str, Any]:
 def device(folder: Path) -> dict[str, Any]:
     """A whole emulated device of 512 MB: set-up, boot to SSH, one measurement, and what the model holds there."""
     from edgewright.validate.targets import device_image
+    from edgewright.validate.targets.answers import expect_figures
     from edgewright.validate.targets.emulated_device import booted
+    from edgewright_runtime.bench.answer import ColdFigures
     from edgewright_runtime.bench.run import BenchModel, BenchSpec, write_arrays
 
     if reason := device_image.missing_tools():
@@ -187,15 +193,16 @@ def device(folder: Path) -> dict[str, Any]:
     model = BenchModel(str(chain(folder / "device.onnx", LAYERS, "device")), "onnx")
     with booted("cortex-a53", 512, 4) as target:
         up = time.perf_counter()
-        found = target.run(BenchSpec("cold", (model,), str(rows)), "loading", 300)
+        answer = target.run(BenchSpec("cold", (model,), str(rows)), "loading", 300)
+        cold = expect_figures(answer, ColdFigures, "loading").figures
         done = time.perf_counter()
     return {
         "device": {
             "setup_s": ready - began,
             "boot_s": up - ready,
             "run_s": done - up,
-            "peak_memory_mb": found["peak_memory_mb"],
-            "added_memory_mb": found["added_memory_mb"],
+            "peak_memory_mb": cold.peak_memory_mb,
+            "added_memory_mb": cold.added_memory_mb,
             "model_mb": Path(model.path).stat().st_size / (1 << 20),
         }
     }

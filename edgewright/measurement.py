@@ -1,10 +1,12 @@
 """What was measured, and what it is judged against. No ML framework is imported here."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from edgewright.artifact import Artifact
 from edgewright.profile import Budget
 from edgewright.value import Value
+from edgewright_runtime.bench.answer import OperatorTime
 
 __all__ = [
     "Accuracy",
@@ -23,7 +25,6 @@ __all__ = [
     "Latency",
     "LedgerEntry",
     "Measurement",
-    "OperatorTime",
     "OutputParity",
     "Parity",
     "Performance",
@@ -221,14 +222,6 @@ class Emulation(Value):
     peak_memory_mb: float | None = None
 
 
-class OperatorTime(Value):
-    """What all operators of one type take in one inference, microseconds, by the runtime's own profiler."""
-
-    operator: str
-    calls: int
-    mean_us: float
-
-
 class Cost(Value):
     """What one model file costs on a target; None where it was not measured.
 
@@ -258,7 +251,8 @@ class Energy(Value):
     estimated: bool = False
 
 
-class PlannedOperator(Value):
+@dataclass(frozen=True)
+class PlannedOperator:
     """One operator of a compute plan: its device there, and its estimated share of the work, 0-1."""
 
     operator: str
@@ -267,8 +261,11 @@ class PlannedOperator(Value):
     share: float
 
 
-class ComputePlan(Value):
+@dataclass(frozen=True)
+class ComputePlan:
     """Core ML's compute plan: which unit runs each operator, by its own estimate, before anything ran; never a time.
+
+    A dataclass, as all that the bench answers: `edgewright.validate.core_ml_bench` does on a Mac.
 
     ``units`` is what it was allowed to use, ``devices`` the number of operators by the device that it prefers (CPU,
     GPU, Neural Engine), ``unplanned`` the operators of which it says nothing, constants left out.

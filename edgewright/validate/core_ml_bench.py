@@ -14,8 +14,10 @@ from typing import Any, get_args
 
 import numpy as np
 
+from edgewright.measurement import ComputePlan, PlannedOperator
 from edgewright.validate.core_ml import CoreMLModel, CoreMLPackage
 from edgewright.validate.core_ml_units import UNITS, ComputeUnits
+from edgewright_runtime.bench.answer import BenchAnswer, BenchFigures, ColdFigures, OutputFigures
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, carried_out, cold_answer, main, write_arrays
 from edgewright_runtime.bench.timing import sustained, warm
 from edgewright_runtime.errors import BackendUnavailableError, InputRejectedError
@@ -30,7 +32,7 @@ _DEVICES = {
 }
 
 Arrays = Mapping[str, np.ndarray]
-Answer = dict[str, Any]
+Feeds = list[dict[str, Any]]  # of single inferences: arrays, or images
 
 
 class CoreMLBench:
@@ -41,13 +43,13 @@ class CoreMLBench:
         self._scratch = scratch
         self._packages: dict[str, CoreMLPackage] = {}
 
-    def __call__(self, spec: BenchSpec) -> Answer:
+    def __call__(self, spec: BenchSpec) -> BenchAnswer[BenchFigures | ComputePlan]:
         """Do one task.
 
         Raises:
             EdgeRuntimeError: Core ML refuses the package or the rows, or has no answer to this task.
         """
-        tasks: dict[str, Callable[[BenchSpec, Arrays], Answer]] = {
+        tasks: dict[str, Callable[[BenchSpec, Arrays], BenchFigures | ComputePlan]] = {
             "outputs": self._outputs,
             "cold": self._cold,
             "warm": lambda spec, rows: warm(spec, rows, self._open),
@@ -58,7 +60,7 @@ class CoreMLBench:
             raise BackendUnavailableError(f"Core ML gives no answer to '{spec.task}'")
         return carried_out(tasks[spec.task], spec)
 
-    def _outputs(self, spec: BenchSpec, rows: Arrays) -> Answer:
+    def _outputs(self, spec: BenchSpec, rows: Arrays) -> OutputFigures:
         file = spec.models[0]
         model = self._package(file).load(self._units)
         each = [model.scores(model.infer(feed)) for feed in model.feeds(rows, file.input_names)]
@@ -68,20 +70,20 @@ class CoreMLBench:
         names = file.output_names or tuple(each[0])
         collected = {name: np.concatenate([row[name] for row in each]).astype(np.float64) for name in names}
         write_arrays(Path(spec.outputs), collected)
-        return {"runtime": model.name, "version": model.version, "rows": len(each)}
+        return OutputFigures(model.name, model.version, len(each))
 
-    def _cold(self, spec: BenchSpec, rows: Arrays) -> Answer:
+    def _cold(self, spec: BenchSpec, rows: Arrays) -> ColdFigures:
         file = spec.models[0]
         package = self._package(file)  # what importing coremltools takes is not counted against the model
         return cold_answer(
             lambda: package.load(self._units), lambda model: model.feeds(rows, file.input_names, limit=1)[0]
         )
 
-    def _compute_plan(self, spec: BenchSpec, rows: Arrays) -> Answer:
+    def _compute_plan(self, spec: BenchSpec, rows: Arrays) -> ComputePlan:
         package = self._package(spec.models[0])
-        return {"units": UNITS[self._units], **planned(package.plan(self._units), package.path.name)}
+        return planned(package.plan(self._units), UNITS[self._units], package.path.name)
 
-    def _open(self, file: BenchModel, spec: BenchSpec, rows: Arrays, limit: int) -> tuple[CoreMLModel, list[Answer]]:
+    def _open(self, file: BenchModel, spec: BenchSpec, rows: Arrays, limit: int) -> tuple[CoreMLModel, Feeds]:
         model = self._package(file).load(self._units)
         return model, model.feeds(rows, file.input_names, limit)
 
@@ -94,7 +96,7 @@ class CoreMLBench:
         return self._packages[file.path]
 
 
-def planned(plan: Any, name: str) -> Answer:
+def planned(plan: Any, units: str, name: str) -> ComputePlan:
     """Operators by the device that Core ML prefers, and the costliest ten by their estimated share of the work.
 
     An operator without a device is a constant, or one of which Core ML says nothing; it is counted apart.
@@ -118,14 +120,11 @@ def planned(plan: Any, name: str) -> Answer:
         cost = plan.get_estimated_cost_for_mlprogram_operation(operation)
         if cost is not None:
             result = operation.outputs[0].name if operation.outputs else ""
-            costs.append({"operator": _kind(operation), "result": result, "device": device, "share": cost.weight})
+            costs.append(PlannedOperator(_kind(operation), result, device, share=cost.weight))
     if not by_device:
         raise BackendUnavailableError(f"Core ML plans none of the {silent} operators of {name}")
-    return {
-        "devices": by_device.most_common(),
-        "unplanned": silent,
-        "costliest": sorted(costs, key=lambda row: -row["share"])[:_SHOWN_OPERATORS],
-    }
+    costliest = sorted(costs, key=lambda operator: -operator.share)[:_SHOWN_OPERATORS]
+    return ComputePlan(units, tuple(by_device.most_common()), silent, tuple(costliest))
 
 
 def _operations(block: Any) -> Iterator[Any]:

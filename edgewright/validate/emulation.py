@@ -3,7 +3,7 @@ does it execute."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -14,12 +14,13 @@ from edgewright.profile import DeviceProfile
 from edgewright.store import Store
 from edgewright.validate.parity import check_outputs
 from edgewright.validate.rows import HeldOut, read_rows
-from edgewright.validate.targets.answers import TooSlowError
+from edgewright.validate.targets.answers import TooSlowError, expect_figures
 from edgewright.validate.targets.arm import CORES, Core, EmulatedArm
 from edgewright.validate.targets.arm_system import set_up
 from edgewright.validate.targets.emulated_device import booted_as
 from edgewright.validate.targets.local import LocalTarget
 from edgewright.validate.targets.x86 import HASWELL, EmulatedX86
+from edgewright_runtime.bench.answer import BenchAnswer, ColdFigures
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
 from edgewright_runtime.bundle.processor import exact_kernels
 from edgewright_runtime.update.golden import largest_difference
@@ -80,15 +81,16 @@ def emulate_device(exported: Exported, dataset: Dataset, device: DeviceProfile, 
     with booted_as(device) as target:
         what = f"running {exported.artifact.path.name} on {target.name}"
 
-        def run(spec: BenchSpec) -> dict[str, Any]:
+        def run(spec: BenchSpec) -> ColdFigures:
             target.run(spec, what, timeout_s)
-            return target.run(replace(spec, task="cold", outputs=""), what, timeout_s)
+            cold = target.run(replace(spec, task="cold", outputs=""), what, timeout_s)
+            return expect_figures(cold, ColdFigures, what).figures
 
         try:
             largest, cold = _compared(run, "outputs", exported, held_out, what, timeout_s)
         except ConversionError as e:
             return emulation.model_copy(update={"failure": str(e)})
-    update = {"max_relative": largest, "peak_memory_mb": cold["peak_memory_mb"]}
+    update = {"max_relative": largest, "peak_memory_mb": cold.peak_memory_mb}
     return emulation.model_copy(update={**update, "failure": _disagreement(largest, exported.precision)})
 
 
@@ -100,11 +102,11 @@ def _refuse_core_ml(exported: Exported) -> None:
 def _emulate_core(target: EmulatedArm, exported: Exported, held_out: HeldOut, timeout_s: float) -> Emulation:
     what = f"running {exported.artifact.path.name} on an emulated {target.core}"
 
-    def run(spec: BenchSpec) -> dict[str, int]:
+    def run(spec: BenchSpec) -> Instructions:
         return target.instructions(spec, what, timeout_s)
 
     try:
-        largest, counted = _compared(run, "marked", exported, held_out, what, timeout_s)
+        largest, instructions = _compared(run, "marked", exported, held_out, what, timeout_s)
     except ConversionError as e:
         return Emulation(core=target.core, failure=str(e))
     return Emulation(
@@ -112,14 +114,14 @@ def _emulate_core(target: EmulatedArm, exported: Exported, held_out: HeldOut, ti
         failure=_disagreement(largest, exported.precision),
         rows=min(_ROWS, held_out.count),
         max_relative=largest,
-        instructions=Instructions(core=target.core, **counted),
+        instructions=instructions,
     )
 
 
 def _emulate_x86(target: EmulatedX86, exported: Exported, held_out: HeldOut, timeout_s: float) -> Emulation | None:
     what = f"running {exported.artifact.path.name} on an emulated {target.core}"
 
-    def run(spec: BenchSpec) -> dict[str, Any]:
+    def run(spec: BenchSpec) -> BenchAnswer[object]:
         return target.run(spec, what, timeout_s)
 
     emulation = Emulation(core=f"{target.core} (x86 without VNNI)", rows=min(_ROWS_X86, held_out.count))

@@ -20,7 +20,9 @@ from edgewright.validate.decision import Decision, decision_of
 from edgewright.validate.judging import answers_in, judged, truth_in
 from edgewright.validate.parity import check_outputs, parity
 from edgewright.validate.rows import HeldOut, Split, read_rows
+from edgewright.validate.targets.answers import expect_figures
 from edgewright.validate.targets.local import run_bench
+from edgewright_runtime.bench.answer import OutputFigures
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
 from edgewright_runtime.bundle.manifest import Kernels
 from edgewright_runtime.bundle.processor import exact_kernels
@@ -175,8 +177,8 @@ def _run_bench(
 ) -> str:
     named = BenchModel(str(file.path), file.format.value, tuple(inputs), tuple(outputs))
     spec = BenchSpec(task="outputs", models=(named,), rows=str(paths[0]), outputs=str(paths[1]), kernels=kernels)
-    answer = run_bench(spec, f"running {file.path.name} on the test rows", timeout_s)
-    return f"{answer['runtime']} {answer['version']}"
+    what = f"running {file.path.name} on the test rows"
+    return expect_figures(run_bench(spec, what, timeout_s), OutputFigures, what).figures.ran_by
 
 
 def run_package(

@@ -1,11 +1,11 @@
 """Latency, load time and memory of a candidate beside its baseline, in child processes of this machine."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from edgewright.artifact import Artifact, Dataset, Exported, Format
 from edgewright.codec.download import download_bytes
@@ -16,7 +16,6 @@ from edgewright.measurement import (
     Energy,
     Interval,
     Latency,
-    OperatorTime,
     Performance,
     Sustained,
     Verdict,
@@ -27,11 +26,26 @@ from edgewright.store import Store
 from edgewright.validate import core_ml_units
 from edgewright.validate.rows import read_rows
 from edgewright.validate.targets import Target
+from edgewright.validate.targets.answers import expect_figures
 from edgewright.validate.targets.choice import opened
+from edgewright_runtime.bench.answer import (
+    BenchAnswer,
+    BenchFigures,
+    ColdFigures,
+    LatencySeries,
+    Machine,
+    MachineState,
+    OperatorFigures,
+    OperatorTime,
+    SustainedFigures,
+    WarmFigures,
+)
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, write_arrays
 from edgewright_runtime.bundle.manifest import Kernels
 
 __all__ = ["measure", "performance_of"]
+
+F = TypeVar("F")
 
 _HEATED = ("ssh", "adb")  # boards and phones, which have no fan
 _SUSTAINED_S = 60.0
@@ -102,12 +116,11 @@ def _measured(
         same = baseline.artifact.digest == candidate.artifact.digest
         if target.emulated:
             return _memory_alone(baseline, candidate, session, before, after)
-        cold = {"baseline": session.cold(before)} | ({} if same else {"candidate": session.cold(after)})
+        cold = [session.cold(file).figures for file in ((before,) if same else (before, after))]
         operators, reason = session.operators(after)
-        cold["baseline" if same else "candidate"]["operators"] = operators
         warm = session.warm((before, before) if same else (before, after, before))
         threads = "its own threads" if in_core_ml else f"{device.threads} thread(s)"
-        performance = performance_of(baseline, candidate, cold, warm, f"{target.name}, {threads}")
+        performance = performance_of(baseline, candidate, cold, operators, warm, f"{target.name}, {threads}")
         plan, unplanned = session.compute_plan(after) if in_core_ml else (None, "")
         # With one thread the figures are those already taken; Core ML chooses its threads itself.
         if device.threads > 1 and not in_core_ml:
@@ -124,8 +137,8 @@ def _with_one_thread(
 ) -> Performance:
     """Both models again with one thread: what is left where the other cores are busy."""
     same = before == after
-    series = session.warm((before,) if same else (before, after))["series"]
-    one = [_latency(taken) for taken in series]
+    answer = session.warm((before,) if same else (before, after))
+    one = [_latency(series) for series in answer.figures.series]
     return performance.model_copy(
         update={
             "baseline": performance.baseline.model_copy(update={"one_thread": one[0]}),
@@ -146,15 +159,15 @@ def _memory_alone(
     costs = [
         cost.model_copy(
             update={
-                "peak_memory_mb": taken["peak_memory_mb"],
-                "added_memory_mb": taken["added_memory_mb"],
-                "memory_steps": tuple((moment, held) for moment, held in taken["memory_steps"]),
+                "peak_memory_mb": answer.figures.peak_memory_mb,
+                "added_memory_mb": answer.figures.added_memory_mb,
+                "memory_steps": answer.figures.memory_steps,
             }
         )
-        for cost, taken in zip((performance.baseline, performance.candidate), cold, strict=True)
+        for cost, answer in zip((performance.baseline, performance.candidate), cold, strict=True)
     ]
     update = {"baseline": costs[0], "candidate": costs[1], "environment": _environment(cold[1])}
-    return performance.model_copy(update={**update, "runtime": f"{cold[1]['runtime']} {cold[1]['version']}"})
+    return performance.model_copy(update={**update, "runtime": cold[1].figures.ran_by})
 
 
 @dataclass(frozen=True)
@@ -168,47 +181,38 @@ class _Session:
     timing: Timing
     timeout_s: float
 
-    def cold(self, file: BenchModel) -> dict[str, Any]:
-        return self._run(self._spec("cold", (file,)), f"loading {Path(file.path).name}")
+    def cold(self, file: BenchModel) -> BenchAnswer[ColdFigures]:
+        return self._run(self._spec("cold", (file,)), ColdFigures, f"loading {Path(file.path).name}")
 
-    def warm(self, files: tuple[BenchModel, ...]) -> dict[str, Any]:
+    def warm(self, files: tuple[BenchModel, ...]) -> BenchAnswer[WarmFigures]:
         # The candidate is the second of the models; alone, the baseline is the candidate.
         what = f"timing {Path(files[min(1, len(files) - 1)].path).name}"
         # A series of timings takes at least so long, whatever a model needs.
-        return self.target.run(self._spec("warm", files), what, self.timeout_s + self.timing.min_seconds)
+        return self._run(self._spec("warm", files), WarmFigures, what, self.timing.min_seconds)
 
-    def operators(self, file: BenchModel) -> tuple[list[dict[str, Any]], str]:
+    def operators(self, file: BenchModel) -> tuple[tuple[OperatorTime, ...], str]:
         """Time by operator, or why it was not measured."""
         spec = replace(self._spec("operators", (file,)), min_runs=_PROFILED_RUNS)
         try:
-            return self._run(spec, "per-operator time")["operators"], ""
+            return self._run(spec, OperatorFigures, "per-operator time").figures.operators, ""
         except UnsupportedError as e:
-            return [], str(e)
+            return (), str(e)
 
     def compute_plan(self, file: BenchModel) -> tuple[ComputePlan | None, str]:
         """Core ML's compute plan, or why there is none."""
         try:
-            answer = self._run(self._spec("compute_plan", (file,)), "compute plan")
+            return self._run(self._spec("compute_plan", (file,)), ComputePlan, "compute plan").figures, ""
         except (UnsupportedError, ConversionError) as e:  # an estimate; what was measured holds without it
             return None, str(e)
-        return ComputePlan(**{name: answer[name] for name in ComputePlan.model_fields}), ""
 
     def sustained(self, file: BenchModel, seconds: float) -> tuple[Sustained | None, str]:
         """Latency over so many seconds without pause, or why it was not measured."""
         spec = replace(self._spec("sustained", (file,)), min_seconds=seconds)
         try:
-            answer = self.target.run(spec, f"heating with {Path(file.path).name}", self.timeout_s + seconds)
+            answer = self._run(spec, SustainedFigures, f"heating with {Path(file.path).name}", seconds)
         except UnsupportedError as e:
             return None, str(e)
-        windows = answer["windows"]
-        metered = "joules" in answer
-        sustained_run = Sustained(
-            seconds=seconds,
-            low_ms=tuple(window["low_ms"] for window in windows),
-            temperature_c=tuple(window["temperature_c"] for window in windows if "temperature_c" in window),
-            energy=Energy(joules=answer["joules"], source=answer["meter"]) if metered else None,
-        )
-        return sustained_run, ""
+        return _sustained(answer.figures, seconds), ""
 
     def _spec(self, task: str, files: tuple[BenchModel, ...]) -> BenchSpec:
         return BenchSpec(
@@ -221,8 +225,9 @@ class _Session:
             min_seconds=self.timing.min_seconds,
         )
 
-    def _run(self, spec: BenchSpec, what: str) -> dict[str, Any]:
-        return self.target.run(spec, what, self.timeout_s)
+    def _run(self, spec: BenchSpec, kind: type[F], what: str, seconds: float = 0) -> BenchAnswer[F]:
+        """``seconds`` are those that the task itself takes at least."""
+        return expect_figures(self.target.run(spec, what, self.timeout_s + seconds), kind, what)
 
 
 def _too_few(performance: Performance, timing: Timing) -> str:
@@ -232,23 +237,28 @@ def _too_few(performance: Performance, timing: Timing) -> str:
 
 
 def performance_of(
-    baseline: Exported, candidate: Exported, cold: Mapping[str, Any], warm: Mapping[str, Any], target: str
+    baseline: Exported,
+    candidate: Exported,
+    cold: Sequence[ColdFigures],
+    operators: tuple[OperatorTime, ...],
+    warm: BenchAnswer[WarmFigures],
+    target: str,
 ) -> Performance:
-    """The bench's answers as typed figures; ``cold`` holds one answer per model, ``warm`` its series.
+    """What the bench answered, compared: ``cold`` of each file, ``operators`` of the candidate.
 
     Series are baseline, candidate, baseline again; or the baseline twice where the candidate is the same file.
     """
-    series = warm["series"]
+    series = warm.figures.series
     # Two loads of the same file: what they differ by is noise.
-    again = intervals.latency_ratio(series[0]["block_ms"], series[-1]["block_ms"])
+    again = intervals.latency_ratio(series[0].block_ms, series[-1].block_ms)
     same = len(series) == 2
-    ratio = again if same else intervals.latency_ratio(series[0]["block_ms"], series[1]["block_ms"])
+    ratio = again if same else intervals.latency_ratio(series[0].block_ms, series[1].block_ms)
     verdict: Verdict = "no difference that this machine can show" if same else intervals.latency_verdict(ratio, again)
     return Performance(
         target=target,
-        runtime=f"{warm['runtime']} {warm['version']}",
-        baseline=_cost(baseline, cold["baseline"], series[0]),
-        candidate=_cost(candidate, cold["baseline" if same else "candidate"], series[0 if same else 1]),
+        runtime=warm.figures.ran_by,
+        baseline=_cost(baseline, cold[0], series[0], operators if same else ()),
+        candidate=_cost(candidate, cold[-1], series[0 if same else 1], operators),
         # One file is as fast as itself; the interval shows what the machine's noise makes of that.
         ratio=Interval(value=1.0, low=again.low, high=again.high) if same else ratio,
         noise=again,
@@ -257,17 +267,20 @@ def performance_of(
     )
 
 
-def _environment(warm: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _environment(answer: BenchAnswer[BenchFigures]) -> tuple[tuple[str, str], ...]:
     """The machine, and its temperature, frequency and governor before and after, where it shows them."""
-    environment = {"runtime": f"{warm['runtime']} {warm['version']}"}
-    environment |= {key: str(value) for key, value in warm["machine"].items()}
-    for moment in ("before", "after"):
-        environment.update({f"{key} {moment}": str(value) for key, value in warm.get(moment, {}).items()})
-    before, after = (warm.get(moment, {}).get("frequency_mhz") for moment in ("before", "after"))
+    environment = {"runtime": answer.figures.ran_by, **_shown(answer.machine)}
+    for moment, state in (("before", answer.before), ("after", answer.after)):
+        environment |= {f"{name} {moment}": value for name, value in _shown(state).items()}
+    before, after = answer.before.frequency_mhz, answer.after.frequency_mhz
     # Downwards alone: a clock that rises under load is no sign of heat.
     if before and after and after < _THROTTLED * before:
         environment["throttled"] = f"yes: from {before:.0f} to {after:.0f} MHz"
     return tuple(environment.items())
+
+
+def _shown(values: Machine | MachineState) -> dict[str, str]:
+    return {name: str(value) for name, value in asdict(values).items() if value is not None}
 
 
 def _unmeasured(baseline: Exported, candidate: Exported, reason: str, target: str) -> Performance:
@@ -302,19 +315,29 @@ def _transfer_bytes(artifact: Artifact) -> int:
     return download_bytes(artifact.path)
 
 
-def _latency(series: Mapping[str, Any]) -> Latency:
-    return Latency(**{key: series[key] for key in Latency.model_fields})
+def _latency(series: LatencySeries) -> Latency:
+    return Latency(**{name: getattr(series, name) for name in Latency.model_fields})
 
 
-def _cost(exported: Exported, cold: Mapping[str, Any], series: Mapping[str, Any]) -> Cost:
+def _sustained(figures: SustainedFigures, seconds: float) -> Sustained:
+    joules, meter = figures.joules, figures.meter  # both or neither
+    return Sustained(
+        seconds=seconds,
+        low_ms=tuple(window.low_ms for window in figures.windows),
+        temperature_c=tuple(window.temperature_c for window in figures.windows if window.temperature_c is not None),
+        energy=None if joules is None or meter is None else Energy(joules=joules, source=meter),
+    )
+
+
+def _cost(exported: Exported, cold: ColdFigures, series: LatencySeries, operators: tuple[OperatorTime, ...]) -> Cost:
     return Cost(
         artifact=exported.artifact,
         download_bytes=_transfer_bytes(exported.artifact),
         latency=_latency(series),
-        load_ms=cold["load_ms"],
-        first_ms=cold["first_ms"],
-        peak_memory_mb=cold["peak_memory_mb"],
-        added_memory_mb=cold["added_memory_mb"],
-        memory_steps=tuple((moment, held) for moment, held in cold["memory_steps"]),
-        operators=tuple(OperatorTime(**row) for row in cold.get("operators", ())),
+        load_ms=cold.load_ms,
+        first_ms=cold.first_ms,
+        peak_memory_mb=cold.peak_memory_mb,
+        added_memory_mb=cold.added_memory_mb,
+        memory_steps=cold.memory_steps,
+        operators=operators,
     )

@@ -6,10 +6,10 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from edgewright_runtime.bench.answer import OperatorTime
 from edgewright_runtime.errors import BackendUnavailableError
 
 __all__ = ["operator_times"]
@@ -20,7 +20,7 @@ _KERNEL = "_kernel_time"
 
 def operator_times(
     path: Path, fmt: str, feeds: Mapping[str, np.ndarray], *, threads: int, runs: int, scratch: Path
-) -> list[dict[str, Any]]:
+) -> tuple[OperatorTime, ...]:
     """Mean microseconds of one inference by operator type, the slowest first, after one warm-up run.
 
     ``feeds`` are arrays by the file's own input names. ONNX Runtime only: LiteRT's Python package has no profiler.
@@ -42,7 +42,7 @@ def operator_times(
     return _by_operator(Path(session.end_profiling()), runs)
 
 
-def _by_operator(profile: Path, runs: int) -> list[dict[str, Any]]:
+def _by_operator(profile: Path, runs: int) -> tuple[OperatorTime, ...]:
     spent: dict[str, list[float]] = defaultdict(list)
     for event in json.loads(profile.read_text()):
         # The profile has the session's own events, too.
@@ -52,5 +52,5 @@ def _by_operator(profile: Path, runs: int) -> list[dict[str, Any]]:
     for name, durations in spent.items():
         calls = len(durations) // (runs + 1)
         # Events come in the order of the runs; the first run of each node is the warm-up.
-        rows.append({"operator": name, "calls": calls, "mean_us": sum(durations[calls:]) / runs})
-    return sorted(rows, key=lambda row: -row["mean_us"])
+        rows.append(OperatorTime(name, calls, sum(durations[calls:]) / runs))
+    return tuple(sorted(rows, key=lambda row: -row.mean_us))

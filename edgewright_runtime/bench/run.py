@@ -11,7 +11,8 @@
 - ``marked``   one model, a mark before and after each inference: under the emulator, its plugin counts the
   instructions between two marks.
 
-The answer holds what was measured, or ``{"error": {"type", "message"}}``. A crash leaves no answer at all.
+The answer holds what was measured, or an error, as `edgewright_runtime.bench.answer` defines them. A crash leaves no
+answer at all.
 """
 
 from __future__ import annotations
@@ -32,6 +33,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from edgewright_runtime.backends import Backend, run_rows
+from edgewright_runtime.bench.answer import (
+    BenchAnswer,
+    BenchFailure,
+    BenchFigures,
+    ColdFigures,
+    Machine,
+    MachineState,
+    MarkedFigures,
+    OperatorFigures,
+    OutputFigures,
+    answer_json,
+)
 from edgewright_runtime.bench.operator_times import operator_times
 from edgewright_runtime.bench.spec import (
     BenchModel,
@@ -54,7 +67,6 @@ __all__ = [
     "MARK",
     "BenchModel",
     "BenchSpec",
-    "Task",
     "bench",
     "carried_out",
     "cold_answer",
@@ -69,14 +81,16 @@ _MARKED_WARM_UP = 3
 _SHOWN_OPERATORS = 10
 MARK = 0x45444745  # "EDGE": above the largest process id that Linux hands out (2^22)
 
+F = TypeVar("F")
 
-def bench(spec: BenchSpec) -> dict[str, Any]:
+
+def bench(spec: BenchSpec) -> BenchAnswer[BenchFigures]:
     """Do one task.
 
     Raises:
         EdgeRuntimeError: a file that its runtime refuses, rows that do not fit, outputs that are not numbers.
     """
-    tasks = {
+    tasks: dict[str, Callable[[BenchSpec, Mapping[str, np.ndarray]], BenchFigures]] = {
         "outputs": _outputs,
         "cold": _cold,
         "warm": warm,
@@ -90,23 +104,20 @@ def bench(spec: BenchSpec) -> dict[str, Any]:
     return carried_out(tasks[spec.task], spec)
 
 
-Task = Callable[[BenchSpec, Mapping[str, np.ndarray]], dict[str, Any]]
-
-
-def carried_out(task: Task, spec: BenchSpec) -> dict[str, Any]:
+def carried_out(task: Callable[[BenchSpec, Mapping[str, np.ndarray]], F], spec: BenchSpec) -> BenchAnswer[F]:
     """A task's answer for the specification's rows, with the machine and its state before and after."""
     rows = read_arrays(Path(spec.rows))
     look = Sensors()
     before = _state(look)
-    answer = task(spec, rows)
-    return {**answer, "machine": _machine(), "before": before, "after": _state(look)}
+    figures = task(spec, rows)
+    return BenchAnswer(figures, _machine(), before, _state(look))
 
 
-def _outputs(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _outputs(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> OutputFigures:
     _limit_memory(spec)
     backend = load_model(spec.models[0], spec)
     count = _write_outputs(backend, rows, Path(spec.outputs))
-    return {"runtime": backend.name, "version": backend.version, "rows": count}
+    return OutputFigures(backend.name, backend.version, count)
 
 
 def _write_outputs(backend: Backend, rows: Mapping[str, np.ndarray], path: Path) -> int:
@@ -128,7 +139,7 @@ def _write_outputs(backend: Backend, rows: Mapping[str, np.ndarray], path: Path)
     return count
 
 
-def _cold(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _cold(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> ColdFigures:
     model = spec.models[0]
     _import_runtime(model.format)
     _limit_memory(spec)
@@ -138,7 +149,7 @@ def _cold(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
 _Loaded = TypeVar("_Loaded", bound=Backend)
 
 
-def cold_answer(load_it: Callable[[], _Loaded], row_of: Callable[[_Loaded], Mapping[str, Any]]) -> dict[str, Any]:
+def cold_answer(load_it: Callable[[], _Loaded], row_of: Callable[[_Loaded], Mapping[str, Any]]) -> ColdFigures:
     """Load and first inference of a fresh process whose runtime is imported, and its memory step by step."""
     # Read before it is reset: the peak of the process is the larger of the two.
     imported_peak = peak_memory_mb()
@@ -156,27 +167,24 @@ def cold_answer(load_it: Callable[[], _Loaded], row_of: Callable[[_Loaded], Mapp
     for _ in range(10):  # some runtimes allocate their scratch memory after the first inference only
         backend.run(row)
     peak = peak_memory_mb()
-    return {
-        "runtime": backend.name,
-        "version": backend.version,
-        "load_ms": (loaded - began) / 1e6,
-        "first_ms": (done - ready) / 1e6,
-        "peak_memory_mb": None if peak is None else max(peak, imported_peak or 0.0),
-        "memory_steps": [
-            [moment, held]
-            for moment, held in (
-                ("runtime imported", before),
-                ("model loaded", after_load),
-                ("first inference", after_first),
-                ("ten more", resident_mb()),
-            )
-            if held is not None
-        ],
-        "added_memory_mb": None if peak is None or before is None else max(peak - before, 0.0),
-    }
+    steps = (
+        ("runtime imported", before),
+        ("model loaded", after_load),
+        ("first inference", after_first),
+        ("ten more", resident_mb()),
+    )
+    return ColdFigures(
+        backend.name,
+        backend.version,
+        load_ms=(loaded - began) / 1e6,
+        first_ms=(done - ready) / 1e6,
+        peak_memory_mb=None if peak is None else max(peak, imported_peak or 0.0),
+        memory_steps=tuple((moment, held) for moment, held in steps if held is not None),
+        added_memory_mb=None if peak is None or before is None else max(peak - before, 0.0),
+    )
 
 
-def _marked(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _marked(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> MarkedFigures:
     """Warm inferences on one row, ``min_runs`` of them, a mark after each; the last two marks have nothing between.
 
     Before that the outputs of every row, as for ``outputs``: starting a process anew is what an emulator does worst.
@@ -192,7 +200,7 @@ def _marked(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
         _mark()
     # Two marks in a row: what a mark itself costs, to be taken off.
     _mark()
-    return {"runtime": backend.name, "version": backend.version, "runs": spec.min_runs}
+    return MarkedFigures(backend.name, backend.version, spec.min_runs)
 
 
 def _mark() -> None:
@@ -203,7 +211,7 @@ def _mark() -> None:
         return
 
 
-def _operators(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _operators(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> OperatorFigures:
     model = spec.models[0]
     backend = load_model(BenchModel(model.path, model.format), spec)
     names = model.input_names or tuple(tensor.name for tensor in backend.inputs)
@@ -213,7 +221,7 @@ def _operators(spec: BenchSpec, rows: Mapping[str, np.ndarray]) -> dict[str, Any
         times = operator_times(
             Path(model.path), model.format, feeds, threads=spec.threads, runs=spec.min_runs, scratch=Path(scratch)
         )
-    return {"runtime": backend.name, "version": backend.version, "operators": times[:_SHOWN_OPERATORS]}
+    return OperatorFigures(backend.name, backend.version, times[:_SHOWN_OPERATORS])
 
 
 _RUNTIME_MODULES = {"onnx": ("onnxruntime",), "tflite": ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")}
@@ -229,16 +237,12 @@ def _import_runtime(fmt: str) -> None:
         return
 
 
-def _state(look: Sensors) -> dict[str, Any]:
-    """Temperature, frequency and governor; what a machine does not show is left out."""
+def _state(look: Sensors) -> MachineState:
     now = look.read()
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    state = {
-        "temperature_c": now.temperature_c,
-        "frequency_mhz": now.frequency_mhz,
-        "governor": governor.read_text().strip() if governor.exists() else None,
-    }
-    return {key: value for key, value in state.items() if value is not None}
+    return MachineState(
+        now.temperature_c, now.frequency_mhz, governor.read_text().strip() if governor.exists() else None
+    )
 
 
 def _limit_memory(spec: BenchSpec) -> None:
@@ -268,31 +272,30 @@ def _processor() -> str | None:
     return board.read_text().strip(chr(0)) if board.exists() else None
 
 
-def _machine() -> dict[str, Any]:
-    processor = _processor()
-    return {
-        **({} if processor is None else {"processor": processor}),
-        "machine": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-    }
+def _machine() -> Machine:
+    return Machine(
+        processor=_processor(),
+        machine=platform.machine(),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    )
 
 
-def main(argv: Sequence[str] | None = None, measure: Callable[[BenchSpec], dict[str, Any]] = bench) -> int:
+def main(argv: Sequence[str] | None = None, measure: Callable[[BenchSpec], BenchAnswer[Any]] = bench) -> int:
     """Read a specification, measure, write the answer; ``measure`` is `bench` or what takes its place."""
     parser = argparse.ArgumentParser(prog="python -m edgewright_runtime.bench", description="Measure a model here.")
     parser.add_argument("--spec", type=Path, required=True, help="JSON: what to measure")
     parser.add_argument("--out", type=Path, required=True, help="JSON: where the answer goes")
     given = parser.parse_args(argv)
-    answer: dict[str, Any]
+    answer: BenchAnswer[Any] | BenchFailure
     try:
         spec = spec_of(json.loads(given.spec.read_text()))
         answer = measure(spec)
     except (EdgeRuntimeError, MemoryError) as e:
-        answer = {"error": {"type": type(e).__name__, "message": str(e) or "out of memory"}}
+        answer = BenchFailure(type(e).__name__, str(e) or "out of memory")
     # Renamed when complete: who waits for the answer never reads half of it.
     staged = given.out.with_suffix(".part")
-    staged.write_text(json.dumps(answer))
+    staged.write_text(answer_json(answer))
     staged.replace(given.out)
     return 0

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgewright_runtime.backends import Backend
+from edgewright_runtime.bench.answer import LatencySeries, SustainedFigures, SustainedWindow, WarmFigures
 from edgewright_runtime.bench.spec import BenchModel, BenchSpec, load_model, single_rows
 from edgewright_runtime.health.energy import EnergyMeter
 from edgewright_runtime.health.sensors import Sensors
@@ -36,7 +37,7 @@ def _open(model: BenchModel, spec: BenchSpec, rows: Mapping[str, np.ndarray], li
     return backend, single_rows(backend, rows, limit)
 
 
-def warm(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opener = _open) -> dict[str, Any]:
+def warm(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opener = _open) -> WarmFigures:
     """Epochs of interleaved blocks; each epoch loads every model anew, in a random order.
 
     Where a model's weights happen to lie in memory moves its latency by some percent for as long as it is loaded.
@@ -58,8 +59,7 @@ def warm(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opener = _
             gc.collect()
     finally:
         gc.enable()
-    series = [_series([epoch[i] for epoch in epochs]) for i in range(len(spec.models))]
-    return {"runtime": runtime[0], "version": runtime[1], "series": series}
+    return WarmFigures(*runtime, tuple(_series([epoch[i] for epoch in epochs]) for i in range(len(spec.models))))
 
 
 def _another(spec: BenchSpec, epochs: Sequence[Sequence[Sequence[Sequence[int]]]], elapsed: float) -> bool:
@@ -156,25 +156,25 @@ def _interleaved(spec: BenchSpec, loaded: Sequence[_Loaded], chance: random.Rand
             return blocks
 
 
-def _series(epochs: Sequence[Sequence[Sequence[int]]]) -> dict[str, Any]:
+def _series(epochs: Sequence[Sequence[Sequence[int]]]) -> LatencySeries:
     every = np.concatenate([np.asarray(block, np.float64) for blocks in epochs for block in blocks]) / 1e6
     p50, p90, p95, p99 = np.percentile(every, [50, 90, 95, 99])
     # Every n-th: a distribution plot needs the whole span, not its beginning.
     step = max(1, len(every) // _KEPT_SAMPLES)
-    return {
-        "p50_ms": float(p50),
-        "p90_ms": float(p90),
-        "p95_ms": float(p95),
-        "p99_ms": float(p99),
-        "mean_ms": float(every.mean()),
-        "min_ms": float(every.min()),
-        "runs": len(every),
-        "block_ms": [[_low(np.asarray(block)) / 1e6 for block in blocks] for blocks in epochs],
-        "sample_ms": [round(float(v), 6) for v in every[::step][:_KEPT_SAMPLES]],
-    }
+    return LatencySeries(
+        p50_ms=float(p50),
+        p90_ms=float(p90),
+        p95_ms=float(p95),
+        p99_ms=float(p99),
+        mean_ms=float(every.mean()),
+        min_ms=float(every.min()),
+        runs=len(every),
+        block_ms=tuple(tuple(_low(np.asarray(block)) / 1e6 for block in blocks) for blocks in epochs),
+        sample_ms=tuple(round(float(v), 6) for v in every[::step][:_KEPT_SAMPLES]),
+    )
 
 
-def sustained(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opener = _open) -> dict[str, Any]:
+def sustained(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opener = _open) -> SustainedFigures:
     """``min_seconds`` of inferences without pause; lower-quartile latency and sensors at the end of each window.
 
     ``joules`` of one inference where the machine has a meter, the whole machine's use divided by the runs.
@@ -188,13 +188,8 @@ def sustained(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opene
         while not taken or time.perf_counter() < ends:
             taken += time_block(backend, feeds, len(taken), runs)
             total += runs + 1  # a block's first run is not timed
-        windows.append({"low_ms": _low(np.asarray(taken)) / 1e6, "runs": len(taken), **_heat(look)})
+        windows.append(SustainedWindow(_low(np.asarray(taken)) / 1e6, len(taken), look.read().temperature_c))
         meter.sample()
     joules = meter.joules()
-    energy = {} if joules is None else {"joules": joules / total, "meter": meter.source}
-    return {"runtime": backend.name, "version": backend.version, "windows": windows, **energy}
-
-
-def _heat(look: Sensors) -> dict[str, Any]:
-    temperature = look.read().temperature_c
-    return {} if temperature is None else {"temperature_c": temperature}
+    energy = (None, None) if joules is None else (joules / total, meter.source)
+    return SustainedFigures(backend.name, backend.version, tuple(windows), *energy)

@@ -1,10 +1,9 @@
 """This machine at a lower priority: the bench is run by ``nice``."""
 
-from typing import Any
-
 from edgewright.profile import DeviceProfile
 from edgewright.validate.targets import Target
 from edgewright.validate.targets.local import run_bench
+from edgewright_runtime.bench.answer import BenchAnswer
 from edgewright_runtime.bench.run import BenchSpec
 
 
@@ -22,7 +21,7 @@ class NiceTarget:
         """How reports call it."""
         return f"this machine (niceness {self._niceness})"
 
-    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> BenchAnswer[object]:
         """See `Target.run`."""
         import sys
 

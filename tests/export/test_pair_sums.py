@@ -18,6 +18,7 @@ from edgewright.profile import ExportOptions, Platform, load_device
 from edgewright.validate import evaluate
 from edgewright.validate.targets.local import run_bench
 from edgewright.validate.targets.x86 import EmulatedX86, missing_tool
+from edgewright_runtime.bench.answer import BenchAnswer
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
 from edgewright_runtime.bundle import processor
 from edgewright_runtime.bundle.manifest import Kernels, Processor
@@ -180,7 +181,7 @@ def test_on_a_machine_that_saturates_files_for_others_are_judged_by_what_they_sa
     monkeypatch.setattr(processor.platform, "machine", lambda: "x86_64")
     asked: list[Kernels] = []
 
-    def noted(spec: BenchSpec, *rest: object, **how: object) -> dict[str, object]:
+    def noted(spec: BenchSpec, *rest: object, **how: object) -> BenchAnswer[object]:
         asked.append(spec.kernels)
         return run_bench(spec, *rest, **how)
 

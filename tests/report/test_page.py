@@ -20,7 +20,6 @@ from edgewright.measurement import (
     Instructions,
     Latency,
     Measurement,
-    OperatorTime,
     Parity,
     PlannedOperator,
     Sustained,
@@ -29,6 +28,7 @@ from edgewright.measurement import (
 from edgewright.profile import Budget
 from edgewright.report.markdown import report_markdown
 from edgewright.report.page import report_html
+from edgewright_runtime.bench.answer import OperatorTime
 from tests.report.test_ledger import LEDGER
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)

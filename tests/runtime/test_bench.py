@@ -14,6 +14,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgewright_runtime.bench import run as bench
+from edgewright_runtime.bench.answer import (
+    BenchAnswer,
+    ColdFigures,
+    Machine,
+    SustainedFigures,
+    SustainedWindow,
+    answer_json,
+)
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
 from edgewright_runtime.bench.spec import single_rows, spec_json, spec_of
 from edgewright_runtime.bundle.manifest import Kernels
@@ -141,6 +149,26 @@ def test_sustained_run_is_cut_into_windows(tmp_path: Path, rows: str) -> None:
     answer = run(tmp_path, BenchSpec("sustained", (scaled(tmp_path / "m.onnx", 1.0),), rows, min_seconds=0.2))
     assert len(answer["windows"]) == 10
     assert all(window["low_ms"] > 0 and window["runs"] > 0 for window in answer["windows"])
+
+
+def test_what_a_machine_does_not_show_is_null_or_left_out_as_older_workstations_read_it() -> None:
+    cold = ColdFigures("a", "1", 2.0, 3.0, peak_memory_mb=None, memory_steps=(("loaded", 4.0),), added_memory_mb=None)
+    assert json.loads(answer_json(BenchAnswer(cold, Machine(machine="x", cores=2)))) == {
+        "runtime": "a",
+        "version": "1",
+        "load_ms": 2.0,
+        "first_ms": 3.0,
+        "peak_memory_mb": None,
+        "memory_steps": [["loaded", 4.0]],
+        "added_memory_mb": None,
+        "machine": {"machine": "x", "cores": 2},
+        "before": {},
+        "after": {},
+    }
+    windows = (SustainedWindow(1.0, 9), SustainedWindow(2.0, 8, 50.0))
+    heated = json.loads(answer_json(BenchAnswer(SustainedFigures("a", "1", windows), Machine())))
+    assert heated["windows"] == [{"low_ms": 1.0, "runs": 9}, {"low_ms": 2.0, "runs": 8, "temperature_c": 50.0}]
+    assert not heated.keys() & {"joules", "meter"}
 
 
 def test_kernels_of_the_profile_run_the_model(tmp_path: Path, rows: str) -> None:

@@ -13,7 +13,9 @@ from edgewright.profile import AdbConnection, load_device
 from edgewright.store import Store
 from edgewright.validate import measure
 from edgewright.validate.targets.adb import AdbPythonTarget, AdbTarget, parse_benchmark
+from edgewright.validate.targets.answers import expect_figures
 from edgewright.validate.targets.choice import target_of
+from edgewright_runtime.bench.answer import ColdFigures
 from edgewright_runtime.bench.run import BenchModel, BenchSpec
 
 OUTPUT = """INFO: STARTING!
@@ -40,14 +42,14 @@ def spec(tmp_path: Path) -> BenchSpec:
 
 
 def test_cold_figures_are_the_programs_own(phone: AdbConnection, spec: BenchSpec) -> None:
-    found = AdbTarget(phone).run(spec, "measuring", 60)
-    assert (found["load_ms"], found["first_ms"], found["added_memory_mb"]) == (6.013, 2.5, 3.25)
-    assert found["machine"]["delegate"] == "XNNPACK"
+    found = expect_figures(AdbTarget(phone).run(spec, "measuring", 60), ColdFigures, "measuring")
+    assert (found.figures.load_ms, found.figures.first_ms, found.figures.added_memory_mb) == (6.013, 2.5, 3.25)
+    assert found.machine.delegate == "XNNPACK"
 
 
 def test_measured_lines_are_taken_not_those_of_the_warm_up() -> None:
     found = parse_benchmark(OUTPUT, "measuring")
-    assert (found["median_us"], found["p95_us"], found["runs"]) == (1030, 1100, 500)
+    assert (found.median_us, found.p95_us, found.runs) == (1030, 1100, 500)
 
 
 def test_baseline_and_candidate_are_interleaved(

@@ -155,24 +155,23 @@ def test_ios_profiles_are_measured_by_core_ml_with_what_they_name(tmp_path: Path
 
 
 def test_plan_counts_operators_by_device_and_orders_them_by_share() -> None:
-    found = planned(MLComputePlan(ComputeUnit.CPU_AND_GPU), "m")
-    assert found["devices"] == [("CPU", 2)]
-    assert found["unplanned"] == 1  # the loop; the constant is not counted
-    costliest = [PlannedOperator(**row) for row in found["costliest"]]
-    assert [(o.operator, o.result, o.share) for o in costliest] == [
-        ("linear", "logits", 0.75),
-        ("softmax", "scores", 0.25),
-    ]
+    found = planned(MLComputePlan(ComputeUnit.CPU_AND_GPU), "CPU and GPU", "m")
+    assert found.devices == (("CPU", 2),)
+    assert found.unplanned == 1  # the loop; the constant is not counted
+    assert found.costliest == (
+        PlannedOperator("linear", "logits", "CPU", 0.75),
+        PlannedOperator("softmax", "scores", "CPU", 0.25),
+    )
 
 
 def test_plan_that_says_nothing_is_not_taken_for_one() -> None:
     silent = MLComputePlan(ComputeUnit.ALL)
     silent.get_compute_device_usage_for_mlprogram_operation = lambda operation: None
     with pytest.raises(BackendUnavailableError, match="Core ML plans none of the 3 operators of m"):
-        planned(silent, "m")
+        planned(silent, "all", "m")
     other = SimpleNamespace(model_structure=SimpleNamespace(program=None))
     with pytest.raises(BackendUnavailableError, match="m is no ML program"):
-        planned(other, "m")
+        planned(other, "all", "m")
 
 
 # What the stand-in has, as the installed coremltools has it: parameters by name, kind and whether they may be left out.

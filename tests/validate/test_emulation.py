@@ -18,6 +18,7 @@ from edgewright.validate.targets.answers import TooSlowError
 from edgewright.validate.targets.arm import EmulatedArm
 from edgewright.validate.targets.local import LocalTarget
 from edgewright.validate.targets.x86 import EmulatedX86, missing_tool
+from edgewright_runtime.bench.answer import BenchAnswer
 from edgewright_runtime.bench.run import BenchSpec, read_arrays, write_arrays
 
 Arrays = dict[str, np.ndarray]
@@ -29,10 +30,10 @@ def answering(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Call
     """The stand-in runs the file here, and changes the outputs on their way back."""
 
     def install(change: Callable[[Arrays], Arrays]) -> None:
-        def instructions(target: EmulatedArm, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, int]:
+        def instructions(target: EmulatedArm, spec: BenchSpec, what: str, timeout_s: float) -> Instructions:
             LocalTarget().run(BenchSpec("outputs", spec.models, spec.rows, outputs=spec.outputs), what, timeout_s)
             write_arrays(Path(spec.outputs), change(read_arrays(Path(spec.outputs))))
-            return COUNTS
+            return Instructions(core=target.core, **COUNTS)
 
         monkeypatch.setattr(EmulatedArm, "instructions", instructions)
         monkeypatch.setattr(emulation, "set_up", lambda _: tmp_path)
@@ -78,7 +79,7 @@ def test_a_mask_that_both_give_is_agreement(
 ) -> None:
     run = LocalTarget.run
 
-    def masking(target: LocalTarget, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+    def masking(target: LocalTarget, spec: BenchSpec, what: str, timeout_s: float) -> BenchAnswer[object]:
         answer = run(target, spec, what, timeout_s)
         outputs = read_arrays(Path(spec.outputs))
         for array in outputs.values():
@@ -119,7 +120,7 @@ def test_an_x86_core_without_vnni_runs_the_file(
 def test_a_file_that_is_too_large_for_the_emulator_says_nothing_of_itself(
     export: Callable[..., Exported], weights: np.ndarray, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(target: EmulatedX86, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+    def slow(target: EmulatedX86, spec: BenchSpec, what: str, timeout_s: float) -> BenchAnswer[object]:
         assert timeout_s == 60
         raise TooSlowError(f"{what}: no answer")
 

@@ -39,6 +39,8 @@ def test_model_with_a_fraction_of_the_work_is_faster(dataset: Dataset, export: E
         assert cost.load_ms is not None
         assert cost.first_ms is not None
     assert found.baseline.download_bytes > found.candidate.download_bytes
+    assert {operator.operator for operator in found.candidate.operators} >= {"MatMul", "Softmax"}
+    assert found.baseline.operators == ()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux's")

@@ -12,9 +12,11 @@ from edgewright.artifact import Dataset, Exported
 from edgewright.errors import ConversionError, DeviceUnreachableError, InputError
 from edgewright.profile import SshConnection, load_device
 from edgewright.validate import measure
+from edgewright.validate.targets.answers import expect_figures
 from edgewright.validate.targets.choice import target_of
 from edgewright.validate.targets.shell import ShellTarget
 from edgewright.validate.targets.ssh import SshTarget
+from edgewright_runtime.bench.answer import BenchFigures, OutputFigures
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
 from tests.validate.conftest import free_port, keygen
 
@@ -31,8 +33,8 @@ def spec(tmp_path: Path, export: Export, weights: np.ndarray) -> BenchSpec:
 
 def test_outputs_come_back_and_files_are_pushed_once(board: SshConnection, spec: BenchSpec) -> None:
     target = SshTarget(board)
-    answer = target.run(spec, "running", 60)
-    assert answer["rows"] == 3
+    answer = expect_figures(target.run(spec, "running", 60), OutputFigures, "running")
+    assert answer.figures.rows == 3
     scores = read_arrays(Path(spec.outputs))["scores"]
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-6)
     files = {p: p.stat().st_mtime_ns for p in Path(board.folder, "files").iterdir()}
@@ -152,7 +154,7 @@ def test_board_that_reboots_in_the_middle_resumes(board: SshConnection, spec: Be
     pushed = sorted(p.name for p in Path(work, "files").iterdir())
     assert len(pushed) == 3
     answer = SshTarget(board.model_copy(update={"folder": work})).run(spec, "running", 60)
-    assert answer["rows"] == 3
+    assert expect_figures(answer, OutputFigures, "running").figures.rows == 3
     assert sorted(p.name for p in Path(work, "files").iterdir()) == pushed
 
 
@@ -162,7 +164,7 @@ def test_a_file_name_is_no_command(tmp_path: Path, spec: BenchSpec) -> None:
     target = Beside(str(tmp_path / "there"))
     odd = replace(spec, models=(replace(spec.models[0], path=str(model)),))
     for _ in range(2):
-        assert target.run(odd, "running", 60)["runtime"]
+        assert expect_figures(target.run(odd, "running", 60), BenchFigures, "running").figures.runtime
     files = sorted(p.name for p in (tmp_path / "there" / "files").iterdir())
     assert not list(tmp_path.rglob("X"))
     assert sum(name.endswith(".onnx;touch X;") for name in files) == 1

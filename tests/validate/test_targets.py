@@ -1,11 +1,13 @@
 """One contract, every target: the same answers, and the same words for what goes wrong."""
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,13 +22,14 @@ from edgewright.validate import emulate
 from edgewright.validate.machine import machine, measured_by
 from edgewright.validate.targets import Target, arm_system, cgroup, local
 from edgewright.validate.targets.adb import AdbPythonTarget
-from edgewright.validate.targets.answers import answer_of
+from edgewright.validate.targets.answers import answer_of, expect_figures
 from edgewright.validate.targets.arm import EmulatedArm
 from edgewright.validate.targets.choice import machine_of, target_of
 from edgewright.validate.targets.core_ml import CoreMLTarget
 from edgewright.validate.targets.local import LocalTarget, run_bench
 from edgewright.validate.targets.ssh import SshTarget
 from edgewright.validate.targets.x86 import EmulatedX86, missing_tool
+from edgewright_runtime.bench.answer import BenchAnswer, ColdFigures, Machine, MachineState, OutputFigures
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, read_arrays, write_arrays
 from tests.plugin_sites import EXAMPLES, installed
 from tests.validate.core_ml_packages import core_ml_package
@@ -42,6 +45,17 @@ def arm_root(arm_home: Path) -> Path:
         return arm_system.set_up("arm64")
 
 
+# As a device writes it: neither a processor nor what memory the model added is shown there.
+COLD: dict[str, Any] = {
+    "runtime": "onnxruntime",
+    "version": "1.20",
+    "load_ms": 5,
+    "first_ms": 1.5,
+    "peak_memory_mb": 60.5,
+    "memory_steps": [["model loaded", 50.0]],
+    "added_memory_mb": None,
+    "machine": {"machine": "aarch64", "system": "Linux 6.1", "python": "3.9.2", "cores": 4},
+}
 KINDS = [
     "local",
     "ssh",
@@ -108,6 +122,10 @@ def own_model(target: Target, export: Export, weights: np.ndarray, tmp_path: Pat
     return model_of(export(weights))
 
 
+def cold_answer(target: Target, model: BenchModel, rows: Path) -> BenchAnswer[ColdFigures]:
+    return expect_figures(target.run(BenchSpec("cold", (model,), str(rows)), "running", 120), ColdFigures, "running")
+
+
 class TestTarget:
     """What `edgewright.validate.targets.Target` promises."""
 
@@ -116,8 +134,8 @@ class TestTarget:
     ) -> None:
         out = tmp_path / "out.npz"
         spec = BenchSpec("outputs", (own_model,), str(rows), outputs=str(out))
-        answer = target.run(spec, "running", 120)
-        assert answer["rows"] == 5
+        answer = expect_figures(target.run(spec, "running", 120), OutputFigures, "running")
+        assert answer.figures.rows == 5
         logits = read_arrays(rows)["x"].astype(np.float64) @ weights
         expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         np.testing.assert_allclose(read_arrays(out)["scores"], expected, atol=1e-5)
@@ -125,12 +143,13 @@ class TestTarget:
     def test_cold_figures_say_what_was_measured_and_where(
         self, target: Target, own_model: BenchModel, rows: Path
     ) -> None:
-        answer = target.run(BenchSpec("cold", (own_model,), str(rows)), "loading", 120)
-        assert answer["load_ms"] > 0
-        assert answer["first_ms"] > 0
-        assert answer["runtime"]
-        assert answer["version"]
-        assert answer["machine"]["cores"] >= 1
+        answer = cold_answer(target, own_model, rows)
+        assert answer.figures.load_ms > 0
+        assert answer.figures.first_ms > 0
+        assert answer.figures.runtime
+        assert answer.figures.version
+        assert answer.machine.cores is not None
+        assert answer.machine.cores >= 1
         assert target.name
         assert target.own_memory or target.emulated
 
@@ -162,7 +181,7 @@ def test_model_over_the_memory_limit_does_not_fit(export: Export, weights: np.nd
     heavy = model_of(export(weights, "heavy.onnx", repeats=40))  # 21 MB of weights
     with pytest.raises(ConversionError, match=r"running: does not fit in 8 MB \(needed about \d+ MB\)"):
         LocalTarget(memory_mb=8).run(BenchSpec("cold", (heavy,), str(rows)), "running", 120)
-    assert "load_ms" in LocalTarget(memory_mb=2000).run(BenchSpec("cold", (heavy,), str(rows)), "running", 120)
+    assert cold_answer(LocalTarget(memory_mb=2000), heavy, rows).figures.load_ms > 0
 
 
 @pytest.fixture
@@ -179,19 +198,18 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_bench_enters_the_control_group(group: Path, export: Export, weights: np.ndarray, rows: Path) -> None:
     target = LocalTarget(memory_mb=512)
     assert target.name == "this machine (512 MB by cgroup v2)"
-    answer = target.run(BenchSpec("cold", (model_of(export(weights)),), str(rows)), "running", 120)
-    assert answer["load_ms"] > 0
+    assert cold_answer(target, model_of(export(weights)), rows).figures.load_ms > 0
     assert (group / "cgroup.procs").read_text() == "0"
 
 
 def test_process_that_its_control_group_ended_does_not_fit(
     group: Path, export: Export, weights: np.ndarray, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(spec: BenchSpec, what: str, timeout_s: float) -> dict[str, object]:
+    def killed(spec: BenchSpec, what: str, timeout_s: float) -> BenchAnswer[object]:
         if not spec.cgroup:  # the second run, to say how much is needed
             return run_bench(spec, what, timeout_s)
         (group / "memory.events").write_text("oom_kill 1\n")
-        return answer_of(None, -9, "", what)
+        return answer_of(None, -9, "", spec.task, what)
 
     monkeypatch.setattr(local, "run_bench", killed)
     with pytest.raises(ConversionError, match=r"running: does not fit in 512 MB \(needed about \d+ MB\)"):
@@ -201,8 +219,7 @@ def test_process_that_its_control_group_ended_does_not_fit(
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity on this system")
 def test_cores_are_bounded(export: Export, weights: np.ndarray, rows: Path) -> None:
     target = LocalTarget(cores=1)
-    answer = target.run(BenchSpec("cold", (model_of(export(weights)),), str(rows)), "running", 120)
-    assert answer["machine"]["cores"] == 1
+    assert cold_answer(target, model_of(export(weights)), rows).machine.cores == 1
     assert target.name == "this machine (1 core(s) by affinity)"
 
 
@@ -218,7 +235,7 @@ def test_cores_are_bounded(export: Export, weights: np.ndarray, rows: Path) -> N
 )
 def test_silence_is_named(content: str | None, code: int, log: str, said: str) -> None:
     with pytest.raises(ConversionError, match=f"running: .*{said}"):
-        answer_of(content, code, log, "running")
+        answer_of(content, code, log, "cold", "running")
 
 
 def test_emulated_core_agrees_and_counts_more_for_more_work(
@@ -265,8 +282,8 @@ def test_emulated_core_says_why_a_file_does_not_run(
     assert found.instructions is None
 
 
-def _illegal(target: EmulatedArm, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, object]:
-    return answer_of(None, 128 + 4, "", what)
+def _illegal(target: EmulatedArm, spec: BenchSpec, what: str, timeout_s: float) -> BenchAnswer[object]:
+    return answer_of(None, 128 + 4, "", spec.task, what)
 
 
 def test_missing_dataset_is_refused_before_emulation(
@@ -306,11 +323,52 @@ def test_a_target_that_nobody_registered_is_refused(tmp_path: Path) -> None:
         "3",
         '{"error": "no"}',
         '{"error": {"type": "X"}}',
+        "[" * 100_000,
     ],
 )
 def test_an_answer_that_the_bench_does_not_give_is_one_clear_line(content: str) -> None:
     with pytest.raises(ConversionError, match=r"running: the (answer is not the bench's|bench's error has no type)"):
-        answer_of(content, 0, "", "running")
+        answer_of(content, 0, "", "cold", "running")
+
+
+def test_answer_of_an_older_runtime_and_of_a_newer_one_are_read() -> None:
+    """Older: no processor, no state before and after. Newer: keys that nobody here knows."""
+    answer = expect_figures(answer_of(json.dumps(COLD), 0, "", "cold", "running"), ColdFigures, "running")
+    assert answer.figures.memory_steps == (("model loaded", 50.0),)
+    assert answer.figures.added_memory_mb is None
+    assert (answer.machine.processor, answer.machine.cores) == (None, 4)
+    assert answer.before == MachineState()
+    newer = {**COLD, "swapped_mb": 1.0, "machine": {**COLD["machine"], "board": "x"}, "before": {"fan_rpm": 900}}
+    assert answer_of(json.dumps(newer), 0, "", "cold", "running") == answer
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"load_ms": None}, "'cold': load_ms = None: input should be a valid number"),
+        ({"load_ms": ...}, "'cold': key 'load_ms' is missing"),
+        ({"machine": ...}, "'cold': key 'machine' is missing"),
+        ({"machine": {"cores": "many"}}, "'cold': machine.cores = 'many': input should be a valid integer"),
+        ({"memory_steps": [["loaded"]]}, r"'cold': key 'memory_steps\.0\.1' is missing"),
+    ],
+)
+def test_answer_without_what_a_figure_needs_is_one_clear_line(changed: dict[str, object], said: str) -> None:
+    document = {key: value for key, value in {**COLD, **changed}.items() if value is not ...}
+    with pytest.raises(ConversionError, match=f"running: the bench's answer to {said}.*update the runtime there") as e:
+        answer_of(json.dumps(document), 0, "", "cold", "running")
+    assert "\n" not in str(e.value)
+
+
+def test_joules_without_their_meter_are_refused() -> None:
+    heated = {"runtime": "a", "version": "1", "windows": [], "joules": 0.5, "machine": {}}
+    with pytest.raises(ConversionError, match=r"joules = 0\.5 and meter = None: both or neither are expected"):
+        answer_of(json.dumps(heated), 0, "", "sustained", "running")
+
+
+@pytest.mark.parametrize("answer", [COLD, BenchAnswer(OutputFigures("a", "1", rows=3), Machine())])
+def test_target_that_answers_something_else_is_named(answer: Any) -> None:
+    with pytest.raises(ConversionError, match=r"running: the target answered with (dict|OutputFigures), expected is a"):
+        expect_figures(answer, ColdFigures, "running")
 
 
 def test_a_group_that_empties_a_moment_later_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

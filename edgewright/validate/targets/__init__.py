@@ -1,7 +1,8 @@
 """Where a model is measured: each target runs the same bench and gives the same answer, or the same kind of error."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
+from edgewright_runtime.bench.answer import BenchAnswer
 from edgewright_runtime.bench.run import BenchSpec
 
 __all__ = ["Target"]
@@ -28,7 +29,7 @@ class Target(Protocol):
         """Whether memory that is measured there is the device's: qemu-user shows the emulator's own."""
         ...
 
-    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> BenchAnswer[object]:
         """The bench's answer; paths in ``spec`` are this machine's, ``spec.outputs`` is written here.
 
         ``what`` names the work in messages ("measuring digits_cnn.tflite").

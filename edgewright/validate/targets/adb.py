@@ -8,17 +8,18 @@ import re
 import shlex
 import statistics
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgewright.artifact import digest_of
 from edgewright.errors import ConversionError, DeviceUnreachableError, EdgewrightError, InputError, UnsupportedError
 from edgewright.profile import AdbConnection
 from edgewright.validate.targets.shell import ShellTarget, last_line
+from edgewright_runtime.bench.answer import BenchAnswer, ColdFigures, LatencySeries, Machine, WarmFigures
 from edgewright_runtime.bench.run import BenchSpec
 
-__all__ = ["AdbPythonTarget", "AdbTarget", "parse_benchmark"]
+__all__ = ["AdbPythonTarget", "AdbTarget", "BenchmarkRun", "parse_benchmark"]
 
 _ROUNDS = 8  # invocations of each model, interleaved; each is one load, as an epoch of the bench is
 _TRANSFER_S = 300
@@ -28,6 +29,22 @@ _TIMINGS = re.compile(r"Inference timings in us: Init: (\S+), First inference: (
 _COUNT = re.compile(r"count=(\d+) .*min=(\S+) .*avg=(\S+) .*p5=(\S+) median=(\S+) p95=(\S+)")
 _MEMORY = re.compile(r"Memory footprint delta from the start of the tool \(MB\): init=(\S+) overall=(\S+)")
 _DELEGATE = re.compile(r"(?:Explicitly applied|Applied|Created TensorFlow Lite) (\w+) delegate")
+_RAN_BY = ("LiteRT benchmark_model", "as given")  # runtime and version
+
+
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """The figures of one invocation of benchmark_model, microseconds and MB; None where it printed none."""
+
+    init_us: float
+    first_us: float
+    runs: int
+    min_us: float
+    mean_us: float
+    median_us: float
+    p95_us: float
+    memory_mb: float | None
+    delegate: str | None
 
 
 @dataclass(frozen=True)
@@ -43,7 +60,7 @@ class AdbTarget:
         """How reports call it."""
         return f"Android phone {self.connection.serial or ''} over adb".replace("  ", " ")
 
-    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> BenchAnswer[object]:
         """See `Target.run`: the tasks ``cold`` and ``warm`` of ``.tflite`` files."""
         if spec.task not in {"cold", "warm"}:
             raise UnsupportedError(f"{what}: benchmark_model on a phone gives no answer to '{spec.task}'")
@@ -60,30 +77,29 @@ class AdbTarget:
             return self._cold(self._benchmark(program, paths[0], spec, what, timeout_s))
         return self._warm(program, paths, spec, what, timeout_s)
 
-    def _cold(self, figures: dict[str, Any]) -> dict[str, Any]:
-        return {
-            **self._named(figures),
-            "load_ms": figures["init_us"] / 1000,
-            "first_ms": figures["first_us"] / 1000,
-            "peak_memory_mb": None,
-            "added_memory_mb": figures["memory_mb"],
-            "memory_steps": [],
-        }
+    def _cold(self, run: BenchmarkRun) -> BenchAnswer[ColdFigures]:
+        figures = ColdFigures(
+            *_RAN_BY,
+            load_ms=run.init_us / 1000,
+            first_ms=run.first_us / 1000,
+            peak_memory_mb=None,
+            memory_steps=(),
+            added_memory_mb=run.memory_mb,
+        )
+        return BenchAnswer(figures, _machine(run))
 
-    def _warm(self, program: str, paths: list[str], spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
-        taken: list[list[dict[str, Any]]] = [[] for _ in paths]
+    def _warm(
+        self, program: str, paths: list[str], spec: BenchSpec, what: str, timeout_s: float
+    ) -> BenchAnswer[WarmFigures]:
+        taken: list[list[BenchmarkRun]] = [[] for _ in paths]
         for turn in range(_ROUNDS):
             # There and back: what drifts within a round meets each model at either end.
             order = range(len(paths)) if turn % 2 == 0 else reversed(range(len(paths)))
             for i in order:
                 taken[i].append(self._benchmark(program, paths[i], spec, what, timeout_s))
-        return {**self._named(taken[0][0]), "series": [_series(runs) for runs in taken]}
+        return BenchAnswer(WarmFigures(*_RAN_BY, tuple(_series(runs) for runs in taken)), _machine(taken[0][0]))
 
-    def _named(self, figures: dict[str, Any]) -> dict[str, Any]:
-        machine = {"machine": "Android", "delegate": figures["delegate"] or "none (CPU, XNNPACK)"}
-        return {"runtime": "LiteRT benchmark_model", "version": "as given", "machine": machine}
-
-    def _benchmark(self, program: str, path: str, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+    def _benchmark(self, program: str, path: str, spec: BenchSpec, what: str, timeout_s: float) -> BenchmarkRun:
         runs = max(1, -(-spec.min_runs // _ROUNDS))
         log = self._shell(
             f"{shlex.quote(program)} --graph={shlex.quote(path)} --num_threads={spec.threads} --num_runs={runs} "
@@ -164,8 +180,8 @@ class AdbPythonTarget(ShellTarget):
         return None
 
 
-def parse_benchmark(log: str, what: str) -> dict[str, Any]:
-    """The figures of one invocation of benchmark_model, microseconds and MB.
+def parse_benchmark(log: str, what: str) -> BenchmarkRun:
+    """The figures in the log of one invocation of benchmark_model.
 
     Raises:
         ConversionError: no timings: the program failed on this model.
@@ -178,33 +194,37 @@ def parse_benchmark(log: str, what: str) -> dict[str, Any]:
         raise UnsupportedError(f"{what}: this benchmark_model prints no median and p95: build one of 2024 or later")
     runs, least, mean, _, median, p95 = counts[-1]  # the warm-up's counts come before the measured ones
     memory, delegate = _MEMORY.search(log), _DELEGATE.search(log)
-    return {
-        "init_us": float(timings.group(1)),
-        "first_us": float(timings.group(2)),
-        "runs": int(runs),
-        "min_us": float(least),
-        "mean_us": float(mean),
-        "median_us": float(median),
-        "p95_us": float(p95),
-        "memory_mb": float(memory.group(2)) if memory else None,
-        "delegate": delegate.group(1) if delegate else None,
-    }
+    return BenchmarkRun(
+        init_us=float(timings.group(1)),
+        first_us=float(timings.group(2)),
+        runs=int(runs),
+        min_us=float(least),
+        mean_us=float(mean),
+        median_us=float(median),
+        p95_us=float(p95),
+        memory_mb=float(memory.group(2)) if memory else None,
+        delegate=delegate.group(1) if delegate else None,
+    )
 
 
-def _series(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    medians = [run["median_us"] / 1000 for run in runs]
-    return {
-        "p50_ms": statistics.median(medians),
-        "p90_ms": None,  # the program prints neither p90 nor p99
-        "p95_ms": statistics.median(run["p95_us"] for run in runs) / 1000,
-        "p99_ms": None,
-        "mean_ms": statistics.fmean(run["mean_us"] for run in runs) / 1000,
-        "min_ms": min(run["min_us"] for run in runs) / 1000,
-        "runs": sum(run["runs"] for run in runs),
+def _machine(run: BenchmarkRun) -> Machine:
+    return Machine(machine="Android", delegate=run.delegate or "none (CPU, XNNPACK)")
+
+
+def _series(runs: Sequence[BenchmarkRun]) -> LatencySeries:
+    medians = tuple(run.median_us / 1000 for run in runs)
+    return LatencySeries(
+        p50_ms=statistics.median(medians),
+        p90_ms=None,  # the program prints neither p90 nor p99
+        p95_ms=statistics.median(run.p95_us for run in runs) / 1000,
+        p99_ms=None,
+        mean_ms=statistics.fmean(run.mean_us for run in runs) / 1000,
+        min_ms=min(run.min_us for run in runs) / 1000,
+        runs=sum(run.runs for run in runs),
         # An invocation is a block of its own; the program gives no single times, so its medians stand for them.
-        "block_ms": [[median] for median in medians],
-        "sample_ms": medians,
-    }
+        block_ms=tuple((median,) for median in medians),
+        sample_ms=medians,
+    )
 
 
 def _last_line(log: str) -> str:

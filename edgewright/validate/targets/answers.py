@@ -2,17 +2,27 @@
 
 import json
 import signal
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from edgewright import errors
 from edgewright.errors import ConversionError, EdgewrightError, UnsupportedError
+from edgewright.measurement import ComputePlan
+from edgewright.yaml_values import first_fault
+from edgewright_runtime.bench.answer import FIGURES, BenchAnswer, BenchFailure
 
-__all__ = ["OutOfMemoryError", "TooSlowError", "answer_of"]
+__all__ = ["OutOfMemoryError", "TooSlowError", "answer_of", "expect_figures"]
+
+F = TypeVar("F")
 
 _SHOWN = 120  # characters of what is no answer
 _SHELL_SIGNAL = 128  # a shell reports a child that died by signal n as 128 + n
 # As the runtimes, libc and Python put it; "ailed" leaves either capital.
 _ALLOCATION = ("bad_alloc", "MemoryError", "Cannot allocate", "ailed to allocate", "cannot allocate", "out of memory")
+
+_FIGURES: Mapping[str, type[Any]] = {**FIGURES, "compute_plan": ComputePlan}
 
 
 class OutOfMemoryError(ConversionError):
@@ -23,8 +33,8 @@ class TooSlowError(ConversionError):
     """There was no answer in the time that was given."""
 
 
-def answer_of(content: str | None, code: int, log: str, what: str) -> dict[str, Any]:
-    """The bench's answer from its output file, its exit code (negative: signal) and the end of its log.
+def answer_of(content: str | None, code: int, log: str, task: str, what: str) -> BenchAnswer[object]:
+    """The bench's answer to a task from its output file, its exit code (negative: signal) and the end of its log.
 
     Raises:
         OutOfMemoryError: an allocation was refused.
@@ -36,17 +46,42 @@ def answer_of(content: str | None, code: int, log: str, what: str) -> dict[str, 
             raise OutOfMemoryError(f"{what}: out of memory")
         raise ConversionError(f"{what}: {_death(code, log)}")
     try:
-        answer = json.loads(content)
-    except json.JSONDecodeError:
-        answer = None
-    if not isinstance(answer, dict):
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
         raise ConversionError(
             f"{what}: the answer is not the bench's JSON object but {content.strip()[:_SHOWN]!r}; nothing that a login "
             "there runs, such as .bashrc, may print"
         )
-    if "error" in answer:
-        raise _named(answer["error"], what)
-    return answer
+    if "error" in document:
+        raise _named(document["error"], what)
+    # One object holds the figures and the machine: each takes its own keys.
+    figures = _validated(_FIGURES[task], document, task, what)
+    return _validated(BenchAnswer[object], {**document, "figures": figures}, task, what)
+
+
+def _validated(kind: type[F], document: Mapping[str, Any], task: str, what: str) -> F:
+    try:
+        return TypeAdapter(kind).validate_python(document)
+    except ValidationError as e:
+        raise ConversionError(
+            f"{what}: the bench's answer to '{task}': {first_fault(e, kind)}; if it is older, update the runtime there"
+        ) from e
+
+
+def expect_figures(answer: BenchAnswer[object], kind: type[F], what: str) -> BenchAnswer[F]:
+    """The same answer, whose figures are of the kind that the task gives.
+
+    Raises:
+        ConversionError: they are not: a target of another distribution answers as it likes.
+    """
+    figures = answer.figures if isinstance(answer, BenchAnswer) else answer
+    if not isinstance(figures, kind):
+        raise ConversionError(
+            f"{what}: the target answered with {type(figures).__name__}, expected is a BenchAnswer with {kind.__name__}"
+        )
+    return BenchAnswer(figures, answer.machine, answer.before, answer.after)
 
 
 def _death(code: int, log: str) -> str:
@@ -59,11 +94,11 @@ def _death(code: int, log: str) -> str:
 
 
 def _named(error: object, what: str) -> EdgewrightError:
-    match error:
-        case {"type": str(kind), "message": str(message)}:
-            pass
-        case _:
-            return ConversionError(f"{what}: the bench's error has no type and message: {str(error)[:_SHOWN]}")
+    try:
+        failure = TypeAdapter(BenchFailure).validate_python(error)
+    except ValidationError:
+        return ConversionError(f"{what}: the bench's error has no type and message: {str(error)[:_SHOWN]}")
+    kind, message = failure.type, failure.message
     if kind == "MemoryError" or any(word in message for word in _ALLOCATION):
         return OutOfMemoryError(f"{what}: out of memory ({message[:200]})")
     if kind == "BackendUnavailableError":

@@ -8,14 +8,16 @@ import subprocess
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from edgewright.artifact import digest_of
 from edgewright.errors import UnsupportedError
+from edgewright.measurement import Instructions
 from edgewright.store import Store
 from edgewright.validate.targets import debian
 from edgewright.validate.targets.arm_system import SYSTEMS, Architecture, qemu_major
 from edgewright.validate.targets.local import run_bench
+from edgewright_runtime.bench.answer import BenchAnswer
 from edgewright_runtime.bench.run import MARK, BenchSpec
 
 __all__ = ["CORES", "Core", "EmulatedArm"]
@@ -61,11 +63,11 @@ class EmulatedArm:
         """How reports call it."""
         return f"{self.core}, emulated (qemu-user)"
 
-    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> BenchAnswer[object]:
         """See `Target.run`; times in the answer are the emulator's, not a device's."""
         return self._run(spec, what, timeout_s, ())
 
-    def instructions(self, spec: BenchSpec, what: str, timeout_s: float = 600) -> dict[str, int]:
+    def instructions(self, spec: BenchSpec, what: str, timeout_s: float = 600) -> Instructions:
         """Executed instructions of one warm inference, by class: the least of ``spec.min_runs`` runs.
 
         What the call itself takes where nothing is between two marks is subtracted; the device runtime's own
@@ -80,10 +82,10 @@ class EmulatedArm:
         # Nothing lies between the last two marks: what a mark itself costs.
         *runs, empty = taken
         least = min(runs, key=sum)
-        names = ("integer", "simd", "load_store", "branch")
-        return {name: max(0, n - e) for name, n, e in zip(names, least, empty, strict=True)}
+        integer, simd, load_store, branch = (max(0, n - e) for n, e in zip(least, empty, strict=True))
+        return Instructions(core=self.core, integer=integer, simd=simd, load_store=load_store, branch=branch)
 
-    def _run(self, spec: BenchSpec, what: str, timeout_s: float, options: tuple[str, ...]) -> dict[str, Any]:
+    def _run(self, spec: BenchSpec, what: str, timeout_s: float, options: tuple[str, ...]) -> BenchAnswer[object]:
         folder, system = _core_folder(self.root, self.core), SYSTEMS[CORES[self.core].architecture]
         if foreign := {model.format for model in spec.models} - system.formats:
             raise UnsupportedError(

@@ -1,12 +1,13 @@
 """Core ML on this Mac: what no other system runs. Elsewhere every task is refused by name, and nothing is invented."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgewright.errors import UnsupportedError
 from edgewright.validate import core_ml_units
 from edgewright.validate.core_ml_units import NOT_HERE, UNITS, ComputeUnits
 from edgewright.validate.targets.local import run_bench
+from edgewright_runtime.bench.answer import BenchAnswer
 from edgewright_runtime.bench.run import BenchSpec
 
 if TYPE_CHECKING:  # started by its name
@@ -35,7 +36,7 @@ class CoreMLTarget:
             else "no Mac here"
         )
 
-    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> BenchAnswer[object]:
         """See `Target.run`; the task ``compute_plan`` too."""
         if not core_ml_units.is_here():
             raise UnsupportedError(f"{what}: {NOT_HERE}")

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgewright.errors import ConversionError
 from edgewright.scratch import scratch_folder, system_scratch
 from edgewright.validate.targets import cgroup
-from edgewright.validate.targets.answers import OutOfMemoryError, TooSlowError, answer_of
+from edgewright.validate.targets.answers import OutOfMemoryError, TooSlowError, answer_of, expect_figures
+from edgewright_runtime.bench.answer import BenchAnswer, ColdFigures
 from edgewright_runtime.bench.run import BenchSpec, spec_json
 
 if TYPE_CHECKING:  # run by its name: the graph of imports knows of it by this
@@ -47,7 +48,7 @@ class LocalTarget:
             bounds.append(f"{self.cores} core(s) {_CORES_BOUND}")
         return f"this machine ({', '.join(bounds)})" if bounds else "this machine"
 
-    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> BenchAnswer[object]:
         """See `Target.run`."""
         bounded = replace(spec, cores=self.cores)
         if self.memory_mb is None:
@@ -61,7 +62,7 @@ class LocalTarget:
             about = "" if needed is None else f" (needed about {needed:.0f} MB)"
             raise ConversionError(f"{what}: does not fit in {self.memory_mb:g} MB{about}") from e
 
-    def _run_in_group(self, below: Path, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+    def _run_in_group(self, below: Path, spec: BenchSpec, what: str, timeout_s: float) -> BenchAnswer[object]:
         with cgroup.memory_bound(below, self.memory_mb or 0) as group:
             try:
                 return run_bench(replace(spec, cgroup=str(group)), what, timeout_s)
@@ -75,10 +76,10 @@ class LocalTarget:
         """What loading and running the first model adds here without a bound; None where that fails too."""
         free = replace(spec, task="cold", models=spec.models[:1], outputs="", limit_mb=None)
         try:
-            needed: float | None = run_bench(free, what, timeout_s)["added_memory_mb"]
+            answer = expect_figures(run_bench(free, what, timeout_s), ColdFigures, what)
         except ConversionError:
             return None
-        return needed
+        return answer.figures.added_memory_mb
 
 
 def _memory_bound() -> str:
@@ -96,7 +97,7 @@ def run_bench(
     interpreter: Sequence[str] = (sys.executable,),
     program: Sequence[str] = ("edgewright_runtime.bench",),
     environment: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> BenchAnswer[object]:
     """Run the bench by an interpreter of this machine, by default this one's own, and return its answer.
 
     ``program`` is its module, and what it takes beside the specification.
@@ -128,7 +129,7 @@ def run_bench(
                     process.kill()
                     process.wait()
         content = answered.read_text() if answered.exists() else None
-        return answer_of(content, code, log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace"), what)
+        return answer_of(content, code, log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace"), spec.task, what)
 
 
 def _python_path() -> str:

@@ -11,12 +11,12 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from edgewright.artifact import digest_of
 from edgewright.errors import ConversionError, DeviceUnreachableError, EdgewrightError, InputError
 from edgewright.validate.targets.answers import OutOfMemoryError, answer_of
 from edgewright.validate.targets.local import LocalTarget
+from edgewright_runtime.bench.answer import BenchAnswer
 from edgewright_runtime.bench.run import BenchModel, BenchSpec, spec_json
 
 __all__ = ["CONNECT_S", "ShellTarget", "last_line"]
@@ -57,7 +57,7 @@ class ShellTarget(ABC):
     def _lost(self, code: int, stderr: bytes, what: str) -> EdgewrightError | None:
         """What to raise where the carrier itself failed; None where only the command did."""
 
-    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> BenchAnswer[object]:
         """See `Target.run`; adds what `_lost` raises."""
         held = self._held(spec, what)
         there = replace(
@@ -78,7 +78,7 @@ class ShellTarget(ABC):
 
     def _bench(
         self, there: BenchSpec, spec: BenchSpec, folder: str, prefix: str, what: str, timeout_s: float
-    ) -> dict[str, Any]:
+    ) -> BenchAnswer[object]:
         """One call does it all: each costs a handshake. The answer comes on stdout, the end of the log on stderr."""
         # `timeout` over there: a bench whose connection was lost ends all the same.
         command = (
@@ -97,7 +97,7 @@ class ShellTarget(ABC):
         if done.returncode == _TIMED_OUT:
             raise ConversionError(f"{what}: no answer after {timeout_s:g} s; the process was stopped")
         stdout = done.stdout.decode(errors="replace")
-        answer = answer_of(stdout or None, done.returncode, done.stderr.decode(errors="replace"), what)
+        answer = answer_of(stdout or None, done.returncode, done.stderr.decode(errors="replace"), spec.task, what)
         if spec.outputs:
             Path(spec.outputs).write_bytes(self._call(f"cat {folder}/outputs.npz", what, _TRANSFER_S).stdout)
         return answer

@@ -3,11 +3,12 @@
 import platform
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from edgewright.errors import UnsupportedError
 from edgewright.validate.targets import debian
 from edgewright.validate.targets.local import run_bench
+from edgewright_runtime.bench.answer import BenchAnswer
 from edgewright_runtime.bench.run import BenchSpec
 
 __all__ = ["HASWELL", "EmulatedX86", "missing_tool"]
@@ -37,7 +38,7 @@ class EmulatedX86:
         """How reports call it."""
         return f"{self.core}, x86 without VNNI, emulated (qemu-user)"
 
-    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> dict[str, Any]:
+    def run(self, spec: BenchSpec, what: str, timeout_s: float) -> BenchAnswer[object]:
         """See `Target.run`; times in the answer are the emulator's, not a device's.
 
         Raises:
