@@ -17,12 +17,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints, overload
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from edgewright import errors, forking, sandbox
@@ -37,6 +37,7 @@ R = TypeVar("R")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_BYTES = 1 << 16
+_NO_ANSWER = "the child process answered something else"
 # Signals of a fault in native code. SIGKILL is none: the kernel (memory, processor time) or a person sends it.
 _CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 # Threads that wait for one another by spinning were measured to double the work of a training on a busy machine.
@@ -53,6 +54,41 @@ class ChildRun(Generic[R]):
     value: R
     seconds: float
     peak_memory_mb: float | None
+    unconfined: str = ""
+
+
+@dataclass(frozen=True)
+class _Confinement:
+    writable: tuple[Path, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Request:
+    """``target`` is ``module:function``; its arguments are as JSON has them."""
+
+    target: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    confined: _Confinement | None
+
+
+@dataclass(frozen=True)
+class _Failure:
+    type: str
+    message: str
+    operator: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class _Response:
+    """What the function returned, as JSON has it, or why it did not."""
+
+    value: Any = None
+    error: _Failure | None = None
+    peak_memory_mb: float | None = None
+    notes: tuple[str, ...] = ()
     unconfined: str = ""
 
 
@@ -143,9 +179,9 @@ def run_in_child(
     with scratch_folder(system_scratch()) as scratch:
         request, response, log = (scratch / n for n in ("request.json", "response.json", "log.txt"))
         folders = [scratch, *(path.resolve() for path in writes)]
-        allowed = {"writable": [str(path) for path in folders], "seconds": timeout_s} if is_confined else None
-        given = {"args": _plain(job.args), "kwargs": _plain(job.keywords)}
-        request.write_text(json.dumps({"target": target, **given, "confined": allowed}))
+        allowed = _Confinement(tuple(folders), timeout_s) if is_confined else None
+        asked = _Request(target, list(job.args), dict(job.keywords), allowed)
+        request.write_text(json.dumps(_plain(asked)))
         before, inherited = sandbox.prefix(folders) if is_confined else ([], dict(os.environ))
         # Its temporary files go with the scratch folder, however it ends.
         variables = {**_ENVIRONMENT, **inherited, "TMPDIR": str(scratch), **(environment or {})}
@@ -159,15 +195,31 @@ def run_in_child(
             if -code in _CRASHES:
                 raise errors.CrashError(message, signal.Signals(-code).name)
             raise errors.ConversionError(message)
-        answer = json.loads(response.read_text())
+        answer = _read_response(response, what)
     # Before an error is raised: notes of a child that failed are told, too.
-    for note in answer["notes"]:
+    for note in answer.notes:
         progress.note(note)
-    if "error" in answer:
-        raise _revived(answer["error"], what, advice)
-    # The child may have run a hostile file: what it answers is validated as any input is.
-    value = TypeAdapter(returns).validate_python(answer["value"])
-    return ChildRun(value, time.perf_counter() - began, answer["peak_memory_mb"], answer["unconfined"])
+    if answer.error is not None:
+        raise _revived(answer.error, what, advice)
+    value = _validated(returns, answer.value, what)
+    return ChildRun(value, time.perf_counter() - began, answer.peak_memory_mb, answer.unconfined)
+
+
+def _read_response(path: Path, what: str) -> _Response:
+    try:
+        document = json.loads(path.read_text())
+    except (ValueError, RecursionError) as e:  # of UTF-8, or of JSON
+        raise errors.ConversionError(f"{what}: {_NO_ANSWER}: {one_line(e)}") from e
+    response: _Response = _validated(_Response, document, what)
+    return response
+
+
+def _validated(kind: Any, value: Any, what: str) -> Any:
+    """The child may have run a hostile file: what it answers is validated as any input is."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as e:
+        raise errors.ConversionError(f"{what}: {_NO_ANSWER}: {one_line(e)}") from e
 
 
 def _plain(value: Any) -> Any:
@@ -236,17 +288,17 @@ def _cause_of_death(code: int, log: Path) -> str:
     return f"the child process ended with exit code {code} and no result{last}"
 
 
-def _revived(error: dict[str, str], what: str, advice: str) -> Exception:
-    if error["type"] in {"ModuleNotFoundError", "MissingLibraryError"}:
-        return errors.MissingLibraryError(f"{what}: {error['message'].partition(';')[0]}")
+def _revived(error: _Failure, what: str, advice: str) -> Exception:
+    if error.type in {"ModuleNotFoundError", "MissingLibraryError"}:
+        return errors.MissingLibraryError(f"{what}: {error.message.partition(';')[0]}")
     # The type comes as a name: nothing but our own errors is made of it.
-    kind = getattr(errors, error["type"], None)
+    kind = getattr(errors, error.type, None)
     if isinstance(kind, type) and issubclass(kind, errors.EdgewrightError):
-        return kind(error["message"])
-    at = f"operator {error['operator']} fails: " if error["operator"] else ""
+        return kind(error.message)
+    at = f"operator {error.operator} fails: " if error.operator else ""
     then = f"; {advice}" if advice else ""
-    failure = errors.ConversionError(f"{what}: {at}{error['type']}: {error['message']}{then}")
-    failure.add_note(error["traceback"])
+    failure = errors.ConversionError(f"{what}: {at}{error.type}: {error.message}{then}")
+    failure.add_note(error.traceback)
     return failure
 
 
@@ -269,13 +321,12 @@ def main(request: Path, response: Path) -> None:
     """The child's side: call the function that the request names, write what it returned or raised."""
     die_with_parent(signal.SIGKILL)
     forking.forbid()
-    asked = json.loads(request.read_text())
-    answer: dict[str, Any]
+    asked = TypeAdapter(_Request).validate_python(json.loads(request.read_text()))
     notes: list[str] = []
-    allowed, unconfined = asked["confined"], ""
-    if allowed is not None:
+    unconfined = ""
+    if asked.confined is not None:
         # Before `called` imports the target: what a library runs at its import is confined, too.
-        unconfined = sandbox.confine([Path(path) for path in allowed["writable"]], seconds=allowed["seconds"])
+        unconfined = sandbox.confine(list(asked.confined.writable), seconds=asked.confined.seconds)
 
     def heard(event: Event) -> None:
         if event.note:
@@ -283,21 +334,21 @@ def main(request: Path, response: Path) -> None:
 
     try:
         with progress.listening(heard):
-            value = called(asked["target"], asked["args"], asked["kwargs"])
-        answer = {"value": value, "peak_memory_mb": _peak_memory_mb()}
+            value = called(asked.target, asked.args, asked.kwargs)
+        answer = _Response(value, peak_memory_mb=_peak_memory_mb())
     except Exception as e:
         ours = isinstance(e, errors.EdgewrightError)
-        answer = {
-            "error": {
-                "type": type(e).__name__,
-                "message": str(e) if ours else one_line(e),
-                "operator": "" if ours else failing_operator(e),
-                "traceback": traceback.format_exc(),
-            }
-        }
+        answer = _Response(
+            error=_Failure(
+                type=type(e).__name__,
+                message=str(e) if ours else one_line(e),
+                operator="" if ours else failing_operator(e),
+                traceback=traceback.format_exc(),
+            )
+        )
     # A rename: a child that is killed while it writes leaves no response, which the parent takes for its death.
     staged = response.with_suffix(".part")
-    staged.write_text(json.dumps({**answer, "notes": notes, "unconfined": unconfined}))
+    staged.write_text(json.dumps(_plain(replace(answer, notes=tuple(notes), unconfined=unconfined))))
     staged.replace(response)
 
 

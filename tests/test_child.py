@@ -94,6 +94,30 @@ def test_our_errors_come_back_as_they_are() -> None:
         run_in_child(partial(refuse), what="trying")
 
 
+def forge(answer: str) -> None:
+    Path(sys.argv[2]).write_bytes(answer.encode("latin-1"))
+    os._exit(0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "no JSON",
+        "\xff",
+        "[" * 100_000,
+        "[]",
+        '{"notes": 3}',
+        '{"error": {"type": "X"}}',
+        '{"value": "of another type"}',
+    ],
+)
+def test_an_answer_that_no_child_gives_is_one_clear_line(answer: str) -> None:
+    """A hostile file that takes the child over writes what it likes."""
+    with pytest.raises(ConversionError, match=r"^trying: the child process answered something else: ") as caught:
+        run_in_child(partial(forge, answer), what="trying")
+    assert "\n" not in str(caught.value)
+
+
 def test_other_errors_become_one_line() -> None:
     with pytest.raises(ConversionError) as caught:
         run_in_child(partial(fail), what="converting")
