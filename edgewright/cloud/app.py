@@ -3,9 +3,10 @@
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -22,7 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 
 from edgewright.cloud.bodies import Bodies, Question, Sync, refusal_text
-from edgewright.cloud.database import Database, hashed
+from edgewright.cloud.database import Database, DeviceRecord, hashed
 from edgewright.cloud.offers import Offers
 from edgewright.cloud.rates import Bucket, Rates
 from edgewright.cloud.refreshed import Refreshed
@@ -31,6 +32,7 @@ from edgewright.failures import one_line
 from edgewright_runtime.bundle.manifest import MANIFEST_NAME
 from edgewright_runtime.bundle.opening import file_digest
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
+from edgewright_runtime.predict.cloud import CloudAnswer
 from edgewright_runtime.predict.predictor import Predictor
 
 __all__ = ["create_app"]
@@ -59,7 +61,7 @@ class _Served:
         self._versions = {name: file_digest(p.folder / MANIFEST_NAME)[:12] for name, p in self._models.items()}
         self._lock = Lock()
 
-    def answer(self, question: Question) -> dict[str, Any]:
+    def answer(self, question: Question) -> CloudAnswer:
         predictor = self._models.get(question.model)
         if predictor is None:
             raise HTTPException(
@@ -73,8 +75,7 @@ class _Served:
             raise HTTPException(422, refusal_text(e)) from e
         if len(scores) != 1:
             raise HTTPException(422, f"one row at a time, {len(scores)} were given")
-        version = self._versions[question.model]
-        return {"scores": scores.reshape(-1).tolist(), "model": question.model, "version": version}
+        return CloudAnswer(tuple(scores.reshape(-1).tolist()), question.model, self._versions[question.model])
 
 
 class _Callers:
@@ -182,7 +183,7 @@ def _sync_routes(
         counted["sync"] += 1
         counted["records"] += new
         counted["repeated"] += len(rows) - new
-        return JSONResponse({"confirmed": [key for key, _ in rows], "offer": offer})
+        return JSONResponse({"confirmed": [key for key, _ in rows], "offer": asdict(offer) if offer else None})
 
     return router
 
@@ -196,7 +197,7 @@ def _predict_routes(served: _Served, callers: _Callers, bodies: Bodies, counted:
         async with bodies.read(Question, request) as asked:
             answer = await run_in_threadpool(served.answer, asked)
         counted["predict"] += 1
-        return JSONResponse(answer)
+        return JSONResponse(asdict(answer))
 
     return router
 
@@ -206,8 +207,8 @@ def _operator_routes(database: Database, callers: _Callers, figures: _Figures) -
     router = APIRouter()
 
     @router.get("/v1/devices")
-    def devices(only: Annotated[str | None, Depends(callers.visible)]) -> list[dict[str, Any]]:
-        return [device.model_dump() for device in database.devices() if only is None or device.id == only]
+    def devices(only: Annotated[str | None, Depends(callers.visible)]) -> list[DeviceRecord]:
+        return [device for device in database.devices() if only is None or device.id == only]
 
     @router.get("/healthz")
     def health() -> JSONResponse:

@@ -8,6 +8,7 @@ import pytest
 
 from edgewright.cloud.offers import Offers
 from edgewright.cloud.refreshed import Refreshed
+from edgewright_runtime.predict.offline import Offer
 
 LONG_S = 10.0
 
@@ -63,11 +64,11 @@ def test_an_error_is_not_kept() -> None:
 def test_a_line_that_is_slow_to_read_keeps_no_other_line_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     begun, goes_on = threading.Event(), threading.Event()
 
-    def read(_: Offers, __: Any, line: str) -> dict[str, Any]:
+    def read(_: Offers, __: Any, line: str) -> Offer:
         if line == "slow.edge_device.stable":
             begun.set()
             assert goes_on.wait(LONG_S)
-        return {"line": line, "version": 1}
+        return Offer(line, 1)
 
     monkeypatch.setattr(Offers, "_read", read)
     offers = Offers("file:///unused", {}, every_s=0.0)
@@ -75,6 +76,6 @@ def test_a_line_that_is_slow_to_read_keeps_no_other_line_waiting(monkeypatch: py
         slow = pool.submit(offers.current, {"release": "slow.edge_device.stable.1"})
         assert begun.wait(LONG_S)
         quick = pool.submit(offers.current, {"release": "quick.edge_device.stable.1"})
-        assert quick.result(LONG_S / 2) == {"line": "quick.edge_device.stable", "version": 1}
+        assert quick.result(LONG_S / 2) == Offer("quick.edge_device.stable", 1)
         goes_on.set()
-        assert slow.result(LONG_S) == {"line": "slow.edge_device.stable", "version": 1}
+        assert slow.result(LONG_S) == Offer("slow.edge_device.stable", 1)
