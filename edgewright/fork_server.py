@@ -15,11 +15,10 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgewright import child, forking
 
@@ -57,7 +56,7 @@ def _serve(control: socket.socket) -> None:
                         _tell(asker, refusal.encode())
                         asker.close()
                         continue
-                    job = _fork(json.loads(message), asker, inherited_fds)
+                    job = _fork(forking.ForkJob(**json.loads(message)), asker, inherited_fds)
                     jobs[job.watch] = job
                     selector.register(job.watch, selectors.EVENT_READ)
                     selector.register(job.asker, selectors.EVENT_READ, job)
@@ -113,7 +112,7 @@ def _tell(asker: socket.socket, message: bytes) -> None:
         asker.send(message)
 
 
-def _fork(job: Mapping[str, Any], asker: socket.socket, inherited_fds: set[int]) -> _Job:
+def _fork(job: forking.ForkJob, asker: socket.socket, inherited_fds: set[int]) -> _Job:
     server = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -134,22 +133,22 @@ def _fork(job: Mapping[str, Any], asker: socket.socket, inherited_fds: set[int])
     return _Job(pid, os.pidfd_open(pid), asker)
 
 
-def _become(job: Mapping[str, Any], server: int, inherited_fds: set[int]) -> int:
+def _become(job: forking.ForkJob, server: int, inherited_fds: set[int]) -> int:
     """The child: as a fresh interpreter with ``job``'s environment would be, but for what is imported."""
     child.die_with_parent(signal.SIGKILL)
     # The server may have ended between the fork and the call above: no signal comes then.
     if os.getppid() != server:
         return 1
-    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
     for descriptor in _descriptors() - inherited_fds - {0, 1, 2}:  # the server's own: a job must not ask for jobs
         os.close(descriptor)
     # The server ignores it, and a fork inherits that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.chdir(job["folder"])
+    os.chdir(job.folder)
     os.environ.clear()
-    os.environ.update(job["environment"])
+    os.environ.update(job.environment)
     # An import may have looked it up in the server's environment; TMPDIR is the job's own.
     tempfile.tempdir = None
     # Else every fork of one server would draw the same numbers.
@@ -157,7 +156,7 @@ def _become(job: Mapping[str, Any], server: int, inherited_fds: set[int]) -> int
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
         _give_back_threads()
-    child.main(Path(job["request"]), Path(job["response"]))
+    child.main(Path(job.request), Path(job.response))
     return 0
 
 

@@ -25,6 +25,7 @@ from typing import Any
 __all__ = [
     "MESSAGE_BYTES",
     "STARTED",
+    "ForkJob",
     "Frameworks",
     "ServerLostError",
     "forbid",
@@ -82,6 +83,17 @@ _MOST_SERVERS = 6
 _IMPORT_TIMEOUT_S = 300.0  # the slowest takes half a minute without bytecode, on two busy cores
 MESSAGE_BYTES = 1 << 20
 STARTED = b"started"
+
+
+@dataclass(frozen=True)
+class ForkJob:
+    """What a server is sent for a job: its files as `edgewright.child` names them, its folder and its environment."""
+
+    request: str
+    response: str
+    log: str
+    folder: str
+    environment: dict[str, str]
 
 
 class ServerLostError(Exception):
@@ -192,15 +204,14 @@ def run_forked(
         ServerLostError: nothing was started, and an interpreter of its own may be.
     """
     server = _pool.server(frameworks, environment)
-    job = {"request": str(request), "response": str(response), "log": str(log), "environment": dict(environment),
-           "folder": str(Path.cwd())}  # fmt: skip
+    job = ForkJob(str(request), str(response), str(log), folder=str(Path.cwd()), environment=dict(environment))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         # A socket for each job: where either side closes it, or dies, the other knows that the job is over.
         with ours:
             try:
                 with theirs:
-                    socket.send_fds(server.control, [json.dumps(job).encode()], [theirs.fileno()])
+                    socket.send_fds(server.control, [json.dumps(vars(job)).encode()], [theirs.fileno()])
                 # The server holds the only copy of `theirs` left: where it dies, nothing is received, at once.
                 ours.settimeout(_IMPORT_TIMEOUT_S)
                 begun = ours.recv(MESSAGE_BYTES)

@@ -6,7 +6,6 @@ takes updates, and goes back from one that does not do well. Neither raises beca
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -202,7 +201,7 @@ class Device:
         self.flush()
         # Windows that no tick has judged are kept, not lost: the next process sends them.
         for window in self.windows:
-            self._log.add({"kind": "telemetry", **json.loads(window.to_line())})
+            self._log.add_window(window)
         self._active.lease.close()
         self.outbox.close()
 
@@ -213,7 +212,7 @@ class Device:
         for window in windows:
             if window.release == self._active.model.release:
                 self._trial.count(window, watch, self._level)
-            self._log.add({"kind": "telemetry", **json.loads(window.to_line())})
+            self._log.add_window(window)
         issues = watch.judge_machine(self._sensors.read())
         self._log.changes(issues, self._active.model.release)
         return issues

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from edgewright_runtime.errors import EdgeRuntimeError, RollbackError, ShortageError, TransportError
-from edgewright_runtime.health.event_log import EventLog
+from edgewright_runtime.health.event_log import Event, EventLog
 from edgewright_runtime.predict.offline import Offer
 from edgewright_runtime.settings import Settings
 from edgewright_runtime.update.installation import Installation
@@ -56,8 +57,8 @@ class UpdatePolling:
             # A network that is down, or a release that was given up before, is no event worth a record.
             if not isinstance(e, (RollbackError, TransportError)) and reason != self._refused_for:
                 self._refused_for = reason  # told once, not at every tick for as long as it lasts
-                kind = "postponed" if isinstance(e, ShortageError) else "refused"
-                self._log.add({"kind": kind, "channel": self._settings.channel, "reason": reason})
+                kind: Literal["postponed", "refused"] = "postponed" if isinstance(e, ShortageError) else "refused"
+                self._log.add(Event(kind, channel=self._settings.channel, reason=reason))
             return None
         self._refused_for = None
         return outcome if outcome.status == "installed" else None

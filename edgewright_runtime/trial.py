@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from edgewright_runtime.errors import BackendUnavailableError, EdgeRuntimeError, IntegrityError
-from edgewright_runtime.health.event_log import EventLog
+from edgewright_runtime.health.event_log import Event, EventLog
 from edgewright_runtime.health.telemetry import TelemetryRecord
 from edgewright_runtime.health.watch import Issue, Watch
 from edgewright_runtime.settings import Settings
@@ -78,21 +78,21 @@ class Trial:
             # recover() moves the pointer: not while an update is at work.
             with self._installation.exclusive():
                 self._installation.recover()
-            self._log.add({"kind": "rollback", "release": name, "reason": str(e)})
+            self._log.add(Event("rollback", release=name, reason=str(e)))
 
     def count_start(self) -> None:
         """Count a start; a release that never lived long enough to be judged has ended its process each time."""
         try:
             starts = self._installation.count_trial_start()
         except OSError as e:  # a full disk must not keep the device from answering
-            self._log.add({"kind": "trial_not_counted", "reason": str(e)})
+            self._log.add(Event("trial_not_counted", reason=str(e)))
             return
         if starts is None or starts <= self._settings.most_trial_starts:
             return
         try:
             self.go_back(f"it ended its process {starts - 1} times before it could be judged")
         except (EdgeRuntimeError, OSError) as e:  # none before it, a full disk, another process at work
-            self._log.add({"kind": "rollback_failed", "reason": str(e)})
+            self._log.add(Event("rollback_failed", reason=str(e)))
 
     def discount_start(self) -> None:
         """A start that ends for want of memory or descriptors says nothing of the release on trial."""
@@ -112,7 +112,7 @@ class Trial:
         with self._installation.exclusive():
             self._installation.rollback(take_again=take_again)
         if given_up is not None:
-            self._log.add({"kind": "rollback", "release": given_up.name, "reason": reason})
+            self._log.add(Event("rollback", release=given_up.name, reason=reason))
 
     def try_later(self, name: str | None, error: EdgeRuntimeError) -> None:
         """A release that was given up for want of memory or a runtime is not fetched again at the very next round."""

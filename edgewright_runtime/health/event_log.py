@@ -1,14 +1,27 @@
-"""What a device tells of itself: its windows, and issues when they begin, grow or end."""
+"""What a device tells of itself: its windows, what becomes of releases, and issues when they begin, grow or end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from edgewright_runtime.health.outbox import Outbox, OutboxError
+from edgewright_runtime.health.telemetry import TelemetryRecord
 from edgewright_runtime.health.watch import Issue
 
-__all__ = ["EventLog"]
+__all__ = ["Event", "EventLog"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened, to which release or in which channel, and why."""
+
+    kind: Literal["postponed", "refused", "rollback", "rollback_failed", "trial_not_counted"]
+    release: str | None = None
+    channel: str | None = None
+    reason: str = ""
 
 
 class EventLog:
@@ -20,8 +33,16 @@ class EventLog:
         self._standing: dict[str, Issue] = {}
         self.not_logged = 0
 
-    def add(self, content: dict[str, Any]) -> None:
-        """Keep an event; a full disk is no error here."""
+    def add(self, event: Event) -> None:
+        """Keep an event."""
+        self._keep({name: value for name, value in vars(event).items() if value is not None})
+
+    def add_window(self, window: TelemetryRecord) -> None:
+        """Keep what a window counted."""
+        self._keep({"kind": "telemetry", **json.loads(window.to_line())})
+
+    def _keep(self, content: Mapping[str, Any]) -> None:
+        """A full disk is no error here."""
         try:
             self._outbox.add({"time_s": self._clock(), **content})
         except OutboxError:
@@ -41,4 +62,4 @@ class EventLog:
 
     def _add_issue(self, issue: Issue, severity: str, release: str) -> None:
         fields = {"issue": issue.kind, "severity": severity, "value": issue.value, "limit": issue.limit}
-        self.add({"kind": "issue", "release": release, **fields})
+        self._keep({"kind": "issue", "release": release, **fields})
