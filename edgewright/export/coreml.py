@@ -65,7 +65,7 @@ def convert(
     from edgewright.export.coreml_graph import graph_for_coreml
     from edgewright.export.coreml_operators import convert_exactly
     from edgewright.export.graph_input import example_inputs
-    from edgewright.export.softmax_masks import bound_masks
+    from edgewright.export.masks import bound_masks
     from edgewright.intake import torch_graph
     from edgewright.optimize.fuse import fuse
 

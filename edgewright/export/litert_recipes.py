@@ -11,8 +11,8 @@ from edgewright.artifact import Precision
 from edgewright.export import tflite
 from edgewright.export.int8 import Int8
 from edgewright.export.magnitudes import steps_to_magnitudes
+from edgewright.export.masks import masking_operators
 from edgewright.export.scaling import ScalingNode, feature_scaling
-from edgewright.export.softmax_masks import masking_operators
 from edgewright.export.weight_match import weights_of_layers
 from edgewright.export.whole_numbers import steps_to_whole_numbers
 

@@ -23,6 +23,7 @@ from edgewright.errors import UnsupportedError
 from edgewright.export import onnx_file
 from edgewright.export.calibration import CalibrationRows
 from edgewright.export.int8 import Int8
+from edgewright.export.masks import masking_nodes
 from edgewright.export.onnx_quantizable import (
     CHANNELS_OPSET,
     opset_of,
@@ -33,7 +34,6 @@ from edgewright.export.onnx_quantizable import (
 from edgewright.export.pair_sums import largest_pair_sum
 from edgewright.export.refusal import unsupported_precision
 from edgewright.export.scaling import feature_scaling
-from edgewright.export.softmax_masks import masking_nodes
 from edgewright.export.weight_match import learnt_ranges, weights_of_layers
 from edgewright.failures import one_line
 from edgewright.optimize.ranges import streamed_ranges

@@ -13,8 +13,8 @@ import onnxruntime
 from edgewright.artifact import Precision
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import onnx_file
+from edgewright.export.masks import masking_nodes
 from edgewright.export.refusal import other_ways, unsupported_precision
-from edgewright.export.softmax_masks import masking_nodes
 from edgewright.profile import InstructionSet
 from edgewright_runtime.bundle.manifest import TensorSpec
 

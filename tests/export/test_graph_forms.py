@@ -14,11 +14,11 @@ from edgewright.artifact import Format
 from edgewright.errors import UnsupportedError
 from edgewright.export.coreml_graph import graph_for_coreml
 from edgewright.export.litert_graph import graph_for_litert
+from edgewright.export.masks import BOUND, bound_masks
 from edgewright.export.number_forms import NUMBER_FORMS, STABLE_ORDERS
 from edgewright.export.own_outputs import with_own_outputs
 from edgewright.export.resize_forms import RESIZE_FORMS
 from edgewright.export.runs import outputs_of
-from edgewright.export.softmax_masks import BOUND, bound_masks
 from edgewright.export.special_functions import SPECIAL_FUNCTIONS
 from edgewright.export.static_graph import static_graph
 
@@ -55,11 +55,11 @@ def test_a_mask_of_whole_numbers_is_bounded(function) -> None:
     x = torch.randn(2, 4)
     graph = graph_of(function, x)
     expected = graph(x)
-    assert bound_masks(graph) == f"masks of -1e+09 became {BOUND:g}: half precision has nothing below -65504"
+    assert bound_masks(graph) == f"masks of -1e+09 became {-BOUND:g}: half precision has nothing beyond 65504"
     nodes = list(graph.graph.nodes)
     constants = [getattr(graph, node.target) for node in nodes if node.op == "get_attr" and node.users]
     constants += [n for node in nodes for n in node.args if isinstance(n, (int, float))]
-    assert min(float(torch.as_tensor(c).min()) for c in constants) == BOUND
+    assert min(float(torch.as_tensor(c).min()) for c in constants) == -BOUND
     torch.testing.assert_close(graph(x), expected)
 
 
