@@ -19,7 +19,7 @@ from edgewright.export.pooling_forms import has_own_divisor, is_ceiling, tells_p
 from edgewright.export.real_pairs import with_real_pairs
 from edgewright.export.refusal import other_ways
 from edgewright.export.resize_forms import has_other_scale, is_uneven_nearest
-from edgewright.export.scatter_forms import SCATTER_FORMS, is_summing_scatter
+from edgewright.export.scatter_forms import SCATTER_FORMS, has_scatter_form
 from edgewright.export.static_graph import NodeValues, static_graph
 from edgewright.intake.module_paths import free_name
 
@@ -80,7 +80,7 @@ def graph_for_litert(
             return False
         if has_own_divisor(node) or is_ceiling(node) or has_factor(node) or tells_places(node):
             return False
-        if has_other_scale(node, values) or is_uneven_nearest(node, values) or is_summing_scatter(node, values):
+        if has_other_scale(node, values) or is_uneven_nearest(node, values) or has_scatter_form(node, values):
             return False
         return stem not in _NOT_TAKEN and stem not in refused
 
