@@ -116,6 +116,14 @@ def resized():
     return scored(i, L.Concatenate()([h, larger]), images(12, 10, 3))
 
 
+def odd_sizes_resized():
+    """7 times the 31/7 of float32 is less than 31, 12 times its 17/12 less than 17 where it is not rounded."""
+    i = L.Input((7, 12, 3))
+    parts = [L.Resizing(31, 17, interpolation=way)(i) for way in ("bilinear", "nearest")]
+    less = [L.Flatten()(L.Resizing(5, 7, interpolation=way)(i)) for way in ("bilinear", "nearest")]
+    return scored(i, L.Concatenate()([L.Flatten()(L.Conv2D(4, 3)(L.Concatenate()(parts))), *less]), images(7, 12, 3))
+
+
 def smaller():
     i = L.Input((12, 10, 3))
     resizing = L.Resizing(17, 6, interpolation="bicubic", name="smaller")

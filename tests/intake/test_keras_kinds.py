@@ -29,6 +29,7 @@ KINDS = (
     "named",
     "pixels",
     "resized",
+    "odd_sizes_resized",
     "attention",
     "volumes",
     "small_numbers",
@@ -131,8 +132,10 @@ def test_masked_steps_are_written_out_with_each_weight_once(others, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("platform", list(Platform))
-def test_every_way_of_resizing_comes_through(others, tmp_path, platform):
-    intake = taken(others, "resized.keras", tmp_path)
+@pytest.mark.parametrize("name", ["resized", "odd_sizes_resized"])
+def test_every_way_of_resizing_comes_through(others, tmp_path, name, platform):
+    intake = taken(others, f"{name}.keras", tmp_path)
+    assert intake.model.graph_refusal is None
     export(intake.model, intake.dataset, platform, Precision.FLOAT32, Store(tmp_path / "store"))
 
 

@@ -111,6 +111,24 @@ def test_resizing_means_what_onnx_means(mode, transform, scale):
     assert_as_onnx_runtime(model_of([node], ["n", 2, 6, 5], constants), (1, 2, 6, 5), (3, 2, 6, 5))
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("transform", ["half_pixel", "asymmetric"])
+@pytest.mark.parametrize(("length", "goal"), [(12, 17), (13, 5), (6, 31)])
+def test_a_size_by_a_scale_in_float32_is_that_of_onnx_runtime(mode, transform, length, goal):
+    node = helper.make_node("Resize", ["x", "", "scales"], ["y"], mode=mode, coordinate_transformation_mode=transform)
+    constants = {"scales": np.array([1, 1, goal / length, 1], np.float32)}
+    assert_as_onnx_runtime(model_of([node], ["n", 2, length, 3], constants), (2, 2, length, 3))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_nearest_as_tensorflow_has_it_is_that_of_onnx_runtime():
+    """The mode that tf2onnx writes, which ONNX has dropped and ONNX Runtime still reads."""
+    settings = {"coordinate_transformation_mode": "tf_half_pixel_for_nn", "nearest_mode": "floor", "mode": "nearest"}
+    node = helper.make_node("Resize", ["x", "region", "scales"], ["y"], **settings)
+    constants = {"scales": np.array([1, 1, 1.5, 17 / 12], np.float32), "region": np.array([], np.float32)}
+    assert_as_onnx_runtime(model_of([node], ["n", 2, 6, 12], constants, opset=12), (2, 2, 6, 12))
+
+
 def test_softmax_of_an_old_opset_flattens_first():
     model = model_of([helper.make_node("Softmax", ["x"], ["y"], axis=1)], ["n", 3, 4], opset=11)
     assert_as_onnx_runtime(model, (2, 3, 4))
