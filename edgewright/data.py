@@ -73,9 +73,10 @@ class DataSpec(Value):
 
     Arrays are ``x_train``, ``y_train``, ``x_test``, ``y_test``, or ``x``, ``y`` (then split by ``seed``); an input
     of several tensors has one array each, ``x_test.<input name>``; an input that is a single number is fixed at what
-    stands there. ``(raw - mean) * scale`` is applied on the way in and travels in the manifest, so that the device
-    does it too. A table is read as ``pandas.read_csv`` reads it, with ``keep_default_na``, ``na_values`` and
-    ``dtypes`` (its ``dtype``) as given here: as the model's training read it.
+    stands there. ``(raw - mean) * scale`` is applied to real inputs on the way in and travels in the manifest, so that
+    the device does it too; whole numbers, such as token ids, go in as they are. A table is read as ``pandas.read_csv``
+    reads it, with ``keep_default_na``, ``na_values`` and ``dtypes`` (its ``dtype``) as given here: as the model's
+    training read it.
     """
 
     path: Path

@@ -59,8 +59,10 @@ def read_arrays(
     """The arrays of a file as the model's inputs; ``meaning`` says what the answers are to the model.
 
     Raises:
-        InputError: unreadable, an array is missing, lengths or shapes do not fit, NaN, answers that do not fit.
+        InputError: unreadable, an array is missing, lengths or shapes do not fit, NaN, answers that do not fit, a scale
+            that no input takes.
     """
+    _refuse_idle_scale(spec, inputs)
     with open_arrays(spec.path) as file:
         names = set(file.files)
         # `x_test`, or `x_test.NAME` for each of several inputs.
@@ -222,7 +224,7 @@ def _array(file: Npz, path: Path, name: str, kinds: str = "fiub") -> NDArray[Any
 
 
 def _fitted(part: _Part, tensor: TensorSpec, spec: DataSpec, notes: list[str], *, accepts_nan: bool) -> Any:
-    """``(raw - mean) * scale`` in the input's shape and dtype."""
+    """The rows in the input's shape and dtype, ``(raw - mean) * scale`` where that is real."""
     raw, wanted = part.x[tensor.name], tensor.shape[1:]
     is_given = any(name in spec.shapes for name in data_names(tensor.name))
     if is_given and raw.shape[1:] != wanted and _reaches(raw.shape[1:], wanted):
@@ -246,11 +248,13 @@ def _fitted(part: _Part, tensor: TensorSpec, spec: DataSpec, notes: list[str], *
     rows = raw.reshape(len(raw), *wanted)
     cast, lost = _cast(rows, tensor, spec)
     if lost:
-        scaled = f" with scale {spec.scale:g} and mean {spec.mean:g}" if _is_scaled(spec) else ""
+        has_scale = _is_real(tensor) and _is_scaled(spec)
+        scaled = f" with scale {spec.scale:g} and mean {spec.mean:g}" if has_scale else ""
         allowed = {"f": "finite numbers", "b": "0 and 1"}.get(cast.dtype.kind, "whole numbers")
+        other = ", or another scale and mean" if _is_real(tensor) else ""
         raise InputError(
             f"{part.path}: row {lost[0]} of '{part.name}' for input '{tensor.name}' holds {rows[lost]:g}, which "
-            f"{tensor.dtype} cannot hold{scaled}: give {allowed} in its range, or another scale and mean"
+            f"{tensor.dtype} cannot hold{scaled}: give {allowed} in its range{other}"
         )
     return cast
 
@@ -262,22 +266,31 @@ def _reaches(given: Sequence[int], wanted: Sequence[int]) -> bool:
 def _cast(rows: NDArray[Any], tensor: TensorSpec, spec: DataSpec) -> tuple[NDArray[Any], tuple[int, ...]]:
     """``(rows - mean) * scale`` in the input's dtype, and the first place that it cannot hold; () where there is none.
 
-    No value is cut, wrapped round or made infinite.
+    No value is cut, wrapped round or made infinite. Whole numbers, such as token ids, are not scaled.
     """
-    # As on the device: float32, but for an input of float64. Whole numbers need more than its 24 bits.
-    wide = np.dtype(np.float32 if tensor.dtype in {"float16", "float32"} else np.float64).type
     scaled = rows
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found below
-        if _is_scaled(spec):
+        if _is_real(tensor) and _is_scaled(spec):
+            # As on the device: float32, but for an input of float64.
+            wide = np.dtype(np.float64 if tensor.dtype == "float64" else np.float32).type
             scaled = (rows.astype(wide) - wide(spec.mean)) * wide(spec.scale)
-            if np.dtype(tensor.dtype).kind in "iu":
-                # 49 times 1/49 is not quite 1.
-                nearest = np.rint(scaled)
-                scaled = np.where(np.abs(scaled - nearest) <= 4 * np.spacing(np.abs(nearest)), nearest, scaled)
         cast = scaled.astype(tensor.dtype)
     # By the round trip: a fraction, a value out of range and NaN all come back as another number.
     lost = np.isfinite(rows) & ~np.isfinite(cast) if cast.dtype.kind == "f" else cast != scaled
     return cast, tuple(int(i) for i in np.argwhere(lost)[0]) if lost.any() else ()
+
+
+def _refuse_idle_scale(spec: DataSpec, inputs: Sequence[TensorSpec]) -> None:
+    if _is_scaled(spec) and not any(map(_is_real, inputs)):
+        kinds = ", ".join(f"'{tensor.name}' ({tensor.dtype})" for tensor in inputs)
+        raise InputError(
+            f"{spec.path}: scale {spec.scale:g} and mean {spec.mean:g} are for real inputs, and the model has {kinds}: "
+            "give whole numbers as the model takes them, and leave scale and mean out"
+        )
+
+
+def _is_real(tensor: TensorSpec) -> bool:
+    return tensor.dtype.startswith("float")
 
 
 def _is_scaled(spec: DataSpec) -> bool:

@@ -11,7 +11,8 @@ from edgewright.errors import InputError
 from edgewright.intake.answers import Answers
 from edgewright.intake.arrays import read_arrays
 from edgewright.intake.tables import read_table
-from edgewright_runtime.bundle.manifest import TensorSpec
+from edgewright_runtime.bundle.manifest import Preprocessing, TensorSpec
+from edgewright_runtime.predict.encoding import encode
 
 
 def read(folder, rows, dtype, **spec):
@@ -40,11 +41,6 @@ def test_what_an_input_cannot_hold_is_refused(value, dtype, said, tmp_path):
         read(tmp_path, rows, dtype)
 
 
-def test_a_scale_that_leaves_fractions_is_refused_for_whole_numbers(tmp_path):
-    with pytest.raises(InputError, match=r"holds 1, which int64 cannot hold with scale 0.5 .* another scale"):
-        read(tmp_path, [[1]] * 20, "int64", scale=0.5)
-
-
 def test_what_a_scale_makes_infinite_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"row 0 of 'x' .* holds 1e\+38, which float32 cannot hold with scale 100 "):
         read(tmp_path, [[1e38]] * 20, "float32", scale=100)
@@ -55,15 +51,29 @@ def test_what_is_infinite_already_stays_so(dtype, tmp_path):
     assert np.isinf(read(tmp_path, [[np.inf]] * 20, dtype)).all()
 
 
-def test_large_whole_numbers_keep_their_digits_when_scaled(tmp_path):
+def test_large_whole_numbers_keep_their_digits(tmp_path):
     """As float32 2^24 + 1 is 2^24."""
-    assert read(tmp_path, [[2**24 + 1]] * 20, "int64", mean=1).tolist() == [2**24] * 20
+    assert read(tmp_path, [[2**24 + 1]] * 20, "int64").tolist() == [2**24 + 1] * 20
 
 
-@pytest.mark.parametrize("size", [7, 49, 187, 399])
-def test_a_scale_that_is_whole_but_for_rounding_is_taken(size, tmp_path):
-    rows = [[size * n] for n in range(20)]
-    assert read(tmp_path, rows, "int64", scale=1 / size).tolist() == [*range(20)]
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
+@pytest.mark.parametrize("choice", [{"scale": 2.0}, {"mean": 1.0}])
+def test_a_scale_that_no_input_takes_is_refused(dtype, choice, tmp_path):
+    with pytest.raises(InputError, match=rf"are for real inputs, and the model has 'ids' \({dtype}\): .* leave scale"):
+        read(tmp_path, [[1]] * 20, dtype, **choice)
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8", "bool", "float64"])
+def test_inputs_of_several_kinds_are_scaled_as_on_the_device(kind, tmp_path):
+    raw = {"image": np.arange(40, dtype=np.uint8).reshape(20, 2), "ids": np.arange(20).reshape(20, 1) % 2}
+    np.savez(tmp_path / "data.npz", **{f"x.{name}": rows for name, rows in raw.items()}, y=np.zeros(20, np.int64))
+    inputs = (TensorSpec("image", (-1, 2), "float32"), TensorSpec("ids", (-1, 1), kind))
+    spec = DataSpec(path=tmp_path / "data.npz", scale=1 / 3, mean=0.5)
+    taken = read_arrays(spec, inputs, lambda y: Answers(y, None))
+    on_device = encode(raw, inputs, Preprocessing(scale=spec.scale, mean=spec.mean))
+    for name, rows in on_device.items():
+        np.testing.assert_array_equal(taken.inputs[name], rows)
+        assert taken.inputs[name].dtype == rows.dtype
 
 
 def test_numbers_as_flags_are_taken(tmp_path):
