@@ -1,4 +1,5 @@
-"""How skl2onnx converts the transformers that stand in a model for others here. Runs in a child process.
+"""How skl2onnx converts the transformers that stand in a model for others here, and those that it converts to what
+scikit-learn does not compute. Runs in a child process.
 
 The operators are those that the importer knows, and ONNX Runtime in every version: LabelEncoder from number to number,
 Equal, Concat, Gather.
@@ -24,6 +25,7 @@ _ML = "ai.onnx.ml"
 def register_own_converters() -> None:
     """Make them known to skl2onnx; again is harmless."""
     from skl2onnx import update_registered_converter
+    from sklearn.preprocessing import Normalizer
 
     for kind, width, convert in (
         (Tabulated, lambda step: sum(table.width for table in step.tables), _tabulated),
@@ -32,6 +34,9 @@ def register_own_converters() -> None:
         *((kind, lambda step: step.width, _written) for kind in (Filled, Picked, Powers, Splined)),
     ):
         update_registered_converter(kind, f"Edgewright{kind.__name__}", _shape(width), convert, overwrite=True)
+    update_registered_converter(
+        Normalizer, "EdgewrightNormalizer", _shape(lambda step: None), _normalized, overwrite=True
+    )
 
 
 def _shape(width: Any) -> Any:
@@ -79,6 +84,19 @@ def _elementwise(scope: Any, operator: Any, container: Any) -> None:
 def _written(scope: Any, operator: Any, container: Any) -> None:
     nodes = _Nodes(scope, container)
     nodes.end(operator.raw_operator.written(nodes, operator.inputs[0].full_name), operator)
+
+
+def _normalized(scope: Any, operator: Any, container: Any) -> None:
+    """Rows over their norm. ONNX takes the largest number for it, scikit-learn the largest in size."""
+    nodes, rows, norm = _Nodes(scope, container), operator.inputs[0].full_name, operator.raw_operator.norm
+    if norm != "max":
+        nodes.end(nodes.call("Normalizer", rows, domain=_ML, norm=norm.upper()), operator)
+        return
+    size = nodes.call("ReduceMax", nodes.call("Abs", rows), nodes.constant([1], np.int64), keepdims=1)
+    # A row of zeros stays.
+    is_zero = nodes.call("Equal", size, nodes.constant(0.0))
+    divisor = nodes.call("Where", is_zero, nodes.constant(1.0), size)
+    nodes.end(nodes.call("Div", rows, divisor), operator)
 
 
 def _tabulated(scope: Any, operator: Any, container: Any) -> None:

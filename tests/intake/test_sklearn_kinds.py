@@ -101,7 +101,15 @@ CLASSIFIERS = {
     "bagging": BaggingClassifier(n_estimators=3, random_state=0),
     "discriminant": LinearDiscriminantAnalysis(),
     "pca, polynomial": scaled(PCA(4), PolynomialFeatures(2), logistic()),
-    "robust, normalized": make_pipeline(RobustScaler(), Normalizer(), logistic()),
+    **{
+        f"robust, normalized by {norm}": make_pipeline(RobustScaler(), Normalizer(norm), logistic())
+        for norm in ("l1", "l2", "max")
+    },
+    "normalized parts": make_pipeline(
+        StandardScaler(),
+        ColumnTransformer([("a", Normalizer("max"), [0, 3, 2]), ("b", Normalizer("l1"), slice(4, 9))]),
+        logistic(),
+    ),
     "bins": make_pipeline(
         KBinsDiscretizer(4, encode="onehot-dense", quantile_method="averaged_inverted_cdf"), logistic()
     ),
