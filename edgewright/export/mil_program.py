@@ -14,6 +14,7 @@ import numpy as np
 
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import mlpackage
+from edgewright.export.packed_bits import unpacked
 from edgewright.failures import one_line
 
 __all__ = [
@@ -232,11 +233,9 @@ class _Reader:
 
 
 def _unpacked(raw: bytes, declared: Result) -> np.ndarray:
-    """Elements of less than a byte, packed from the least significant bit of each byte upward."""
-    width = _PACKED[declared.dtype][1]
+    """Elements of less than a byte."""
     count = math.prod(declared.shape or ())
-    fields = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")[: count * width].reshape(count, width)
-    whole: np.ndarray = (fields << np.arange(width, dtype=np.uint8)).sum(1, dtype=np.uint8)
+    whole: np.ndarray = unpacked(np.frombuffer(raw, np.uint8), _PACKED[declared.dtype][1])[:count]
     if declared.dtype == "INT4":
         whole = (whole.astype(np.int8) ^ 8) - 8  # two's complement
     shaped: np.ndarray = whole.reshape(declared.shape or ())

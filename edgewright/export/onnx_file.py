@@ -1,14 +1,13 @@
 """The `.onnx` file itself: what it declares, and what must not stand in a file that leaves the workstation."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.export.declaration import Declared
@@ -17,6 +16,7 @@ from edgewright.export.scaling import ScalingNode
 from edgewright.export.small_constants import steps_from_lost_guards
 from edgewright.export.whole_numbers import steps_to_whole_numbers
 from edgewright.failures import one_line
+from edgewright.intake.onnx_tensors import graphs_of
 from edgewright_runtime.bundle.manifest import TensorSpec
 
 __all__ = [
@@ -24,8 +24,6 @@ __all__ = [
     "PAIR_SUM",
     "SCALES_NOTE",
     "SIGNED_ACTIVATIONS",
-    "array_of",
-    "graphs_of",
     "load",
     "name_nodes",
     "name_outputs",
@@ -56,7 +54,6 @@ _RUNTIME_OF_OPSET = {
 MASKS_NOTE = "edgewright.masks"  # written by `edgewright.export.onnx_runtime`
 PAIR_SUM = "edgewright.largest_pair_sum"  # written by `edgewright.export.onnx_int8`
 SCALES_NOTE = "edgewright.scales"  # likewise
-_GRAPH_ATTRIBUTES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _RUNTIME_OF_OPERATOR = {"MatMulNBits": "1.17"}
 _WHOLE = {getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)}
 _RUNTIME_OF_IR = {7: "1.7", 8: "1.10", 9: "1.15", 10: "1.18", 11: "1.23", 12: "1.24", 13: "1.24"}
@@ -78,15 +75,6 @@ def load(path: Path, *, with_data: bool = True) -> onnx.ModelProto:
     if not model.graph.node:
         raise InputError(f"{path}: not an ONNX model (no graph in it)")
     return model
-
-
-def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph, and those that its nodes hold, as the branches of an ``If``: they read its values by name."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in _GRAPH_ATTRIBUTES else ():
-                yield from graphs_of(inner)
 
 
 def require(path: Path, operators: set[str], refusal: UnsupportedError) -> None:
@@ -174,14 +162,12 @@ def name_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
 
 
 def _rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
-    for value in (*graph.output, *graph.value_info, *graph.initializer):
-        value.name = new.get(value.name, value.name)
-    for node in graph.node:
-        node.input[:] = [new.get(name, name) for name in node.input]
-        node.output[:] = [new.get(name, name) for name in node.output]
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in _GRAPH_ATTRIBUTES else ():
-                _rename(inner, new)
+    for inner in graphs_of(graph):
+        for value in (*inner.output, *inner.value_info, *inner.initializer):
+            value.name = new.get(value.name, value.name)
+        for node in inner.node:
+            node.input[:] = [new.get(name, name) for name in node.input]
+            node.output[:] = [new.get(name, name) for name in node.output]
 
 
 def untyped(model: onnx.ModelProto) -> str | None:
@@ -214,14 +200,10 @@ def _domains(graph: onnx.GraphProto) -> set[str]:
 
 
 def _strip_graph(graph: onnx.GraphProto) -> None:
-    _clear(graph)
-    for part in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        _clear(part)
-    for node in graph.node:
-        _clear(node)
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in _GRAPH_ATTRIBUTES else ():
-                _strip_graph(inner)
+    for inner in graphs_of(graph):
+        _clear(inner)
+        for part in (*inner.input, *inner.output, *inner.value_info, *inner.initializer, *inner.node):
+            _clear(part)
 
 
 def _clear(part: Any) -> None:
@@ -280,23 +262,6 @@ def _at_least(floors: dict[int, str], version: int) -> str:
     known = [v for v in floors if v >= version]
     # Newer than the table: the release here is the oldest that is known to load it.
     return floors[min(known)] if known else ".".join(metadata.version("onnxruntime").split(".")[:2])
-
-
-def array_of(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
-    """The numbers of a constant of a file.
-
-    Raises:
-        InputError: its type is unknown, or its numbers are fewer or more than its shape says.
-    """
-    try:
-        array: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
-    except (KeyError, ValueError, TypeError) as e:
-        shape, dtype = tuple(tensor.dims), tensor.data_type
-        raise InputError(
-            f"{path}: the tensor '{tensor.name}' cannot be read as type {dtype} of shape {shape}: {one_line(e, 200)};"
-            " export the model again"
-        ) from e
-    return array
 
 
 def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 
-from edgewright.export.onnx_file import graphs_of
+from edgewright.intake.onnx_tensors import graphs_of
 
 __all__ = ["CHANNELS_OPSET", "opset_of", "with_biases_by_channel", "with_channels", "with_names_for_copies"]
 

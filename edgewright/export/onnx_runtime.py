@@ -15,6 +15,7 @@ from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export import onnx_file
 from edgewright.export.masks import masking_nodes
 from edgewright.export.refusal import other_ways, unsupported_precision
+from edgewright.intake.onnx_tensors import graphs_of
 from edgewright.profile import InstructionSet
 from edgewright_runtime.bundle.manifest import TensorSpec
 
@@ -239,7 +240,7 @@ def _join_float32(model: onnx.ModelProto) -> None:
         for node in model.graph.node
         if node.op_type == "Cast" and node.name.endswith("_cast_to_fp32_node") and node.input[0] in narrowed
     }
-    graphs = list(onnx_file.graphs_of(model.graph))
+    graphs = list(graphs_of(model.graph))
     for node in (node for graph in graphs for node in graph.node):
         node.input[:] = [widened.get(name, name) for name in node.input]
     # What no node reads any more, in a branch neither, is dropped, so that it is not computed.

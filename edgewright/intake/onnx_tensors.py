@@ -6,7 +6,8 @@ tensors, which nothing else here reads, are written out.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import onnx
@@ -22,8 +23,8 @@ _MOST_BYTES = (1 << 31) - 1
 """What a message of protobuf can hold, which an ONNX model is."""
 
 
-def array_of(tensor: onnx.TensorProto) -> NDArray[np.generic]:
-    """The numbers of a tensor.
+def array_of(tensor: onnx.TensorProto, path: Path | None = None) -> NDArray[Any]:
+    """The numbers of a tensor, of the file at ``path`` where that is known.
 
     Raises:
         InputError: its type is none of ONNX, or its data are not as many as its shape says.
@@ -32,8 +33,8 @@ def array_of(tensor: onnx.TensorProto) -> NDArray[np.generic]:
         return np.asarray(numpy_helper.to_array(tensor))
     except (KeyError, TypeError, ValueError) as e:
         raise InputError(
-            f"damaged: tensor '{tensor.name}' of type {type_name(tensor.data_type)} and shape {list(tensor.dims)} "
-            f"cannot be read: {one_line(e, 120)}"
+            f"{f'{path}: ' if path else ''}damaged: the tensor '{tensor.name}' cannot be read as type "
+            f"{type_name(tensor.data_type)} of shape {list(tensor.dims)}: {one_line(e, 120)}; export the model again"
         ) from e
 
 
@@ -42,9 +43,15 @@ def type_name(number: int) -> str:
     return str(TensorProto.DataType.Name(number)) if number in TensorProto.DataType.values() else str(number)
 
 
-def graphs_of(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
-    """The model's graph and functions, and every graph inside them."""
-    waiting: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+@overload
+def graphs_of(part: onnx.GraphProto) -> Iterator[onnx.GraphProto]: ...
+@overload
+def graphs_of(part: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]: ...
+def graphs_of(part: onnx.ModelProto | onnx.GraphProto) -> Iterator[Any]:
+    """A model's graph and functions, or a graph, and every graph that nodes inside hold, as the branches of an ``If``,
+    which read the values around them by name."""
+    # No recursion: how deep graphs lie in each other is the file's choice.
+    waiting: list[Any] = [part] if isinstance(part, onnx.GraphProto) else [part.graph, *part.functions]
     while waiting:
         graph = waiting.pop()
         yield graph

@@ -175,7 +175,7 @@ def test_a_tensor_without_data_or_of_no_type_is_refused(tmp_path, spec, kind, wa
     model = network(*([] if way == "initializer" else [node]), helper.make_node("Add", ["flat", "w"], ["y"]))
     model.graph.initializer.extend([tensor] if way == "initializer" else [])
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(InputError, match="damaged: tensor 'w'"):
+    with pytest.raises(InputError, match="damaged: the tensor 'w'"):
         OnnxSource(tmp_path / "m.onnx", spec)
 
 

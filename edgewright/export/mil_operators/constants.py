@@ -2,11 +2,11 @@
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from edgewright.export.mil_operators.arguments import Arguments
+from edgewright.export.packed_bits import unpacked
 
 __all__ = ["OPERATORS"]
 
@@ -27,14 +27,8 @@ def _affine_dequantize(a: Arguments) -> Tensor:
 
 
 def _bits(packed: Tensor, width: int, count: int) -> Tensor:
-    """`count` unsigned integers of `width` bits, packed from the least significant bit of each byte upward."""
-    # A field may lie across two bytes, so all are laid out in one row of bits; in bytes, of millions of them.
-    bits = np.unpackbits(packed.to(torch.uint8).reshape(-1).numpy(), bitorder="little")
-    fields = bits[: width * count].reshape(count, width)
-    whole = np.zeros(count, np.uint8)
-    for place in range(width):
-        whole |= fields[:, place] << place
-    return torch.from_numpy(whole)
+    """`count` unsigned integers of `width` bits."""
+    return torch.from_numpy(unpacked(packed.to(torch.uint8).reshape(-1).numpy(), width)[:count])
 
 
 def _lut_to_dense(a: Arguments) -> Tensor:

@@ -10,8 +10,10 @@ import onnx
 from numpy.typing import NDArray
 
 from edgewright.export import onnx_file
+from edgewright.export.packed_bits import unpacked
 from edgewright.export.readers.contents import Contents
 from edgewright.export.readers.tally import Tally
+from edgewright.intake.onnx_tensors import array_of, graphs_of
 
 __all__ = ["read"]
 
@@ -33,7 +35,7 @@ def read(path: Path) -> Contents:
     model = onnx_file.load(path)
     tally = Tally()
     operators: Counter[str] = Counter()
-    for graph in onnx_file.graphs_of(model.graph):
+    for graph in graphs_of(model.graph):
         _count_initializers(tally, graph, path)
         for node in graph.node:
             # ONNX's own operators without their domain, which is empty or `ai.onnx`; `ai.onnx.ml` stays as `ml`.
@@ -46,7 +48,7 @@ def read(path: Path) -> Contents:
 
 def _count_initializers(tally: Tally, graph: onnx.GraphProto, path: Path) -> None:
     # A weight may stand in the graph around the one that reads it.
-    nodes = [node for inner in onnx_file.graphs_of(graph) for node in inner.node]
+    nodes = [node for inner in graphs_of(graph) for node in inner.node]
     integer_weights = {
         node.input[place]
         for node in nodes
@@ -65,7 +67,7 @@ def _count_initializers(tally: Tally, graph: onnx.GraphProto, path: Path) -> Non
     for tensor in graph.initializer:
         if tensor.data_type == _STRINGS:
             continue
-        array = onnx_file.array_of(tensor, path)
+        array = array_of(tensor, path)
         if tensor.name in packed:
             _count_packed(tally, array, packed[tensor.name], held, path)
             continue
@@ -88,30 +90,22 @@ def _count_packed(
     """A weight of N outputs by K inputs, (N, blocks, bytes of a block): the last block of a row may reach beyond it."""
     settings = {a.name: a.i for a in node.attribute}
     bits, columns, rows = settings.get("bits", 4), settings["K"], settings["N"]
-    levels = _unpacked(array.reshape(rows, -1), bits)
+    levels = unpacked(array.reshape(rows, -1), bits)
     zero: Any = 1 << (bits - 1)  # by the operator's specification, where no zero points are given
     if len(node.input) > 3 and node.input[3] in held:
-        points = onnx_file.array_of(held[node.input[3]], path)
+        points = array_of(held[node.input[3]], path)
         blocks = -(-columns // settings["block_size"])
-        points = _unpacked(points.reshape(rows, -1), bits) if points.dtype == np.uint8 else points.reshape(rows, -1)
+        points = unpacked(points.reshape(rows, -1), bits) if points.dtype == np.uint8 else points.reshape(rows, -1)
         zero = points[:, :blocks].repeat(settings["block_size"], 1)[:, :columns]
     zeros = int((levels[:, :columns] == zero).sum())
     tally.add(f"uint{bits}", rows * columns, zeros, array.nbytes, is_weight=True)
-
-
-def _unpacked(rows: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Whole numbers of ``bits`` bits, the first in the lowest bits of its byte."""
-    fields = np.unpackbits(rows, axis=1, bitorder="little")
-    fields = fields[:, : fields.shape[1] // bits * bits].reshape(len(rows), -1, bits)
-    whole: NDArray[np.uint8] = (fields << np.arange(bits, dtype=np.uint8)).sum(2, dtype=np.uint8)
-    return whole
 
 
 def _count_attributes(tally: Tally, node: onnx.NodeProto, path: Path) -> None:
     """Classical models keep their numbers in attributes (``ai.onnx.ml``), Constant nodes their tensor."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type != _STRINGS:
-            array = onnx_file.array_of(attribute.t, path)
+            array = array_of(attribute.t, path)
             tally.add_array(array, is_weight=array.dtype.kind == "f")
         elif attribute.type == onnx.AttributeProto.FLOATS and node.domain == "ai.onnx.ml":
             zeros = sum(1 for value in attribute.floats if value == 0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgewright.errors import InputError
 from edgewright.export import tflite
+from edgewright.export.packed_bits import unpacked
 from edgewright.export.readers.contents import Contents
 from edgewright.export.readers.tally import Tally
 
@@ -55,9 +56,8 @@ def _count(tally: Tally, tensor: Any, data: np.ndarray, path: Path) -> None:
         tally.add(dtype, values.size, int((values == zero).sum()), data.nbytes, is_weight=is_weight)
     elif dtype in _PACKED:
         bits = _PACKED[dtype]
-        # The first element in the lowest bits of its byte; the last byte may have room for more than there are.
-        places = [(data >> shift) & ((1 << bits) - 1) for shift in range(0, 8, bits)]
-        values = np.stack(places, 1).reshape(-1)[: None if tensor.shape is None else math.prod(map(int, tensor.shape))]
+        # The last byte may have room for more than there are.
+        values = unpacked(data, bits)[: None if tensor.shape is None else math.prod(map(int, tensor.shape))]
         zeros = int((values == zero % (1 << bits)).sum())  # a negative number by its two's complement
         tally.add(dtype, values.size, zeros, data.nbytes, is_weight=is_weight)
     else:
