@@ -41,14 +41,29 @@ def place(module: nn.Module, path: str, thing: nn.Module | torch.Tensor) -> None
 
 def free_name(module: nn.Module, path: str) -> str:
     """The path, or the first of ``path_1``, ``path_2``, … at which nothing is."""
+    path = _passable(module, path)
     return next(name for name in chain([path], (f"{path}_{n}" for n in count(1))) if not _taken(module, name))
 
 
 def free_place(module: nn.Module, path: str) -> str:
     """The same for a tensor: of a module's tensors all go to ``module_1``, so that it may become a layer."""
+    path = _passable(module, path)
     owner, _, leaf = path.rpartition(".")
     places = (f"{owner}_{n}.{leaf}" if owner else f"{leaf}_{n}" for n in count(1))
     return next(place for place in chain([path], places) if not _taken(module, place))
+
+
+def _passable(module: nn.Module, path: str) -> str:
+    """The path with another name for what is on the way and no module: two names of a source may become one ("a+b.c"
+    with a parameter "a_b" beside it)."""
+    *owners, leaf = path.split(".")
+    passed, inner = list[str](), module
+    for owner in owners:
+        names = chain([owner], (f"{owner}_{n}" for n in count(1)))
+        name = next(n for n in names if isinstance(getattr(inner, n, inner), nn.Module))
+        # Where nothing is yet, an empty module stands for it: nothing is on the rest of the way.
+        passed, inner = [*passed, name], getattr(inner, name, nn.Module())
+    return ".".join([*passed, leaf])
 
 
 def _taken(module: nn.Module, path: str) -> bool:

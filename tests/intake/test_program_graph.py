@@ -87,6 +87,41 @@ def test_the_file_gives_back_the_same_network(tmp_path):
     assert (tmp_path / "g.safetensors").read_bytes() == (tmp_path / "h.safetensors").read_bytes()
 
 
+class Scaling(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.b = nn.Parameter(torch.full((4,), by))
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.inner(x * self.b)
+
+
+@pytest.mark.parametrize("parameter_first", [True, False])
+def test_names_that_become_one_path_stay_distinct(parameter_first, tmp_path):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name, by in (("a", 2.0), ("a+b", 3.0), ("a_b_1", 5.0)):
+                self.add_module(name, Scaling(by))
+            self.a_b = nn.Parameter(torch.full((4,), 7.0))
+            self.register_parameter("a+c", nn.Parameter(torch.full((4,), 11.0)))
+            self.a_c = Scaling(13.0)
+
+        def forward(self, x):
+            parts = [x + self.a_b, self.a(x) + self.a_b_1(x) + getattr(self, "a+b")(x)]
+            parts += [x * getattr(self, "a+c"), self.a_c(x)]
+            return sum(parts if parameter_first else parts[::-1])
+
+    torch.manual_seed(0)
+    module, x = Network(), torch.randn(3, 4)
+    graph = graph_of_program(torch.export.export(module.eval(), (x,)))
+    torch_graph.save(graph, tmp_path / "graph.safetensors")
+    for form in (graph, torch_graph.load(tmp_path / "graph.safetensors")):
+        torch.testing.assert_close(form(x), module(x))
+        assert sum(isinstance(layer, nn.Linear) for layer in form.modules()) == 4
+
+
 def test_what_is_shared_stays_one(tmp_path):
     class Tied(nn.Module):
         def __init__(self):
