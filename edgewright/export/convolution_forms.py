@@ -11,7 +11,14 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-__all__ = ["CONVOLUTION_FORMS", "adds_nothing", "has_plain_transpose", "transposed_layers_as_operations"]
+__all__ = [
+    "CONVOLUTION_FORMS",
+    "adds_nothing",
+    "each_axis",
+    "has_plain_transpose",
+    "is_plainly_padded",
+    "transposed_layers_as_operations",
+]
 
 Tensor = torch.Tensor
 Sizes = Sequence[int]
@@ -20,18 +27,25 @@ _PLAIN = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: fun
 
 
 def has_plain_transpose(layer: nn.Module) -> bool:
-    """Whether a converter takes the layer as it is: two axes, one group, nothing dilated, nothing added."""
+    """Whether a converter takes the layer as it is: two axes, one group, nothing dilated or added, plainly padded."""
     return (
         isinstance(layer, nn.ConvTranspose2d)
         and layer.groups == 1
         and set(layer.dilation) == {1}
         and set(layer.output_padding) == {0}
+        and is_plainly_padded(layer.kernel_size, layer.stride, each_axis(layer.padding, 2))
     )
+
+
+def is_plainly_padded(kernel: Sizes, stride: Sizes, padding: Sizes) -> bool:
+    """Whether it is one of the two ways of TensorFlow: no padding, or the input's size times the stride comes out."""
+    sides = list(zip(kernel, stride, padding, strict=True))
+    return not any(padding) or all(size - 2 * pad == step for size, step, pad in sides)
 
 
 def adds_nothing(layer: nn.Module) -> bool:
     """Whether a transposed convolution's result ends where its input's does: no ``output_padding``."""
-    return not any(_each(layer.output_padding, 1))
+    return not any(each_axis(layer.output_padding, 1))
 
 
 def transposed_layers_as_operations(
@@ -74,7 +88,9 @@ def _conv_transpose(
     if x.dim() == axes + 1:  # (C, ...) is a batch of one
         batched = _conv_transpose(x.unsqueeze(0), weight, bias, stride, padding, output_padding, groups, dilation)
         return batched.squeeze(0)
-    stride, padding, output_padding, dilation = (_each(v, axes) for v in (stride, padding, output_padding, dilation))
+    stride, padding, output_padding, dilation = (
+        each_axis(v, axes) for v in (stride, padding, output_padding, dilation)
+    )
     # A dilated kernel is a larger one with zeros between its places.
     weight = _dilated(weight, dilation)
     # A group is a convolution of its own, from its channels of the input by its rows of the weight.
@@ -123,7 +139,8 @@ def _dilated(weight: Tensor, dilation: Sizes) -> Tensor:
     return _spread(weight, dilation) if math.prod(dilation) > 1 else weight
 
 
-def _each(value: Any, axes: int) -> list[int]:
+def each_axis(value: Any, axes: int) -> list[int]:
+    """A setting for each axis, of one that may be given for all."""
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     return values * axes if len(values) == 1 else values
 

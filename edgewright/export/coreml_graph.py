@@ -23,7 +23,7 @@ __all__ = ["graph_for_coreml"]
 _MOST_AXES = 5
 # Known to coremltools by name, and converted wrongly or not at all (9.0): see each one's form in `lowering`.
 _NOT_TRUSTED = {
-    *("copy", "fill", "celu", "sort", "argsort"),
+    *("copy", "fill", "celu", "sort", "argsort", "bitwise_not"),
     *("log1p", "special_log1p", "expm1", "special_expm1", "log_softmax", "special_log_softmax"),
     *("asinh", "arcsinh", "acosh", "arccosh", "logaddexp", "logaddexp2", "xlogy", "special_xlogy", "fmod"),
     *("atan2", "arctan2", "cosine_similarity", "logcumsumexp", "nansum", "nanmean"),

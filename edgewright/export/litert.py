@@ -27,6 +27,7 @@ __all__ = ["convert", "describe", "quantize"]
 _NO_LAYER = "it holds no convolution or dense layer to quantize"
 _MISSING = re.compile(r"Lowering not found: (?:torch\.ops\.)?([\w.]+)")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_WITHOUT_KERNEL = re.compile(r"TF Select ops: ([^\n]+)")
 _MOST_REFUSED = 8
 _KERNELS = {"'tfl.batch_matmul' op found invalid output rank": "matmul"}
 """What the converter says of an operation that it has lowered itself, and whose other form it may take."""
@@ -45,7 +46,16 @@ def convert(graph: Path, inputs: Sequence[TensorSpec], path: Path) -> None:
     # The converter holds a copy by now; writing the file needs the memory.
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = tensor.data.new_empty(0)
-    converted.export(str(path))
+    try:
+        converted.export(str(path))
+    except ValueError as e:  # it takes operators of which its runtime has none, and then writes no file
+        missing = _WITHOUT_KERNEL.search(str(e))
+        if missing is None:
+            raise
+        raise UnsupportedError(
+            f"LiteRT has no operator for {missing[1].strip()}, as its converter writes the graph;"
+            f" {other_ways('ios', 'edge_device')}"
+        ) from e
 
 
 def _converted(module: Any, examples: tuple[Any, ...]) -> Any:

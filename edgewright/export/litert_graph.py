@@ -10,7 +10,12 @@ from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
 from edgewright.export.batch_axes import with_a_batch
-from edgewright.export.convolution_forms import CONVOLUTION_FORMS, transposed_layers_as_operations
+from edgewright.export.convolution_forms import (
+    CONVOLUTION_FORMS,
+    each_axis,
+    is_plainly_padded,
+    transposed_layers_as_operations,
+)
 from edgewright.export.few_axes import with_few_axes
 from edgewright.export.lowering import has_factor, is_outer, lowered
 from edgewright.export.named_operations import with_named_operations
@@ -33,7 +38,7 @@ _NOT_TAKEN = {
     *("arctanh", "softplus", "log_sigmoid", "logaddexp", "logaddexp2", "special_xlog1py"),
     *("erfc", "special_erfc", "erfinv", "special_erfinv", "exp2", "special_exp2"),
     *("bitwise_xor", "__xor__", "logical_xor", "__lshift__", "__rshift__"),
-    *("bitwise_left_shift", "bitwise_right_shift"),
+    *("bitwise_left_shift", "bitwise_right_shift", "bitwise_not"),
 }
 _PRODUCTS = {"matmul", "bmm", "baddbmm", "scaled_dot_product_attention"}
 _ORDERS = {"reshape", "view", "transpose", "permute", "slice", "clone", "contiguous", "mul"}
@@ -61,7 +66,7 @@ def graph_for_litert(
         name = str(node.target)
         stem = operation_stem(name)
         if name in CONVOLUTION_FORMS:
-            return _is_plain_transpose(node)
+            return _is_plain_transpose(node, values)
         if stem in _WINDOWED:
             output = values.env[node]
             output = output[0] if isinstance(output, (tuple, list)) else output
@@ -245,8 +250,11 @@ def _is_plain_topk(node: fx.Node, values: NodeValues) -> bool:
     return bool(given["largest"]) and is_last and any(user.args[1] == 1 for user in node.users)
 
 
-def _is_plain_transpose(node: fx.Node) -> bool:
+def _is_plain_transpose(node: fx.Node, values: NodeValues) -> bool:
     if str(node.target) != "aten.conv_transpose2d.input":
         return False
     given: dict[int, Any] = dict(enumerate(node.args))
-    return bool(not any(given.get(5) or []) and given.get(6, 1) == 1 and set(given.get(7) or [1]) <= {1})
+    if any(given.get(5) or []) or given.get(6, 1) != 1 or not set(given.get(7) or [1]) <= {1}:
+        return False
+    kernel = values.env[given[1]].shape[2:]
+    return is_plainly_padded(kernel, each_axis(given.get(3) or 1, 2), each_axis(given.get(4) or 0, 2))

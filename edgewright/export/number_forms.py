@@ -80,13 +80,28 @@ def _cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) ->
     return ((x / next(lengths)) * (y / next(lengths))).sum(dim)
 
 
-def _shifted_left(x: Tensor, places: int) -> Tensor:
-    return x * (1 << places)
+def _bitwise_not(x: Tensor) -> Tensor:
+    if x.dtype is torch.bool:
+        return torch.logical_not(x)
+    return (255 if x.dtype is torch.uint8 else -1) - x
 
 
-def _shifted_right(x: Tensor, places: int) -> Tensor:
+def _shifted_left(x: Tensor, places: Tensor | int) -> Tensor:
+    product: Tensor = x * _factor(places)
+    return product
+
+
+def _shifted_right(x: Tensor, places: Tensor | int) -> Tensor:
     """Rounded down, as the sign is shifted in."""
-    return torch.div(x, 1 << places, rounding_mode="floor")
+    return torch.div(x, _factor(places), rounding_mode="floor")
+
+
+def _factor(places: Tensor | int) -> Any:
+    if not isinstance(places, Tensor):
+        return 1 << places
+    # Looked up, since converters raise to a power in real numbers.
+    powers = torch.tensor([1 << n for n in range(torch.iinfo(places.dtype).bits - 1)], dtype=places.dtype)
+    return powers.index_select(0, places.reshape(-1)).reshape(places.shape)
 
 
 def _nansum(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -176,6 +191,15 @@ NUMBER_FORMS: Mapping[str, Callable[..., Any]] = {
     "aten.bitwise_left_shift.Tensor_Scalar": _shifted_left,
     "aten.__rshift__.Scalar": _shifted_right,
     "aten.bitwise_right_shift.Tensor_Scalar": _shifted_right,
+    **{
+        f"aten.{name}.Tensor": form
+        for form, names in (
+            (_shifted_left, ("__lshift__", "bitwise_left_shift")),
+            (_shifted_right, ("__rshift__", "bitwise_right_shift")),
+        )
+        for name in names
+    },
+    "aten.bitwise_not.default": _bitwise_not,
     "aten.nansum.default": _nansum,
     "aten.nanmean.default": _nanmean,
 }

@@ -29,6 +29,8 @@ _NOT_TAKEN = {
     *("aten.fmax.default", "aten.fmin.default", "aten.hypot.default", "aten.copysign.Tensor", "aten.signbit.default"),
     *("aten.__lshift__.Scalar", "aten.bitwise_left_shift.Tensor_Scalar"),
     *("aten.__rshift__.Scalar", "aten.bitwise_right_shift.Tensor_Scalar"),
+    *("aten.__lshift__.Tensor", "aten.bitwise_left_shift.Tensor"),
+    *("aten.__rshift__.Tensor", "aten.bitwise_right_shift.Tensor"),
     *("aten.erfc.default", "aten.special_erfc.default", "aten.erfinv.default", "aten.special_erfinv.default"),
 }
 

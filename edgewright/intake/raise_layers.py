@@ -174,7 +174,9 @@ def _without_sizes(node: fx.Node) -> None:
         node.target, node.args = _FLATTEN, (operand, 1)
         return
     computed = [place for place, size in enumerate(wanted) if isinstance(size, fx.Node)]
-    # One -1 at most may stand in a reshape.
+    # One -1 at most may stand in a reshape: what it stands for is written, where that never changes.
+    if len(computed) == 1 and -1 in wanted and isinstance(becomes[wanted.index(-1)], int):
+        wanted[wanted.index(-1)] = becomes[wanted.index(-1)]
     if len(computed) == 1 and -1 not in wanted:
         wanted[computed[0]] = -1
         node.args = (operand, wanted)

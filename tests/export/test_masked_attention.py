@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from edgewright.artifact import Precision
 from edgewright.export.masks import BOUND, bound_masks, masking_nodes
 from edgewright.profile import Platform
-from tests.export.end_to_end import exported_answers, largest_difference
+from tests.export.end_to_end import exported_answers, exported_outputs, largest_difference
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WIDTH, PLACES = 32, 6
@@ -146,3 +146,29 @@ def test_places_in_a_large_table_are_no_mask() -> None:
     module = fx.symbolic_trace(Places())
     assert bound_masks(module) == ""
     assert module.places.tolist() == [70_000, 3]
+
+
+class Encoder(nn.Module):
+    """A layer of torch's own, told by an input of truth values which places of a row are padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, WIDTH)
+        self.layer = nn.TransformerEncoderLayer(WIDTH, 4, 48, batch_first=True, norm_first=True)
+        self.out = nn.Linear(WIDTH, 3)
+
+    def forward(self, ids, padding):
+        seen = (~padding).unsqueeze(-1).float()
+        return self.out((self.layer(self.words(ids), src_key_padding_mask=padding) * seen).sum(1) / seen.sum(1))
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_an_encoder_is_told_its_padding(platform, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    generator = np.random.default_rng(0)
+    rows = {
+        "ids": generator.integers(0, 20, size=(24, PLACES)),
+        "padding": np.arange(PLACES) >= generator.integers(2, PLACES + 1, size=(24, 1)),
+    }
+    answers, expected = exported_outputs(Encoder(), rows, platform, Precision.FLOAT32, tmp_path)
+    assert largest_difference(answers[0], expected[0]) < 1e-5

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgewright.artifact import Precision
+from edgewright.errors import UnsupportedError
 from edgewright.export.number_forms import STABLE_ORDERS
 from edgewright.profile import Platform
 from tests.export.end_to_end import exported_answers
@@ -55,3 +56,27 @@ def test_a_stable_order_is_torchs(descending: bool) -> None:
     found = STABLE_ORDERS["aten.sort.stable"](x, stable=True, dim=1, descending=descending)
     for one, other in zip(found, torch.sort(x, stable=True, dim=1, descending=descending), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("platform", Platform)
+def test_whole_numbers_are_shifted_by_others(platform: Platform, dtype: torch.dtype, tmp_path: Path) -> None:
+    class Shifted(nn.Module):
+        def forward(self, x):
+            places = torch.arange(x.shape[1]).to(x.dtype)
+            return (x >> places) + torch.bitwise_left_shift(x, places) + 2 * ~x
+
+    rows = torch.arange(-60, 60, dtype=dtype).reshape(20, 6).numpy()
+    answers, expected = exported_answers(Shifted(), rows, platform, Precision.FLOAT32, tmp_path)
+    np.testing.assert_array_equal(answers, expected)
+
+
+def test_bits_that_litert_does_not_take_are_refused_in_one_line(tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def forward(self, x):
+            return x & x.flip(1)
+
+    rows = np.arange(120, dtype=np.int32).reshape(20, 6)
+    with pytest.raises(UnsupportedError, match=r"LiteRT has no operator for BitwiseAnd, as .*; write it") as e:
+        exported_answers(Both(), rows, Platform.ANDROID, Precision.FLOAT32, tmp_path)
+    assert "\n" not in str(e.value)

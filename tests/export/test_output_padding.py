@@ -1,4 +1,4 @@
-"""Transposed convolutions whose result is longer than their input asks for, on iOS."""
+"""Transposed convolutions whose result is longer or shorter than their input asks for."""
 
 from pathlib import Path
 
@@ -30,3 +30,21 @@ def test_what_is_added_to_the_result_is_there(kind: str, tmp_path: Path) -> None
     found, expected = exported_answers(module, rows, Platform.IOS, Precision.FLOAT32, tmp_path)
     assert found.shape == expected.shape
     assert largest_difference(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1),
+        nn.ConvTranspose2d(3, 4, (3, 4), stride=2, padding=(0, 1)),
+        nn.ConvTranspose2d(3, 4, 4, stride=2, padding=1),
+    ],
+    ids=["cut on both sides", "cut on one axis", "twice the size"],
+)
+def test_litert_cuts_as_much_as_the_padding_says(layer: nn.Module, tmp_path: Path) -> None:
+    """Its converter takes no padding, and a padding by which sizes are multiplied by the stride."""
+    rows = np.random.default_rng(0).normal(size=(12, 3, 6, 7)).astype(np.float32)
+    module = nn.Sequential(layer, nn.ReLU())
+    answers, expected = exported_answers(module, rows, Platform.ANDROID, Precision.FLOAT32, tmp_path)
+    assert answers.shape == expected.shape
+    assert largest_difference(answers, expected) < 1e-5
