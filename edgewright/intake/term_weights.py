@@ -10,6 +10,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from edgewright.errors import UnsupportedError
 from edgewright.intake.accurate_nodes import Nodes
 from edgewright_runtime.bundle.manifest import Words
+from edgewright_runtime.bundle.token_pattern import token_pattern
+from edgewright_runtime.errors import IntegrityError
 
 __all__ = ["TermWeights", "is_vectorizer", "term_weights", "terms_of", "words_of"]
 
@@ -76,6 +78,12 @@ def words_of(step: Any) -> Words:
             raise UnsupportedError(f"{name} with a {part} of its own: a device has no Python function; leave it out")
     if callable(step.analyzer) or callable(step.strip_accents):
         raise UnsupportedError(f"{name} with a function as analyzer or strip_accents: take one of its names")
+    pattern = step.token_pattern or ""
+    if step.analyzer == "word":
+        try:
+            token_pattern(pattern)
+        except IntegrityError as e:
+            raise UnsupportedError(f"{name}: {str(e).removeprefix('manifest: ')}") from e
     if len(step.vocabulary_) > _MOST_TERMS:
         raise UnsupportedError(
             f"{name} with {len(step.vocabulary_):,} terms; a device takes {_MOST_TERMS:,}: set max_features or min_df"
@@ -84,7 +92,7 @@ def words_of(step: Any) -> Words:
         analyzer=step.analyzer,
         lowercase=bool(step.lowercase),
         strip_accents=step.strip_accents or "",
-        pattern=step.token_pattern or "",
+        pattern=pattern,
         ngrams=(int(step.ngram_range[0]), int(step.ngram_range[1])),
         # scikit-learn looks at stop words only where it cuts into words.
         stop_words=tuple(sorted(step.get_stop_words() or ())) if step.analyzer == "word" else (),

@@ -20,7 +20,7 @@ _MAX_FEATURES = 1 << 24
 _MAX_OUTPUTS = 1 << 16
 _MAX_THREADS = 1 << 10  # more than machines have; whether a library keeps to its cores is left to its version
 _INT32 = 2**31 - 1
-_FLOAT = r"[-+]?(?:[0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?|nan|NaN|inf|Infinity)"
+_FLOAT = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|nan|NaN|inf|Infinity)"
 _SCORES = re.compile(rf"{_FLOAT}|\[(?:{_FLOAT}(?:,{_FLOAT})*)?\]")
 _COUNTS = ("num_class", "num_feature", "num_target")
 

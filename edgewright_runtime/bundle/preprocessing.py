@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Optional
 
+from edgewright_runtime.bundle.token_pattern import token_pattern
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.wire import rule
 
 __all__ = ["Column", "Preprocessing", "Words"]
-
-
-def _expression(pattern: str) -> str:
-    try:
-        compiled = re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as e:  # a count beyond 32 bits, groups nested too deeply
-        raise IntegrityError(f"manifest: the token pattern {pattern[:80]!r} is not a regular expression: {e}") from e
-    # With several groups `findall` gives tuples, and no texts.
-    if compiled.groups > 1:
-        raise IntegrityError(f"manifest: the token pattern {pattern[:80]!r} has {compiled.groups} groups, at most one")
-    return pattern
 
 
 @dataclass(frozen=True)
@@ -37,7 +26,7 @@ class Words:
     analyzer: str = field(metadata=rule(allowed=("word", "char", "char_wb")))
     lowercase: bool
     strip_accents: str = field(metadata=rule(allowed=("", "ascii", "unicode")))
-    pattern: str = field(metadata=rule(form=_expression))
+    pattern: str = field(metadata=rule(form=token_pattern))
     ngrams: tuple[int, int] = field(metadata=rule(items=rule(ge=1, le=100), holds="a least and a greatest length"))
     stop_words: tuple[str, ...] = ()
     binary: bool = False

@@ -189,6 +189,7 @@ DAMAGE = [
     ("binary", value("learner_model_param", "num_feature", to="1"), "'num_feature'"),
     ("binary", value("learner_model_param", "base_score", to="[1E0,2E0]"), "'base_score'"),
     ("binary", value("learner_model_param", "base_score", to="x"), "'base_score'"),
+    ("binary", value("learner_model_param", "base_score", to=f"[{'1' * 200_000}x"), "'base_score'"),
     ("binary", value("feature_names", to=["a"]), "'feature_names'"),
     ("binary", value("attributes", to={"a": 1}), "'attributes'"),
     ("binary", value("gradient_booster", "name", to="other"), "a booster 'other'"),

@@ -118,6 +118,11 @@ def first_words(text):
         (HashingVectorizer(n_features=32), UnsupportedError, "HashingVectorizer has no vocabulary that a device could"),
         (TfidfVectorizer(analyzer=first_words), UntrustedModelError, "first_words, which is outside the allow-list"),
         (TfidfVectorizer(tokenizer=np.square, token_pattern=None), UnsupportedError, "with a tokenizer of its own"),
+        (
+            TfidfVectorizer(token_pattern=r"(?:\w+)+"),  # noqa: S106 - of words, not of access
+            UnsupportedError,
+            r"^TfidfVectorizer: the token pattern .* may take a time without limit",
+        ),
     ],
 )
 def test_what_a_device_cannot_do_is_refused_by_its_reason(vectorizer, error, words, table, tmp_path):

@@ -39,6 +39,14 @@ def test_a_text_is_a_number_where_pandas_reads_one(text: str) -> None:
         assert number_in(text) == read
 
 
+@pytest.mark.timeout(30)
+def test_long_row_of_digits_is_read_once() -> None:
+    """A pattern that may cut it in two anywhere would try each place: minutes, for these."""
+    for text in ("1" * 200_000 + "x", "1" * 200_000 + ".x", "." + "1" * 200_000 + "e"):
+        with pytest.raises(ValueError, match="is not a number"):
+            number_in(text)
+
+
 def test_labels_are_compared_as_such_numbers() -> None:
     assert is_label("10.0", "10")
     assert not is_label("1_0.0", "10")
