@@ -18,7 +18,7 @@ from edgewright.store import home
 from edgewright.variables import variable
 from edgewright_runtime.disk import make_folder
 
-__all__ = ["require_writable", "setting_of", "shortage_of"]
+__all__ = ["causes", "require_writable", "setting_of", "shortage_of"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM}
@@ -34,7 +34,7 @@ def shortage_of(error: BaseException) -> str | None:
 
     An error of another process, as a server's, does not tell: there a full disk of the home counts as its cause.
     """
-    for cause in _chain(error):
+    for cause in causes(error):
         if isinstance(cause, OSError) and (message := _said_of(cause)):
             return message
     # The home may not be there yet.
@@ -42,6 +42,14 @@ def shortage_of(error: BaseException) -> str | None:
         if shutil.disk_usage(home()).free < _FULL_BELOW_BYTES:
             return _full(home(), "No space left on device")
     return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what is behind it, the nearest first."""
+    while error is not None:
+        yield error
+        # `from None`: what was handled before is not what went wrong.
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def require_writable(folder: Path) -> None:
@@ -67,13 +75,6 @@ def setting_of(path: Path) -> str:
             if (folder := variable(name)) and path.absolute().is_relative_to(Path(folder).absolute()):
                 return name
     return "EDGEWRIGHT_HOME"
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        # `from None`: what was handled before is not what went wrong.
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _said_of(error: OSError) -> str | None:

@@ -21,11 +21,11 @@ from edgewright.pipeline.result import DeploymentResult, Optimization, Tracking
 from edgewright.pipeline.signature import signature_of_fields
 from edgewright.profile import Platform
 from edgewright.progress import progress
-from edgewright.shortage import shortage_of
 from edgewright.store import Store, home
 from flows.deploy import deploy as deploy_stage
 from flows.monitor import monitor as monitor_stage
 from flows.optimize import optimize
+from flows.outages import foreseen
 from flows.package import package
 from flows.validate import validate
 from tasks.caching import run
@@ -70,7 +70,7 @@ def deploy(**parameters: Any) -> DeploymentResult:
         # The state, not the result: of a failed flow Prefect would raise instead of returning what it carries.
         state = cast("State[DeploymentResult]", edge_deployment(**dict(given), return_state=True))
     except Exception as e:
-        raise _foreseen(e) or e from e
+        raise foreseen(e) or e from e
     result = state.result(raise_on_failure=False)
     if isinstance(result, DeploymentResult):
         return result
@@ -85,17 +85,10 @@ def _attempt(journal: Journal) -> None:
         with quiet, progress.listening(journal.hear):
             _run_stages(journal)
     except Exception as e:
-        foreseen = _foreseen(e)
-        journal.error = foreseen or e
-        if foreseen is None:
+        expected = foreseen(e)
+        journal.error = expected or e
+        if expected is None:
             get_run_logger().critical("a stage failed in a way that is not foreseen", exc_info=True)
-
-
-def _foreseen(error: Exception) -> EdgewrightError | None:
-    if isinstance(error, EdgewrightError):
-        return error
-    shortage = shortage_of(error)
-    return EdgewrightError(shortage) if shortage else None
 
 
 def _run_stages(journal: Journal) -> None:
@@ -166,10 +159,10 @@ def _tracked(journal: Journal) -> Tracking | None:
         with progress.listening(journal.hear):
             return _track(journal)
     except Exception as e:
-        foreseen = _foreseen(e)
-        if foreseen is None:
+        expected = foreseen(e)
+        if expected is None:
             get_run_logger().critical("the run's record failed in a way that is not foreseen", exc_info=True)
-        reason = foreseen or f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+        reason = expected or f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
         journal.notes.append(f"the run is not in MLflow: {reason}")
         return None
 

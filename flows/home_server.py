@@ -20,6 +20,7 @@ from edgewright.locks import locked
 from edgewright.shortage import setting_of
 from edgewright.store import home, replace_file
 from edgewright.variables import variable
+from flows.outages import foreseen
 from flows.prefect_home import ALIVE, STARTING, prefect_home, renew_database
 from flows.serve import running_servers
 
@@ -37,8 +38,20 @@ def orchestrator() -> Iterator[str | None]:
     own, until this ends. Yields what to tell the user, if anything. A session may come here again.
 
     Raises:
-        EdgewrightError: the home's server does not come up.
+        EdgewrightError: the home's server does not come up, or the one in use failed in the meantime.
     """
+    try:
+        with _chosen_server() as said:
+            yield said
+    except Exception as e:
+        expected = foreseen(e)
+        if expected in (None, e):
+            raise
+        raise expected from e
+
+
+@contextlib.contextmanager
+def _chosen_server() -> Iterator[str | None]:
     # Whatever names a server to Prefect itself: a variable, a profile, or its file of profiles.
     if variable("PREFECT_API_URL") or variable("PREFECT_PROFILE") or (prefect_home() / "profiles.toml").exists():
         yield None

@@ -163,14 +163,27 @@ def answering(failed: str) -> Iterator[None]:
         TrackingUnavailableError: that line.
     """
     import requests
+    from alembic.util.exc import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
+        _connect_once()
         yield
-    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as e:
+    # Of the tables: a database that another program, or a newer MLflow, has made.
+    except (MlflowException, requests.RequestException, SQLAlchemyError, CommandError, OSError) as e:
         at = without_password(tracking_uri())
         raise TrackingUnavailableError(f"the tracking server at {at} {failed}: {_first_line(e)}") from e
+
+
+def _connect_once() -> None:
+    """Of a database that is away MLflow would tell after ten tries, in a minute and a half."""
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+    from sqlalchemy import NullPool, create_engine
+
+    engine = tracking_uri().partition(":")[0].partition("+")[0]
+    if engine in DATABASE_ENGINES and engine != "sqlite":
+        create_engine(tracking_uri(), poolclass=NullPool).connect().close()
 
 
 def configure_client() -> None:
@@ -183,7 +196,8 @@ def configure_client() -> None:
             # An embedded database that is set aside must not be written to by a connection that was kept.
             "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_LOGGING_LEVEL": "WARNING",
+            # Its warnings repeat, in many lines, what an error tells once.
+            "MLFLOW_LOGGING_LEVEL": "ERROR",
         }
     )
 

@@ -1,6 +1,7 @@
 import socket
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -292,6 +293,22 @@ def test_damaged_database_is_set_aside_by_one_of_many_runs_and_takes_no_record_w
     found = MlflowClient(tracking_uri=tracking_uri())
     assert [found.get_run(run_id).data.tags["edgewright.record"] for run_id in ids] == ["r0", "r1", "r2"]
     assert pending_records() == []
+
+
+def test_record_waits_where_the_database_is_another_program_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edgewright_home: Path
+) -> None:
+    """Prefect's, for one, has the version of its tables in a table of the same name."""
+    database = tmp_path / "other.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        connection.execute("INSERT INTO alembic_version VALUES ('d4a7e1c93f52')")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    path = keep_record(_record(tmp_path, "one", "aa", champion=False))
+
+    with pytest.raises(TrackingUnavailableError, match=r"did not take the run: Can't locate revision .*d4a7e1c93f52"):
+        upload_record.fn(path)
+    assert pending_records() == [path]
 
 
 def test_record_waits_where_the_database_is_damaged_under_a_process_that_has_used_it(
