@@ -1,4 +1,4 @@
-"""What the machine lacks, in one line: room on a disk, the right to write, open files.
+"""What the machine lacks, in one line: room on a disk, the right to write, open files, processes.
 
 >>> shortage_of(OSError(errno.EROFS, "Read-only file system", "/sd/home"))
 '/sd/home cannot be written: Read-only file system; make it writable, or set EDGEWRIGHT_HOME to a folder that is'
@@ -8,6 +8,7 @@ import errno
 import os
 import resource
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from edgewright.store import home
 from edgewright.variables import variable
 from edgewright_runtime.disk import make_folder
 
-__all__ = ["causes", "require_writable", "setting_of", "shortage_of"]
+__all__ = ["causes", "require_processes", "require_writable", "setting_of", "shortage_of"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM}
@@ -27,6 +28,9 @@ _FULL_BELOW_BYTES = 100_000  # what the databases of Prefect and MLflow may stil
 # Each names a folder of the libraries' own; where it is not set, the folder lies in the home or is never met.
 _SETTINGS = ("PREFECT_LOCAL_STORAGE_PATH", "PREFECT_HOME", "TMPDIR")
 _ENOUGH_FILES = 256  # a small model's deployment ended with 64
+# Servers, and a child's pools of a thread for each core: with two cores a run ended well with 40, and failed with 24.
+_ENOUGH_PROCESSES = 32 + 4 * (os.cpu_count() or 1)
+_STACK_BYTES = 1 << 18  # of a thread that only waits
 
 
 def shortage_of(error: BaseException) -> str | None:
@@ -37,6 +41,9 @@ def shortage_of(error: BaseException) -> str | None:
     for cause in causes(error):
         if isinstance(cause, OSError) and (message := _said_of(cause)):
             return message
+        # By fork(2), and by Python of a thread.
+        if isinstance(cause, BlockingIOError) or str(cause) == "can't start new thread":
+            return _too_few_processes("no more are allowed now")
     # The home may not be there yet.
     with suppress(OSError):
         if shutil.disk_usage(home()).free < _FULL_BELOW_BYTES:
@@ -65,6 +72,32 @@ def require_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as e:
         raise InputError(shortage_of(e) or f"{folder} cannot be used: {e.strerror}; set EDGEWRIGHT_HOME") from e
+
+
+def require_processes() -> None:
+    """Refuse where too few processes may be started, before any work is begun.
+
+    Where a thread cannot be started, OpenBLAS ends its process, and a server may wait for ever. Limits are of many
+    kinds (``ulimit -u``, a container's), so as many threads as a run needs are started here, for an instant; the kernel
+    counts a thread as a process.
+
+    Raises:
+        InputError: how many there can be, and what to do.
+    """
+    over, started = threading.Event(), list[threading.Thread]()
+    stack_bytes = threading.stack_size(_STACK_BYTES)
+    try:
+        while len(started) < _ENOUGH_PROCESSES:
+            thread = threading.Thread(target=over.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError as e:
+        raise InputError(_too_few_processes(f"{len(started)} more are allowed")) from e
+    finally:
+        threading.stack_size(stack_bytes)
+        over.set()
+        for thread in started:
+            thread.join()
 
 
 def setting_of(path: Path) -> str:
@@ -96,6 +129,13 @@ def _said_of(error: OSError) -> str | None:
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"{error.strerror}: {allowed} are allowed, {_ENOUGH_FILES} are enough; `ulimit -n {_ENOUGH_FILES}` first"
     return None
+
+
+def _too_few_processes(allowed: str) -> str:
+    return (
+        f"too few processes: {allowed}, {_ENOUGH_PROCESSES} are needed; end others of this user, or raise the limit "
+        "(`ulimit -u`, or the container's)"
+    )
 
 
 def _full(path: Path, why: str) -> str:

@@ -2,15 +2,17 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edgewright.errors import InputError
-from edgewright.shortage import require_writable, shortage_of
+from edgewright.shortage import require_processes, require_writable, shortage_of
 from tests.small_disk import fill, mounted, read_only
 
 COMMANDS = [
@@ -66,6 +68,46 @@ def test_read_only_home_is_one_line_and_exit_code_1(
     assert str(unwritable) in said[0]
     assert "Read-only file system" in said[0] or "Permission denied" in said[0]
     assert "or set EDGEWRIGHT_HOME to" in said[0]
+
+
+def few_processes(limit: int) -> list[str]:
+    """The beginning of a command whose user has so many processes at most, itself among them."""
+    # Root is not bounded: a number that nobody else has stands for a user, who may read the checkout all the same.
+    number, rights = 2_000_000 + os.getpid(), "+dac_override,+dac_read_search"
+    user = ["setpriv", f"--reuid={number}", "--clear-groups", f"--inh-caps={rights}", f"--ambient-caps={rights}"]
+    return ["prlimit", f"--nproc={limit}:{limit}", *(() if os.geteuid() else user)]
+
+
+@pytest.mark.skipif(not shutil.which("prlimit"), reason="util-linux is not there")
+@pytest.mark.parametrize("limit", [1, 20])
+@pytest.mark.parametrize("words", [*COMMANDS, ["inspect", "model.pkl"]], ids=lambda words: " ".join(words[:2]))
+def test_too_few_processes_are_one_line_before_any_work(folder: Path, words: list[str], limit: int) -> None:
+    environment = {**os.environ, "EDGEWRIGHT_HOME": str(folder / "home")}
+
+    line = [*few_processes(limit), sys.executable, "-m", "edgewright", *words]
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+    said = [text for text in done.stderr.splitlines() if text.strip()]
+    assert done.returncode == 1, done.stderr
+    assert len(said) == 1, said
+    assert "error too few processes: " in said[0]
+    assert "or raise the limit (`ulimit -u`, or the container's)" in said[0]
+    assert not (folder / "home").exists()
+
+
+def test_threads_that_were_counted_are_gone() -> None:
+    before = threading.active_count()
+    require_processes()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("can't start new thread"), BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))]
+)
+def test_lack_of_processes_in_the_middle_of_the_work_is_told(error: Exception) -> None:
+    wrapper = RuntimeError("a stage failed")
+    wrapper.__cause__ = error
+    assert str(shortage_of(wrapper)).startswith("too few processes: no more are allowed now")
 
 
 def test_home_that_is_made_or_written_leaves_no_trace(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from edgewright.pipeline.steps_shown import console, errors, steps_shown
 from edgewright.pipeline.store_commands import store_app
 from edgewright.pipeline.target_commands import target_app
 from edgewright.progress import progress
-from edgewright.shortage import require_writable, shortage_of
+from edgewright.shortage import require_processes, require_writable, shortage_of
 from edgewright.store import home, replace_file
 from edgewright.terminal import begun
 
@@ -230,6 +230,8 @@ def schema(kind: Annotated[Literal["data", "recipe", "device"], typer.Argument(h
 def main() -> None:
     """Run the command line; every expected error is one line, and its exit code 1."""
     try:
+        # Before a command imports NumPy.
+        require_processes()
         # Standalone, click would end with its own exit code for a wrong option, 2: here that is a missed budget.
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):

@@ -15,6 +15,7 @@ from edgewright.pipeline.parameters import DeploymentParameters
 from edgewright.profile import DeviceProfile
 from edgewright.recipe import Recipe, Technique
 from edgewright.release.lines import checked_names
+from edgewright.shortage import require_processes
 from edgewright.store import Store
 from edgewright.value import Value
 
@@ -65,6 +66,7 @@ def deploy(
     Traceback (most recent call last):
     edgewright.errors.InputError: platform = 'toaster': input should be 'ios', 'android' or 'edge_device'
     """
+    require_processes()
     of_data = {key: options.pop(key) for key in [*options] if key in _OF_DATA}
     if unknown := sorted(set(options) - _OF_DEPLOYMENT):
         allowed = ", ".join(sorted(_OF_DATA | _OF_DEPLOYMENT))
