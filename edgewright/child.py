@@ -28,6 +28,7 @@ from pydantic_core import to_jsonable_python
 from edgewright import errors, forking, sandbox
 from edgewright.failures import failing_operator, one_line, signal_name
 from edgewright.forking import Frameworks
+from edgewright.full_disk import full_among
 from edgewright.progress import Event, progress
 from edgewright.scratch import scratch_folder, system_scratch
 
@@ -65,11 +66,12 @@ class _Confinement:
 
 @dataclass(frozen=True)
 class _Request:
-    """``target`` is ``module:function``; its arguments are as JSON has them."""
+    """``target`` is ``module:function``; its arguments are as JSON has them. ``folders`` are those that it may write."""
 
     target: str
     args: list[Any]
     kwargs: dict[str, Any]
+    folders: tuple[Path, ...]
     confined: _Confinement | None
 
 
@@ -180,7 +182,7 @@ def run_in_child(
         request, response, log = (scratch / n for n in ("request.json", "response.json", "log.txt"))
         folders = [scratch, *(path.resolve() for path in writes)]
         allowed = _Confinement(tuple(folders), timeout_s) if is_confined else None
-        asked = _Request(target, list(job.args), dict(job.keywords), allowed)
+        asked = _Request(target, list(job.args), dict(job.keywords), tuple(folders), allowed)
         request.write_text(json.dumps(_plain(asked)))
         before, inherited = sandbox.prefix(folders) if is_confined else ([], dict(os.environ))
         # Its temporary files go with the scratch folder, however it ends.
@@ -337,6 +339,11 @@ def main(request: Path, response: Path) -> None:
             value = called(asked.target, asked.args, asked.kwargs)
         answer = _Response(value, peak_memory_mb=_peak_memory_mb())
     except Exception as e:
+        # Here and now: the parent removes what fills the disk with the folder that it lies in. An error that takes it
+        # for a fault of the model's would end in another result, where the run has to be repeated.
+        full = full_among(asked.folders)
+        if full and not isinstance(e, errors.InputError):
+            e = errors.EdgewrightError(full).with_traceback(e.__traceback__)
         ours = isinstance(e, errors.EdgewrightError)
         answer = _Response(
             error=_Failure(

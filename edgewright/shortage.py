@@ -7,14 +7,13 @@
 import errno
 import os
 import resource
-import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 from edgewright.errors import InputError
+from edgewright.full_disk import full_among, full_disk_line
 from edgewright.store import home
 from edgewright.variables import variable
 from edgewright_runtime.disk import make_folder
@@ -24,7 +23,6 @@ __all__ = ["causes", "require_processes", "require_writable", "setting_of", "sho
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM}
 _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
-_FULL_BELOW_BYTES = 100_000  # what the databases of Prefect and MLflow may still find too little
 # Each names a folder of the libraries' own; where it is not set, the folder lies in the home or is never met.
 _SETTINGS = ("PREFECT_LOCAL_STORAGE_PATH", "PREFECT_HOME", "TMPDIR")
 _ENOUGH_FILES = 256  # a small model's deployment ended with 64
@@ -44,11 +42,7 @@ def shortage_of(error: BaseException) -> str | None:
         # By fork(2), and by Python of a thread.
         if isinstance(cause, BlockingIOError) or str(cause) == "can't start new thread":
             return _too_few_processes("no more are allowed now")
-    # The home may not be there yet.
-    with suppress(OSError):
-        if shutil.disk_usage(home()).free < _FULL_BELOW_BYTES:
-            return _full(home(), "No space left on device")
-    return None
+    return full_among([home()])
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -116,7 +110,7 @@ def _said_of(error: OSError) -> str | None:
     # Of a call by descriptor it is a number.
     path = Path(os.fsdecode(named)) if isinstance(named, (str, bytes, os.PathLike)) else home()
     if error.errno in _FULL:
-        return _full(path, str(error.strerror))
+        return full_disk_line(path, str(error.strerror))
     if error.errno == errno.EROFS:
         return (
             f"{path} cannot be written: {error.strerror}; make it writable, "
@@ -136,7 +130,3 @@ def _too_few_processes(allowed: str) -> str:
         f"too few processes: {allowed}, {_ENOUGH_PROCESSES} are needed; end others of this user, or raise the limit "
         "(`ulimit -u`, or the container's)"
     )
-
-
-def _full(path: Path, why: str) -> str:
-    return f"{path}: {why}; free some room there, and the same command goes on where it stopped"

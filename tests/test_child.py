@@ -4,17 +4,20 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from edgewright import errors
 from edgewright.artifact import Precision
 from edgewright.child import _cause_of_death, run_in_child
 from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.progress import Event, progress
 from edgewright.scratch import system_scratch
 from edgewright_runtime.bundle.manifest import TensorSpec
+from tests.small_disk import mounted
 
 
 def add(a: int, b: int) -> int:
@@ -189,3 +192,22 @@ def test_of_a_childs_log_only_the_end_is_read(tmp_path: Path) -> None:
     began = time.perf_counter()
     assert _cause_of_death(1, log).endswith("exit code 1 and no result (last words)")
     assert time.perf_counter() - began < 1
+
+
+def fill_up(folder: Path, kind: str) -> None:
+    """As a converter does: it says that it cannot, and not why."""
+    with suppress(OSError), (folder / "converted").open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))
+    raise getattr(errors, kind, RuntimeError)("serialization failed")
+
+
+@pytest.mark.parametrize("kind", ["RuntimeError", "ConversionError", "UnsupportedError"])
+def test_whatever_fails_on_a_full_disk_is_told_as_the_full_disk(tmp_path: Path, kind: str) -> None:
+    with mounted(tmp_path / "disk", megabytes=1) as disk:
+        with pytest.raises(errors.EdgewrightError) as told:
+            run_in_child(partial(fill_up, disk, kind), what="converting x", writes=[disk])
+        assert type(told.value) is errors.EdgewrightError
+        assert str(told.value).startswith(f"{disk}: No space left on device; free some room there")
+        with pytest.raises(errors.UntrustedModelError, match="serialization failed"):
+            run_in_child(partial(fill_up, disk, "UntrustedModelError"), what="opening x", writes=[disk])

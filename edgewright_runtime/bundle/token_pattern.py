@@ -79,9 +79,10 @@ def _bits(items: Sequence[_Item], follows: _Item | None, depth: int) -> float:
     for item in reversed(items):
         kind, value = item[0].name, item[1]
         if kind in _REPEATS:
-            total += _bits_of_repeat(*value, follows, depth)
+            least, most, body = value
+            total += _bits_of_repeat(least, most, body, follows, depth)
             # What may be left out says nothing of the character there.
-            follows = _first(_flat(value[2])) if value[0] else None
+            follows = _first(_flat(body)) if least else None
             continue
         if kind == "BRANCH":
             choices = [_flat(choice) for choice in value[1]]

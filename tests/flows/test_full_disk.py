@@ -28,6 +28,17 @@ from tests.small_disk import fill, mounted
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 TRACKING = "Recording the run in MLflow"
+# Stages and steps at whose begin the disk is full, in their order, with the number of stages that are done by then.
+FULL_AT = {
+    "optimize": 0,
+    "Taking in the model and its data": 0,
+    "Exporting to the platform's format": 0,
+    "validate": 1,
+    "Checking accuracy and parity on real rows": 1,
+    "Measuring latency and memory": 1,
+    "package": 2,
+    "deploy": 3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +91,8 @@ def installed(disk: Path, device: Path) -> str | None:
 def test_each_stage_on_a_full_disk_goes_on_once_there_is_room(
     disk: Path, asked: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for done, stage in enumerate(STAGES[:4]):
-        failed = deployed_with_full_disk(disk, asked, stage)
+    for at, done in FULL_AT.items():
+        failed = deployed_with_full_disk(disk, asked, at)
 
         assert failed.completed_stages == STAGES[:done]
         assert "No space left on device" in str(failed.error)
@@ -92,6 +103,11 @@ def test_each_stage_on_a_full_disk_goes_on_once_there_is_room(
         assert list((disk / "home").rglob(".*.????????")) == []  # of `replace_file`
         with pytest.raises(EdgeRuntimeError, match=r"lines.json: cannot be read"):
             installed(disk, tmp_path / "device")
+
+    # With the release out, nothing is left that needs room but the record.
+    released = deployed_with_full_disk(disk, asked, "monitor")
+    assert (released.status, released.completed_stages) == ("succeeded", STAGES)
+    assert installed(disk, tmp_path / "early") == "model.edge_device.stable.1"
 
     released = deployed_with_full_disk(disk, asked, TRACKING)
     assert (released.status, released.completed_stages) == ("succeeded", STAGES)
