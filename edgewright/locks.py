@@ -20,7 +20,8 @@ def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[b
     with path.open("ab") as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            is_held = True
         except BlockingIOError:
-            yield False
-        else:
-            yield True
+            is_held = False
+        # Not within `except`: what fails in the block has nothing to do with another's lock.
+        yield is_held

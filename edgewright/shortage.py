@@ -39,7 +39,7 @@ def shortage_of(error: BaseException) -> str | None:
     for cause in causes(error):
         if isinstance(cause, OSError) and (message := _said_of(cause)):
             return message
-        # By fork(2), and by Python of a thread.
+        # Of fork(2), and of a thread.
         if isinstance(cause, BlockingIOError) or str(cause) == "can't start new thread":
             return _too_few_processes("no more are allowed now")
     return full_among([home()])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.errors import InputError
+from edgewright.locks import locked
 from edgewright.shortage import require_processes, require_writable, shortage_of
 from tests.small_disk import fill, mounted, read_only
 
@@ -108,6 +109,16 @@ def test_lack_of_processes_in_the_middle_of_the_work_is_told(error: Exception) -
     wrapper = RuntimeError("a stage failed")
     wrapper.__cause__ = error
     assert str(shortage_of(wrapper)).startswith("too few processes: no more are allowed now")
+
+
+def test_failure_beside_another_s_lock_is_no_lack_of_processes(tmp_path: Path) -> None:
+    def fail_beside(lock: Path) -> None:
+        with locked(lock, wait=False):
+            raise ValueError("what went wrong")
+
+    with locked(tmp_path / "lock"), pytest.raises(ValueError, match="what went wrong") as failed:
+        fail_beside(tmp_path / "lock")
+    assert shortage_of(failed.value) is None
 
 
 def test_home_that_is_made_or_written_leaves_no_trace(tmp_path: Path) -> None:
