@@ -66,7 +66,7 @@ class _Confinement:
 
 @dataclass(frozen=True)
 class _Request:
-    """``target`` is ``module:function``; its arguments are as JSON has them. ``folders`` are those that it may write."""
+    """``target`` is ``module:function``; its arguments are as JSON has them. ``folders`` are its to write."""
 
     target: str
     args: list[Any]
