@@ -31,7 +31,7 @@ from edgewright.codec.writer import Coder, Encoded, encode
 from edgewright.optimize.compact_weights import compact_weights
 from edgewright.optimize.prune import prune
 from edgewright.optimize.train_quantization import train_quantization
-from edgewright.optimize.training import Rows
+from edgewright.optimize.training import TrainingRows
 from edgewright.recipe import CompactWeights, Prune, Training, TrainQuantization
 from edgewright_runtime.codec.ewz import rebuild
 
@@ -191,7 +191,9 @@ class Mnist:
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1)).numpy()
         kept, rest = order[:VALIDATION_ROWS], order[VALIDATION_ROWS:]
         self.validation_images, self.validation_labels = self._images(x[kept]), y[kept]
-        self.training = Rows(torch.from_numpy(self._images(x[rest])), torch.from_numpy(y[rest].astype(np.int64)))
+        self.training = TrainingRows(
+            torch.from_numpy(self._images(x[rest])), torch.from_numpy(y[rest].astype(np.int64))
+        )
 
     @staticmethod
     def _images(raw: np.ndarray) -> np.ndarray:

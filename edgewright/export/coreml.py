@@ -125,9 +125,9 @@ def half_but(ct: Any, float_values: frozenset[str]) -> Any:
 
     def becomes_whole(operator: Any) -> bool:
         # With a list of its own, since a recurrent layer is a chain longer than Python's stack is deep.
-        left = [] if operator in known else [operator]
-        while left:
-            current = left[-1]
+        pending = [] if operator in known else [operator]
+        while pending:
+            current = pending[-1]
             readers = [r for value in current.outputs for r in value.child_ops]
             casts = [reader for reader in readers if reader.op_type == "cast"]
             others = [reader for reader in readers if reader.op_type != "cast"]
@@ -136,11 +136,11 @@ def half_but(ct: Any, float_values: frozenset[str]) -> Any:
             elif any(cast.dtype.val.startswith(("int", "uint")) for cast in casts):
                 known[current] = True
             elif unknown := [reader for reader in others if reader not in known]:
-                left += unknown
+                pending += unknown
                 continue
             else:
                 known[current] = any(known[reader] for reader in others)
-            left.pop()
+            pending.pop()
         return known[operator]
 
     def is_half(operator: Any) -> bool:

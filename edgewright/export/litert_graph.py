@@ -191,14 +191,14 @@ def _copy_shared_heads(module: fx.GraphModule, values: NodeValues) -> None:
 
 def _enters_a_product(node: fx.Node) -> bool:
     """Whether a matrix product or an attention takes it, as it is or in another order."""
-    left, seen = list(node.users), set[fx.Node]()
-    while left:
-        user = left.pop()
+    pending, seen = list(node.users), set[fx.Node]()
+    while pending:
+        user = pending.pop()
         if operation_stem(str(user.target)) in _PRODUCTS:
             return True
         if user not in seen and operation_stem(str(user.target)) in _ORDERS:
             seen.add(user)
-            left.extend(user.users)
+            pending.extend(user.users)
     return False
 
 

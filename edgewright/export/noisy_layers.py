@@ -143,11 +143,11 @@ def _ways(noise: list[CarriedNoise], before_db: float, float_values: Kept, *, is
 
 def _least_count(noise: list[CarriedNoise], limit: float) -> int:
     """How many of the first layers leave no more noise than that to the others."""
-    left = sum(one.noise for one in noise)
+    remaining = sum(one.noise for one in noise)
     for count, one in enumerate(noise):
-        if left <= limit:
+        if remaining <= limit:
             return count
-        left -= one.noise
+        remaining -= one.noise
     return len(noise)
 
 

@@ -141,11 +141,11 @@ class _Walk:
             columns = tuple(_chosen(chosen, fitted_on))
             if (isinstance(part, str) and part == "drop") or not columns:
                 continue
-            left, uses = (part, self._numbers(columns, name)) if isinstance(part, str) else self.model(part, columns)
+            step, uses = (part, self._numbers(columns, name)) if isinstance(part, str) else self.model(part, columns)
             # Compared as a whole: a column is one use as number, another one as category.
             all_uses += [use for use in uses if use not in all_uses]
-            parts.append((name, left, uses))
-        transformer.transformers_ = [(name, left, _places(uses, all_uses)) for name, left, uses in parts]
+            parts.append((name, step, uses))
+        transformer.transformers_ = [(name, step, _places(uses, all_uses)) for name, step, uses in parts]
         return transformer, all_uses
 
     def _union(self, union: Any, names: tuple[str, ...]) -> tuple[Any, list[Use]]:

@@ -68,10 +68,10 @@ class _Forest:
         named = np.add.reduceat(self.deleted, self.roots, dtype=np.int64)
         self._refuse(named != deleted, "a num_deleted that is not the number of deleted nodes", np.arange(len(trees)))
 
-    def _refuse(self, wrong: NDArray[np.bool_], said: str, tree_of: NDArray[np.int64] | None = None) -> None:
+    def _refuse(self, wrong: NDArray[np.bool_], fault: str, tree_of: NDArray[np.int64] | None = None) -> None:
         if wrong.any():
             tree = (self.tree_of if tree_of is None else tree_of)[int(np.argmax(wrong))]
-            raise DamagedModelError(f"tree {tree}: {said}")
+            raise DamagedModelError(f"tree {tree}: {fault}")
 
     def inspect_sizes(self, width: int) -> None:
         """Statistics have one value a node, weights one vector."""

@@ -118,8 +118,8 @@ def _copied(model: Any) -> Any:
     import torch
 
     # Tensors that a forward computed and left, as weight_norm does: torch copies none that has a gradient's history.
-    left = [value for part in model.modules() for value in vars(part).values() if isinstance(value, torch.Tensor)]
-    known = {id(tensor): tensor.detach().clone() for tensor in left if not tensor.is_leaf}
+    tensors = [value for part in model.modules() for value in vars(part).values() if isinstance(value, torch.Tensor)]
+    known = {id(tensor): tensor.detach().clone() for tensor in tensors if not tensor.is_leaf}
     try:
         return copy.deepcopy(model, known)
     except Exception as e:  # a lock, a file or a generator among its attributes

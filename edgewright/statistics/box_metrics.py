@@ -101,10 +101,10 @@ def _hits(overlaps: Floats) -> NDArray[np.bool_]:
     for at, least in enumerate(_OVERLAPS):
         free = np.ones(overlaps.shape[1], bool)
         for box in np.flatnonzero((overlaps >= least).any(axis=1)):
-            left = np.where(free, overlaps[box], -1)
+            unclaimed = np.where(free, overlaps[box], -1)
             # The last of equals, as pycocotools takes it.
-            best = len(left) - 1 - int(left[::-1].argmax())
-            if left[best] >= least:
+            best = len(unclaimed) - 1 - int(unclaimed[::-1].argmax())
+            if unclaimed[best] >= least:
                 hits[box, at], free[best] = True, False
     return hits
 

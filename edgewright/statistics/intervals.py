@@ -70,8 +70,8 @@ def paired_difference(only_first: int, only_second: int, rows: int) -> Interval:
 def r2(truth: Floats, predicted: Floats) -> float:
     """Coefficient of determination over all numbers; ``truth`` must not be constant."""
     spread = float(((truth - truth.mean()) ** 2).sum())
-    left = float(((truth - predicted) ** 2).sum())
-    return 1 - left / spread
+    residual = float(((truth - predicted) ** 2).sum())
+    return 1 - residual / spread
 
 
 def r2_interval(truth: Floats, predicted: Floats, seed: int = 0) -> Interval:

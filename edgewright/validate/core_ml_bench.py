@@ -30,7 +30,7 @@ _DEVICES = {
 }
 
 Arrays = Mapping[str, np.ndarray]
-Answer = dict[str, Any]
+BenchJson = dict[str, Any]
 
 
 class CoreMLBench:
@@ -41,13 +41,13 @@ class CoreMLBench:
         self._scratch = scratch
         self._packages: dict[str, CoreMLPackage] = {}
 
-    def __call__(self, spec: BenchSpec) -> Answer:
+    def __call__(self, spec: BenchSpec) -> BenchJson:
         """Do one task.
 
         Raises:
             EdgeRuntimeError: Core ML refuses the package or the rows, or has no answer to this task.
         """
-        tasks: dict[str, Callable[[BenchSpec, Arrays], Answer]] = {
+        tasks: dict[str, Callable[[BenchSpec, Arrays], BenchJson]] = {
             "outputs": self._outputs,
             "cold": self._cold,
             "warm": lambda spec, rows: warm(spec, rows, self._open),
@@ -58,7 +58,7 @@ class CoreMLBench:
             raise BackendUnavailableError(f"Core ML gives no answer to '{spec.task}'")
         return carried_out(tasks[spec.task], spec)
 
-    def _outputs(self, spec: BenchSpec, rows: Arrays) -> Answer:
+    def _outputs(self, spec: BenchSpec, rows: Arrays) -> BenchJson:
         file = spec.models[0]
         model = self._package(file).load(self._units)
         each = [model.scores(model.infer(feed)) for feed in model.feeds(rows, file.input_names)]
@@ -70,18 +70,18 @@ class CoreMLBench:
         write_arrays(Path(spec.outputs), collected)
         return {"runtime": model.name, "version": model.version, "rows": len(each)}
 
-    def _cold(self, spec: BenchSpec, rows: Arrays) -> Answer:
+    def _cold(self, spec: BenchSpec, rows: Arrays) -> BenchJson:
         file = spec.models[0]
         package = self._package(file)  # what importing coremltools takes is not counted against the model
         return cold_answer(
             lambda: package.load(self._units), lambda model: model.feeds(rows, file.input_names, limit=1)[0]
         )
 
-    def _compute_plan(self, spec: BenchSpec, rows: Arrays) -> Answer:
+    def _compute_plan(self, spec: BenchSpec, rows: Arrays) -> BenchJson:
         package = self._package(spec.models[0])
         return {"units": UNITS[self._units], **planned(package.plan(self._units), package.path.name)}
 
-    def _open(self, file: BenchModel, spec: BenchSpec, rows: Arrays, limit: int) -> tuple[CoreMLModel, list[Answer]]:
+    def _open(self, file: BenchModel, spec: BenchSpec, rows: Arrays, limit: int) -> tuple[CoreMLModel, list[BenchJson]]:
         model = self._package(file).load(self._units)
         return model, model.feeds(rows, file.input_names, limit)
 
@@ -94,7 +94,7 @@ class CoreMLBench:
         return self._packages[file.path]
 
 
-def planned(plan: Any, name: str) -> Answer:
+def planned(plan: Any, name: str) -> BenchJson:
     """Operators by the device that Core ML prefers, and the costliest ten by their estimated share of the work.
 
     An operator without a device is a constant, or one of which Core ML says nothing; it is counted apart.
