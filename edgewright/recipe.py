@@ -1,8 +1,8 @@
 """Recipes: an ordered list of techniques, each with its parameters. No ML framework is imported here.
 
-A technique is a class of parameters that names the function which carries it out (see `edgewright.optimize.apply`;
-those that a platform's own quantizer does, `edgewright.export` carries out). One in another distribution is registered
-by an entry point of the group ``edgewright.techniques``.
+A technique is a class of parameters that names the function which applies it (see `edgewright.optimize.apply`; what a
+platform's own quantizer does is applied by `edgewright.export`). One in another distribution is registered by an entry
+point of the group ``edgewright.techniques``.
 """
 
 from functools import reduce

@@ -107,7 +107,7 @@ def _damaged(store: Store) -> Iterator[tuple[Path, str]]:
         [*store.root.glob("objects/*"), *store.root.glob("objects/*/*"), *store.root.glob("transfer/*")]
     ):
         if not path.is_dir():
-            yield path, "is no folder"
+            yield path, "is not a folder"
     for path in sorted(store.root.glob("objects/*/*/*")):
         digest = _digest_or_none(path)
         if digest != path.parent.name:

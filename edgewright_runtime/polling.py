@@ -53,7 +53,7 @@ class UpdatePolling:
         except EdgeRuntimeError as e:
             errors.append(f"update: {e}")
             reason = str(e)[:500]
-            # A network that is down, or a release that was given up before, is no event worth a record.
+            # A network that is down, or a release that was given up before, is not an event worth a record.
             if not isinstance(e, (RollbackError, TransportError)) and reason != self._refused_for:
                 self._refused_for = reason  # told once, not at every tick for as long as it lasts
                 kind = "postponed" if isinstance(e, ShortageError) else "refused"

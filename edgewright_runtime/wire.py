@@ -32,7 +32,7 @@ _Read = Callable[[Any, str, str], Any]  # (value, the object that it stands in, 
 
 _ReadObject = Callable[[Any, str], Any]
 
-_MOST_ITEMS = 100_000
+_MAX_ITEMS = 100_000
 _READERS: dict[Any, _ReadObject] = {}  # made once for each dataclass, since hints are slow to evaluate
 
 
@@ -129,7 +129,7 @@ def _reader(hint: Any, rules: _Rule) -> _Read:
 
 def _list_reader(hint: Any, rules: _Rule) -> _Read:
     item = _reader(hint, rules.get("items", {}))
-    fewest, most = rules.get("min_length", 0), rules.get("max_length", _MOST_ITEMS)
+    fewest, most = rules.get("min_length", 0), rules.get("max_length", _MAX_ITEMS)
     count = f"at most {most}" if not fewest else f"{most}" if fewest == most else f"{fewest} to {most}"
     allowed = f"a list of {count}"
 

@@ -24,8 +24,8 @@ _MAX_UNPACKED_BYTES = 4 << 20
 _MAX_STATUS_BYTES = 64 << 10  # an operator's list holds those of all devices
 _MAX_RECORDS = 2000
 _MAX_VALUES = 600_000  # of JSON: small ones take many times their bytes in memory
-_MOST_HANDLED_AT_ONCE = 8  # bodies, one of which is parsed: what waits is packed
-_MOST_KEYS = 16  # of an object whose keys are ours, of which it has three at most
+_MAX_HANDLED_AT_ONCE = 8  # bodies, one of which is parsed: what waits is packed
+_MAX_KEYS = 16  # of an object whose keys are ours, of which it has three at most
 _MAX_SAID = 500  # characters of a refusal
 
 
@@ -56,7 +56,7 @@ class Bodies:
     """Reads bodies: a few are handled at once, of which one is parsed."""
 
     def __init__(self) -> None:
-        self._handling, self._parsing = asyncio.Semaphore(_MOST_HANDLED_AT_ONCE), asyncio.Lock()
+        self._handling, self._parsing = asyncio.Semaphore(_MAX_HANDLED_AT_ONCE), asyncio.Lock()
 
     @asynccontextmanager
     async def read(self, kind: type[_Asked], request: Request) -> AsyncIterator[_Asked]:
@@ -140,8 +140,8 @@ def _require_few_keys(value: Any) -> None:
     """Each unknown key becomes an error of its own, with its text, before any is told."""
     records = value.get("records") if isinstance(value, dict) else None
     for part in (value, *(records if isinstance(records, list) else ())):
-        if isinstance(part, dict) and len(part) > _MOST_KEYS:
-            raise HTTPException(422, f"{len(part)} keys in one object; at most {_MOST_KEYS} are looked at")
+        if isinstance(part, dict) and len(part) > _MAX_KEYS:
+            raise HTTPException(422, f"{len(part)} keys in one object; at most {_MAX_KEYS} are looked at")
 
 
 def _require_listable(status: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from edgewright_runtime.errors import IntegrityError
 
 __all__ = ["Offers"]
 
-_MOST_LINES = 1000
+_MAX_LINES = 1000
 
 
 class Offers:
@@ -44,7 +44,7 @@ class Offers:
             # Only the table is locked: the repository is read outside, by `Refreshed`.
             known = self._known.setdefault(line, Refreshed(partial(self._read, repository, line)))
             self._known.move_to_end(line)
-            if len(self._known) > _MOST_LINES:  # devices say what they like
+            if len(self._known) > _MAX_LINES:  # devices say what they like
                 self._known.popitem(last=False)
             return known
 

@@ -40,7 +40,7 @@ def keep_unsafe_float(work: Any, source: Path) -> None:
 
 
 def keep_between_layers_float(work: Any, source: Path) -> None:
-    """Whatever is no convolution or dense layer stays as it is."""
+    """Whatever is not a convolution or dense layer stays as it is."""
     model = tflite.load(source)
     for graph in model.subgraphs:
         for operator in graph.operators:

@@ -290,7 +290,7 @@ def _scaling_nodes(path: Path) -> list[str]:
     names = {node.output[0]: node.name for node in model.graph.node}
     inputs = {value.name: value for value in model.graph.input if value.name not in held}
     kinds = {name: value.type.tensor_type for name, value in inputs.items()}
-    real = onnx.TensorProto.FLOAT  # rows of ids pick from a table of weights, and are no features
+    real = onnx.TensorProto.FLOAT  # rows of ids pick from a table of weights, and are not features
     features = [name for name, kind in kinds.items() if kind.elem_type == real and len(kind.shape.dim) == 2]
     return [names[step.results[0]] for step in feature_scaling(onnx_file.steps(model), inputs, features)]
 

@@ -17,7 +17,7 @@ __all__ = ["SCATTER_FORMS", "is_summing_scatter"]
 
 Tensor = torch.Tensor
 
-_MOST_COMPARISONS = 1 << 22  # each is a number in memory
+_MAX_COMPARISONS = 1 << 22  # each is a number in memory
 _SUMS = {"add", "sum"}
 
 
@@ -30,7 +30,7 @@ def is_summing_scatter(node: fx.Node, values: NodeValues) -> bool:
     if given.get("reduce", "sum") not in _SUMS or not given.get("include_self", True):
         return False
     x, index = values.env[given["self"]], values.env[given["index"]]
-    return bool(x.dim()) and int(index.numel()) * int(x.shape[int(given["dim"])]) <= _MOST_COMPARISONS
+    return bool(x.dim()) and int(index.numel()) * int(x.shape[int(given["dim"])]) <= _MAX_COMPARISONS
 
 
 def _scatter_add(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def boosted_trees(
 
     Raises:
         ConversionError: onnxmltools failed on it.
-        UnsupportedError: a booster that is no tree model.
+        UnsupportedError: a booster that is not a tree model.
     """
     splits: list[CategorySplit] = []
     try:

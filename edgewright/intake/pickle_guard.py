@@ -388,7 +388,7 @@ def _permitted(module: str, name: str, path: Path) -> Any:
         raise InputError(f"{path}: needs {asked}, which the installed version does not have") from e
     # The package is allowed, not all that stands in it: functions and base classes of another kind are refused.
     if not exact and not _is_estimator(member):
-        raise UntrustedModelError(f"{path}: asks for {asked}, which is no estimator class; nothing of it has run")
+        raise UntrustedModelError(f"{path}: asks for {asked}, which is not an estimator class; nothing of it has run")
     return member
 
 

@@ -130,7 +130,7 @@ def distances(
     """
     whole = expected if whole is None else whole
     differs = got != expected
-    with np.errstate(invalid="ignore"):  # two infinities of one sign are equal, and their difference is no number
+    with np.errstate(invalid="ignore"):  # two infinities of one sign are equal, and their difference is not a number
         apart = np.where(differs & ~(np.isnan(got) & np.isnan(expected)), np.abs(got - expected), 0.0)
     magnitude = float(np.abs(whole[np.isfinite(whole)]).max(initial=0.0))
     # An infinity against a number is as far as can be.

@@ -13,7 +13,7 @@ from edgewright_runtime.bundle.manifest import Words
 
 __all__ = ["TermWeights", "is_vectorizer", "term_weights", "terms_of", "words_of"]
 
-_MOST_TERMS = 50_000  # a manifest holds them, and is read whole
+_MAX_TERMS = 50_000  # a manifest holds them, and is read whole
 
 
 class TermWeights(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -76,9 +76,9 @@ def words_of(step: Any) -> Words:
             raise UnsupportedError(f"{name} with a {part} of its own: a device has no Python function; leave it out")
     if callable(step.analyzer) or callable(step.strip_accents):
         raise UnsupportedError(f"{name} with a function as analyzer or strip_accents: take one of its names")
-    if len(step.vocabulary_) > _MOST_TERMS:
+    if len(step.vocabulary_) > _MAX_TERMS:
         raise UnsupportedError(
-            f"{name} with {len(step.vocabulary_):,} terms; a device takes {_MOST_TERMS:,}: set max_features or min_df"
+            f"{name} with {len(step.vocabulary_):,} terms; a device takes {_MAX_TERMS:,}: set max_features or min_df"
         )
     return Words(
         analyzer=step.analyzer,

@@ -22,7 +22,7 @@ _ALLOWED = (
     "a path, a torch.nn.Module, a torch.export.ExportedProgram, a Keras model, an ONNX ModelProto, or a fitted "
     "scikit-learn, XGBoost or LightGBM estimator"
 )
-_MOST_ROWS = 1 << 16
+_MAX_ROWS = 1 << 16
 
 
 def model_name(model: Any) -> str:
@@ -99,7 +99,7 @@ def _exported(model: Any, examples: Mapping[str, NDArray[Any]]) -> Any:
 
     module = _copied(model).cpu().eval()  # the user's own may be in training, and elsewhere
     arrays = _in_order(module, examples)
-    free = tuple({0: torch.export.Dim("batch", max=_MOST_ROWS)} for _ in arrays)
+    free = tuple({0: torch.export.Dim("batch", max=_MAX_ROWS)} for _ in arrays)
     error: Exception | None = None
     for rows in _as_tensors(arrays):
         try:

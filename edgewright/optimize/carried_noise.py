@@ -85,7 +85,7 @@ def _passed(model: fx.GraphModule, row: InputRow, *, weights_only: bool) -> tupl
 
     def note(name: str, given: torch.Tensor, output: torch.Tensor) -> None:
         layer = model.get_submodule(name)
-        # Rounding is no part of the derivative: autograd holds the graph of the exact network alone.
+        # Rounding is not part of the derivative: autograd holds the graph of the exact network alone.
         with torch.no_grad():
             rough = given if weights_only else _in_levels(given)
             errors.append((name, output, _rough(layer, rough) - output))

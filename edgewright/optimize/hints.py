@@ -48,7 +48,7 @@ class Hints:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What the regressors learn; they are no part of the student."""
+        """What the regressors learn; they are not part of the student."""
         return [parameter for regressor in self._regressors for parameter in regressor.parameters()]
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:

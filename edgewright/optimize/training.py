@@ -37,7 +37,7 @@ __all__ = [
 Tensors = dict[str, torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 Logits = Callable[[torch.Tensor], torch.Tensor]
-_LEAST_PROBABILITY = 1e-6  # float32 holds one less this, and its logarithm is finite
+_MIN_PROBABILITY = 1e-6  # float32 holds one less this, and its logarithm is finite
 # Probabilities add up to 1 within this: float32 rounds each of a thousand classes.
 _SUM_TOLERANCE = 1e-3
 # The learning rate never falls below this share of where it began.
@@ -80,7 +80,7 @@ def class_logits(model: nn.Module, rows: TrainingRows) -> Logits:
     # Not `flatten(1)`, which scores (N,) have no axis for.
     if first.min() < 0 or first.max() > 1:
         return lambda outputs: nn.functional.pad(outputs.reshape(-1, 1), (1, 0))
-    return lambda outputs: nn.functional.pad(torch.logit(outputs.reshape(-1, 1), _LEAST_PROBABILITY), (1, 0))
+    return lambda outputs: nn.functional.pad(torch.logit(outputs.reshape(-1, 1), _MIN_PROBABILITY), (1, 0))
 
 
 def logits_in(scores: torch.Tensor) -> Logits:

@@ -36,7 +36,7 @@ COLUMNS = (
     "verdict",
 )
 # Below this many characters a row's cells would be cut to their first letters.
-_LEAST_WIDTH = 168
+_MIN_WIDTH = 168
 _NOT_REACHED = "-"
 
 
@@ -49,7 +49,7 @@ def results_table(results: Sequence[DeploymentResult], width: int) -> Table:
     cells = [result_cells(result) for result in results]
     # A column that is empty for all says nothing.
     reached = [i for i in range(len(COLUMNS)) if any(row[i] != _NOT_REACHED for row in cells)]
-    if width >= _LEAST_WIDTH:
+    if width >= _MIN_WIDTH:
         rows = ([row[i] for i in reached] for row in cells)
         return _table("Deployments", [COLUMNS[i] for i in reached], rows)
     rows = ([COLUMNS[i], *(row[i] for row in cells)] for i in reached[1:])

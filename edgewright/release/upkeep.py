@@ -199,7 +199,7 @@ def _sources(store: Store) -> dict[str, Path]:
         try:
             content = read_bundle(manifest.parent)
         except InputError:
-            continue  # a damaged one is no source
+            continue  # a damaged one is not a source
         sources[digest_of(manifest)] = manifest
         sources |= {entry.sha256: manifest.parent / entry.path for entry in content.manifest.files}
     return sources

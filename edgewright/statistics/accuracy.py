@@ -84,7 +84,7 @@ def worst_class(table: Sequence[ClassAccuracy]) -> ClassAccuracy | None:
 
 
 def _by_row(values: RowAnswers, truth: RowAnswers) -> NDArray[np.float64]:
-    """(N, K): the numbers of a row are drawn together, as they are no observations of their own."""
+    """(N, K): the numbers of a row are drawn together, as they are not observations of their own."""
     return np.asarray(values, np.float64).reshape(len(truth), -1)
 
 

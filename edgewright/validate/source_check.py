@@ -26,7 +26,7 @@ from edgewright.validate.evaluation import source_answers
 
 __all__ = ["doubts", "mean_recall", "source_doubts"]
 
-_LEAST_SKILL = 0.1
+_MIN_SKILL = 0.1
 _GAP = 0.2
 _KEPT = 0.5
 _LOOK = "wrong labels, or inputs read or scaled otherwise than in training, look like this"
@@ -86,7 +86,7 @@ def _near_chance(truth: RowAnswers, answers: RowAnswers, reached: Accuracy, majo
         return ""
     recall, chance = mean_recall(truth.astype(np.int64), answers.astype(np.int64)), 1 / classes
     skill = (recall.value - chance) / (1 - chance)
-    if recall.low > chance and skill >= _LEAST_SKILL:
+    if recall.low > chance and skill >= _MIN_SKILL:
         return ""
     return (
         f"the source model is barely better than chance: of each of the {classes} classes it has {recall.value:.1%} "
@@ -96,7 +96,7 @@ def _near_chance(truth: RowAnswers, answers: RowAnswers, reached: Accuracy, majo
 
 
 def _near_the_mean(reached: Accuracy) -> str:
-    if reached.low > 0 and reached.value >= _LEAST_SKILL:
+    if reached.low > 0 and reached.value >= _MIN_SKILL:
         return ""
     return (
         f"the source model is barely better than always answering the mean: R² {reached.value:.3f} (95% "

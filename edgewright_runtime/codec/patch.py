@@ -109,7 +109,7 @@ def _apply_tensor(base: bytes, patch: bytes, result_bytes: int) -> bytes:
     except (ValueError, RecursionError) as e:
         raise IntegrityError(f"tensor patch: header: {str(e)[:200]}") from e
     if not isinstance(segments, list):
-        raise IntegrityError("tensor patch: the header is no list")
+        raise IntegrityError("tensor patch: the header is not a list")
     out = bytearray()
     for i, segment in enumerate(segments):
         out += _segment(Fields(segment, f"tensor patch, segment {i}"), base, body, result_bytes - len(out))

@@ -175,7 +175,7 @@ def _judged(fields: Fields, classes: int | None) -> CloudAnswer:
         raise IntegrityError("the cloud's answer holds no scores")
     # The cloud's model may be another than the device's: its classes must be the same in number.
     if classes is not None and not _is_distribution(answer.scores, classes):
-        raise IntegrityError(f"the cloud's answer is no distribution over {classes} classes")
+        raise IntegrityError(f"the cloud's answer is not a distribution over {classes} classes")
     return answer
 
 

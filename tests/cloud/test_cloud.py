@@ -388,7 +388,7 @@ def test_device_sees_itself_and_an_operator_all(serving: Serving, database: Data
     assert [seen(token) for token in tokens] == [["board-1"], ["board-2"]]
     assert seen(operator) == ["board-1", "board-2"]
     assert get(f"{url}/v1/devices", "guessed")[0] == 401
-    with pytest.raises(RefusedError, match="401"):  # an operator is no device: nothing is counted for it
+    with pytest.raises(RefusedError, match="401"):  # an operator is not a device: nothing is counted for it
         client(url, operator).post("/v1/sync", {"status": {}, "records": []}, Fields.rest)
     with pytest.raises(InputError, match="operator 'anna' is registered already"):
         database.add_operator("anna")
