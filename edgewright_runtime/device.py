@@ -30,7 +30,8 @@ from edgewright_runtime.health.telemetry import TelemetryRecord
 from edgewright_runtime.health.watch import Issue
 from edgewright_runtime.polling import UpdatePolling
 from edgewright_runtime.predict.hybrid import Answer
-from edgewright_runtime.predict.offline import Offer, sync
+from edgewright_runtime.predict.offline import sync
+from edgewright_runtime.predict.protocol import Offer
 from edgewright_runtime.settings import Settings, Tick
 from edgewright_runtime.shortage import is_fault, is_shortage
 from edgewright_runtime.strain import Level, levels_of, step_for

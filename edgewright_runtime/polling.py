@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from edgewright_runtime.errors import EdgeRuntimeError, RollbackError, ShortageError, TransportError
 from edgewright_runtime.health.event_log import EventLog
-from edgewright_runtime.predict.offline import Offer
+from edgewright_runtime.predict.protocol import Offer
 from edgewright_runtime.settings import Settings
 from edgewright_runtime.update.installation import Installation
 from edgewright_runtime.update.updater import Outcome, Updater, followed_line

@@ -50,6 +50,7 @@ def rule(
     holds: str | None = None,
     read_as: Any = None,
     made_by: Callable[[Any], Any] | None = None,
+    fail_fast: bool | None = None,
 ) -> dict[str, Any]:
     """What a field may hold, as the metadata of its `dataclasses.field`.
 
@@ -57,6 +58,7 @@ def rule(
     (100,000 if left out) count the items of a list, ``items`` is their rule, or one for each of a tuple of fixed
     length, which ``holds`` describes. ``allowed`` names the texts, ``form`` says how one is written, or is a function
     that returns it or raises `IntegrityError`. ``made_by`` makes the value out of what is read by the hint ``read_as``.
+    ``fail_fast`` has pydantic stop at a list's first fault, as `read` always does.
     """
     # Every parameter that was given, under its own name: nothing but parameters is local here.
     return {name: value for name, value in locals().items() if value is not None}

@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from sqlalchemy.exc import (
     DatabaseError,
     DataError,
@@ -21,7 +21,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 
-from edgewright.cloud.bodies import Bodies, Question, Sync, refusal_text
+from edgewright.cloud.bodies import Bodies, refusal_text
 from edgewright.cloud.database import Database, hashed
 from edgewright.cloud.offers import Offers
 from edgewright.cloud.rates import Bucket, Rates
@@ -32,6 +32,15 @@ from edgewright_runtime.bundle.manifest import MANIFEST_NAME
 from edgewright_runtime.bundle.opening import file_digest
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
 from edgewright_runtime.predict.predictor import Predictor
+from edgewright_runtime.predict.protocol import (
+    PREDICT_PATH,
+    SYNC_PATH,
+    CloudAnswer,
+    Question,
+    SyncReply,
+    SyncRequest,
+    message,
+)
 
 __all__ = ["create_app"]
 
@@ -59,7 +68,7 @@ class _Served:
         self._versions = {name: file_digest(p.folder / MANIFEST_NAME)[:12] for name, p in self._models.items()}
         self._lock = Lock()
 
-    def answer(self, question: Question) -> dict[str, Any]:
+    def answer(self, question: Question) -> CloudAnswer:
         predictor = self._models.get(question.model)
         if predictor is None:
             raise HTTPException(
@@ -73,8 +82,7 @@ class _Served:
             raise HTTPException(422, refusal_text(e)) from e
         if len(scores) != 1:
             raise HTTPException(422, f"one row at a time, {len(scores)} were given")
-        version = self._versions[question.model]
-        return {"scores": scores.reshape(-1).tolist(), "model": question.model, "version": version}
+        return CloudAnswer(tuple(scores.reshape(-1).tolist()), question.model, self._versions[question.model])
 
 
 class _Callers:
@@ -172,9 +180,9 @@ def _sync_routes(
     """Records of a device are received, and it is offered the release of its line."""
     router = APIRouter()
 
-    @router.post("/v1/sync")
-    async def sync(request: Request, name: Annotated[str, Depends(callers.device)]) -> JSONResponse:
-        async with bodies.read(Sync, request) as asked:
+    @router.post(SYNC_PATH)
+    async def sync(request: Request, name: Annotated[str, Depends(callers.device)]) -> Response:
+        async with bodies.read(SyncRequest, request) as asked:
             rows = [(record.key, record.body) for record in asked.records]
             # Committed before the answer: a device deletes what is confirmed.
             new = await run_in_threadpool(database.receive, name, asked.status, rows)
@@ -182,7 +190,7 @@ def _sync_routes(
         counted["sync"] += 1
         counted["records"] += new
         counted["repeated"] += len(rows) - new
-        return JSONResponse({"confirmed": [key for key, _ in rows], "offer": offer})
+        return _reply(SyncReply(tuple(key for key, _ in rows), offer))
 
     return router
 
@@ -191,14 +199,18 @@ def _predict_routes(served: _Served, callers: _Callers, bodies: Bodies, counted:
     """A device that is unsure asks a larger model."""
     router = APIRouter()
 
-    @router.post("/v1/predict")
-    async def predict(request: Request, _: Annotated[str, Depends(callers.device)]) -> JSONResponse:
+    @router.post(PREDICT_PATH)
+    async def predict(request: Request, _: Annotated[str, Depends(callers.device)]) -> Response:
         async with bodies.read(Question, request) as asked:
             answer = await run_in_threadpool(served.answer, asked)
         counted["predict"] += 1
-        return JSONResponse(answer)
+        return _reply(answer)
 
     return router
+
+
+def _reply(content: SyncReply | CloudAnswer) -> Response:
+    return Response(message(content), media_type="application/json")
 
 
 def _operator_routes(database: Database, callers: _Callers, figures: _Figures) -> APIRouter:

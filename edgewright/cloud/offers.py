@@ -12,6 +12,7 @@ from edgewright.release.release import current_document
 from edgewright.release.repository import ReleaseRepository
 from edgewright_runtime.bundle.line import checked_line
 from edgewright_runtime.errors import IntegrityError
+from edgewright_runtime.predict.protocol import Offer
 
 __all__ = ["Offers"]
 
@@ -27,10 +28,10 @@ class Offers:
     def __init__(self, repository: str | None, counted: dict[str, int], every_s: float) -> None:
         self._repository = ReleaseRepository(repository) if repository is not None else None
         self._counted, self._every_s = counted, every_s
-        self._known: OrderedDict[str, Refreshed[dict[str, Any] | None]] = OrderedDict()
+        self._known: OrderedDict[str, Refreshed[Offer | None]] = OrderedDict()
         self._lock = Lock()
 
-    def current(self, status: Mapping[str, Any]) -> dict[str, Any] | None:
+    def current(self, status: Mapping[str, Any]) -> Offer | None:
         """The line of the release that a device says it has, and its current version; None where there is none, or the
         repository fails.
         """
@@ -39,7 +40,7 @@ class Offers:
             return None
         return self._of(self._repository, line).value(self._every_s)
 
-    def _of(self, repository: ReleaseRepository, line: str) -> Refreshed[dict[str, Any] | None]:
+    def _of(self, repository: ReleaseRepository, line: str) -> Refreshed[Offer | None]:
         with self._lock:
             # Only the table is locked: the repository is read outside, by `Refreshed`.
             known = self._known.setdefault(line, Refreshed(partial(self._read, repository, line)))
@@ -48,14 +49,14 @@ class Offers:
                 self._known.popitem(last=False)
             return known
 
-    def _read(self, repository: ReleaseRepository, line: str) -> dict[str, Any] | None:
+    def _read(self, repository: ReleaseRepository, line: str) -> Offer | None:
         try:
             document = current_document(repository, line)
         except EdgewrightError:
             # A repository that fails must not keep devices from delivering their records.
             self._counted["offer_failures"] += 1
             return None
-        return {"line": line, "version": document.version} if document else None
+        return Offer(line, document.version) if document else None
 
 
 def _line_in(status: Mapping[str, Any]) -> str | None:

@@ -19,7 +19,8 @@ from edgewright_runtime.predict.encoding import as_json, needed
 from edgewright_runtime.predict.predictor import Prediction, Predictor, as_lists, check_finite
 
 if TYPE_CHECKING:
-    from edgewright_runtime.predict.cloud import CloudAnswer, CloudClient
+    from edgewright_runtime.predict.cloud import CloudClient
+    from edgewright_runtime.predict.protocol import CloudAnswer
 
 __all__ = ["Answer", "Hybrid", "Policy"]
 
