@@ -106,7 +106,7 @@ class Device:
         # Taken once: `tick` may exchange the model while this one answers.
         active = self._active
         try:
-            answer = active.answers.predict(raw, user=user)
+            answer = active.answers.answer(raw, user=user)
         except InputRejectedError:
             raise
         except EdgeRuntimeError:

@@ -98,3 +98,22 @@ def test_the_glossary_has_each_term_once_and_in_order() -> None:
     names = [line.split("|")[1].strip() for line in terms.splitlines() if line.startswith("| ")][1:]
     assert names == sorted(set(names), key=str.lower)
     assert len(names) > 20
+
+
+# Third persons that are not also plurals ("Runs side by side", "Counts of terms").
+SAYS_WHAT_IT_DOES = re.compile(
+    r"(Applies|Asks|Builds|Compares|Computes|Converts|Creates|Decides|Does|Finds|Gets|Gives|Has|Holds|Is|It|Judges"
+    r"|Keeps|Loads|Makes|Measures|Opens|Puts|Raises|Reads|Refuses|Removes|Returns|Saves|Says|Sends|Stops"
+    r"|Runs the|Runs a|Takes|Tells|Travels|Writes)\b"
+)
+
+
+def test_docstrings_are_imperatives_or_nouns() -> None:
+    documented = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    places = [
+        f"{path}:{node.lineno} {text.splitlines()[0]}"
+        for path, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and (text := ast.get_docstring(node)) and SAYS_WHAT_IT_DOES.match(text)
+    ]
+    assert not places

@@ -38,7 +38,7 @@ _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
 
 
 class Bodies:
-    """Reads bodies: a few are handled at once, of which one is parsed."""
+    """A reader of bodies: a few are handled at once, of which one is parsed."""
 
     def __init__(self) -> None:
         self._handling, self._parsing = asyncio.Semaphore(_MAX_HANDLED_AT_ONCE), asyncio.Lock()

@@ -1,8 +1,9 @@
 """Run a *saved* `.mlpackage` without Core ML: its program read back from disk and its operators computed by torch.
 
-Core ML predicts on a Mac only, and a wrong conversion is the worst defect; so this shares nothing with coremltools'
-converter but the protobuf definitions. Half precision is computed as float32 with each operator's result rounded to
-half, which is the accuracy that Apple's units reach or exceed in their accumulators.
+Core ML predicts on a Mac only, no library computes its programs elsewhere, and a wrong conversion is the worst defect;
+so this is written by hand, and shares nothing with coremltools' converter but the protobuf definitions. Half precision
+is computed as float32 with each operator's result rounded to half, which is the accuracy that Apple's units reach or
+exceed in their accumulators.
 Imports torch: call it in a child process.
 """
 

@@ -7,6 +7,9 @@ do), and what rebuilds numpy and scipy arrays. Functions are not allowed, save t
 numpy that take one number to another. Nothing but what was named so is ever called: not an object that the file made
 before. What a model calls by a name that it holds (``stack_method_``) is one of scikit-learn's own methods.
 Runs in a child process: imports scikit-learn when a model asks for it.
+
+Written by hand, since what an allowed class is called with, and what it then holds, matters as much as its name:
+checkers of pickles (picklescan, fickling) judge the names that a file imports, and skops' own check is for its format.
 """
 
 import bz2

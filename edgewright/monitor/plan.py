@@ -21,7 +21,7 @@ _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True, config=_CONFIG)
 class MonitoringPlan(MonitoringLimits):
-    """Travels in the manifest and the release. A limit that is not given is derived from validation's figures."""
+    """The plan in the manifest and the release. A limit that is not given is derived from validation's figures."""
 
     steps: tuple[StepDown, ...] | None = field(
         default=None,

@@ -99,7 +99,7 @@ def weight_names(model: nn.Module) -> list[str]:
 
 
 def kept_zeros(model: nn.Module) -> Callable[[Tensors], Tensors]:
-    """Holds at zero what is zero now: a later step must not undo the sparsity of an earlier one."""
+    """Hold at zero what is zero now: a later step must not undo the sparsity of an earlier one."""
     weights = dict(model.named_parameters())
     # Only where there are zeros: a mask of ones would cost a product in every step.
     masks = {name: (weights[name] != 0).float() for name in weight_names(model) if (weights[name] == 0).any()}

@@ -48,7 +48,7 @@ class DeviceCheck(Value):
 
     @property
     def passed(self) -> bool:
-        """It runs, agrees with its golden vectors, and misses no limit."""
+        """Whether it runs, agrees with its golden vectors, and misses no limit."""
         return not self.failure and all(line.status != "missed" for line in self.lines)
 
     @property

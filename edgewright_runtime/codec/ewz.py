@@ -171,7 +171,7 @@ def _join_planes(planes: list[np.ndarray]) -> np.ndarray:
 
 
 class _Reader:
-    """Takes numbers and bytes from the front; running out is an IntegrityError."""
+    """Take numbers and bytes from the front; running out is an IntegrityError."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

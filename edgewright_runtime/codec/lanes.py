@@ -21,7 +21,7 @@ MAX_LANES_LOG2 = 12
 
 
 class LaneDecoder:
-    """Reads the bits that an encoder wrote, given the same probabilities in the same calls.
+    """Read the bits that an encoder wrote, given the same probabilities in the same calls.
 
     ``states`` (K * 5 bytes) and 16-bit ``words``, both little-endian.
     """

@@ -47,7 +47,7 @@ _PRIOR_ROW, _PRIOR_COLUMN, _PRIOR_BESIDE = 8, 3, 3
 
 
 class WideCoder(Protocol):
-    """Takes the probabilities of 1 (out of 2^16) and returns the bits: those given (encoder) or those read."""
+    """Take the probabilities of 1 (out of 2^16) and return the bits: those given (encoder) or those read."""
 
     def bits(self, probabilities: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
         """(M,) int64 probabilities in 1..65535 to (M,) bool bits."""

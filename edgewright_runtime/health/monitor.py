@@ -64,7 +64,7 @@ class TelemetryFile:
 
 
 class Monitor:
-    """Counts predictions and hands a `TelemetryRecord` a window to ``sink``; safe from many threads.
+    """Count predictions and hand a `TelemetryRecord` a window to ``sink``; safe from many threads.
 
     ``memory_before_mb`` is the process's memory before the model was loaded: the record holds what was added.
     """

@@ -53,7 +53,7 @@ class _Figure(NamedTuple):
 
 @dataclass
 class Watch:
-    """Judges windows one after another by the plan's limits. An issue needs ``raise_after`` bad ones in a row to begin,
+    """Judge windows one after another by the plan's limits. An issue needs ``raise_after`` bad ones in a row to begin,
     and ``clear_after`` good ones to end, by ``clear_share`` of the limit: a figure at its limit does not flicker.
     """
 

@@ -29,7 +29,7 @@ _RETRIED = {429, 500, 502, 503, 504}
 
 
 class Breaker:
-    """Stops asking after ``failures`` in a row; after ``pause_s`` a single request tries again.
+    """Stop asking after ``failures`` in a row; after ``pause_s`` a single request tries again.
 
     While it is open a call costs nothing: no added latency while the network is down.
     """
@@ -101,7 +101,7 @@ class CloudClient:
         self._other_breaker = self.breaker.another()
         self._opener = opener(grace_s=timeout_s, redirect_hosts=None)  # the token is for this server alone
 
-    def predict(self, row: Any, model: str, classes: int | None = None) -> CloudAnswer:
+    def ask(self, row: Any, model: str, classes: int | None = None) -> CloudAnswer:
         """Ask for an answer to one raw row (table) or array (nested lists): a distribution where there are ``classes``.
 
         Raises:

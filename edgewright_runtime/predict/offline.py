@@ -89,7 +89,7 @@ class OfflineModel:
         self.cache: AnswerCache[Answer] = AnswerCache(cache_capacity, version)
         self.not_logged = 0
 
-    def predict(self, raw: Any, *, user: str | None = None) -> Answer:
+    def answer(self, raw: Any, *, user: str | None = None) -> Answer:
         """Answer a raw row or array and log it; a repeated input is answered from the cache, and logged too.
 
         Raises:
@@ -102,7 +102,7 @@ class OfflineModel:
         key = feeds_key(feeds)
         answer = self.cache.get(key, self._version)
         if answer is None:
-            answer = self._model.predict(raw, feeds)
+            answer = self._model.answer(raw, feeds)
             if answer.source in {"edge", "cloud"}:  # a fallback may be better next time
                 self.cache.put(key, self._version, answer)
         else:

@@ -99,7 +99,7 @@ def test_fallback_answers_with_the_model_it_serves(
     edge = Predictor(table_bundle.artifact.path)
     policy = Policy(threshold=1.1, latency_budget_ms=5000)
 
-    answer = Hybrid(edge, "stable.1", cloud=client(url, token), policy=policy).predict(ROW)
+    answer = Hybrid(edge, "stable.1", cloud=client(url, token), policy=policy).answer(ROW)
 
     expected = Predictor(newer_bundle.artifact.path).predict(ROW)
     assert answer.source == "cloud"
@@ -452,7 +452,7 @@ def test_logged_predictions_arrive_as_they_were_made(
     outbox = Outbox(tmp_path / "o.db")
     model = OfflineModel(Hybrid(predictor, "stable.1"), predictor.manifest, "stable.1", outbox)
     for _ in range(3):
-        model.predict(ROW, user="anna")
+        model.answer(ROW, user="anna")
 
     sync(outbox, client(serving(), token), {"not_logged": model.not_logged})
 

@@ -9,6 +9,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Optional
 
 import pytest
