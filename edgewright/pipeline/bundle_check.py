@@ -248,7 +248,9 @@ def _memory(cost: Cost | None) -> str:
     if cost is None or cost.added_memory_mb is None:
         return NOT_MEASURED
     added = figure_text("added_memory_mb", cost.added_memory_mb)
-    return f"{added} / {figure_text('peak_memory_mb', cost.peak_memory_mb)}" if cost.peak_memory_mb else added
+    if cost.peak_memory_mb is None:
+        return added
+    return f"{added} / {figure_text('peak_memory_mb', cost.peak_memory_mb)}"
 
 
 def _energy(energy: Energy | None) -> str:

@@ -76,8 +76,8 @@ def files_that_name(technique: type[Technique]) -> set[str]:
     }
 
 
-# Their figures are others' business: int8 is the exporters', which use the scales of `train_int8`, the latency is
-# measured by a task, and a student may be a pruned network.
+# Others read these by name, each for a reason: exporters quantize, and take the scales that `train_int8` has learnt; a
+# task times what channels are pruned for, and a student may be a network with pruned channels.
 KNOWN_ELSEWHERE = {"quantize", "train_int8", "prune_channels"}
 
 
