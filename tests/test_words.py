@@ -117,3 +117,13 @@ def test_docstrings_are_imperatives_or_nouns() -> None:
         if isinstance(node, documented) and (text := ast.get_docstring(node)) and SAYS_WHAT_IT_DOES.match(text)
     ]
     assert not places
+
+
+def test_bounds_are_min_and_max() -> None:
+    bound = re.compile(r"_?(OWN_)?(LEAST|MOST)_[A-Z0-9_]+")
+    assert not [
+        f"{path}:{node.lineno} {node.id}"
+        for path, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and bound.fullmatch(node.id)
+    ]

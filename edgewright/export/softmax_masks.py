@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BOUND", "bound_masks", "masking_nodes", "masking_operators"]
 
-_MIN_HALF = float(np.finfo(np.float16).min)
+_LEAST = float(np.finfo(np.float16).min)
 # What computes with numbers, of the above: a whole one among the others' operands is a size or a place.
 _COMPUTES = {
     *("add", "sub", "mul", "div", "truediv", "where", "masked_fill", "full", "full_like", "maximum", "minimum"),
@@ -96,7 +96,7 @@ def bound_masks(graph: "fx.GraphModule") -> str:
 
     def bounded(value: Any) -> Any:
         # torch makes a whole number what it is computed with: a mask of -1000000000 is a real one.
-        if isinstance(value, (int, float)) and math.isfinite(value) and value < _MIN_HALF:
+        if isinstance(value, (int, float)) and math.isfinite(value) and value < _LEAST:
             changed.append(value)
             return type(value)(BOUND)
         return value
@@ -110,7 +110,7 @@ def bound_masks(graph: "fx.GraphModule") -> str:
     graph.recompile()
     if not changed:
         return ""
-    return f"masks of {_told(changed)} became {BOUND:g}: half precision has nothing below {_MIN_HALF:g}"
+    return f"masks of {_told(changed)} became {BOUND:g}: half precision has nothing below {_LEAST:g}"
 
 
 def _bound_tensor(graph: "fx.GraphModule", target: str) -> list[float]:
@@ -121,7 +121,7 @@ def _bound_tensor(graph: "fx.GraphModule", target: str) -> list[float]:
     # A whole one may be cast on its way; of truth values and complex ones nothing is less than the other.
     if not isinstance(tensor, torch.Tensor) or tensor.dtype is torch.bool or tensor.is_complex():
         return []
-    low = torch.isfinite(tensor) & (tensor < _MIN_HALF)
+    low = torch.isfinite(tensor) & (tensor < _LEAST)
     values = [float(value) for value in tensor[low].unique()]
     with torch.no_grad():
         if values:  # of types that do not hold the bound, no number is below it
@@ -165,7 +165,7 @@ def masking_operators(model: Any) -> tuple[list[Any], str]:
 
 
 def _low(values: np.ndarray, *, with_infinity: bool) -> list[float]:
-    low = values[values < _MIN_HALF]
+    low = values[values < _LEAST]
     return [float(value) for value in np.unique(low if with_infinity else low[np.isfinite(low)])]
 
 
