@@ -25,7 +25,7 @@ from edgewright.intake import take_in
 from edgewright.intake.torch_graph import load
 from edgewright.measurement import Evaluation
 from edgewright.optimize.prune_channels import multiply_accumulates
-from edgewright.optimize.training import Rows, fit
+from edgewright.optimize.training import TrainingRows, fit
 from edgewright.profile import DeviceProfile, load_device
 from edgewright.recipe import PruneChannels, Training
 from edgewright.store import Store
@@ -47,7 +47,7 @@ _PRUNE = PruneChannels(
 )
 
 
-def latency_part(training: Rows, images: NDArray[np.float32], labels: NDArray[Any]) -> dict[str, Any]:
+def latency_part(training: TrainingRows, images: NDArray[np.float32], labels: NDArray[Any]) -> dict[str, Any]:
     """Train, prune, export and time; ``images`` (N, 1, 28, 28) and ``labels`` (N,) are the held-out rows."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +79,7 @@ def latency_part(training: Rows, images: NDArray[np.float32], labels: NDArray[An
     }
 
 
-def train_source(training: Rows, path: Path) -> Path:
+def train_source(training: TrainingRows, path: Path) -> Path:
     """A trained network as a user would bring it: a program of torch.export."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
@@ -97,7 +97,7 @@ def train_source(training: Rows, path: Path) -> Path:
     return path
 
 
-def _data(training: Rows, images: NDArray[np.float32], labels: NDArray[Any], path: Path) -> DataSpec:
+def _data(training: TrainingRows, images: NDArray[np.float32], labels: NDArray[Any], path: Path) -> DataSpec:
     rows = {"x_train": training.inputs.numpy(), "y_train": training.targets.numpy(), "x_test": images, "y_test": labels}
     np.savez(path, **rows)
     return DataSpec(path=path)

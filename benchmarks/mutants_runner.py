@@ -45,9 +45,9 @@ def reached(function):
         stream.write(f"{function}\\t{test.rpartition(' ')[0]}\\n")
 '''
 # A function's tests: the fastest of those that reach it, up to so many seconds as they took without a change.
-_MOST_TEST_S = 20.0
+_MAX_TEST_S = 20.0
 # How long a mutant's tests may take, against those of the unchanged code, before it counts as hung.
-_PATIENCE, _LEAST_WAIT_S = 4.0, 30.0
+_PATIENCE, _MIN_WAIT_S = 4.0, 30.0
 
 Tests = dict[str, list[str]]
 
@@ -100,7 +100,7 @@ class Tree:
 
     def verdict(self, tests: list[str], expected_s: float) -> str:
         """``killed`` where a test fails, ``survived`` where none does, ``timed out``."""
-        code, _ = self._run([*tests, "-x"], max(_LEAST_WAIT_S, _PATIENCE * expected_s))
+        code, _ = self._run([*tests, "-x"], max(_MIN_WAIT_S, _PATIENCE * expected_s))
         return "timed out" if code is None else "survived" if code == 0 else "killed"
 
     @contextmanager
@@ -239,7 +239,7 @@ def _within(tests: list[str], seconds: dict[str, float]) -> list[str]:
     chosen, spent = [], 0.0
     for test in tests:
         spent += seconds[test]
-        if chosen and spent > _MOST_TEST_S:
+        if chosen and spent > _MAX_TEST_S:
             break
         chosen.append(test)
     return chosen

@@ -85,14 +85,14 @@ def calls(home: Path, runs: int) -> dict[str, Any]:
             return ""
 
     cached = OfflineModel(hybrid, predictor.manifest, "stable.1", Nowhere())  # type: ignore[arg-type]
-    cached.predict(_ROW)
+    cached.answer(_ROW)
     took = _interleaved(
         {
             "bare": lambda: session.run(["scores"], feeds),
             "encoded": lambda: predictor.predict_encoded(feeds),
             "row": lambda: predictor.predict(_ROW),
-            "hybrid": lambda: hybrid.predict(_ROW),
-            "cache_hit": lambda: cached.predict(_ROW),
+            "hybrid": lambda: hybrid.answer(_ROW),
+            "cache_hit": lambda: cached.answer(_ROW),
             "monitor": lambda: monitor.record(1.5, 0.9),
         },
         runs,
@@ -207,7 +207,7 @@ def logged_calls(home: Path, runs: int) -> dict[str, float]:
         )
         for name, waits in (("waiting", True), ("soon", False))
     }
-    return _interleaved({name: functools.partial(model.predict, _ROW) for name, model in models.items()}, runs)
+    return _interleaved({name: functools.partial(model.answer, _ROW) for name, model in models.items()}, runs)
 
 
 def logging(home: Path, scale: float) -> dict[str, float]:

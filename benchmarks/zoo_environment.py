@@ -1,4 +1,4 @@
-"""The packages of the zoo that are no dependency of this project: kept in ``.zoo/site``, behind the main environment.
+"""The packages of the zoo that this project does not depend on: in ``.zoo/site``, behind the main environment.
 
 Nothing of the main environment is overridden: the packages are installed without their dependencies, and their folder
 comes last on the path.

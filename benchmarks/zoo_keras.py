@@ -11,7 +11,7 @@ from benchmarks.zoo_recipes import Recipe, rows_of, seed_of
 __all__ = ["save_network"]
 
 _CALIBRATION_ROWS = 24
-_LEAST_VARIANCE = 0.1
+_MIN_VARIANCE = 0.1
 """Of a channel, over the mean of its layer's, as for torch."""
 _NEAR_ZERO = 0.01
 
@@ -68,4 +68,4 @@ def _settle_batch_norm(model: Any, rows: list[NDArray[Any]]) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         variance = np.asarray(norm.moving_variance)
-        norm.moving_variance.assign(np.maximum(variance, _LEAST_VARIANCE * variance.mean()))
+        norm.moving_variance.assign(np.maximum(variance, _MIN_VARIANCE * variance.mean()))

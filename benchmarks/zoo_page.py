@@ -126,7 +126,7 @@ def _reasons(result: Mapping[str, Any], column: str) -> str:
 def _not_exportable(result: Mapping[str, Any]) -> str:
     if not result["not_exportable"]:
         return ""
-    lines = ["## Not exportable by torch", "", "These give no file to begin with, and are no cells:", ""]
+    lines = ["## Not exportable by torch", "", "These give no file to begin with, and are not cells:", ""]
     return "\n".join([*lines, *(f"- {name}: {_plain(why)}" for name, why in result["not_exportable"].items()), ""])
 
 

@@ -18,7 +18,7 @@ from benchmarks.zoo_recipes import Recipe, rows_of, seed_of
 __all__ = ["save_program"]
 
 _CALIBRATION_ROWS = 24
-_LEAST_VARIANCE = 0.1
+_MIN_VARIANCE = 0.1
 """Of a channel, over the mean of its layer's: one that hardly moves would be blown up where other rows move it."""
 _NEAR_ZERO = 0.01
 _TOLERANCE = 1e-4
@@ -83,7 +83,7 @@ def _settle_batch_norm(model: nn.Module, rows: Mapping[str, NDArray[Any]]) -> No
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-        norm.running_var.clamp_(min=_LEAST_VARIANCE * float(norm.running_var.mean()))
+        norm.running_var.clamp_(min=_MIN_VARIANCE * float(norm.running_var.mean()))
 
 
 def _exported(model: nn.Module, rows: Mapping[str, NDArray[Any]]) -> Any:

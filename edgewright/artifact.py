@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 1 << 20
-_MOST_FOLDERS = 20_000
+_MAX_FOLDERS = 20_000
 
 
 class Format(StrEnum):
@@ -230,8 +230,8 @@ def _files_of(folder: Path) -> list[Path]:
     files: list[Path] = []
     for count, (place, folders, names) in enumerate(os.walk(folder, onerror=_raised, followlinks=True)):
         # Two links a folder to the next one double what there is to walk at each level.
-        if count >= _MOST_FOLDERS:
-            raise OSError(errno.ELOOP, f"more than {_MOST_FOLDERS:,} folders, by links", str(folder))
+        if count >= _MAX_FOLDERS:
+            raise OSError(errno.ELOOP, f"more than {_MAX_FOLDERS:,} folders, by links", str(folder))
         above = {os.path.realpath(part) for part in (Path(place), *Path(place).parents)}
         for name in folders:
             link = Path(place, name)

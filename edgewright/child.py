@@ -29,7 +29,7 @@ from edgewright import errors, forking, sandbox
 from edgewright.failures import failing_operator, one_line, signal_name
 from edgewright.forking import Frameworks
 from edgewright.full_disk import full_among
-from edgewright.progress import Event, progress
+from edgewright.progress import Announcement, progress
 from edgewright.scratch import scratch_folder, system_scratch
 
 __all__ = ["ChildRun", "called", "deferred", "die_with_parent", "run_in_child"]
@@ -330,7 +330,7 @@ def main(request: Path, response: Path) -> None:
         # Before `called` imports the target: what a library runs at its import is confined, too.
         unconfined = sandbox.confine(list(asked.confined.writable), seconds=asked.confined.seconds)
 
-    def heard(event: Event) -> None:
+    def heard(event: Announcement) -> None:
         if event.note:
             notes.append(event.title)
 

@@ -113,7 +113,7 @@ def _innermost_first(error: BaseException) -> Iterator[FrameType]:
 def _described(thing: Any) -> str:
     """``Conv (node 'stem/conv')`` of an object that is one; "" of anything else."""
     name = _text(thing, "name")
-    # A local called `n` or `op` is often a plain number or text, which is no operator.
+    # A local called `n` or `op` is often a plain number or text, which is not an operator.
     if thing is None or isinstance(thing, (str, int, float, Mapping, list, tuple)) or not name:
         return ""
     if _text(thing, "op").startswith("call_"):  # of torch.fx

@@ -79,7 +79,7 @@ _ONE_THREAD = MappingProxyType({"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CO
 # Read by libraries when they are loaded: a server serves only jobs that have the same.
 _READ_AT_LOAD = ("ARROW_", "CUDA_", "GLIBC_", "JE_", "KERAS_", "LD_", "MALLOC_", "MKL_", "NUMEXPR_", "OMP_",
                  "OPENBLAS_", "PYTHON", "PYTORCH_", "TF_", "TORCH", "XLA_")  # fmt: skip
-_MOST_SERVERS = 6
+_MAX_SERVERS = 6
 _IMPORT_TIMEOUT_S = 300.0  # the slowest takes half a minute without bytecode, on two busy cores
 MESSAGE_BYTES = 1 << 20
 STARTED = b"started"
@@ -146,7 +146,7 @@ class _Pool:
             if server is None:
                 # Least recently used first. One at work stays, and there are more than the limit for a while.
                 idle = [k for k, one in self.servers.items() if not one.running]
-                if len(self.servers) >= _MOST_SERVERS and idle:
+                if len(self.servers) >= _MAX_SERVERS and idle:
                     self.servers.pop(idle[0]).end()
                 server = self.servers[key] = _start(frameworks, environment)
             self.servers.move_to_end(key)

@@ -278,7 +278,7 @@ class ComputePlan:
 
 
 class Sustained(Value):
-    """The candidate without pause: what heat does to it on this target.
+    """The candidate under sustained load: what heat does to it on this target.
 
     ``low_ms`` is the lower-quartile latency of each window of ``seconds`` / 10; ``temperature_c`` is that at its end.
     """

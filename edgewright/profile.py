@@ -13,7 +13,7 @@ from edgewright.value import Value
 from edgewright.variables import variable
 from edgewright.yaml_values import read_value
 from edgewright_runtime.bundle.manifest import Budget, Kernels
-from edgewright_runtime.bundle.monitoring import STEPS, Step
+from edgewright_runtime.bundle.monitoring import STEPS, StepDown
 
 __all__ = [
     "EXPORTER_PLUGINS",
@@ -56,7 +56,7 @@ class StepDownPolicy(Value):
 
     max_temperature_c: float | None = Field(None, gt=0, description="Hottest sensor, degrees Celsius.")
     min_battery_percent: float | None = Field(None, ge=0, le=100, description="Battery below which to do less.")
-    steps: tuple[Step, ...] = Field(STEPS, description="What is done then, one after another.")
+    steps: tuple[StepDown, ...] = Field(STEPS, description="What is done then, one after another.")
 
 
 class SshConnection(Value):

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-__all__ = ["Event", "progress"]
+__all__ = ["Announcement", "progress"]
 
 
-class Event(NamedTuple):
+class Announcement(NamedTuple):
     """A stage of the pipeline, or a step inside one, that begins or has ended; or a ``note``: something to be told."""
 
     title: str
@@ -16,7 +16,7 @@ class Event(NamedTuple):
     note: bool = False
 
 
-Listener = Callable[[Event], None]
+Listener = Callable[[Announcement], None]
 
 
 class Progress:
@@ -37,17 +37,17 @@ class Progress:
     @contextmanager
     def during(self, title: str, *, stage: bool = False) -> Iterator[None]:
         """Announce what runs inside this block."""
-        self._announce(Event(title, done=False, stage=stage))
+        self._announce(Announcement(title, done=False, stage=stage))
         try:
             yield
         finally:
-            self._announce(Event(title, done=True, stage=stage))
+            self._announce(Announcement(title, done=True, stage=stage))
 
     def note(self, text: str) -> None:
         """Tell something that the user should know though nothing failed, as that a damaged file was replaced."""
-        self._announce(Event(text, done=True, note=True))
+        self._announce(Announcement(text, done=True, note=True))
 
-    def _announce(self, event: Event) -> None:
+    def _announce(self, event: Announcement) -> None:
         for listener in self._listeners:
             listener(event)
 

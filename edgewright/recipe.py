@@ -1,8 +1,8 @@
 """Recipes: an ordered list of techniques, each with its parameters. No ML framework is imported here.
 
-A technique is a class of parameters that names the function which carries it out (see `edgewright.optimize.apply`;
-those that a platform's own quantizer does, `edgewright.export` carries out). One in another distribution is registered
-by an entry point of the group ``edgewright.techniques``.
+A technique is a class of parameters that names the function which applies it (see `edgewright.optimize.apply`; what a
+platform's own quantizer does is applied by `edgewright.export`). One in another distribution is registered by an entry
+point of the group ``edgewright.techniques``.
 """
 
 from functools import reduce
@@ -20,7 +20,6 @@ from edgewright.yaml_values import read_value
 
 __all__ = [
     "AnyTechnique",
-    "Calibration",
     "Cluster",
     "CompactWeights",
     "Decompose",
@@ -29,6 +28,7 @@ __all__ = [
     "Prune",
     "PruneChannels",
     "Quantize",
+    "RangeCalibration",
     "Recipe",
     "Technique",
     "TrainInt8",
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-Calibration = Literal["min_max", "percentile", "entropy", "mse"]
+RangeCalibration = Literal["min_max", "percentile", "entropy", "mse"]
 
 
 class Technique(Value):
@@ -91,7 +91,7 @@ class Quantize(Technique):
         "activations quantized at run time; int4: weights in 4 bits where the platform has them (convolutions too on "
         "Android and iOS); float16: weights halved.",
     )
-    calibration: Calibration = Field(
+    calibration: RangeCalibration = Field(
         "min_max",
         description="How int8 finds the range of activations: all of it, or clipped by percentile, by entropy "
         "(Kullback-Leibler) or to the least squared error (mse).",

@@ -61,9 +61,9 @@ def remove_abandoned(below: Path) -> list[Path]:
     if not below.is_dir():
         return []
     with _changing(below):
-        left = abandoned(below)
-        _remove(left)
-    return [path for path in left if not path.exists()]
+        folders = abandoned(below)
+        _remove(folders)
+    return [path for path in folders if not path.exists()]
 
 
 def abandoned(below: Path) -> list[Path]:

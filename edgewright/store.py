@@ -26,7 +26,7 @@ __all__ = ["DIGEST", "Store", "home", "replace_file"]
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
-_MOST_ANCESTORS = 100
+_MAX_ANCESTORS = 100
 
 
 def home() -> Path:
@@ -78,7 +78,7 @@ class Store:
         """Digests of what an artifact was made of, nearest first; empty where the store did not make it."""
         digests: list[str] = []
         # Bounded: a rotten record may name a digest that leads back to it.
-        while (record := self.root / "lineage" / digest).is_file() and len(digests) < _MOST_ANCESTORS:
+        while (record := self.root / "lineage" / digest).is_file() and len(digests) < _MAX_ANCESTORS:
             digest = record.read_bytes().decode(errors="replace")
             if not DIGEST.fullmatch(digest):
                 progress.note(f"{record}: holds no digest, a disk error perhaps; what came before is not known")

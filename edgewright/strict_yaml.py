@@ -12,9 +12,9 @@ import yaml
 
 __all__ = ["WrittenFloat", "WrittenInt", "YamlError", "parse_yaml"]
 
-_MOST_DEPTH = 32
-_MOST_NODES = 50_000  # more than the largest sets of labels; an alias counts as what it stands for
-_MOST_DIGITS = 500  # more than a float64 written out in full
+_MAX_DEPTH = 32
+_MAX_NODES = 50_000  # more than the largest sets of labels; an alias counts as what it stands for
+_MAX_DIGITS = 500  # more than a float64 written out in full
 _INTEGER, _FLOAT, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "merge"))
 _ANOTHER_NUMBER = "{} is another number in YAML: put a text into quotes, or write digits alone"
 
@@ -103,10 +103,10 @@ class _Nodes:
 
     def require_within_limits(self, node: yaml.Node, depth: int) -> None:
         self._seen += 1
-        if depth > _MOST_DEPTH:
-            raise _refused(node, f"nested deeper than {_MOST_DEPTH}")
-        if self._seen > _MOST_NODES:
-            raise _refused(node, f"more than {_MOST_NODES} values, counting what aliases stand for")
+        if depth > _MAX_DEPTH:
+            raise _refused(node, f"nested deeper than {_MAX_DEPTH}")
+        if self._seen > _MAX_NODES:
+            raise _refused(node, f"more than {_MAX_NODES} values, counting what aliases stand for")
         if isinstance(node, yaml.MappingNode):
             _require_single(node)
             for pair in node.value:
@@ -130,10 +130,10 @@ def _require_shallow(text: str) -> None:
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        if depth > _MOST_DEPTH:
-            raise _refused(event, f"nested deeper than {_MOST_DEPTH}")
-        if seen > 2 * _MOST_NODES:  # a collection has two events
-            raise _refused(event, f"more than {_MOST_NODES} values")
+        if depth > _MAX_DEPTH:
+            raise _refused(event, f"nested deeper than {_MAX_DEPTH}")
+        if seen > 2 * _MAX_NODES:  # a collection has two events
+            raise _refused(event, f"more than {_MAX_NODES} values")
 
 
 def _require_single(node: yaml.MappingNode) -> None:
@@ -148,7 +148,7 @@ def _require_single(node: yaml.MappingNode) -> None:
 
 def _require_plain(node: yaml.ScalarNode) -> None:
     digits = node.value.lstrip("+-")
-    if len(digits) > _MOST_DIGITS:
+    if len(digits) > _MAX_DIGITS:
         raise _refused(node, f"an integer of {len(digits)} digits")
     # YAML 1.1: 010 is octal, 1_000 has a separator, 12:30 is in base 60.
     plain = digits.isdecimal() and (digits == "0" or not digits.startswith("0"))

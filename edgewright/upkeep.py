@@ -44,10 +44,10 @@ class _Item(NamedTuple):
 def check_home(store: Store) -> Findings:
     """Compare everything that the home keeps by digest with its content. Nothing is changed."""
     damaged = list(_damaged(store))
-    left = abandoned(store.root / "scratch")
+    folders = abandoned(store.root / "scratch")
     objects = list(store.root.glob("objects/*/*/*"))
     summary = f"{len(objects)} objects, {size_said(sum(_size(path) for path in objects))}, {len(damaged)} damaged files"
-    leftovers = f"; {len(left)} scratch folders of killed runs, which the next run removes" if left else ""
+    leftovers = f"; {len(folders)} scratch folders of killed runs, which the next run removes" if folders else ""
     return Findings(tuple(f"{path}: {why}" for path, why in damaged), f"home {store.root}: {summary}{leftovers}")
 
 
@@ -107,7 +107,7 @@ def _damaged(store: Store) -> Iterator[tuple[Path, str]]:
         [*store.root.glob("objects/*"), *store.root.glob("objects/*/*"), *store.root.glob("transfer/*")]
     ):
         if not path.is_dir():
-            yield path, "is no folder"
+            yield path, "is not a folder"
     for path in sorted(store.root.glob("objects/*/*/*")):
         digest = _digest_or_none(path)
         if digest != path.parent.name:

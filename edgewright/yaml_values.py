@@ -18,8 +18,8 @@ V = TypeVar("V", bound=BaseModel)
 Kinds = tuple[ValueKind, ...]
 _UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}  # pydantic's words for it, of models and of dataclasses
 
-_MOST_BYTES = 1 << 20
-_MOST_SHOWN = 200  # characters of a value that is wrong
+_MAX_BYTES = 1 << 20
+_MAX_SHOWN = 200  # characters of a value that is wrong
 
 
 def read_value(
@@ -36,7 +36,7 @@ def read_value(
         InputError: or its ``error``, which names the file as ``what``: unreadable, or a key or value is not allowed.
     """
     try:
-        content = parse_yaml(read_plain(path, _MOST_BYTES).decode())
+        content = parse_yaml(read_plain(path, _MAX_BYTES).decode())
     except (OSError, UnicodeDecodeError, YamlError) as e:
         # str() of an OSError names the path, which stands in the message already.
         reason = (isinstance(e, OSError) and e.strerror) or e
@@ -84,7 +84,7 @@ def _shown(value: Any) -> str:
         text = repr(value)
     except ValueError:  # Python writes no integer of thousands of digits
         return "an integer of thousands of digits"
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _at(kinds: Kinds, way: list[int | str]) -> Kinds:

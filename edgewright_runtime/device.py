@@ -29,7 +29,8 @@ from edgewright_runtime.health.telemetry import TelemetryRecord
 from edgewright_runtime.health.watch import Issue
 from edgewright_runtime.polling import UpdatePolling
 from edgewright_runtime.predict.hybrid import Answer
-from edgewright_runtime.predict.offline import Offer, sync
+from edgewright_runtime.predict.offline import sync
+from edgewright_runtime.predict.protocol import Offer
 from edgewright_runtime.settings import Settings, Tick
 from edgewright_runtime.shortage import is_fault, is_shortage
 from edgewright_runtime.strain import Level, levels_of, step_for
@@ -104,7 +105,7 @@ class Device:
         # Taken once: `tick` may exchange the model while this one answers.
         active = self._active
         try:
-            answer = active.answers.predict(raw, user=user)
+            answer = active.answers.answer(raw, user=user)
         except InputRejectedError:
             raise
         except EdgeRuntimeError:

@@ -26,7 +26,7 @@ __all__ = [
     "write_durably",
 ]
 
-_MOST_KEPT_BYTES = 4096
+_MAX_KEPT_BYTES = 4096
 
 
 def make_folder(folder: Path) -> None:
@@ -75,7 +75,7 @@ def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
 def kept_once(path: Path, make: Callable[[], bytes], mode: int = 0o644) -> bytes:
     """The content of a file that is made when it is first needed, by one of the processes that need it.
 
-    What stands in its place, but is no such file, is set aside.
+    What stands in its place, but is not such a file, is set aside.
     """
     if (content := _kept(path)) is not None:
         return content
@@ -87,12 +87,12 @@ def kept_once(path: Path, make: Callable[[], bytes], mode: int = 0o644) -> bytes
             if os.path.lexists(path):
                 set_aside(path)
             write_durably(path, make(), mode)
-    return read_plain(path, _MOST_KEPT_BYTES)
+    return read_plain(path, _MAX_KEPT_BYTES)
 
 
 def _kept(path: Path) -> bytes | None:
     try:
-        return read_plain(path, _MOST_KEPT_BYTES)
+        return read_plain(path, _MAX_KEPT_BYTES)
     except (FileNotFoundError, _NotPlainError):
         return None
 

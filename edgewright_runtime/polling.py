@@ -7,7 +7,7 @@ from typing import Literal
 
 from edgewright_runtime.errors import EdgeRuntimeError, RollbackError, ShortageError, TransportError
 from edgewright_runtime.health.event_log import Event, EventLog
-from edgewright_runtime.predict.offline import Offer
+from edgewright_runtime.predict.protocol import Offer
 from edgewright_runtime.settings import Settings
 from edgewright_runtime.update.installation import Installation
 from edgewright_runtime.update.updater import Outcome, Updater, followed_line
@@ -54,7 +54,7 @@ class UpdatePolling:
         except EdgeRuntimeError as e:
             errors.append(f"update: {e}")
             reason = str(e)[:500]
-            # A network that is down, or a release that was given up before, is no event worth a record.
+            # A network that is down, or a release that was given up before, is not an event worth a record.
             if not isinstance(e, (RollbackError, TransportError)) and reason != self._refused_for:
                 self._refused_for = reason  # told once, not at every tick for as long as it lasts
                 kind: Literal["postponed", "refused"] = "postponed" if isinstance(e, ShortageError) else "refused"

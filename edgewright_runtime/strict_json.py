@@ -1,6 +1,7 @@
 """Reading JSON that somebody else wrote: bounded, and every key, type and range stated where it is read.
 
-A whole object is read by its dataclass (see `wire`); `Fields` are for objects whose rules hang on other values.
+A whole object is read by its dataclass (see `wire`); `Fields` are for objects whose rules hang on other values. Written
+by hand: a device has the standard library and numpy, and pydantic would bring a compiled wheel and megabytes of memory.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _Read = Callable[[Any, str, str], Any]  # (value, the object that it stands in, 
 
 _ReadObject = Callable[[Any, str], Any]
 
-_MOST_ITEMS = 100_000
+_MAX_ITEMS = 100_000
 _READERS: dict[Any, _ReadObject] = {}  # made once for each dataclass, since hints are slow to evaluate
 
 
@@ -50,6 +50,7 @@ def rule(
     holds: str | None = None,
     read_as: Any = None,
     made_by: Callable[[Any], Any] | None = None,
+    fail_fast: bool | None = None,
 ) -> dict[str, Any]:
     """What a field may hold, as the metadata of its `dataclasses.field`.
 
@@ -57,6 +58,7 @@ def rule(
     (100,000 if left out) count the items of a list, ``items`` is their rule, or one for each of a tuple of fixed
     length, which ``holds`` describes. ``allowed`` names the texts, ``form`` says how one is written, or is a function
     that returns it or raises `IntegrityError`. ``made_by`` makes the value out of what is read by the hint ``read_as``.
+    ``fail_fast`` has pydantic stop at a list's first fault, as `read` always does.
     """
     # Every parameter that was given, under its own name: nothing but parameters is local here.
     return {name: value for name, value in locals().items() if value is not None}
@@ -129,7 +131,7 @@ def _reader(hint: Any, rules: _Rule) -> _Read:
 
 def _list_reader(hint: Any, rules: _Rule) -> _Read:
     item = _reader(hint, rules.get("items", {}))
-    fewest, most = rules.get("min_length", 0), rules.get("max_length", _MOST_ITEMS)
+    fewest, most = rules.get("min_length", 0), rules.get("max_length", _MAX_ITEMS)
     count = f"at most {most}" if not fewest else f"{most}" if fewest == most else f"{fewest} to {most}"
     allowed = f"a list of {count}"
 

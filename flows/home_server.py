@@ -28,7 +28,7 @@ __all__ = ["orchestrator"]
 
 _START_TIMEOUT_S = 120
 _POLL_S = 1.0
-_LEAST_FREE_BYTES = 10_000_000  # an empty database takes 2
+_MIN_FREE_BYTES = 10_000_000  # an empty database takes 2
 _STATE, _USERS = ".edgewright-server.json", ".edgewright-server.users"
 
 
@@ -41,8 +41,8 @@ def orchestrator() -> Iterator[str | None]:
         EdgewrightError: the home's server does not come up, or the one in use failed in the meantime.
     """
     try:
-        with _chosen_server() as said:
-            yield said
+        with _chosen_server() as chosen:
+            yield chosen
     except Exception as e:
         expected = foreseen(e)
         if expected in (None, e):
@@ -144,10 +144,10 @@ def _reason(folder: Path, log: Path) -> str:
 def _require_space(folder: Path) -> None:
     """Its database on a full disk would be waited for in vain."""
     free = shutil.disk_usage(folder).free
-    if free < _LEAST_FREE_BYTES:
+    if free < _MIN_FREE_BYTES:
         raise EdgewrightError(
             f"the disk of {folder} is full: {free / 1e6:.1f} MB are free, the Prefect server of this home needs "
-            f"{_LEAST_FREE_BYTES / 1e6:.0f}; free some, or set {setting_of(folder)} to a folder elsewhere"
+            f"{_MIN_FREE_BYTES / 1e6:.0f}; free some, or set {setting_of(folder)} to a folder elsewhere"
         )
 
 

@@ -44,7 +44,7 @@ def optimize(
         if isinstance(outcome, Refusal):
             # `keep: always` is an order: a recipe that cannot be kept to ends the run.
             _refuse_if_always(technique, outcome)
-            done.append(_step(technique, None, kept=False, reason=outcome.reason))
+            done.append(_step(technique, None, is_kept=False, reason=outcome.reason))
             continue
         changed, exported, used = outcome
         learnt = _learnt(technique, imported)
@@ -53,14 +53,14 @@ def optimize(
         )
         # `keep: always` overrules the verdict, which the report shows all the same.
         keep = verdict.useful or technique.keep == "always"
-        done.append(_step(technique, exported, kept=keep, reason=verdict.cause + learnt))
+        done.append(_step(technique, exported, is_kept=keep, reason=verdict.cause + learnt))
         # The file before the first technique is the ledger's first line.
         ledger += [*([] if ledger else [before]), after.model_copy(update={"kept": keep})]
         # The next technique goes on from what was kept; what was not leaves no trace in the model.
         if keep:
             imported, candidate, precision = changed, exported, used
     if not ledger:  # no technique to compare it with: the report has its accuracy and its latency
-        ledger.append(ledger_entry("float32", run(weigh, baseline), None, None, kept=True))
+        ledger.append(ledger_entry("float32", run(weigh, baseline), None, None, is_kept=True))
     return Optimization(
         model=imported,
         dataset=dataset,
@@ -111,8 +111,8 @@ def _judge(
     weights = (run(weigh, pair[0]), run(weigh, pair[1]))
     verdict = run(benefit, old, new, performance, recipe, technique, pair[1].precision, weights, max_size_mb)
     # Only a recipe's first step calls what was before it by this name.
-    first = ledger_entry("float32", weights[0], old, performance.baseline, kept=True)
-    entry = ledger_entry(technique.technique, weights[1], new, performance.candidate, kept=verdict.useful)
+    first = ledger_entry("float32", weights[0], old, performance.baseline, is_kept=True)
+    entry = ledger_entry(technique.technique, weights[1], new, performance.candidate, is_kept=verdict.useful)
     return verdict, first, entry
 
 
@@ -141,6 +141,6 @@ def _learnt(technique: AnyTechnique, model: ImportedModel) -> str:
     return ""
 
 
-def _step(technique: AnyTechnique, exported: Exported | None, *, kept: bool, reason: str) -> Step:
+def _step(technique: AnyTechnique, exported: Exported | None, *, is_kept: bool, reason: str) -> Step:
     parameters = {k: str(v) for k, v in technique.model_dump(mode="json", exclude={"technique"}).items()}
-    return Step(technique=technique.technique, parameters=parameters, exported=exported, kept=kept, reason=reason)
+    return Step(technique=technique.technique, parameters=parameters, exported=exported, kept=is_kept, reason=reason)

@@ -19,8 +19,8 @@ def foreseen(error: Exception) -> EdgewrightError | None:
     if isinstance(error, EdgewrightError):
         return error
     # First: a full disk is behind a server's failure, too.
-    told = shortage_of(error) or next(filter(None, map(_of_server, causes(error))), None)
-    return EdgewrightError(told) if told else None
+    message = shortage_of(error) or next(filter(None, map(_of_server, causes(error))), None)
+    return EdgewrightError(message) if message else None
 
 
 def _of_server(error: BaseException) -> str | None:

@@ -16,7 +16,8 @@ from edgewright.package import read_bundle
 from edgewright.pipeline.bundle_check import DeviceCheck, check_rows, validated_bundle
 from edgewright.pipeline.result import Optimization
 from edgewright.profile import Budget, DeviceProfile, load_device
-from edgewright.report.markdown import budget_rows, report_markdown
+from edgewright.report.figures import budget_rows
+from edgewright.report.markdown import report_markdown
 from edgewright.store import Store
 from edgewright.validate.energy import energy_of
 from edgewright.validate.machine import measured_by

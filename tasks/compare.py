@@ -9,8 +9,8 @@ from tasks.tracking import answering, configure_client, tracking_uri
 
 __all__ = ["read_runs"]
 
-_MOST_RUNS = 5000
-_LEAST_PREFIX = 6  # shorter starts of an id name too many runs
+_MAX_RUNS = 5000
+_MIN_PREFIX = 6  # shorter starts of an id name too many runs
 
 
 def read_runs(run_ids: Sequence[str]) -> list[ComparedRun]:
@@ -26,7 +26,7 @@ def read_runs(run_ids: Sequence[str]) -> list[ComparedRun]:
     with answering("did not answer"):
         client = MlflowClient(tracking_uri=tracking_uri())
         experiment_ids = [str(experiment.experiment_id) for experiment in client.search_experiments()]
-        runs = client.search_runs(experiment_ids, max_results=_MOST_RUNS) if experiment_ids else []
+        runs = client.search_runs(experiment_ids, max_results=_MAX_RUNS) if experiment_ids else []
     # Child runs are the stages and techniques of a pipeline.
     pipelines = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     names = {
@@ -46,10 +46,10 @@ def read_runs(run_ids: Sequence[str]) -> list[ComparedRun]:
 
 def _whole(asked: str, known: Sequence[str]) -> str:
     matching = [
-        run_id for run_id in known if run_id == asked or (len(asked) >= _LEAST_PREFIX and run_id.startswith(asked))
+        run_id for run_id in known if run_id == asked or (len(asked) >= _MIN_PREFIX and run_id.startswith(asked))
     ]
     if len(matching) == 1:
         return matching[0]
     problem = "no run has" if not matching else f"{len(matching)} runs have"
     at = without_password(tracking_uri())
-    raise InputError(f"{problem} the id '{asked}' at {at}; give a run's id, or its first {_LEAST_PREFIX} letters")
+    raise InputError(f"{problem} the id '{asked}' at {at}; give a run's id, or its first {_MIN_PREFIX} letters")

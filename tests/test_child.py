@@ -14,7 +14,7 @@ from edgewright import errors
 from edgewright.artifact import Precision
 from edgewright.child import _cause_of_death, run_in_child
 from edgewright.errors import ConversionError, InputError, UnsupportedError
-from edgewright.progress import Event, progress
+from edgewright.progress import Announcement, progress
 from edgewright.scratch import system_scratch
 from edgewright_runtime.bundle.manifest import TensorSpec
 from tests.small_disk import mounted
@@ -155,7 +155,7 @@ def note() -> str:
 
 
 def test_what_a_child_tells_is_told_here_and_its_temporary_files_end_with_it() -> None:
-    said: list[Event] = []
+    said: list[Announcement] = []
     with progress.listening(said.append):
         folder = Path(run_in_child(partial(note), returns=str, what="noting").value)
     assert [event.title for event in said if event.note] == ["a file was replaced"]

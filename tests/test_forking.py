@@ -17,7 +17,7 @@ from edgewright import forking
 from edgewright.child import run_in_child
 from edgewright.errors import ConversionError, CrashError, InputError
 from edgewright.forking import Frameworks
-from edgewright.progress import Event, progress
+from edgewright.progress import Announcement, progress
 
 pytestmark = pytest.mark.skipif(not forking.is_available(), reason="fork servers are for Linux")
 
@@ -124,11 +124,11 @@ def test_a_job_that_takes_too_long_is_over_when_that_is_told(imports, tmp_path) 
 
 def test_a_library_that_starts_threads_is_found_out_and_told_once(imports, tmp_path, monkeypatch) -> None:
     (tmp_path / "threaded.py").write_text(
-        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "import threading\nthreading.Thread(target=threading.Announcement().wait, daemon=True).start()\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{Path.cwd()}:{tmp_path}")
     imports[Frameworks.TORCH] = ("threaded",)
-    heard: list[Event] = []
+    heard: list[Announcement] = []
     with progress.listening(heard.append):
         assert job(family)[1] == os.getpid()
         assert job(family)[1] == os.getpid()
@@ -137,11 +137,11 @@ def test_a_library_that_starts_threads_is_found_out_and_told_once(imports, tmp_p
 
 
 def test_a_server_whose_import_does_not_end_is_given_up(imports, tmp_path, monkeypatch) -> None:
-    (tmp_path / "stuck.py").write_text("import threading\nthreading.Event().wait()\n")
+    (tmp_path / "stuck.py").write_text("import threading\nthreading.Announcement().wait()\n")
     monkeypatch.setenv("PYTHONPATH", f"{Path.cwd()}:{tmp_path}")
     monkeypatch.setattr(forking, "_IMPORT_TIMEOUT_S", 2.0, raising=False)
     imports[Frameworks.TORCH] = ("stuck",)
-    heard: list[Event] = []
+    heard: list[Announcement] = []
     with progress.listening(heard.append):
         assert job(family)[1] == os.getpid()
     assert any("the server was still importing after 2 s" in event.title for event in heard)
@@ -154,7 +154,7 @@ def test_a_server_that_cannot_import_is_given_up_and_one_that_was_killed_is_star
     forking._pool.servers[next(iter(forking._pool.servers))].process.wait()
     assert job(family)[1] not in {server, os.getpid()}
     imports[Frameworks.TABLES] = ("no_such_module",)
-    heard: list[Event] = []
+    heard: list[Announcement] = []
     with progress.listening(heard.append):
         ran = run_in_child(partial(family), returns=list[int], what="a job", frameworks=Frameworks.TABLES)
     assert ran.value[1] == os.getpid()

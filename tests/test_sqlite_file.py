@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewright.progress import Event, progress
+from edgewright.progress import Announcement, progress
 from edgewright.sqlite_file import damage_of, set_aside_if_damaged
 
 
@@ -46,7 +46,7 @@ def test_damaged_database_is_set_aside_and_said_in_one_line(tmp_path: Path, dama
     path = tmp_path / "a.db"
     write_database(path)
     path.write_bytes(damaged := damage(path.read_bytes()))
-    said: list[Event] = []
+    said: list[Announcement] = []
 
     with progress.listening(said.append):
         aside = set_aside_if_damaged(path, "MLflow")
@@ -124,7 +124,7 @@ def test_database_that_was_emptied_is_said_and_made_anew(tmp_path: Path) -> None
     path = tmp_path / "a.db"
     write_database(path)
     path.write_bytes(b"")
-    said: list[Event] = []
+    said: list[Announcement] = []
     with progress.listening(said.append):
         assert set_aside_if_damaged(path, "MLflow") is None
     assert [event.title for event in said] == [

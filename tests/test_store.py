@@ -13,7 +13,7 @@ import pytest
 
 from edgewright.artifact import Format, digest_of
 from edgewright.errors import InputError
-from edgewright.progress import Event, progress
+from edgewright.progress import Announcement, progress
 from edgewright.scratch import abandoned
 from edgewright.store import Store, replace_file
 
@@ -87,7 +87,7 @@ def test_rotten_byte_is_replaced_and_said(store: Store, tmp_path: Path, make: Ca
     source = make(tmp_path)
     artifact = store.put(source, Format.MLPACKAGE)
     _spoil(artifact.path)
-    said: list[Event] = []
+    said: list[Announcement] = []
 
     with progress.listening(said.append):
         again = store.put(source, Format.MLPACKAGE)
@@ -132,7 +132,7 @@ def test_many_processes_replace_the_same_rotten_file(store: Store, tmp_path: Pat
 
 
 def test_content_that_another_process_placed_meanwhile_is_left_as_it_is(store: Store, tmp_path: Path) -> None:
-    source, said = _one_file(tmp_path), list[Event]()
+    source, said = _one_file(tmp_path), list[Announcement]()
     target = store.root / "objects" / digest_of(source)[:2] / digest_of(source) / "a"
 
     def put() -> None:
@@ -324,7 +324,7 @@ def test_lineage_that_rotted_ends_there_and_is_said(store: Store, tmp_path: Path
     (tmp_path / "exported").write_text("exported")
     exported = store.put(tmp_path / "exported", Format.TFLITE, parent="0" * 64)
     (store.root / "lineage" / ("0" * 64)).write_bytes(record)
-    said: list[Event] = []
+    said: list[Announcement] = []
     with progress.listening(said.append):
         assert store.ancestors(exported.digest) == ["0" * 64]
     assert [event for event in said if "holds no digest" in str(event)]

@@ -1,4 +1,4 @@
-"""Text of users is printed as it stands: brackets in a path or a column's name are no markup."""
+"""Text of users is printed as it stands: brackets in a path or a column's name are not markup."""
 
 import io
 from pathlib import Path

@@ -3,13 +3,12 @@
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from sqlalchemy.exc import (
     DatabaseError,
     DataError,
@@ -22,7 +21,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 
-from edgewright.cloud.bodies import Bodies, Question, Sync, refusal_text
+from edgewright.cloud.bodies import Bodies, refusal_text
 from edgewright.cloud.database import Database, DeviceRecord, hashed
 from edgewright.cloud.offers import Offers
 from edgewright.cloud.rates import Bucket, Rates
@@ -32,8 +31,16 @@ from edgewright.failures import one_line
 from edgewright_runtime.bundle.manifest import MANIFEST_NAME
 from edgewright_runtime.bundle.opening import file_digest
 from edgewright_runtime.errors import EdgeRuntimeError, InputRejectedError
-from edgewright_runtime.predict.cloud import CloudAnswer
 from edgewright_runtime.predict.predictor import Predictor
+from edgewright_runtime.predict.protocol import (
+    PREDICT_PATH,
+    SYNC_PATH,
+    CloudAnswer,
+    Question,
+    SyncReply,
+    SyncRequest,
+    message,
+)
 
 __all__ = ["create_app"]
 
@@ -173,9 +180,9 @@ def _sync_routes(
     """Records of a device are received, and it is offered the release of its line."""
     router = APIRouter()
 
-    @router.post("/v1/sync")
-    async def sync(request: Request, name: Annotated[str, Depends(callers.device)]) -> JSONResponse:
-        async with bodies.read(Sync, request) as asked:
+    @router.post(SYNC_PATH)
+    async def sync(request: Request, name: Annotated[str, Depends(callers.device)]) -> Response:
+        async with bodies.read(SyncRequest, request) as asked:
             rows = [(record.key, record.body) for record in asked.records]
             # Committed before the answer: a device deletes what is confirmed.
             new = await run_in_threadpool(database.receive, name, asked.status, rows)
@@ -183,7 +190,7 @@ def _sync_routes(
         counted["sync"] += 1
         counted["records"] += new
         counted["repeated"] += len(rows) - new
-        return JSONResponse({"confirmed": [key for key, _ in rows], "offer": asdict(offer) if offer else None})
+        return _reply(SyncReply(tuple(key for key, _ in rows), offer))
 
     return router
 
@@ -192,14 +199,18 @@ def _predict_routes(served: _Served, callers: _Callers, bodies: Bodies, counted:
     """A device that is unsure asks a larger model."""
     router = APIRouter()
 
-    @router.post("/v1/predict")
-    async def predict(request: Request, _: Annotated[str, Depends(callers.device)]) -> JSONResponse:
+    @router.post(PREDICT_PATH)
+    async def predict(request: Request, _: Annotated[str, Depends(callers.device)]) -> Response:
         async with bodies.read(Question, request) as asked:
             answer = await run_in_threadpool(served.answer, asked)
         counted["predict"] += 1
-        return JSONResponse(asdict(answer))
+        return _reply(answer)
 
     return router
+
+
+def _reply(content: SyncReply | CloudAnswer) -> Response:
+    return Response(message(content), media_type="application/json")
 
 
 def _operator_routes(database: Database, callers: _Callers, figures: _Figures) -> APIRouter:

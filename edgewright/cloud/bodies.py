@@ -5,58 +5,43 @@ import json
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import HTTPException, Request
-from pydantic import FailFast, Field, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from edgewright.value import Value
 from edgewright.yaml_values import first_fault
 from edgewright_runtime.nesting import MAX_DEPTH, is_nested_deeper
+from edgewright_runtime.predict.protocol import Question, SyncRequest
 
-__all__ = ["Bodies", "Question", "Sync", "refusal_text"]
+__all__ = ["Bodies", "refusal_text"]
 
 _MAX_BODY_BYTES = 2 << 20
 # An outbox sends up to 512 kB of records, or one of a megabyte; each comma takes two bytes more on the way.
 _MAX_UNPACKED_BYTES = 4 << 20
 _MAX_STATUS_BYTES = 64 << 10  # an operator's list holds those of all devices
-_MAX_RECORDS = 2000
 _MAX_VALUES = 600_000  # of JSON: small ones take many times their bytes in memory
-_MOST_HANDLED_AT_ONCE = 8  # bodies, one of which is parsed: what waits is packed
-_MOST_KEYS = 16  # of an object whose keys are ours, of which it has three at most
+_MAX_HANDLED_AT_ONCE = 8  # bodies, one of which is parsed: what waits is packed
+_MAX_KEYS = 16  # of an object whose keys are ours, of which it has three at most
 _MAX_SAID = 500  # characters of a refusal
 
 
-class _Record(Value):
-    key: str = Field(min_length=1, max_length=64)
-    body: dict[str, Any]
-
-
-class Sync(Value):
-    """What a device tells of itself, and the records that it has kept."""
-
-    status: dict[str, Any]
-    # The first fault alone is told.
-    records: Annotated[tuple[_Record, ...], Field(max_length=_MAX_RECORDS), FailFast()]
-
-
-class Question(Value):
-    """A raw row for one of the models that answer here."""
-
-    model: str
-    row: Any
-
-
-_Asked = TypeVar("_Asked", Sync, Question)
+_Asked = TypeVar("_Asked", SyncRequest, Question)
+_FORM = ConfigDict(extra="forbid")
+# The device's own dataclasses, validated by pydantic.
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
+    kind: TypeAdapter(dataclass(kind, config=_FORM, frozen=True)) for kind in (SyncRequest, Question)
+}
 
 
 class Bodies:
-    """Reads bodies: a few are handled at once, of which one is parsed."""
+    """A reader of bodies: a few are handled at once, of which one is parsed."""
 
     def __init__(self) -> None:
-        self._handling, self._parsing = asyncio.Semaphore(_MOST_HANDLED_AT_ONCE), asyncio.Lock()
+        self._handling, self._parsing = asyncio.Semaphore(_MAX_HANDLED_AT_ONCE), asyncio.Lock()
 
     @asynccontextmanager
     async def read(self, kind: type[_Asked], request: Request) -> AsyncIterator[_Asked]:
@@ -126,12 +111,12 @@ def _parsed(kind: type[_Asked], packed: bytes, encoding: str) -> _Asked:
             raise HTTPException(422, f"nested deeper than {MAX_DEPTH}")
         json.dumps(value, allow_nan=False)  # 1e999 is read as infinite
         _require_few_keys(value)
-        asked = kind.model_validate(value)
+        asked: _Asked = _ADAPTERS[kind].validate_python(value)
     except ValidationError as e:
         raise HTTPException(422, refusal_text(first_fault(e, kind))) from e
     except (ValueError, RecursionError) as e:
         raise HTTPException(400, f"not JSON: {str(e)[:100]}") from e
-    if isinstance(asked, Sync):
+    if isinstance(asked, SyncRequest):
         _require_listable(asked.status)
     return asked
 
@@ -140,8 +125,8 @@ def _require_few_keys(value: Any) -> None:
     """Each unknown key becomes an error of its own, with its text, before any is told."""
     records = value.get("records") if isinstance(value, dict) else None
     for part in (value, *(records if isinstance(records, list) else ())):
-        if isinstance(part, dict) and len(part) > _MOST_KEYS:
-            raise HTTPException(422, f"{len(part)} keys in one object; at most {_MOST_KEYS} are looked at")
+        if isinstance(part, dict) and len(part) > _MAX_KEYS:
+            raise HTTPException(422, f"{len(part)} keys in one object; at most {_MAX_KEYS} are looked at")
 
 
 def _require_listable(status: Mapping[str, Any]) -> None:
@@ -150,7 +135,7 @@ def _require_listable(status: Mapping[str, Any]) -> None:
         # As the list of devices will send it: JSON admits half a surrogate pair by escape, UTF-8 does not.
         length = len(json.dumps(status, ensure_ascii=False).encode())
     except UnicodeEncodeError as e:
-        raise HTTPException(422, f"status: half a character ({e.object[e.start]!a}), which is no Unicode") from e
+        raise HTTPException(422, f"status: half a character ({e.object[e.start]!a}), which is not Unicode") from e
     if length > _MAX_STATUS_BYTES:
         raise HTTPException(413, f"a status of {length} bytes; at most {_MAX_STATUS_BYTES} are kept")
 

@@ -20,7 +20,7 @@ _EXCHANGE_S = 30.0
 # Shares of the process's file descriptors. The event loop takes up to four times the backlog before a connection can
 # be refused; what is left is the database's and the repository's.
 _CONNECTIONS_SHARE, _BACKLOG_SHARE = 2, 16
-_MOST_CONNECTIONS, _MOST_BACKLOG, _MOST_WAITING = 10_000, 256, 2048
+_MAX_CONNECTIONS, _MAX_BACKLOG, _MAX_WAITING = 10_000, 256, 2048
 
 
 class BoundedConnection(H11Protocol):
@@ -75,7 +75,7 @@ class BoundedConnection(H11Protocol):
 
 def server(app: FastAPI, host: str, port: int) -> uvicorn.Server:
     """A server of the application whose clients are bounded in time and number."""
-    backlog = max(1, min(_descriptors() // _BACKLOG_SHARE, _MOST_BACKLOG))
+    backlog = max(1, min(_descriptors() // _BACKLOG_SHARE, _MAX_BACKLOG))
     config = uvicorn.Config(
         app, host=host, port=port, http=BoundedConnection, ws="none", backlog=backlog, log_level="warning"
     )
@@ -91,7 +91,7 @@ class _Server(uvicorn.Server):
             # The loop takes as many clients at once as its backlog; more of them may wait in the kernel.
             # asyncio's wrapper has no listen(); a second one on the same socket changes the length of its queue.
             with socket.socket(fileno=os.dup(listener.fileno())) as same:
-                same.listen(_MOST_WAITING)
+                same.listen(_MAX_WAITING)
 
 
 def _told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -104,9 +104,9 @@ def _told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def _most_connections() -> int:
-    return min(_descriptors() // _CONNECTIONS_SHARE, _MOST_CONNECTIONS)
+    return min(_descriptors() // _CONNECTIONS_SHARE, _MAX_CONNECTIONS)
 
 
 def _descriptors() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft if soft != resource.RLIM_INFINITY else _MOST_CONNECTIONS * _CONNECTIONS_SHARE
+    return soft if soft != resource.RLIM_INFINITY else _MAX_CONNECTIONS * _CONNECTIONS_SHARE

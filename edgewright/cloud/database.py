@@ -213,7 +213,7 @@ class Database:
         with self._engine.connect() as connection:
             query = sa.select(_records.c.device, _records.c.body).where(_records.c.kind == "telemetry")
             for device, body in connection.execute(query.order_by(_records.c.received_s, _records.c.key)):
-                # What the outbox adds to every record is no part of a window.
+                # What the outbox adds to every record is not part of a window.
                 window = {k: v for k, v in json.loads(body).items() if k not in {"kind", "time_s"}}
                 try:
                     records.append(TelemetryRecord.from_line(json.dumps(window).encode()))
@@ -232,7 +232,7 @@ class Database:
         self._engine.dispose()
 
     def _insert_once(self) -> sa.Executable:
-        # ON CONFLICT is no part of SQL's standard: each dialect has an insert of its own, with the same words.
+        # ON CONFLICT is not part of SQL's standard: each dialect has an insert of its own, with the same words.
         insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
         return insert(_records).on_conflict_do_nothing(index_elements=["device", "key"])
 
@@ -256,7 +256,7 @@ def _status(text: str) -> dict[str, Any]:
 
 
 def _kind(body: Mapping[str, Any]) -> str:
-    """What sort of record this is; one that no database takes as a text is no sort of ours."""
+    """What sort of record this is; `other` for text that no database takes."""
     # Cut to the column's width, which PostgreSQL enforces; NUL, which it refuses in a text, is not printable.
     kind = str(body.get("kind", "other"))[:32]
     return kind if kind.isprintable() else "other"

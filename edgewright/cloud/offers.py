@@ -12,11 +12,11 @@ from edgewright.release.release import current_document
 from edgewright.release.repository import ReleaseRepository
 from edgewright_runtime.bundle.line import checked_line
 from edgewright_runtime.errors import IntegrityError
-from edgewright_runtime.predict.offline import Offer
+from edgewright_runtime.predict.protocol import Offer
 
 __all__ = ["Offers"]
 
-_MOST_LINES = 1000
+_MAX_LINES = 1000
 
 
 class Offers:
@@ -45,7 +45,7 @@ class Offers:
             # Only the table is locked: the repository is read outside, by `Refreshed`.
             known = self._known.setdefault(line, Refreshed(partial(self._read, repository, line)))
             self._known.move_to_end(line)
-            if len(self._known) > _MOST_LINES:  # devices say what they like
+            if len(self._known) > _MAX_LINES:  # devices say what they like
                 self._known.popitem(last=False)
             return known
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["Bucket", "Rates"]
 
-_MOST_CALLERS = 10_000
+_MAX_CALLERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Rates:
         # Taken out and put in again: the dictionary's order is that of the last request.
         known = self._levels.pop(caller, (float(self._each.burst), self._clock()))
         self._levels[caller], wait = self._taken(known, self._each)
-        if len(self._levels) > _MOST_CALLERS:  # who asked longest ago has the fullest bucket
+        if len(self._levels) > _MAX_CALLERS:  # who asked longest ago has the fullest bucket
             del self._levels[next(iter(self._levels))]
         return wait
 

@@ -1,4 +1,4 @@
-"""What travels when a model is downloaded: each file as ``.ewz`` or xz, whichever a device rebuilds it from."""
+"""The form in which a model is downloaded: each file as ``.ewz`` or xz, whichever a device rebuilds it from."""
 
 import hashlib
 import lzma
@@ -25,7 +25,7 @@ _MODEL_SUFFIXES = {".tflite", ".onnx", ".bin"}
 # An .ewz is rebuilt in memory, at up to some twenty times its size and 250 MB; a larger file is sent as xz.
 _LARGEST_CODED_BYTES = 64 << 20
 # An xz unpacks in bounded memory, so an .ewz has to be worth it.
-_LEAST_SAVING = 0.005
+_MIN_SAVING = 0.005
 
 
 class _Parts(Value):
@@ -128,7 +128,7 @@ def _coded(content: bytes) -> tuple[bytes, _Parts]:
         return packed, _Parts(packed=_digest(packed), size_bytes=len(packed))
     encoded = encode(content, tensors)
     stored = [np.frombuffer(content[t.start : t.stop], t.dtype) for t in tensors]
-    if len(encoded.data) <= (1 - _LEAST_SAVING) * len(packed):
+    if len(encoded.data) <= (1 - _MIN_SAVING) * len(packed):
         packed = encoded.data
     parts = _Parts(
         packed=_digest(packed),

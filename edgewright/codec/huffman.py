@@ -47,16 +47,16 @@ def encode_symbols(symbols: np.ndarray, lengths: np.ndarray) -> tuple[bytes, np.
     taken = lengths[symbols]
     starts = np.arange(0, len(symbols), BLOCK_SYMBOLS)
     block_bits = np.add.reduceat(taken, starts).astype("<u4")
-    packed, left = [], np.zeros(0, dtype=np.uint8)
+    packed, pending = [], np.zeros(0, dtype=np.uint8)
     # In parts: `_bits_of` takes a byte for each bit, and more for its indices.
     for start in range(0, len(symbols), _CHUNK):
         part = slice(start, start + _CHUNK)
-        bits = np.concatenate([left, _bits_of(codes[symbols[part]], taken[part])])
+        bits = np.concatenate([pending, _bits_of(codes[symbols[part]], taken[part])])
         # Parts do not end on a byte: what is left goes before the next one's bits.
         whole = len(bits) // 8 * 8
         packed.append(np.packbits(bits[:whole]).tobytes())
-        left = bits[whole:]
-    packed.append(np.packbits(left).tobytes())
+        pending = bits[whole:]
+    packed.append(np.packbits(pending).tobytes())
     return b"".join(packed), block_bits
 
 

@@ -47,7 +47,7 @@ class LaneEncoder:
 
 
 class LaneCost:
-    """Counts what the bits would take, without writing them."""
+    """Count what the bits would take, without writing them."""
 
     def __init__(self) -> None:
         self.cost_bits = 0.0

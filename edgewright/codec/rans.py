@@ -46,7 +46,7 @@ class RansEncoder:
 
 
 class BitCost:
-    """Counts what the bits would take, without writing them: for choosing between layouts."""
+    """Count what the bits would take, without writing them: for choosing between layouts."""
 
     def __init__(self) -> None:
         self.cost_bits = 0.0

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgewright.codec.lanes import LaneCost, LaneEncoder
-from edgewright_runtime.codec.lanes import MOST_LANES_LOG2, SPARE_BITS
+from edgewright_runtime.codec.lanes import MAX_LANES_LOG2, SPARE_BITS
 from edgewright_runtime.codec.wide_context import (
     LEVELS_PER_LANE,
-    MOST_CLASSES,
-    MOST_COLUMNS,
+    MAX_CLASSES,
+    MAX_COLUMNS,
     WideShape,
     code_magnitudes,
 )
@@ -39,13 +39,13 @@ def plan_wide(levels: np.ndarray, blocks: tuple[int, ...]) -> WidePlan | None:
     """
     classes = int(np.abs(levels).max(initial=1)).bit_length()
     # A decoder refuses more.
-    if classes > MOST_CLASSES or levels.size > LEVELS_PER_LANE << MOST_LANES_LOG2:
+    if classes > MAX_CLASSES or levels.size > LEVELS_PER_LANE << MAX_LANES_LOG2:
         return None
     tried = []
     for transposed in (False, True):
         turned = levels.T if transposed else levels
         # The model learns from other rows and from columns beside: it needs two of each.
-        if not 1 < turned.shape[1] <= MOST_COLUMNS or turned.shape[0] == 1:
+        if not 1 < turned.shape[1] <= MAX_COLUMNS or turned.shape[0] == 1:
             continue
         part = np.abs(turned[: max(1, _TRIAL_LEVELS // turned.shape[1])])
         for group in sorted({1, *(b for b in blocks if 1 < b < turned.shape[1] and not transposed)}):
@@ -73,7 +73,7 @@ def wide_stream(levels: np.ndarray, plan: WidePlan) -> bytes:
     least = -(-turned.size // LEVELS_PER_LANE)
     wanted = max(least, int(8 * plan.cost_bytes / _BITS_PER_LANE))
     # A power of two, of which the header holds the logarithm.
-    lanes = 1 << min(MOST_LANES_LOG2, (wanted - 1).bit_length() if wanted > 1 else 0)
+    lanes = 1 << min(MAX_LANES_LOG2, (wanted - 1).bit_length() if wanted > 1 else 0)
     held = lanes * SPARE_BITS
     # As many signs as the lanes' first states hold; the rest follow the words.
     states, words = encoder.finish(lanes, signs[:held])

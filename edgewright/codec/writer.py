@@ -204,7 +204,7 @@ def _uniform_levels(raw: np.ndarray, values: np.ndarray) -> tuple[bytes, np.ndar
     gaps = np.diff(np.concatenate([[0], sizes]))
     # Where no two used levels are neighbours, the smallest gap is a multiple of the step.
     for divisor in (1, 2, 3):
-        # A smaller gap is no step: it would put the largest value beyond `_MAX_LEVEL`.
+        # A smaller gap is not a step: it would put the largest value beyond `_MAX_LEVEL`.
         step = np.float32(min(sizes[0], gaps[gaps > sizes[-1] * 1e-4].min(initial=sizes[0])) / divisor)
         step = _refined(sizes, step)
         levels = np.rint(raw.astype(np.float64) / step)

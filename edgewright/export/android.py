@@ -64,8 +64,8 @@ def export(
     def make(way: Way) -> Artifact:
         if precision is Precision.FLOAT32:
             return base
-        left = how.model_copy(update={"noisy_layers": way.layers})
-        change = partial(quantizing, float_values=sorted(way.float_values), layers_only=way.layers_only, how=left)
+        selective = how.model_copy(update={"noisy_layers": way.layers})
+        change = partial(quantizing, float_values=sorted(way.float_values), layers_only=way.layers_only, how=selective)
         artifact, change_notes[:] = _quantized(model, base, store, change)
         return artifact
 

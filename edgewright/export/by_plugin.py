@@ -51,7 +51,7 @@ def export(
         written = Path(run_in_child(job, returns=str, what=job_name, timeout_s=_LIMIT_S, writes=[scratch]).value)
         # Resolved, since the answer may be absolute, hold ".." or be a link out of the folder.
         if not written.exists() or not written.resolve().is_relative_to(scratch.resolve()):
-            raise ConversionError(f"{job_name}: '{written}' is no file in the folder that it was given")
+            raise ConversionError(f"{job_name}: '{written}' is not a file in the folder that it was given")
         if (form := format_of(written)) is not native.form:
             raise ConversionError(f"{job_name}: wrote {form}, {platform} loads {native.form}")
         artifact: Artifact = store.put(written, native.form, parent=(model.inside or model.source).digest)

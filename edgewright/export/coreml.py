@@ -26,8 +26,8 @@ __all__ = ["convert", "coremltools_alone", "finish", "palettize", "quantize", "s
 
 _SHOWN = ("short_description", "author", "version")
 # coremltools keeps tensors below 2,048 elements as they are; a model for small devices consists of such tensors.
-_LEAST_QUANTIZED_ELEMENTS = 256
-_OWN_LEAST_QUANTIZED = 2048
+_MIN_QUANTIZED_ELEMENTS = 256
+_OWN_MIN_QUANTIZED = 2048
 _WORTH_QUANTIZING = 0.05  # of all numbers
 _PALETTE_BITS = (1, 2, 4, 6, 8)  # the widths that constexpr_lut_to_dense has
 _INT4_BITS = 4
@@ -125,9 +125,9 @@ def half_but(ct: Any, float_values: frozenset[str]) -> Any:
 
     def becomes_whole(operator: Any) -> bool:
         # With a list of its own, since a recurrent layer is a chain longer than Python's stack is deep.
-        left = [] if operator in known else [operator]
-        while left:
-            current = left[-1]
+        pending = [] if operator in known else [operator]
+        while pending:
+            current = pending[-1]
             readers = [r for value in current.outputs for r in value.child_ops]
             casts = [reader for reader in readers if reader.op_type == "cast"]
             others = [reader for reader in readers if reader.op_type != "cast"]
@@ -136,11 +136,11 @@ def half_but(ct: Any, float_values: frozenset[str]) -> Any:
             elif any(cast.dtype.val.startswith(("int", "uint")) for cast in casts):
                 known[current] = True
             elif unknown := [reader for reader in others if reader not in known]:
-                left += unknown
+                pending += unknown
                 continue
             else:
                 known[current] = any(known[reader] for reader in others)
-            left.pop()
+            pending.pop()
         return known[operator]
 
     def is_half(operator: Any) -> bool:
@@ -192,7 +192,7 @@ def quantize(
 
     model = ct.models.MLModel(str(source), skip_model_load=True)
     config = compression.OpLinearQuantizerConfig(
-        mode="linear_symmetric", dtype="int8", weight_threshold=_least_quantized(model)
+        mode="linear_symmetric", dtype="int8", weight_threshold=_min_quantized(model)
     )
     plain = _weights_of(model, float_values)
     if how.graph is not None and (how.float_layers or how.noisy_layers):
@@ -205,18 +205,16 @@ def quantize(
     mlpackage.make_reproducible(path)
     # coremltools passes over weights below the threshold without a word.
     if "constexpr_affine_dequantize" not in mlpackage.operators(path):
-        raise unsupported_precision(
-            name, Precision.INT8, f"no weight has more than {_LEAST_QUANTIZED_ELEMENTS} elements"
-        )
+        raise unsupported_precision(name, Precision.INT8, f"no weight has more than {_MIN_QUANTIZED_ELEMENTS} elements")
 
 
-def _least_quantized(model: Any) -> int:
+def _min_quantized(model: Any) -> int:
     """How many elements a weight must have: small ones, as those of depthwise convolutions, lose most in 8 bits and
     hardly count in the file.
     """
-    sizes = [weight.value.size for weight in weights_of_program(model, least=_LEAST_QUANTIZED_ELEMENTS).values()]
-    small = sum(size for size in sizes if size < _OWN_LEAST_QUANTIZED)
-    return _OWN_LEAST_QUANTIZED if small < _WORTH_QUANTIZING * sum(sizes) else _LEAST_QUANTIZED_ELEMENTS
+    sizes = [weight.value.size for weight in weights_of_program(model, least=_MIN_QUANTIZED_ELEMENTS).values()]
+    small = sum(size for size in sizes if size < _OWN_MIN_QUANTIZED)
+    return _OWN_MIN_QUANTIZED if small < _WORTH_QUANTIZING * sum(sizes) else _MIN_QUANTIZED_ELEMENTS
 
 
 def _weights_of(model: Any, float_values: Sequence[str]) -> set[str]:
@@ -240,16 +238,14 @@ def palettize(source: Path, name: str, path: Path, float_values: Sequence[str] =
 
     model = ct.models.MLModel(str(source), skip_model_load=True)
     config = compression.OpPalettizerConfig(
-        mode="custom", lut_function=_best_palette, weight_threshold=_LEAST_QUANTIZED_ELEMENTS
+        mode="custom", lut_function=_best_palette, weight_threshold=_MIN_QUANTIZED_ELEMENTS
     )
     plain = dict.fromkeys(sorted(_weights_of(model, float_values)))
     choices = compression.OptimizationConfig(global_config=config, op_name_configs=plain)
     compression.palettize_weights(model, choices).save(str(path))
     mlpackage.make_reproducible(path)
     if "constexpr_lut_to_dense" not in mlpackage.operators(path):
-        raise unsupported_precision(
-            name, Precision.INT4, f"no weight has more than {_LEAST_QUANTIZED_ELEMENTS} elements"
-        )
+        raise unsupported_precision(name, Precision.INT4, f"no weight has more than {_MIN_QUANTIZED_ELEMENTS} elements")
 
 
 def _best_palette(weight: Any) -> tuple[Any, Any]:
@@ -293,7 +289,7 @@ def _worth_a_decoder(model: Any) -> tuple[list[str], list[str]]:
 
     palettes: list[str] = []
     sparse: list[str] = []
-    for name, weight in weights_of_program(model, _LEAST_QUANTIZED_ELEMENTS).items():
+    for name, weight in weights_of_program(model, _MIN_QUANTIZED_ELEMENTS).items():
         value, values, zeros = weight.value, len(np.unique(weight.value)), float(np.mean(weight.value == 0))
         # One value alone needs no palette, and coremltools writes none for it.
         bits = next((n for n in _PALETTE_BITS if 2 <= values <= 2**n), None)
@@ -338,7 +334,7 @@ def _input(ct: Any, spec: TensorSpec, shape: tuple[int, ...], pixels: dict[str, 
         return tensor_type(ct, spec, shape)
     channels = shape[1] if len(shape) == 4 else 0
     if channels not in {1, 3}:
-        raise UnsupportedError(f"input '{spec.name}' of shape {shape} is no image (1, 1 or 3, height, width)")
+        raise UnsupportedError(f"input '{spec.name}' of shape {shape} is not an image (1, 1 or 3, height, width)")
     layout = ct.colorlayout.RGB if channels == 3 else ct.colorlayout.GRAYSCALE
     # (pixel - mean) * scale, as the pixel * scale + bias of an image type.
     bias = [-pixels["mean"] * pixels["scale"]] * channels

@@ -20,7 +20,7 @@ from edgewright.export.static_graph import NodeValues, static_graph
 
 __all__ = ["graph_for_coreml"]
 
-_MOST_AXES = 5
+_MAX_AXES = 5
 # Known to coremltools by name, and converted wrongly or not at all (9.0): see each one's form in `lowering`.
 _NOT_TRUSTED = {
     *("copy", "fill", "celu", "sort", "argsort", "bitwise_not"),
@@ -42,7 +42,7 @@ def graph_for_coreml(module: fx.GraphModule, examples: tuple[torch.Tensor, ...])
     transposed_layers_as_operations(module, adds_nothing)
     # Once more: what the forms make of sizes alone are constants.
     module = static_graph(lowered(module, examples, _is_known, STABLE_ORDERS), examples)
-    module = with_few_axes(module, examples, _MOST_AXES)
+    module = with_few_axes(module, examples, _MAX_AXES)
     return with_own_outputs(module, examples, are_constants_held=False)
 
 

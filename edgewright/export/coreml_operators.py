@@ -19,7 +19,7 @@ __all__ = ["convert_exactly"]
 # What norms add before an inverse square root; beside it, 1e-12 is lost in rounding.
 _LOST_BESIDE = 9e-7
 _FLOAT32_EPSILON = 2.0**-23  # torch's epsilon where RMSNorm names none
-_LEAST_NORMAL_HALF = 2.0**-14
+_MIN_NORMAL_HALF = 2.0**-14
 
 
 def convert_exactly() -> None:
@@ -68,7 +68,7 @@ def convert_exactly() -> None:
         axes = list(range(-len(shape.val), 0))
         largest = Builder.reduce_max(x=Builder.abs(x=x), axes=axes, keep_dims=True)
         # Neither the squares nor epsilon leave half precision: all are at most 1.
-        scale = Builder.maximum(x=largest, y=max(epsilon**0.5, _LEAST_NORMAL_HALF))
+        scale = Builder.maximum(x=largest, y=max(epsilon**0.5, _MIN_NORMAL_HALF))
         scaled = Builder.real_div(x=x, y=scale)
         mean = Builder.reduce_mean(x=Builder.square(x=scaled), axes=axes, keep_dims=True)
         # The root first: epsilon itself may lie below what half precision keeps exactly, 2^-14.

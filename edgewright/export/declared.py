@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 else:
     check = deferred("edgewright.export.parity_check:check")
 
-__all__ = ["LEAST_SNR_DB", "PARITY_LIMITS", "checked"]
+__all__ = ["MIN_SNR_DB", "PARITY_LIMITS", "checked"]
 
 # Largest difference over the output's largest magnitude.
 PARITY_LIMITS = {Precision.FLOAT32: 1e-4, Precision.FLOAT16: 1e-2}
 # Fewer bits are judged by the accuracy on the test rows; but at 0 dB an output holds as much error as signal: zeros
 # would be as near to the model, and no accuracy needs to be measured.
-LEAST_SNR_DB = 0.0
+MIN_SNR_DB = 0.0
 
 
 def checked(
@@ -30,7 +30,7 @@ def checked(
     precision: Precision,
     *,
     is_judged: bool = True,
-    least_snr_db: float = LEAST_SNR_DB,
+    min_snr_db: float = MIN_SNR_DB,
 ) -> Declared:
     """Read an exported file's tensors, and compare the file with its model on real rows.
 
@@ -40,7 +40,7 @@ def checked(
 
     Raises:
         DisagreementError: the file's outputs are farther off than `PARITY_LIMITS`, or, of fewer bits than they name,
-            not above ``least_snr_db``; names the first operator and layer that are wrong.
+            not above ``min_snr_db``; names the first operator and layer that are wrong.
         UnsupportedError: the runtime crashes on it.
     """
     reference = model.inside or dataset.artifact
@@ -53,7 +53,7 @@ def checked(
         outputs=[spec.name for spec in model.outputs],
         # Either limit alone: where parity has none for the precision, the error's power has.
         limit=PARITY_LIMITS.get(precision) if is_judged else None,
-        least_snr_db=least_snr_db if is_judged and precision not in PARITY_LIMITS else None,
+        min_snr_db=min_snr_db if is_judged and precision not in PARITY_LIMITS else None,
         has_thresholds=model.float32_only,
     )
     try:

@@ -117,7 +117,7 @@ class Diagnosis(Value):
     def sentence(self) -> str:
         """Where the two part, in one line."""
         if self.culprits:
-            return f"they part at {self.culprits[0].sentence()}"
+            return f"they diverge at {self.culprits[0].sentence()}"
         if self.is_fusion:
             return "each operator by itself agrees, so what the runtime fuses or reorders as it loads the file does not"
         worst = self.weakest

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from edgewright.artifact import ImportedModel
 from edgewright.errors import UnsupportedError
-from edgewright.recipe import Calibration, Quantize
+from edgewright.recipe import Quantize, RangeCalibration
 from edgewright.value import Value
 
 __all__ = ["Int8", "int8_of"]
@@ -14,7 +14,7 @@ class Int8(Value):
     """How activations' ranges are found, and the layers of the torch ``graph`` that stay float: ``float_layers``, each
     of which the file must hold, and of ``noisy_layers`` those that it holds by that layer's values."""
 
-    calibration: Calibration = "min_max"
+    calibration: RangeCalibration = "min_max"
     percentile: float = 99.99
     float_layers: tuple[str, ...] = ()
     noisy_layers: tuple[str, ...] = ()

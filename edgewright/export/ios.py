@@ -68,8 +68,8 @@ def export(
         base = computed(way.float_values, compute)
         if precision is Precision.INT8:
             # Activations stay half precision, so there is no range to calibrate.
-            left = how.model_copy(update={"noisy_layers": way.layers})
-            return _smaller(model, base, store, partial(quantize, how=left, float_values=sorted(way.float_values)))
+            selective = how.model_copy(update={"noisy_layers": way.layers})
+            return _smaller(model, base, store, partial(quantize, how=selective, float_values=sorted(way.float_values)))
         if precision is Precision.INT4:
             return _smaller(model, base, store, partial(palettize, float_values=sorted(way.float_values)))
         return base

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from edgewright.artifact import Artifact, Dataset, ImportedModel, Precision
 from edgewright.errors import ConversionError, DisagreementError, UnsupportedError
 from edgewright.export.declaration import Declared
-from edgewright.export.declared import LEAST_SNR_DB, checked
+from edgewright.export.declared import MIN_SNR_DB, checked
 from edgewright.export.diagnosis_report import Culprit, Diagnosis, Place
 
 __all__ = ["Converted", "Kept", "converted", "with_layers_only"]
@@ -18,7 +18,7 @@ _ROUNDS = 4
 # A third more than what a note calls noisy (`LOUD_SNR_DB`): the rows of a test may be worse than those looked at.
 _POOR_SNR_DB = 15.0
 # Half the error's power: for less, operators do not leave the 8 bits in which they are faster.
-_LEAST_GAIN_DB = 3.0
+_MIN_GAIN_DB = 3.0
 # What converters add to the names of values that they cast or quantize.
 _ADDED = re.compile(
     r"(_(cast_to|cast|to)_fp(16|32)|_(Quantize|Dequantize)Linear(_(Input|Output))?|_dequant|_quantized"
@@ -106,7 +106,7 @@ def with_layers_only(
 ) -> Converted:
     """Where 8 bits leave little (15 dB), the file that ``make`` gives instead, of which only convolutions and
     dense layers are in 8 bits, if its error is smaller by much."""
-    before = done.declared.snr_db if done.declared.snr_db is not None else LEAST_SNR_DB
+    before = done.declared.snr_db if done.declared.snr_db is not None else MIN_SNR_DB
     if before >= below_db:
         return done
     try:
@@ -116,7 +116,7 @@ def with_layers_only(
         return replace(
             done, notes=(*done.notes, f"{precision} of convolutions and dense layers alone is no better: {e}")
         )
-    if declared.snr_db is None or declared.snr_db < before + _LEAST_GAIN_DB:
+    if declared.snr_db is None or declared.snr_db < before + _MIN_GAIN_DB:
         return done
     note = (
         f"only convolutions and dense layers are in 8 bits: {declared.snr_db:.1f} dB of signal over the error,"

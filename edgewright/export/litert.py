@@ -28,7 +28,7 @@ _NO_LAYER = "it holds no convolution or dense layer to quantize"
 _MISSING = re.compile(r"Lowering not found: (?:torch\.ops\.)?([\w.]+)")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _WITHOUT_KERNEL = re.compile(r"TF Select ops: ([^\n]+)")
-_MOST_REFUSED = 8
+_MAX_REFUSED = 8
 _KERNELS = {"'tfl.batch_matmul' op found invalid output rank": "matmul"}
 """What the converter says of an operation that it has lowered itself, and whose other form it may take."""
 _STORED = {Precision.FLOAT16: "float16", Precision.INT8: "int8", Precision.DYNAMIC_INT8: "int8", Precision.INT4: "int4"}
@@ -79,7 +79,7 @@ def _converted(module: Any, examples: tuple[Any, ...]) -> Any:
             missing = _MISSING.search(message)
             stem = operation_stem(missing[1]) if missing else next((s for k, s in _KERNELS.items() if k in message), "")
             # Refused again, it stands in its other form too; the bound ends what goes from form to form.
-            if not stem or stem in refused or len(refused) >= _MOST_REFUSED:
+            if not stem or stem in refused or len(refused) >= _MAX_REFUSED:
                 what = in_float64(form, examples) or (f"no lowering for {stem}" if stem else message[:240])
                 raise UnsupportedError(
                     f"LiteRT's converter does not take the graph: {what}; {other_ways('ios', 'edge_device')}"

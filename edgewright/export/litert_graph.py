@@ -30,7 +30,7 @@ from edgewright.intake.module_paths import free_name
 
 __all__ = ["graph_for_litert", "in_float64", "operation_stem", "refuse_complex"]
 
-_MOST_AXES = 5  # of the kernels that move, compare and broadcast
+_MAX_AXES = 5  # of the kernels that move, compare and broadcast
 _NOT_TAKEN = {
     *("_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "upsample_bicubic2d", "sort", "argsort"),
     # Taken, and not accurate near zero: see `special_functions`.
@@ -42,7 +42,7 @@ _NOT_TAKEN = {
 }
 _PRODUCTS = {"matmul", "bmm", "baddbmm", "scaled_dot_product_attention"}
 _ORDERS = {"reshape", "view", "transpose", "permute", "slice", "clone", "contiguous", "mul"}
-_MOST_COPIES = 128
+_MAX_COPIES = 128
 _WINDOWED = {
     *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
     *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
@@ -95,7 +95,7 @@ def graph_for_litert(
     values = NodeValues.of(module, examples)
     _without_expansions(module, values)
     _copy_shared_heads(module, values)
-    return with_few_axes(module, examples, _MOST_AXES)
+    return with_few_axes(module, examples, _MAX_AXES)
 
 
 def _mix_products_in_the_plane(module: fx.GraphModule) -> None:
@@ -181,7 +181,7 @@ def _copy_shared_heads(module: fx.GraphModule, values: NodeValues) -> None:
         given, shape = node.args[0], values.env[node].shape
         sizes = (1,) * (len(shape) - values.env[given].dim()) + tuple(values.env[given].shape)
         grown = [axis for axis, (have, want) in enumerate(zip(sizes, shape, strict=True)) if have != want]
-        if math.prod(shape[axis] for axis in grown) > _MOST_COPIES:
+        if math.prod(shape[axis] for axis in grown) > _MAX_COPIES:
             continue
         with module.graph.inserting_before(node):
             # With the axes of one that the expansion grows, so that each can be repeated in its place.
@@ -196,14 +196,14 @@ def _copy_shared_heads(module: fx.GraphModule, values: NodeValues) -> None:
 
 def _enters_a_product(node: fx.Node) -> bool:
     """Whether a matrix product or an attention takes it, as it is or in another order."""
-    left, seen = list(node.users), set[fx.Node]()
-    while left:
-        user = left.pop()
+    pending, seen = list(node.users), set[fx.Node]()
+    while pending:
+        user = pending.pop()
         if operation_stem(str(user.target)) in _PRODUCTS:
             return True
         if user not in seen and operation_stem(str(user.target)) in _ORDERS:
             seen.add(user)
-            left.extend(user.users)
+            pending.extend(user.users)
     return False
 
 

@@ -11,7 +11,7 @@ from edgewright.export.calibration import CalibrationRows
 from edgewright.export.litert_recipes import operators_by_layer
 from edgewright.export.weight_match import learnt_ranges
 from edgewright.optimize.ranges import streamed_ranges
-from edgewright.recipe import Calibration
+from edgewright.recipe import RangeCalibration
 
 __all__ = ["calibrated_ranges", "clip_ranges", "use_learnt_ranges"]
 
@@ -42,7 +42,9 @@ def calibrated_ranges(work: Any, source: Path, dataset: Path) -> Any:
     return _ranked(_without_infinities(ranges, model.subgraphs[0]), model.subgraphs[0])
 
 
-def clip_ranges(ranges: dict[str, Any], source: Path, dataset: Path, method: Calibration, percentile: float) -> None:
+def clip_ranges(
+    ranges: dict[str, Any], source: Path, dataset: Path, method: RangeCalibration, percentile: float
+) -> None:
     """Narrow the ranges of the real activations to what the method leaves of them."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 

@@ -40,7 +40,7 @@ def keep_unsafe_float(work: Any, source: Path) -> None:
 
 
 def keep_between_layers_float(work: Any, source: Path) -> None:
-    """Whatever is no convolution or dense layer stays as it is."""
+    """Whatever is not a convolution or dense layer stays as it is."""
     model = tflite.load(source)
     for graph in model.subgraphs:
         for operator in graph.operators:
@@ -183,15 +183,15 @@ def _keep_bodies_float(work: Any, source: Path) -> None:
 
 def _calibrated(model: Any) -> set[int]:
     """The subgraphs that the quantizer's calibration goes through: of the signatures, and what composites stand for."""
-    seen, left = set[int](), [0, *(signature.subgraphIndex for signature in model.signatureDefs or [])]
-    while left:
-        index = left.pop()
+    seen, pending = set[int](), [0, *(signature.subgraphIndex for signature in model.signatureDefs or [])]
+    while pending:
+        index = pending.pop()
         if index in seen:
             continue
         seen.add(index)
         operators = model.subgraphs[index].operators
         composites = [o for o in operators if tflite.operator_name(model, o) == "STABLEHLO_COMPOSITE"]
-        left.extend(o.builtinOptions2.decompositionSubgraphIndex for o in composites)
+        pending.extend(o.builtinOptions2.decompositionSubgraphIndex for o in composites)
     return seen
 
 

@@ -1,8 +1,9 @@
 """Run a *saved* `.mlpackage` without Core ML: its program read back from disk and its operators computed by torch.
 
-Core ML predicts on a Mac only, and a wrong conversion is the worst defect; so this shares nothing with coremltools'
-converter but the protobuf definitions. Half precision is computed as float32 with each operator's result rounded to
-half, which is the accuracy that Apple's units reach or exceed in their accumulators.
+Core ML predicts on a Mac only, no library computes its programs elsewhere, and a wrong conversion is the worst defect;
+so this is written by hand, and shares nothing with coremltools' converter but the protobuf definitions. Half precision
+is computed as float32 with each operator's result rounded to half, which is the accuracy that Apple's units reach or
+exceed in their accumulators.
 Imports torch: call it in a child process.
 """
 
@@ -13,8 +14,8 @@ import numpy as np
 import torch
 
 from edgewright.errors import ConversionError, InputError, UnsupportedError
-from edgewright.export.mil_operators import OPERATORS, Arguments, Operand
-from edgewright.export.mil_program import Constant, Operation, Program, Result, Variable, read_program
+from edgewright.export.mil_operators import OPERATORS, Arguments, MilOperand
+from edgewright.export.mil_program import Constant, Operation, Program, TensorDeclaration, Variable, read_program
 from edgewright.export.pixels import as_pixels
 from edgewright.failures import one_line
 
@@ -58,7 +59,7 @@ class Evaluator:
             raise UnsupportedError(
                 f"the Core ML operator '{unknown[0]}' is not known to the evaluator: parity not checked"
             )
-        self.constants: dict[str, Operand] = {}
+        self.constants: dict[str, MilOperand] = {}
         self.steps: list[Operation] = []
         for operation in self.program.operations:
             if operation.kind == "const" or operation.kind.startswith("constexpr_"):
@@ -85,7 +86,7 @@ class Evaluator:
         return last[::-1]
 
     @staticmethod
-    def decode(operation: Operation, known: dict[str, Operand]) -> torch.Tensor:
+    def decode(operation: Operation, known: dict[str, MilOperand]) -> torch.Tensor:
         """The last result of a compressed constant; its results join those that are ``known``."""
         known.update(_results(operation, known))
         value = known[operation.results[-1].name]
@@ -105,7 +106,7 @@ class Evaluator:
         return {name: column[0] for name, column in self._entries(row).items()}
 
     @staticmethod
-    def computed(operation: Operation, values: dict[str, Operand]) -> dict[str, Operand]:
+    def computed(operation: Operation, values: dict[str, MilOperand]) -> dict[str, MilOperand]:
         """What one of the steps gives on these values, constants among them."""
         return _results(operation, values)
 
@@ -116,7 +117,7 @@ class Evaluator:
 
     def _row(self, row: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The outputs of one run; a value is dropped after its last use."""
-        values: dict[str, Operand] = {**self.constants, **row}
+        values: dict[str, MilOperand] = {**self.constants, **row}
         with torch.no_grad():
             for operation, done in zip(self.steps, self._last_used, strict=True):
                 values.update(_results(operation, values))
@@ -126,7 +127,7 @@ class Evaluator:
         return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
 
 
-def _rows(declared: tuple[Result, ...], inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def _rows(declared: tuple[TensorDeclaration, ...], inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """Each input as (rows, *declared shape) in the declared dtype."""
     names = [d.name for d in declared]
     if sorted(names) != sorted(inputs):
@@ -156,7 +157,7 @@ def _count(rows: dict[str, torch.Tensor]) -> int:
     return counts.pop()
 
 
-def _results(operation: Operation, values: dict[str, Operand]) -> dict[str, Operand]:
+def _results(operation: Operation, values: dict[str, MilOperand]) -> dict[str, MilOperand]:
     operands = {name: [_operand(item, values) for item in items] for name, items in operation.operands.items()}
     # A text, as the mode of a padding, is not computed with.
     if operation.kind == "const" and isinstance(operands["val"][0], str):
@@ -174,7 +175,7 @@ def _results(operation: Operation, values: dict[str, Operand]) -> dict[str, Oper
     }
 
 
-def _operand(item: Variable | Constant, values: dict[str, Operand]) -> Operand:
+def _operand(item: Variable | Constant, values: dict[str, MilOperand]) -> MilOperand:
     if isinstance(item, Variable) and item.name not in values:
         raise ConversionError(f"the Core ML program reads '{item.name}', which no operator before it gives")
     value = values[item.name] if isinstance(item, Variable) else item
@@ -187,7 +188,7 @@ def _operand(item: Variable | Constant, values: dict[str, Operand]) -> Operand:
     return value
 
 
-def _as_declared(tensor: torch.Tensor, declared: Result, kind: str) -> torch.Tensor:
+def _as_declared(tensor: torch.Tensor, declared: TensorDeclaration, kind: str) -> torch.Tensor:
     if declared.shape is not None and tuple(tensor.shape) != declared.shape:
         raise ConversionError(
             f"Core ML operator '{kind}' at '{declared.name}': gives {tuple(tensor.shape)}, declared is {declared.shape}"
@@ -196,7 +197,7 @@ def _as_declared(tensor: torch.Tensor, declared: Result, kind: str) -> torch.Ten
     return tensor.to(_dtype(declared))
 
 
-def _dtype(declared: Result) -> torch.dtype:
+def _dtype(declared: TensorDeclaration) -> torch.dtype:
     if declared.dtype not in _DTYPES:
         raise UnsupportedError(f"'{declared.name}' is of the Core ML type {declared.dtype}, which is not evaluated")
     return _DTYPES[declared.dtype]

@@ -26,7 +26,7 @@ __all__ = [
     "Operation",
     "Pixels",
     "Program",
-    "Result",
+    "TensorDeclaration",
     "Variable",
     "pixels_of",
     "read_program",
@@ -58,7 +58,7 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Result:
+class TensorDeclaration:
     """A result as the program declares it; ``shape`` is None where an axis is free."""
 
     name: str
@@ -75,7 +75,7 @@ class Operation:
 
     kind: str
     operands: dict[str, list[Variable | Constant]]
-    results: tuple[Result, ...]
+    results: tuple[TensorDeclaration, ...]
     stored_bytes: int = 0
 
 
@@ -95,7 +95,7 @@ class Program:
     as a dictionary by label, stand under the name that they have in the source model.
     """
 
-    inputs: tuple[Result, ...]
+    inputs: tuple[TensorDeclaration, ...]
     operations: tuple[Operation, ...]
     outputs: dict[str, str]
     pixels: dict[str, Pixels]
@@ -190,7 +190,7 @@ class _Reader:
                 f" for it: {one_line(e, 200)}"
             ) from e
 
-    def _stored(self, value: Any, declared: Result) -> Constant:
+    def _stored(self, value: Any, declared: TensorDeclaration) -> Constant:
         if value.WhichOneof("value") == "blobFileValue":
             return self._blob(value.blobFileValue, declared)
         kind = value.immediateValue.WhichOneof("value")
@@ -212,7 +212,7 @@ class _Reader:
         self._bytes += flat.nbytes
         return flat.reshape(declared.shape or ())
 
-    def _blob(self, reference: Any, declared: Result) -> np.ndarray:
+    def _blob(self, reference: Any, declared: TensorDeclaration) -> np.ndarray:
         weights, at = self._weights(reference.fileName), reference.offset
         # Padded: a record that the file's end cuts off is refused below, not by an error of struct.
         sentinel, code, size, offset = struct.unpack_from("<IIQQ", weights[at : at + 24].tobytes().ljust(24, b"\0"))
@@ -232,7 +232,7 @@ class _Reader:
         )
 
 
-def _unpacked(raw: bytes, declared: Result) -> np.ndarray:
+def _unpacked(raw: bytes, declared: TensorDeclaration) -> np.ndarray:
     """Elements of less than a byte."""
     count = math.prod(declared.shape or ())
     whole: np.ndarray = unpacked(np.frombuffer(raw, np.uint8), _PACKED[declared.dtype][1])[:count]
@@ -242,12 +242,12 @@ def _unpacked(raw: bytes, declared: Result) -> np.ndarray:
     return shaped
 
 
-def _declared(value: Any) -> Result:
+def _declared(value: Any) -> TensorDeclaration:
     declared = _tensor_type(value.type)
-    return Result(value.name, declared.dtype, declared.shape)
+    return TensorDeclaration(value.name, declared.dtype, declared.shape)
 
 
-def _tensor_type(kind: Any) -> Result:
+def _tensor_type(kind: Any) -> TensorDeclaration:
     if kind.WhichOneof("type") != "tensorType":
         raise UnsupportedError(f"a Core ML value of type '{kind.WhichOneof('type')}' is not evaluated")
     types = mlpackage.mil().DataType
@@ -258,4 +258,4 @@ def _tensor_type(kind: Any) -> Result:
     if dtype not in _DTYPES and dtype not in _PACKED and dtype != "STRING":
         raise UnsupportedError(f"Core ML values of type {dtype} are not evaluated")
     sizes = [d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in kind.tensorType.dimensions]
-    return Result("", dtype, None if None in sizes else tuple(int(n) for n in sizes if n is not None))
+    return TensorDeclaration("", dtype, None if None in sizes else tuple(int(n) for n in sizes if n is not None))

@@ -11,7 +11,7 @@ from edgewright.child import deferred
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.export.converter import convert_in_child
 from edgewright.export.declaration import LOUD_SNR_DB
-from edgewright.export.declared import LEAST_SNR_DB, checked
+from edgewright.export.declared import MIN_SNR_DB, checked
 from edgewright.export.kept_float import Converted, Kept
 from edgewright.export.refusal import unsupported_precision
 
@@ -82,12 +82,12 @@ def with_noisy_layers_float(
         )
         if isinstance(attempt, str):
             continue
-        if (_snr_of(attempt) or LEAST_SNR_DB) > (_snr_of(best) or LEAST_SNR_DB):
+        if (_snr_of(attempt) or MIN_SNR_DB) > (_snr_of(best) or MIN_SNR_DB):
             # A layer may be in both lists, and is named once.
             layers = tuple(dict.fromkeys((*done.float_layers, *way.layers)))
             note = f"{tried[-1]} of signal over the error of int8, {before:.1f} dB without"
             best = replace(attempt, float_layers=layers, notes=(*done.notes, note), float_values=done.float_values)
-        if (_snr_of(best) or LEAST_SNR_DB) >= AIM_DB:
+        if (_snr_of(best) or MIN_SNR_DB) >= AIM_DB:
             return best
     return replace(best, notes=(*best.notes, f"{AIM_DB:.0f} dB were not reached: {'; '.join(tried)}"))
 
@@ -122,7 +122,7 @@ def refuse_noise(done: Converted, model: ImportedModel) -> None:
 
 def _snr_of(done: Converted) -> float | None:
     """None where it was not measured."""
-    return LEAST_SNR_DB if done.is_in_vain else done.declared.snr_db
+    return MIN_SNR_DB if done.is_in_vain else done.declared.snr_db
 
 
 def _ways(noise: list[CarriedNoise], before_db: float, float_values: Kept, *, is_layers_only: bool | None) -> list[Way]:
@@ -131,7 +131,7 @@ def _ways(noise: list[CarriedNoise], before_db: float, float_values: Kept, *, is
     # The estimate is to first order and of single layers. Where the whole file was measured noisier than their sum,
     # the aim falls by the same factor; a file that is better than its estimate does not raise it.
     aimed = 10 ** (-AIM_DB / 10) / max(1.0, 10 ** (-before_db / 10) / total)
-    counts = [_least_count(noise, aimed * 10 ** (-_STEP_DB / 10 * step)) for step in range(_TRIES)]
+    counts = [_min_count(noise, aimed * 10 ** (-_STEP_DB / 10 * step)) for step in range(_TRIES)]
     modes = [bool(is_layers_only)] * _TRIES
     # The noise may come from between the layers: the first count is tried with and without int8 there.
     if is_layers_only is False:
@@ -141,13 +141,13 @@ def _ways(noise: list[CarriedNoise], before_db: float, float_values: Kept, *, is
     return [Way(float_values, tuple(one.layer for one in noise[:n]), mode) for n, mode in chosen if n < len(noise)]
 
 
-def _least_count(noise: list[CarriedNoise], limit: float) -> int:
+def _min_count(noise: list[CarriedNoise], limit: float) -> int:
     """How many of the first layers leave no more noise than that to the others."""
-    left = sum(one.noise for one in noise)
+    remaining = sum(one.noise for one in noise)
     for count, one in enumerate(noise):
-        if left <= limit:
+        if remaining <= limit:
             return count
-        left -= one.noise
+        remaining -= one.noise
     return len(noise)
 
 
@@ -160,7 +160,7 @@ def _tried(
         if artifact.size_bytes > _WORTH * float_bytes:
             return f"{artifact.size_bytes / float_bytes:.0%} of the size in float"
         # No limit here: a noisy attempt is to be compared with the others, not to end the search.
-        return Converted(artifact, checked(model, artifact, dataset, Precision.INT8, least_snr_db=-math.inf))
+        return Converted(artifact, checked(model, artifact, dataset, Precision.INT8, min_snr_db=-math.inf))
     except (ConversionError, UnsupportedError) as e:
         return str(e)
 

@@ -14,7 +14,7 @@ __all__ = ["NUMBER_FORMS", "STABLE_ORDERS", "is_below_zero"]
 
 Tensor = torch.Tensor
 
-_MOST_PAIRS = 2**22  # of numbers that are compared with each other: 4 million, 16 MB
+_MAX_PAIRS = 2**22  # of numbers that are compared with each other: 4 million, 16 MB
 
 
 def is_below_zero(x: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def _logcumsumexp(x: Tensor, dim: int) -> Tensor:
     """Each sum by the largest of its own numbers."""
     rows = x.movedim(dim, -1)
     count = rows.shape[-1]
-    if rows.numel() * count > _MOST_PAIRS:
+    if rows.numel() * count > _MAX_PAIRS:
         return torch.logcumsumexp(x, dim)
     # (rows, sums, terms): each of the running sums is written out over all terms, those behind it masked.
     taken = torch.ones(count, count, dtype=torch.bool).tril()
@@ -142,7 +142,7 @@ def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, T
     """A number's place is the count of those that stand before it: equal ones stand in the order that they come in."""
     rows = x.movedim(dim, -1) if x.dim() else x.reshape(1)
     count = rows.shape[-1]
-    if rows.numel() * count > _MOST_PAIRS:
+    if rows.numel() * count > _MAX_PAIRS:
         raise UnsupportedError(
             f"sorting {count} numbers in each of {rows.numel() // count} rows keeps no order of equal ones on iOS;"
             " topk of fewer does, and so does edge_device"

@@ -38,7 +38,7 @@ from edgewright.export.weight_match import learnt_ranges, weights_of_layers
 from edgewright.failures import one_line
 from edgewright.optimize.ranges import streamed_ranges
 from edgewright.profile import InstructionSet
-from edgewright.recipe import Calibration
+from edgewright.recipe import RangeCalibration
 
 __all__ = ["calibrate", "prepare", "quantize"]
 
@@ -106,7 +106,7 @@ def _extremes(source: Path, rows: CalibrationRows) -> TensorsData:
         return observer.compute_data()
 
 
-def _clipped(source: Path, rows: CalibrationRows, method: Calibration, percentile: float) -> TensorsData:
+def _clipped(source: Path, rows: CalibrationRows, method: RangeCalibration, percentile: float) -> TensorsData:
     model = onnx_file.load(source)
     declared = {value.name for value in model.graph.output}
     names = [name for node in model.graph.node for name in node.output if name]
@@ -290,7 +290,7 @@ def _scaling_nodes(path: Path) -> list[str]:
     names = {node.output[0]: node.name for node in model.graph.node}
     inputs = {value.name: value for value in model.graph.input if value.name not in held}
     kinds = {name: value.type.tensor_type for name, value in inputs.items()}
-    real = onnx.TensorProto.FLOAT  # rows of ids pick from a table of weights, and are no features
+    real = onnx.TensorProto.FLOAT  # rows of ids pick from a table of weights, and are not features
     features = [name for name, kind in kinds.items() if kind.elem_type == real and len(kind.shape.dim) == 2]
     return [names[step.results[0]] for step in feature_scaling(onnx_file.steps(model), inputs, features)]
 

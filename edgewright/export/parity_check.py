@@ -62,7 +62,7 @@ def check(
     inputs: list[str],
     outputs: list[str],
     limit: float | None,
-    least_snr_db: float | None,
+    min_snr_db: float | None,
     has_thresholds: bool,
 ) -> Checked:
     """What the exported file declares, and how far its outputs lie from the reference's.
@@ -75,7 +75,7 @@ def check(
         inputs: names, in the model's order.
         outputs: names, in the model's order.
         limit: largest difference over the largest magnitude of each output; None: that is not judged.
-        least_snr_db: an output's power over that of its error must be above it; None: that is not judged.
+        min_snr_db: an output's power over that of its error must be above it; None: that is not judged.
         has_thresholds: the model's outputs jump, so a row may differ by rounding of one comparison.
     """
     reader = importlib.import_module(f"edgewright.export.{_READERS[exported.form]}")
@@ -83,12 +83,12 @@ def check(
     about_gpu = gpu_report(exported.path) if exported.form is Format.TFLITE else []
     # Where the source is known by its answers alone, the validation split is where they stand.
     splits = SPLITS[:1] if reference.form is Format.DATASET else SPLITS
-    limits, most = _Limits(limit, least_snr_db), ROWS if limit is not None else _ROWS_FOR_A_FLOOR
+    limits, most = _Limits(limit, min_snr_db), ROWS if limit is not None else _ROWS_FOR_A_FLOOR
     rows = real_rows(dataset, inputs, most, splits=splits)
     if limit is None:  # ranges were taken of the calibration rows: these flatter a file of fewer bits
         rows = real_rows(dataset, inputs, most, splits=SPLITS[:1]) or rows
     compared = _Compared()
-    if rows and (limit is not None or least_snr_db is not None):
+    if rows and (limit is not None or min_snr_db is not None):
         try:
             compared = _compare(reference, exported, rows, outputs, limits, has_thresholds=has_thresholds)
         except UnsupportedError as e:

@@ -23,13 +23,13 @@ def refuse_other_than_pixels(model: ImportedModel, dataset: Dataset) -> None:
     """Refuse what rounding to 8 bits would change, before anything is converted.
 
     Raises:
-        UnsupportedError: an input without one or three channels, or rows that are no whole numbers from 0 to 255
+        UnsupportedError: an input without one or three channels, or rows that are not whole numbers from 0 to 255
             before their preprocessing.
     """
     for spec in model.inputs:
         if len(spec.shape) != 4 or spec.shape[1] not in {1, 3} or model.preprocessing.columns:
             shape = tuple(max(n, 1) for n in spec.shape)
-            raise UnsupportedError(f"input '{spec.name}' of shape {shape} is no image (1, 1 or 3, height, width)")
+            raise UnsupportedError(f"input '{spec.name}' of shape {shape} is not an image (1, 1 or 3, height, width)")
     with np.load(dataset.artifact.path, allow_pickle=False) as arrays:
         for spec in model.inputs:
             # Of whichever split there is: all were scaled alike.

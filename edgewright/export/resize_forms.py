@@ -74,7 +74,7 @@ def _linear(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
             # It is linear: what it makes of the unit vectors are the rows of its matrix, (have, want).
             shares = _of_one_axis(operation, torch.eye(x.shape[axis + 2]), axis, axes, settings, named)
             lines = x.movedim(axis + 2, -1)
-            # Shares of one are no whole numbers.
+            # Shares of one are not whole numbers.
             resized_lines = _rounded(lines.float() @ shares, x.dtype) if is_whole else lines @ shares.to(x.dtype)
             x = resized_lines.movedim(-1, axis + 2)
         return x

@@ -18,9 +18,9 @@ from edgewright.export.static_graph import NodeValues
 __all__ = ["SCATTER_FORMS", "has_scatter_form"]
 
 Tensor = torch.Tensor
-Indices = Sequence[Tensor | None]
+AxisIndices = Sequence[Tensor | None]
 
-_MOST_COMPARISONS = 1 << 22  # each is a number in memory
+_MAX_COMPARISONS = 1 << 22  # each is a number in memory
 _SUMS = {"add", "sum"}
 _REDUCTIONS = {*_SUMS, "mean", "amax", "amin"}  # of those that multiply, no form is here
 
@@ -42,16 +42,16 @@ def has_scatter_form(node: fx.Node, values: NodeValues) -> bool:
         return False
     # Of ``index_add`` each number of the source has a place, of the others each number of the index.
     falling = values.env[given["source"] if "source" in given else given["index"]]
-    return int(falling.numel()) * int(x.shape[int(given["dim"])]) <= _MOST_COMPARISONS
+    return int(falling.numel()) * int(x.shape[int(given["dim"])]) <= _MAX_COMPARISONS
 
 
-def _has_put_form(x: Tensor, indices: Indices) -> bool:
+def _has_put_form(x: Tensor, indices: AxisIndices) -> bool:
     axes = _axes(indices)
     # Truth values name as many places as are true; indexed axes with others between them come out in another order.
     if any(indices[axis].dtype is torch.bool for axis in axes) or axes != list(range(axes[0], axes[-1] + 1)):  # type: ignore[union-attr]
         return False
     numbers = math.prod(torch.broadcast_shapes(*(indices[axis].shape for axis in axes)))  # type: ignore[union-attr]
-    return numbers * x.numel() <= _MOST_COMPARISONS
+    return numbers * x.numel() <= _MAX_COMPARISONS
 
 
 def _scatter_add(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def _index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: flo
     return _scatter_add(x, dim, index.reshape(shape).expand_as(own), own * alpha if alpha != 1 else own)
 
 
-def _index_put(x: Tensor, indices: Indices, values: Tensor, accumulate: bool = False) -> Tensor:
+def _index_put(x: Tensor, indices: AxisIndices, values: Tensor, accumulate: bool = False) -> Tensor:
     """Those that accumulate: the axes that are indexed become one, and so do their indices."""
     axes = _axes(indices)
     first, last = axes[0], axes[-1]
@@ -122,7 +122,7 @@ def _index_put(x: Tensor, indices: Indices, values: Tensor, accumulate: bool = F
     return _index_add(joined, first, place.reshape(-1), own).reshape(x.shape)
 
 
-def _axes(indices: Indices) -> list[int]:
+def _axes(indices: AxisIndices) -> list[int]:
     return [axis for axis, index in enumerate(indices) if index is not None]
 
 

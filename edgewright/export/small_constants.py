@@ -15,13 +15,13 @@ from edgewright.export.scaling import ScalingNode
 __all__ = ["is_lost_guard", "steps_from_lost_guards"]
 
 _GUARDS = {"ADD", "SUB", "MAX", "MAXIMUM", "CLIP"}
-_LEAST_NORMAL = 2.0**-14  # what is below has fewer digits, which a logarithm shows
+_MIN_NORMAL = 2.0**-14  # what is below has fewer digits, which a logarithm shows
 
 
 def is_lost_guard(kind: str, constants: Iterable[NDArray[np.float32]], reader: str) -> bool:
     """Whether an operator gives ``reader``, a logarithm, a sum or a bound whose constant half precision loses."""
     numbers = [c for c in constants if c.dtype.kind == "f"]
-    is_small = any(bool(((c != 0) & (np.abs(c) < _LEAST_NORMAL)).any()) for c in numbers)
+    is_small = any(bool(((c != 0) & (np.abs(c) < _MIN_NORMAL)).any()) for c in numbers)
     return reader.upper() == "LOG" and kind.upper() in _GUARDS and is_small
 
 

@@ -165,8 +165,8 @@ def _times_log(x: Tensor, y: Tensor, logarithm: Tensor) -> Tensor:
 
 def _fmod(x: Tensor, y: Tensor | float) -> Tensor:
     """What is left of the dividend, with its sign."""
-    left = torch.remainder(x.abs(), y.abs() if isinstance(y, Tensor) else abs(y))
-    return torch.where(x < 0, -left, left)
+    remainder = torch.remainder(x.abs(), y.abs() if isinstance(y, Tensor) else abs(y))
+    return torch.where(x < 0, -remainder, remainder)
 
 
 def _atan2(y: Tensor, x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ _SHAPE_ONLY = frozenset(
 
 
 class NodeValues(fx.Interpreter):
-    """Runs the graph once and keeps what each node gives, which nodes depend on the inputs' values, and which draw at
+    """Run the graph once and keep what each node gives, which nodes depend on the inputs' values, and which draw at
     random."""
 
     def __init__(self, module: fx.GraphModule) -> None:

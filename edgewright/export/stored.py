@@ -31,7 +31,7 @@ _HEAD_BYTES = 1 << 12
 
 
 class StoredModel(Value):
-    """A model file looked into. ``parameters`` leaves out integers that are no weights: shapes, indices, axes."""
+    """A model file looked into. ``parameters`` leaves out integers that are not weights: shapes, indices, axes."""
 
     format: Format
     digest: str

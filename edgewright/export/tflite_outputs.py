@@ -38,7 +38,7 @@ def read_in_their_width(model: Any) -> None:
 
 def point_to_outputs(model: Any) -> None:
     """Have the signature name the float copy of an output that operators read, too: ai-edge-quantizer leaves it at the
-    tensor in 8 bits, which is no output any more and has no memory once the model has run."""
+    tensor in 8 bits, which is not an output any more and has no memory once the model has run."""
     graph = model.subgraphs[0]
     outputs = {int(i) for i in graph.outputs}
     copies = {int(o.inputs[0]): int(o.outputs[0]) for o in _of_kind(model, graph, "DEQUANTIZE")}

@@ -2,7 +2,7 @@
 
 Half precision has no whole number above 2,048 exactly, and 8 bits have 256: an id would be another one, and a place in
 a table the next. ``PASSING`` are operators in whose results such numbers are still exact, as ONNX, LiteRT and Core ML
-call them; a layer's result that is rounded to a place is no id.
+call them; a layer's result that is rounded to a place is not an id.
 """
 
 from collections.abc import Iterable, Sequence

@@ -12,7 +12,7 @@ from edgewright.intake.row_mixing import (
     BATCHES,
     LIMIT,
     ROWS,
-    Answers,
+    OutputArrays,
     allowed_beside,
     distances,
     said_of_rounding,
@@ -29,7 +29,7 @@ __all__ = ["compare_graph", "compare_onnx"]
 _ROUNDED_ROWS = 32  # in float64, and only of what is beyond the fixed limit
 
 
-def compare_graph(graph: Any, source: Source, reference: Answers, what: str) -> None:
+def compare_graph(graph: Any, source: Source, reference: OutputArrays, what: str) -> None:
     """The torch graph, asked for 1, 2 and 7 rows and for many where its batch is free.
 
     Raises:
@@ -52,7 +52,7 @@ def compare_graph(graph: Any, source: Source, reference: Answers, what: str) -> 
     _compare(answers, source, reference, what, lambda: _rounding(graph, source))
 
 
-def compare_onnx(model: "onnx.ModelProto", source: Source, reference: Answers, what: str) -> None:
+def compare_onnx(model: "onnx.ModelProto", source: Source, reference: OutputArrays, what: str) -> None:
     """The ONNX graph in ONNX Runtime, asked for 1, 2 and 7 rows and for many where its batch is free.
 
     Raises:
@@ -158,7 +158,11 @@ def _joined(column: Sequence[NDArray[np.float64]], what: str) -> NDArray[np.floa
 
 
 def _compare(
-    answers: Answers, source: Source, reference: Answers, what: str, rounding: Callable[[], list[float] | None]
+    answers: OutputArrays,
+    source: Source,
+    reference: OutputArrays,
+    what: str,
+    rounding: Callable[[], list[float] | None],
 ) -> None:
     """Each output, row by row; ``rounding`` is asked only where one is beyond the fixed limit.
 

@@ -91,7 +91,7 @@ def answers_of_regressor(y: NDArray[Any], kind: str, spec: DataSpec) -> Answers:
     """The answers as numbers; ``kind`` names the model.
 
     Raises:
-        InputError: an answer that is no number, or the data file asks for a classification.
+        InputError: an answer that is not a number, or the data file asks for a classification.
     """
     if spec.task is ModelTask.CLASSIFICATION or spec.labels:
         raise InputError(f"{spec.path}: {_asked(spec)}, but a {kind} predicts values, not classes")
@@ -164,7 +164,7 @@ def _of_scores(y: NDArray[Any], width: int, spec: DataSpec) -> Answers:
     numbers = _whole(y)
     if numbers is None:
         answer = next(v for v in y.tolist() if not _is_whole(v))
-        what = "is text" if isinstance(answer, str) else "is no class number"
+        what = "is text" if isinstance(answer, str) else "is not a class number"
         raise InputError(
             f"{spec.path}: the answer {answer!r} {what}, but the model has scores for the classes 0-{width - 1}: give "
             "class numbers, or name the classes in the order of the scores: labels: [...] in the data file"
@@ -256,7 +256,7 @@ class _Places(Mapping[Any, int]):
                 if text in self._texts:
                     return self._texts[text]
         number = self._number(value)
-        # NaN is no key, so that `in` is false of what is neither text nor number.
+        # NaN is not a key, so that `in` is false of what is neither text nor number.
         return self._numbers[number if number is not None else float("nan")]
 
     def __iter__(self) -> Any:

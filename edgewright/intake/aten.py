@@ -81,7 +81,7 @@ def computes(operation: Any) -> bool:
 def reaches_outside(name: str) -> bool:
     """Whether an operation of that name, of any overload, takes a file's name or a storage, or trusts its operands.
 
-    What is no operation of ATen does not: it is a name of somebody else's.
+    What is not an operation of ATen does not: it is a name of somebody else's.
     """
     packet = getattr(torch.ops.aten, name, None)
     if not isinstance(packet, torch._ops.OpOverloadPacket):

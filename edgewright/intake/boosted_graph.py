@@ -12,7 +12,7 @@ import onnx
 
 from edgewright.errors import ConversionError, UnsupportedError
 from edgewright.intake.booster_forms import ended, finished_xgboost, plain_lightgbm, plain_xgboost
-from edgewright.intake.category_splits import Split, lightgbm_without_sets
+from edgewright.intake.category_splits import CategorySplit, lightgbm_without_sets
 from edgewright.intake.estimator_graph import classes_of, keep_one_output
 from edgewright.intake.exact_trees import Scaling, largest_passing, smallest_failing
 
@@ -24,7 +24,7 @@ _CATEGORICAL = 1  # the lowest bit of decision_type in LightGBM's model text
 
 def boosted_trees(
     model: Any, scalings: dict[int, Scaling], *, decimals: bool, decision: bool = False
-) -> tuple[onnx.ModelProto, list[Split]]:
+) -> tuple[onnx.ModelProto, list[CategorySplit]]:
     """The graph from ``features`` to scores or values; ``scalings`` are carried into the thresholds.
 
     Behind the model's own features it takes one for each returned split (see `category_splits.with_set_features`).
@@ -32,9 +32,9 @@ def boosted_trees(
 
     Raises:
         ConversionError: onnxmltools failed on it.
-        UnsupportedError: a booster that is no tree model.
+        UnsupportedError: a booster that is not a tree model.
     """
-    splits: list[Split] = []
+    splits: list[CategorySplit] = []
     try:
         if type(model).__name__.startswith("XGB"):
             graph = _xgboost(model, scalings, decimals=decimals)
@@ -91,7 +91,9 @@ def _carry_into(node: onnx.NodeProto, scalings: dict[int, Scaling], *, decimals:
     given["nodes_values"].floats.extend(values.tolist())
 
 
-def _lightgbm(model: Any, scalings: dict[int, Scaling], *, decimals: bool) -> tuple[onnx.ModelProto, list[Split]]:
+def _lightgbm(
+    model: Any, scalings: dict[int, Scaling], *, decimals: bool
+) -> tuple[onnx.ModelProto, list[CategorySplit]]:
     import lightgbm
     from onnxmltools.convert import convert_lightgbm
 

@@ -33,7 +33,7 @@ def plain_xgboost(model: Any) -> Any:
     """A copy of an XGBoost model as trees of numbered features, each of which counts as it stands.
 
     Raises:
-        UnsupportedError: it has no trees, or an objective whose answers are no scores.
+        UnsupportedError: it has no trees, or an objective whose answers are not scores.
     """
     kind = type(model).__name__
     booster = model.get_xgb_params().get("booster") or "gbtree"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgewright.intake.tabulated import ColumnTable, Row
+from edgewright.intake.tabulated import ColumnTable, SparseRow
 from edgewright_runtime.bundle.manifest import Column
 
 __all__ = ["category_column", "spellings"]
@@ -22,9 +22,9 @@ def category_column(name: str, tables: Sequence[ColumnTable], *, optional: bool)
     ``optional``: the model takes a missing value there.
     """
     codes: dict[_Key, int] = {}
-    answers: list[Sequence[Row]] = []
+    answers: list[Sequence[SparseRow]] = []
 
-    def code(rows: Sequence[Row | None]) -> int | None:
+    def code(rows: Sequence[SparseRow | None]) -> int | None:
         """The code of what the tables answer; None where one of them refuses the value."""
         accepted_rows = [row for row in rows if row is not None]
         if len(accepted_rows) < len(rows):
@@ -76,6 +76,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.number))
 
 
-def _key(row: Row) -> tuple[tuple[int, float | str], ...]:
+def _key(row: SparseRow) -> tuple[tuple[int, float | str], ...]:
     """A row that can be looked up; NaN equals no number, not even itself."""
     return tuple((feature, "nan" if math.isnan(v) else v) for feature, v in sorted(row.items()))

@@ -17,7 +17,7 @@ from edgewright.errors import UnsupportedError
 from edgewright.intake.assembly import Assembly
 
 __all__ = [
-    "Split",
+    "CategorySplit",
     "histogram_without_sets",
     "lightgbm_without_sets",
     "opened_up",
@@ -31,7 +31,7 @@ _CATEGORICAL = 1  # the lowest bit of decision_type in LightGBM's model text
 
 
 @dataclass(frozen=True)
-class Split:
+class CategorySplit:
     """A set of codes of one feature: those that go left, those that go right, and where anything else goes."""
 
     feature: int
@@ -72,19 +72,19 @@ def wants_categories(model: Any) -> bool:
     return from_dtype and getattr(model, "_preprocessor", None) is not None
 
 
-def histogram_without_sets(model: Any, features: int) -> tuple[Any, list[Split]]:
+def histogram_without_sets(model: Any, features: int) -> tuple[Any, list[CategorySplit]]:
     """Histogram gradient boosting over ``features`` and one more for each returned set, in that order."""
     changed = copy.copy(model)
     changed._predictors = copy.deepcopy(model._predictors)
     # `known` (categorical features, words); `number` is the row of a feature in it.
     known, number = model._bin_mapper.make_known_categories_bitsets()
-    splits: dict[Split, int] = {}
+    splits: dict[CategorySplit, int] = {}
     for group in changed._predictors:
         for tree in group:
             for node in np.flatnonzero(tree.nodes["is_categorical"] & (tree.nodes["is_leaf"] == 0)):
                 feature = int(tree.nodes["feature_idx"][node])
                 left = _members(tree.raw_left_cat_bitsets[tree.nodes["bitset_idx"][node]])
-                split = Split(
+                split = CategorySplit(
                     feature=feature,
                     left=left,
                     right=_members(known[number[feature]]) - left,
@@ -101,9 +101,9 @@ def histogram_without_sets(model: Any, features: int) -> tuple[Any, list[Split]]
     return changed, list(splits)
 
 
-def lightgbm_without_sets(lines: Sequence[str], features: int) -> tuple[list[str], list[Split]]:
+def lightgbm_without_sets(lines: Sequence[str], features: int) -> tuple[list[str], list[CategorySplit]]:
     """LightGBM's model text over ``features`` and one more for each returned set, in that order."""
-    splits: dict[Split, int] = {}
+    splits: dict[CategorySplit, int] = {}
     changed, tree = list[str](), dict[str, str]()
     # The sentinel closes the last tree where no blank line does; it is not written itself.
     for line in [*lines, "Tree=end"]:
@@ -129,7 +129,7 @@ def lightgbm_without_sets(lines: Sequence[str], features: int) -> tuple[list[str
     return changed, list(splits)
 
 
-def _without_sets(tree: Mapping[str, str], features: int, splits: dict[Split, int]) -> dict[str, str]:
+def _without_sets(tree: Mapping[str, str], features: int, splits: dict[CategorySplit, int]) -> dict[str, str]:
     """One tree's fields; a categorical node's threshold is the number of its set, what is in that goes left."""
     if not int(tree.get("num_cat", 0)):
         return dict(tree)
@@ -140,7 +140,7 @@ def _without_sets(tree: Mapping[str, str], features: int, splits: dict[Split, in
             own = int(threshold[node])
             members = _members(words[starts[own] : starts[own + 1]])
             # LightGBM sends right whatever is not in the set: unknown codes and missing values.
-            split = Split(int(feature[node]), members, frozenset(), others_left=False)
+            split = CategorySplit(int(feature[node]), members, frozenset(), others_left=False)
             feature[node] = str(features + splits.setdefault(split, len(splits)))
             # Kind 0: numeric, with no value that counts as missing.
             threshold[node], decision[node] = "0.5", "0"
@@ -149,7 +149,9 @@ def _without_sets(tree: Mapping[str, str], features: int, splits: dict[Split, in
     return changed | {"num_cat": "0"} | {key: " ".join(values) for key, values in joined.items()}
 
 
-def with_set_features(assembly: Assembly, features: str, splits: Sequence[Split], *, whole: bool = False) -> str:
+def with_set_features(
+    assembly: Assembly, features: str, splits: Sequence[CategorySplit], *, whole: bool = False
+) -> str:
     """The features, and for each split 0 where it goes left and 1 where it goes right, side by side.
 
     ``whole``: a fraction counts as the whole number towards zero from it, as LightGBM takes it.
@@ -170,7 +172,7 @@ def with_set_features(assembly: Assembly, features: str, splits: Sequence[Split]
     return assembly.call("Concat", features, assembly.call("Gather", sides, order, axis=1), axis=1)
 
 
-def _sides(assembly: Assembly, cell: str, splits: Sequence[Split]) -> str:
+def _sides(assembly: Assembly, cell: str, splits: Sequence[CategorySplit]) -> str:
     """(N, 1) to (N, splits): the side of anything else, and what a hit on a known code changes in it. All exact."""
     codes = sorted(set().union(*(s.left | s.right for s in splits)))
     others = np.array([0.0 if s.others_left else 1.0 for s in splits])
@@ -183,7 +185,7 @@ def _sides(assembly: Assembly, cell: str, splits: Sequence[Split]) -> str:
     )
 
 
-def _side(split: Split, code: int, other: float) -> float:
+def _side(split: CategorySplit, code: int, other: float) -> float:
     return 0.0 if code in split.left else 1.0 if code in split.right else other
 
 

@@ -234,10 +234,10 @@ class Splined(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         place = nodes.call("Add", nodes.call("Mul", x, nodes.constant(0.0)), nodes.constant([[1.0]]))
         if passed:
             after = nodes.call("Cast", passed, to=_FLOAT)
-            # `reached` turns 1 where an interval begins, `left` where the next one does.
+            # `reached` turns 1 where an interval begins, `ended` where the next one does.
             reached = nodes.call("Concat", place, after, axis=1)
-            left = nodes.call("Concat", after, nodes.call("Sub", place, place), axis=1)
-            place = nodes.call("Sub", reached, left)  # 1 for the interval that holds x
+            ended = nodes.call("Concat", after, nodes.call("Sub", place, place), axis=1)
+            place = nodes.call("Sub", reached, ended)  # 1 for the interval that holds x
         start = nodes.call("MatMul", place, nodes.constant(starts[:, None]))
         scale = nodes.call("MatMul", place, nodes.constant(_inverse(widths)[:, None]))
         # The share of the interval, 0 to 1, whose powers float32 holds whatever the column's unit is.

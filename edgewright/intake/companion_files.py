@@ -70,7 +70,7 @@ class FactoryFile(Value):
 
 
 def read_factory(path: Path) -> FactoryFile:
-    """Raises InputError: unreadable, or a key or value that is not allowed."""
+    """Raise `InputError`: unreadable, or a key or value that is not allowed."""
     return read_value(path, FactoryFile, "model file")
 
 

@@ -168,7 +168,7 @@ def _voting_classifier(how: Conversion, model: Any) -> onnx.ModelProto:
     # A mean keeps probabilities; of votes only the order of the sums matters.
     total = _weighted_sum(assembly, answers, weights / weights.sum() if soft else weights)
     if not soft:
-        # Votes are no probabilities: 1 for the class with most, the first of equals as in scikit-learn.
+        # Votes are not probabilities: 1 for the class with most, the first of equals as in scikit-learn.
         total = _one_hot(assembly, assembly.call("ArgMax", total, axis=1, keepdims=1), len(model.classes_))
     return assembly.finish(total, SCORES, len(model.classes_))
 
@@ -226,7 +226,7 @@ def _stacked(assembly: Assembly, how: Conversion, part: Any, method: str) -> str
         return assembly.part(how.graph(part))
     if method == "predict":
         if list(classes) != list(range(len(classes))):
-            raise UnsupportedError(f"stacking over the labels of {type(part).__name__}, which are no positions")
+            raise UnsupportedError(f"stacking over the labels of {type(part).__name__}, which are not positions")
         return assembly.call(
             "Cast", assembly.call("ArgMax", assembly.part(how.deciding(part)), axis=1, keepdims=1), to=1
         )

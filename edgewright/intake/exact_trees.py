@@ -88,11 +88,11 @@ def let_missing_values_follow(model: onnx.ModelProto, estimator: Any) -> None:
         # One node holds the whole ensemble, its trees in the order that scikit-learn has them in.
         if node.op_type.startswith("TreeEnsemble") and len(set(given["nodes_treeids"].ints)) == len(trees):
             places = zip(given["nodes_treeids"].ints, given["nodes_nodeids"].ints, strict=True)
-            left = [int(trees[tree].missing_go_to_left[own]) for tree, own in places]
+            goes_left = [int(trees[tree].missing_go_to_left[own]) for tree, own in places]
             # An attribute may stand only once.
             if "nodes_missing_value_tracks_true" in given:
                 node.attribute.remove(given["nodes_missing_value_tracks_true"])
-            node.attribute.append(onnx.helper.make_attribute("nodes_missing_value_tracks_true", left))
+            node.attribute.append(onnx.helper.make_attribute("nodes_missing_value_tracks_true", goes_left))
 
 
 def without_scaler(transformers: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[int, Scaling]]:

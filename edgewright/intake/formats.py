@@ -66,7 +66,7 @@ def detect_format(path: Path) -> Format:
 
 
 def _appearance(head: bytes) -> str:
-    """What a file looks like that is no model, by how it begins."""
+    """What a file looks like that is not a model, by how it begins."""
     if head[257:262] == b"ustar":
         return "a tar archive"
     line = head.decode("ascii", errors="replace").splitlines()[0]

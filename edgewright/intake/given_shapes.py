@@ -8,12 +8,12 @@ from edgewright.intake.tensor_names import plain_name
 
 __all__ = ["input_sizes"]
 
-Declared = Sequence[int | str]
+DeclaredSizes = Sequence[int | str]
 """The size of each axis as a model declares it; a text is the name of a free one, or empty."""
 
 
 def input_sizes(
-    declared: Mapping[str, Declared], given: Mapping[str, Sequence[int]], path: Path
+    declared: Mapping[str, DeclaredSizes], given: Mapping[str, Sequence[int]], path: Path
 ) -> dict[str, tuple[int, ...]]:
     """Every size of each input but the first, which is -1 where it is free.
 
@@ -31,12 +31,12 @@ def input_sizes(
     return {name: _sizes(name, sizes, by_name.get(name), path) for name, sizes in declared.items()}
 
 
-def _described(sizes: Declared) -> str:
+def _described(sizes: DeclaredSizes) -> str:
     """``(free, 3, 224)``."""
     return f"({', '.join(str(s) if isinstance(s, int) else 'free' for s in sizes)})"
 
 
-def _sizes(name: str, declared: Declared, given: Sequence[int] | None, path: Path) -> tuple[int, ...]:
+def _sizes(name: str, declared: DeclaredSizes, given: Sequence[int] | None, path: Path) -> tuple[int, ...]:
     if given is not None:
         _refuse_other_than_declared(name, declared, given, path)
     sizes = [-1 if isinstance(size, str) else size for size in declared]
@@ -52,7 +52,7 @@ def _sizes(name: str, declared: Declared, given: Sequence[int] | None, path: Pat
     return tuple(sizes)
 
 
-def _refuse_other_than_declared(name: str, declared: Declared, given: Sequence[int], path: Path) -> None:
+def _refuse_other_than_declared(name: str, declared: DeclaredSizes, given: Sequence[int], path: Path) -> None:
     asked = f"{path}: --shape {name}={','.join(map(str, given))}: input '{name}' is {_described(declared)}"
     if len(given) != len(declared):
         raise InputError(f"{asked} and has {len(declared)} axes; --shape gives {len(given)}: give a size for each")

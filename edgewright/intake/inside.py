@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inside", "brought_inside"]
 
-Answers = Sequence[NDArray[np.float64]]
+OutputArrays = Sequence[NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Inside:
     refusal: str | None
 
 
-def brought_inside(source: Source, name: str, reference: Answers) -> Inside:
+def brought_inside(source: Source, name: str, reference: OutputArrays) -> Inside:
     """The model as every later step takes it; ``reference`` is the source's answers to the test rows.
 
     Raises:
@@ -67,7 +67,7 @@ def _is_onnx_the_way(source: Source) -> bool:
     return type(source).to_graph is Source.to_graph
 
 
-def _agreeing(graph: Any, source: Source, name: str, reference: Answers) -> Any:
+def _agreeing(graph: Any, source: Source, name: str, reference: OutputArrays) -> Any:
     """The program's graph, its batch free where it then answers alike."""
     from edgewright.intake.free_program import freed
 
@@ -89,7 +89,7 @@ def _agreeing(graph: Any, source: Source, name: str, reference: Answers) -> Any:
     return candidate
 
 
-def _by_onnx(source: Source, name: str, reference: Answers) -> Inside:
+def _by_onnx(source: Source, name: str, reference: OutputArrays) -> Inside:
     try:
         exported = source.to_onnx(name)
         freed = _with_free_batch(exported, source, name, reference)
@@ -105,7 +105,7 @@ def _by_onnx(source: Source, name: str, reference: Answers) -> Inside:
     return Inside(exported, *_imported(exported, source, name, reference))
 
 
-def _with_free_batch(exported: "onnx.ModelProto", source: Source, name: str, reference: Answers) -> Inside | None:
+def _with_free_batch(exported: "onnx.ModelProto", source: Source, name: str, reference: OutputArrays) -> Inside | None:
     """The model for any number of rows, where it then answers as the source does; else None, with a note.
 
     Compared are one row and many at once: an operator that mixes rows shows itself there.
@@ -157,7 +157,7 @@ def _keep_fixed(source: Source, size: int, why: str) -> None:
     source.notes += (f"the batch size is fixed at {size}, and stays so; what trains or prunes needs a free one",)
 
 
-def _imported(model: "onnx.ModelProto", source: Source, name: str, reference: Answers) -> tuple[Any, str | None]:
+def _imported(model: "onnx.ModelProto", source: Source, name: str, reference: OutputArrays) -> tuple[Any, str | None]:
     """The torch graph and None, or None and why there is none: paths that need no graph are sound all the same."""
     from edgewright.intake.onnx_graph import import_onnx
 

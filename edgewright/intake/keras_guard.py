@@ -97,7 +97,7 @@ def _inspect_class(name: str, module: Any, path: Path) -> None:
     if not known:
         asked = name if module is None else f"{module}.{name}"
         raise UntrustedModelError(
-            f"{path}: asks for {asked}, which is no layer of Keras that only computes; nothing of it has run"
+            f"{path}: asks for {asked}, which is not a layer of Keras that only computes; nothing of it has run"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 __all__ = ["unrolled"]
 
-_MOST_STEPS = 256
+_MAX_STEPS = 256
 """A recurrent layer grows by a dozen operators with each step that is written out."""
 _DIRECTIONS = ("forward_layer", "backward_layer")
 
@@ -67,4 +67,4 @@ def _steps(layer: Any) -> int | None:
     # A mask stands beside what is masked.
     shape = (given[0] if isinstance(given, (list, tuple)) else given).shape
     steps = shape[1] if len(shape) > 1 else None
-    return steps if isinstance(steps, int) and steps <= _MOST_STEPS else None
+    return steps if isinstance(steps, int) and steps <= _MAX_STEPS else None

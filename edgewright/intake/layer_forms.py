@@ -120,7 +120,7 @@ def _linear(call: Call) -> Form | None:
 def _addmm(call: Call) -> Form | None:
     """bias + input @ weight.T."""
     weight = _untransposed(call["mat2"])
-    # What is scaled, or has a bias for each row, is no dense layer: mat1 @ mat2 * alpha + bias * beta.
+    # What is scaled, or has a bias for each row, is not a dense layer: mat1 @ mat2 * alpha + bias * beta.
     if weight is None or call["beta"] != 1 or call["alpha"] != 1 or call.rank("self") != 1:
         return None
     return _dense(call["mat1"], weight, call["self"])
@@ -155,7 +155,7 @@ def _untransposed(node: Any) -> fx.Node | None:
 
 
 def _batch_norm(call: Call) -> Form | None:
-    """With kept statistics; without them it is no layer of inference."""
+    """With kept statistics; without them it is not a layer of inference."""
     if call["running_mean"] is None or call["training"]:
         return None
     kind = _BATCH_NORMS.get(call.rank())

@@ -141,7 +141,7 @@ class _Import:
         return [self.values[entry.name] for entry in graph.output]
 
     def _decided(self, op: Op) -> Result:
-        """Control flow, carried out as far as it goes."""
+        """Control flow, unrolled as far as its conditions are constant."""
         # Loop and Scan bring the same nodes again: a bias fused in one round would be in the layer in the next one.
         around, self.layers.is_repeating = self.layers.is_repeating, self.layers.is_repeating or op.kind != "If"
         try:
@@ -255,7 +255,7 @@ def _tensor(proto: onnx.TensorProto) -> torch.Tensor:
             f"tensor '{proto.name}' of type {type_name(proto.data_type)} has no place in a torch graph"
         )
     array = np.ascontiguousarray(array_of(proto))
-    # ml_dtypes' bfloat16 is no dtype that torch.from_numpy knows.
+    # ml_dtypes' bfloat16 is not a dtype that torch.from_numpy knows.
     if proto.data_type == TensorProto.BFLOAT16:
         return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
     # Copied, since numpy_helper may hand out memory of the protobuf that is read-only.

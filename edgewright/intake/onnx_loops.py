@@ -16,7 +16,7 @@ from edgewright.intake.onnx_tensors import array_of
 __all__ = ["limit_s", "refuse_endless_loops", "run_within"]
 
 _LIMIT_S = 60.0
-_MOST_ROUNDS = 10**6  # of an empty body, some seconds
+_MAX_ROUNDS = 10**6  # of an empty body, some seconds
 
 Constants = Mapping[str, NDArray[np.generic]]
 
@@ -32,11 +32,11 @@ def refuse_endless_loops(model: onnx.ModelProto, what: str) -> None:
     # Also bodies of functions, which are inlined only later; of those no outer constant is known.
     for nodes, known in [(model.graph.node, _held(model.graph)), *((f.node, {}) for f in model.functions)]:
         for node, rounds in _loops(nodes, known):
-            if rounds > _MOST_ROUNDS:
+            if rounds > _MAX_ROUNDS:
                 fault = "never ends" if math.isinf(rounds) else f"goes round {rounds:,.0f} times"
                 raise UnsupportedError(
                     f"{what}: Loop '{node.name or node.output[0]}' {fault}, by its own constants and those of the "
-                    f"loops around it; up to {_MOST_ROUNDS:,} rounds are taken: give it a trip count or a condition "
+                    f"loops around it; up to {_MAX_ROUNDS:,} rounds are taken: give it a trip count or a condition "
                     "that ends it"
                 )
 

@@ -104,7 +104,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 
 
 def _hold_initializers(model: onnx.ModelProto) -> None:
-    """What has a value is no input: before IR version 4 it stands among both, and a caller may give another value.
+    """What has a value is not an input: before IR version 4 it stands among both, and a caller may give another value.
 
     ONNX Runtime then folds nothing that depends on it, and loses such values when it writes a graph.
     """
@@ -174,7 +174,7 @@ def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
     # Both resolved, so that a link inside the folder cannot lead out of it.
     folder = path.parent.resolve()
     if not isinstance(location, str) or "\0" in location:
-        raise InputError(f"{path}: tensor '{tensor.name}' lies in a file whose name is no text: refused")
+        raise InputError(f"{path}: tensor '{tensor.name}' lies in a file whose name is not text: refused")
     shown = one_line(location, 80)
     try:
         file: Path = (folder / location).resolve()

@@ -19,7 +19,7 @@ from edgewright.failures import one_line
 
 __all__ = ["array_of", "graphs_of", "refuse_incomplete_nodes", "type_name", "write_out_sparse"]
 
-_MOST_BYTES = (1 << 31) - 1
+_MAX_BYTES = (1 << 31) - 1
 """What a message of protobuf can hold, which an ONNX model is."""
 
 
@@ -100,7 +100,7 @@ def write_out_sparse(model: onnx.ModelProto) -> None:
     """
     # A few bytes announce a large tensor: what all of them take is bounded before one is made.
     size = sum(map(_size_of, _sparse_tensors(model)))
-    if size > _MOST_BYTES:
+    if size > _MAX_BYTES:
         raise InputError(f"its sparse tensors take {size:,} bytes: 2 GB is the most")
     for graph in graphs_of(model):
         if isinstance(graph, onnx.GraphProto) and graph.sparse_initializer:
@@ -135,7 +135,7 @@ def _written_out(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in (values, sparse.indices)):
         raise InputError(f"sparse tensor '{values.name}' lies in another file: not supported; save it in the model")
     numbers = array_of(values)
-    if min(shape, default=0) < 0 or math.prod(shape) * numbers.itemsize > _MOST_BYTES:
+    if min(shape, default=0) < 0 or math.prod(shape) * numbers.itemsize > _MAX_BYTES:
         raise InputError(f"sparse tensor '{values.name}' of shape {shape}: a tensor holds 2 GB at most")
     try:
         full = np.zeros(math.prod(shape), numbers.dtype)

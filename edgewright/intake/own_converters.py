@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgewright.intake.column_steps import Filled, Picked, Powers, Splined
 from edgewright.intake.elementwise_steps import Elementwise, write_function
-from edgewright.intake.tabulated import ColumnTable, Row, Tabulated
+from edgewright.intake.tabulated import ColumnTable, SparseRow, Tabulated
 from edgewright.intake.term_weights import TermWeights
 
 __all__ = ["register_own_converters"]
@@ -133,7 +133,7 @@ def _block(nodes: _Nodes, cell: str, table: ColumnTable) -> str:
     return nodes.call("Cast", hit, to=onnx.TensorProto.FLOAT)
 
 
-def _hit(row: Row) -> float:
+def _hit(row: SparseRow) -> float:
     return float(next(iter(row), -1))
 
 

@@ -59,7 +59,7 @@ def _widened(value: Any) -> Any:
 
 
 class _Wide(fx.Interpreter):
-    """Runs a graph in float64: its weights, its constants and the dtypes that its operations name."""
+    """Run a graph in float64: its weights, its constants and the dtypes that its operations name."""
 
     def run_node(self, n: fx.Node) -> Any:
         """Whatever the operation gives, as wide."""

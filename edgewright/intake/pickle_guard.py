@@ -7,6 +7,9 @@ do), and what rebuilds numpy and scipy arrays. Functions are not allowed, save t
 numpy that take one number to another. Nothing but what was named so is ever called: not an object that the file made
 before. What a model calls by a name that it holds (``stack_method_``) is one of scikit-learn's own methods.
 Runs in a child process: imports scikit-learn when a model asks for it.
+
+Written by hand, since what an allowed class is called with, and what it then holds, matters as much as its name:
+checkers of pickles (picklescan, fickling) judge the names that a file imports, and skops' own check is for its format.
 """
 
 import bz2
@@ -388,7 +391,7 @@ def _permitted(module: str, name: str, path: Path) -> Any:
         raise InputError(f"{path}: needs {asked}, which the installed version does not have") from e
     # The package is allowed, not all that stands in it: functions and base classes of another kind are refused.
     if not exact and not _is_estimator(member):
-        raise UntrustedModelError(f"{path}: asks for {asked}, which is no estimator class; nothing of it has run")
+        raise UntrustedModelError(f"{path}: asks for {asked}, which is not an estimator class; nothing of it has run")
     return member
 
 

@@ -80,10 +80,12 @@ def inspect_if_sparse(thing: Any, path: Path) -> None:
 
 
 def _require_class(thing: Any, kinds: Iterable[type], asking: str) -> None:
-    """Refuse what is no class below one of these."""
+    """Refuse what is not a class below one of these."""
     if not isinstance(thing, type) or not issubclass(thing, tuple(kinds)):
         what = thing.__name__ if isinstance(thing, type) else f"an object of {type(thing).__name__}"
-        raise UntrustedModelError(f"asks for {asking} of {what}, which is no class of that kind; nothing of it has run")
+        raise UntrustedModelError(
+            f"asks for {asking} of {what}, which is not a class of that kind; nothing of it has run"
+        )
 
 
 def _reconstructed(kind: Any, base: Any, state: Any) -> Any:

@@ -112,7 +112,7 @@ def _score(module: str, name: str) -> Any:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         return None  # the guard says what is missing
-    # A class of such a name is no score: None hands it to the guard, which refuses it.
+    # A class of such a name is not a score: None hands it to the guard, which refuses it.
     return _Score(function, f"{module}.{name}") if inspect.isfunction(function) else None
 
 

@@ -51,7 +51,7 @@ _SYMPY_NAMES = frozenset(
         "False",
     }
 )
-_MOST_POWER = 16
+_MAX_POWER = 16
 _SYMBOL = re.compile(r"[a-z]+_?\d+")
 _SYMPY_NODES = (ast.Expression, ast.Call, ast.Name, ast.Load, ast.Constant, ast.keyword, ast.BinOp, ast.UnaryOp,
                 ast.Compare, ast.operator, ast.unaryop, ast.cmpop)  # fmt: skip
@@ -109,7 +109,7 @@ def _inspect_string(path: Path, key: str, value: str) -> None:
             f"{path}: the graph calls {value}; only tensor operators (torch.ops.aten) known to compute alone are taken"
         )
     if key == "expr_str" and not _is_size_expression(value):
-        raise UntrustedModelError(f"{path}: a size is given as {value[:80]!r}, which is no arithmetic on sizes")
+        raise UntrustedModelError(f"{path}: a size is given as {value[:80]!r}, which is not arithmetic on sizes")
     if key in {"in_spec", "out_spec"} and value:
         for inner, kind in _strings(json.loads(value), ""):
             if inner == "type" and kind not in _TREE_TYPES:
@@ -159,7 +159,7 @@ def _is_small_power(node: ast.AST) -> bool:
     nodes = ast.walk(operands[0])
     names = [inner.id if isinstance(inner, ast.Name) else getattr(inner, "value", None) for inner in nodes]
     of_a_size = any(isinstance(name, str) and _SYMBOL.fullmatch(name) for name in names)
-    return of_a_size and exponent is not None and int(exponent[1]) <= _MOST_POWER
+    return of_a_size and exponent is not None and int(exponent[1]) <= _MAX_POWER
 
 
 def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -62,7 +62,7 @@ def columns_used(estimator: Any, names: Sequence[str], frame: Any, *, named: boo
     ``frame`` shows of which kind they are; ``named``: it was fitted on such a frame, else on a bare array.
 
     Raises:
-        UnsupportedError: text comes to a part that is no encoder of single columns.
+        UnsupportedError: text comes to a part that is not an encoder of single columns.
     """
     walk = _Walk(frame, named)
     # A copy: the walk puts tables and matrices in the place of fitted parts.
@@ -141,11 +141,11 @@ class _Walk:
             columns = tuple(_chosen(chosen, fitted_on))
             if (isinstance(part, str) and part == "drop") or not columns:
                 continue
-            left, uses = (part, self._numbers(columns, name)) if isinstance(part, str) else self.model(part, columns)
+            step, uses = (part, self._numbers(columns, name)) if isinstance(part, str) else self.model(part, columns)
             # Compared as a whole: a column is one use as number, another one as category.
             all_uses += [use for use in uses if use not in all_uses]
-            parts.append((name, left, uses))
-        transformer.transformers_ = [(name, left, _places(uses, all_uses)) for name, left, uses in parts]
+            parts.append((name, step, uses))
+        transformer.transformers_ = [(name, step, _places(uses, all_uses)) for name, step, uses in parts]
         return transformer, all_uses
 
     def _union(self, union: Any, names: tuple[str, ...]) -> tuple[Any, list[Use]]:
@@ -182,7 +182,7 @@ class _Walk:
             for name, values in zip(names, cells, strict=True):
                 kind = self.frame[name].dtype
                 if isinstance(kind, pd.CategoricalDtype):
-                    # A value that is no category becomes NaN in pandas; asked as unknown, it must stay a value.
+                    # A value that is not a category becomes NaN in pandas; asked as unknown, it must stay a value.
                     more = [v for v in dict.fromkeys(values) if v not in kind.categories and not is_blank(v)]
                     columns[name] = pd.Series(pd.Categorical(values, categories=[*kind.categories, *more]))
                 else:  # of numbers, what is asked need not be whole, or of two values

@@ -18,7 +18,7 @@ __all__ = [
     "BATCHES",
     "LIMIT",
     "ROWS",
-    "Answers",
+    "OutputArrays",
     "allowed_beside",
     "distances",
     "refuse_mixed_rows",
@@ -26,7 +26,7 @@ __all__ = [
     "tolerated_share",
 ]
 
-Answers = Sequence[NDArray[np.float64]]
+OutputArrays = Sequence[NDArray[np.float64]]
 
 ROWS = 256
 BATCHES = (1, 2, 7)  # a size that was fixed on the way, and what mixes rows, shows itself
@@ -40,8 +40,8 @@ _TIES = 0.01  # share of rows that may stand on the other side of a tree's float
 
 
 def refuse_mixed_rows(
-    ask: Callable[[slice], Answers],
-    together: Answers,
+    ask: Callable[[slice], OutputArrays],
+    together: OutputArrays,
     outputs: Sequence[TensorSpec],
     *,
     batch: int = -1,
@@ -103,7 +103,9 @@ def refuse_mixed_rows(
     )
 
 
-def _moved_by_neighbours(ask: Callable[[slice], Answers], together: Answers, count: int, batch: int) -> float | None:
+def _moved_by_neighbours(
+    ask: Callable[[slice], OutputArrays], together: OutputArrays, count: int, batch: int
+) -> float | None:
     """How far the first row of a batch moves, over the largest magnitude, when the rows behind it are others.
 
     None where there are too few rows to tell.
@@ -128,7 +130,7 @@ def distances(
     """
     whole = expected if whole is None else whole
     differs = got != expected
-    with np.errstate(invalid="ignore"):  # two infinities of one sign are equal, and their difference is no number
+    with np.errstate(invalid="ignore"):  # two infinities of one sign are equal, and their difference is not a number
         apart = np.where(differs & ~(np.isnan(got) & np.isnan(expected)), np.abs(got - expected), 0.0)
     magnitude = float(np.abs(whole[np.isfinite(whole)]).max(initial=0.0))
     # An infinity against a number is as far as can be.
@@ -163,7 +165,7 @@ def _pieces(count: int) -> list[slice]:
     return [slice(at, min(at + n, count)) for at, n in zip(starts, BATCHES, strict=True) if at < count]
 
 
-def _asked_in(pieces: Sequence[slice], ask: Callable[[slice], Answers], together: Answers) -> Answers:
+def _asked_in(pieces: Sequence[slice], ask: Callable[[slice], OutputArrays], together: OutputArrays) -> OutputArrays:
     """For each output the distance of each row from what is said of it among many."""
     output_parts: list[list[NDArray[np.float64]]] = [[] for _ in together]
     for piece in pieces:

@@ -67,7 +67,7 @@ def number_argument(
 
 
 def exported_number(data: DataSpec, name: str, value: Number, model: Path) -> None:
-    """Raises InputError: the data gives a number another value than the one that its program was exported for."""
+    """Raise `InputError`: the data gives a number another value than the one that its program was exported for."""
     if not is_given(data, name):
         return
     given = single_number(data, name, _DTYPES[type(value)], model).item()

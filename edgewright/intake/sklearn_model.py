@@ -34,7 +34,7 @@ from edgewright_runtime.predict.cells import ColumnReader
 __all__ = ["SklearnSource"]
 
 _SHOWN = 3
-_MOST_FEATURE_BYTES = 2 << 30
+_MAX_FEATURE_BYTES = 2 << 30
 _NUDGES = (-1e-5, -1e-6, 1e-6, 1e-5)  # of a number: beside what float32 rounds
 _NUDGED_ROWS = 4096  # at once: rows may have thousands of columns
 
@@ -180,7 +180,7 @@ class SklearnSource(Source):
     def _refuse_too_wide(self, rows: int) -> None:
         width = self.preprocessing.width
         self.inputs = (TensorSpec(FEATURES, (-1, width), "float32"),)
-        if rows * width * 4 > _MOST_FEATURE_BYTES:
+        if rows * width * 4 > _MAX_FEATURE_BYTES:
             raise UnsupportedError(
                 f"{self.data.path}: {rows:,} rows of {width:,} features are {rows * width * 4 / 2**30:.1f} GiB; give "
                 "fewer rows, or train with fewer terms (max_features, min_df)"

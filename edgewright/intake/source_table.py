@@ -87,7 +87,7 @@ def source_table(estimator: Any, table: Table, spec: DataSpec) -> SourceTable:
     """What of the table the model takes, and how.
 
     Raises:
-        InputError: a column is missing, of another kind than the model was fitted on, or of cells that are no numbers.
+        InputError: a column is missing, of another kind than the model was fitted on, or of cells that are not numbers.
         UnsupportedError: as `columns_used`.
     """
     names, form = _names(estimator, table, spec)
@@ -168,7 +168,7 @@ def _number(cell: Any, name: str, used: UsedColumns, table: Table, row: int) -> 
     except (TypeError, ValueError) as e:
         path, at = table.place(row)
         raise InputError(
-            f"{path}: column '{name}', row {at}: {cell!r} is no number, and the model takes one there "
+            f"{path}: column '{name}', row {at}: {cell!r} is not a number, and the model takes one there "
             f"({used.first_step.get(name, 'its first step')}); a text that means a missing value goes into na_values "
             "of the data file"
         ) from e

@@ -21,14 +21,14 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from edgewright.errors import UnsupportedError
 from edgewright.intake.tables import is_blank, plain
 
-__all__ = ["ColumnTable", "Row", "Tabulated", "leading_encoders", "tabulate", "tabulate_numbers"]
+__all__ = ["ColumnTable", "SparseRow", "Tabulated", "leading_encoders", "tabulate", "tabulate_numbers"]
 
 _ENCODERS = {"OneHotEncoder", "OrdinalEncoder", "TargetEncoder"}
 _COLUMN_WISE = {*_ENCODERS, "SimpleImputer"}
 _UNKNOWN_TEXT = "\u2400 no category"
 _ASKED_AT_ONCE = 512  # rows: dense ones of thousands of features must fit into memory
 
-Row = dict[int, float]
+SparseRow = dict[int, float]
 """Features that are not zero, by their number: a row of thousands of one-hot features holds one."""
 Given = Callable[[Sequence[Sequence[Any]]], Any]
 
@@ -42,18 +42,18 @@ class ColumnTable:
     """
 
     width: int
-    rows: dict[Any, Row | None]
-    unknown: Row | None
-    missing: Row | None
+    rows: dict[Any, SparseRow | None]
+    unknown: SparseRow | None
+    missing: SparseRow | None
     keys: tuple[float, ...] = ()
-    results: tuple[Row, ...] = ()
-    otherwise: Row | None = None
+    results: tuple[SparseRow, ...] = ()
+    otherwise: SparseRow | None = None
 
-    def row(self, value: Any) -> Row | None:
+    def row(self, value: Any) -> SparseRow | None:
         """The answer to a value, known or not."""
         return self.rows.get(value, self.unknown)
 
-    def answer(self, keys: Sequence[float], rows: Sequence[Row], otherwise: Row | None) -> None:
+    def answer(self, keys: Sequence[float], rows: Sequence[SparseRow], otherwise: SparseRow | None) -> None:
         """Settle what the graph compares a cell with; what is refused, and comes all the same, is of no category."""
         self.keys, self.results = tuple(keys), tuple(rows)
         # Where nothing is hit: zeros for one-hot features, a missing value for others.
@@ -179,10 +179,12 @@ def _unknown_of(values: Sequence[Any]) -> list[Any]:
     return []
 
 
-def _answered(steps: Sequence[Any], given: Given, base: list[Any], column: int, values: list[Any]) -> list[Row | None]:
+def _answered(
+    steps: Sequence[Any], given: Given, base: list[Any], column: int, values: list[Any]
+) -> list[SparseRow | None]:
     """What each value of a column leads to, all others at their base."""
     rows = [[*base[:column], value, *base[column + 1 :]] for value in values]
-    answers: list[Row | None] = []
+    answers: list[SparseRow | None] = []
     for start in range(0, len(rows), _ASKED_AT_ONCE):
         piece = rows[start : start + _ASKED_AT_ONCE]
         try:
@@ -192,14 +194,14 @@ def _answered(steps: Sequence[Any], given: Given, base: list[Any], column: int, 
     return answers
 
 
-def _alone(steps: Sequence[Any], given: Given, row: list[Any]) -> Row | None:
+def _alone(steps: Sequence[Any], given: Given, row: list[Any]) -> SparseRow | None:
     try:
         return _transformed(steps, given, [row])[0][0]
     except (ValueError, TypeError):
         return None
 
 
-def _transformed(steps: Sequence[Any], given: Given, rows: list[list[Any]]) -> tuple[list[Row], int]:
+def _transformed(steps: Sequence[Any], given: Given, rows: list[list[Any]]) -> tuple[list[SparseRow], int]:
     """The features of each row, and how many there are."""
     cells = given([list(column) for column in zip(*rows, strict=True)])
     with warnings.catch_warnings():
@@ -211,7 +213,9 @@ def _transformed(steps: Sequence[Any], given: Given, rows: list[list[Any]]) -> t
     return sparse_rows, dense.shape[1]
 
 
-def _owned(answers: Sequence[Sequence[Row | None]], base: Row, width: int, columns: Sequence[str]) -> list[list[int]]:
+def _owned(
+    answers: Sequence[Sequence[SparseRow | None]], base: SparseRow, width: int, columns: Sequence[str]
+) -> list[list[int]]:
     """For each column the features that depend on it; those that never change go with the first."""
     owner: dict[int, int] = {}
     for column, rows in enumerate(answers):
@@ -233,7 +237,9 @@ def _same(first: float, second: float) -> bool:
     return first == second or (math.isnan(first) and math.isnan(second))
 
 
-def _table(features: list[int], values: list[Any], asked_unknown: bool, rows: Sequence[Row | None]) -> ColumnTable:
+def _table(
+    features: list[int], values: list[Any], asked_unknown: bool, rows: Sequence[SparseRow | None]
+) -> ColumnTable:
     place = {feature: i for i, feature in enumerate(features)}
     own = [None if row is None else {place[f]: v for f, v in row.items() if f in place} for row in rows]
     return ColumnTable(

@@ -30,7 +30,7 @@ def load_tensors(source: Path | IO[bytes], where: str) -> Any:
         raise
     except pickle.UnpicklingError as e:
         asked = re.search(r"GLOBAL (\S+)", str(e))
-        what = f"asks for {asked.group(1)}" if asked else "is no plain tensor file"
+        what = f"asks for {asked.group(1)}" if asked else "is not a plain tensor file"
         raise UntrustedModelError(f"{where} {what}; only tensors are taken, nothing of it has run") from e
     except Exception as e:  # its virtual machine has no error type for a stack or a memo that lacks something
         raise InputError(f"{where} is damaged: {one_line(e)}") from e

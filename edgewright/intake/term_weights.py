@@ -15,7 +15,7 @@ from edgewright_runtime.errors import IntegrityError
 
 __all__ = ["TermWeights", "is_vectorizer", "term_weights", "terms_of", "words_of"]
 
-_MOST_TERMS = 50_000  # a manifest holds them, and is read whole
+_MAX_TERMS = 50_000  # a manifest holds them, and is read whole
 
 
 class TermWeights(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -84,9 +84,9 @@ def words_of(step: Any) -> Words:
             token_pattern(pattern)
         except IntegrityError as e:
             raise UnsupportedError(f"{name}: {str(e).removeprefix('manifest: ')}") from e
-    if len(step.vocabulary_) > _MOST_TERMS:
+    if len(step.vocabulary_) > _MAX_TERMS:
         raise UnsupportedError(
-            f"{name} with {len(step.vocabulary_):,} terms; a device takes {_MOST_TERMS:,}: set max_features or min_df"
+            f"{name} with {len(step.vocabulary_):,} terms; a device takes {_MAX_TERMS:,}: set max_features or min_df"
         )
     return Words(
         analyzer=step.analyzer,

@@ -15,7 +15,7 @@ __all__ = ["inspect_torchscript"]
 # Recurrent layers of quantized models hold their weights in that class of torch's own.
 _OUTSIDE = re.compile(r"__torch__\.torch\.classes\.(?!rnn\.CellParamsBase)[\w.]+")
 _NAMESPACES = frozenset({"aten", "prim"})
-_MOST_PARTS = 2  # behind the first: ops.aten.add
+_MAX_PARTS = 2  # behind the first: ops.aten.add
 
 
 def inspect_torchscript(path: Path) -> None:
@@ -60,7 +60,7 @@ def _inspect_code(path: Path, entry: str, code: str) -> None:
 def _dotted(node: ast.AST) -> str:
     """``a.b`` or ``a.b.c``; empty of longer ones, which name no operation and may be as deep as the parser goes."""
     parts: list[str] = []
-    while isinstance(node, ast.Attribute) and len(parts) < _MOST_PARTS:
+    while isinstance(node, ast.Attribute) and len(parts) < _MAX_PARTS:
         parts.append(node.attr)
         node = node.value
     return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) and parts else ""

@@ -68,10 +68,10 @@ class _Forest:
         named = np.add.reduceat(self.deleted, self.roots, dtype=np.int64)
         self._refuse(named != deleted, "a num_deleted that is not the number of deleted nodes", np.arange(len(trees)))
 
-    def _refuse(self, wrong: NDArray[np.bool_], said: str, tree_of: NDArray[np.int64] | None = None) -> None:
+    def _refuse(self, wrong: NDArray[np.bool_], fault: str, tree_of: NDArray[np.int64] | None = None) -> None:
         if wrong.any():
             tree = (self.tree_of if tree_of is None else tree_of)[int(np.argmax(wrong))]
-            raise DamagedModelError(f"tree {tree}: {said}")
+            raise DamagedModelError(f"tree {tree}: {fault}")
 
     def inspect_sizes(self, width: int) -> None:
         """Statistics have one value a node, weights one vector."""
@@ -91,7 +91,7 @@ class _Forest:
         self._inspect_leaves(~inner, vector)
         children = np.concatenate([self.left[inner], self.right[inner]])
         of = np.concatenate([np.flatnonzero(inner)] * 2)
-        self._refuse((children < 1) | (children >= self.size_of[of]), "a child that is no node", self.tree_of[of])
+        self._refuse((children < 1) | (children >= self.size_of[of]), "a child that is not a node", self.tree_of[of])
         places = children + self.root_of[of]
         named = np.bincount(places, minlength=len(self.own))
         self._refuse(named > 1, "a node that is a child twice")
@@ -100,7 +100,7 @@ class _Forest:
         is_root = self.own == 0
         self._refuse(is_root & ~np.isin(self.parents, _ROOT_PARENTS), "a root with a parent")
         # Those of deleted nodes are old, and read all the same.
-        self._refuse(~is_root & ((self.parents < 0) | (self.parents >= self.size_of)), "a parent that is no node")
+        self._refuse(~is_root & ((self.parents < 0) | (self.parents >= self.size_of)), "a parent that is not a node")
         self._refuse(self.parents[places] != self.own[of], "a child that names another parent", self.tree_of[places])
         # One parent each, so what does not end at the root goes in a circle: climb 1, 2, 4, ... steps at once.
         above = np.where(is_root | self.deleted, self.root_of, self.parents + self.root_of)
@@ -148,6 +148,6 @@ class _Forest:
         if sizes.sum() != len(values) or not np.array_equal(begins + bases[tree_of], starts):
             raise DamagedModelError("sets of categories that do not lie end to end")
         if ((values < 0) | (values >= _MAX_CATEGORY)).any():
-            raise DamagedModelError(f"a category that is no number from 0 to {_MAX_CATEGORY - 1}")
+            raise DamagedModelError(f"a category that is not a number from 0 to {_MAX_CATEGORY - 1}")
         if (np.maximum.reduceat(values, starts) // 32 + 1).sum() > _MAX_CATEGORY_WORDS:
             raise DamagedModelError(f"sets of categories that take more than {_MAX_CATEGORY_WORDS} words of memory")

@@ -22,7 +22,7 @@ _ALLOWED = (
     "a path, a torch.nn.Module, a torch.export.ExportedProgram, a Keras model, an ONNX ModelProto, or a fitted "
     "scikit-learn, XGBoost or LightGBM estimator"
 )
-_MOST_ROWS = 1 << 16
+_MAX_ROWS = 1 << 16
 
 
 def model_name(model: Any) -> str:
@@ -99,7 +99,7 @@ def _exported(model: Any, examples: Mapping[str, NDArray[Any]]) -> Any:
 
     module = _copied(model).cpu().eval()  # the user's own may be in training, and elsewhere
     arrays = _in_order(module, examples)
-    free = tuple({0: torch.export.Dim("batch", max=_MOST_ROWS)} for _ in arrays)
+    free = tuple({0: torch.export.Dim("batch", max=_MAX_ROWS)} for _ in arrays)
     error: Exception | None = None
     for rows in _as_tensors(arrays):
         try:
@@ -118,8 +118,8 @@ def _copied(model: Any) -> Any:
     import torch
 
     # Tensors that a forward computed and left, as weight_norm does: torch copies none that has a gradient's history.
-    left = [value for part in model.modules() for value in vars(part).values() if isinstance(value, torch.Tensor)]
-    known = {id(tensor): tensor.detach().clone() for tensor in left if not tensor.is_leaf}
+    tensors = [value for part in model.modules() for value in vars(part).values() if isinstance(value, torch.Tensor)]
+    known = {id(tensor): tensor.detach().clone() for tensor in tensors if not tensor.is_leaf}
     try:
         return copy.deepcopy(model, known)
     except Exception as e:  # a lock, a file or a generator among its attributes

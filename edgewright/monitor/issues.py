@@ -12,7 +12,7 @@ from edgewright_runtime.health.confidence import wilson_high
 __all__ = ["Health", "WindowIssue", "check_health", "find_issues"]
 
 # A p95 of fewer predictions is decided by a single one of them.
-_LEAST_PREDICTIONS = 20
+_MIN_PREDICTIONS = 20
 _CRITICAL_RATIO = 1.5
 
 
@@ -51,7 +51,7 @@ def check_health(
     # A release is named LINE.VERSION, and a line's id has dots of its own.
     records = [r for r in telemetry.records if line is None or r.release.rpartition(".")[0] == line]
     windows = summarize(records, plan)
-    notes = [f"{telemetry.malformed} lines are no records; the first: {telemetry.first_fault}"] * bool(
+    notes = [f"{telemetry.malformed} lines are not records; the first: {telemetry.first_fault}"] * bool(
         telemetry.malformed
     )
     if not records:
@@ -75,13 +75,13 @@ def find_issues(windows: Iterable[Window], plan: MonitoringPlan, report: Validat
 def _issues_of(window: Window, limits: MonitoringPlan, report: ValidationReport) -> Sequence[WindowIssue]:
     issues: list[WindowIssue | None] = []
     validated = report.candidate
-    if limits.enable_performance_tracking and window.predictions >= _LEAST_PREDICTIONS:
+    if limits.enable_performance_tracking and window.predictions >= _MIN_PREDICTIONS:
         p95 = validated.latency.p95_ms if validated.latency else None
         latency = (window.latency_p95_ms, limits.max_latency_p95_ms, p95)
         memory = (window.memory_mb, limits.max_memory_mb, validated.added_memory_mb)
         issues += [_above("high_latency", window, latency, "ms p95"), _above("high_memory", window, memory, "MB")]
     # Whatever the plan tracks: failures are counted in every record.
-    if window.predictions >= _LEAST_PREDICTIONS:
+    if window.predictions >= _MIN_PREDICTIONS:
         failed = (window.errors / window.predictions, limits.max_error_share, None)
         issues.append(_above("high_errors", window, failed, "of the predictions failed"))
     # No least number here: the interval widens by itself where labels are few.

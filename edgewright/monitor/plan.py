@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from edgewright.measurement import ValidationReport
 from edgewright.profile import StepDownPolicy
-from edgewright_runtime.bundle.monitoring import STEPS, Monitoring, MonitoringLimits, Step
+from edgewright_runtime.bundle.monitoring import STEPS, Monitoring, MonitoringLimits, StepDown
 from edgewright_runtime.wire import rule
 
 __all__ = ["MonitoringPlan"]
@@ -21,9 +21,9 @@ _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True, config=_CONFIG)
 class MonitoringPlan(MonitoringLimits):
-    """Travels in the manifest and the release. A limit that is not given is derived from validation's figures."""
+    """The plan in the manifest and the release. A limit that is not given is derived from validation's figures."""
 
-    steps: tuple[Step, ...] | None = field(
+    steps: tuple[StepDown, ...] | None = field(
         default=None,
         metadata=rule("What the device does under heat or with a low battery; its profile's if empty."),
     )

@@ -25,7 +25,7 @@ __all__ = ["carried_noise", "noisiest_layers"]
 _ROWS = 4
 _SIGNS = 2  # of each row
 
-Row = Mapping[str, torch.Tensor]
+InputRow = Mapping[str, torch.Tensor]
 
 
 def noisiest_layers(graph: Path, dataset: Path, inputs: Sequence[str], *, weights_only: bool) -> list[CarriedNoise]:
@@ -47,7 +47,7 @@ def noisiest_layers(graph: Path, dataset: Path, inputs: Sequence[str], *, weight
     return sorted(noises, key=lambda one: one.noise / one.numbers, reverse=True)
 
 
-def carried_noise(model: fx.GraphModule, rows: Sequence[Row], *, weights_only: bool) -> list[CarriedNoise]:
+def carried_noise(model: fx.GraphModule, rows: Sequence[InputRow], *, weights_only: bool) -> list[CarriedNoise]:
     """Of each linear and convolution layer in 8 bits, all others exact, in order of computation.
 
     Args:
@@ -79,13 +79,13 @@ Errors = list[tuple[str, torch.Tensor, torch.Tensor]]
 """Of each call of a layer its name, its output and what 8 bits add to that."""
 
 
-def _passed(model: fx.GraphModule, row: Row, *, weights_only: bool) -> tuple[list[torch.Tensor], Errors]:
+def _passed(model: fx.GraphModule, row: InputRow, *, weights_only: bool) -> tuple[list[torch.Tensor], Errors]:
     """The model's real outputs, and the error of each layer."""
     errors: Errors = []
 
     def note(name: str, given: torch.Tensor, output: torch.Tensor) -> None:
         layer = model.get_submodule(name)
-        # Rounding is no part of the derivative: autograd holds the graph of the exact network alone.
+        # Rounding is not part of the derivative: autograd holds the graph of the exact network alone.
         with torch.no_grad():
             rough = given if weights_only else _in_levels(given)
             errors.append((name, output, _rough(layer, rough) - output))

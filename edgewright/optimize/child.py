@@ -15,7 +15,7 @@ from edgewright.optimize.rows import TechniqueRows, calibration_inputs
 from edgewright.optimize.sensitivity import int8_sensitivity
 from edgewright.optimize.train_int8 import INPUT_RANGES
 from edgewright.optimize.training import weight_names
-from edgewright.recipe import AnyTechnique, Calibration, Technique, TrainInt8
+from edgewright.recipe import AnyTechnique, RangeCalibration, Technique, TrainInt8
 
 __all__ = ["apply_to_file", "layer_noise", "of_the_exporter", "transformed"]
 
@@ -28,7 +28,7 @@ def apply_to_file(graph: Path, technique: AnyTechnique, dataset: Path, destinati
     torch_graph.save(after.eval(), destination)
 
 
-def layer_noise(graph: Path, dataset: Path, calibration: Calibration, percentile: float) -> list[LayerNoise]:
+def layer_noise(graph: Path, dataset: Path, calibration: RangeCalibration, percentile: float) -> list[LayerNoise]:
     """The noisiest first; see `edgewright.optimize`."""
     inputs = calibration_inputs(dataset)
     # Evenly spaced over the file: its rows may be sorted by class.

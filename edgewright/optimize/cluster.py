@@ -13,7 +13,7 @@ from edgewright.errors import UnsupportedError
 from edgewright.optimize.fuse import fuse
 from edgewright.optimize.kmeans import codebook
 from edgewright.optimize.rows import TechniqueRows
-from edgewright.optimize.training import Rows, Tensors, fit, weight_names
+from edgewright.optimize.training import Tensors, TrainingRows, fit, weight_names
 from edgewright.recipe import Cluster
 
 __all__ = ["apply", "cluster"]
@@ -26,7 +26,7 @@ def apply(model: fx.GraphModule, params: Cluster, rows: TechniqueRows) -> fx.Gra
     return cluster(model, params, rows.training() if params.training else None)
 
 
-def cluster(model: fx.GraphModule, params: Cluster, rows: Rows | None) -> fx.GraphModule:
+def cluster(model: fx.GraphModule, params: Cluster, rows: TrainingRows | None) -> fx.GraphModule:
     """A copy of ``model`` whose weights take at most ``params.clusters`` values for each tensor, group or in all.
 
     BatchNorm is folded first. Weights that are zero stay zero, and zero is then one of the values.

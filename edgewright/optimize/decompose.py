@@ -17,13 +17,13 @@ from edgewright.errors import UnsupportedError
 from edgewright.optimize.rows import TechniqueRows
 from edgewright.optimize.search import fewest
 from edgewright.optimize.selection import loses_little
-from edgewright.optimize.training import Rows, fit
+from edgewright.optimize.training import TrainingRows, fit
 from edgewright.recipe import Decompose
 
 __all__ = ["apply", "decompose", "decompose_within"]
 
-Layers = tuple[nn.Module, ...]
-Shape = tuple[int, int]
+LayerChain = tuple[nn.Module, ...]
+Extent = tuple[int, int]
 _TUCKER_ITERATIONS = 3
 # Shares of the operations to remove, the most first, that a search tries.
 _RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
@@ -38,7 +38,9 @@ def apply(model: fx.GraphModule, params: Decompose, rows: TechniqueRows) -> fx.G
     return decompose_within(model, params, example, training, allowed)
 
 
-def decompose(model: fx.GraphModule, params: Decompose, example: torch.Tensor, rows: Rows | None) -> fx.GraphModule:
+def decompose(
+    model: fx.GraphModule, params: Decompose, example: torch.Tensor, rows: TrainingRows | None
+) -> fx.GraphModule:
     """A copy in which each layer is two or three, wherever that lowers its multiply-accumulates on ``example``.
 
     Raises:
@@ -75,7 +77,7 @@ def decompose_within(
     model: fx.GraphModule,
     params: Decompose,
     example: torch.Tensor,
-    rows: Rows | None,
+    rows: TrainingRows | None,
     allowed: Callable[[nn.Module], bool],
 ) -> fx.GraphModule:
     """The `decompose` of least rank that ``allowed`` accepts: it compares with the original on validation rows.
@@ -100,9 +102,9 @@ def decompose_within(
     return models[level]
 
 
-def _sizes(model: nn.Module, example: torch.Tensor) -> dict[str, tuple[Shape, Shape]]:
+def _sizes(model: nn.Module, example: torch.Tensor) -> dict[str, tuple[Extent, Extent]]:
     """(height, width) of each layer's input and output, once in the network; (positions, 1) of a linear layer."""
-    seen: dict[str, list[tuple[Shape, Shape]]] = {}
+    seen: dict[str, list[tuple[Extent, Extent]]] = {}
 
     def watch(name: str, layer: nn.Module, given: torch.Tensor, output: torch.Tensor) -> None:
         if isinstance(layer, nn.Conv2d):
@@ -129,7 +131,7 @@ def _sizes(model: nn.Module, example: torch.Tensor) -> dict[str, tuple[Shape, Sh
     return {name: shapes[0] for name, shapes in seen.items() if len(shapes) == 1}
 
 
-def _replace(model: fx.GraphModule, node: fx.Node, layers: Layers) -> None:
+def _replace(model: fx.GraphModule, node: fx.Node, layers: LayerChain) -> None:
     parts = ("reduce", "expand") if len(layers) == 2 else ("reduce", "core", "expand")
     last = node.all_input_nodes[0]
     with model.graph.inserting_before(node):
@@ -146,10 +148,10 @@ class _Splitting:
     """How one layer is split: with which rank, given the sizes of its input and output."""
 
     params: Decompose
-    given: Shape
-    made: Shape
+    input_size: Extent
+    output_size: Extent
 
-    def of(self, layer: nn.Module) -> Layers | None:
+    def of(self, layer: nn.Module) -> LayerChain | None:
         """The thinner layers in order; None where they would not cost less, or there is no way."""
         if isinstance(layer, nn.Linear):
             return self._linear(layer)
@@ -178,7 +180,7 @@ class _Splitting:
         root = values[:rank].sqrt()
         return (left[:, :rank] * root).float(), (root[:, None] * right[:rank]).float()
 
-    def _linear(self, layer: nn.Linear) -> Layers | None:
+    def _linear(self, layer: nn.Linear) -> LayerChain | None:
         # Rank r costs r * (inputs + outputs) operations, the layer inputs * outputs.
         factors = self._factors(layer.weight, layer.weight.numel(), sum(layer.weight.shape))
         if factors is None:
@@ -188,7 +190,7 @@ class _Splitting:
         second = nn.Linear(len(reduce), layer.out_features, bias=layer.bias is not None)
         return _filled(first, reduce), _filled(second, expand, layer.bias)
 
-    def _channel(self, layer: nn.Conv2d) -> Layers | None:
+    def _channel(self, layer: nn.Conv2d) -> LayerChain | None:
         matrix = layer.weight.flatten(1)
         factors = self._factors(matrix, matrix.numel(), sum(matrix.shape))
         if factors is None:
@@ -200,29 +202,30 @@ class _Splitting:
         second = nn.Conv2d(len(reduce), layer.out_channels, 1, bias=layer.bias is not None)
         return _filled(first, reduce), _filled(second, expand, layer.bias)
 
-    def _spatial(self, layer: nn.Conv2d) -> Layers | None:
+    def _spatial(self, layer: nn.Conv2d) -> LayerChain | None:
         outputs, inputs, high, wide = layer.weight.shape
         if high == 1 or wide == 1:
             return None
         # (inputs * height, outputs * width): a term of rank one is a column kernel followed by a row kernel.
         matrix = layer.weight.permute(1, 2, 0, 3).reshape(inputs * high, outputs * wide)
         # The column runs on rows as they come out and columns as they come in.
-        one = self.made[0] * self.given[1] * inputs * high + self.made[0] * self.made[1] * outputs * wide
+        column = self.output_size[0] * self.input_size[1] * inputs * high
+        one = column + _area(self.output_size) * outputs * wide
         factors = self._factors(matrix, self._operations(layer), one)
         if factors is None:
             return None
-        column, row = factors
-        rank = len(row)
+        columns, rows = factors
+        rank = len(rows)
         _, (sh, sw), (ph, pw), (dh, dw) = _geometry(layer)
         mode, biased = layer.padding_mode, layer.bias is not None
         first = nn.Conv2d(inputs, rank, (high, 1), (sh, 1), (ph, 0), (dh, 1), bias=False, padding_mode=mode)
         second = nn.Conv2d(rank, outputs, (1, wide), (1, sw), (0, pw), (1, dw), bias=biased, padding_mode=mode)
         # (rank, inputs, height, 1) and (outputs, rank, 1, width)
-        vertical = column.T.reshape(rank, inputs, high, 1)
-        horizontal = row.reshape(rank, outputs, 1, wide).transpose(0, 1)
+        vertical = columns.T.reshape(rank, inputs, high, 1)
+        horizontal = rows.reshape(rank, outputs, 1, wide).transpose(0, 1)
         return _filled(first, vertical), _filled(second, horizontal, layer.bias)
 
-    def _tucker(self, layer: nn.Conv2d) -> Layers | None:
+    def _tucker(self, layer: nn.Conv2d) -> LayerChain | None:
         """Fewer input channels by 1x1, the kernel between few channels, the output channels back by 1x1."""
         weight = layer.weight.detach().double()
         outputs, inputs, high, wide = weight.shape
@@ -244,9 +247,9 @@ class _Splitting:
             _filled(last, left.float(), layer.bias),
         )
 
-    def _tucker_ranks(self, layer: nn.Conv2d, weight: torch.Tensor) -> Shape | None:
+    def _tucker_ranks(self, layer: nn.Conv2d, weight: torch.Tensor) -> Extent | None:
         outputs, inputs, high, wide = weight.shape
-        before, after, full = _area(self.given), _area(self.made), self._operations(layer)
+        before, after, full = _area(self.input_size), _area(self.output_size), self._operations(layer)
 
         # The first 1x1 runs on the input's size, the core and the last 1x1 on the output's, after the strides.
         def operations(out: int, into: int) -> int:
@@ -268,10 +271,10 @@ class _Splitting:
         return (out, into) if operations(out, into) < full else None
 
     def _operations(self, layer: nn.Conv2d) -> int:
-        return _area(self.made) * layer.weight.numel()
+        return _area(self.output_size) * layer.weight.numel()
 
 
-def _tucker_factors(weight: torch.Tensor, ranks: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+def _tucker_factors(weight: torch.Tensor, ranks: Extent) -> tuple[torch.Tensor, torch.Tensor]:
     """(O, r) and (I, s), orthonormal: higher-order orthogonal iteration from the unfoldings' singular vectors."""
     left = _leading(weight.flatten(1), ranks[0])
     right = _leading(weight.transpose(0, 1).flatten(1), ranks[1])
@@ -286,11 +289,11 @@ def _leading(matrix: torch.Tensor, rank: int) -> torch.Tensor:
     return vectors[:, :rank]
 
 
-def _area(shape: Shape) -> int:
+def _area(shape: Extent) -> int:
     return shape[0] * shape[1]
 
 
-def _geometry(layer: nn.Conv2d) -> tuple[Shape, Shape, Shape, Shape]:
+def _geometry(layer: nn.Conv2d) -> tuple[Extent, Extent, Extent, Extent]:
     """Kernel, stride, padding and dilation, each (height, width)."""
     pairs = [(int(p[0]), int(p[1])) for p in (layer.kernel_size, layer.stride, layer.padding, layer.dilation)]
     return pairs[0], pairs[1], pairs[2], pairs[3]

@@ -13,7 +13,7 @@ from edgewright.errors import InputError, UnsupportedError
 from edgewright.optimize.hints import Hints, matched_layers
 from edgewright.optimize.prune_channels import narrowed, prune_channels
 from edgewright.optimize.rows import TechniqueRows
-from edgewright.optimize.training import Rows, fit
+from edgewright.optimize.training import TrainingRows, fit
 from edgewright.recipe import Distill, PruneChannels
 
 __all__ = ["apply", "distill"]
@@ -26,7 +26,7 @@ def apply(model: fx.GraphModule, params: Distill, rows: TechniqueRows) -> fx.Gra
     return distill(model, params, rows.training())
 
 
-def distill(model: fx.GraphModule, params: Distill, rows: Rows | None) -> fx.GraphModule:
+def distill(model: fx.GraphModule, params: Distill, rows: TrainingRows | None) -> fx.GraphModule:
     """A trained student of ``model``, which stays as it is.
 
     Raises:
@@ -55,7 +55,7 @@ def distill(model: fx.GraphModule, params: Distill, rows: Rows | None) -> fx.Gra
     return student
 
 
-def _student(model: fx.GraphModule, params: Distill, rows: Rows) -> fx.GraphModule:
+def _student(model: fx.GraphModule, params: Distill, rows: TrainingRows) -> fx.GraphModule:
     if params.student == "width":
         return narrowed(model, params.width, rows.inputs[:1])
     if params.student != "pruned":

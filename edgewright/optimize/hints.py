@@ -13,7 +13,7 @@ from edgewright.errors import UnsupportedError
 __all__ = ["Hints", "matched_layers"]
 
 Pairs = tuple[tuple[str, str], ...]
-Named = tuple[str, nn.Module]
+NamedLayer = tuple[str, nn.Module]
 # By the number of axes of what they give.
 _CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
@@ -48,7 +48,7 @@ class Hints:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What the regressors learn; they are no part of the student."""
+        """What the regressors learn; they are not part of the student."""
         return [parameter for regressor in self._regressors for parameter in regressor.parameters()]
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ class Hints:
         for handle in self._handles:
             handle.remove()
 
-    def _regressor(self, teacher: Named, student: Named, seed: int) -> nn.Module:
+    def _regressor(self, teacher: NamedLayer, student: NamedLayer, seed: int) -> nn.Module:
         wanted, given = self._of_teacher[teacher[0]].shape, self._of_student[student[0]].shape
         axes = [_channel_axis(layer, len(shape)) for (_, layer), shape in ((teacher, wanted), (student, given))]
         axis = axes[0]

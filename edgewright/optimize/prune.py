@@ -14,7 +14,7 @@ from torch import nn
 
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.rows import TechniqueRows
-from edgewright.optimize.training import Rows, Tensors, fit, kept_zeros, weight_names
+from edgewright.optimize.training import Tensors, TrainingRows, fit, kept_zeros, weight_names
 from edgewright.recipe import Prune
 
 __all__ = ["apply", "prune"]
@@ -30,7 +30,7 @@ def apply(model: nn.Module, params: Prune, rows: TechniqueRows) -> nn.Module:
     return prune(model, params, rows.training() if params.training else None)
 
 
-def prune(model: nn.Module, params: Prune, rows: Rows | None) -> nn.Module:
+def prune(model: nn.Module, params: Prune, rows: TrainingRows | None) -> nn.Module:
     """A copy of ``model`` with ``params.sparsity`` of the weights of its linear and convolution layers zero.
 
     ``rows`` are training rows; None allows pruning without training only.
@@ -57,7 +57,7 @@ def prune(model: nn.Module, params: Prune, rows: Rows | None) -> nn.Module:
     return model
 
 
-def _train(model: nn.Module, params: Prune, rows: Rows, masks: "_Masks") -> None:
+def _train(model: nn.Module, params: Prune, rows: TrainingRows, masks: "_Masks") -> None:
     if params.training is None:
         raise ValueError("called without training")
     # Zeros of an earlier technique stay, whatever the masks say.

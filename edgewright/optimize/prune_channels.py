@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.rows import TechniqueRows
-from edgewright.optimize.training import Rows, class_logits, fit, has_several_outputs, joined, spread_of
+from edgewright.optimize.training import TrainingRows, class_logits, fit, has_several_outputs, joined, spread_of
 from edgewright.recipe import PruneChannels
 
 __all__ = ["apply", "multiply_accumulates", "narrowed", "prune_channels"]
@@ -32,7 +32,7 @@ def apply(model: fx.GraphModule, params: PruneChannels, rows: TechniqueRows) -> 
     return prune_channels(model, params, rows.training())
 
 
-def prune_channels(model: fx.GraphModule, params: PruneChannels, rows: Rows | None) -> fx.GraphModule:
+def prune_channels(model: fx.GraphModule, params: PruneChannels, rows: TrainingRows | None) -> fx.GraphModule:
     """A copy with ``params.ratio`` of its multiply-accumulates or parameters removed, in ``params.steps`` steps.
 
     Raises:
@@ -151,7 +151,7 @@ def _prune_to(
     model: fx.GraphModule,
     pruner: Any,
     params: PruneChannels,
-    rows: Rows,
+    rows: TrainingRows,
     cost: Callable[[nn.Module], int],
     target: float,
 ) -> None:
@@ -178,7 +178,7 @@ def _prune_to(
     model.zero_grad(set_to_none=True)
 
 
-def _accumulate_gradients(model: nn.Module, rows: Rows) -> None:
+def _accumulate_gradients(model: nn.Module, rows: TrainingRows) -> None:
     part = rows.take(_TAYLOR_ROWS)
     model.zero_grad(set_to_none=True)
     outputs = joined(model(part.inputs))

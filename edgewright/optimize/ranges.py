@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgewright.recipe import Calibration
+from edgewright.recipe import RangeCalibration
 
 __all__ = ["Histogram", "range_of", "streamed_ranges"]
 
@@ -23,7 +23,7 @@ _CANDIDATES = 128
 
 
 def streamed_ranges(
-    rows: Callable[[], Iterable[Mapping[str, Array]]], method: Calibration, percentile: float
+    rows: Callable[[], Iterable[Mapping[str, Array]]], method: RangeCalibration, percentile: float
 ) -> dict[str, Range]:
     """(lowest, highest) of each tensor, zero between them; ``rows()`` gives one row's {tensor: values} after another.
 
@@ -70,7 +70,7 @@ class Histogram:
         return np.linspace(self.low, self.high, _BINS + 1)
 
 
-def range_of(histogram: Histogram, method: Calibration, percentile: float = 99.99) -> Range:
+def range_of(histogram: Histogram, method: RangeCalibration, percentile: float = 99.99) -> Range:
     """The range to quantize: all of it, or what clipping its tails leaves. ``percentile`` is of that method alone.
 
     percentile: that share of the values is inside. entropy: least Kullback-Leibler divergence between the clipped

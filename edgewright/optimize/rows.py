@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from edgewright.errors import UnsupportedError
-from edgewright.optimize.training import Rows
+from edgewright.optimize.training import TrainingRows
 
 __all__ = ["TechniqueRows", "calibration_inputs", "training_rows", "validation_rows"]
 
@@ -17,11 +17,11 @@ class TechniqueRows:
     def __init__(self, dataset: Path) -> None:
         self._dataset = dataset
 
-    def training(self) -> Rows | None:
+    def training(self) -> TrainingRows | None:
         """To train with, (N, ...) and targets (N,), if there are any; None where there are no rows."""
         return training_rows(self._dataset)
 
-    def validation(self) -> Rows:
+    def validation(self) -> TrainingRows:
         """To choose by."""
         return validation_rows(self._dataset)
 
@@ -30,7 +30,7 @@ class TechniqueRows:
         return calibration_inputs(self._dataset)
 
 
-def training_rows(dataset: Path) -> Rows | None:
+def training_rows(dataset: Path) -> TrainingRows | None:
     """The ``train`` split of a dataset file (see `edgewright.artifact.Dataset`); None where it holds none.
 
     Raises:
@@ -39,7 +39,7 @@ def training_rows(dataset: Path) -> Rows | None:
     return _rows(dataset, "train")
 
 
-def validation_rows(dataset: Path) -> Rows:
+def validation_rows(dataset: Path) -> TrainingRows:
     """The ``validation`` split: what may choose between candidates, and may train none.
 
     Raises:
@@ -51,16 +51,16 @@ def validation_rows(dataset: Path) -> Rows:
     return rows
 
 
-def _rows(dataset: Path, split: str) -> Rows | None:
+def _rows(dataset: Path, split: str) -> TrainingRows | None:
     with np.load(dataset) as arrays:
         if not any(name.startswith(f"{split}.x.") for name in arrays.files):
             return None
         if f"{split}.y" not in arrays:
-            return Rows(_inputs(arrays, split), None)
+            return TrainingRows(_inputs(arrays, split), None)
         targets = arrays[f"{split}.y"]
         # Whole numbers and booleans are class indices, which torch's losses take as int64; all else is a value.
         whole = targets.dtype.kind in "iub"
-        return Rows(_inputs(arrays, split), torch.from_numpy(targets.astype(np.int64 if whole else np.float32)))
+        return TrainingRows(_inputs(arrays, split), torch.from_numpy(targets.astype(np.int64 if whole else np.float32)))
 
 
 def calibration_inputs(dataset: Path) -> torch.Tensor:

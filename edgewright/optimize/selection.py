@@ -6,7 +6,7 @@ The same statistics as the accuracy gate's, on the graph instead of an exported 
 from torch import nn
 
 from edgewright.artifact import ModelTask
-from edgewright.optimize.training import Rows, class_logits, has_several_outputs, predictions
+from edgewright.optimize.training import TrainingRows, class_logits, has_several_outputs, predictions
 from edgewright.statistics.accuracy import compare_accuracy
 from edgewright.statistics.fidelity import fidelity_drop
 
@@ -15,7 +15,7 @@ __all__ = ["loses_little"]
 _SIGNIFICANT = 0.05
 
 
-def loses_little(original: nn.Module, rows: Rows, max_drop_percent: float, changed: nn.Module) -> bool:
+def loses_little(original: nn.Module, rows: TrainingRows, max_drop_percent: float, changed: nn.Module) -> bool:
     """Whether ``changed`` loses no more than allowed, percentage points, or no more than chance explains.
 
     Where there are no labels, or several outputs, what counts is how much is kept of the original's own answers.

@@ -14,7 +14,7 @@ from torch import nn
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.ranges import streamed_ranges
 from edgewright.optimize.training import weight_names
-from edgewright.recipe import Calibration
+from edgewright.recipe import RangeCalibration
 
 __all__ = ["input_ranges", "int8_sensitivity", "rounded_to", "sensitivity", "spread_over", "watched"]
 
@@ -64,7 +64,7 @@ def sensitivity(
 
 @torch.no_grad()
 def int8_sensitivity(
-    model: nn.Module, inputs: torch.Tensor, method: Calibration, percentile: float
+    model: nn.Module, inputs: torch.Tensor, method: RangeCalibration, percentile: float
 ) -> dict[str, float]:
     """`sensitivity` to static int8: weights per output channel, the layer's input in 256 levels of its range.
 
@@ -77,7 +77,7 @@ def int8_sensitivity(
 
 @torch.no_grad()
 def input_ranges(
-    model: nn.Module, inputs: torch.Tensor, method: Calibration, percentile: float
+    model: nn.Module, inputs: torch.Tensor, method: RangeCalibration, percentile: float
 ) -> dict[str, tuple[float, float]]:
     """The range of the input of each linear and convolution layer, over calibration rows (N, ...).
 

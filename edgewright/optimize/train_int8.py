@@ -19,7 +19,7 @@ from edgewright.errors import UnsupportedError
 from edgewright.optimize.fuse import fuse
 from edgewright.optimize.rows import TechniqueRows
 from edgewright.optimize.sensitivity import input_ranges
-from edgewright.optimize.training import Rows, Tensors, fit, kept_zeros, weight_names
+from edgewright.optimize.training import Tensors, TrainingRows, fit, kept_zeros, weight_names
 from edgewright.recipe import TrainInt8
 
 __all__ = ["INPUT_RANGES", "apply", "train_int8"]
@@ -46,7 +46,7 @@ def apply(model: fx.GraphModule, params: TrainInt8, rows: TechniqueRows) -> fx.G
     return train_int8(model, params, rows.training())
 
 
-def train_int8(model: fx.GraphModule, params: TrainInt8, rows: Rows | None) -> fx.GraphModule:
+def train_int8(model: fx.GraphModule, params: TrainInt8, rows: TrainingRows | None) -> fx.GraphModule:
     """A copy of ``model``, BatchNorm folded, whose weights lie on their channels' int8 grids, and which knows the
     ranges of its layers' inputs (``meta``, see `INPUT_RANGES`). Zeros stay zero.
 
@@ -81,7 +81,7 @@ def train_int8(model: fx.GraphModule, params: TrainInt8, rows: Rows | None) -> f
 class _Inputs:
     """The grids of the layers' inputs: one for each tensor, however many layers it goes to."""
 
-    def __init__(self, model: fx.GraphModule, rows: Rows) -> None:
+    def __init__(self, model: fx.GraphModule, rows: TrainingRows) -> None:
         ranges = input_ranges(model, rows.take(_RANGE_ROWS).inputs, "mse", 99.99)
         self._model = model
         self._source: dict[str, str] = {}

@@ -13,7 +13,7 @@ from torch import fx, nn
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.fuse import fuse
 from edgewright.optimize.rows import TechniqueRows
-from edgewright.optimize.training import Rows, Tensors, fit, kept_zeros, weight_names
+from edgewright.optimize.training import Tensors, TrainingRows, fit, kept_zeros, weight_names
 from edgewright.recipe import TrainQuantization
 
 __all__ = ["apply", "train_quantization"]
@@ -26,7 +26,7 @@ def apply(model: nn.Module, params: TrainQuantization, rows: TechniqueRows) -> n
     return train_quantization(model, params, rows.training())
 
 
-def train_quantization(model: nn.Module, params: TrainQuantization, rows: Rows | None) -> nn.Module:
+def train_quantization(model: nn.Module, params: TrainQuantization, rows: TrainingRows | None) -> nn.Module:
     """A copy of ``model`` whose weights and biases lie on one grid for each tensor.
 
     Raises:

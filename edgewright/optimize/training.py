@@ -18,7 +18,7 @@ from edgewright.failures import one_line
 from edgewright.recipe import Training
 
 __all__ = [
-    "Rows",
+    "TrainingRows",
     "class_logits",
     "distillation_loss",
     "each_output",
@@ -37,7 +37,7 @@ __all__ = [
 Tensors = dict[str, torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 Logits = Callable[[torch.Tensor], torch.Tensor]
-_LEAST_PROBABILITY = 1e-6  # float32 holds one less this, and its logarithm is finite
+_MIN_PROBABILITY = 1e-6  # float32 holds one less this, and its logarithm is finite
 # Probabilities add up to 1 within this: float32 rounds each of a thousand classes.
 _SUM_TOLERANCE = 1e-3
 # The learning rate never falls below this share of where it began.
@@ -47,7 +47,7 @@ _DEGREES, _SCALE, _SHEAR, _SHIFT = 12.0, 0.12, 0.12, 0.14
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainingRows:
     """Inputs (N, ...) float32 and targets: (N,) int64 classes, (N,) / (N, K) float32 values, or None: the answers of
     the network as it was are then what is learnt.
     """
@@ -60,12 +60,12 @@ class Rows:
         """Whether the targets are class indices."""
         return self.targets is not None and not self.targets.dtype.is_floating_point
 
-    def take(self, count: int) -> "Rows":
+    def take(self, count: int) -> "TrainingRows":
         """The first rows."""
-        return Rows(self.inputs[:count], None if self.targets is None else self.targets[:count])
+        return TrainingRows(self.inputs[:count], None if self.targets is None else self.targets[:count])
 
 
-def class_logits(model: nn.Module, rows: Rows) -> Logits:
+def class_logits(model: nn.Module, rows: TrainingRows) -> Logits:
     """What makes of the model's outputs a logit for each class, (N, classes); of a regressor's nothing.
 
     One score a row is that of the second of two classes: a probability where the outputs stay in 0-1 on these rows,
@@ -80,7 +80,7 @@ def class_logits(model: nn.Module, rows: Rows) -> Logits:
     # Not `flatten(1)`, which scores (N,) have no axis for.
     if first.min() < 0 or first.max() > 1:
         return lambda outputs: nn.functional.pad(outputs.reshape(-1, 1), (1, 0))
-    return lambda outputs: nn.functional.pad(torch.logit(outputs.reshape(-1, 1), _LEAST_PROBABILITY), (1, 0))
+    return lambda outputs: nn.functional.pad(torch.logit(outputs.reshape(-1, 1), _MIN_PROBABILITY), (1, 0))
 
 
 def logits_in(scores: torch.Tensor) -> Logits:
@@ -99,7 +99,7 @@ def weight_names(model: nn.Module) -> list[str]:
 
 
 def kept_zeros(model: nn.Module) -> Callable[[Tensors], Tensors]:
-    """Holds at zero what is zero now: a later step must not undo the sparsity of an earlier one."""
+    """Hold at zero what is zero now: a later step must not undo the sparsity of an earlier one."""
     weights = dict(model.named_parameters())
     # Only where there are zeros: a mask of ones would cost a product in every step.
     masks = {name: (weights[name] != 0).float() for name in weight_names(model) if (weights[name] == 0).any()}
@@ -108,7 +108,7 @@ def kept_zeros(model: nn.Module) -> Callable[[Tensors], Tensors]:
 
 def fit(
     model: nn.Module,
-    rows: Rows,
+    rows: TrainingRows,
     params: Training,
     *,
     effective: Callable[[Tensors], Tensors] | None = None,
@@ -227,7 +227,9 @@ def _optimizer(parameters: list[torch.Tensor], params: Training) -> torch.optim.
     return kind(parameters, lr=params.learning_rate, weight_decay=params.weight_decay)
 
 
-def distillation_loss(teacher: nn.Module, rows: Rows, params: Training, *, student: nn.Module | None = None) -> Loss:
+def distillation_loss(
+    teacher: nn.Module, rows: TrainingRows, params: Training, *, student: nn.Module | None = None
+) -> Loss:
     """(inputs, outputs, targets) to the loss of Hinton et al., "Distilling the Knowledge in a Neural Network",
     arXiv 1503.02531: the teacher's softened answers weigh ``params.distill``, their KL term scaled by T squared.
 
@@ -255,7 +257,7 @@ def distillation_loss(teacher: nn.Module, rows: Rows, params: Training, *, stude
     return loss
 
 
-def _loss_of(model: nn.Module, teacher: nn.Module | None, rows: Rows, params: Training) -> Loss:
+def _loss_of(model: nn.Module, teacher: nn.Module | None, rows: TrainingRows, params: Training) -> Loss:
     if rows.targets is None or has_several_outputs(teacher or model, rows):
         return source_loss(teacher or model, rows)
     if teacher and params.distill:
@@ -264,7 +266,7 @@ def _loss_of(model: nn.Module, teacher: nn.Module | None, rows: Rows, params: Tr
     return lambda _, outputs, targets: hard(logits_of(outputs), targets)
 
 
-def _logits_of_student(student: nn.Module | None, teacher: nn.Module, rows: Rows) -> Logits:
+def _logits_of_student(student: nn.Module | None, teacher: nn.Module, rows: TrainingRows) -> Logits:
     """As the teacher's, except that a user's own network may end in logits where the teacher ends in a softmax."""
     if student is None or student is teacher or not rows.is_classification:
         return class_logits(teacher, rows)
@@ -274,7 +276,7 @@ def _logits_of_student(student: nn.Module | None, teacher: nn.Module, rows: Rows
 
 
 @torch.no_grad()
-def has_several_outputs(model: nn.Module, rows: Rows) -> bool:
+def has_several_outputs(model: nn.Module, rows: TrainingRows) -> bool:
     """Whether it answers with more than one tensor: labels are then of one of them at most."""
     was_training = model.training
     answers = model.eval()(rows.take(1).inputs)  # one row has no statistics of its own for a normalization
@@ -282,7 +284,7 @@ def has_several_outputs(model: nn.Module, rows: Rows) -> bool:
     return not isinstance(answers, torch.Tensor)
 
 
-def source_loss(source: nn.Module, rows: Rows) -> Loss:
+def source_loss(source: nn.Module, rows: TrainingRows) -> Loss:
     """The squared difference from the answers of ``source`` as it is now, over all of its outputs, in units of the
     variance of each element over the first thousand rows: no labels are needed, and no output outweighs another.
     """
@@ -298,7 +300,7 @@ def source_loss(source: nn.Module, rows: Rows) -> Loss:
     return loss
 
 
-def spread_of(model: nn.Module, rows: Rows) -> torch.Tensor:
+def spread_of(model: nn.Module, rows: TrainingRows) -> torch.Tensor:
     """The standard deviation of each element of the outputs over the first thousand rows, as good as never zero."""
     # Without Bessel's correction: the variance of a single row is 0, not NaN.
     spread = predictions(model, rows.take(1000).inputs).float().var(dim=0, correction=0)
@@ -306,7 +308,7 @@ def spread_of(model: nn.Module, rows: Rows) -> torch.Tensor:
     return spread.clamp_min(max(1e-3 * float(spread.mean()), 1e-12)).sqrt()
 
 
-def _loss(rows: Rows) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
+def _loss(rows: TrainingRows) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
     measure = nn.CrossEntropyLoss() if rows.is_classification else nn.MSELoss()
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
@@ -321,7 +323,7 @@ def _loss(rows: Rows) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Ten
     return loss
 
 
-def _batches(rows: Rows, params: Training) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+def _batches(rows: TrainingRows, params: Training) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     generator = torch.Generator().manual_seed(params.seed)
     is_image = rows.inputs.ndim == 4
     for _ in range(params.epochs):

@@ -14,8 +14,8 @@ from edgewright_runtime.predict.predictor import probabilities
 
 __all__ = ["calibrate"]
 
-_MOST_ROWS = 1000
-_LEAST_ROWS = 30  # one temperature from fewer rows says more of the rows than of the model
+_MAX_ROWS = 1000
+_MIN_ROWS = 30  # one temperature from fewer rows says more of the rows than of the model
 # Temperatures that are tried: beyond them posteriors are as good as uniform or as one-hot.
 _LOW, _HIGH = 0.05, 20.0
 # Each step leaves 0.618 of the interval: these leave less than 1e-12 of it.
@@ -37,9 +37,9 @@ def calibrate(
         names = {spec.name: f"validation.x.{spec.name}" for spec in exported.inputs}
         if "validation.y" not in stored.files or not set(names.values()) <= set(stored.files):
             return None
-        truth = stored["validation.y"][:_MOST_ROWS].astype(np.int64)
-        rows = {spec.name: quantize(stored[names[spec.name]][:_MOST_ROWS], spec) for spec in exported.inputs}
-    if len(truth) < _LEAST_ROWS:
+        truth = stored["validation.y"][:_MAX_ROWS].astype(np.int64)
+        rows = {spec.name: quantize(stored[names[spec.name]][:_MAX_ROWS], spec) for spec in exported.inputs}
+    if len(truth) < _MIN_ROWS:
         return None
     answered = answers_of(exported, rows, scratch)
     if answered is None:

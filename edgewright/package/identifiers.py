@@ -46,7 +46,7 @@ def argument_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def type_name(name: str) -> str:
-    """The class of a model of that name, which is no type that the code needs."""
+    """The class of a model of that name, which is not a type that the code needs."""
     joined = "".join(word[0].upper() + word[1:] for word in re.findall(r"[A-Za-z0-9]+", name))
     # Nothing of the name is ASCII, or it begins with a digit.
     if not joined[:1].isalpha() or joined in _TAKEN_TYPES.split():

@@ -10,7 +10,7 @@ from edgewright.errors import ConversionError, InputError, UnsupportedError
 from edgewright.measurement import BudgetLine, Cost, Energy, Performance
 from edgewright.package import BundleContent
 from edgewright.profile import DeviceProfile
-from edgewright.report.figures import percentiles
+from edgewright.report.figures import NOT_MEASURED, energy_text, figure_text, percentiles
 from edgewright.store import Store
 from edgewright.validate import core_ml_units
 from edgewright.validate.energy import energy_of
@@ -48,7 +48,7 @@ class DeviceCheck(Value):
 
     @property
     def passed(self) -> bool:
-        """It runs, agrees with its golden vectors, and misses no limit."""
+        """Whether it runs, agrees with its golden vectors, and misses no limit."""
         return not self.failure and all(line.status != "missed" for line in self.lines)
 
     @property
@@ -222,9 +222,9 @@ def _row(check: DeviceCheck) -> dict[str, str]:
         "measured on": check.target,
         "verdict": check.verdict,
         "p50 / p95 ms": percentiles(latency),
-        "p50 ms, 1 thread": f"{one.p50_ms:.4g}" if one else "",
+        "p50 ms, 1 thread": figure_text("one_thread_p50_ms", one.p50_ms) if one else "",
         "added / peak MB": _memory(cost),
-        "drift under heat": f"x{sustained.drift:.3f} in {sustained.seconds:g} s" if sustained else "not measured",
+        "drift under heat": f"x{sustained.drift:.3f} in {sustained.seconds:g} s" if sustained else NOT_MEASURED,
         "energy": _energy(check.energy),
         "operators prefer": _planned(check.performance),
         "golden outputs": _golden_outputs(check),
@@ -246,12 +246,14 @@ def _planned(performance: Performance | None) -> str:
 
 def _memory(cost: Cost | None) -> str:
     if cost is None or cost.added_memory_mb is None:
-        return "not measured"
-    peak = "" if cost.peak_memory_mb is None else f" / {cost.peak_memory_mb:.1f}"
-    return f"{cost.added_memory_mb:.1f}{peak}"
+        return NOT_MEASURED
+    added = figure_text("added_memory_mb", cost.added_memory_mb)
+    if cost.peak_memory_mb is None:
+        return added
+    return f"{added} / {figure_text('peak_memory_mb', cost.peak_memory_mb)}"
 
 
 def _energy(energy: Energy | None) -> str:
     if energy is None:
-        return "not measured"
-    return f"{1000 * energy.joules:.3g} mJ ({'estimate: ' if energy.estimated else ''}{energy.source})"
+        return NOT_MEASURED
+    return f"{energy_text(energy)} ({'estimate: ' if energy.estimated else ''}{energy.source})"

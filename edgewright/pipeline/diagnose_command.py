@@ -1,4 +1,4 @@
-"""``edgewright diagnose``: where an exported file parts from its model."""
+"""``edgewright diagnose``: where an exported file diverges from its model."""
 
 import tempfile
 from pathlib import Path

@@ -9,6 +9,7 @@ from rich.table import Table
 from edgewright.errors import InputError, MissingLibraryError
 from edgewright.export.stored import StoredModel, describe
 from edgewright.package import BundleContent, read_bundle
+from edgewright.report.figures import accuracy_text
 from edgewright.store import Store
 from edgewright_runtime.bundle.manifest import MANIFEST_NAME, TensorSpec
 
@@ -49,7 +50,7 @@ def _bundle_rows(content: BundleContent) -> Iterable[tuple[str, str]]:
     yield "verdict", "passed" if content.report.passed else "over budget"
     accuracy = content.report.candidate.accuracy
     if accuracy:
-        yield "accuracy", f"{accuracy.metric} {accuracy.value:.4f} ({accuracy.low:.4f} to {accuracy.high:.4f})"
+        yield "accuracy", accuracy_text(accuracy)
     if manifest.labels:
         yield "labels", ", ".join(manifest.labels)
     for name, digest in asdict(manifest.lineage).items():

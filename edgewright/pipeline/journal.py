@@ -14,7 +14,7 @@ from edgewright.pipeline.record import RunRecord, TrackingRecord, VersionRecord
 from edgewright.pipeline.request import DeploymentRequest
 from edgewright.pipeline.result import DeploymentResult, Optimization, Step
 from edgewright.pipeline.stages import StageName
-from edgewright.progress import Event, progress
+from edgewright.progress import Announcement, progress
 from edgewright.release import Release
 from edgewright.report.figures import tracked
 from edgewright.report.ledger import ledger_metrics
@@ -41,7 +41,7 @@ class Journal:
         self._times: dict[StageName, tuple[int, int]] = {}
         self._began_ms = _now_ms()
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: Announcement) -> None:
         """Keep what is to be told beside the outcome; a listener of `progress`."""
         # Several tasks may have the same to tell.
         if event.note and event.title not in self.notes:

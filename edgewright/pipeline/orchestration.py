@@ -41,7 +41,7 @@ def run_deployments(each: Sequence[DeploymentParameters]) -> "list[DeploymentRes
 
 
 def project_module(name: str) -> ModuleType:
-    """A module of the project folder, which is no package of the library (docs/adr/0002-project-folder.md)."""
+    """A module of the project folder, which is not a package of the library (docs/adr/0002-project-folder.md)."""
     configure_orchestration()
     put_on_path()
     return importlib.import_module(name)

@@ -26,7 +26,7 @@ def _above_zero(limit: Any) -> Any:
     return limit
 
 
-Limit = Annotated[float | None, Field(gt=0), BeforeValidator(_above_zero)]
+PositiveLimit = Annotated[float | None, Field(gt=0), BeforeValidator(_above_zero)]
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class DeploymentParameters(Value):
     recipe: Annotated[str, _Offered("recipe")] = Field(
         "int8", description="What is done to the model: a name, or your own .yaml."
     )
-    max_latency_ms: Limit = Field(None, description="Limit of the p95 latency, milliseconds.")
-    max_memory_mb: Limit = Field(None, description="Limit of the memory that the model adds, MB.")
-    max_size_mb: Limit = Field(None, description="Limit of the file on the device, MB.")
-    max_accuracy_drop: Limit = Field(None, le=100, description="Limit of the loss, percentage points.")
+    max_latency_ms: PositiveLimit = Field(None, description="Limit of the p95 latency, milliseconds.")
+    max_memory_mb: PositiveLimit = Field(None, description="Limit of the memory that the model adds, MB.")
+    max_size_mb: PositiveLimit = Field(None, description="Limit of the file on the device, MB.")
+    max_accuracy_drop: PositiveLimit = Field(None, le=100, description="Limit of the loss, percentage points.")
     shapes: dict[str, list[int]] | None = Field(
         None, description='Sizes of an input whose axes are free, by its name: {"image": [1, 3, 224, 224]}.'
     )

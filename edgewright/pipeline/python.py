@@ -35,7 +35,7 @@ def deploy(
     *,
     platform: str | None = None,
     device: str | Path | DeviceProfile | None = None,
-    recipe: str | Path | Recipe | Sequence[Technique] = "int8",
+    recipe: str | Path | Recipe | Sequence[Technique] | None = None,
     metric: str | Callable[..., float] | None = None,
     name: str | None = None,
     **options: Any,
@@ -52,7 +52,7 @@ def deploy(
             names of the model's inputs.
         platform: ios, android or edge_device.
         device: a device profile, its name, or the path of its ``.yaml``.
-        recipe: likewise, or the techniques to apply, in order.
+        recipe: likewise, or the techniques to apply, in order; as on the command line if left out.
         metric: the name of a metric, or a function of outputs and answers in a module file.
         name: what the model is called in releases; its file's name, or its class.
         options: further keys of a data file (task, labels, mean, scale, ...) and parameters of a deployment
@@ -84,11 +84,13 @@ def deploy(
             "device": _file_of(device, folder / "device.yaml"),
             "recipe": _file_of(_as_recipe(recipe), folder / "recipe.yaml"),
         }
-        return run_deployments([parameters.model_copy(update=files)])[0]
+        # What is left out keeps its default, which `DeploymentParameters` has.
+        update = {key: value for key, value in files.items() if value is not None}
+        return run_deployments([parameters.model_copy(update=update)])[0]
 
 
-def _as_recipe(recipe: str | Path | Recipe | Sequence[Technique]) -> str | Path | Recipe:
-    if isinstance(recipe, (str, os.PathLike, Recipe)):
+def _as_recipe(recipe: str | Path | Recipe | Sequence[Technique] | None) -> str | Path | Recipe | None:
+    if recipe is None or isinstance(recipe, (str, os.PathLike, Recipe)):
         return recipe
     return Recipe(name="own", description="Given in Python.", techniques=tuple(recipe))
 

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from edgewright.pipeline.stages import STAGES
-from edgewright.progress import Event, progress
+from edgewright.progress import Announcement, progress
 from edgewright.terminal import terminal
 
 __all__ = ["console", "errors", "steps_shown"]
@@ -25,7 +25,7 @@ def steps_shown() -> Iterator[None]:
         running: dict[str, list[TaskID]] = {}
         stages: list[TaskID] = []
 
-        def listener(event: Event) -> None:
+        def listener(event: Announcement) -> None:
             if event.note:
                 errors.print(f"note: {event.title}", soft_wrap=True, highlight=False)
             elif event.stage:

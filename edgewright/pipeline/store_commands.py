@@ -41,9 +41,9 @@ def repair(repository: _Repository = None) -> None:
     from edgewright.release.upkeep import repair_repository
     from edgewright.upkeep import repair_home
 
-    done, left = repair_repository(repository, Store()) if repository else (repair_home(Store()), [])
-    _say([*done, *left] or ["everything is whole"])
-    if left:
+    repaired, unrepaired = repair_repository(repository, Store()) if repository else (repair_home(Store()), [])
+    _say([*repaired, *unrepaired] or ["everything is whole"])
+    if unrepaired:
         raise typer.Exit(EXIT_DAMAGED)
 
 

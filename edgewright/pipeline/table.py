@@ -10,7 +10,7 @@ from edgewright.pipeline.bundle_check import DeviceCheck, check_rows
 from edgewright.pipeline.result import DeploymentResult
 from edgewright.plain_text import markdown_text
 from edgewright.report.comparison import ComparedRun
-from edgewright.report.figures import accuracy_text, formatted, kilobytes, percentiles
+from edgewright.report.figures import accuracy_text, agreement_text, figure_text, formatted, kilobytes, percentiles
 
 __all__ = [
     "COLUMNS",
@@ -36,7 +36,7 @@ COLUMNS = (
     "verdict",
 )
 # Below this many characters a row's cells would be cut to their first letters.
-_LEAST_WIDTH = 168
+_MIN_WIDTH = 168
 _NOT_REACHED = "-"
 
 
@@ -49,7 +49,7 @@ def results_table(results: Sequence[DeploymentResult], width: int) -> Table:
     cells = [result_cells(result) for result in results]
     # A column that is empty for all says nothing.
     reached = [i for i in range(len(COLUMNS)) if any(row[i] != _NOT_REACHED for row in cells)]
-    if width >= _LEAST_WIDTH:
+    if width >= _MIN_WIDTH:
         rows = ([row[i] for i in reached] for row in cells)
         return _table("Deployments", [COLUMNS[i] for i in reached], rows)
     rows = ([COLUMNS[i], *(row[i] for row in cells)] for i in reached[1:])
@@ -103,7 +103,7 @@ def result_cells(result: DeploymentResult) -> tuple[str, ...]:
         accuracy_text(report.source_accuracy) if report else _NOT_REACHED,
         accuracy_text(measured.accuracy) if measured else _NOT_REACHED,
         percentiles(measured.latency) if measured else _NOT_REACHED,
-        formatted(measured.peak_memory_mb, "{:.0f}") if measured else _NOT_REACHED,
+        figure_text("peak_memory_mb", measured.peak_memory_mb) if measured else _NOT_REACHED,
         _verdict(result),
     )
 
@@ -142,8 +142,9 @@ def _parity(measured: Measurement) -> str:
     parity = measured.parity
     if parity.checked_by is None:
         return f"not checked: {parity.explanation}"
-    agreed = "" if parity.agreement is None else f", same class on {parity.agreement:.4%} of rows"
-    summary = f"{parity.rows} rows by {parity.checked_by}, largest difference {parity.max_absolute:.3g}{agreed}"
+    agreed = "" if parity.agreement is None else f", same class on {agreement_text(parity.agreement)} of rows"
+    largest = figure_text("max_difference", parity.max_absolute)
+    summary = f"{parity.rows} rows by {parity.checked_by}, largest difference {largest}{agreed}"
     return f"{summary}; {parity.explanation}" if parity.explanation else summary
 
 

@@ -21,7 +21,7 @@ from edgewright_runtime.codec.patch import TENSOR_MAGIC, apply_patch, to_differe
 __all__ = ["BuiltPatch", "TensorRange", "build_patch", "build_patches", "encoders", "patch_kind", "tensor_ranges"]
 
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-_LEAST_TENSOR_BYTES = 64  # below that a segment's own description costs more than it saves
+_MIN_TENSOR_BYTES = 64  # below that a segment's own description costs more than it saves
 _XZ_PRESET = 9 | lzma.PRESET_EXTREME
 
 
@@ -94,7 +94,7 @@ def tensor_ranges(path: str, content: bytes) -> list[TensorRange]:
     ranges: list[TensorRange] = []
     for name, raw, width, is_float in tensors(content):
         # The readers give a tensor's bytes, not their place: that is looked for.
-        start = content.find(raw) if len(raw) >= _LEAST_TENSOR_BYTES else -1
+        start = content.find(raw) if len(raw) >= _MIN_TENSOR_BYTES else -1
         if start >= 0:
             ranges.append(TensorRange(name, start, start + len(raw), width, is_float))
     # By name too, so that the same of several equal tensors is kept in both versions.

@@ -26,7 +26,7 @@ _CLAIM = "publishing.lock"
 
 
 class ReleaseRepository:
-    """Reads and writes whole files below a root.
+    """Whole files, read and written below a root.
 
     On local disk each write is atomic and publishers wait for one another. Object stores replace a file in one step
     too; there a publisher claims the repository by a file that only one can make, and a second is refused.

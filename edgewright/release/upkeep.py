@@ -65,7 +65,7 @@ def repair_repository(url: str, store: Store) -> tuple[list[str], list[str]]:
     Returns what was done, and what could not be: a line each. Damaged patches, and files of no release, are removed.
     """
     files = ReleaseRepository(url)
-    done, left = [], []
+    repaired, unrepaired = [], []
     with files.exclusive():
         sources, there = _sources(store), files.names("blobs")
         needed = {blob.name: blob for release in _content(files).releases.values() for blob in _blobs(release)}
@@ -75,23 +75,23 @@ def repair_repository(url: str, store: Store) -> tuple[list[str], list[str]]:
             packed = _made_again(needed.get(name), sources)
             if packed is not None:
                 files.write(name, packed)
-                done.append(f"{name}: made again from a bundle of this home")
+                repaired.append(f"{name}: made again from a bundle of this home")
             elif isinstance(needed.get(name), Blob):
-                left.append(f"{name}: no bundle of this home has it; publish that model again")
+                unrepaired.append(f"{name}: no bundle of this home has it; publish that model again")
             elif name in there:  # a patch only spares a download, and what no release names is of no use
                 files.remove(name)
-                done.append(f"{name}: removed")
+                repaired.append(f"{name}: removed")
         # Read anew: files that were written or removed above change what is damaged.
         for line in _content(files).versions:
-            _repair_index(files, line, done, left)
+            _repair_index(files, line, repaired, unrepaired)
         if LINES_PATH in _content(files).damaged:
             files.write(LINES_PATH, lines_json(_lines(_content(files))))
-            done.append(f"{LINES_PATH}: written again")
+            repaired.append(f"{LINES_PATH}: written again")
         for name, fault in _content(files).damaged.items():
             if name.startswith("releases/"):  # no index names it any more, and its number is spent
                 files.remove(name)
-                done.append(f"{name}: removed, it {fault}")
-    return done, left
+                repaired.append(f"{name}: removed, it {fault}")
+    return repaired, unrepaired
 
 
 def collect_repository(url: str, limit_bytes: int | None) -> list[str]:
@@ -199,7 +199,7 @@ def _sources(store: Store) -> dict[str, Path]:
         try:
             content = read_bundle(manifest.parent)
         except InputError:
-            continue  # a damaged one is no source
+            continue  # a damaged one is not a source
         sources[digest_of(manifest)] = manifest
         sources |= {entry.sha256: manifest.parent / entry.path for entry in content.manifest.files}
     return sources
@@ -213,7 +213,7 @@ def _made_again(blob: Blob | FileDelta | None, sources: dict[str, Path]) -> byte
     return packed if hashlib.sha256(packed).hexdigest() == blob.blob else None
 
 
-def _repair_index(files: ReleaseRepository, line: str, done: list[str], left: list[str]) -> None:
+def _repair_index(files: ReleaseRepository, line: str, repaired: list[str], unrepaired: list[str]) -> None:
     """Where a line's index, or the release that it names, is damaged: announce the newest whole one.
 
     Devices refuse versions below those they have had, so an older one is announced under a new number.
@@ -224,7 +224,7 @@ def _repair_index(files: ReleaseRepository, line: str, done: list[str], left: li
     versions = sorted(content.versions.get(line, []), reverse=True)
     whole = [v for v in versions if (line, v) in content.releases and _is_whole(files, content.releases[line, v])]
     if not whole:
-        left.append(f"{index_path(line)}: no release of '{line}' is whole; publish a model there again")
+        unrepaired.append(f"{index_path(line)}: no release of '{line}' is whole; publish a model there again")
         return
     release = content.releases[line, whole[0]]
     # The newest that is whole is not the newest number: devices have seen that one, and refuse to go back.
@@ -239,7 +239,7 @@ def _repair_index(files: ReleaseRepository, line: str, done: list[str], left: li
             patches=(),
         )
     announced = announce(release, files)
-    done.append(f"{index_path(line)}: points to version {announced.version} now")
+    repaired.append(f"{index_path(line)}: points to version {announced.version} now")
 
 
 def _is_whole(files: ReleaseRepository, release: ReleaseDocument) -> bool:

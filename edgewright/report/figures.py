@@ -1,15 +1,20 @@
-"""The figures of a measured file: name in tracking, title, unit and how each reads, once for every renderer."""
+"""The figures of a report: name in tracking, title, unit and how each reads, once for every renderer."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from edgewright.measurement import Accuracy, Latency, Measurement
+from edgewright.measurement import Accuracy, Emulation, Energy, Latency, Measurement, ValidationReport
 
 __all__ = [
     "FIGURES",
     "NOT_MEASURED",
     "Figure",
     "accuracy_text",
+    "agreement_text",
+    "budget_rows",
+    "emulated_memory_text",
+    "energy_text",
+    "figure_text",
     "formatted",
     "kilobytes",
     "metric_title",
@@ -61,10 +66,22 @@ FIGURES = (
     ),
     Figure("load_ms", "load", "ms", "{:.4g}", lambda m: m.load_ms),
     Figure("first_ms", "first inference", "ms", "{:.4g}", lambda m: m.first_ms),
-    Figure("peak_memory_mb", "peak memory", "MB", "{:.1f}", lambda m: m.peak_memory_mb),
+    Figure("peak_memory_mb", "peak memory", "MB", "{:.0f}", lambda m: m.peak_memory_mb),
     Figure("added_memory_mb", "memory added by load and run", "MB", "{:.1f}", lambda m: m.added_memory_mb),
     Figure("max_difference", "largest difference from the source", "", "{:.3g}", lambda m: m.parity.max_absolute),
 )
+
+
+_FORMS = {figure.name: figure.form for figure in FIGURES}
+
+
+def figure_text(name: str, value: float | None, absent: str = NOT_MEASURED) -> str:
+    """A value of the figure of that name, without its unit.
+
+    >>> figure_text("added_memory_mb", 1.25), figure_text("size_bytes", 85200), figure_text("load_ms", None)
+    ('1.2', '85,200', 'not measured')
+    """
+    return formatted(value, _FORMS[name], absent)
 
 
 def tracked(measured: Measurement) -> dict[str, float]:
@@ -73,9 +90,9 @@ def tracked(measured: Measurement) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def formatted(value: float | None, form: str = "{:.4g}") -> str:
+def formatted(value: float | None, form: str = "{:.4g}", absent: str = NOT_MEASURED) -> str:
     """A number, or that there is none."""
-    return NOT_MEASURED if value is None else form.format(value)
+    return absent if value is None else form.format(value)
 
 
 def kilobytes(size: int) -> str:
@@ -101,4 +118,37 @@ def metric_title(accuracy: Accuracy | None) -> str:
 
 def percentiles(latency: Latency | None) -> str:
     """``0.123 / 0.145``: p50 and p95, ms."""
-    return NOT_MEASURED if latency is None else f"{latency.p50_ms:.4g} / {latency.p95_ms:.4g}"
+    if latency is None:
+        return NOT_MEASURED
+    return f"{figure_text('latency_p50_ms', latency.p50_ms)} / {figure_text('latency_p95_ms', latency.p95_ms)}"
+
+
+def agreement_text(share: float) -> str:
+    """The share (0-1) of rows with the same decision: ``99.812%``."""
+    return f"{share:.3%}"
+
+
+def energy_text(energy: Energy) -> str:
+    """What one inference takes: ``12.3 mJ``."""
+    return f"{1000 * energy.joules:.3g} mJ"
+
+
+def emulated_memory_text(emulation: Emulation) -> str:
+    """The peak on an emulated device of so much memory: ``61 MB of 512 MB``; empty where it was not measured."""
+    if emulation.peak_memory_mb is None or emulation.device_memory_mb is None:
+        return ""
+    return f"{figure_text('peak_memory_mb', emulation.peak_memory_mb)} MB of {emulation.device_memory_mb} MB"
+
+
+def budget_rows(report: ValidationReport) -> list[dict[str, str]]:
+    """One row a limit: figure, limit, measured, margin, status."""
+    return [
+        {
+            "figure": line.figure,
+            "limit": f"{line.limit:.4g} {line.unit}",
+            "measured": formatted(line.measured, f"{{:.4g}} {line.unit}"),
+            "margin": formatted(line.margin, f"{{:+.4g}} {line.unit}", absent=""),
+            "status": line.status,
+        }
+        for line in report.lines
+    ]

@@ -23,11 +23,11 @@ LEDGER_HEADS = (
 
 
 def ledger_entry(
-    stage: str, weight: Footprint, evaluation: Evaluation | None, cost: Cost | None, *, kept: bool
+    stage: str, weight: Footprint, evaluation: Evaluation | None, cost: Cost | None, *, is_kept: bool
 ) -> LedgerEntry:
     """What was measured of one exported file, under the name of the technique that made it."""
     accuracy, latency = evaluation and evaluation.accuracy, cost and cost.latency
-    return LedgerEntry(stage=stage, kept=kept, footprint=weight, accuracy=accuracy, latency=latency)
+    return LedgerEntry(stage=stage, kept=is_kept, footprint=weight, accuracy=accuracy, latency=latency)
 
 
 def ledger_rows(entries: Sequence[LedgerEntry]) -> list[tuple[str, ...]]:

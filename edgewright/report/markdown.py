@@ -4,24 +4,10 @@ from collections.abc import Sequence
 
 from edgewright.measurement import ComputePlan, Emulation, Energy, LedgerEntry, ValidationReport
 from edgewright.plain_text import markdown_text
-from edgewright.report.figures import FIGURES, accuracy_text
+from edgewright.report.figures import FIGURES, accuracy_text, budget_rows, emulated_memory_text, energy_text
 from edgewright.report.ledger import LEDGER_HEADS, ledger_rows
 
-__all__ = ["budget_rows", "report_markdown"]
-
-
-def budget_rows(report: ValidationReport) -> list[dict[str, str]]:
-    """One row a limit: figure, limit, measured, margin, status."""
-    return [
-        {
-            "figure": line.figure,
-            "limit": f"{line.limit:g} {line.unit}",
-            "measured": "not measured" if line.measured is None else f"{line.measured:.4g} {line.unit}",
-            "margin": "" if line.margin is None else f"{line.margin:.4g} {line.unit}",
-            "status": line.status,
-        }
-        for line in report.lines
-    ]
+__all__ = ["report_markdown"]
 
 
 def report_markdown(report: ValidationReport, model: str, device: str, ledger: Sequence[LedgerEntry] = ()) -> str:
@@ -58,14 +44,13 @@ def _emulated(emulation: Emulation) -> str:
     )
     if emulation.instructions is not None:
         summary += f", {emulation.instructions.total:,} instructions an inference"
-    if emulation.peak_memory_mb is not None:
-        summary += f", {emulation.peak_memory_mb:.0f} MB of {emulation.device_memory_mb} MB"
-    return summary
+    memory = emulated_memory_text(emulation)
+    return f"{summary}, {memory}" if memory else summary
 
 
 def _energy(energy: Energy) -> str:
     kind = "estimated from" if energy.estimated else "measured by"
-    return f"energy of one inference: {1000 * energy.joules:.3g} mJ, {kind} {energy.source}"
+    return f"energy of one inference: {energy_text(energy)}, {kind} {energy.source}"
 
 
 def _planned(plan: ComputePlan) -> str:

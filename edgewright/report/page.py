@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from edgewright.measurement import (
-    BudgetLine,
     ComputePlan,
     Emulation,
     Energy,
@@ -16,7 +15,15 @@ from edgewright.measurement import (
     ValidationReport,
 )
 from edgewright.report import charts
-from edgewright.report.figures import formatted, metric_title
+from edgewright.report.figures import (
+    agreement_text,
+    budget_rows,
+    emulated_memory_text,
+    energy_text,
+    figure_text,
+    formatted,
+    metric_title,
+)
 from edgewright.report.html import Header, Part, Section, TextTable, page, pill
 from edgewright.report.ledger import LEDGER_HEADS, ledger_falls, ledger_rows
 
@@ -52,7 +59,7 @@ def report_html(
         ("candidate", report.candidate.artifact.size_bytes),
     )
     sections = (
-        ("Budget", _budget(report.lines)),
+        ("Budget", _budget(report)),
         ("Accuracy", _accuracy(report)),
         ("Per class", _per_class(report)),
         ("Parity with the source model", _parity(report.candidate)),
@@ -77,16 +84,16 @@ def _verdict(report: ValidationReport) -> Header:
     return Header(kind, word, lists=(("warnings", report.warnings), ("causes", causes), ("notes", report.notes)))
 
 
-def _budget(lines: Sequence[BudgetLine]) -> Iterator[Part]:
+def _budget(report: ValidationReport) -> Iterator[Part]:
     rows = [
         (
-            line.figure,
-            pill(line.status, line.status.replace(" ", "-")),
-            formatted(line.measured),
-            f"{line.limit:.4g} {line.unit}",
-            "" if line.margin is None else f"{line.margin:+.4g}",
+            row["figure"],
+            pill(row["status"], row["status"].replace(" ", "-")),
+            row["measured"],
+            row["limit"],
+            row["margin"],
         )
-        for line in lines
+        for row in budget_rows(report)
     ]
     yield TextTable(("figure", "", "measured", "limit", "margin"), rows)
 
@@ -138,13 +145,13 @@ def _parity(candidate: Measurement) -> Iterator[Part]:
     rows = [
         ("run by", parity.checked_by),
         ("rows", f"{parity.rows:,}"),
-        ("largest difference", f"{parity.max_absolute:.3g}"),
+        ("largest difference", figure_text("max_difference", parity.max_absolute)),
         ("mean difference", formatted(parity.mean_absolute)),
     ]
     if parity.max_relative is not None:
         rows.append(("largest, relative to the source's largest output", f"{parity.max_relative:.3g}"))
     if parity.agreement is not None:
-        rows.append(("same decision", f"{100 * parity.agreement:.3f}% of rows"))
+        rows.append(("same decision", f"{agreement_text(parity.agreement)} of rows"))
     yield TextTable((), rows)
     yield parity.explanation
     yield TextTable(_OUTPUT_HEADS, [_output_row(output) for output in parity.outputs])
@@ -155,9 +162,9 @@ def _output_row(parity: OutputParity) -> tuple[str, ...]:
         parity.name,
         f"{parity.fidelity:.6f}",
         _figure(parity.cosine, "{:.6f}"),
-        f"{parity.max_absolute:.3g}",
+        figure_text("max_difference", parity.max_absolute),
         _figure(parity.max_relative, "{:.3g}"),
-        _figure(parity.agreement, "{:.3%}"),
+        "-" if parity.agreement is None else agreement_text(parity.agreement),
     )
 
 
@@ -205,7 +212,7 @@ def _kind(name: str) -> str:
 
 
 def _figure(value: float | None, form: str = "{:.4g}") -> str:
-    return "-" if value is None else form.format(value)
+    return formatted(value, form, absent="-")
 
 
 def _sustained(sustained: Sustained | None) -> Iterator[Part]:
@@ -223,12 +230,16 @@ def _sustained(sustained: Sustained | None) -> Iterator[Part]:
 def _energy(energy: Energy | None) -> Iterator[Part]:
     if energy is not None:
         kind = "Estimate, not measured:" if energy.estimated else "Measured by"
-        yield Markup("<b>{:.3g} mJ</b> for one inference. {} {}.").format(1000 * energy.joules, kind, energy.source)
+        yield Markup("<b>{}</b> for one inference. {} {}.").format(energy_text(energy), kind, energy.source)
 
 
 def _memory(report: ValidationReport) -> Iterator[Part]:
     rows = [
-        (name, _figure(m.added_memory_mb), _figure(m.peak_memory_mb))
+        (
+            name,
+            figure_text("added_memory_mb", m.added_memory_mb, absent="-"),
+            figure_text("peak_memory_mb", m.peak_memory_mb, absent="-"),
+        )
         for name, m in _pairs(report)
         if m.added_memory_mb is not None
     ]
@@ -283,12 +294,8 @@ def _emulated(emulations: Sequence[Emulation]) -> Iterator[Part]:
 def _ran(emulation: Emulation) -> str:
     if emulation.failure:
         return pill(emulation.failure, "missed wide")
-    memory = (
-        f"; took {emulation.peak_memory_mb:.0f} MB of {emulation.device_memory_mb}"
-        if emulation.peak_memory_mb is not None and emulation.device_memory_mb is not None
-        else ""
-    )
-    return f"{_figure(emulation.max_relative)}{memory}"
+    memory = emulated_memory_text(emulation)
+    return f"{_figure(emulation.max_relative)}{f'; took {memory}' if memory else ''}"
 
 
 def _not_measured(report: ValidationReport) -> Iterator[Part]:

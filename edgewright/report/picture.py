@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from edgewright.measurement import LedgerEntry, ValidationReport
 from edgewright.report import charts
+from edgewright.report.figures import percentiles
 from edgewright.report.ledger import ledger_falls
 
 __all__ = ["report_svg"]
@@ -22,7 +23,7 @@ def report_svg(report: ValidationReport, sizes: Sequence[tuple[str, int]], ledge
         del files["float32"]
     samples = [
         (
-            f"{name}: p50 {measured.latency.p50_ms:.3f}, p95 {measured.latency.p95_ms:.3f}",
+            f"{name}: p50 / p95 {percentiles(measured.latency)}",
             measured.latency.sample_ms,
             "candidate" if name == "candidate" else "baseline",
         )

@@ -10,12 +10,12 @@ from edgewright.errors import InputError
 from edgewright.measurement import Accuracy, AccuracyDrop, ClassAccuracy
 from edgewright.statistics import intervals
 
-__all__ = ["Answers", "accuracy_of", "compare_accuracy", "per_class", "worst_class"]
+__all__ = ["RowAnswers", "accuracy_of", "compare_accuracy", "per_class", "worst_class"]
 
-Answers = NDArray[np.int64] | NDArray[np.float64]
+RowAnswers = NDArray[np.int64] | NDArray[np.float64]
 
 
-def accuracy_of(task: ModelTask, truth: Answers, answers: Answers) -> Accuracy:
+def accuracy_of(task: ModelTask, truth: RowAnswers, answers: RowAnswers) -> Accuracy:
     """Accuracy of class indices (N,), or R² of numbers (N,) or (N, K), over all of them, with its 95% interval by row.
 
     Raises:
@@ -29,7 +29,7 @@ def accuracy_of(task: ModelTask, truth: Answers, answers: Answers) -> Accuracy:
     return Accuracy(metric="r2", rows=len(truth), **interval.model_dump())
 
 
-def compare_accuracy(task: ModelTask, truth: Answers, source: Answers, candidate: Answers) -> AccuracyDrop:
+def compare_accuracy(task: ModelTask, truth: RowAnswers, source: RowAnswers, candidate: RowAnswers) -> AccuracyDrop:
     """A paired test of the candidate against the source on the same rows.
 
     Classifiers: McNemar's exact mid-p test, interval of Bonett and Price. Regressors: paired bootstrap of R².
@@ -60,7 +60,9 @@ def compare_accuracy(task: ModelTask, truth: Answers, source: Answers, candidate
     )
 
 
-def per_class(truth: Answers, source: Answers, candidate: Answers, labels: Sequence[str]) -> tuple[ClassAccuracy, ...]:
+def per_class(
+    truth: RowAnswers, source: RowAnswers, candidate: RowAnswers, labels: Sequence[str]
+) -> tuple[ClassAccuracy, ...]:
     """The share of each class's rows that source and candidate get right; classes without test rows are left out."""
     table = []
     for index in np.unique(truth):
@@ -81,12 +83,12 @@ def worst_class(table: Sequence[ClassAccuracy]) -> ClassAccuracy | None:
     return max(table, key=lambda row: row.drop_percent, default=None)
 
 
-def _by_row(values: Answers, truth: Answers) -> NDArray[np.float64]:
-    """(N, K): the numbers of a row are drawn together, as they are no observations of their own."""
+def _by_row(values: RowAnswers, truth: RowAnswers) -> NDArray[np.float64]:
+    """(N, K): the numbers of a row are drawn together, as they are not observations of their own."""
     return np.asarray(values, np.float64).reshape(len(truth), -1)
 
 
-def _check(task: ModelTask, truth: Answers, answers: Answers) -> None:
+def _check(task: ModelTask, truth: RowAnswers, answers: RowAnswers) -> None:
     if len(truth) == 0:
         raise InputError("the test split has no rows: accuracy cannot be measured")
     # By their number: (N, 1) answers are compared with (N,) true ones.

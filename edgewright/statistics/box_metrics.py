@@ -19,7 +19,7 @@ NEEDS = (
 )
 _OVERLAPS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
-_MOST_BOXES = 100
+_MAX_BOXES = 100
 _LEFT_OUT = -1  # no class of the answers
 
 
@@ -36,7 +36,7 @@ def matches(outputs: Arrays, answers: NDArray[Any], _: Arrays) -> Rows:
     boxes = np.take_along_axis(boxes, order[..., None], axis=1)
     scores, classes = np.take_along_axis(scores, order, axis=1), np.take_along_axis(classes, order, axis=1)
     truth = answers[..., 4].astype(np.int64)
-    classes = np.where(_places_in_class(classes) < _MOST_BOXES, classes, _LEFT_OUT)
+    classes = np.where(_places_in_class(classes) < _MAX_BOXES, classes, _LEFT_OUT)
     counts = np.zeros((len(truth), 1 + int(truth.max(initial=0))), np.int64)
     hits = np.zeros((*scores.shape, len(_OVERLAPS)), bool)
     for image, labels in enumerate(truth):
@@ -101,10 +101,10 @@ def _hits(overlaps: Floats) -> NDArray[np.bool_]:
     for at, least in enumerate(_OVERLAPS):
         free = np.ones(overlaps.shape[1], bool)
         for box in np.flatnonzero((overlaps >= least).any(axis=1)):
-            left = np.where(free, overlaps[box], -1)
+            unclaimed = np.where(free, overlaps[box], -1)
             # The last of equals, as pycocotools takes it.
-            best = len(left) - 1 - int(left[::-1].argmax())
-            if left[best] >= least:
+            best = len(unclaimed) - 1 - int(unclaimed[::-1].argmax())
+            if unclaimed[best] >= least:
                 hits[box, at], free[best] = True, False
     return hits
 

@@ -26,7 +26,7 @@ _QUARTILE = 25
 _DRAWN_AT_ONCE = 2_000_000  # rows of resamples held together: bounded memory, however many rows
 # Two loads of one file in one process differ by up to this much through where their memory happens to lie; a smaller
 # difference is never claimed (benchmarks/validation.py measures it).
-_LEAST_EFFECT = 0.02
+_MIN_EFFECT = 0.02
 
 Floats = NDArray[np.float64]
 Epochs = Sequence[Sequence[float]]
@@ -70,8 +70,8 @@ def paired_difference(only_first: int, only_second: int, rows: int) -> Interval:
 def r2(truth: Floats, predicted: Floats) -> float:
     """Coefficient of determination over all numbers; ``truth`` must not be constant."""
     spread = float(((truth - truth.mean()) ** 2).sum())
-    left = float(((truth - predicted) ** 2).sum())
-    return 1 - left / spread
+    residual = float(((truth - predicted) ** 2).sum())
+    return 1 - residual / spread
 
 
 def r2_interval(truth: Floats, predicted: Floats, seed: int = 0) -> Interval:
@@ -167,7 +167,7 @@ def latency_verdict(ratio: Interval, noise: Interval) -> Verdict:
     The A/A run's own interval is not added: candidate and noise were measured alike, so the candidate's interval
     already holds the machine's unrest, and adding it twice halves the chance to find a slowdown of a tenth.
     """
-    floor = max(_LEAST_EFFECT, abs(noise.value - 1))
+    floor = max(_MIN_EFFECT, abs(noise.value - 1))
     if ratio.high < 1 - floor:
         return "faster"
     if ratio.low > 1 + floor:

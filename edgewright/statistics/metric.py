@@ -27,7 +27,7 @@ from edgewright.value import Value
 __all__ = ["MetricFigures", "check_answers", "check_metric", "judged_by", "load_metric"]
 
 Function = Callable[[Arrays, NDArray[Any]], float]
-Figures = Callable[[NDArray[np.int64]], list[float]]  # of drawn rows, for each file
+ResampledFigures = Callable[[NDArray[np.int64]], list[float]]  # of drawn rows, for each file
 _DRAWS = 200
 _SEED = 20_260
 
@@ -125,7 +125,7 @@ def judged_by(metric: Metric, reference: Path, outputs: Path | None, answers: Pa
     return MetricFigures(source=_interval(before), candidate=_interval(after), loss=_interval(loss), p_value=p_value)
 
 
-def _by_name(name: str, files: Sequence[Arrays], truth: NDArray[Any]) -> Figures:
+def _by_name(name: str, files: Sequence[Arrays], truth: NDArray[Any]) -> ResampledFigures:
     """The first of the files is the source's."""
     prepared_files = [prepared(name, arrays, truth, files[0]) for arrays in files]
 
@@ -137,7 +137,7 @@ def _by_name(name: str, files: Sequence[Arrays], truth: NDArray[Any]) -> Figures
     return on
 
 
-def _own(metric: Metric, files: Sequence[Arrays], truth: NDArray[Any]) -> Figures:
+def _own(metric: Metric, files: Sequence[Arrays], truth: NDArray[Any]) -> ResampledFigures:
     function = load_metric(metric)
 
     def on(drawn: NDArray[np.int64]) -> list[float]:

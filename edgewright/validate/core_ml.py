@@ -170,7 +170,7 @@ def _refused(path: Path, version: str, error: Exception) -> str:
 
 
 def _refuse_newer(path: Path, version: int) -> None:
-    """Raises BackendUnavailableError where this macOS is too old for the package; unknown versions are tried."""
+    """Raise `BackendUnavailableError` where this macOS is too old for the package; unknown versions are tried."""
     here, needed = platform.mac_ver()[0], _MACOS.get(version)
     # Only a Mac has a version; elsewhere there is nothing to compare.
     if here and needed is not None and int(here.partition(".")[0]) < needed:

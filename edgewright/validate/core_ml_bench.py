@@ -106,13 +106,13 @@ def planned(plan: Any, units: str, name: str) -> ComputePlan:
     """
     program = plan.model_structure.program
     if program is None:
-        raise BackendUnavailableError(f"{name} is no ML program: its compute plan is not read")
+        raise BackendUnavailableError(f"{name} is not an ML program: its compute plan is not read")
     by_device: Counter[str] = Counter()
     costs, silent = [], 0
     for operation in _operations(program.functions["main"].block):
         usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
         if usage is None:
-            # A constant is no operator to be planned.
+            # A constant is not an operator to be planned.
             silent += _kind(operation) != "const"
             continue
         device = _DEVICES.get(type(usage.preferred_compute_device).__name__, "another device")

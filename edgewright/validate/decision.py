@@ -11,7 +11,7 @@ from edgewright.errors import InputError
 __all__ = ["Decision", "decision_of"]
 
 # Rows in 100 where a rule may miss the source's own answer and still be its rule: ties fall either way.
-_LEAST_AGREEMENT = 0.98
+_MIN_AGREEMENT = 0.98
 
 
 class Decision(NamedTuple):
@@ -55,7 +55,7 @@ def decision_of(
         # The first of equals stays: `order` and the two thresholds begin with the likelier.
         if agreed > share:
             best, share = rule, agreed
-    if best is None or share < _LEAST_AGREEMENT:
+    if best is None or share < _MIN_AGREEMENT:
         shapes = {name: list(array.shape) for name, array in reference.items()}
         raise InputError(
             f"no output of the model explains the classes it predicts (best: {share:.1%} of rows); outputs {shapes}; "

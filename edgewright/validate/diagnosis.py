@@ -11,7 +11,7 @@ from edgewright.data import DataSpec
 from edgewright.errors import DisagreementError, InputError, UnsupportedError
 from edgewright.export import export
 from edgewright.export.declaration import File
-from edgewright.export.declared import LEAST_SNR_DB, PARITY_LIMITS
+from edgewright.export.declared import MIN_SNR_DB, PARITY_LIMITS
 from edgewright.export.diagnosis_report import Comparison, LayerDifference
 from edgewright.export.stored import format_of
 from edgewright.intake import take_in
@@ -66,7 +66,7 @@ def diagnose(
         inputs=[spec.name for spec in taken.model.inputs],
         outputs=[spec.name for spec in taken.model.outputs],
         limits={precision.value: limit for precision, limit in PARITY_LIMITS.items()},
-        least_snr_db=LEAST_SNR_DB,
+        min_snr_db=MIN_SNR_DB,
     )
     compared = run_in_child(job, returns=Comparison, what=f"comparing {path.name} with {model.name}").value
     return Diagnosed(**dict(compared), file=path.name, notes=notes)
@@ -94,7 +94,7 @@ def verdict(compared: Comparison, layer: LayerDifference) -> str:
         return "within another"
     limit = {precision.value: limit for precision, limit in PARITY_LIMITS.items()}.get(compared.diagnosis.dtype)
     if limit is None:
-        return "rounded" if layer.snr_db >= LEAST_SNR_DB else "comes in wrong"
+        return "rounded" if layer.snr_db >= MIN_SNR_DB else "comes in wrong"
     if layer.largest <= limit:
         return "agrees"
     # An operator within its limit on the model's own values, or not run on them, is not the one that is wrong.

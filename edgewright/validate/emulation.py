@@ -27,7 +27,7 @@ from edgewright_runtime.update.golden import largest_difference
 
 __all__ = ["emulate", "emulate_device"]
 
-Answer = TypeVar("Answer")
+Returned = TypeVar("Returned")
 
 _ROWS = 32  # emulation is slow; these many rows show a wrong kernel as well as all would
 _ROWS_X86, _X86_S = 8, 60  # in each validation, so less of it
@@ -135,14 +135,14 @@ def _emulate_x86(target: EmulatedX86, exported: Exported, held_out: HeldOut, tim
 
 
 def _compared(
-    run: Callable[[BenchSpec], Answer],
+    run: Callable[[BenchSpec], Returned],
     task: str,
     exported: Exported,
     held_out: HeldOut,
     what: str,
     timeout_s: float,
     count: int = _ROWS,
-) -> tuple[float, Answer]:
+) -> tuple[float, Returned]:
     """Largest difference of the outputs there from those here, over the largest output; and what ``run`` answered.
 
     Raises:

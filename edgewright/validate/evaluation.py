@@ -14,7 +14,7 @@ from edgewright.artifact import Artifact, Dataset, Exported, Format, ImportedMod
 from edgewright.child import deferred, run_in_child
 from edgewright.errors import InputError, UnsupportedError
 from edgewright.measurement import Evaluation, Parity
-from edgewright.statistics.accuracy import Answers
+from edgewright.statistics.accuracy import RowAnswers
 from edgewright.store import Store
 from edgewright.validate.decision import Decision, decision_of
 from edgewright.validate.judging import answers_in, judged, truth_in
@@ -83,7 +83,7 @@ def evaluate(
 
 def source_answers(
     model: ImportedModel, dataset: Dataset, split: Split, *, timeout_s: float = 900
-) -> tuple[Answers, Answers]:
+) -> tuple[RowAnswers, RowAnswers]:
     """The truth of a split's rows, and the source's own answers: class indices (N,), or a regressor's numbers.
 
     Raises:

@@ -11,7 +11,7 @@ from edgewright.artifact import ImportedModel, Metric, ModelTask
 from edgewright.child import run_in_child
 from edgewright.data import NAMED_METRICS
 from edgewright.measurement import Accuracy, AccuracyDrop, ClassAccuracy, Interval
-from edgewright.statistics.accuracy import Answers, accuracy_of, compare_accuracy, per_class
+from edgewright.statistics.accuracy import RowAnswers, accuracy_of, compare_accuracy, per_class
 from edgewright.statistics.class_metrics import CLASSES, SCORES
 from edgewright.statistics.fidelity import fidelity_drop, fidelity_of
 from edgewright.statistics.metric import MetricFigures, judged_by
@@ -50,7 +50,7 @@ def judged(
     return by_answers or _by_source(held_out, outputs)
 
 
-def truth_in(model: ImportedModel, held_out: HeldOut) -> Answers:
+def truth_in(model: ImportedModel, held_out: HeldOut) -> RowAnswers:
     """The true answers: class indices (N,), or numbers."""
     if model.task is ModelTask.CLASSIFICATION:
         return held_out.truth.astype(np.int64)
@@ -62,7 +62,7 @@ def answers_in(
     outputs: Arrays,
     decision: Decision | None,
     predicted: NDArray[np.int64] | None = None,
-) -> Answers:
+) -> RowAnswers:
     """Class indices (N,), those the source itself gave where they are known; or a regressor's numbers."""
     if decision is None:
         return outputs[next((s.name for s in model.outputs if s.name in outputs), next(iter(outputs)))]

@@ -72,9 +72,9 @@ def measure(
 
     The baseline is loaded twice there: how far its two copies differ is the machine's noise. Where candidate and
     baseline are the same file, that is all there is to measure. Threads are the profile's, and one beside them, and so
-    are the least runs and seconds, unless ``min_seconds`` is given;
+    are the minimum runs and seconds, unless ``min_seconds`` is given;
     ``target`` is the profile's own, else this machine with the device's memory as its bound; nobody else measures
-    there meanwhile. ``sustained_seconds`` of the candidate without pause show what heat does to it: on a board or a
+    there meanwhile. ``sustained_seconds`` of sustained load on the candidate show what heat does to it: on a board or a
     phone a minute by default, elsewhere none. An emulated device shows memory, and no time. Where Core ML is not, or
     is too old for the model, nothing is measured of an ``.mlpackage``, and the answer says so.
 
@@ -206,7 +206,7 @@ class _Session:
             return None, str(e)
 
     def sustained(self, file: BenchModel, seconds: float) -> tuple[Sustained | None, str]:
-        """Latency over so many seconds without pause, or why it was not measured."""
+        """Sustained latency over so many seconds, or why it was not measured."""
         spec = replace(self._spec("sustained", (file,)), min_seconds=seconds)
         try:
             answer = self._run(spec, SustainedFigures, f"heating with {Path(file.path).name}", seconds)

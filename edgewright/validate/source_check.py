@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from edgewright.artifact import Dataset, ImportedModel, ModelTask
 from edgewright.measurement import Accuracy, Interval
-from edgewright.statistics.accuracy import Answers, accuracy_of
+from edgewright.statistics.accuracy import RowAnswers, accuracy_of
 from edgewright.statistics.intervals import wilson
 from edgewright.validate.evaluation import source_answers
 
 __all__ = ["doubts", "mean_recall", "source_doubts"]
 
-_LEAST_SKILL = 0.1
+_MIN_SKILL = 0.1
 _GAP = 0.2
 _KEPT = 0.5
 _LOOK = "wrong labels, or inputs read or scaled otherwise than in training, look like this"
@@ -49,7 +49,10 @@ def source_doubts(model: ImportedModel, dataset: Dataset, *, timeout_s: float = 
 
 
 def doubts(
-    task: ModelTask, test: tuple[Answers, Answers], training: tuple[Answers, Answers], labels: Sequence[str] = ()
+    task: ModelTask,
+    test: tuple[RowAnswers, RowAnswers],
+    training: tuple[RowAnswers, RowAnswers],
+    labels: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """The same of pairs (truth, the source's answers), (N,) class indices or (N,) values."""
     reached = accuracy_of(task, *test)
@@ -76,14 +79,14 @@ def mean_recall(truth: NDArray[np.int64], answers: NDArray[np.int64]) -> Interva
     return Interval(value=value, low=value - below, high=value + above)
 
 
-def _near_chance(truth: Answers, answers: Answers, reached: Accuracy, majority: str, share: float) -> str:
+def _near_chance(truth: RowAnswers, answers: RowAnswers, reached: Accuracy, majority: str, share: float) -> str:
     classes = len(np.unique(truth))
     # With one class in the test rows, answering by chance is always right.
     if classes < 2:
         return ""
     recall, chance = mean_recall(truth.astype(np.int64), answers.astype(np.int64)), 1 / classes
     skill = (recall.value - chance) / (1 - chance)
-    if recall.low > chance and skill >= _LEAST_SKILL:
+    if recall.low > chance and skill >= _MIN_SKILL:
         return ""
     return (
         f"the source model is barely better than chance: of each of the {classes} classes it has {recall.value:.1%} "
@@ -93,7 +96,7 @@ def _near_chance(truth: Answers, answers: Answers, reached: Accuracy, majority: 
 
 
 def _near_the_mean(reached: Accuracy) -> str:
-    if reached.low > 0 and reached.value >= _LEAST_SKILL:
+    if reached.low > 0 and reached.value >= _MIN_SKILL:
         return ""
     return (
         f"the source model is barely better than always answering the mean: R² {reached.value:.3f} (95% "
@@ -101,7 +104,9 @@ def _near_the_mean(reached: Accuracy) -> str:
     )
 
 
-def _far_from_training(task: ModelTask, reached: Accuracy, training: tuple[Answers, Answers], constant: float) -> str:
+def _far_from_training(
+    task: ModelTask, reached: Accuracy, training: tuple[RowAnswers, RowAnswers], constant: float
+) -> str:
     truth = training[0]
     # R2 divides by the variation of the truth, which one row or equal ones do not have.
     if len(truth) < 2 or (task is ModelTask.REGRESSION and np.ptp(np.asarray(truth, np.float64)) == 0):
@@ -117,7 +122,7 @@ def _far_from_training(task: ModelTask, reached: Accuracy, training: tuple[Answe
     )
 
 
-def _majority(truth: Answers) -> tuple[float, int]:
+def _majority(truth: RowAnswers) -> tuple[float, int]:
     classes, counts = np.unique(truth, return_counts=True)
     most = int(counts.argmax())
     return float(counts[most] / counts.sum()), int(classes[most])

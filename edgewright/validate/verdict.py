@@ -20,7 +20,7 @@ __all__ = ["accuracy_fault", "benefit", "budget_lines", "judge", "measurement_of
 
 _MB = 1 << 20
 # A file that is smaller by less than this share is not "smaller": names and padding alone move it that far.
-_LEAST_SAVING = 0.01
+_MIN_SAVING = 0.01
 _SIGNIFICANT = 0.05
 
 
@@ -117,8 +117,8 @@ def benefit(
     gains = [
         phrase
         for phrase, gained in (
-            (f"{_saving(size_ratio)} smaller on disk", size_ratio <= 1 - _LEAST_SAVING),
-            (f"{_saving(download_ratio)} smaller to download", download_ratio <= 1 - _LEAST_SAVING),
+            (f"{_saving(size_ratio)} smaller on disk", size_ratio <= 1 - _MIN_SAVING),
+            (f"{_saving(download_ratio)} smaller to download", download_ratio <= 1 - _MIN_SAVING),
             ("faster", performance.verdict == "faster"),
         )
         if gained
@@ -177,7 +177,7 @@ def _growth(before: Cost, after: Cost) -> list[str]:
         "on disk": (before.artifact.size_bytes, after.artifact.size_bytes),
         "to download": (before.download_bytes, after.download_bytes),
     }
-    if all(new <= old * (1 + _LEAST_SAVING) for old, new in sizes.values()):
+    if all(new <= old * (1 + _MIN_SAVING) for old, new in sizes.values()):
         return []
     growths = (f"{name} {new / old - 1:+.0%} ({old:,} B, then {new:,} B)" for name, (old, new) in sizes.items())
     return [f"it grew: {', '.join(growths)}"]

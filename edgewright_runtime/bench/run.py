@@ -6,7 +6,7 @@
 - ``cold``     one model in a fresh process: load, first inference, memory;
 - ``warm``     several models loaded at once, timed in interleaved blocks, so that what disturbs the machine
   disturbs all of them alike;
-- ``sustained`` one model without pause, in windows: what heat does to it;
+- ``sustained`` one model under sustained load, in windows: what heat does to it;
 - ``operators`` one model: where its time goes, by the runtime's own profiler;
 - ``marked``   one model, a mark before and after each inference: under the emulator, its plugin counts the
   instructions between two marks.

@@ -1,4 +1,4 @@
-"""Latency: warm, in interleaved blocks over several loads; and without pause, for what heat does."""
+"""Latency: warm, in interleaved blocks over several loads; and under sustained load, for what heat does."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _series(epochs: Sequence[Sequence[Sequence[int]]]) -> LatencySeries:
 
 
 def sustained(spec: BenchSpec, rows: Mapping[str, np.ndarray], open_model: Opener = _open) -> SustainedFigures:
-    """``min_seconds`` of inferences without pause; lower-quartile latency and sensors at the end of each window.
+    """``min_seconds`` of sustained inference; lower-quartile latency and sensors at the end of each window.
 
     ``joules`` of one inference where the machine has a meter, the whole machine's use divided by the runs.
     """

@@ -1,1 +1,1 @@
-"""What travels to a device: manifest, release, and what they say of rows, processors and monitoring."""
+"""What a device receives: manifest, release, and what they say of rows, processors and monitoring."""

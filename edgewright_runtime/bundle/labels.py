@@ -19,7 +19,7 @@ def is_label(truth: Any, label: str) -> bool:
     if isinstance(truth, str) and truth.lstrip("-").isdigit() and label.lstrip("-").isdigit():
         return False
     try:
-        # bool and numpy's numbers have a float, too; a label that is no number ends in ValueError.
+        # bool and numpy's numbers have a float, too; a label that is not a number ends in ValueError.
         return (number_in(truth) if isinstance(truth, str) else float(truth)) == number_in(label)
     except (TypeError, ValueError, OverflowError):
         return False

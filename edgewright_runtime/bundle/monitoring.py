@@ -7,10 +7,10 @@ from typing import Literal, Optional, get_args
 
 from edgewright_runtime.wire import rule
 
-__all__ = ["STEPS", "Monitoring", "MonitoringLimits", "Step"]
+__all__ = ["STEPS", "Monitoring", "MonitoringLimits", "StepDown"]
 
-Step = Literal["fewer_threads", "cheaper_model", "longer_interval"]
-STEPS: tuple[Step, ...] = get_args(Step)
+StepDown = Literal["fewer_threads", "cheaper_model", "longer_interval"]
+STEPS: tuple[StepDown, ...] = get_args(StepDown)
 
 
 @dataclass(frozen=True)
@@ -60,4 +60,4 @@ class Monitoring(MonitoringLimits):
     ``steps`` are taken one after another while it is too hot or the battery too low, and back.
     """
 
-    steps: tuple[Step, ...] = field(default=STEPS, metadata=rule("What is done then.", max_length=len(STEPS)))
+    steps: tuple[StepDown, ...] = field(default=STEPS, metadata=rule("What is done then.", max_length=len(STEPS)))

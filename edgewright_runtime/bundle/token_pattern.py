@@ -19,12 +19,12 @@ from edgewright_runtime.errors import IntegrityError
 
 __all__ = ["token_pattern"]
 
-_MOST_CHARACTERS = 1000
-_MOST_NESTED = 3  # each level is looked at twice
+_MAX_CHARACTERS = 1000
+_MAX_NESTED = 3  # each level is looked at twice
 # A part of any length multiplies the ways by the text's length. Three of them are taken, as in \w*[a-z]+\w*, and some
 # choices beside them: each counts as this many bits, that one limit holds both.
 _LONG_BITS = 4.0
-_MOST_BITS = 15.0
+_MAX_BITS = 15.0
 _REPEATS = {"MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"}
 _CHARACTERS = {"LITERAL", "NOT_LITERAL", "ANY", "IN"}
 _WITHOUT_WIDTH = {"AT", "ASSERT", "ASSERT_NOT"}
@@ -38,18 +38,18 @@ def token_pattern(pattern: str) -> str:
         IntegrityError: it is no regular expression, has more than one group, or may take a time without limit.
     """
     what = f"manifest: the token pattern {pattern[:80]!r}"
-    if len(pattern) > _MOST_CHARACTERS:
-        raise IntegrityError(f"{what} has {len(pattern):,} characters, at most {_MOST_CHARACTERS:,}")
+    if len(pattern) > _MAX_CHARACTERS:
+        raise IntegrityError(f"{what} has {len(pattern):,} characters, at most {_MAX_CHARACTERS:,}")
     parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
     try:
         parsed = parser.parse(pattern)
         bits = _bits(_flat(parsed), None, 0)
         # With several groups `findall` gives tuples, and no texts.
-        groups = re.compile(pattern).groups if bits <= _MOST_BITS else 0
+        groups = re.compile(pattern).groups if bits <= _MAX_BITS else 0
     # A count beyond 32 bits, groups nested too deeply, flags that exclude each other.
     except (re.error, OverflowError, RecursionError, ValueError) as e:
         raise IntegrityError(f"{what} is not a regular expression: {e}") from e
-    if bits > _MOST_BITS:
+    if bits > _MAX_BITS:
         raise IntegrityError(
             f"{what} may take a time without limit on some texts; a part that is repeated, as in (\\w+)*, has to begin "
             "with a character that nothing else in it can hold, as in (-\\w+)*, and at most three parts may be of any "
@@ -104,7 +104,7 @@ def _bits_of_repeat(least: int, most: int, body: Iterable[_Item], follows: _Item
     choice = 0.0 if least == most or ends else min(math.log2(most - least + 1), _LONG_BITS)
     if len(items) == 1 and first is not None:
         return choice
-    if depth == _MOST_NESTED:
+    if depth == _MAX_NESTED:
         return math.inf
     again = _bits(items, first, depth + 1)
     return choice + (most * again if again else 0.0) + _bits(items, follows, depth + 1)

@@ -41,7 +41,7 @@ _WEIGHT_LIMIT = 3 << 16
 
 
 class BitCoder(Protocol):
-    """Takes the probabilities of 1 (out of 2^16) and returns the bits: those given (encoder) or those read."""
+    """Take the probabilities of 1 (out of 2^16) and return the bits: those given (encoder) or those read."""
 
     def bits(self, probabilities: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
         """(M,) probabilities in 1..65535 to (M,) int64 bits."""

@@ -171,7 +171,7 @@ def _join_planes(planes: list[np.ndarray]) -> np.ndarray:
 
 
 class _Reader:
-    """Takes numbers and bytes from the front; running out is an IntegrityError."""
+    """Take numbers and bytes from the front; running out is an IntegrityError."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -316,7 +316,7 @@ def _decode_tensor(tensor: _Tensor, reader: _Reader, context: RansDecoder | None
     if tensor.palette == Palette.PLANES:
         planes = [_decode_levels(s, tensor.elements, reader, context) + s.offset for s in tensor.streams]
         if any(p.min() < 0 or p.max() > 255 for p in planes):
-            raise IntegrityError(".ewz file: a byte plane holds what is no byte")
+            raise IntegrityError(".ewz file: a byte plane holds what is not a byte")
         return _join_planes(planes).tobytes()
     levels = _decode_levels(tensor.streams[0], tensor.elements, reader, context)
     if tensor.palette == Palette.UNIFORM:

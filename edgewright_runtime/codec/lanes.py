@@ -11,17 +11,17 @@ import numpy as np
 
 from edgewright_runtime.errors import IntegrityError
 
-__all__ = ["MOST_LANES_LOG2", "SPARE_BITS", "STATE_BYTES", "LaneDecoder"]
+__all__ = ["MAX_LANES_LOG2", "SPARE_BITS", "STATE_BYTES", "LaneDecoder"]
 
 SPARE_BITS = 20
 # The state lies in [2^20, 2^36): four bits more than a probability has, and rounding costs 0.01%.
 FLOOR = 1 << SPARE_BITS
 STATE_BYTES = 5
-MOST_LANES_LOG2 = 12
+MAX_LANES_LOG2 = 12
 
 
 class LaneDecoder:
-    """Reads the bits that an encoder wrote, given the same probabilities in the same calls.
+    """Read the bits that an encoder wrote, given the same probabilities in the same calls.
 
     ``states`` (K * 5 bytes) and 16-bit ``words``, both little-endian.
     """

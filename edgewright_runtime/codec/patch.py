@@ -109,7 +109,7 @@ def _apply_tensor(base: bytes, patch: bytes, result_bytes: int) -> bytes:
     except (ValueError, RecursionError) as e:
         raise IntegrityError(f"tensor patch: header: {str(e)[:200]}") from e
     if not isinstance(segments, list):
-        raise IntegrityError("tensor patch: the header is no list")
+        raise IntegrityError("tensor patch: the header is not a list")
     out = bytearray()
     for i, segment in enumerate(segments):
         out += _segment(Fields(segment, f"tensor patch, segment {i}"), base, body, result_bytes - len(out))
@@ -163,7 +163,7 @@ def _apply_bsdiff(base: bytes, patch: bytes, result_bytes: int) -> bytes:
 
 def _triples(packed: bytes) -> Iterator[tuple[int, int, int]]:
     """The steps of a bsdiff patch (bytes to add, to insert, to skip), unpacked as they are needed."""
-    unpacker, feed, left = bz2.BZ2Decompressor(), packed, b""
+    unpacker, feed, unread = bz2.BZ2Decompressor(), packed, b""
     while packed and not unpacker.eof:
         try:
             # 1,024 steps at a time: millions of them may be packed into a few bytes.
@@ -172,11 +172,11 @@ def _triples(packed: bytes) -> Iterator[tuple[int, int, int]]:
             raise IntegrityError(f"patch: not a valid bzip2 stream: {e}") from e
         if not piece and not unpacker.eof and unpacker.needs_input:
             raise IntegrityError("patch: its bzip2 stream is cut off")
-        feed, left = b"", left + piece
-        whole = len(left) // 24 * 24
-        for add, insert, seek in struct.iter_unpack("<qqq", left[:whole]):
+        feed, unread = b"", unread + piece
+        whole = len(unread) // 24 * 24
+        for add, insert, seek in struct.iter_unpack("<qqq", unread[:whole]):
             yield _signed(add), _signed(insert), _signed(seek)
-        left = left[whole:]
+        unread = unread[whole:]
 
 
 def _added(old: np.ndarray, at: int, diff: np.ndarray) -> bytes:

@@ -32,7 +32,7 @@ class WorkLimitError(IntegrityError):
 
 
 class RansDecoder:
-    """Reads the bits that an encoder wrote, given the same probabilities in the same order.
+    """Read the bits that an encoder wrote, given the same probabilities in the same order.
 
     ``data`` is the state (6 bytes, little-endian) and then 16-bit words. Memory is twice the data's. Bits that are all
     but certain take time and no data: beside ``free_calls``, `bits` may be called as often as the data's length allows.
@@ -87,6 +87,6 @@ class RansDecoder:
         return np.array(out, dtype=np.int64)
 
     def finish(self) -> None:
-        """Raises IntegrityError unless every word was used and the state is the one that encoding began with."""
+        """Raise `IntegrityError` unless every word was used and the state is the one that encoding began with."""
         if self._state != STATE_FLOOR or next(self._words, None) is not None:
             raise IntegrityError("coded stream does not end where its symbols end")

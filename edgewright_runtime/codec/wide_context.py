@@ -18,13 +18,13 @@ from typing import Protocol
 import numpy as np
 
 from edgewright_runtime.codec.context_model import probability_tables
-from edgewright_runtime.codec.lanes import MOST_LANES_LOG2, STATE_BYTES, LaneDecoder
+from edgewright_runtime.codec.lanes import MAX_LANES_LOG2, STATE_BYTES, LaneDecoder
 from edgewright_runtime.errors import IntegrityError
 
 __all__ = [
     "LEVELS_PER_LANE",
-    "MOST_CLASSES",
-    "MOST_COLUMNS",
+    "MAX_CLASSES",
+    "MAX_COLUMNS",
     "WideCoder",
     "WideShape",
     "code_magnitudes",
@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 # Levels up to 511, and rows that fit a slab: what the model's counts may take is bounded by these.
-MOST_CLASSES = 9
-MOST_COLUMNS = 1 << 20
+MAX_CLASSES = 9
+MAX_COLUMNS = 1 << 20
 # One step of all lanes takes some ten microseconds: this bounds the time of a stream that was made to be slow.
 LEVELS_PER_LANE = 1 << 16
 _ONE = 1 << 16
@@ -47,7 +47,7 @@ _PRIOR_ROW, _PRIOR_COLUMN, _PRIOR_BESIDE = 8, 3, 3
 
 
 class WideCoder(Protocol):
-    """Takes the probabilities of 1 (out of 2^16) and returns the bits: those given (encoder) or those read."""
+    """Take the probabilities of 1 (out of 2^16) and return the bits: those given (encoder) or those read."""
 
     def bits(self, probabilities: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
         """(M,) int64 probabilities in 1..65535 to (M,) bool bits."""
@@ -76,9 +76,9 @@ def decode_levels(data: bytes, shape: WideShape) -> np.ndarray:
         IntegrityError: it is cut off, goes on after its end, or its layout is none that an encoder makes.
     """
     # No encoder lays out a single row: it teaches the model nothing, and its columns' counts would take most memory.
-    if shape.rows < 2 or not (0 < shape.classes <= MOST_CLASSES and 0 < shape.group <= shape.columns <= MOST_COLUMNS):
+    if shape.rows < 2 or not (0 < shape.classes <= MAX_CLASSES and 0 < shape.group <= shape.columns <= MAX_COLUMNS):
         raise IntegrityError("a tensor in lanes has an impossible layout")
-    if not data or data[0] > MOST_LANES_LOG2:
+    if not data or data[0] > MAX_LANES_LOG2:
         raise IntegrityError("a tensor in lanes has an impossible number of them")
     # An encoder always has that many lanes; see LEVELS_PER_LANE.
     if shape.rows * shape.columns > LEVELS_PER_LANE << data[0]:

@@ -20,7 +20,7 @@ __all__ = [
 
 _TINY = 1e-12
 # A bin that the reference left empty would make any first visitor infinitely surprising.
-_LEAST_SHARE = 1e-4
+_MIN_SHARE = 1e-4
 _Z_95 = 1.959964
 _CHI2_99 = 21.666  # 99% quantile of chi-squared with CONFIDENCE_BINS - 1 degrees of freedom
 
@@ -60,7 +60,7 @@ def population_stability_index(reference: np.ndarray, counts: np.ndarray) -> flo
     ``reference`` holds counts or shares; ``counts`` is of the same bins, and an empty one is taken as half a row.
     """
     rows = float(np.sum(counts))
-    expected = np.maximum(np.asarray(reference, float) / np.sum(reference), _LEAST_SHARE)
+    expected = np.maximum(np.asarray(reference, float) / np.sum(reference), _MIN_SHARE)
     # An empty bin would make the logarithm infinite.
     actual = np.maximum(np.asarray(counts, float), 0.5) / rows
     return float(((actual - expected) * np.log(actual / expected)).sum())

@@ -23,7 +23,7 @@ _MAX_FILE_BYTES = 8 << 20  # telemetry must not fill the disk of a device that i
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # Latencies kept for a window's exact percentiles (320 kB at most); a window with more has the sketch's, within 1%.
-_MOST_EXACT = 10_000
+_MAX_EXACT = 10_000
 _PERCENTILES = (0.5, 0.95, 0.99)
 
 
@@ -64,7 +64,7 @@ class TelemetryFile:
 
 
 class Monitor:
-    """Counts predictions and hands a `TelemetryRecord` a window to ``sink``; safe from many threads.
+    """Count predictions and hand a `TelemetryRecord` a window to ``sink``; safe from many threads.
 
     ``memory_before_mb`` is the process's memory before the model was loaded: the record holds what was added.
     """
@@ -115,7 +115,7 @@ class Monitor:
             if latency_ms is not None and self._plan.enable_performance_tracking:
                 self._latency.add(latency_ms)
                 # One above the bound is kept as well: it marks a window that was too long, see `_percentiles_ms`.
-                if len(self._exact_ms) <= _MOST_EXACT:
+                if len(self._exact_ms) <= _MAX_EXACT:
                     self._exact_ms.append(latency_ms)
             if confidence is not None:
                 self._confidence[min(int(confidence * CONFIDENCE_BINS), CONFIDENCE_BINS - 1)] += 1
@@ -185,7 +185,7 @@ class Monitor:
 
     def _percentiles_ms(self) -> tuple[float, ...] | None:
         """By nearest rank; None for a window that is empty or too long to be kept."""
-        if not 0 < len(self._exact_ms) <= _MOST_EXACT:
+        if not 0 < len(self._exact_ms) <= _MAX_EXACT:
             return None
         ordered = sorted(self._exact_ms)
         return tuple(ordered[math.ceil(q * len(ordered)) - 1] for q in _PERCENTILES)

@@ -25,7 +25,7 @@ __all__ = ["Outbox", "OutboxError", "Record", "open_connection"]
 _MAX_RECORD_BYTES = 1 << 20
 _MAX_DEPTH = MAX_DEPTH - 4  # it is sent within an object, a list and an object
 # What waits in memory while the disk is slow; beyond it a record is refused rather than the memory filled.
-_MOST_PENDING = 10_000
+_MAX_PENDING = 10_000
 
 
 class Record(NamedTuple):
@@ -99,7 +99,7 @@ class Outbox:
         ticket = _Ticket([Record(uuid.uuid4().hex, _encoded(content))], awaited=False)
         with self._condition:
             # Who does not wait could add faster than a disk writes, until the memory is full.
-            if self._closed or len(self._pending) >= _MOST_PENDING:
+            if self._closed or len(self._pending) >= _MAX_PENDING:
                 why = "it is closed" if self._closed else f"{len(self._pending)} records wait for the disk"
                 raise OutboxError(f"outbox {self._name}: the record was not kept: {why}")
             self._pending.append(ticket)

@@ -39,7 +39,7 @@ _BUSY_PERCENT = 50.0
 
 
 class Sensors:
-    """Reads the machine below ``root`` (``/``); keeps the counters that percentages are differences of."""
+    """The machine below ``root`` (``/``), read; it keeps the counters that percentages are differences of."""
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._root = root

@@ -16,7 +16,7 @@ from edgewright_runtime.health.telemetry import TelemetryRecord
 
 __all__ = ["OF_MACHINE", "Issue", "Watch"]
 
-_LEAST_PREDICTIONS = 50
+_MIN_PREDICTIONS = 50
 OF_MACHINE = frozenset({"high_temperature", "low_battery"})
 """Kinds of issues that are the machine's, not the model's: doing less helps."""
 
@@ -53,7 +53,7 @@ class _Figure(NamedTuple):
 
 @dataclass
 class Watch:
-    """Judges windows one after another by the plan's limits. An issue needs ``raise_after`` bad ones in a row to begin,
+    """Judge windows one after another by the plan's limits. An issue needs ``raise_after`` bad ones in a row to begin,
     and ``clear_after`` good ones to end, by ``clear_share`` of the limit: a figure at its limit does not flicker.
     """
 
@@ -111,7 +111,7 @@ class Watch:
 
     def _figures(self, window: TelemetryRecord) -> Iterable[_Figure]:
         fast = self.plan.enable_performance_tracking
-        enough = window.predictions >= _LEAST_PREDICTIONS
+        enough = window.predictions >= _MIN_PREDICTIONS
         return [
             _Figure("high_latency", window.p95_ms if fast else None, self.plan.max_latency_p95_ms),
             _Figure("high_memory", window.memory_mb if fast else None, self.plan.max_memory_mb),

@@ -43,7 +43,7 @@ def table_features(rows: Sequence[Mapping[str, Any]], preprocessing: Preprocessi
 
 
 class ColumnReader:
-    """Reads the cells of one column."""
+    """Read the cells of one column."""
 
     def __init__(self, column: Column, missing: Sequence[str]) -> None:
         self._column = column

@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import gzip
 import http.client
-import json
 import random
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from edgewright_runtime.errors import IntegrityError, RefusedError, TransportError
+from edgewright_runtime.predict.protocol import PREDICT_PATH, CloudAnswer, Question, message
 from edgewright_runtime.strict_json import Fields, parse_object
 from edgewright_runtime.web import opener, plain_line
 from edgewright_runtime.wire import read
 
-__all__ = ["Breaker", "CloudAnswer", "CloudClient"]
+__all__ = ["Breaker", "CloudClient"]
 
 T = TypeVar("T")
 
 _MAX_REPLY_BYTES = 1 << 20
 _GZIP_FROM_BYTES = 1024  # below that the header costs more than it saves
-_PREDICT = "/v1/predict"
 _RETRIED = {429, 500, 502, 503, 504}
 
 
-@dataclass(frozen=True)
-class CloudAnswer:
-    """The cloud's answer to one row: probabilities by class (regressors: one value), and who gave it."""
-
-    scores: tuple[float, ...]
-    model: str
-    version: str
-
-
 class Breaker:
-    """Stops asking after ``failures`` in a row; after ``pause_s`` a single request tries again.
+    """Stop asking after ``failures`` in a row; after ``pause_s`` a single request tries again.
 
     While it is open a call costs nothing: no added latency while the network is down.
     """
@@ -112,28 +101,29 @@ class CloudClient:
         self._other_breaker = self.breaker.another()
         self._opener = opener(grace_s=timeout_s, redirect_hosts=None)  # the token is for this server alone
 
-    def predict(self, row: Any, model: str, classes: int | None = None) -> CloudAnswer:
+    def ask(self, row: Any, model: str, classes: int | None = None) -> CloudAnswer:
         """Ask for an answer to one raw row (table) or array (nested lists): a distribution where there are ``classes``.
 
         Raises:
             TransportError: no answer within the attempts, or the breaker is open.
             IntegrityError: an answer that is not what the protocol says.
         """
-        return self.post(_PREDICT, {"model": model, "row": row}, partial(_judged, classes=classes))
+        return self.post(PREDICT_PATH, Question(model, row), partial(_judged, classes=classes))
 
-    def post(self, path: str, content: Mapping[str, Any], judge: Callable[[Fields], T]) -> T:
-        """Post JSON and return what ``judge`` makes of the JSON reply; tried again where the failure may pass.
+    def post(self, path: str, content: Any, judge: Callable[[Fields], T]) -> T:
+        """Post a request of `protocol` and return what ``judge`` makes of the JSON reply.
 
-        A reply that ``judge`` refuses with an `IntegrityError` counts for the breaker as no reply does.
+        Tried again where the failure may pass. A reply that ``judge`` refuses with an `IntegrityError` counts for the
+        breaker as no reply does.
 
         Raises:
             TransportError: no answer, or refused.
             IntegrityError: a reply that is not a JSON object, or that was refused.
         """
-        breaker = self.breaker if path == _PREDICT else self._other_breaker
+        breaker = self.breaker if path == PREDICT_PATH else self._other_breaker
         if not breaker.admits():
             raise TransportError(f"{self._url}: not asked, since it failed repeatedly; tried again after a pause")
-        body = json.dumps(content, allow_nan=False).encode()
+        body = message(content)
         for attempt in range(1, self._attempts + 1):
             try:
                 reply = self._once(path, body)
@@ -175,7 +165,7 @@ def _judged(fields: Fields, classes: int | None) -> CloudAnswer:
         raise IntegrityError("the cloud's answer holds no scores")
     # The cloud's model may be another than the device's: its classes must be the same in number.
     if classes is not None and not _is_distribution(answer.scores, classes):
-        raise IntegrityError(f"the cloud's answer is no distribution over {classes} classes")
+        raise IntegrityError(f"the cloud's answer is not a distribution over {classes} classes")
     return answer
 
 

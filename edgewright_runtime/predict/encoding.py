@@ -91,7 +91,7 @@ def _tensor(raw: Any, spec: TensorSpec, preprocessing: Preprocessing) -> np.ndar
     try:
         array = np.asarray(raw)
     except ValueError as e:  # lists of unequal lengths
-        raise InputRejectedError(f"input '{spec.name}' is no array of numbers: {str(e)[:200]}") from e
+        raise InputRejectedError(f"input '{spec.name}' is not an array of numbers: {str(e)[:200]}") from e
     if array.dtype.kind not in "fiub":
         raise InputRejectedError(f"input '{spec.name}' needs numbers, given was {array.dtype}")
     if spec.dtype.startswith("float") or spec.scale is not None:

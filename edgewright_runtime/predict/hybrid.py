@@ -19,7 +19,8 @@ from edgewright_runtime.predict.encoding import as_json, needed
 from edgewright_runtime.predict.predictor import Prediction, Predictor, as_lists, check_finite
 
 if TYPE_CHECKING:
-    from edgewright_runtime.predict.cloud import CloudAnswer, CloudClient
+    from edgewright_runtime.predict.cloud import CloudClient
+    from edgewright_runtime.predict.protocol import CloudAnswer
 
 __all__ = ["Answer", "Hybrid", "Policy"]
 
@@ -91,7 +92,7 @@ class Hybrid:
         self._slots = threading.BoundedSemaphore(self._policy.most_requests)
         self._interpreter = threading.Lock()  # an inference runtime's interpreter serves one thread at a time
 
-    def predict(self, raw: Any, feeds: Mapping[str, np.ndarray] | None = None) -> Answer:
+    def answer(self, raw: Any, feeds: Mapping[str, np.ndarray] | None = None) -> Answer:
         """Answer one raw row or array; who has its encoded ``feeds`` already gives them.
 
         Raises:
@@ -146,7 +147,7 @@ class Hybrid:
         def ask() -> None:
             try:
                 row = as_json(needed(raw, self._predictor.manifest.preprocessing))
-                box.append(cloud.predict(row, self._predictor.manifest.name, len(edge.scores)))
+                box.append(cloud.ask(row, self._predictor.manifest.name, len(edge.scores)))
             except EdgeRuntimeError:
                 return  # counted by the client's breaker; the caller has the edge's answer
             finally:

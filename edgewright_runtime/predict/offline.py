@@ -9,12 +9,11 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
-from edgewright_runtime.bundle.line import checked_line
 from edgewright_runtime.bundle.manifest import Manifest
 from edgewright_runtime.disk import kept_once
 from edgewright_runtime.errors import InputRejectedError, IntegrityError
@@ -22,13 +21,14 @@ from edgewright_runtime.health.outbox import Outbox, OutboxError, Record
 from edgewright_runtime.predict.cache import AnswerCache, feeds_key
 from edgewright_runtime.predict.encoding import as_json, encode, needed
 from edgewright_runtime.predict.hybrid import Answer, Hybrid
+from edgewright_runtime.predict.protocol import SYNC_PATH, Offer, SentRecord, SyncReply, SyncRequest
 from edgewright_runtime.strict_json import Fields
-from edgewright_runtime.wire import read, rule
+from edgewright_runtime.wire import read
 
 if TYPE_CHECKING:
     from edgewright_runtime.predict.cloud import CloudClient
 
-__all__ = ["Offer", "OfflineModel", "Privacy", "Synced", "sync"]
+__all__ = ["OfflineModel", "Privacy", "Synced", "sync"]
 
 _MODES = ("keep", "hash", "omit")
 
@@ -47,14 +47,6 @@ class Privacy:
         for mode in (self.user, self.inputs):
             if mode not in _MODES:
                 raise InputRejectedError(f"privacy '{mode}': allowed are {', '.join(_MODES)}")
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A release that the cloud says is current; the updater decides and checks for itself."""
-
-    line: str = field(metadata=rule(form=checked_line))
-    version: int = field(metadata=rule(ge=1))
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,7 @@ class OfflineModel:
         self.cache: AnswerCache[Answer] = AnswerCache(cache_capacity, version)
         self.not_logged = 0
 
-    def predict(self, raw: Any, *, user: str | None = None) -> Answer:
+    def answer(self, raw: Any, *, user: str | None = None) -> Answer:
         """Answer a raw row or array and log it; a repeated input is answered from the cache, and logged too.
 
         Raises:
@@ -110,7 +102,7 @@ class OfflineModel:
         key = feeds_key(feeds)
         answer = self.cache.get(key, self._version)
         if answer is None:
-            answer = self._model.predict(raw, feeds)
+            answer = self._model.answer(raw, feeds)
             if answer.source in {"edge", "cloud"}:  # a fallback may be better next time
                 self.cache.put(key, self._version, answer)
         else:
@@ -161,8 +153,8 @@ def sync(outbox: Outbox, cloud: CloudClient, status: Mapping[str, Any], most_bat
         # The first round goes out even with nothing to send: the status and the offer travel with it.
         if not batch and number:
             return Synced(sent, number, offer)
-        content = {"status": dict(status), "records": [_as_json(record) for record in batch]}
-        offer = cloud.post("/v1/sync", content, partial(_confirmed, keys={record.key for record in batch})).offer
+        request = SyncRequest(dict(status), tuple(_sent(record) for record in batch))
+        offer = cloud.post(SYNC_PATH, request, partial(_confirmed, keys={record.key for record in batch})).offer
         outbox.acknowledge(sorted(record.key for record in batch))
         sent += len(batch)
         if not batch:
@@ -170,20 +162,12 @@ def sync(outbox: Outbox, cloud: CloudClient, status: Mapping[str, Any], most_bat
     return Synced(sent, most_batches, offer)
 
 
-def _as_json(record: Record) -> dict[str, Any]:
-    return {"key": record.key, "body": json.loads(record.body)}
+def _sent(record: Record) -> SentRecord:
+    return SentRecord(record.key, json.loads(record.body))
 
 
-@dataclass(frozen=True)
-class _Confirmation:
-    """The cloud's reply: the keys of the records that it has now, and what it offers."""
-
-    confirmed: tuple[str, ...]
-    offer: Optional[Offer]
-
-
-def _confirmed(fields: Fields, keys: AbstractSet[str]) -> _Confirmation:
-    reply = read(_Confirmation, fields.rest(), "the cloud's reply")
+def _confirmed(fields: Fields, keys: AbstractSet[str]) -> SyncReply:
+    reply = read(SyncReply, fields.rest(), "the cloud's reply")
     # Exactly the keys that were sent: on any other reply nothing is deleted.
     if set(reply.confirmed) != keys:
         raise IntegrityError(

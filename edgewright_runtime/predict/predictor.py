@@ -19,7 +19,7 @@ from edgewright_runtime.predict.encoding import RawRows, dequantize, encode
 
 __all__ = ["Prediction", "Predictor", "as_lists", "check_finite", "interpreted", "probabilities", "softmax"]
 
-_MOST_CLASSES = 100_000  # where no labels say how many there are
+_MAX_CLASSES = 100_000  # where no labels say how many there are
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _one_hot(answer: np.ndarray, labels: Sequence[str]) -> np.ndarray:
     if named.shape[1] != 1:
         raise EdgeRuntimeError(f"the model names {named.shape[1]} classes a row, one is expected")
     check_finite([named])
-    highest = len(labels) - 1 if labels else min(int(named.max(initial=0)), _MOST_CLASSES)
+    highest = len(labels) - 1 if labels else min(int(named.max(initial=0)), _MAX_CLASSES)
     if not ((named >= 0) & (named <= highest)).all():
         raise EdgeRuntimeError(f"the model names classes {named.min():g} to {named.max():g}, there are 0 to {highest}")
     scores = np.zeros((len(named), highest + 1), np.float32)

@@ -170,8 +170,8 @@ def _is(path: Path, entry: FileEntry) -> bool:
 
 def _held_bytes(target: Path, at_most: int) -> int:
     """What an earlier attempt left of a file: it is used, or removed before the file is written."""
-    left = [path.stat().st_size for path in (target, _part_of(target)) if path.is_file()]
-    return min(sum(left), at_most)
+    sizes = [path.stat().st_size for path in (target, _part_of(target)) if path.is_file()]
+    return min(sum(sizes), at_most)
 
 
 def _part_of(target: Path) -> Path:

@@ -49,7 +49,7 @@ _FIRST_WAIT_S = 60.0
 _LONGEST_WAIT_S = 6 * 3600.0
 _ROOM_BYTES = 64 << 10
 _COARSEST_TIME_NS = 2_000_000_000  # between two times that every file system tells apart (FAT)
-_MOST_NOTE_BYTES = 64 << 10
+_MAX_NOTE_BYTES = 64 << 10
 _COUNT = re.compile(r"[0-9]{1,9}")
 _RELEASE_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.[0-9]+")
 
@@ -115,7 +115,7 @@ class Installation:
         try:
             release = parse_release(read_plain(folder / "release.json", MAX_DOCUMENT_BYTES))
             noted = folder / "previous"
-            previous = read_plain(noted, _MOST_NOTE_BYTES).decode().strip() if noted.exists() else ""
+            previous = read_plain(noted, _MAX_NOTE_BYTES).decode().strip() if noted.exists() else ""
             # The link is relative to the release's folder, so the root can be moved.
             bundle = folder / (folder / "bundle").readlink()
         except (OSError, UnicodeDecodeError) as e:
@@ -185,7 +185,7 @@ class Installation:
 
     def _postponement(self, name: str) -> dict[str, Any]:
         try:
-            note = json.loads(read_plain(self.root / "postponed" / name, _MOST_NOTE_BYTES))
+            note = json.loads(read_plain(self.root / "postponed" / name, _MAX_NOTE_BYTES))
             return {
                 "attempts": int(note["attempts"]),
                 "until_s": float(note["until_s"]),
@@ -228,7 +228,7 @@ class Installation:
             raise RollbackError(f"{self.root}: no earlier release is kept here")
         if name == now.name or name not in self.names():
             others = ", ".join(other for other in self.names() if other != now.name) or "none"
-            raise RollbackError(f"release '{name}' is no other release that is kept here; there are: {others}")
+            raise RollbackError(f"release '{name}' is not another release that is kept here; there are: {others}")
         try:
             target = self.installed(name)
             # Whole files, before the pointer moves: this is done without network, and nothing could be fetched again.
@@ -340,7 +340,7 @@ class Installation:
 def _text(path: Path) -> str:
     """A note of this device; empty where there is none, or nothing that can be read in its place."""
     try:
-        return read_plain(path, _MOST_NOTE_BYTES).decode(errors="replace")
+        return read_plain(path, _MAX_NOTE_BYTES).decode(errors="replace")
     except OSError as e:
         if is_shortage(e):
             raise

@@ -22,7 +22,7 @@ _BLOCK_BYTES = 1 << 16
 _EWZ_OVERHEAD_BYTES = 64
 _DECODER_MEMORY_BYTES = 128 << 20  # xz -6 needs 9 MB to decode; more is a hostile header
 # A server that sends a byte a second would never time out by its socket alone.
-_LEAST_BYTES_PER_S = 1000
+_MIN_BYTES_PER_S = 1000
 _GRACE_S = 30.0
 
 
@@ -83,7 +83,7 @@ class Repository:
                 f"{self.url}/{urllib.parse.quote(name)}",
                 self._timeout_s,
                 grace_s=_GRACE_S,
-                bytes_per_s=_LEAST_BYTES_PER_S,
+                bytes_per_s=_MIN_BYTES_PER_S,
                 redirect_hosts=self._redirect_hosts,
             )
         except (OSError, ValueError) as e:

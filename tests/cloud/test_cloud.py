@@ -99,7 +99,7 @@ def test_fallback_answers_with_the_model_it_serves(
     edge = Predictor(table_bundle.artifact.path)
     policy = Policy(threshold=1.1, latency_budget_ms=5000)
 
-    answer = Hybrid(edge, "stable.1", cloud=client(url, token), policy=policy).predict(ROW)
+    answer = Hybrid(edge, "stable.1", cloud=client(url, token), policy=policy).answer(ROW)
 
     expected = Predictor(newer_bundle.artifact.path).predict(ROW)
     assert answer.source == "cloud"
@@ -388,7 +388,7 @@ def test_device_sees_itself_and_an_operator_all(serving: Serving, database: Data
     assert [seen(token) for token in tokens] == [["board-1"], ["board-2"]]
     assert seen(operator) == ["board-1", "board-2"]
     assert get(f"{url}/v1/devices", "guessed")[0] == 401
-    with pytest.raises(RefusedError, match="401"):  # an operator is no device: nothing is counted for it
+    with pytest.raises(RefusedError, match="401"):  # an operator is not a device: nothing is counted for it
         client(url, operator).post("/v1/sync", {"status": {}, "records": []}, Fields.rest)
     with pytest.raises(InputError, match="operator 'anna' is registered already"):
         database.add_operator("anna")
@@ -452,7 +452,7 @@ def test_logged_predictions_arrive_as_they_were_made(
     outbox = Outbox(tmp_path / "o.db")
     model = OfflineModel(Hybrid(predictor, "stable.1"), predictor.manifest, "stable.1", outbox)
     for _ in range(3):
-        model.predict(ROW, user="anna")
+        model.answer(ROW, user="anna")
 
     sync(outbox, client(serving(), token), {"not_logged": model.not_logged})
 

@@ -13,12 +13,13 @@ import pytest
 from fastapi import HTTPException
 from pydantic import ValidationError
 
-from edgewright.cloud.bodies import Sync, _parsed
+from edgewright.cloud.bodies import _parsed
 from edgewright.cloud.database import Database
 from edgewright.package import Bundle
 from edgewright_runtime.health.outbox import Outbox
 from edgewright_runtime.predict.cloud import CloudClient
 from edgewright_runtime.predict.offline import sync
+from edgewright_runtime.predict.protocol import SyncRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore:websockets.*:DeprecationWarning")
 
@@ -189,13 +190,13 @@ def test_many_unknown_keys_are_refused_before_each_becomes_an_error() -> None:
     records = [{"key": "a", "body": {}}, {"key": "b", "body": {}, **many}]
     for content in ({"status": {}, "records": [], **many}, {"status": {}, "records": records}):
         with pytest.raises(HTTPException, match=r"30000\d keys in one object; at most 16"):
-            _parsed(Sync, json.dumps(content).encode(), "identity")
+            _parsed(SyncRequest, json.dumps(content).encode(), "identity")
 
 
 def test_of_many_bad_records_the_first_fault_alone_is_kept() -> None:
     bad = {"status": {}, "records": [{"key": "", "wrong": n, "body": 3} for n in range(2000)]}
     with pytest.raises(HTTPException, match=r"records\.0") as caught:
-        _parsed(Sync, json.dumps(bad).encode(), "identity")
+        _parsed(SyncRequest, json.dumps(bad).encode(), "identity")
     cause = caught.value.__cause__
     assert isinstance(cause, ValidationError)
     assert cause.error_count() <= 3

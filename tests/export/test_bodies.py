@@ -15,7 +15,7 @@ from tests.export.end_to_end import exported_answers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 VIDEO = (2, 4, 8, 8)
-LEAST_DECIBELS = 25
+MIN_DECIBELS = 25
 
 
 class Pooled(nn.Module):
@@ -38,7 +38,7 @@ def test_what_surrounds_a_pooling_over_three_axes_becomes_int8(pool: str, tmp_pa
     torch.manual_seed(0)
     rows = np.random.default_rng(0).normal(size=(32, *VIDEO)).astype(np.float32)
     found, expected = exported_answers(Pooled(POOLS[pool]), rows, Platform.ANDROID, Precision.INT8, tmp_path)
-    assert 10 * np.log10(np.square(expected).mean() / np.square(found - expected).mean()) >= LEAST_DECIBELS
+    assert 10 * np.log10(np.square(expected).mean() / np.square(found - expected).mean()) >= MIN_DECIBELS
     found_kinds = set.union(*map(kinds, tmp_path.rglob("*.tflite")))
     assert ("FULLY_CONNECTED", "int8") in found_kinds
     assert ("STABLEHLO_REDUCE_WINDOW", "int8") not in found_kinds

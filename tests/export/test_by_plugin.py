@@ -55,8 +55,8 @@ def test_its_refusal_is_a_refusal(site: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("return Path('/etc/hostname')", "is no file in the folder that it was given"),
-        ("return 'missing.onnx'", "is no file in the folder that it was given"),
+        ("return Path('/etc/hostname')", "is not a file in the folder that it was given"),
+        ("return 'missing.onnx'", "is not a file in the folder that it was given"),
         ("(folder / 'm.onnx').write_bytes(Path(model.source.path).read_bytes()); return 'm.onnx'", "loads onnx"),
         ("raise KeyError('x')", "KeyError"),
     ],

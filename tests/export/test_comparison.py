@@ -31,7 +31,7 @@ def saved(folder, nodes, *, inputs=("x",), batch="batch", name="model.onnx"):
     return File(folder / name, Format.ONNX)
 
 
-def compared(folder, reference, exported, rows, *, limits=None, least_snr_db=20.0):
+def compared(folder, reference, exported, rows, *, limits=None, min_snr_db=20.0):
     np.savez(folder / "rows.npz", **{"validation.x.x": rows})
     return compare(
         reference=reference,
@@ -40,7 +40,7 @@ def compared(folder, reference, exported, rows, *, limits=None, least_snr_db=20.
         inputs=["x"],
         outputs=["y"],
         limits={"float32": 1e-4} if limits is None else limits,
-        least_snr_db=least_snr_db,
+        min_snr_db=min_snr_db,
     )
 
 

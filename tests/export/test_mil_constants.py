@@ -5,7 +5,7 @@ import torch
 
 from edgewright.export.mil_operators.arguments import Arguments
 from edgewright.export.mil_operators.constants import OPERATORS
-from edgewright.export.mil_program import Result, _unpacked
+from edgewright.export.mil_program import TensorDeclaration, _unpacked
 
 
 def decoded(kind: str, **operands: object) -> list[list[float]] | list[torch.Tensor]:
@@ -71,8 +71,13 @@ def test_blocks_have_scales_and_offsets_of_their_own():
 
 
 def test_elements_of_less_than_a_byte_are_packed_from_the_lowest_bit():
-    assert _unpacked(b"\x21\x43", Result("x", "UINT4", (2, 2))).tolist() == [[1, 2], [3, 4]]
-    assert _unpacked(b"\xf8\x07", Result("x", "INT4", (3,))).tolist() == [-8, -1, 7]
-    assert _unpacked(bytes([0b11_010_001, 0b0000_0_101]), Result("x", "UINT3", (4,))).tolist() == [1, 2, 7, 2]
-    assert _unpacked(b"\x05", Result("x", "UINT1", (4,))).tolist() == [1, 0, 1, 0]
-    assert _unpacked(b"\x05", Result("x", "UINT1", (4,))).dtype == np.uint8
+    assert _unpacked(b"\x21\x43", TensorDeclaration("x", "UINT4", (2, 2))).tolist() == [[1, 2], [3, 4]]
+    assert _unpacked(b"\xf8\x07", TensorDeclaration("x", "INT4", (3,))).tolist() == [-8, -1, 7]
+    assert _unpacked(bytes([0b11_010_001, 0b0000_0_101]), TensorDeclaration("x", "UINT3", (4,))).tolist() == [
+        1,
+        2,
+        7,
+        2,
+    ]
+    assert _unpacked(b"\x05", TensorDeclaration("x", "UINT1", (4,))).tolist() == [1, 0, 1, 0]
+    assert _unpacked(b"\x05", TensorDeclaration("x", "UINT1", (4,))).dtype == np.uint8

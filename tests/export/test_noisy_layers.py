@@ -48,7 +48,7 @@ def search(monkeypatch):
             tried.append(way)
             return File(way, size)
 
-        def checked(model, artifact, dataset, precision, *, least_snr_db):
+        def checked(model, artifact, dataset, precision, *, min_snr_db):
             return Declared((), (), snr_db=measured(len(artifact.way.layers), artifact.way.layers_only))
 
         monkeypatch.setattr(noisy_layers, "checked", checked)

@@ -67,10 +67,9 @@ def damaged_onnx(source, folder):
 def test_a_wrong_conversion_is_refused_and_placed(digits, tmp_path, platform, damage, operator, layer):
     right = digits.exported(platform, Precision.FLOAT32).artifact
     wrong = Store(tmp_path).put(damage(right, tmp_path), right.format)
-    said = (
-        rf"output 'probabilities' is off by .* real rows; they part at layer '.*' \({layer}\).* operator {operator} '"
-    )
-    with pytest.raises(DisagreementError, match=said) as caught:
+    place = rf"they diverge at layer '.*' \({layer}\).* operator {operator} '"
+    message = rf"output 'probabilities' is off by .* real rows; {place}"
+    with pytest.raises(DisagreementError, match=message) as caught:
         checked(digits.model, wrong, digits.dataset, Precision.FLOAT32)
     assert caught.value.exported == wrong
     assert caught.value.diagnosis.culprits[0].operator.kind == operator

@@ -36,7 +36,7 @@ def test_a_file_of_fewer_bits_is_judged_on_rows_without_a_share_in_its_ranges(
         inputs=["x"],
         outputs=["y"],
         limit=None,
-        least_snr_db=0.0,
+        min_snr_db=0.0,
         has_thresholds=False,
     )
     assert found.declared.snr_db == pytest.approx(decibels, abs=0.5)

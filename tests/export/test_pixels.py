@@ -49,7 +49,7 @@ def test_core_ml_is_given_images_and_its_scores_become_a_tensor(classified, pict
     image = as_images(read_program(path).pixels, row)["image"]
     assert (image.mode, image.size) == ("L", (8, 8))
     assert np.array_equal(np.asarray(image), np.rint(255 * row["image"][0, 0]))
-    # What Core ML answers on a Mac: the class, and a dictionary of scores in no promised order.
+    # What Core ML answers on a Mac: the class, and a dictionary of scores in no particular order.
     found = evaluate(path, row)["probabilities"]
     by_label = mlpackage.load(path).description.predictedProbabilitiesName
     scores = {str(i): float(found[0, i]) for i in (3, 1, 2, 0, 9, 8, 7, 6, 5, 4)}

@@ -13,7 +13,7 @@ from tests.export.end_to_end import exported_answers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WINDOW, BINS = 64, 33
-LEAST_DECIBELS = 20
+MIN_DECIBELS = 20
 
 
 class Spectral(nn.Module):
@@ -46,4 +46,4 @@ def test_quiet_parts_of_a_spectrum_are_kept(is_logarithmic: bool, platform: Plat
     found, expected = exported_answers(
         Spectral(is_logarithmic=is_logarithmic), sound, platform, Precision.INT8, tmp_path
     )
-    assert 10 * np.log10(np.square(expected).mean() / np.square(found - expected).mean()) >= LEAST_DECIBELS
+    assert 10 * np.log10(np.square(expected).mean() / np.square(found - expected).mean()) >= MIN_DECIBELS

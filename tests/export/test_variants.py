@@ -190,7 +190,7 @@ def test_a_model_without_layers_has_no_int8(digits, shared_weights, tmp_path):
 
 def test_an_input_that_is_no_image_is_refused(digits, shared_weights):
     model, store, _ = shared_weights
-    with pytest.raises(UnsupportedError, match="is no image"):
+    with pytest.raises(UnsupportedError, match="is not an image"):
         export(
             model,
             digits.dataset,

@@ -16,7 +16,7 @@ from tests.export.end_to_end import exported_answers, largest_difference
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CHANNELS = 24
-LEAST_DECIBELS = 25
+MIN_DECIBELS = 25
 
 
 class Scaled(nn.Module):
@@ -55,7 +55,7 @@ def images() -> np.ndarray:
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.DYNAMIC_INT8, Precision.FLOAT32])
 def test_a_bias_has_one_axis_in_an_android_file(precision: Precision, tmp_path: Path) -> None:
     found, expected = exported_answers(Scaled(), images(), Platform.ANDROID, precision, tmp_path)
-    assert 10 * np.log10(np.square(expected).mean() / np.square(found - expected).mean()) >= LEAST_DECIBELS
+    assert 10 * np.log10(np.square(expected).mean() / np.square(found - expected).mean()) >= MIN_DECIBELS
     for path in tmp_path.rglob("*.tflite"):
         model = tflite.load(path)
         dense = [o for o in model.subgraphs[0].operators if tflite.operator_name(model, o) == "FULLY_CONNECTED"]

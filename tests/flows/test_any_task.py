@@ -103,7 +103,7 @@ def test_without_answers_the_source_s_own_are_kept(home: Path, detector: Detecto
     assert predicted.scores.shape == (7, 30, 4)
     for name, answer in expected.items():
         assert np.abs(predicted.outputs[name] - answer.numpy()).max() < 0.2 * float(answer.abs().max())
-    answered = Hybrid(Predictor(result.bundle.artifact.path), "detector").predict(pictures[:1])
+    answered = Hybrid(Predictor(result.bundle.artifact.path), "detector").answer(pictures[:1])
     assert answered.outputs is not None
     np.testing.assert_allclose(answered.outputs["scores"], predicted.outputs["scores"][0], atol=1e-6)
     assert (answered.label, answered.confidence, len(answered.scores)) == (None, None, 120)

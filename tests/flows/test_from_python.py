@@ -1,5 +1,6 @@
 """A deployment from a Python session: the model and its data as they are there."""
 
+import inspect
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 
 import edgewright as ew
 from edgewright.errors import InputError
+from edgewright.pipeline.parameters import DeploymentParameters
 from edgewright.recipe import Prune, Quantize
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -62,6 +64,15 @@ def test_bad_input_is_one_line_and_writes_nothing(home: Path, options: dict[str,
         ew.deploy(nn.Linear(4, 2), torch.randn(30, 4), **options)
     assert "\n" not in str(caught.value)
     assert not [path for path in (home / "home").rglob("*") if path.is_file() and "scratch" not in path.parts]
+
+
+def test_what_is_left_out_is_what_the_command_line_leaves_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgewright.pipeline.python.run_deployments", list)
+    given = ew.deploy(nn.Linear(4, 2), torch.randn(30, 4), platform="ios", task="none")
+    by_hand = DeploymentParameters.of({"model": given.model, "data": given.data, "platform": "ios", "name": given.name})
+    assert given == by_hand
+    own = [name for name, p in inspect.signature(ew.deploy).parameters.items() if p.default not in (p.empty, None)]
+    assert not own, "a default beside that of DeploymentParameters"
 
 
 def test_what_the_package_does_not_have_is_an_attribute_error() -> None:

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from edgewright.pipeline.result import DeploymentResult
 from edgewright.pipeline.stages import STAGES
-from edgewright.progress import Event, progress
+from edgewright.progress import Announcement, progress
 from edgewright.store import Store
 from edgewright.upkeep import check_home
 from edgewright_runtime.errors import EdgeRuntimeError
@@ -69,7 +69,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def deployed_with_full_disk(disk: Path, asked: dict[str, Any], at: str) -> DeploymentResult:
     """Deploy; the disk is filled when this stage or step begins, and has room again afterwards."""
 
-    def listener(event: Event) -> None:
+    def listener(event: Announcement) -> None:
         if event.title == at and not event.done:
             fill(disk)
 

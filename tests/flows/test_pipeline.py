@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from edgewright.pipeline.result import DeploymentResult
 from edgewright.pipeline.stages import STAGES
-from edgewright.progress import Event, progress
+from edgewright.progress import Announcement, progress
 from edgewright_runtime.predict.predictor import Predictor
 from flows.edge_deployment import deploy
 from tasks.tracking import pending_records
@@ -139,7 +139,7 @@ def test_failure_in_stage_four_resumes_there(
     assert failed.completed_stages == ("optimize", "validate", "package")
     assert str(blocked) in str(failed.error)
     before = len(computed())
-    seen: list[Event] = []
+    seen: list[Announcement] = []
     with progress.listening(seen.append):
         resumed = deploy(**changed)
     assert resumed.status == "succeeded"

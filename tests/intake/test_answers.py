@@ -162,7 +162,7 @@ def test_numbers_beyond_int64_are_values(y):
         found = of_network(y, 1, **options)
         assert found.task is ModelTask.REGRESSION
         np.testing.assert_array_equal(found.y, np.array(y, dtype=np.float64))
-    with pytest.raises(InputError, match="is no class number, but the model has scores for the classes 0-2"):
+    with pytest.raises(InputError, match="is not a class number, but the model has scores for the classes 0-2"):
         of_network(y, 3)
     with pytest.raises(InputError, match="needs the answers 0 and 1, found"):
         of_network(y, 1, task="classification")
@@ -182,7 +182,7 @@ def test_two_other_answers_may_be_values():
     [
         ([0, 1, 2], (1,), {"task": "classification"}, "needs the answers 0 and 1, found 0, 1, 2"),
         ([0, 1], (3,), {"task": "regression"}, "but the model gives 3 values a row"),
-        ([0.5, 1.0], (3,), {}, "the answer 0.5 is no class number, but the model has scores for the classes 0-2"),
+        ([0.5, 1.0], (3,), {}, "the answer 0.5 is not a class number, but the model has scores for the classes 0-2"),
         (["a", "b"], (3,), {}, "the answer 'a' is text"),
         ([0, 3], (3,), {}, "classes 0-3 but the model has scores for 0-2"),
         ([-1, 1], (3,), {}, "classes -1-1 but"),

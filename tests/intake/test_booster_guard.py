@@ -142,14 +142,14 @@ def trees_of(learner):
 MODEL = ("gradient_booster", "model")
 TREE = (*MODEL, "trees", 0)
 DAMAGE = [
-    ("binary", array("left_children", 0, 10**6), "a child that is no node"),
-    ("binary", array("left_children", 0, 0), "a child that is no node"),
-    ("binary", array("left_children", 0, -5), "a child that is no node"),
+    ("binary", array("left_children", 0, 10**6), "a child that is not a node"),
+    ("binary", array("left_children", 0, 0), "a child that is not a node"),
+    ("binary", array("left_children", 0, -5), "a child that is not a node"),
     ("binary", array("left_children", 0, -1), "right child alone"),
-    ("binary", array("right_children", 1, 0), "a child that is no node"),
+    ("binary", array("right_children", 1, 0), "a child that is not a node"),
     ("binary", array("right_children", 0, 1), "a child twice"),
     ("binary", array("right_children", 1, 2), "a child twice"),
-    ("binary", array("parents", 1, 10**8), "a parent that is no node"),
+    ("binary", array("parents", 1, 10**8), "a parent that is not a node"),
     ("binary", array("parents", 1, 2), "another parent"),
     ("binary", array("parents", 0, 1), "a root with a parent"),
     ("binary", array("split_indices", 0, 10**6), "beyond the 4"),
@@ -196,9 +196,9 @@ DAMAGE = [
     ("binary", value("gradient_booster", to=[]), "'gradient_booster' is list"),
     ("softprob", value("objective", "softmax_multiclass_param", "num_class", to="100"), "number of classes"),
     ("pruned", array("split_indices", -1, 0), "num_deleted"),
-    ("pruned", array("left_children", -1, 1), "a child that is no node"),
+    ("pruned", array("left_children", -1, 1), "a child that is not a node"),
     ("dart", value("gradient_booster", "weight_drop", to=[1.0]), "'weight_drop'"),
-    ("dart", array("left_children", 0, 10**6), "a child that is no node"),
+    ("dart", array("left_children", 0, 10**6), "a child that is not a node"),
     ("gblinear", value(*MODEL, "weights", to=np.zeros(3, ">f4")), "'weights'"),
     ("gblinear", value(*MODEL, "weights", to=np.zeros(0, ">f4")), "'weights'"),
     ("gblinear", value(*MODEL, "boosted_rounds", to=-1), "'boosted_rounds'"),
@@ -210,8 +210,8 @@ DAMAGE = [
     ("categories", array("categories_sizes", 0, 10**3), "beyond its list"),
     ("categories", array("categories_sizes", 0, 0), "beyond its list"),
     ("categories", array("categories_nodes", 0, 10**6), "not there"),
-    ("categories", array("categories", 0, -1), "a category that is no number"),
-    ("categories", array("categories", 0, 2**30), "a category that is no number"),
+    ("categories", array("categories", 0, -1), "a category that is not a number"),
+    ("categories", array("categories", 0, 2**30), "a category that is not a number"),
     ("categories", value(*MODEL, "cats", "feature_segments", to=np.arange(5, dtype=">i4")), "'feature_segments'"),
     ("categories", value(*MODEL, "cats", "sorted_idx", to=np.full(6, 9, ">i4")), "'sorted_idx'"),
     ("categories", value(*MODEL, "cats", "enc", 3, "offsets", to=np.array([0, 2, 3, 500], ">i4")), "'offsets'"),
@@ -395,8 +395,8 @@ def text_of_nodes(schema, _):
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("xgboost", other_bytes, "XGBoost.*a parent that is no node"),
-        ("xgboost", alias, "XGBoost.*a parent that is no node"),
+        ("xgboost", other_bytes, "XGBoost.*a parent that is not a node"),
+        ("xgboost", alias, "XGBoost.*a parent that is not a node"),
         ("lightgbm", text_of_nodes, "a tree of LightGBM"),
     ],
 )

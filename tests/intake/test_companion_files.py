@@ -22,10 +22,10 @@ CODE = "from torch import nn\n\n\ndef network():\n    return nn.Sequential(nn.Fl
 
 @pytest.fixture
 def factory(tmp_path: Path) -> Path:
-    (tmp_path / "belonging_network.py").write_text(CODE)
+    (tmp_path / "companion_network.py").write_text(CODE)
     _weights(tmp_path, 0)
     path = tmp_path / "model.yaml"
-    path.write_text("factory: belonging_network:network\nweights: w.safetensors\ninputs: {image: [1, 8, 8]}\n")
+    path.write_text("factory: companion_network:network\nweights: w.safetensors\ninputs: {image: [1, 8, 8]}\n")
     return path
 
 
@@ -58,7 +58,7 @@ def test_weights_and_code_of_a_factory_belong_to_it(factory: Path) -> None:
     assert _key(factory) == before
     _weights(factory.parent, 1)
     other_weights = _key(factory)
-    (factory.parent / "belonging_network.py").write_text(CODE.replace("64, 10", "64, 10, bias=False"))
+    (factory.parent / "companion_network.py").write_text(CODE.replace("64, 10", "64, 10, bias=False"))
     assert len({before, other_weights, _key(factory)}) == 3
 
 

@@ -101,7 +101,7 @@ def test_loop_that_its_constants_say_never_ends_is_refused_at_once(name, tmp_pat
 
 
 def test_loops_within_loops_are_written_out_up_to_a_sum(monkeypatch):
-    monkeypatch.setattr(control_flow, "_MOST_ROUNDS_OF_ALL", 20)
+    monkeypatch.setattr(control_flow, "_MAX_ROUNDS_OF_ALL", 20)
     import_onnx(nested(4))
     with pytest.raises(UnsupportedError, match=r"Loop.*more than 20 rounds of all loops together"):
         import_onnx(nested(5))

@@ -103,7 +103,7 @@ def test_external_data_outside_the_folder_is_refused(tmp_path, digits_npz, locat
 def test_external_data_in_a_file_whose_name_is_no_text_is_refused(tmp_path, digits_npz, name):
     path, _ = external(tmp_path, "weights.bin")
     path.write_bytes(path.read_bytes().replace(b"weights.bin", name.ljust(11, b"x")))
-    refused(path, DataSpec(path=digits_npz), "is no text|no readable ONNX model")
+    refused(path, DataSpec(path=digits_npz), "is not text|no readable ONNX model")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every kind of scikit-learn model that is promised: its torch graph and its ONNX graph answer as it does itself."""
+"""Every kind of scikit-learn model that is supported: its torch graph and its ONNX graph answer as it does itself."""
 
 import pickle
 

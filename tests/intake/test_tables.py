@@ -295,7 +295,7 @@ def test_parquet_keeps_its_own_kinds(path, tmp_path):
                 linear(),
             ),
             ["city", "area"],
-            r"column 'city', row 0: '\w+' is no number, and the model takes one there \(SimpleImputer\)",
+            r"column 'city', row 0: '\w+' is not a number, and the model takes one there \(SimpleImputer\)",
         ),
         (encoded(FunctionTransformer(np.sqrt, kw_args={"where": True}), ["area"]), ["area"], "kw_args"),
     ],

@@ -252,7 +252,7 @@ def test_bad_tables_are_refused_in_one_line(tmp_path, pickled):
     lines = content.splitlines()
     cells = lines[3].split(",")
     bad.write_text("\n".join([*lines[:3], ",".join([*cells[:3], "cheap", cells[4]]), *lines[4:]]))
-    refused(saved, DataSpec(path=bad, target="label"), "column 'price', row 2: 'cheap' is no number")
+    refused(saved, DataSpec(path=bad, target="label"), "column 'price', row 2: 'cheap' is not a number")
     bad.write_text("\n".join([*lines[:3], ",".join([*cells[:4], ""]), *lines[4:]]))
     refused(saved, DataSpec(path=bad, target="label"), "blank in row 2")
     bad.write_text("\n".join([*lines[:3], ",".join([*cells[:4], "perhaps"]), *lines[4:]]))

@@ -140,7 +140,7 @@ def test_what_a_device_cannot_do_is_refused_by_its_reason(vectorizer, error, wor
 
 def test_a_vocabulary_beyond_what_a_manifest_holds_is_refused(table, tmp_path, monkeypatch):
     frame, path = table
-    monkeypatch.setattr(term_weights, "_MOST_TERMS", 5)
+    monkeypatch.setattr(term_weights, "_MAX_TERMS", 5)
     model = make_pipeline(TfidfVectorizer(), linear()).fit(frame["said"], frame["label"])
     with pytest.raises(UnsupportedError, match=r"TfidfVectorizer with \d+ terms; a device takes 5: set max_features"):
         taken(model, tmp_path, DataSpec(path=path, target="label", text_column="said"))

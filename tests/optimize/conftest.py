@@ -4,18 +4,18 @@ import pytest
 import torch
 from torch import fx
 
-from edgewright.optimize.training import Rows, fit
+from edgewright.optimize.training import TrainingRows, fit
 from tests.optimize.networks import SHORT, Net, accuracy, blobs
 
 
 @pytest.fixture(scope="session")
-def rows() -> Rows:
+def rows() -> TrainingRows:
     """Training rows."""
     return blobs(1200)
 
 
 @pytest.fixture(scope="session")
-def model(rows: Rows) -> fx.GraphModule:
+def model(rows: TrainingRows) -> fx.GraphModule:
     """Trained, in eval mode. Techniques return copies, so tests may share it."""
     torch.set_num_threads(1)
     torch.manual_seed(0)

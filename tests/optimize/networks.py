@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from edgewright.artifact import Dataset, Format, ImportedModel, ModelTask
 from edgewright.intake import torch_graph
-from edgewright.optimize.training import Rows, predictions
+from edgewright.optimize.training import TrainingRows, predictions
 from edgewright.recipe import Training
 from edgewright.store import Store
 from edgewright_runtime.bundle.manifest import TensorSpec
@@ -38,7 +38,7 @@ class Net(nn.Module):
         return self.fc2(torch.relu(self.fc1(self.flat(self.pool(x)))))
 
 
-def blobs(count: int, seed: int = 0) -> Rows:
+def blobs(count: int, seed: int = 0) -> TrainingRows:
     """Where a bright blob lies in a noisy 8 x 8 image: which quarter."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, CLASSES, count)
@@ -46,10 +46,10 @@ def blobs(count: int, seed: int = 0) -> Rows:
     for image, quarter in zip(x[:, 0], y, strict=True):
         top, left = 4 * (quarter // 2) + rng.integers(0, 3), 4 * (quarter % 2) + rng.integers(0, 3)
         image[top : top + 2, left : left + 2] += 1.6
-    return Rows(torch.tensor(x, dtype=torch.float32), torch.tensor(y))
+    return TrainingRows(torch.tensor(x, dtype=torch.float32), torch.tensor(y))
 
 
-def accuracy(net: nn.Module, rows: Rows) -> float:
+def accuracy(net: nn.Module, rows: TrainingRows) -> float:
     """Share of right answers."""
     return float((predictions(net, rows.inputs).argmax(1) == rows.targets).float().mean())
 
@@ -76,7 +76,7 @@ def imported(net: fx.GraphModule, store: Store, folder: Path) -> ImportedModel:
     )
 
 
-def dataset(net: nn.Module, store: Store, folder: Path, *, train: Rows) -> Dataset:
+def dataset(net: nn.Module, store: Store, folder: Path, *, train: TrainingRows) -> Dataset:
     """Calibration rows are training rows; validation and test rows are others."""
     splits = {"train": train, "calibration": train.take(128), "validation": blobs(300, 1), "test": blobs(300, 2)}
     arrays: dict[str, np.ndarray] = {}

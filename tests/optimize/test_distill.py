@@ -10,7 +10,7 @@ from edgewright.errors import InputError, UnsupportedError
 from edgewright.optimize.distill import distill
 from edgewright.optimize.hints import Hints, matched_layers
 from edgewright.optimize.prune_channels import multiply_accumulates
-from edgewright.optimize.training import Rows, distillation_loss, fit, predictions
+from edgewright.optimize.training import TrainingRows, distillation_loss, fit, predictions
 from edgewright.recipe import Distill, Training
 from tests.optimize.networks import CLASSES, SHORT, accuracy
 
@@ -170,7 +170,7 @@ def narrow() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, CLASSES))
 
 
-def _features(net: fx.GraphModule, layer: str, rows: Rows) -> torch.Tensor:
+def _features(net: fx.GraphModule, layer: str, rows: TrainingRows) -> torch.Tensor:
     seen: list[torch.Tensor] = []
     handle = net.get_submodule(layer).register_forward_hook(lambda _, __, output: seen.append(output))
     predictions(net, rows.take(300).inputs)

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.prune_channels import multiply_accumulates, prune_channels
-from edgewright.optimize.training import Rows, predictions
+from edgewright.optimize.training import TrainingRows, predictions
 from edgewright.recipe import PruneChannels, Training
 from tests.optimize.networks import CLASSES, accuracy
 
@@ -71,7 +71,7 @@ def test_channels_of_equal_importance_do_not_all_fall(importance):
     with torch.no_grad():
         for name in ("0", "3"):
             net.get_submodule(name).weight.fill_(1.0)
-    data = Rows(torch.randn(8, 1, 8, 8), torch.randint(0, 3, (8,)))
+    data = TrainingRows(torch.randn(8, 1, 8, 8), torch.randint(0, 3, (8,)))
     params = PruneChannels(ratio=0.3, importance=importance, steps=1, training=None)
     left, full = (multiply_accumulates(m, data.inputs[:1]) for m in (prune_channels(net, params, data), net))
     assert 0.5 * full < left <= 0.7 * full

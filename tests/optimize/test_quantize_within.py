@@ -9,7 +9,7 @@ from prefect import flow
 from torch import fx
 
 from edgewright.artifact import Exported
-from edgewright.optimize.training import Rows
+from edgewright.optimize.training import TrainingRows
 from edgewright.profile import load_device
 from edgewright.recipe import Quantize
 from edgewright.store import Store
@@ -42,7 +42,7 @@ def run(net: fx.GraphModule, folder: Path, params: Quantize, limit: float) -> Ex
     return results[0]
 
 
-def test_only_the_layers_that_int8_spoils_stay_float(net, rows: Rows, edgewright_home, tmp_path):
+def test_only_the_layers_that_int8_spoils_stay_float(net, rows: TrainingRows, edgewright_home, tmp_path):
     assert accuracy(net, rows) > 0.95
     made = run(net, tmp_path, Quantize(), 2.0)
     assert made.sensitivity[0].layer == "fc2"

@@ -53,7 +53,7 @@ def test_a_layer_whose_input_has_an_outlier_bears_int8_badly():
     plain = int8_sensitivity(network(), inputs, "min_max", 99.0)["2"]
     assert plain > 30
     assert widest < 5
-    assert clipped == pytest.approx(widest, abs=1)  # a constant that is part of every row is no tail
+    assert clipped == pytest.approx(widest, abs=1)  # a constant that is part of every row is not a tail
 
 
 def test_activations_count_beside_weights():

@@ -8,7 +8,7 @@ from torch import nn
 
 from edgewright.errors import UnsupportedError
 from edgewright.optimize.prune import prune
-from edgewright.optimize.training import Rows, class_logits, distillation_loss, fit, joined, predictions
+from edgewright.optimize.training import TrainingRows, class_logits, distillation_loss, fit, joined, predictions
 from edgewright.recipe import Prune, Training
 
 
@@ -59,7 +59,7 @@ def test_one_score_a_row_is_trained_as_the_second_of_two_classes(head, distill):
     """A softmax over one column is always 1: its loss would be zero, and nothing would be learnt."""
     torch.manual_seed(0)
     inputs = torch.randn(600, 4)
-    rows = Rows(inputs, (inputs[:, 0] + inputs[:, 1] > 0.8).long())
+    rows = TrainingRows(inputs, (inputs[:, 0] + inputs[:, 1] > 0.8).long())
     teacher = nn.Sequential(nn.Linear(4, 1), head)
     with torch.no_grad():
         teacher[0].weight.copy_(torch.tensor([[6.0, 6.0, 0.0, 0.0]]))
@@ -83,7 +83,7 @@ def test_a_rest_of_one_row_joins_the_batch_before_it(rows, batch_size):
     sizes: list[int] = []
     net[0].register_forward_pre_hook(lambda layer, given: sizes.append(len(given[0])) if layer.training else None)
     shares: list[float] = []
-    data = Rows(torch.randn(rows, 4), torch.randint(0, 2, (rows,)))
+    data = TrainingRows(torch.randn(rows, 4), torch.randint(0, 2, (rows,)))
     fit(net, data, Training(epochs=2, batch_size=batch_size), on_step=shares.append)
     assert sum(sizes) == 2 * rows
     assert min(sizes) > 1
@@ -93,7 +93,7 @@ def test_a_rest_of_one_row_joins_the_batch_before_it(rows, batch_size):
 def test_a_batch_that_the_network_refuses_is_one_clear_line():
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
     with pytest.raises(UnsupportedError, match=r"a batch of 1 row\(s\): Expected more than 1 value .* `batch_size`"):
-        fit(net, Rows(torch.randn(3, 4), torch.tensor([0, 1, 0])), Training(epochs=1, batch_size=1))
+        fit(net, TrainingRows(torch.randn(3, 4), torch.tensor([0, 1, 0])), Training(epochs=1, batch_size=1))
 
 
 class Scaled(nn.Module):
@@ -111,7 +111,7 @@ class Scaled(nn.Module):
 def test_a_whole_number_is_no_parameter_to_train():
     net = Scaled()
     before = net.dense.weight.detach().clone()
-    fit(net, Rows(torch.randn(8, 4), torch.randint(0, 2, (8,))), Training(epochs=1))
+    fit(net, TrainingRows(torch.randn(8, 4), torch.randint(0, 2, (8,))), Training(epochs=1))
     assert net.times == 3
     assert not torch.equal(net.dense.weight, before)
 
@@ -139,6 +139,6 @@ def test_a_student_that_ends_in_logits_learns_from_a_softmax(rows):
 
 def test_scores_of_one_axis_are_scores_too():
     net = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
-    data = Rows(torch.randn(20, 4), torch.randint(0, 2, (20,)))
+    data = TrainingRows(torch.randn(20, 4), torch.randint(0, 2, (20,)))
     assert class_logits(net, data)(net(data.inputs)).shape == (20, 2)
     assert joined((net(data.inputs), torch.zeros(20, 3))).shape == (20, 4)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edgewright.optimize.prune_channels import _accumulate_gradients
-from edgewright.optimize.training import Rows, has_several_outputs
+from edgewright.optimize.training import TrainingRows, has_several_outputs
 
 
 class _Embedding(nn.Module):
@@ -25,9 +25,9 @@ class _Embedding(nn.Module):
 
 
 @pytest.fixture
-def rows() -> Rows:
+def rows() -> TrainingRows:
     """64 rows without answers."""
-    return Rows(torch.randn(64, 8, generator=torch.Generator().manual_seed(1)), None)
+    return TrainingRows(torch.randn(64, 8, generator=torch.Generator().manual_seed(1)), None)
 
 
 def test_answers_of_one_length_have_gradients_too(rows):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgewright.package import Bundle
-from edgewright.progress import Event, progress
+from edgewright.progress import Announcement, progress
 from edgewright.release import publish
 from edgewright.release.patches import build_patch, build_patches, encoders
 from edgewright_runtime.bundle.release import parse_release
@@ -22,7 +22,7 @@ SHARES = 20
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_every_codec_makes_a_patch_of_every_pair_and_the_reader_takes_it(share: int) -> None:
-    said: list[Event] = []
+    said: list[Announcement] = []
     with progress.listening(said.append):
         for seed in range(share * PAIRS // SHARES, (share + 1) * PAIRS // SHARES):
             path, base, new = pair(seed)
@@ -69,7 +69,7 @@ def test_codec_that_fails_is_left_out_and_told(monkeypatch: pytest.MonkeyPatch, 
     real = encoders()
     monkeypatch.setattr("edgewright.release.patches.encoders", lambda: {**real, "tensor": broken})
     _, base, new = pair(1)
-    said: list[Event] = []
+    said: list[Announcement] = []
 
     with progress.listening(said.append):
         patch = build_patch("report.json", base, new)
@@ -92,7 +92,7 @@ def test_release_is_made_whatever_the_codecs_raise(
     publish(table_bundle, repository, "stable")
     Updater(repository, "stable", root).update()
     newer = bundle(tmp_path / "new")
-    said: list[Event] = []
+    said: list[Announcement] = []
     monkeypatch.setattr(f"edgewright.release.patches.{where}", broken)
 
     with progress.listening(said.append):

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from edgewright.errors import InputError, TransientError
 from edgewright.monitor import MonitoringPlan
 from edgewright.package import Bundle
-from edgewright.progress import Event, progress
+from edgewright.progress import Announcement, progress
 from edgewright.release import Release, current_release, publish, rollback
 from edgewright.release.repository import ReleaseRepository
 from edgewright_runtime.update.updater import Updater
@@ -178,7 +178,7 @@ def test_half_written_blob_is_written_again(tmp_path: Path, table_bundle: Bundle
 def test_blob_that_is_whole_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, digest = ReleaseRepository(str(tmp_path)), hashlib.sha256(b"content").hexdigest()
     files.keep("blobs/one", b"content", digest)
-    said: list[Event] = []
+    said: list[Announcement] = []
 
     monkeypatch.setattr(ReleaseRepository, "write", lambda *_: pytest.fail("written again"))
     with progress.listening(said.append):
@@ -207,7 +207,7 @@ def test_damaged_blob_is_replaced_by_the_next_publisher_and_said(
     whole = _files(tmp_path / "blobs")
     for blob in _blobs(tmp_path):
         harm(blob)
-    said: list[Event] = []
+    said: list[Announcement] = []
 
     with progress.listening(said.append):
         channel, percent = {"the same": ("stable", 100), "another cohort": ("stable", 50)}.get(again, ("beta", 100))

@@ -43,7 +43,7 @@ def client(cloud: Cloud, **options: Any) -> CloudClient:
 
 def test_sure_answers_never_leave_the_device(predictor: Predictor) -> None:
     with serving(CLOUD_SAYS) as cloud:
-        answer = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=Policy(threshold=0.0)).predict(ROW)
+        answer = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=Policy(threshold=0.0)).answer(ROW)
 
     assert (answer.source, answer.model, cloud.requests) == ("edge", "stable.1", [])
     assert answer.label in LABELS
@@ -53,12 +53,12 @@ def test_sure_answers_never_leave_the_device(predictor: Predictor) -> None:
 
 def test_unsure_answers_are_the_clouds(predictor: Predictor) -> None:
     with serving(CLOUD_SAYS) as cloud:
-        answer = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=ALWAYS_UNSURE).predict(ROW)
+        answer = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=ALWAYS_UNSURE).answer(ROW)
 
     assert (answer.source, answer.label, answer.model) == ("cloud", LABELS[2], "churn-large.7")
     assert answer.confidence == pytest.approx(0.85)
     assert cloud.requests == [{"model": "churn", "row": ROW}]
-    alone = Hybrid(predictor, "stable.1").predict(ROW)
+    alone = Hybrid(predictor, "stable.1").answer(ROW)
     assert (answer.model_label, answer.model_probability) == (alone.label, max(alone.scores))
     assert 0 < answer.model_ms < answer.latency_ms
 
@@ -81,7 +81,7 @@ def test_unsure_answers_are_the_clouds(predictor: Predictor) -> None:
 )
 def test_whatever_the_cloud_does_the_edge_answers(predictor: Predictor, reply: Reply) -> None:
     with serving(reply) as cloud:
-        answer = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=ALWAYS_UNSURE).predict(ROW)
+        answer = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=ALWAYS_UNSURE).answer(ROW)
 
     assert answer.source == "edge_fallback"
     assert answer.model == "stable.1"
@@ -90,7 +90,7 @@ def test_whatever_the_cloud_does_the_edge_answers(predictor: Predictor, reply: R
 def test_answer_after_the_budget_is_the_edges(predictor: Predictor) -> None:
     policy = Policy(threshold=1.1, latency_budget_ms=50)
     with serving(slowly(1.0, CLOUD_SAYS)) as cloud:
-        answer = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=policy).predict(ROW)
+        answer = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=policy).answer(ROW)
 
     assert answer.source == "edge_fallback"
 
@@ -189,7 +189,7 @@ def test_cloud_without_this_model_still_takes_the_records(outbox: Outbox) -> Non
         for second in range(0, 60, 5):
             now[0] = float(second)
             with pytest.raises(TransportError):
-                asking.predict(ROW, "churn")
+                asking.ask(ROW, "churn")
             outbox.add({"n": second})
             assert sync(outbox, asking, {}).records == 1
     assert breaker.is_open()
@@ -201,12 +201,12 @@ def test_open_breaker_asks_no_more_and_tries_again_after_the_pause(predictor: Pr
     with serving(lambda _p, _c: (500, b"")) as cloud:
         hybrid = Hybrid(predictor, "s", cloud=client(cloud, attempts=1, breaker=breaker), policy=ALWAYS_UNSURE)
         for _ in range(6):
-            hybrid.predict(ROW)
+            hybrid.answer(ROW)
         asked_while_open = len(cloud.requests)
         cloud.reply = CLOUD_SAYS
         now[0] = 11.0
-        first = hybrid.predict(ROW)
-        second = hybrid.predict(ROW)
+        first = hybrid.answer(ROW)
+        second = hybrid.answer(ROW)
 
     assert asked_while_open == 2
     assert (first.source, second.source) == ("cloud", "cloud")
@@ -226,7 +226,7 @@ def test_useless_answers_open_the_breaker_as_none_do(predictor: Predictor, usele
     breaker = Breaker(failures=2, pause_s=10, clock=lambda: 0.0)
     with serving(useless) as cloud:
         hybrid = Hybrid(predictor, "s", cloud=client(cloud, breaker=breaker), policy=ALWAYS_UNSURE)
-        sources = {hybrid.predict(ROW).source for _ in range(10)}
+        sources = {hybrid.answer(ROW).source for _ in range(10)}
 
     assert sources == {"edge_fallback"}
     assert len(cloud.requests) == 2
@@ -266,36 +266,36 @@ def test_only_what_may_pass_is_tried_again(status: int, asked: int) -> None:
 def test_failing_model_is_stood_in_for_and_says_so(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     default = Answer("edge", LABELS[0], (1.0, 0.0, 0.0), 0.0, 0.0, "default")
     fresh, known = Hybrid(predictor, "s", default=default), Hybrid(predictor, "s")
-    good = known.predict(ROW)
+    good = known.answer(ROW)
 
     def broken(_: object) -> None:
         raise RuntimeError("the interpreter failed")
 
     monkeypatch.setattr(predictor.backend, "run", broken)
 
-    assert fresh.predict(ROW).source == "default"
-    again = known.predict(ROW)
+    assert fresh.answer(ROW).source == "default"
+    again = known.answer(ROW)
     assert (again.source, again.scores) == ("last_good", good.scores)
     with pytest.raises(EdgeRuntimeError, match="the interpreter failed"):
-        Hybrid(predictor, "s").predict(ROW)
+        Hybrid(predictor, "s").answer(ROW)
 
 
 def test_bad_input_is_the_callers_and_is_never_stood_in_for(predictor: Predictor) -> None:
     hybrid = Hybrid(predictor, "s")
-    hybrid.predict(ROW)
+    hybrid.answer(ROW)
 
     with pytest.raises(InputRejectedError, match="needs a number"):
-        hybrid.predict({**ROW, "tenure": "NaN?"})
+        hybrid.answer({**ROW, "tenure": "NaN?"})
 
 
 def test_eight_threads_get_the_answers_of_one(predictor: Predictor) -> None:
     hybrid = Hybrid(predictor, "s")
     rows = [{**ROW, "tenure": float(i)} for i in range(40)]
-    expected = [hybrid.predict(row).scores for row in rows]
+    expected = [hybrid.answer(row).scores for row in rows]
     found: dict[int, list[tuple[float, ...]]] = {}
 
     def work(worker: int) -> None:
-        found[worker] = [hybrid.predict(row).scores for row in rows]
+        found[worker] = [hybrid.answer(row).scores for row in rows]
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
@@ -355,13 +355,13 @@ def test_a_row_is_encoded_once(predictor: Predictor, outbox: Outbox, monkeypatch
 
     monkeypatch.setattr("edgewright_runtime.predict.offline.encode", counted)
     monkeypatch.setattr("edgewright_runtime.predict.predictor.encode", counted)
-    assert model.predict(ROW).source == "edge"
+    assert model.answer(ROW).source == "edge"
     assert len(encoded) == 1
 
 
 def test_every_prediction_is_logged_cached_or_not(predictor: Predictor, outbox: Outbox) -> None:
     model = offline(predictor, outbox)
-    first, second = model.predict(ROW), model.predict(dict(ROW))
+    first, second = model.answer(ROW), model.answer(dict(ROW))
 
     assert (first.scores, first.model) == (second.scores, second.model)
     assert (first.source, second.source) == ("edge", "cache")
@@ -377,7 +377,7 @@ def test_privacy_decides_what_is_logged(
     predictor: Predictor, outbox: Outbox, tmp_path: Path, privacy: Privacy, user: str | None, has_input: bool
 ) -> None:
     for _ in range(2):  # the key file makes the second process hash as the first did
-        offline(predictor, outbox, privacy=privacy, key_file=tmp_path / "key").predict(ROW, user="anna")
+        offline(predictor, outbox, privacy=privacy, key_file=tmp_path / "key").answer(ROW, user="anna")
 
     first, second = logged(outbox)
     assert first.get("user") == second.get("user")
@@ -411,7 +411,7 @@ def test_secret_of_the_hashes_is_one_and_the_owners_alone(tmp_path: Path) -> Non
 
 
 def test_user_that_is_no_text_in_utf_8_is_hashed_too(predictor: Predictor, outbox: Outbox) -> None:
-    offline(predictor, outbox).predict(ROW, user="\ud800")
+    offline(predictor, outbox).answer(ROW, user="\ud800")
 
     assert len(logged(outbox)[0]["user"]) == 64
 
@@ -425,7 +425,7 @@ def test_missing_number_is_logged_and_asked_as_missing(
     with serving(CLOUD_SAYS) as cloud:
         asked = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=ALWAYS_UNSURE)
         model = OfflineModel(asked, predictor.manifest, "stable.1", outbox, privacy=Privacy(inputs="keep"))
-        answer = model.predict(row)
+        answer = model.answer(row)
 
     assert answer.source == "cloud"
     assert cloud.requests[0]["row"] == logged(outbox)[0]["input"] == {**ROW, "charges": None}
@@ -434,18 +434,18 @@ def test_missing_number_is_logged_and_asked_as_missing(
 
 def test_model_that_answers_nan_has_failed(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     hybrid = Hybrid(predictor, "s")
-    good = hybrid.predict(ROW)
+    good = hybrid.answer(ROW)
     monkeypatch.setattr(predictor.backend, "run", lambda _: {"scores": np.full((1, 3), np.nan, np.float32)})
 
-    assert (hybrid.predict(ROW).source, hybrid.predict(ROW).scores) == ("last_good", good.scores)
+    assert (hybrid.answer(ROW).source, hybrid.answer(ROW).scores) == ("last_good", good.scores)
     with pytest.raises(EdgeRuntimeError, match="answers NaN to 1 of 1 rows"):
-        Hybrid(predictor, "s").predict(ROW)
+        Hybrid(predictor, "s").answer(ROW)
 
 
 def test_record_that_cannot_be_sent_is_not_kept_and_the_answer_stands(predictor: Predictor, outbox: Outbox) -> None:
     model = offline(predictor, outbox, privacy=Privacy(inputs="keep"))
 
-    assert model.predict({**ROW, "contract": "x" * (2 << 20)}).source == "edge"
+    assert model.answer({**ROW, "contract": "x" * (2 << 20)}).source == "edge"
     assert (model.not_logged, outbox.counters()["waiting"]) == (1, 0)
 
 
@@ -454,7 +454,7 @@ def test_category_of_any_type_is_logged_and_asked_as_its_text(predictor: Predict
     with serving(CLOUD_SAYS) as cloud:
         asked = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=ALWAYS_UNSURE)
         model = OfflineModel(asked, predictor.manifest, "stable.1", outbox, privacy=Privacy(inputs="keep"))
-        answer = model.predict({**ROW, "contract": day})
+        answer = model.answer({**ROW, "contract": day})
 
     assert answer.source == "cloud"
     assert cloud.requests[0]["row"] == logged(outbox)[0]["input"] == {**ROW, "contract": "2026-11-23"}
@@ -465,7 +465,7 @@ def test_column_that_the_model_does_not_use_leaves_no_trace(predictor: Predictor
     with serving(CLOUD_SAYS) as cloud:
         asked = Hybrid(predictor, "stable.1", cloud=client(cloud), policy=ALWAYS_UNSURE)
         model = OfflineModel(asked, predictor.manifest, "stable.1", outbox, privacy=Privacy("omit", "keep"))
-        answer = model.predict({**ROW, "customerID": "7590-VHVEG"}, user="anna")
+        answer = model.answer({**ROW, "customerID": "7590-VHVEG"}, user="anna")
 
     assert answer.source == "cloud"
     assert cloud.requests[0]["row"] == logged(outbox)[0]["input"] == ROW
@@ -476,7 +476,7 @@ def test_broken_outbox_does_not_stop_the_answers(predictor: Predictor, outbox: O
     model = offline(predictor, outbox)
     outbox.close()
 
-    assert model.predict(ROW).source == "edge"
+    assert model.answer(ROW).source == "edge"
     assert model.not_logged == 1
 
 
@@ -558,7 +558,7 @@ def test_infinity_in_an_output_of_no_task_is_none(
             return Prediction(outputs, outputs["a"], np.empty(0, np.int64), ())
 
     folder = table_bundle.artifact.path
-    assert Hybrid(Untasked(folder), "s").predict(ROW).outputs == {"a": [1.0, 1.0], "b": [1.0, None]}
+    assert Hybrid(Untasked(folder), "s").answer(ROW).outputs == {"a": [1.0, 1.0], "b": [1.0, None]}
     monkeypatch.setattr("edgewright_runtime.predict.predictor.Predictor", Untasked)
     assert main(["predict", str(folder / "example.json"), "--bundle", str(folder)]) == 0
     printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)

@@ -98,7 +98,7 @@ def test_percentiles_of_a_window_are_exact_and_those_of_a_long_span_within_one_p
 
 
 def test_window_too_long_to_be_kept_has_the_sketch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewright_runtime.health.monitor._MOST_EXACT", 10)
+    monkeypatch.setattr("edgewright_runtime.health.monitor._MAX_EXACT", 10)
     watched = monitor(tmp_path, Clock())
     for latency in range(1, 101):
         watched.record(float(latency))

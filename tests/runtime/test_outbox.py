@@ -113,7 +113,7 @@ def test_close_writes_what_waits_and_takes_nothing_more(tmp_path: Path) -> None:
 def test_nobody_waits_while_the_disk_does_and_memory_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgewright_runtime.health.outbox._MOST_PENDING", 20)
+    monkeypatch.setattr("edgewright_runtime.health.outbox._MAX_PENDING", 20)
     outbox = Outbox(tmp_path / "o.db")
     blocker = sqlite3.connect(tmp_path / "o.db", isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")  # as long as this stands, no commit goes through
@@ -362,4 +362,4 @@ def test_error_names_the_outbox(tmp_path: Path) -> None:
 
     with pytest.raises(OutboxError, match=r"o\.db"):
         outbox.add({"n": 1})
-    assert (tmp_path / "o.db").exists(), "a wrong call is no damage"
+    assert (tmp_path / "o.db").exists(), "a wrong call is not damage"

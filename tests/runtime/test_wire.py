@@ -1,5 +1,6 @@
 """Every value that travels as JSON: written, read back, and refused where one key of it is wrong."""
 
+import ast
 import copy
 import dataclasses
 import importlib
@@ -8,6 +9,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Optional
 
 import pytest
@@ -38,8 +40,7 @@ from edgewright_runtime.bundle.release import Blob, ChannelIndex, FileDelta, Pat
 from edgewright_runtime.errors import IntegrityError
 from edgewright_runtime.health.sketch import QuantileSketch
 from edgewright_runtime.health.telemetry import TelemetryRecord
-from edgewright_runtime.predict import offline
-from edgewright_runtime.predict.cloud import CloudAnswer
+from edgewright_runtime.predict.protocol import PREDICT_PATH, SYNC_PATH, CloudAnswer, Offer, SyncReply
 from edgewright_runtime.wire import read, rule
 
 SHA = "ab" * 32
@@ -108,7 +109,7 @@ EXAMPLES: tuple[Any, ...] = (
     ),
     BenchSpec("warm", (BenchModel("m.onnx", "onnx", ("x",), ("y",)),), "rows.npz", limit_mb=64.0, cores=2),
     CloudAnswer((0.25, 0.75), "large", "7"),
-    offline._Confirmation(("1-2",), offline.Offer("churn.edge_device.stable", 4)),
+    SyncReply(("1-2",), Offer("churn.edge_device.stable", 4)),
 )
 FREE_NAMES = {("golden", "tolerance")}
 each = pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)
@@ -278,3 +279,15 @@ def test_old_releases_are_read_and_are_of_their_channel() -> None:
     document["signed"]["model"] = "churn"
     with pytest.raises(IntegrityError, match=r"unknown keys \['model'\]"):
         release.parse_release(json.dumps(document).encode())
+
+
+def test_what_a_device_and_its_cloud_call_their_routes_stands_once() -> None:
+    root = Path(__file__).parents[2]
+    places = {
+        path.name
+        for folder in ("edgewright", "edgewright_runtime")
+        for path in (root / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in {PREDICT_PATH, SYNC_PATH}
+    }
+    assert places == {"protocol.py"}

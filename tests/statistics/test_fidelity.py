@@ -47,7 +47,7 @@ def test_the_worst_output_counts() -> None:
 
 
 def test_an_offset_hides_no_error() -> None:
-    """A cosine near 1 is no proof: these answers are 5 and a little, and the little is lost."""
+    """A cosine near 1 proves nothing: these answers are 5 and a little, and the little is lost."""
     reference = {"scores": answers()["scores"]}
     flat = {"scores": np.full_like(reference["scores"], 5.0)}
     (found,) = output_parity(reference, flat)

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from edgewright.artifact import Artifact, Format
 from edgewright.errors import ConversionError, TransientError
-from edgewright.progress import Event, progress
+from edgewright.progress import Announcement, progress
 from edgewright.store import Store
 from tasks.caching import artifacts_in, content_key, run, step
 
@@ -76,7 +76,7 @@ def test_kept_result_with_a_rotten_byte_is_computed_anew_and_said(edgewright_hom
     def measured() -> float:
         return run(measure, str(edgewright_home))
 
-    said: list[Event] = []
+    said: list[Announcement] = []
     with progress.listening(said.append):
         assert measured() == measured() == 0.9125
         assert (len(calls), [e for e in said if e.note]) == (1, [])
@@ -104,7 +104,7 @@ def test_rotten_byte_in_an_object_is_computed_anew_and_said(edgewright_home: Pat
 
     made = once()
     made.path.write_bytes(b"c0ntent")
-    said: list[Event] = []
+    said: list[Announcement] = []
     with progress.listening(said.append):
         again = once()
 
@@ -129,15 +129,15 @@ class _Kept:
     def with_options(self, *, refresh_cache: bool) -> Callable[[], tuple[Artifact, ...]]:
         return self.make if refresh_cache else self
 
-    def run(self) -> tuple[tuple[Artifact, ...], list[Event]]:
-        said: list[Event] = []
+    def run(self) -> tuple[tuple[Artifact, ...], list[Announcement]]:
+        said: list[Announcement] = []
         with progress.listening(said.append):
             return run(cast("Task[[], Any]", self)), said
 
 
 def test_what_runs_is_said_by_its_title(edgewright_home: Path) -> None:
     _, said = _Kept(lambda: ()).run()
-    assert said == [Event("Making files", done=False), Event("Making files", done=True)]
+    assert said == [Announcement("Making files", done=False), Announcement("Making files", done=True)]
 
 
 def test_damaged_file_is_named_though_another_is_gone(edgewright_home: Path, tmp_path: Path) -> None:

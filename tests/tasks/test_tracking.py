@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from edgewright.errors import TrackingUnavailableError
 from edgewright.locks import locked
 from edgewright.pipeline.record import RunRecord, TrackingRecord, VersionRecord
-from edgewright.progress import Event, progress
+from edgewright.progress import Announcement, progress
 from tasks.tracking import (
     _complete_run,
     _crown,
@@ -137,7 +137,7 @@ def test_record_that_cannot_be_read_is_set_aside_and_stops_no_other(store: Mlflo
     bad = keep_record(_record(tmp_path, "bad", "aa", champion=False))
     bad.write_bytes(bad.read_bytes()[:-40])
     good, own = (keep_record(_record(tmp_path, name, "bb", champion=False)) for name in ("good", "own"))
-    said: list[Event] = []
+    said: list[Announcement] = []
 
     with progress.listening(said.append):
         assert len(upload_waiting.fn(own)) == 1
@@ -153,7 +153,7 @@ def test_record_that_the_server_does_not_take_stays_and_stops_no_other(store: Ml
     unnameable = record.version.model_copy(update={"model_name": "a/b"})
     bad = keep_record(record.model_copy(update={"version": unnameable}))
     good, own = (keep_record(_record(tmp_path, name, "bb", champion=False)) for name in ("good", "own"))
-    said: list[Event] = []
+    said: list[Announcement] = []
 
     with progress.listening(said.append):
         assert len(upload_waiting.fn(own)) == 1
@@ -283,7 +283,7 @@ def test_damaged_database_is_set_aside_by_one_of_many_runs_and_takes_no_record_w
     database.write_bytes(damaged := b"no database at all" * 1000)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
     paths = [keep_record(_record(tmp_path, f"r{n}", f"d{n}", champion=False)) for n in range(3)]
-    said: list[Event] = []
+    said: list[Announcement] = []
 
     with progress.listening(said.append), ThreadPoolExecutor(3) as pool:
         ids = list(pool.map(upload_record.fn, paths))

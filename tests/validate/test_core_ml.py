@@ -170,7 +170,7 @@ def test_plan_that_says_nothing_is_not_taken_for_one() -> None:
     with pytest.raises(BackendUnavailableError, match="Core ML plans none of the 3 operators of m"):
         planned(silent, "all", "m")
     other = SimpleNamespace(model_structure=SimpleNamespace(program=None))
-    with pytest.raises(BackendUnavailableError, match="m is no ML program"):
+    with pytest.raises(BackendUnavailableError, match="m is not an ML program"):
         planned(other, "all", "m")
 
 

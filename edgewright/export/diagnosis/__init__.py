@@ -1,1 +1,1 @@
-"""Where an exported file parts from its reference: values aligned, operators tried one at a time."""
+"""Where an exported file diverges from its reference: values aligned, operators tried one at a time."""

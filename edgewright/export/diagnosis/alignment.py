@@ -23,7 +23,7 @@ __all__ = ["Alignment", "Match"]
 _DOUBTFUL_DB = 35.0  # int8 leaves 35 to 50 dB where a value is what it was taken for
 _SAME_DB = 1.0
 _SAMPLED_DB = 6.0  # the ratio of a sample may be that much below the whole's
-_MOST_COMPARED = 12  # arrangements that pass on a sample are compared whole; more than these are copies of one another
+_MAX_COMPARED = 12  # arrangements that pass on a sample are compared whole; more than these are copies of one another
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Alignment:
             compared = self.arrangement(stack, name, limit)
             if compared is not None:
                 candidates.append((compared[0], name, compared[1]))
-            if len(candidates) >= _MOST_COMPARED:
+            if len(candidates) >= _MAX_COMPARED:
                 break
         if not candidates:
             return None

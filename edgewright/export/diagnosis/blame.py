@@ -15,7 +15,7 @@ from edgewright.export.diagnosis.values import limit_of
 
 __all__ = ["Blame", "blamed"]
 
-_MOST_SOURCES = 24  # values that an operator may have been meant to read
+_MAX_SOURCES = 24  # values that an operator may have been meant to read
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _sources(search: Search, value: str, given: set[str]) -> Iterator[tuple[Swap
     other = [name for name in sized if name not in match.names and name not in given]
     nowhere = [name for name in other if name not in search.taken]
     elsewhere = [name for name in other if name in search.taken]
-    for name in (*nowhere[:_MOST_SOURCES], *elsewhere[-_MOST_SOURCES:]):
+    for name in (*nowhere[:_MAX_SOURCES], *elsewhere[-_MAX_SOURCES:]):
         for layout in search.likely(stack, name) if stack is not None else ():
             yield Swap(value, name, layout), ()
 

@@ -29,7 +29,7 @@ def compare(
     inputs: list[str],
     outputs: list[str],
     limits: dict[str, float],
-    least_snr_db: float,
+    min_snr_db: float,
 ) -> Comparison:
     """How far a file is from its model, and where that begins.
 
@@ -40,7 +40,7 @@ def compare(
         inputs: names, in the model's order.
         outputs: names, in the model's order; a file that has others is taken to have them in the same order.
         limits: largest difference over the largest magnitude of an output, by the narrowest dtype in the file.
-        least_snr_db: where none is given for that dtype, what an output's power over that of its error must be above.
+        min_snr_db: where none is given for that dtype, what an output's power over that of its error must be above.
     """
     rows = real_rows(dataset, inputs)
     if not rows:
@@ -58,8 +58,8 @@ def compare(
     limit = limits.get(diagnosis.dtype)
     farthest = {name: max(row[i].largest for row in off) for i, name in enumerate(outputs)}
     ratios = {name: _ratio([row[i].noise for row in off], expected[name]) for i, name in enumerate(outputs)}
-    holds = all(v <= limit for v in farthest.values()) if limit else all(v > least_snr_db for v in ratios.values())
-    by = f"{limit:g} of an output's largest magnitude" if limit else f"above {least_snr_db:g} dB of signal over error"
+    holds = all(v <= limit for v in farthest.values()) if limit else all(v > min_snr_db for v in ratios.values())
+    by = f"{limit:g} of an output's largest magnitude" if limit else f"above {min_snr_db:g} dB of signal over error"
     return Comparison(
         holds=holds,
         limit=f"{by}, as the file holds {diagnosis.dtype}",

@@ -131,16 +131,16 @@ class Computation(ABC):
             return np.ascontiguousarray(real, dtype=like.dtype)
 
 
-def require_inputs(path: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
+def require_inputs(path: Path, inputs: Sequence[str], model_inputs: Sequence[str]) -> None:
     """Refuse a file that takes more inputs than its model, or fewer.
 
     Raises:
         InputError: it does.
     """
-    if len(found) != len(wanted):
+    if len(inputs) != len(model_inputs):
         raise InputError(
-            f"{path.name}: the file takes {len(found)} inputs ({', '.join(found)}), the model {len(wanted)} "
-            f"({', '.join(wanted)}): give a file that was made of this model"
+            f"{path.name}: the file takes {len(inputs)} inputs ({', '.join(inputs)}), the model {len(model_inputs)} "
+            f"({', '.join(model_inputs)}): give a file that was made of this model"
         )
 
 

@@ -21,9 +21,9 @@ from edgewright.export.runs import Arrays
 
 __all__ = ["computation_of", "find"]
 
-_MOST_CULPRITS = 8
+_MAX_CULPRITS = 8
 _AMPLIFIED_DB = 10.0
-_MOST_BYTES = 1 << 28  # of the reference's values; two copies more are held of those of the file
+_MAX_BYTES = 1 << 28  # of the reference's values; two copies more are held of those of the file
 
 
 def find(
@@ -36,7 +36,7 @@ def find(
     """
     # One row first: how much its values take decides how many rows fit.
     origin = reference_of(*reference, rows[:1], outputs)
-    room = int(_MOST_BYTES / max(1, sum(value.nbytes for value in origin.values.values())))
+    room = int(_MAX_BYTES / max(1, sum(value.nbytes for value in origin.values.values())))
     if len(rows) > 1 and room > 1:
         origin = reference_of(*reference, rows[: min(len(rows), room)], outputs)
     taken = list(rows[: len(next(iter(origin.values.values())))])
@@ -64,7 +64,7 @@ def reference_of(path: Path, form: Format, rows: Sequence[Arrays], outputs: Sequ
 
             return torch_reference(path, rows)
         case _:
-            raise UnsupportedError(f"{form} files are no reference: an imported ONNX file or a torch graph is")
+            raise UnsupportedError(f"{form} files are not references: an imported ONNX file or a torch graph is")
 
 
 def computation_of(path: Path, form: Format, inputs: Sequence[str], outputs: Sequence[str]) -> Computation:
@@ -94,7 +94,7 @@ def _culprits(alignment: Alignment) -> list[Culprit]:
     """One after the other: each is replaced by what is right, and the search goes on behind it."""
     culprits: list[Culprit] = []
     search = Search(alignment)
-    while search.wrong_outputs and len(culprits) < _MOST_CULPRITS:
+    while search.wrong_outputs and len(culprits) < _MAX_CULPRITS:
         swap = search.first()
         # No replacement helps, or no operator gives the value, as of an input.
         if swap is None or not search.between(swap.value):

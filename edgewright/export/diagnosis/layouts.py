@@ -10,7 +10,7 @@ import numpy as np
 __all__ = ["Layout", "arranged", "layouts"]
 
 Shape = tuple[int, ...]
-_MOST_AXES = 4  # of which every order is tried; of more, those that move the channels
+_MAX_AXES = 4  # of which every order is tried; of more, those that move the channels
 _SAMPLES = 1024
 
 
@@ -65,7 +65,7 @@ def _orders(a: Shape, b: Shape) -> list[tuple[Shape, tuple[int, ...]]]:
 
 def _axes(count: int) -> list[tuple[int, ...]]:
     """Orders of axes, the plain one first."""
-    if count <= _MOST_AXES:
+    if count <= _MAX_AXES:
         return list(permutations(range(count)))
     plain = tuple(range(count))
     moves = [(i, j) for i in (0, 1, count - 1) for j in (0, 1, count - 1) if i != j]

@@ -24,9 +24,9 @@ __all__ = ["Search", "Swap"]
 
 _DEPTH = 14  # operators that are computed behind a replaced value before it is given up
 _NEAREST = 16  # values of the reference that come next and have the size
-_MOST_LAYOUTS = 6
-_MOST_TRIALS = 2000
-_MOST_SECONDS = 120.0  # of one search: a large network computes long behind each replaced value
+_MAX_LAYOUTS = 6
+_MAX_TRIALS = 2000
+_MAX_SECONDS = 120.0  # of one search: a large network computes long behind each replaced value
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class Search:
         # Made one by one as they are tried: there may be more than are ever looked at.
         trials = (swap for value in values for swap in self._replacements(value))
         began = time.monotonic()
-        for swap, _ in zip(trials, range(_MOST_TRIALS), strict=False):
-            if time.monotonic() - began > _MOST_SECONDS:
+        for swap, _ in zip(trials, range(_MAX_TRIALS), strict=False):
+            if time.monotonic() - began > _MAX_SECONDS:
                 return None
             proof = self._proof(swap)
             if proof:
@@ -171,7 +171,7 @@ class Search:
         likeness = [_correlation(one[:, layout.origins], other[:, layout.places]) for layout in candidates]
         often = [self._usual[len(layout.split), layout.axes] for layout in candidates]
         order = sorted(range(len(candidates)), key=lambda i: (-often[i], -likeness[i]))
-        return [candidates[i] for i in order[:_MOST_LAYOUTS]]
+        return [candidates[i] for i in order[:_MAX_LAYOUTS]]
 
     @cached_property
     def _usual(self) -> Counter[tuple[int, tuple[int, ...]]]:

@@ -17,13 +17,13 @@ from edgewright.export.mil_operators import (
     scatter,
     shapes,
 )
-from edgewright.export.mil_operators.arguments import Arguments, Operand
-from edgewright.export.mil_operators.elementwise import Operator
+from edgewright.export.mil_operators.arguments import Arguments, MilOperand
+from edgewright.export.mil_operators.elementwise import OperatorFunction
 
-__all__ = ["OPERATORS", "Arguments", "Operand", "Operator"]
+__all__ = ["OPERATORS", "Arguments", "MilOperand", "OperatorFunction"]
 
 
-def _refusing_zeros(operator: Operator) -> Operator:
+def _refusing_zeros(operator: OperatorFunction) -> OperatorFunction:
     """The same, where a size of zero that it divides by is told as the other operands that do not fit are."""
 
     @functools.wraps(operator)
@@ -36,7 +36,7 @@ def _refusing_zeros(operator: Operator) -> Operator:
     return computed
 
 
-_ALL: dict[str, Operator] = {
+_ALL: dict[str, OperatorFunction] = {
     **constants.OPERATORS,
     **elementwise.OPERATORS,
     **images.OPERATORS,
@@ -46,4 +46,4 @@ _ALL: dict[str, Operator] = {
     **scatter.OPERATORS,
     **shapes.OPERATORS,
 }
-OPERATORS: dict[str, Operator] = {kind: _refusing_zeros(operator) for kind, operator in _ALL.items()}
+OPERATORS: dict[str, OperatorFunction] = {kind: _refusing_zeros(operator) for kind, operator in _ALL.items()}

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 
 import torch
 
-__all__ = ["Arguments", "Operand"]
+__all__ = ["Arguments", "MilOperand"]
 
-Operand = torch.Tensor | str
+MilOperand = torch.Tensor | str
 
 
 class Arguments:
     """Named operands; halves have been widened to float32, since each operator rounds its result only."""
 
-    def __init__(self, operands: Mapping[str, list[Operand]], results: int) -> None:
+    def __init__(self, operands: Mapping[str, list[MilOperand]], results: int) -> None:
         self._operands = operands
         self.results = results
 

@@ -10,14 +10,14 @@ from edgewright.export.mil_operators.arguments import Arguments
 
 __all__ = ["OPERATORS"]
 
-Operator = Callable[[Arguments], Tensor | list[Tensor]]
+OperatorFunction = Callable[[Arguments], Tensor | list[Tensor]]
 
 
-def _unary(function: Callable[[Tensor], Tensor]) -> Operator:
+def _unary(function: Callable[[Tensor], Tensor]) -> OperatorFunction:
     return lambda a: function(a.tensor("x"))
 
 
-def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
+def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> OperatorFunction:
     return lambda a: function(a.tensor("x"), a.tensor("y"))
 
 
@@ -65,7 +65,7 @@ _SAME_IN_TORCH = (
     "round", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh",
 )  # fmt: skip
 
-OPERATORS: dict[str, Operator] = {
+OPERATORS: dict[str, OperatorFunction] = {
     **{name: _unary(getattr(torch, name)) for name in _SAME_IN_TORCH},
     "identity": _unary(lambda x: x),
     "cast": _unary(lambda x: x),  # the evaluator gives each result the dtype that the program declares

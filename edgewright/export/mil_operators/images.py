@@ -13,7 +13,7 @@ def _grid(size: int, target: int, mode: str) -> Tensor:
     """Source coordinate of each target element, float64."""
     i = torch.arange(target, dtype=torch.float64)
     if mode in {"STRICT_ALIGN_CORNERS", "ALIGN_CORNERS"}:
-        # The two differ here alone, where (target - 1) is no divisor.
+        # The two differ here alone, where (target - 1) is not a divisor.
         if target == 1:
             return torch.full((1,), (size - 1) / 2 if mode == "ALIGN_CORNERS" else 0.0, dtype=torch.float64)
         points = i * (size - 1) / (target - 1)

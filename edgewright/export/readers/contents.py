@@ -17,7 +17,7 @@ class StoredWeights(Value):
 
 
 class Contents(Value):
-    """Tensors and operators of a file; ``parameters`` leaves out integers that are no weights."""
+    """Tensors and operators of a file; ``parameters`` leaves out integers that are not weights."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

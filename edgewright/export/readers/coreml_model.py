@@ -8,7 +8,7 @@ import torch
 from edgewright.errors import ConversionError, InputError
 from edgewright.export import mlpackage
 from edgewright.export.mil_evaluator import Evaluator
-from edgewright.export.mil_operators import Operand
+from edgewright.export.mil_operators import MilOperand
 from edgewright.export.mil_program import Operation, read_program
 from edgewright.export.readers.contents import Contents
 from edgewright.export.readers.tally import Tally
@@ -33,7 +33,7 @@ def read(path: Path) -> Contents:
         program = read_program(path)
     except ConversionError as e:
         raise InputError(f"damaged: {e}") from e
-    tally, known = Tally(), dict[str, Operand]()
+    tally, known = Tally(), dict[str, MilOperand]()
     for operation in program.operations:
         if operation.kind == "const":
             value = operation.operands["val"][0]
@@ -47,7 +47,7 @@ def read(path: Path) -> Contents:
     return tally.result(declared.inputs, declared.outputs, dict(mlpackage.operators(path)), notes)
 
 
-def _count_compressed(tally: Tally, operation: Operation, known: dict[str, Operand]) -> None:
+def _count_compressed(tally: Tally, operation: Operation, known: dict[str, MilOperand]) -> None:
     """Elements are counted where the dense tensor is made, bytes where they are stored."""
     stored = [v for values in operation.operands.values() for v in values if isinstance(v, np.ndarray) and v.ndim]
     dense: torch.Tensor = Evaluator.decode(operation, known)

@@ -1,4 +1,4 @@
-"""`.onnx`: initializers are constants; scales, zero points, shapes and indices are no weights."""
+"""`.onnx`: initializers are constants; scales, zero points, shapes and indices are not weights."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping

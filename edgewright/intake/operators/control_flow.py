@@ -12,9 +12,9 @@ from edgewright.intake.builder import Argument, Builder, Op, Operand, Result, op
 
 __all__ = ["HANDLERS"]
 
-_MOST_ROUNDS = 256
+_MAX_ROUNDS = 256
 """What a loop does stands in the graph as often as it goes round."""
-_MOST_ROUNDS_OF_ALL = 8192
+_MAX_ROUNDS_OF_ALL = 8192
 """Loops within loops: each round takes some milliseconds to write."""
 
 Inner = Callable[[Any, Sequence[Argument]], list[Argument]]
@@ -35,8 +35,8 @@ def loop(b: Builder, op: Op, inner: Inner) -> Result:
     gathered: list[list[Operand]] = [[] for _ in range(len(op.outputs) - len(carried))]
     rounds = 0
     while going and (most is None or rounds < most):
-        if rounds == _MOST_ROUNDS:
-            raise refuse(op, f"more than {_MOST_ROUNDS} rounds; so many are written out")
+        if rounds == _MAX_ROUNDS:
+            raise refuse(op, f"more than {_MAX_ROUNDS} rounds; so many are written out")
         _count_round(b, op)
         # The condition that a body is given is true, or it would not run.
         condition, *results = inner(op.attributes["body"], (torch.tensor(rounds), torch.tensor(True), *carried))
@@ -61,8 +61,8 @@ def scan(b: Builder, op: Op, inner: Inner) -> Result:
     axes = op.attributes.get("scan_input_axes") or [0] * count
     backwards = op.attributes.get("scan_input_directions") or [0] * count
     steps = b.shape(sequences[0])[axes[0]]
-    if not isinstance(steps, int) or not 0 < steps <= _MOST_ROUNDS:
-        raise refuse(op, f"{steps} steps; up to {_MOST_ROUNDS} are written out")
+    if not isinstance(steps, int) or not 0 < steps <= _MAX_ROUNDS:
+        raise refuse(op, f"{steps} steps; up to {_MAX_ROUNDS} are written out")
     gathered: list[list[Operand]] = [[] for _ in range(len(op.outputs) - len(states))]
     for step in range(steps):
         _count_round(b, op)
@@ -79,8 +79,8 @@ def scan(b: Builder, op: Op, inner: Inner) -> Result:
 
 
 def _count_round(b: Builder, op: Op) -> None:
-    if b.rounds == _MOST_ROUNDS_OF_ALL:
-        raise refuse(op, f"more than {_MOST_ROUNDS_OF_ALL} rounds of all loops together; so many are written out")
+    if b.rounds == _MAX_ROUNDS_OF_ALL:
+        raise refuse(op, f"more than {_MAX_ROUNDS_OF_ALL} rounds of all loops together; so many are written out")
     b.rounds += 1
 
 

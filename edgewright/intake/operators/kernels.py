@@ -5,7 +5,6 @@ CDist is ONNX Runtime's own (com.microsoft), which skl2onnx writes for nearest n
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -190,7 +189,7 @@ def pairwise_distances(b: Builder, op: Op) -> Result:
             raise refuse(op, f"metric {metric}")
 
 
-Handler = Callable[[Builder, Op], Any]
+Handler = Callable[[Builder, Op], Result]
 
 HANDLERS: dict[str, Handler] = {"SVMClassifier": svm_classifier, "SVMRegressor": svm_regressor}
 MICROSOFT_HANDLERS: dict[str, Handler] = {"CDist": pairwise_distances}

@@ -16,7 +16,7 @@ from edgewright.intake.operators.convolution import layer_name, linear
 
 __all__ = ["HANDLERS"]
 
-_MOST_STEPS = 256
+_MAX_STEPS = 256
 """A graph grows by a dozen operators for each step; longer sequences belong in a loop."""
 _ACTIVATIONS: dict[str, Callable[..., Any]] = {"Sigmoid": torch.sigmoid, "Tanh": torch.tanh, "Relu": torch.relu}
 State = tuple[Operand | None, ...]
@@ -62,8 +62,8 @@ def _unrolled(gates: int, step: Cell, states: int) -> Callable[[Builder, Op], Re
         # The specification's own order is (steps, N, features).
         x = b.call(torch.transpose, x, 0, 1) if batch_first else x
         length = b.shape(x)[0]
-        if not isinstance(length, int) or length > _MOST_STEPS:
-            raise refuse(op, f"{length} steps; up to {_MOST_STEPS} are written out")
+        if not isinstance(length, int) or length > _MAX_STEPS:
+            raise refuse(op, f"{length} steps; up to {_MAX_STEPS} are written out")
         _refuse_rare(op, length)
         kind = op.get("direction", "forward")
         backwards = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[kind]

@@ -58,7 +58,7 @@ class DeviceImage:
 
     @property
     def initramfs(self) -> Path:
-        """Loads the modules of the disk and the network."""
+        """Load the modules of the disk and the network."""
         return self.folder / "initramfs"
 
     @property

@@ -32,7 +32,7 @@ _OOM_SAID = "out of memory: the system ended a process"
 
 
 class ShellTarget(ABC):
-    """Runs the bench by the device's own Python. What was cut off may simply be started again: files stay there."""
+    """Run the bench by the device's own Python. What was cut off may simply be started again: files stay there."""
 
     @property
     @abstractmethod
