@@ -124,7 +124,7 @@ def test_a_job_that_takes_too_long_is_over_when_that_is_told(imports, tmp_path) 
 
 def test_a_library_that_starts_threads_is_found_out_and_told_once(imports, tmp_path, monkeypatch) -> None:
     (tmp_path / "threaded.py").write_text(
-        "import threading\nthreading.Thread(target=threading.Announcement().wait, daemon=True).start()\n"
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{Path.cwd()}:{tmp_path}")
     imports[Frameworks.TORCH] = ("threaded",)
@@ -137,7 +137,7 @@ def test_a_library_that_starts_threads_is_found_out_and_told_once(imports, tmp_p
 
 
 def test_a_server_whose_import_does_not_end_is_given_up(imports, tmp_path, monkeypatch) -> None:
-    (tmp_path / "stuck.py").write_text("import threading\nthreading.Announcement().wait()\n")
+    (tmp_path / "stuck.py").write_text("import threading\nthreading.Event().wait()\n")
     monkeypatch.setenv("PYTHONPATH", f"{Path.cwd()}:{tmp_path}")
     monkeypatch.setattr(forking, "_IMPORT_TIMEOUT_S", 2.0, raising=False)
     imports[Frameworks.TORCH] = ("stuck",)
